@@ -1,0 +1,384 @@
+"""The same weights under two action spaces: codes of a latent-action model, or tokens."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.sampling import sample
+from cola_agents.session import Follower, Rows
+from cola_envs.backbone import Decoded, Level, Tokenizer
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+class PlainTokenizer:
+    """A Hugging Face tokenizer as an episode sees it: no special tokens added, spaces left alone."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.source = tokenizer
+        self.eos_token_id: int | None = tokenizer.eos_token_id
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def encode(self, text: str) -> list[int]:
+        return self.source.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.source.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+class _Backbone:
+    """What both levels share. A copy of a backbone is the backbone: its weights are never copied."""
+
+    level: Level
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+        self.model = model.eval()
+        self.tokenizer: Tokenizer = (
+            tokenizer if isinstance(tokenizer, PlainTokenizer) else PlainTokenizer(tokenizer)
+        )
+        text = model.config.get_text_config()
+        self.hidden_size: int = text.hidden_size
+        self.vocab_size: int = text.vocab_size
+        self.max_length: int = text.max_position_embeddings
+        if len(self.tokenizer) > self.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(self.tokenizer)} entries and the model {self.vocab_size} "
+                "embeddings: they do not belong together; pass the model's own tokenizer="
+            )
+        #: [V] bool, True for ids that no token stands for: they are never drawn.
+        self.unused_ids = torch.arange(self.vocab_size, device=model.device) >= len(self.tokenizer)
+
+    @property
+    def base(self) -> nn.Module:
+        """The base decoder, whose last hidden states are the observations."""
+        return self.model.base if isinstance(self.model, CoLAForCausalLM) else self.model.model
+
+    @property
+    def lm_head(self) -> nn.Module:
+        return self.model.lm_head
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of level, configuration, weights and tokenizer."""
+        digest = hashlib.sha256(self.level.encode())
+        config = {
+            key: value
+            for key, value in self.model.config.to_dict().items()
+            if key not in ("_name_or_path", "transformers_version", "dtype")
+        }
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        vocabulary = sorted(self.tokenizer.source.get_vocab().items())  # type: ignore[attr-defined]
+        digest.update(json.dumps(vocabulary).encode())
+        return digest.hexdigest()
+
+    def _length(self, max_length: int | None) -> int:
+        if max_length is not None and max_length > self.max_length:
+            raise ValueError(f"max_length={max_length} is beyond the model's context of {self.max_length}")
+        return max_length or self.max_length
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+    def __repr__(self) -> str:
+        name = self.model.name_or_path or type(self.model).__name__
+        return f"{type(self).__name__}({name!r}, actions={self.action_space.n})"
+
+    action_space: gym.spaces.Discrete
+
+
+class LatentBackbone(_Backbone):
+    """Actions are codes: the world model turns a code into the next token.
+
+    Args:
+        model: a :class:`~cola_agents.modeling.CoLAForCausalLM`; put in eval mode.
+        tokenizer: its Hugging Face tokenizer.
+
+    Raises:
+        ValueError: if the tokenizer has more entries than the model has embeddings.
+        TypeError: if the model has no codebook.
+    """
+
+    level: Level = "latent"
+    model: CoLAForCausalLM
+
+    def __init__(self, model: CoLAForCausalLM, tokenizer: Any) -> None:
+        if not isinstance(model, CoLAForCausalLM):
+            raise TypeError(
+                f"latent actions need a CoLAForCausalLM, got {type(model).__name__}; use the -Token-v0 id "
+                "for a plain language model, or grow one with CoLAForCausalLM.from_base"
+            )
+        super().__init__(model, tokenizer)
+        self.action_space = gym.spaces.Discrete(model.config.num_codes)
+
+    def action_mask(self) -> np.ndarray:
+        """Every code may be taken: [A] bool."""
+        return np.ones(int(self.action_space.n), dtype=bool)
+
+    def initial_policy(self) -> tuple[nn.Module | None, nn.Linear]:
+        """The frozen policy's trunk and the linear head on it."""
+        return self.model.policy_trunk, self.model.policy_head
+
+    def session(self, num_rows: int, max_length: int | None = None) -> LatentSession:
+        return LatentSession(self, num_rows, self._length(max_length))
+
+
+class TokenBackbone(_Backbone):
+    """Actions are token ids: decoding is the identity.
+
+    Args:
+        model: a causal LM with ``.model`` and ``.lm_head``, or a CoLA model, of which only the base is used.
+        tokenizer: its Hugging Face tokenizer.
+
+    Raises:
+        ValueError: if the tokenizer has more entries than the model has embeddings.
+    """
+
+    level: Level = "token"
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+        super().__init__(model, tokenizer)
+        self.action_space = gym.spaces.Discrete(self.vocab_size)
+
+    def action_mask(self) -> np.ndarray:
+        """Ids that the tokenizer knows: [V] bool."""
+        return ~self.unused_ids.cpu().numpy()
+
+    def initial_policy(self) -> tuple[nn.Module | None, nn.Linear]:
+        """No trunk (the base is the policy) and ``lm_head``."""
+        return None, self.lm_head  # type: ignore[return-value]
+
+    def session(self, num_rows: int, max_length: int | None = None) -> TokenSession:
+        return TokenSession(self, num_rows, self._length(max_length))
+
+
+class LatentSession(Rows):
+    """Rows that are advanced by codes."""
+
+    def __init__(self, backbone: LatentBackbone, num_rows: int, max_length: int) -> None:
+        super().__init__(backbone.base, num_rows, max_length)
+        self._backbone = backbone
+        self._model = backbone.model
+        self._any_unused = bool(backbone.unused_ids.any())
+        self._policy: Follower | None = None
+
+    @torch.no_grad()
+    def decode(
+        self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0
+    ) -> Decoded:
+        """Codes [B] to tokens: the world model's argmax, or a draw at ``temperature`` with uniforms ``u``.
+
+        Raises:
+            FloatingPointError: when a row's token logits are not finite, naming row and code.
+        """
+        codes = torch.as_tensor(np.asarray(actions), device=self._device)
+        logits = self._token_logits(self.last(rows), codes, rows, codes)
+        if temperature == 0:
+            chosen = logits.argmax(-1).cpu().numpy()
+            return Decoded(list(chosen.reshape(-1, 1)), list(np.zeros((len(chosen), 1), dtype=np.float32)))
+        if u is None:
+            raise ValueError(f"a world temperature of {temperature} needs a uniform u for every row")
+        drawn, log_probs = sample(logits, torch.as_tensor(u, device=self._device), temperature=temperature)
+        return Decoded(list(drawn.cpu().numpy().reshape(-1, 1)), list(log_probs.cpu().numpy().reshape(-1, 1)))
+
+    def _token_logits(self, h: Tensor, codes: Tensor, rows: Sequence[int], named: Tensor) -> Tensor:
+        logits = self._model.world(h, codes)
+        if not torch.isfinite(logits).all():
+            bad = int((~torch.isfinite(logits)).flatten(1).any(-1).nonzero()[0])
+            raise FloatingPointError(
+                f"token logits of row {rows[bad]} are not finite under action {named[bad].tolist()}"
+            )
+        if self._any_unused:
+            logits = logits.masked_fill(self._backbone.unused_ids, float("-inf"))
+        return logits
+
+    def policy(self, rows: Sequence[int]) -> Tensor:
+        """Logits of the frozen cloned policy at the rows' last tokens, [B, A]."""
+        with torch.no_grad():
+            return self._model.policy_head(self._follow_policy().features(rows))
+
+    def features(self, rows: Sequence[int]) -> np.ndarray:
+        """The cloned policy's last hidden state, [B, D] float32."""
+        return self._follow_policy().features(rows).to(torch.float32, copy=True).cpu().numpy()
+
+    def _follow_policy(self) -> Follower:
+        if self._policy is None:
+            self._policy = self.follow(self._model.policy_trunk)
+        return self._policy
+
+    def prior(self, rows: Sequence[int]) -> np.ndarray:
+        """Log-probabilities of the frozen cloned policy, [B, A] float32."""
+        return self.policy(rows).float().log_softmax(-1).cpu().numpy()
+
+    @torch.no_grad()
+    def outcomes(
+        self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``top_k`` likeliest tokens under each code, and their log-probs: both [B, A, top_k]."""
+        wanted = range(int(self._backbone.action_space.n)) if actions is None else actions
+        codes = torch.tensor(list(wanted), device=self._device).expand(len(rows), -1)
+        h = self.last(rows)[:, None].expand(-1, codes.shape[1], -1)
+        log_probs = self._token_logits(h, codes, rows, codes).float().log_softmax(-1)
+        best = log_probs.topk(top_k, dim=-1)
+        return best.indices.cpu().numpy(), best.values.cpu().numpy()
+
+
+class TokenSession(Rows):
+    """Rows that are advanced by token ids."""
+
+    def __init__(self, backbone: TokenBackbone, num_rows: int, max_length: int) -> None:
+        super().__init__(backbone.base, num_rows, max_length)
+        self._backbone = backbone
+
+    def decode(
+        self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0
+    ) -> Decoded:
+        """The identity: an action is a token."""
+        chosen = np.asarray(actions, dtype=np.int64)
+        return Decoded(list(chosen.reshape(-1, 1)), list(np.zeros((len(chosen), 1), dtype=np.float32)))
+
+    def features(self, rows: Sequence[int]) -> np.ndarray:
+        """The same as :meth:`hidden`: at token level the base is the policy."""
+        return self.hidden(rows)
+
+    def policy(self, rows: Sequence[int]) -> Tensor:
+        """The LM's token logits at the rows' last tokens, -inf for unused ids, [B, V]."""
+        with torch.no_grad():
+            logits = self._backbone.lm_head(self.last(rows))
+        return logits.masked_fill(self._backbone.unused_ids, float("-inf"))
+
+    def prior(self, rows: Sequence[int]) -> np.ndarray:
+        """The LM's own log-probabilities, [B, V] float32."""
+        return self.policy(rows).float().log_softmax(-1).cpu().numpy()
+
+    def outcomes(
+        self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """An action gives itself, with certainty; ``top_k`` must be 1."""
+        if top_k != 1:
+            raise ValueError(
+                f"at token level an action gives exactly one token: top_k must be 1, got {top_k}"
+            )
+        wanted = range(int(self._backbone.action_space.n)) if actions is None else actions
+        ids = np.broadcast_to(np.array(list(wanted))[None, :, None], (len(rows), len(wanted), 1))
+        return ids, np.zeros(ids.shape, dtype=np.float32)
+
+
+def load_bundled(name: str = "cola") -> Any:
+    """Load a model that comes with the package, in eval mode on the CPU in float32.
+
+    Args:
+        name: ``"cola"``, the latent-action model, or ``"base"``, the same base LM trained further on the
+            same corpus for as many tokens as the latent-action stages took: a fair token-level start.
+
+    Returns:
+        a :class:`~cola_agents.modeling.CoLAForCausalLM` or a ``LlamaForCausalLM``. Every call loads
+        afresh, so that what one user trains another does not see.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in ("cola", "base"):
+        raise ValueError(f"bundled model {name!r} does not exist; there are 'cola' and 'base'")
+    return _load(str(BUNDLED / name), dtype="float32")
+
+
+def _load(path: str, dtype: str) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(path)
+    cls = CoLAForCausalLM if config.model_type == "cola" else AutoModelForCausalLM
+    progress = _progress_bar(False)
+    try:
+        return cls.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True).eval()
+    finally:
+        _progress_bar(progress)
+
+
+def _progress_bar(enabled: bool) -> bool:
+    """Switch transformers' loading bar; returns what it was."""
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if enabled else logging.disable_progress_bar)()
+    return before
+
+
+@functools.lru_cache(maxsize=4)
+def _bundled_backbone(level: Level, device: str | None, dtype: str) -> LatentBackbone | TokenBackbone:
+    path = str(BUNDLED / ("cola" if level == "latent" else "base"))
+    model = _load(path, dtype).requires_grad_(False)
+    if device:
+        model = model.to(device)
+    return _KINDS[level](model, AutoTokenizer.from_pretrained(path))
+
+
+def make_backbone(
+    model: Any = None,
+    *,
+    level: Level,
+    tokenizer: Any = None,
+    device: str | None = None,
+    dtype: str = "float32",
+) -> LatentBackbone | TokenBackbone:
+    """Build a backbone from what a user passes as ``model=``.
+
+    Args:
+        model: None for the bundled one (shared between callers, frozen), a path or hub id, or a model
+            object, which keeps its own dtype and is moved only where ``device`` is given.
+        level: ``"latent"`` or ``"token"``.
+        tokenizer: a tokenizer, a path or hub id; None for the model's own, found by its ``name_or_path``.
+        device, dtype: where and in which type a model is loaded by path.
+
+    Raises:
+        FileNotFoundError: for a path that is no model.
+        ValueError: when no tokenizer is found or it does not fit the model.
+        TypeError: when the model cannot act at this level.
+    """
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype {dtype!r} is not a torch type; use 'float32', 'bfloat16' or 'float16'")
+    if model is None and tokenizer is None:
+        return _bundled_backbone(level, device, dtype)
+    if model is None:
+        model = str(BUNDLED / ("cola" if level == "latent" else "base"))
+    if isinstance(model, (str, Path)):
+        path = Path(model)
+        if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
+            raise FileNotFoundError(f"{path} holds no model: there is no config.json in it")
+        model = _load(str(model), dtype)
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            f"model= takes None, a path or hub id, a CoLAForCausalLM, a causal LM or a Backbone; "
+            f"got {type(model).__name__}"
+        )
+    if device:
+        model = model.to(device)
+    if tokenizer is None:
+        tokenizer = model.name_or_path
+        if not tokenizer:
+            raise ValueError(
+                "this model does not know its tokenizer (its name_or_path is empty): pass tokenizer="
+            )
+    if isinstance(tokenizer, (str, Path)):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"no tokenizer found at {str(tokenizer)!r}: pass tokenizer=") from error
+    return _KINDS[level](model, tokenizer)
+
+
+_KINDS: dict[str, Any] = {"latent": LatentBackbone, "token": TokenBackbone}

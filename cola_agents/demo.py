@@ -1,0 +1,204 @@
+"""``cola demo``: one task learned over latent actions and over tokens, on the bundled models.
+
+The task is the format reward of ``CoLA-Thinking-v0``. Both arms run the same GRPO loop for the same
+number of rollouts; what each lost elsewhere is measured before and after.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cola_agents.backbones import make_backbone
+from cola_agents.grpo import GRPO
+from cola_agents.probe import probe
+from cola_agents.provenance import provenance
+from cola_agents.rollout import collect
+
+THRESHOLD = 0.9
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of the comparison: an id and the options it was tuned to."""
+
+    name: str
+    env_id: str
+    options: dict[str, Any]
+
+
+#: The options are the best of the grid in benchmarks/results/format_reward_tuning.md, for either arm.
+ARMS = (
+    Arm("latent", "CoLA-Thinking-v0", {"lr": 1e-3, "kl_coef": 0.01}),
+    Arm("token", "CoLA-Thinking-Token-v0", {"lr": 1e-3, "kl_coef": 0.1}),
+)
+
+
+@dataclass(frozen=True)
+class FixedCodes:
+    """A policy that does not look: logits [A], the same in every state."""
+
+    logits: Tensor
+
+    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+        return lambda rows: self.logits.expand(len(rows), -1)
+
+
+def floor(*, episodes: int = 256, seed: int = 10_000) -> dict[str, float]:
+    """The format reward of uniform random codes and of the best constant code, on test problems.
+
+    The constant code is chosen on 16 training problems.
+    """
+    backbone = make_backbone(level="latent")
+    num_codes = int(backbone.action_space.n)
+    always = torch.eye(num_codes).clamp_min(1e-30).log()
+    scores = [_mean_reward(backbone, FixedCodes(always[code]), "train", 16, 0) for code in range(num_codes)]
+    best = max(range(num_codes), key=lambda code: (scores[code], -code))
+    return {
+        "random_codes": _mean_reward(backbone, FixedCodes(torch.zeros(num_codes)), "test", episodes, seed),
+        "constant_code": _mean_reward(backbone, FixedCodes(always[best]), "test", episodes, seed),
+        "constant_code_is": best,
+    }
+
+
+def _mean_reward(backbone: Any, policy: FixedCodes, split: str, episodes: int, seed: int) -> float:
+    envs = gym.make_vec("CoLA-Thinking-v0", num_envs=min(64, episodes), model=backbone, split=split)
+    rollout = collect(envs.unwrapped.episodes, policy, seeds=range(seed, seed + episodes))  # type: ignore[attr-defined]
+    envs.close()
+    return rollout.episode_rewards.mean().item()
+
+
+def run_arm(arm: Arm, *, updates: int, seed: int, model: Any = None, episodes: int = 256) -> dict[str, Any]:
+    """Train one arm and measure it before and after; the returned record is what results files hold."""
+    agent = GRPO(arm.env_id, num_envs=128, seed=seed, model=model, **arm.options)
+    before = {"format": _format(agent, episodes), **probe(agent, episodes=episodes).as_dict()}
+    for _ in (bar := tqdm(range(updates), desc=f"{arm.name:>6} RL", unit="update")):
+        record = agent.update()
+        bar.set_postfix(reward=f"{record['reward']:.2f}", kl=f"{record['kl']:.2f}")
+    after = {"format": _format(agent, episodes), **probe(agent, episodes=episodes).as_dict()}
+    return {
+        "arm": arm.name,
+        "env_id": arm.env_id,
+        "options": arm.options,
+        "seed": seed,
+        "fingerprint": agent.fingerprint,
+        "before": before,
+        "after": after,
+        "rollouts_to_threshold": rollouts_to(agent.history, THRESHOLD),
+        "train_cpu_s": round(sum(record["cpu_s"] for record in agent.history), 1),
+        "history": agent.history,
+    }
+
+
+def _format(agent: GRPO, episodes: int) -> float:
+    return agent.evaluate(episodes).episode_rewards.mean().item()
+
+
+def rollouts_to(history: list[dict[str, float]], threshold: float, window: int = 3) -> int | None:
+    """Rollouts until the mean reward of ``window`` updates reached ``threshold``; None if it never did."""
+    for end in range(window, len(history) + 1):
+        if sum(record["reward"] for record in history[end - window : end]) / window >= threshold:
+            return int(history[end - 1]["episodes"])
+    return None
+
+
+def run_demo(out: Path, *, updates: int = 50, seeds: Sequence[int] = (0,), episodes: int = 256) -> Path:
+    """Run the demo, print its table, and write ``results.json`` and ``curves.png`` into ``out``."""
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    print(
+        f"Learning <think>...</think><answer>...</answer> with GRPO, {updates} updates of 128 rollouts: "
+        "the same loop over 64 latent actions and over tokens.\n"
+    )
+    results: dict[str, Any] = {**provenance(), "updates": updates, "floor": floor(episodes=episodes)}
+    results["runs"] = [
+        run_arm(arm, updates=updates, seed=s, episodes=episodes) for s in seeds for arm in ARMS
+    ]
+    (out / "results.json").write_text(json.dumps(results, indent=1))
+    draw(results, out / "curves.png")
+    print("\n" + table(results))
+    print(
+        f"\nWrote {out / 'curves.png'} and {out / 'results.json'} in {time.perf_counter() - started:.0f} s."
+    )
+    return out
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as a Markdown table."""
+    head = "| policy | format reward | arithmetic | grammar | held-out CE | rollouts to .9 | CPU-s |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    floors = results["floor"]
+    lines.append(f"| uniform random codes | {floors['random_codes']:.3f} | | | | | |")
+    lines.append(
+        f"| best constant code ({floors['constant_code_is']}) | {floors['constant_code']:.3f} | | | | | |"
+    )
+    for run in results["runs"]:
+        before, after = run["before"], run["after"]
+        cells = [
+            f"{before[key]:.3f} → {after[key]:.3f}"
+            for key in ("format", "arithmetic", "grammar", "cross_entropy")
+        ]
+        reached = run["rollouts_to_threshold"] or f"not in {int(run['history'][-1]['episodes'])}"
+        name = f"{run['arm']} GRPO, seed {run['seed']}"
+        lines.append(f"| {name} | {' | '.join(cells)} | {reached} | {run['train_cpu_s']:.0f} |")
+    lines.append(
+        f"\nShares of {results['runs'][0]['before']['episodes']} episodes on test problems, before → after "
+        "RL. Arithmetic is graded whatever the form of the answer; cross-entropy is in nats per token "
+        "(latent: summed over the codes). Options: "
+        + "; ".join(f"{run['arm']} {_options(run)}" for run in results["runs"][: len(ARMS)])
+        + "."
+    )
+    return "\n".join(lines)
+
+
+def _options(run: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value:g}" for key, value in run["options"].items())
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Learning curves, and what was kept elsewhere, as a PNG."""
+    from matplotlib.figure import Figure
+
+    colours = {"latent": "#1b6ca8", "token": "#d1495b"}
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for run in results["runs"]:
+        x = [record["episodes"] for record in run["history"]]
+        y = [record["reward"] for record in run["history"]]
+        label = run["arm"] + " actions" if run["seed"] == results["runs"][0]["seed"] else None
+        left.plot(x, y, color=colours[run["arm"]], label=label, linewidth=1.8, alpha=0.9)
+    left.axhline(
+        results["floor"]["random_codes"],
+        color="grey",
+        linestyle=":",
+        linewidth=1.2,
+        label="uniform random codes",
+    )
+    left.set(xlabel="rollouts", ylabel="format reward (training)", ylim=(-0.03, 1.03))
+    left.set_title("CoLA-Thinking-v0: learning the answer format", fontsize=10)
+    left.legend(frameon=False, loc="center right", fontsize=9)
+    measures = ("arithmetic", "grammar")
+    for offset, arm in enumerate(ARMS):
+        runs = [run for run in results["runs"] if run["arm"] == arm.name]
+        for place, measure in enumerate(measures):
+            at = place * 3 + offset
+            before = sum(run["before"][measure] for run in runs) / len(runs)
+            after = sum(run["after"][measure] for run in runs) / len(runs)
+            right.bar(at, before, width=0.85, fill=False, edgecolor=colours[arm.name], linestyle="--")
+            right.bar(at, after, width=0.85, color=colours[arm.name], alpha=0.8)
+            right.text(at, after + 0.02, f"{after:.2f}", ha="center", fontsize=8)
+    right.set_xticks([0.5, 3.5], measures)
+    right.set(ylim=(0, 1.12), ylabel="share right on test problems")
+    right.set_title("What else it can do: before (dashed) and after RL", fontsize=10)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)

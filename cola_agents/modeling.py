@@ -1,0 +1,366 @@
+"""The latent-action model: base LM, inverse dynamics, world model and policy over one codebook.
+
+Every public method is a pure function of the weights and its arguments. Shapes: B rows, T tokens,
+D hidden, A codes, V vocabulary.
+
+Source: CoLA, arXiv 2503.21383, and the published code of its authors.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.utils import ModelOutput
+
+from cola_agents.configuration import CoLAConfig
+from cola_agents.sampling import sample
+
+
+@dataclass
+class CoLAOutput(ModelOutput):
+    """What :meth:`CoLAForCausalLM.forward` returns.
+
+    Attributes:
+        loss: cross-entropy of the next token where ``labels`` were given.
+        logits: token logits of the world model under ``actions``, [B, T, V].
+        past_key_values: the cache: the base's layers first, then the policy's.
+        actions: the code chosen at each position, [B, T] int64.
+        action_logits: the policy's logits, [B, T, A].
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    actions: Tensor | None = None
+    action_logits: Tensor | None = None
+
+
+class MergeLayer(nn.Module):
+    """A gated MLP on a state and a code's vector: ``down(act(gate([z; e])) * up([z; e]))``."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: str) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(2 * hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(2 * hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.activation = ACT2FN[activation]
+
+    def forward(self, z: Tensor, e: Tensor) -> Tensor:
+        """z and e [..., D] -> [..., D], without the residual."""
+        x = torch.cat([z, e], dim=-1)
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+def shift_codes(codes: Tensor) -> Tensor:
+    """Read at t the code that inverse dynamics gives at t + 1; the last position keeps its own.
+
+    The code that explains the step from t to t + 1 can only be known once token t + 1 was read. The
+    last position's is meaningless for want of a next token (spec 1.3).
+
+    Args:
+        codes: [B, T] codes, or [B, T, A] logits, unshifted.
+    """
+    return torch.cat([codes[:, 1:], codes[:, -1:]], dim=1)
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """Position ids of a padding mask [B, T]: counted over real tokens, 1 at pads (as ``generate`` does)."""
+    positions = mask.long().cumsum(-1) - 1
+    return positions.masked_fill(mask == 0, 1)
+
+
+def _stack(config: Any, num_layers: int, first_cache_layer: int = 0) -> nn.Module:
+    """A decoder of ``num_layers`` layers of the base's family that reads hidden states, not ids."""
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = num_layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:num_layers]
+    config.vocab_size = 1
+    config.use_cache = False
+    config.pad_token_id = config.bos_token_id = config.eos_token_id = None
+    stack = AutoModel.from_config(config)
+    stack.embed_tokens = None
+    for index, layer in enumerate(stack.layers):
+        layer.self_attn.layer_idx = first_cache_layer + index
+    return stack
+
+
+class CoLAPreTrainedModel(PreTrainedModel):
+    """Loading and saving; weights are kept in safetensors files only."""
+
+    config_class = CoLAConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules: ClassVar[list[str]] = ["MergeLayer"]
+
+
+class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
+    """A causal language model that is steered by one discrete code per token.
+
+    Args:
+        config: a :class:`~cola_agents.configuration.CoLAConfig`.
+
+    Modules: ``base`` (the decoder), ``lm_head``, ``inverse_trunk`` and ``inverse_head`` (inverse
+    dynamics), ``codebook`` [A, D], ``merge`` (the world model's gated MLPs), ``policy_trunk`` and
+    ``policy_head``.
+    """
+
+    def __init__(self, config: CoLAConfig) -> None:
+        super().__init__(config)
+        text = config.text_config
+        self.base = AutoModel.from_config(text)
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.inverse_trunk = _stack(text, config.num_inverse_layers)
+        self.inverse_head = nn.Linear(text.hidden_size, config.num_codes, bias=False)
+        self.codebook = nn.Embedding(config.num_codes, text.hidden_size)
+        self.merge = nn.ModuleList(
+            MergeLayer(text.hidden_size, text.intermediate_size, text.hidden_act)
+            for _ in range(config.num_merge_layers)
+        )
+        self.policy_trunk = _stack(text, config.num_policy_layers, text.num_hidden_layers)
+        self.policy_head = nn.Linear(text.hidden_size, config.num_codes, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_base(cls, base: Any, **config: Any) -> CoLAForCausalLM:
+        """Grow a CoLA model around a pre-trained causal LM; the new modules are freshly initialised.
+
+        Args:
+            base: a causal LM with ``.model`` and ``.lm_head``, or a path or hub id of one.
+            config: fields of :class:`~cola_agents.configuration.CoLAConfig` besides ``text_config``.
+        """
+        if isinstance(base, str):
+            base = AutoModelForCausalLM.from_pretrained(base)
+        model = cls(CoLAConfig(text_config=base.config.to_dict(), **config))
+        model.base.load_state_dict(base.model.state_dict())
+        model.lm_head.load_state_dict(base.lm_head.state_dict())
+        return model.to(base.dtype)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def hidden(
+        self,
+        ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The base's last normed hidden states.
+
+        Args:
+            ids: token ids [B, T].
+            mask: padding mask [B, T], or an attention mask [B, 1, T, S]; None for plain causal rows.
+            positions: position ids [B, T]; counted over ``mask`` where it is a padding mask.
+            cache: a cache that holds what came before, extended in place.
+
+        Returns:
+            h [B, T, D].
+        """
+        return self._run(self.base, mask, positions, cache, input_ids=ids)
+
+    def infer(self, h: Tensor, *, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Inverse dynamics: code logits [B, T, A], UNshifted: :func:`shift_codes` reads them at t + 1."""
+        trunk = self._run(self.inverse_trunk, mask, positions, None, inputs_embeds=h)
+        return self.inverse_head(trunk)
+
+    def world(self, h: Tensor, a: Tensor) -> Tensor:
+        """Token logits after taking codes.
+
+        Args:
+            h: hidden states [..., D].
+            a: codes [...], one for each hidden state.
+
+        Returns:
+            logits [..., V] of the next token.
+        """
+        return self.world_from_vectors(h, self.codebook(a))
+
+    def world_from_vectors(self, h: Tensor, e: Tensor) -> Tensor:
+        """:meth:`world` with the codes' vectors e [..., D] given (a relaxed code, while training)."""
+        z = h
+        for layer in self.merge:
+            z = z + layer(z, e)
+        if self.config.readout == "difference":
+            return self.lm_head(self.base.norm(z) - h)
+        return self.lm_head(z)
+
+    def policy(
+        self,
+        h: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The policy's code logits [B, T, A] for h [B, T, D]; arguments as in :meth:`hidden`."""
+        return self.policy_head(self._run(self.policy_trunk, mask, positions, cache, inputs_embeds=h))
+
+    @staticmethod
+    def _run(
+        stack: nn.Module, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, **inputs: Tensor
+    ) -> Tensor:
+        if positions is None and mask is not None and mask.dim() == 2:
+            positions = positions_of(mask)[:, -next(iter(inputs.values())).shape[1] :]
+        return stack(
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **inputs,
+        ).last_hidden_state
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        actions: Tensor | None = None,
+        code_sampler: CodeSampler | None = None,
+        **kwargs: Any,
+    ) -> CoLAOutput:
+        """The Hugging Face contract: token logits under the policy's own codes.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: padding mask [B, S], S counting what the cache holds.
+            position_ids: [B, T]; counted over the mask where not given.
+            past_key_values: a cache from an earlier call.
+            labels: [B, T]; the next-token cross-entropy is returned, -100 is ignored.
+            use_cache: return a cache.
+            logits_to_keep: how many last positions to compute logits for; 0 for all.
+            actions: codes [B, T] to use in place of the policy's.
+            code_sampler: draws the codes; the argmax is taken without one.
+        """
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            position_ids = positions_of(attention_mask)[:, -input_ids.shape[1] :]
+        mask = attention_mask
+        if past_key_values is not None:
+            # One mask serves both stacks: once the base has run, the cache no longer tells the
+            # policy how much it held before.
+            mask = create_causal_mask(
+                config=self.base.config,
+                inputs_embeds=self.base.get_input_embeddings()(input_ids),
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                allow_is_causal_skip=False,
+            )
+            if position_ids is None:
+                seen = past_key_values.get_seq_length()
+                position_ids = torch.arange(seen, seen + input_ids.shape[1], device=input_ids.device)[None]
+        h = self.hidden(input_ids, mask=mask, positions=position_ids, cache=past_key_values)
+        action_logits = self.policy(h, mask=mask, positions=position_ids, cache=past_key_values)
+        h, action_logits = h[:, -logits_to_keep:], action_logits[:, -logits_to_keep:]
+        if actions is None:
+            actions = code_sampler(action_logits) if code_sampler else action_logits.argmax(-1)
+        logits = self.world(h, actions)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100
+            )
+        return CoLAOutput(loss, logits, past_key_values, actions, action_logits)
+
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        """Generate text: the policy picks codes, the world model's likeliest token follows.
+
+        ``do_sample=True`` draws the *code* (with ``temperature``, ``top_k``, ``top_p`` over the A
+        codes); the token is always the world model's argmax, as in the paper. Everything else is
+        :meth:`transformers.GenerationMixin.generate`, beam search excepted.
+        """
+        if kwargs.get("num_beams", 1) != 1:
+            raise ValueError("beam search over codes is not generate()'s business: num_beams must be 1")
+        config = kwargs.get("generation_config")
+        if kwargs.pop("do_sample", bool(config and config.do_sample)):
+            settings = {
+                name: kwargs.pop(name) for name in ("temperature", "top_k", "top_p") if name in kwargs
+            }
+            kwargs["code_sampler"] = CodeSampler(**settings)
+        kwargs.setdefault("past_key_values", DynamicCache())
+        return super().generate(inputs, do_sample=False, **kwargs)
+
+    @torch.no_grad()
+    def composed_log_prob(self, ids: Tensor, *, mask: Tensor | None = None, chunk: int = 256) -> Tensor:
+        """log sum_a pi(a|s) p(x|s, a) of every next token: what cross-entropy is reported of.
+
+        Args:
+            ids: [B, T].
+            mask: as in :meth:`hidden`.
+            chunk: positions whose [chunk, A, V] logits are held at a time.
+
+        Returns:
+            [B, T - 1] log-probabilities of ``ids[:, 1:]``.
+        """
+        h = self.hidden(ids, mask=mask)
+        log_pi = self.policy(h, mask=mask).float().log_softmax(-1)
+        composed = self.compose(
+            h[:, :-1].flatten(0, 1), log_pi[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), chunk=chunk
+        )
+        return composed.view(ids.shape[0], -1)
+
+    @torch.no_grad()
+    def compose(self, h: Tensor, log_pi: Tensor, targets: Tensor, *, chunk: int = 256) -> Tensor:
+        """log sum_a pi(a|s) p(x|s, a) for given states, policies and tokens.
+
+        Args:
+            h: hidden states [N, D].
+            log_pi: log-probabilities of the codes there [N, A].
+            targets: tokens x [N].
+            chunk: states whose [chunk, A, V] logits are held at a time.
+
+        Returns:
+            [N] log-probabilities.
+        """
+        codes = torch.arange(self.config.num_codes, device=h.device)
+        pieces = []
+        for state, prior, target in zip(
+            h.split(chunk), log_pi.split(chunk), targets.split(chunk), strict=True
+        ):
+            each = state[:, None].expand(-1, len(codes), -1)
+            logits = self.world(each, codes.expand(len(state), -1)).float()
+            gold = target[:, None, None].expand(-1, len(codes), 1)
+            log_prob = logits.gather(-1, gold).squeeze(-1) - logits.logsumexp(-1)
+            pieces.append(torch.logsumexp(prior + log_prob, dim=-1))
+        return torch.cat(pieces)
+
+
+@dataclass
+class CodeSampler:
+    """Draws codes from policy logits in :meth:`CoLAForCausalLM.generate`.
+
+    Attributes:
+        temperature, top_k, top_p: as in :func:`cola_agents.sampling.sample`.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        u = torch.rand(logits.shape[:-1], device=logits.device)
+        return sample(logits, u, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)[0]
+
+
+AutoConfig.register("cola", CoLAConfig)
+AutoModelForCausalLM.register(CoLAConfig, CoLAForCausalLM)

@@ -1,0 +1,203 @@
+"""Whole episodes for learners: one loop over Episodes, at latent and at token level alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cola_agents.sampling import sample
+from cola_envs.episodes import Episodes
+
+#: Tells a policy's stream from the streams that Episodes draws from with the same row seed.
+_POLICY_STREAM = 2
+
+
+class Policy(Protocol):
+    """What :func:`collect` asks of an agent."""
+
+    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+        """Begin to act in a session: returns a function from rows to action logits [B, A].
+
+        The weights must not change until the collection is over; each collection attaches anew.
+        """
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """N whole episodes, padded on the right. T counts prompt, agent's tokens and task text.
+
+    An action stands at the position of the state it was taken in: ``actions[n, t]`` was chosen after
+    reading ``ids[n, : t + 1]``. All tensors are on the model's device.
+
+    Attributes:
+        ids: token ids [N, T] int64; 0 behind an episode's end.
+        lengths: tokens per episode [N].
+        hidden: the base LM's hidden states [N, T, D] in its own dtype; 0 behind the end.
+        mask: [N, T] bool, True where an action was taken.
+        actions: [N, T] int64, 0 where none was taken.
+        log_probs: of the actions, under the distribution drawn from, [N, T]; 0 where none was taken.
+        rewards: paid for the action at t, [N, T].
+        terminated: [N] bool; False where the episode was cut (then bootstrap from the last state).
+        seeds: the row seed of each episode [N]; ``problem_seeds`` the one its problem was drawn with.
+        infos: the info dict of each episode's last step.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    hidden: Tensor
+    mask: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    seeds: np.ndarray
+    problem_seeds: np.ndarray
+    infos: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def episode_rewards(self) -> Tensor:
+        """Sum of rewards of each episode, [N]."""
+        return self.rewards.sum(1)
+
+    @property
+    def num_actions(self) -> int:
+        """Actions taken in all episodes together."""
+        return int(self.mask.sum())
+
+    def select(self, index: np.ndarray | Tensor) -> Rollout:
+        """The episodes of ``index``, cut to the longest of them."""
+        index = torch.as_tensor(index)
+        length = int(self.lengths[index].max())
+        picked: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                picked[field.name] = value[index] if value.dim() == 1 else value[index, :length]
+            elif isinstance(value, np.ndarray):
+                picked[field.name] = value[index.cpu().numpy()]
+            else:
+                picked[field.name] = [value[i] for i in index.tolist()]
+        return replace(self, **picked)
+
+
+@dataclass
+class _Running:
+    """One episode under way."""
+
+    number: int
+    draw: Callable[[], float]
+    positions: list[int]
+    log_probs: list[float]
+    rewards: list[float]
+
+
+def collect(
+    episodes: Episodes,
+    policy: Policy,
+    *,
+    seeds: Sequence[int],
+    problem_seeds: Sequence[int] | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+) -> Rollout:
+    """Play one whole episode per seed.
+
+    Rows are refilled as their episodes end, so that any number of seeds runs over
+    ``episodes.num_rows`` rows. An episode depends on its own seeds and the policy alone, not on the
+    rows beside it (on a CPU in float32).
+
+    Args:
+        episodes: rows to play in; whatever ran in them is dropped.
+        policy: gives action logits.
+        seeds: N row seeds: the policy's and the world's draws.
+        problem_seeds: N seeds of the problems; None for the row seeds. A group shares one.
+        temperature, top_k, top_p: how actions are drawn; 0 is greedy. ``log_probs`` are of the
+            distribution that these define, and a learner must use the same.
+    """
+    problems = list(seeds) if problem_seeds is None else list(problem_seeds)
+    if len(problems) != len(seeds) or not len(seeds):
+        raise ValueError(f"collect got {len(seeds)} seeds and {len(problems)} problem seeds")
+    session: Any = episodes.session
+    act = policy.attach(session)
+    waiting = list(range(len(seeds)))[::-1]
+    running: dict[int, _Running] = {}
+    done: list[dict[str, Any]] = [{} for _ in seeds]
+
+    def refill(rows: list[int]) -> None:
+        rows = rows[: len(waiting)]
+        if not rows:
+            return
+        numbers = [waiting.pop() for _ in rows]
+        episodes.reset(rows, [int(seeds[n]) for n in numbers], [int(problems[n]) for n in numbers])
+        for row, number in zip(rows, numbers, strict=True):
+            stream = np.random.default_rng([int(seeds[number]), _POLICY_STREAM])
+            running[row] = _Running(number, stream.random, [], [], [])
+
+    refill(list(range(episodes.num_rows)))
+    while running:
+        rows = sorted(running)
+        with torch.no_grad():
+            logits = act(rows)
+            u = torch.tensor([running[row].draw() for row in rows], device=logits.device)
+            actions, log_probs = sample(logits, u, temperature=temperature, top_k=top_k, top_p=top_p)
+        for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
+            running[row].positions.append(len(session.tokens[row]) - 1)
+            running[row].log_probs.append(log_prob)
+        _, rewards, terminated, truncated, infos = episodes.step(rows, actions.cpu().numpy())
+        free = []
+        for i, row in enumerate(rows):
+            running[row].rewards.append(float(rewards[i]))
+            if terminated[i] or truncated[i]:
+                episode = running.pop(row)
+                done[episode.number] = {
+                    "ids": torch.tensor(session.tokens[row]),
+                    "hidden": session.states(row).clone(),
+                    "actions": episodes.actions(row),
+                    "episode": episode,
+                    "terminated": bool(terminated[i]),
+                    "info": infos[i],
+                }
+                free.append(row)
+        refill(free)
+    return _pad(done, np.asarray(seeds), np.asarray(problems))
+
+
+def _pad(done: list[dict[str, Any]], seeds: np.ndarray, problems: np.ndarray) -> Rollout:
+    lengths = torch.tensor([len(record["ids"]) for record in done])
+    shape = (len(done), int(lengths.max()))
+    hidden = done[0]["hidden"].new_zeros((*shape, done[0]["hidden"].shape[-1]))
+    ids = torch.zeros(shape, dtype=torch.long)
+    actions = torch.zeros(shape, dtype=torch.long)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    log_probs, rewards = torch.zeros(shape), torch.zeros(shape)
+    for n, record in enumerate(done):
+        ids[n, : len(record["ids"])] = record["ids"]
+        hidden[n, : len(record["ids"])] = record["hidden"]
+        at = torch.tensor(record["episode"].positions)
+        mask[n, at] = True
+        actions[n, at] = torch.tensor(record["actions"])
+        log_probs[n, at] = torch.tensor(record["episode"].log_probs)
+        rewards[n, at] = torch.tensor(record["episode"].rewards, dtype=torch.float32)
+    device = hidden.device
+    return Rollout(
+        ids=ids.to(device),
+        lengths=lengths.to(device),
+        hidden=hidden,
+        mask=mask.to(device),
+        actions=actions.to(device),
+        log_probs=log_probs.to(device),
+        rewards=rewards.to(device),
+        terminated=torch.tensor([record["terminated"] for record in done], device=device),
+        seeds=seeds,
+        problem_seeds=problems,
+        infos=[record["info"] for record in done],
+    )

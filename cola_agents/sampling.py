@@ -1,0 +1,71 @@
+"""The only sampler: codes and tokens, training and evaluation are all drawn here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def distribution(
+    logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0
+) -> Tensor:
+    """Log-probabilities of the distribution that :func:`sample` draws from.
+
+    Args:
+        logits: [..., N].
+        temperature: divides the logits. 0 is greedy: all mass on the argmax, ties to the lowest index.
+        top_k: keep the k likeliest; None keeps all. Ties at the border are kept to the lower index.
+        top_p: then keep the smallest set of the likeliest whose mass reaches ``top_p``, at least one.
+
+    Returns:
+        [..., N] float32 log-probabilities, -inf where nothing is drawn.
+
+    Raises:
+        ValueError: for settings out of range.
+    """
+    if temperature < 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
+        raise ValueError(
+            f"temperature={temperature} must be >= 0, top_p={top_p} in (0, 1] and top_k={top_k} None or >= 1"
+        )
+    logits = logits.float()
+    if temperature == 0:
+        out = torch.full_like(logits, float("-inf"))
+        return out.scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
+    log_probs = torch.log_softmax(logits / temperature, dim=-1)
+    if top_k is None and top_p == 1:
+        return log_probs
+    ordered, index = log_probs.sort(dim=-1, descending=True, stable=True)
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    if top_k is not None:
+        keep[..., top_k:] = False
+    if top_p < 1:
+        kept = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
+        # An entry stays while the mass before it is below top_p: the first always stays.
+        keep &= kept.cumsum(-1) - kept < top_p
+    keep = torch.zeros_like(keep).scatter_(-1, index, keep)
+    return torch.log_softmax(log_probs.masked_fill(~keep, float("-inf")), dim=-1)
+
+
+def sample(
+    logits: Tensor, u: Tensor, *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Draw by inverting the cumulative distribution at given uniforms.
+
+    Args:
+        logits: [..., N].
+        u: uniforms in [0, 1), [...]; a row's draw depends on its own u and logits alone.
+        temperature, top_k, top_p: as in :func:`distribution`.
+
+    Returns:
+        indices [...] int64, and their log-probabilities [...] under the distribution drawn from.
+    """
+    log_probs = distribution(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    if temperature == 0:
+        chosen = log_probs.argmax(-1)
+        return chosen, torch.zeros_like(chosen, dtype=torch.float32)
+    cumulative = log_probs.exp().double().cumsum(-1)
+    # Scaling by the total keeps the last entry reachable and u below it, whatever rounding did.
+    target = u.to(cumulative).unsqueeze(-1) * cumulative[..., -1:]
+    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    chosen = chosen.clamp_max(logits.shape[-1] - 1)
+    return chosen, log_probs.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,134 @@
+"""The recipe of the bundled models: from a seed to two models, a tokenizer and a model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cola_agents.backbones import PlainTokenizer
+from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.probe import HELD_OUT
+from cola_agents.train.base import pretrain_base, tiny_llama
+from cola_agents.train.clone import clone_policy
+from cola_agents.train.corpus import CorpusConfig, documents
+from cola_agents.train.data import Batch, packed_batches
+from cola_agents.train.loop import StageConfig
+from cola_agents.train.metrics import CodebookMetrics, measure
+from cola_agents.train.tokenizer import train_tokenizer
+from cola_agents.train.world import CodeConfig, pretrain_world
+
+TOKENIZER_DOCUMENTS = 8_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the bundled models are made from.
+
+    Attributes:
+        seed: of weights, data and noise.
+        vocab_size: entries of the tokenizer.
+        base, world, policy: the stages. The base model of the token arm is trained for as many tokens
+            more as ``world`` and ``policy`` together read.
+        codes, corpus: how codes are assigned and what the corpus holds.
+    """
+
+    seed: int = 0
+    vocab_size: int = 768
+    base: StageConfig = field(default_factory=lambda: StageConfig(steps=2200))
+    world: StageConfig = field(default_factory=lambda: StageConfig(steps=5000))
+    policy: StageConfig = field(default_factory=lambda: StageConfig(steps=800))
+    codes: CodeConfig = field(default_factory=CodeConfig)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+
+    @property
+    def continued(self) -> StageConfig:
+        """The extra training of the token arm's base: as many tokens as the latent-action stages."""
+        steps = round((self.world.tokens + self.policy.tokens) / (self.base.rows * self.base.length))
+        # A third of the peak rate: the schedule starts again from a trained model.
+        return replace(self.base, steps=steps, lr=self.base.lr / 3)
+
+
+def corpus_batches(seed: int, tokenizer: Any, stage: StageConfig, corpus: CorpusConfig) -> Iterator[Batch]:
+    """Endless packed batches of the generated corpus."""
+    texts = (document.prompt + document.continuation for document in documents(seed, corpus))
+    return packed_batches(texts, PlainTokenizer(tokenizer), rows=stage.rows, length=stage.length)
+
+
+def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """Train the tokenizer on the first documents of the corpus."""
+    texts = (document.prompt + document.continuation for document in documents(recipe.seed, recipe.corpus))
+    return train_tokenizer(islice(texts, TOKENIZER_DOCUMENTS), recipe.vocab_size)
+
+
+def train_base(recipe: Recipe, out: Path) -> LlamaForCausalLM:
+    """Stage 0 with its tokenizer, saved to ``out``."""
+    tokenizer = make_tokenizer(recipe)
+    torch.manual_seed(recipe.seed)
+    base = tiny_llama(len(tokenizer), tokenizer.eos_token_id)
+    batches = corpus_batches(recipe.seed * 10 + 1, tokenizer, recipe.base, recipe.corpus)
+    pretrain_base(base, batches, recipe.base, _log(out))
+    return _saved(base, tokenizer, out)
+
+
+def train_world(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
+    """Stage 1 around a trained base, saved to ``out`` with an untrained policy."""
+    tokenizer = AutoTokenizer.from_pretrained(base_path)
+    base = LlamaForCausalLM.from_pretrained(base_path, use_safetensors=True)
+    torch.manual_seed(recipe.seed + 1)
+    model = CoLAForCausalLM.from_base(
+        base, num_codes=64, num_inverse_layers=1, num_merge_layers=2, num_policy_layers=1, readout="state"
+    )
+    batches = corpus_batches(recipe.seed * 10 + 2, tokenizer, recipe.world, recipe.corpus)
+    pretrain_world(model, batches, recipe.world, recipe.codes, _log(out))
+    return _saved(model, tokenizer, out)
+
+
+def train_policy(recipe: Recipe, world_path: Path, out: Path) -> CodebookMetrics:
+    """Stage 2, saved to ``out``; returns the finished model's metrics."""
+    tokenizer = AutoTokenizer.from_pretrained(world_path)
+    model = CoLAForCausalLM.from_pretrained(world_path, use_safetensors=True)
+    batches = corpus_batches(recipe.seed * 10 + 3, tokenizer, recipe.policy, recipe.corpus)
+    clone_policy(model, batches, recipe.policy, _log(out))
+    _saved(model, tokenizer, out)
+    held_out = corpus_batches(HELD_OUT, tokenizer, recipe.base, recipe.corpus)
+    metrics = measure(model, islice(held_out, 12))
+    (out / "metrics.json").write_text(json.dumps(metrics.as_dict(), indent=2))
+    return metrics
+
+
+def continue_base(recipe: Recipe, base_path: Path, out: Path) -> None:
+    """Train the base on for the token arm, saved to ``out``."""
+    tokenizer = AutoTokenizer.from_pretrained(base_path)
+    base = LlamaForCausalLM.from_pretrained(base_path, use_safetensors=True)
+    stage = recipe.continued
+    batches = corpus_batches(recipe.seed * 10 + 4, tokenizer, stage, recipe.corpus)
+    pretrain_base(base, batches, stage, _log(out))
+    _saved(base, tokenizer, out)
+
+
+def train_bundled(recipe: Recipe, out: Path) -> None:
+    """The whole recipe: ``out/cola`` and ``out/base``, with logs, metrics and the recipe beside them."""
+    started = out / "stages"
+    train_base(recipe, started / "base")
+    train_world(recipe, started / "base", started / "world")
+    train_policy(recipe, started / "world", out / "cola")
+    continue_base(recipe, started / "base", out / "base")
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+
+
+def _log(out: Path) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    return out / "log.jsonl"
+
+
+def _saved(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> Any:
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return model

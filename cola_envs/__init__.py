@@ -1,0 +1,67 @@
+"""Text tasks as Gymnasium environments in which a language model is the transition function.
+
+Importing this package registers, each with a ``-Token-v0`` twin that takes token ids as actions:
+``CoLA-Arithmetic-v0``, ``CoLA-Thinking-v0``, ``CoLA-Math500-v0`` and ``CoLA-Text-v0`` (your own task).
+
+It imports numpy and gymnasium only: torch is loaded when an environment is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.envs.registration import register, registry
+
+from cola_envs.backbone import Backbone, Decoded, Session, Tokenizer
+from cola_envs.env import CoLAEnv
+from cola_envs.episodes import Episodes
+from cola_envs.state import State
+from cola_envs.task import EachRow, Task, TaskBatch, Turn
+from cola_envs.vector import CoLAVectorEnv
+
+__all__ = [
+    "Backbone",
+    "CoLAEnv",
+    "CoLAVectorEnv",
+    "Decoded",
+    "EachRow",
+    "Episodes",
+    "Session",
+    "State",
+    "Task",
+    "TaskBatch",
+    "Tokenizer",
+    "Turn",
+    "register_task",
+]
+
+
+def register_task(name: str, builder: str, max_tokens: int, **task_kwargs: Any) -> None:
+    """Register ``CoLA-{name}-v0`` (latent actions) and ``CoLA-{name}-Token-v0`` (token ids).
+
+    Args:
+        name: the task's name in the ids.
+        builder: ``"module:name"`` of what makes the task; see :func:`cola_envs.build.build_episodes`.
+        max_tokens: the token budget where ``gym.make`` is given none.
+        task_kwargs: defaults of the task's own keywords.
+    """
+    for actions, middle in (("latent", ""), ("token", "-Token")):
+        env_id = f"CoLA-{name}{middle}-v0"
+        if env_id not in registry:
+            register(
+                id=env_id,
+                entry_point="cola_envs.env:CoLAEnv",
+                vector_entry_point="cola_envs.vector:CoLAVectorEnv",
+                kwargs={
+                    "builder": builder,
+                    "actions": actions,
+                    "default_max_tokens": max_tokens,
+                    **task_kwargs,
+                },
+            )
+
+
+register_task("Arithmetic", "cola_envs.tasks.arithmetic:ArithmeticTask", 48)
+register_task("Thinking", "cola_envs.tasks.thinking:thinking_arithmetic", 48)
+register_task("Math500", "cola_envs.tasks.math500:Math500", 512)
+register_task("Text", "cola_envs.build:own_task", 64)

@@ -1,0 +1,178 @@
+"""From ``gym.make``'s keyword arguments to Episodes: the one builder behind both environments."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import UnsupportedMode
+
+from cola_envs.backbone import Level, resolve
+from cola_envs.checks import check_settings
+from cola_envs.episodes import Episodes
+from cola_envs.task import EachRow, TaskBatch
+
+RENDER_MODES = ("ansi", "human")
+SPLITS = ("train", "test")
+
+
+def build_episodes(
+    num_rows: int,
+    *,
+    builder: str | Callable[..., Any],
+    actions: Level = "latent",
+    default_max_tokens: int = 64,
+    model: Any = None,
+    tokenizer: Any = None,
+    split: str = "train",
+    max_tokens: int | None = None,
+    budget_end: Literal["terminate", "truncate"] = "terminate",
+    world_temperature: float = 0.0,
+    observation: Literal["hidden", "features"] = "hidden",
+    prior_coef: float = 0.0,
+    device: str | None = None,
+    dtype: str = "float32",
+    **task_kwargs: Any,
+) -> Episodes:
+    """Check every argument, build the tasks, then load the model: what is cheap to refuse comes first.
+
+    Args:
+        num_rows: how many rows there are.
+        builder: ``"module:name"`` or a callable. One with a parameter ``num_rows`` is called once and
+            makes a :class:`~cola_envs.task.TaskBatch`; any other is called once a row and makes a
+            :class:`~cola_envs.task.Task`.
+        actions: ``"latent"`` or ``"token"``: what level of Backbone is needed.
+        default_max_tokens: the budget where ``max_tokens`` is None.
+        model, tokenizer, device, dtype: see :func:`cola_envs.backbone.resolve`.
+        split: ``"train"`` or ``"test"``, handed to builders that know splits.
+        task_kwargs: handed to the builder.
+
+    The rest goes to :class:`~cola_envs.episodes.Episodes`.
+
+    Raises:
+        TypeError: an unknown keyword, or a value of the wrong type.
+        ValueError: a value that is not allowed.
+    """
+    budget = default_max_tokens if max_tokens is None else max_tokens
+    settings: dict[str, Any] = {
+        "num_rows": num_rows,
+        "max_tokens": budget,
+        "budget_end": budget_end,
+        "world_temperature": world_temperature,
+        "observation": observation,
+        "prior_coef": prior_coef,
+    }
+    check_settings(**settings)
+    if split not in SPLITS:
+        raise ValueError(f"split must be {' or '.join(map(repr, SPLITS))}, got {split!r}")
+    tasks = build_tasks(num_rows, load(builder), split=split, **task_kwargs)
+    try:
+        backbone = resolve(model, level=actions, tokenizer=tokenizer, device=device, dtype=dtype)
+        return Episodes(backbone, tasks, **settings)
+    except BaseException:
+        tasks.close()
+        raise
+
+
+def build_tasks(
+    num_rows: int, builder: Callable[..., Any], *, split: str = "train", **kwargs: Any
+) -> TaskBatch:
+    """Call a task builder, once for all rows or once a row, after checking its keywords.
+
+    Raises:
+        TypeError: a keyword that neither the environments nor the builder know.
+        ValueError: a split other than the first of a task that has no splits.
+    """
+    parameters = _parameters(builder)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in kwargs:
+        if name == "num_rows" or not (open_ended or name in parameters):
+            raise TypeError(_unknown(name, parameters))
+    if "split" in parameters or open_ended:
+        kwargs["split"] = split
+    elif split != SPLITS[0]:
+        raise ValueError(f"this task has no splits, so split={split!r} means nothing to it")
+    if "num_rows" in parameters:
+        return builder(num_rows, **kwargs)
+    return EachRow(lambda: builder(**kwargs), num_rows)
+
+
+def own_task(num_rows: int, *, task: Callable[..., Any] | None = None) -> TaskBatch:
+    """The tasks of ``CoLA-Text-v0``: what ``task=`` makes, called once a row without arguments.
+
+    A factory with a parameter ``num_rows`` is called once and makes the TaskBatch of all rows.
+
+    Raises:
+        TypeError: without ``task``, or with one that is not a factory.
+    """
+    if task is None:
+        raise TypeError(
+            "CoLA-Text needs task=: a factory that is called once a row and returns a cola_envs.Task, "
+            'e.g. the class itself: gym.make("CoLA-Text-v0", task=MyTask)'
+        )
+    if not callable(task):
+        raise TypeError(
+            f"task= must be a factory such as the class itself, got {task!r}; try task=lambda: ..."
+        )
+    return task(num_rows) if "num_rows" in _parameters(task) else EachRow(task, num_rows)
+
+
+def load(reference: str | Callable[..., Any]) -> Callable[..., Any]:
+    """The object that ``"module:name"`` names; anything else is returned as it is."""
+    if not isinstance(reference, str):
+        return reference
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def check_render_mode(mode: str | None) -> str | None:
+    if mode is not None and mode not in RENDER_MODES:
+        raise UnsupportedMode(f"render_mode must be None, 'ansi' or 'human', got {mode!r}")
+    return mode
+
+
+def repeatable(settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` with iterators read into lists: an environment's spec may be made more than once."""
+    return {key: list(value) if isinstance(value, Iterator) else value for key, value in settings.items()}
+
+
+def resolved_spec(spec: EnvSpec | None, episodes: Episodes, settings: dict[str, Any]) -> EnvSpec | None:
+    """``spec`` with the loaded Backbone in the model's place.
+
+    Gymnasium deep-copies a spec's arguments, and makes further environments from them: weights must be
+    neither copied nor loaded again.
+    """
+    if spec is None:
+        return None
+    kwargs = {**spec.kwargs, **{key: settings[key] for key in spec.kwargs if key in settings}}
+    kwargs.pop("tokenizer", None)
+    kwargs["model"] = episodes.backbone
+    return dataclasses.replace(spec, kwargs=kwargs)
+
+
+def twin_id(spec_id: str) -> str:
+    """The token-level id beside a latent one: ``CoLA-Math500-v0`` -> ``CoLA-Math500-Token-v0``."""
+    name, separator, version = spec_id.rpartition("-v")
+    return f"{name}-Token-v{version}" if separator else spec_id
+
+
+def _parameters(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(builder).parameters
+    except ValueError:  # some built-in callables have none to show
+        return {}
+
+
+def _unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
+    own = [p for p in inspect.signature(build_episodes).parameters if p not in ("num_rows", "task_kwargs")]
+    shells = ["render_mode", "num_envs", "autoreset_mode"]
+    theirs = [key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key != "num_rows"]
+    close = difflib.get_close_matches(name, own + shells + theirs, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    takes = ", ".join(key for key in theirs if key != "split") or "none of its own"
+    return f"unknown keyword argument {name!r}.{meant} This task takes: {takes}"

@@ -1,0 +1,119 @@
+"""Bad input, refused before anything changes: what came, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.error import InvalidAction
+
+
+def check_settings(
+    *,
+    num_rows: int,
+    max_tokens: int,
+    budget_end: str,
+    world_temperature: float,
+    observation: str,
+    prior_coef: float,
+) -> None:
+    """Check the settings of :class:`~cola_envs.episodes.Episodes`.
+
+    Raises:
+        TypeError: a value of the wrong type.
+        ValueError: a value that is not allowed.
+    """
+    for name, count in (("num_rows", num_rows), ("max_tokens", max_tokens)):
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
+            raise TypeError(f"{name} must be an integer, got {count!r}")
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    for name, choice, allowed in (
+        ("budget_end", budget_end, ("terminate", "truncate")),
+        ("observation", observation, ("hidden", "features")),
+    ):
+        if choice not in allowed:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {choice!r}")
+    for name, number in (("world_temperature", world_temperature), ("prior_coef", prior_coef)):
+        if isinstance(number, bool) or not isinstance(number, (int, float, np.number)):
+            raise TypeError(f"{name} must be a number, got {number!r}")
+        if not math.isfinite(number):
+            raise ValueError(f"{name} must be finite, got {number}")
+    if world_temperature < 0:
+        raise ValueError(f"world_temperature must be at least 0, got {world_temperature}")
+
+
+def check_seeds(name: str, seeds: Sequence[Any], count: int) -> list[int]:
+    """``count`` integers >= 0, or ValueError."""
+    seeds = list(seeds)
+    if len(seeds) != count:
+        raise ValueError(f"{name} must hold one seed a row: got {len(seeds)} for {count} rows")
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"{name} must be integers >= 0, got {seed!r}")
+    return [int(seed) for seed in seeds]
+
+
+def check_rows(rows: Sequence[int], num_rows: int) -> list[int]:
+    """Different row indices below ``num_rows``, at least one, or ValueError."""
+    checked = [int(row) for row in rows]
+    if not checked:
+        raise ValueError("no row was named")
+    if min(checked) < 0 or max(checked) >= num_rows or len(set(checked)) != len(checked):
+        raise ValueError(f"rows must be different indices from 0 to {num_rows - 1}, got {checked}")
+    return checked
+
+
+class ActionCheck:
+    """Turns actions into Python integers, or raises :class:`gymnasium.error.InvalidAction`.
+
+    Args:
+        space: the action space, printed in messages.
+        mask: which actions are allowed, [A] bool.
+        hint: added to the message about an action beyond the space.
+    """
+
+    def __init__(self, space: Any, mask: np.ndarray, hint: str = "") -> None:
+        self.space = space
+        self.hint = hint
+        self._size = len(mask)
+        self._allowed: list[bool] | None = None if mask.all() else mask.tolist()
+
+    def __call__(self, actions: Any, count: int) -> list[int]:
+        try:
+            array = np.asarray(actions)
+        except ValueError as error:
+            raise InvalidAction(f"expected {count} integer actions, got {actions!r}") from error
+        if array.dtype.kind not in "iu":
+            for action in array.ravel().tolist():
+                if isinstance(action, bool) or not isinstance(action, int):
+                    raise InvalidAction(
+                        f"action {action!r} ({type(action).__name__}) is not an integer; "
+                        f"actions are elements of {self.space}"
+                    )
+        if array.shape != (count,):
+            raise InvalidAction(f"expected {count} integer action(s), got shape {array.shape}: {actions!r}")
+        codes: list[int] = array.tolist()
+        if min(codes) < 0 or max(codes) >= self._size:
+            bad = next(code for code in codes if not 0 <= code < self._size)
+            hint = self.hint if bad >= self._size else ""
+            raise InvalidAction(f"action {bad} is outside {self.space}{hint}")
+        if self._allowed is not None:
+            for code in codes:
+                if not self._allowed[code]:
+                    raise InvalidAction(
+                        f"action {code} is not allowed in {self.space}: action_masks() shows the "
+                        f"{sum(self._allowed)} actions that are"
+                    )
+        return codes
+
+
+def check_options(options: dict[str, Any] | None, allowed: Sequence[str]) -> dict[str, Any]:
+    """A copy of ``reset``'s options, or ValueError for one that would do nothing."""
+    options = dict(options or {})
+    for name in options:
+        if name not in allowed:
+            raise ValueError(f"reset knows no option {name!r}; it takes {', '.join(map(repr, allowed))}")
+    return options

@@ -1,0 +1,129 @@
+"""One text episode as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from cola_envs.build import build_episodes, check_render_mode, repeatable, resolved_spec, twin_id
+from cola_envs.checks import check_options
+from cola_envs.episodes import Episodes
+from cola_envs.render import transcript
+from cola_envs.state import State, next_seed
+
+
+class CoLAEnv(gym.Env[np.ndarray, np.int64]):
+    """Write text, one action a token, and be paid for it by a task.
+
+    ## Action space
+    ``Discrete(A)``: the codes of a latent action model, or at token level (``-Token-v0``) the vocabulary.
+    :meth:`action_masks` says which may be taken; no other is ever needed.
+
+    ## Observation space
+    ``Box(-inf, inf, (D,), float32)``: with ``observation="hidden"`` the language model's last normed hidden
+    state at the last token; with ``"features"`` the last hidden state of the frozen cloned policy there.
+    Either is a feature of the context and not a Markov state: policies that need the history read it
+    from :attr:`episodes`.
+
+    ## Rewards
+    The task's, at the end of each segment; 0 in between. ``prior_coef`` adds
+    ``prior_coef * log pi0(action | state)`` to every step's.
+
+    ## Episode end
+    Terminated: the task says so, or the token budget is spent and ``budget_end="terminate"``.
+    Truncated: the budget is spent and ``budget_end="truncate"``, or the context is full.
+
+    ## Info
+    Every step: ``token``, ``action``. At the end: ``text``, ``success``, ``num_tokens`` and the task's
+    fields. At reset: ``prompt`` and the task's fields.
+
+    ## Reset
+    ``seed`` fixes the problem and the sampling. Without one the next episode follows from the last.
+    ``options={"problem_seed": int}`` draws the problem with another seed than the sampling.
+
+    ## Arguments
+    See :func:`cola_envs.build.build_episodes`; ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
+    the text so far with the action behind each token) or ``"human"`` (it is printed, as it is written).
+
+    ## Version history
+    v0: first release.
+    """
+
+    metadata = {"render_modes": ["ansi", "human"], "render_fps": 30}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
+        self.render_mode = check_render_mode(render_mode)
+        self._settings = repeatable(settings)
+        self.episodes: Episodes = build_episodes(1, **self._settings)
+        self.action_space = self.episodes.action_space
+        size = self.episodes.backbone.hidden_size
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self._spec: EnvSpec | None = None
+        self._shown = ""
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How to make this environment again, with the same model in memory."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = resolved_spec(spec, self.episodes, self._settings)
+        if spec is not None:
+            self.episodes.name_twin(twin_id(spec.id))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        options = check_options(options, ("problem_seed",))
+        last = self.episodes.seed(0)
+        if seed is None:
+            seed = int(self.np_random.integers(2**53)) if last is None else next_seed(last)
+        observation = self.episodes.reset([0], [seed], [options.get("problem_seed")])[0]
+        self._shown = ""
+        self._print_news()
+        return observation, self.episodes.reset_infos([0])[0]
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observations, rewards, terminated, truncated, infos = self.episodes.step([0], [action])
+        self._print_news()
+        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos[0]
+
+    def action_masks(self) -> np.ndarray:
+        """Which actions may be taken, [A] bool."""
+        return self.episodes.action_mask.copy()
+
+    def snapshot(self) -> State:
+        """The episode as it stands; see :meth:`restore`."""
+        return self.episodes.snapshot(0)
+
+    def restore(self, state: State, reseed: int | None = None) -> np.ndarray:
+        """Go back to a snapshot, with ``reseed`` on a new sampling stream; the observation [D] there."""
+        return self.episodes.restore([0], [state], None if reseed is None else [reseed])[0]
+
+    def render(self) -> str | None:
+        """The text so far with the action behind each token; in human mode it is printed."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs gym.make(..., render_mode="ansi") or render_mode="human"')
+            return None
+        text = transcript(self.episodes, 0)
+        if self.render_mode == "human":
+            print(text)
+            return None
+        return text
+
+    def close(self) -> None:
+        self.episodes.close()
+
+    def _print_news(self) -> None:
+        """In human mode, print what has been written since the last time."""
+        if self.render_mode != "human":
+            return
+        text = transcript(self.episodes, 0)
+        news = text.removeprefix(self._shown)
+        print(news, end="" if self.episodes.running(0) else "\n", flush=True)
+        self._shown = text

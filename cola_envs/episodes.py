@@ -1,0 +1,434 @@
+"""Episodes: the only place where an episode advances, is snapshot, is restored.
+
+Shapes: B rows of one call, T tokens of a row, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+
+from cola_envs.backbone import Backbone, Session
+from cola_envs.checks import ActionCheck, check_rows, check_seeds, check_settings
+from cola_envs.segments import StopStrings
+from cola_envs.state import PROBLEM, Row, State
+from cola_envs.task import TaskBatch, Turn
+
+Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
+
+
+class Episodes:
+    """Rows of text episodes over one language model, advanced together.
+
+    A *segment* is what the agent writes until the end-of-sequence token, one of the task's stop strings
+    (the segment includes it) or the end of its token budget. Finished segments of all rows go to
+    ``tasks.step`` in one call; what the task answers is appended to the context.
+
+    Episode end: ``Turn.done`` terminates. A spent budget grades the unfinished segment and terminates
+    (``budget_end="terminate"``), or cuts it ungraded and truncates (``"truncate"``). A full context
+    truncates, ungraded, unless the same token ended the segment or the budget.
+
+    Args:
+        backbone: the language model and its action space.
+        tasks: the rows' tasks; this object closes them.
+        num_rows: how many rows there are.
+        max_tokens: the agent's tokens over a whole episode, end-of-sequence tokens included.
+        budget_end: ``"terminate"`` or ``"truncate"``.
+        world_temperature: 0 takes the world model's likeliest token; above 0 it is drawn, a row at a
+            time, from the row's own stream.
+        observation: ``"hidden"`` or ``"features"``: the method of Session that gives observations.
+        prior_coef: adds ``prior_coef * log pi0(action | state)`` to every reward, pi0 being the frozen
+            initial policy.
+
+    Raises:
+        TypeError, ValueError: an argument outside what is written above.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tasks: TaskBatch,
+        *,
+        num_rows: int,
+        max_tokens: int,
+        budget_end: Literal["terminate", "truncate"] = "terminate",
+        world_temperature: float = 0.0,
+        observation: Literal["hidden", "features"] = "hidden",
+        prior_coef: float = 0.0,
+    ) -> None:
+        check_settings(
+            num_rows=num_rows,
+            max_tokens=max_tokens,
+            budget_end=budget_end,
+            world_temperature=world_temperature,
+            observation=observation,
+            prior_coef=prior_coef,
+        )
+        self.backbone = backbone
+        self.tasks = tasks
+        self.num_rows = int(num_rows)
+        self.max_tokens = int(max_tokens)
+        self.budget_end = budget_end
+        self.world_temperature = float(world_temperature)
+        self.prior_coef = float(prior_coef)
+        self.session: Session = backbone.session(self.num_rows)
+        self.action_space: gym.spaces.Discrete = backbone.action_space
+        self.action_mask = np.array(backbone.action_mask(), dtype=bool)
+        self.check_actions = ActionCheck(self.action_space, self.action_mask)
+        self.name_twin("the -Token-v0 id")
+        self.closed = False
+        self._observe = getattr(self.session, observation)
+        self._stops = StopStrings(backbone.tokenizer, tasks.stop)
+        self._eos = backbone.tokenizer.eos_token_id
+        self._rows: list[Row | None] = [None] * self.num_rows
+        self._checked: list[int] = []
+
+    # ---------------------------------------------------------------- reading a row
+
+    def tokens(self, row: int) -> list[int]:
+        """Ids of the prompt and everything since, T of them."""
+        return list(self._row(row).tokens)
+
+    def origins(self, row: int) -> list[int]:
+        """Per token the index of the step that produced it, or -1 for the prompt and task text."""
+        return list(self._row(row).origins)
+
+    def agent_mask(self, row: int) -> np.ndarray:
+        """Which of the row's tokens are the agent's, [T] bool: neither the prompt nor task text is."""
+        return np.array(self._row(row).origins) >= 0
+
+    def actions(self, row: int) -> list[int]:
+        """The actions of the episode so far, one a step."""
+        return list(self._row(row).actions)
+
+    def prompt_length(self, row: int) -> int:
+        """How many of the row's tokens are the prompt."""
+        return self._row(row).prompt_length
+
+    def seed(self, row: int) -> int | None:
+        """The row seed of the episode; None before the row's first reset."""
+        state = self._rows[row]
+        return None if state is None else state.seed
+
+    def running(self, row: int) -> bool:
+        """Whether the row has been reset and its episode has not ended."""
+        state = self._rows[row]
+        return state is not None and state.running
+
+    def observe(self, rows: Sequence[int]) -> np.ndarray:
+        """The rows' observations as they stand, [B, D] float32, in fresh memory."""
+        rows = self._check_rows(rows)
+        for row in rows:
+            self._row(row)
+        return np.asarray(self._observe(rows), dtype=np.float32)
+
+    def reset_infos(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """What ``info`` holds at the start of an episode: the task's own fields and ``prompt`` (text)."""
+        decode = self.backbone.tokenizer.decode
+        return [
+            {**self.tasks.info(row), "prompt": decode(self.tokens(row)[: self.prompt_length(row)])}
+            for row in self._check_rows(rows)
+        ]
+
+    # ---------------------------------------------------------------- starting, keeping, putting back
+
+    def reset(
+        self,
+        rows: Sequence[int],
+        seeds: Sequence[int],
+        problem_seeds: Sequence[int | None] | None = None,
+    ) -> np.ndarray:
+        """Start an episode in each of ``rows``; a running one is dropped.
+
+        Args:
+            rows: B different row indices.
+            seeds: B row seeds (integers >= 0): each gives the row's own sampling stream.
+            problem_seeds: B seeds that the problems are drawn with; None, or a None among them, means
+                the row seed. One problem seed with different row seeds makes a group.
+
+        Returns:
+            Observations [B, D] float32.
+
+        Raises:
+            ValueError: a bad row or seed, or a prompt that is empty or leaves no room in the context.
+                Rows that are not named are untouched; those named must then be reset again.
+        """
+        rows = self._check_rows(rows)
+        seeds = check_seeds("seeds", seeds, len(rows))
+        if problem_seeds is None:
+            problems = seeds
+        else:
+            check_seeds("problem_seeds", [0 if own is None else own for own in problem_seeds], len(rows))
+            pairs = zip(problem_seeds, seeds, strict=True)
+            problems = [seed if own is None else int(own) for own, seed in pairs]
+        self._halt(rows)
+        prompts = self.tasks.reset(rows, [np.random.default_rng([seed, PROBLEM]) for seed in problems])
+        fresh = [
+            Row(self._encode_prompt(row, prompt), seed, problem)
+            for row, prompt, seed, problem in zip(rows, prompts, seeds, problems, strict=True)
+        ]
+        return self._load(rows, fresh)
+
+    def snapshot(self, row: int) -> State:
+        """The row as it stands, to be restored later, into this row or others."""
+        return self._row(row).frozen(self.tasks.snapshot(row))
+
+    def restore(
+        self, rows: Sequence[int], states: Sequence[State], reseed: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Put each row into a state; the same state in several rows is a fork.
+
+        Args:
+            rows: B different row indices.
+            states: B states from :meth:`snapshot` of any Episodes over the same model and task.
+            reseed: B new row seeds: the rows keep their problem and text, and sample from new streams.
+
+        Returns:
+            Observations [B, D] float32.
+
+        Raises:
+            TypeError: something other than a :class:`State`.
+            ValueError: lengths that differ, or a state that does not fit this context or budget.
+        """
+        rows = self._check_rows(rows)
+        if len(states) != len(rows):
+            raise ValueError(f"restore got {len(rows)} rows and {len(states)} states; give one state a row")
+        seeds = [None] * len(rows) if reseed is None else check_seeds("reseed", reseed, len(rows))
+        for state in states:
+            self._check_fits(state)
+        self._halt(rows)
+        for row, state in zip(rows, states, strict=True):
+            self.tasks.restore(row, state.task)
+        return self._load(rows, [Row.thawed(state, seed) for state, seed in zip(states, seeds, strict=True)])
+
+    def close(self) -> None:
+        """Close the tasks and drop the rows. May be called more than once."""
+        if not self.closed:
+            self.closed = True
+            self._rows = [None] * self.num_rows
+            self.tasks.close()
+
+    # ---------------------------------------------------------------- advancing
+
+    def step(self, rows: Sequence[int], actions: Any) -> Stepped:
+        """Take one action in each of ``rows``.
+
+        Args:
+            rows: B different row indices, all running.
+            actions: B integers.
+
+        Returns:
+            Observations [B, D] float32, rewards [B] float64, terminated [B] bool, truncated [B] bool and
+            B info dicts: ``token`` (the first id), ``tokens`` (a tuple, where the action gave several),
+            ``action``; where a segment ended the task's ``Turn.info``; at an episode's end ``text`` (all
+            that the agent wrote), ``success``, ``num_tokens`` and ``tasks.info(row)``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: a row that is not running.
+            gymnasium.error.InvalidAction: an action of the wrong type, out of range, or not allowed.
+                Both are raised before anything changes.
+            FloatingPointError: the model gave NaN or infinite values; names row, token and step.
+        """
+        rows = self._check_rows(rows)
+        states = [self._row(row) for row in rows]
+        for row, state in zip(rows, states, strict=True):
+            if not state.running:
+                raise ResetNeeded(f"the episode in row {row} is over; call reset() to start the next one")
+        codes = self.check_actions(actions, len(rows))
+        taken = np.array(codes, dtype=np.int64)
+        try:
+            prior = self.session.prior(rows)[np.arange(len(rows)), taken] if self.prior_coef else None
+            u = np.array([state.draw() for state in states]) if self.world_temperature > 0.0 else None
+            decoded = self.session.decode(rows, taken, u, self.world_temperature)
+        except FloatingPointError as error:
+            raise self._located(error, rows, ahead=1) from error
+        try:
+            result = self._advance(rows, states, codes, [ids.tolist() for ids in decoded.tokens])
+        except BaseException as error:
+            self._halt(rows)  # task, tokens and cache may now disagree
+            if isinstance(error, FloatingPointError):
+                raise self._located(error, rows, ahead=0) from error
+            raise
+        if prior is not None:
+            np.add(result[1], self.prior_coef * prior, out=result[1])
+        return result
+
+    def _advance(
+        self, rows: list[int], states: list[Row], codes: list[int], chunks: list[list[int]]
+    ) -> Stepped:
+        rewards = np.zeros(len(rows))
+        terminated = np.zeros(len(rows), dtype=bool)
+        truncated = np.zeros(len(rows), dtype=bool)
+        infos: list[dict[str, Any]] = []
+        graded: list[int] = []
+        texts: list[str] = []
+        plain = self._stops.plain
+        for i, (state, code, ids) in enumerate(zip(states, codes, chunks, strict=True)):
+            if len(ids) == 1 and state.left > 1 and ids[0] in plain:
+                state.tokens.append(ids[0])
+                state.origins.append(len(state.actions))
+                state.left -= 1
+                infos.append({"token": ids[0], "action": code})
+            else:
+                chunks[i], ended, text = self._append(rows[i], state, ids)
+                infos.append({"token": chunks[i][0], "action": code})
+                if len(chunks[i]) > 1:
+                    infos[i]["tokens"] = tuple(chunks[i])
+                if ended and text is None:
+                    truncated[i] = True
+                    self._finish(rows[i], state, infos[i], self._segment(state), None)
+                elif text is not None:
+                    graded.append(i)
+                    texts.append(text)
+            state.actions.append(code)
+        if graded:
+            turns = self.tasks.step([rows[i] for i in graded], texts)
+            for i, text, turn in zip(graded, texts, turns, strict=True):
+                rewards[i], terminated[i], truncated[i] = self._answer(
+                    rows[i], states[i], infos[i], chunks[i], text, turn
+                )
+        self.session.extend(rows, chunks)
+        return np.asarray(self._observe(rows), dtype=np.float32), rewards, terminated, truncated, infos
+
+    def _append(self, row: int, state: Row, ids: list[int]) -> tuple[list[int], bool, str | None]:
+        """Append ids up to the one that ends the segment, the budget or the context.
+
+        Returns the ids that were kept, whether anything ended, and the segment's text if it is graded.
+        """
+        if not ids:
+            raise ValueError(f"the session decoded the action of row {row} into no token at all")
+        for count, token in enumerate(ids, 1):
+            text = self._segment(state) if token == self._eos else None  # without the token itself
+            state.tokens.append(token)
+            state.origins.append(len(state.actions))
+            state.left -= 1
+            if text is None and self._stops.ends(token, state.tokens, state.segment_start):
+                text = self._segment(state)
+            if text is None and state.left == 0 and self._spent(state) and self.budget_end == "terminate":
+                text = self._segment(state)
+            if text is not None or state.left == 0:
+                return ids[:count], True, text
+        return ids, False, None
+
+    def _answer(
+        self, row: int, state: Row, info: dict[str, Any], chunk: list[int], text: str, turn: Turn
+    ) -> tuple[float, bool, bool]:
+        """Take a task's turn: append its text to ``chunk`` and the row; reward, terminated, truncated."""
+        if not isinstance(turn, Turn):
+            raise TypeError(f"task.step must return a cola_envs.Turn, got {turn!r} in row {row}")
+        reward = float(turn.reward)
+        if not math.isfinite(reward):
+            raise ValueError(f"task.step returned reward {reward} in row {row}; rewards must be finite")
+        said = self.backbone.tokenizer.encode(turn.text) if turn.text else []
+        fits = len(state.tokens) + len(said) <= self.session.max_length
+        if fits:
+            chunk.extend(said)
+            state.tokens.extend(said)
+            state.origins.extend([-1] * len(said))
+        self._count_left(state)
+        spent = self._spent(state)
+        terminated = bool(turn.done) or (spent and self.budget_end == "terminate")
+        truncated = not terminated and (spent or not fits or state.left == 0)
+        for key, value in turn.info.items():
+            info.setdefault(key, value)
+        if terminated or truncated:
+            self._finish(row, state, info, text, turn)
+        else:
+            state.segments.append(text)
+            state.segment_start = len(state.tokens)
+        return reward, terminated, truncated
+
+    def _finish(self, row: int, state: Row, info: dict[str, Any], text: str, turn: Turn | None) -> None:
+        """End the row's episode and write the end's fields into ``info``."""
+        state.segments.append(text)
+        state.running = False
+        won = turn is not None and bool(turn.info.get("success", turn.done and turn.reward > 0))
+        info.update(text="".join(state.segments), success=won, num_tokens=state.num_tokens)
+        for key, value in self.tasks.info(row).items():
+            info.setdefault(key, value)
+
+    # ---------------------------------------------------------------- small things
+
+    def name_twin(self, token_id: str) -> None:
+        """Say which id takes token ids as actions: named where a latent action looks like one."""
+        if self.backbone.level == "latent":
+            self.check_actions.hint = f"; is this a token id? Use {token_id}."
+
+    def _segment(self, state: Row) -> str:
+        return self.backbone.tokenizer.decode(state.tokens[state.segment_start :])
+
+    def _spent(self, state: Row) -> bool:
+        return state.num_tokens >= self.max_tokens
+
+    def _count_left(self, state: Row) -> None:
+        state.left = min(self.max_tokens - state.num_tokens, self.session.max_length - len(state.tokens))
+
+    def _load(self, rows: list[int], fresh: list[Row]) -> np.ndarray:
+        self.session.load(rows, [tuple(state.tokens) for state in fresh])
+        for row, state in zip(rows, fresh, strict=True):
+            self._count_left(state)
+            self._rows[row] = state
+        return self.observe(rows)
+
+    def _halt(self, rows: list[int]) -> None:
+        """Until it is loaded anew, a row that may be half-way through a change must not be stepped."""
+        for row in rows:
+            state = self._rows[row]
+            if state is not None:
+                state.running = False
+
+    def _row(self, row: int) -> Row:
+        state = self._rows[row]
+        if state is None:
+            self._refuse(row)
+        return state
+
+    def _refuse(self, row: int) -> NoReturn:
+        if self.closed:
+            raise ClosedEnvironmentError("this environment is closed; make a new one")
+        raise ResetNeeded(f"row {row} has not been reset yet; call reset() first")
+
+    def _check_rows(self, rows: Sequence[int]) -> list[int]:
+        if self.closed:
+            raise ClosedEnvironmentError("this environment is closed; make a new one")
+        rows = list(rows)
+        if not rows or rows != self._checked:
+            self._checked = check_rows(rows, self.num_rows)
+        return list(self._checked)
+
+    def _located(self, error: FloatingPointError, rows: list[int], ahead: int) -> FloatingPointError:
+        """``error`` with the step (the first is 1) of the row it names, or of all rows."""
+        named = getattr(error, "row", None)
+        steps = {row: len(self.actions(row)) + ahead for row in rows if named in (None, row)}
+        where = ", ".join(f"step {step} of row {row}" for row, step in steps.items())
+        return FloatingPointError(f"{error} (at {where})")
+
+    def _encode_prompt(self, row: int, prompt: str) -> list[int]:
+        if not isinstance(prompt, str):
+            raise TypeError(f"task.reset must return the prompt as a str, got {prompt!r} in row {row}")
+        ids = list(self.backbone.tokenizer.encode(prompt))
+        limit = self.session.max_length
+        if not ids:
+            raise ValueError(f"the prompt of row {row} has no tokens; a task must return some text")
+        if len(ids) >= limit:
+            raise ValueError(
+                f"the prompt of row {row} has {len(ids)} tokens and the context holds {limit}, "
+                "of which at least one must be the agent's; use a shorter prompt or a longer context"
+            )
+        return ids
+
+    def _check_fits(self, state: State) -> None:
+        if not isinstance(state, State):
+            raise TypeError(f"restore takes what snapshot returned, got {state!r}")
+        limit = self.session.max_length
+        if len(state.tokens) + state.running > limit:
+            raise ValueError(f"the state has {len(state.tokens)} tokens and the context holds {limit}")
+        if state.running and state.num_tokens >= self.max_tokens:
+            raise ValueError(
+                f"the state has spent {state.num_tokens} tokens and max_tokens is {self.max_tokens} here"
+            )

@@ -1,0 +1,332 @@
+r"""From LaTeX, as models write it, to tokens.
+
+A token is a pair ``(kind, value)``: ``num`` (the digits), ``rep`` (a repeating decimal's exact value),
+``sym`` (a variable), ``cmd`` (a known command or function), ``text`` (words), ``op`` (one character, with
+``\{`` and ``\}`` for set braces), ``rel`` (a relation), ``sep`` (``,`` ``and`` ``or``).
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+Token = tuple[str, str]
+
+
+class ParseError(ValueError):
+    """The text is outside the grammar; math-verify may still read it."""
+
+
+RELATIONS = {"=": "=", "<": "<", ">": ">", "≤": "<=", "≥": ">=", "≠": "!=", "∈": "in"}
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log exp sqrt gcd lcm max min".split()
+)
+_GREEK = frozenset(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell angle "
+    "triangle".split()
+)
+_COMMANDS = frozenset(
+    "frac sqrt binom pi infty pm mp cup cap emptyset lfloor rfloor lceil rceil begin end".split()
+)
+_TEXT = frozenset(
+    "text textbf textit textrm textnormal textsf texttt mbox hbox mathrm mathbf mathit mathsf mathtt boldsymbol "
+    "bm operatorname".split()
+)
+_MATH_FONT = frozenset("mathrm mathbf mathit mathsf mathtt boldsymbol bm".split())
+
+_UNICODE = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "π": "\\pi ",
+        "∞": "\\infty ", "√": "\\sqrt ", "∪": "\\cup ", "∩": "\\cap ", "±": "\\pm ", "∓": "\\mp ", "°": "°",
+        "∘": "°", "²": "^2", "³": "^3", "½": "\\frac12", "¼": "\\frac14", "¾": "\\frac34", "∅": "\\emptyset ",
+        "ℝ": "\\mathbb{R}", "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ", "\u00a0": " ", "\u2009": " ",
+        "\u202f": " ", "，": ",", "（": "(", "）": ")", "∣": "|", "⌊": "\\lfloor ", "⌋": "\\rfloor ",
+        "⟨": "(", "⟩": ")", "′": "'", "¢": "\\text{cents}",
+    }
+)  # fmt: skip
+_REWRITES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"\\\\(?:\s*\[-?[\d.]*(?:pt|em|ex|mm|cm)\])?", " ¶ "),
+        (r"\\(?:left|right)(?![a-zA-Z])\s*\.?", ""),
+        (r"\\(?:middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits)(?![a-zA-Z])", ""),
+        (r"(?<!\\)\\[()\[\]]", ""),
+        (r"\\(?:text)?color\s*\{\w+\}|\\(?:underline|boxed|fbox|mathstrut|strut)(?![a-zA-Z])", ""),
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
+        (r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])", "|"),
+        (r"\\langle(?![a-zA-Z])", "("),
+        (r"\\rangle(?![a-zA-Z])", ")"),
+        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
+        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+        (r"\\(?:leq?|leqslant|leqq)(?![a-zA-Z])", "≤"),
+        (r"\\(?:geq?|geqslant|geqq)(?![a-zA-Z])", "≥"),
+        (r"\\lt(?![a-zA-Z])|&lt;", "<"),
+        (r"\\gt(?![a-zA-Z])|&gt;", ">"),
+        (r"\\neq?(?![a-zA-Z])", "≠"),
+        (r"\\in(?![a-zA-Z])", "∈"),
+        (r"<=", "≤"),
+        (r">=", "≥"),
+        (r"!=", "≠"),
+        (r"\\(?:varnothing|O)(?![a-zA-Z])", r"\\emptyset "),
+        (r"\\(?:times|cdot|ast|centerdot)(?![a-zA-Z])", "*"),
+        (r"\\div(?![a-zA-Z])", "/"),
+        (r"\\colon(?![a-zA-Z])", ":"),
+        (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|\^\s*\{?°\}?", "°"),
+        # A comma in braces, or one with a negative or thin space before three digits, groups thousands.
+        (r"(?<=\d)(?:\{,\}|,?\s*\\!\s*,?\s*(?:\\!)?|\{,\}\\!|\\,)\s*(?=\d{3}(?!\d))", "__GROUP__"),
+        (r"\\[!]", ""),
+        (r"\\(?:[,;:> ]|q?quad(?![a-zA-Z])|thinspace(?![a-zA-Z])|space(?![a-zA-Z])|hspace\{[^{}]*\})|~", " "),
+        (r"\\[hp]?phantom\{[^{}]*\}", " "),
+    ]
+]
+_NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
+_REPEATING = re.compile(r"(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
+_GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)(?:\.\d+)?")
+_GROUPED_BY_SPACE = re.compile(r"[1-9]\d{0,2}(?: \d{3})+(?![\d/]| \d)")
+_WORD = re.compile(r"[A-Za-z]+")
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_CONNECTIVE = re.compile(r"^[\s,;]*(and|or)[\s,;]*$", re.IGNORECASE)
+
+#: Words after a number that change its value, deny it or hedge: then it is no unit.
+NOT_A_UNIT = frozenset(
+    "or and not no about approximately approx around roughly nearly almost maybe perhaps possibly than at least most "
+    "more less over under below above between up to from if unless except eg ie etc plus minus times divided hundred "
+    "thousand million billion trillion dozen half quarter double twice squared cubed mod base pi power factorial any "
+    "all every both either neither is are be answer wrong remainder over".split()
+)
+_UNIT_NAMES = {
+    "degree": "degree degrees deg", "dollar": "dollar dollars usd", "cent": "cent cents", "euro": "euro euros",
+    "pound": "pound pounds lb lbs", "ounce": "ounce ounces oz", "inch": "inch inches in", "foot": "foot feet ft",
+    "yard": "yard yards yd yds", "mile": "mile miles mi", "meter": "meter meters metre metres m",
+    "centimeter": "centimeter centimeters centimetre centimetres cm",
+    "millimeter": "millimeter millimeters mm", "kilometer": "kilometer kilometers kilometre kilometres km",
+    "gram": "gram grams g", "kilogram": "kilogram kilograms kg", "milligram": "milligram milligrams mg",
+    "liter": "liter liters litre litres l", "milliliter": "milliliter milliliters ml",
+    "second": "second seconds sec secs s", "minute": "minute minutes min mins", "hour": "hour hours hr hrs h",
+    "day": "day days", "week": "week weeks", "month": "month months", "year": "year years yr yrs",
+    "mph": "mph", "kph": "kph kmh", "unit": "unit units", "percent": "percent",
+    "radian": "radian radians rad", "gallon": "gallon gallons gal", "acre": "acre acres",
+}  # fmt: skip
+UNIT_OF = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
+
+
+def clean(text: str) -> str:
+    r"""Return ``text`` without the typesetting that carries no meaning (``\left``, ``\,``, ``$``, ...)."""
+    text = text.strip()
+    if text.isascii():
+        if text.isalnum():
+            return text
+    else:
+        text = text.translate(_UNICODE)
+    if "\\" in text or "&" in text or "<" in text or ">" in text or "!" in text or "°" in text or "~" in text:
+        for pattern, replacement in _REWRITES:
+            text = pattern.sub(replacement, text)
+        text = text.replace("__GROUP__", "")
+    text = text.replace("{,}", ",")
+    text = text.replace("\\$", "¤").replace("\\%", "%").replace("£", "¤").replace("€", "¤")
+    if text.count("$") == 1 and re.search(r"\$\s*\.?\d", text):
+        text = text.replace("$", "¤")
+    text = text.replace("$", "")
+    return text.strip().rstrip(".,;: ¶").strip()
+
+
+def canonical(text: str) -> str:
+    """Return a key under which texts that differ in typesetting alone are the same; empty if nothing is left."""
+    key = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", clean(text))
+    key = re.sub(r"([\^_])\{(\w)\}", r"\1\2", key)
+    while len(key) > 1 and key[0] == "{" and key[-1] == "}" and "{" not in key[1:-1]:
+        key = key[1:-1]
+    return key if re.search(r"[^\W_]", re.sub(r"\\[A-Za-z]+|\{\}", "", key)) or key in SYMBOLIC_KEYS else ""
+
+
+SYMBOLIC_KEYS = frozenset(["\\pi", "\\infty", "-\\infty", "\\emptyset", "-\\pi"])
+
+
+def words_of(text: str) -> str:
+    """Return the words of an answer: no macros, brackets round one word, case, articles or spare spaces."""
+    text = clean(text)
+    text = re.sub(r"\\(?:" + "|".join(_TEXT) + r")(?![a-zA-Z])", " ", text)
+    text = re.sub(r"[{}]", "", text)
+    text = re.sub(r"\s+", " ", text).strip().rstrip(".,;!").lower()
+    text = re.sub(r"\s*(?:,\s*and\b|,|\band\b)\s*", ",", text)
+    text = re.sub(r"^(?:an?|the) (?=\w)", "", text)
+    inner = re.fullmatch(r"\(\s*([a-z]+|[a-z]\d?)\s*\)", text)
+    return inner.group(1) if inner else text
+
+
+def tokenise(text: str, grouped: bool = True) -> tuple[Token, ...]:
+    """Split cleaned text into tokens.
+
+    Args:
+        text: what :func:`clean` returned.
+        grouped: whether ``1,234`` outside brackets is one number rather than a list of two.
+
+    Raises:
+        ParseError: for a character or command outside the grammar.
+    """
+    tokens: list[Token] = []
+    depth = 0
+    position = 0
+    while position < len(text):
+        character = text[position]
+        if character.isspace():
+            position += 1
+        elif character.isdigit() or character == ".":
+            position = _number(text, position, tokens, grouped and depth == 0)
+        elif character == "\\":
+            position = _command(text, position, tokens)
+            if tokens and tokens[-1] in (("op", "\\{"), ("op", "\\}")):
+                depth += 1 if tokens[-1][1] == "\\{" else -1
+        elif character.isalpha() and character.isascii():
+            match = _WORD.match(text, position)
+            assert match
+            _word(match.group(), tokens, text[position - 1 : position].isspace())
+            position = match.end()
+        elif character in RELATIONS:
+            tokens.append(("rel", RELATIONS[character]))
+            position += 1
+        elif character in ",;":
+            tokens.append(("sep", ","))
+            position += 1
+        elif character in "+-*/^_()[]{}|!:'°%¤&¶":
+            if character == "*" and text[position + 1 : position + 2] == "*":
+                raise ParseError("**")
+            if character in "([":
+                depth += 1
+            elif character in ")]":
+                depth -= 1
+            tokens.append(("op", character))
+            position += 1
+        else:
+            raise ParseError(f"character {character!r}")
+    return tuple(tokens)
+
+
+def _number(text: str, position: int, tokens: list[Token], grouped: bool) -> int:
+    match = _REPEATING.match(text, position)
+    if match:
+        whole, fixed, period = match.groups()
+        value = Fraction(int(whole or 0)) + Fraction(int(fixed or 0), 10 ** len(fixed))
+        value += Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
+        tokens.append(("rep", str(value)))
+        return match.end()
+    match = (_GROUPED.match(text, position) if grouped else None) or _GROUPED_BY_SPACE.match(text, position)
+    if match:
+        tokens.append(("num", re.sub("[, ]", "", match.group())))
+        return match.end()
+    match = _NUMBER.match(text, position)
+    if not match:
+        raise ParseError("a lone point")
+    end = match.end()
+    if text[end : end + 1] == ".":
+        if re.match(r"\.\s*(?:[,;)\]}\\]|$)", text[end:]) is None:
+            raise ParseError("two points in a number")
+        end += 1
+    tokens.append(("num", match.group()))
+    return end
+
+
+def _command(text: str, position: int, tokens: list[Token]) -> int:
+    match = _COMMAND.match(text, position)
+    if not match:
+        following = text[position + 1 : position + 2]
+        if following in ("{", "}"):
+            tokens.append(("op", "\\" + following))
+        else:
+            raise ParseError(f"command \\{following}")
+        return position + 2
+    name, end = match.group(1), match.end()
+    if name in _TEXT:
+        return _text_macro(name, text, end, tokens)
+    if name == "mathbb":
+        letter = re.compile(r"\s*\{?\s*([A-Z])\s*\}?").match(text, end)
+        if not letter or letter.group(1) != "R":
+            raise ParseError("\\mathbb")
+        tokens.append(("cmd", "reals"))
+        return letter.end()
+    if name in ("begin", "end"):
+        environment = re.compile(r"\s*\{([a-z]+)\*?\}(\{[clr|\s]*\})?").match(text, end)
+        if not environment:
+            raise ParseError("environment")
+        tokens.append(("cmd", f"{name} {environment.group(1)}"))
+        return environment.end()
+    if name in FUNCTIONS or name in _COMMANDS:
+        tokens.append(("cmd", name))
+    elif name in _GREEK:
+        tokens.append(("sym", name))
+    elif name == "lor":
+        tokens.append(("sep", "or"))
+    elif name == "land":
+        tokens.append(("sep", "and"))
+    elif name in ("approx", "sim") and not tokens:
+        pass  # "about 8.24" is held to be 8.24 exactly
+    else:
+        raise ParseError(f"command \\{name}")
+    return end
+
+
+def _text_macro(name: str, text: str, end: int, tokens: list[Token]) -> int:
+    while text[end : end + 1].isspace():
+        end += 1
+    if text[end : end + 1] != "{":
+        raise ParseError(f"\\{name} without braces")
+    depth, close = 0, end
+    for close in range(end, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[close], 0)
+        if depth == 0:
+            break
+    if depth:
+        raise ParseError("braces")
+    content = text[end + 1 : close].strip()
+    connective = _CONNECTIVE.match(content)
+    if content in ("", "."):
+        pass
+    elif connective:
+        tokens.append(("sep", connective.group(1).lower()))
+    elif name == "operatorname" and content in FUNCTIONS:
+        tokens.append(("cmd", content))
+    elif _is_symbol(name, content, tokens):
+        tokens.append(("sym", content))
+    elif not re.search(r"[A-Za-z]", content) or re.match(r"[-+¤]?\s*\.?\d", content):
+        tokens.extend(tokenise(content))
+    elif content:
+        for index, part in enumerate(content.split(",")):
+            if index:
+                tokens.append(("sep", ","))
+            leading = re.match(r"\s*(and|or)\b", part) if index else None
+            tokens.append(("text", part[leading.end() :].strip() if leading else part.strip()))
+    return close + 1
+
+
+def _is_symbol(font: str, content: str, tokens: list[Token]) -> bool:
+    if font not in _MATH_FONT or len(content) != 1 or not content.isalpha():
+        return False
+    # An upright letter after a number is a unit (5 m), except for the two constants.
+    return font != "mathrm" or content in "ie" or not _ends_a_value(tokens)
+
+
+def _ends_a_value(tokens: list[Token]) -> bool:
+    return bool(tokens) and (tokens[-1][0] in ("num", "rep", "text") or tokens[-1] in (("op", "}"), ("op", ")")))
+
+
+def _word(word: str, tokens: list[Token], spaced: bool) -> None:
+    lower = word.lower()
+    after_value = _ends_a_value(tokens)
+    if lower in ("and", "or"):
+        tokens.append(("sep", lower))
+    elif lower == "in" and tokens and tokens[-1][0] == "sym":
+        tokens.append(("rel", "in"))
+    elif word in FUNCTIONS and not (word in ("min", "sec") and after_value):
+        tokens.append(("cmd", word))
+    elif word == "pi":
+        tokens.append(("cmd", "pi"))
+    elif lower in ("infty", "infinity", "inf"):
+        tokens.append(("cmd", "infty"))
+    elif after_value and len(word) > 1 and (lower in UNIT_OF or (spaced and len(word) >= 4)):
+        tokens.append(("text", word))
+    elif tokens and tokens[-1][0] == "text" and spaced:
+        tokens.append(("text", word))
+    else:
+        tokens.extend(("sym", letter) for letter in word)

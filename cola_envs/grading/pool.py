@@ -1,0 +1,227 @@
+"""Worker processes that can be killed: what a deadline on sympy needs.
+
+A thread cannot be stopped, and an alarm works in the main thread alone, so each worker is a process of
+its own on a pipe, killed and replaced when an item passes its deadline.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Literal
+
+from cola_envs.grading.worker import receive, send
+
+Outcome = tuple[bool, Literal["ok", "timeout", "error"]]
+
+#: Address space of a worker, in bytes.
+MEMORY = 2 << 30
+#: Items after which a worker is replaced, since sympy's caches grow.
+RECYCLE_AFTER = 2000
+#: How long a worker may take to import its libraries, in seconds; on a loaded machine it is seldom above five.
+START_LIMIT = 120.0
+
+
+class _Worker:
+    """One process; started at once, ready when it has said so."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            # -P: the script's folder is not put on the path, where its neighbours would hide other modules.
+            [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self.served = 0
+        self.ready = False
+        send(self.input, {"path": [str(entry) for entry in sys.path], "memory": MEMORY})
+
+    @property
+    def input(self) -> IO[bytes]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    @property
+    def output(self) -> IO[bytes]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.input, self.output):
+            try:
+                stream.close()
+            except BrokenPipeError:
+                pass  # what was still to be written has no reader any more
+
+
+class Pool:
+    """A few workers, started when they are first needed, shared by all threads.
+
+    Args:
+        size: how many workers; by default one for every two cores, at least one and at most four.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size or max(1, min(4, (os.cpu_count() or 1) // 2))
+        self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        for _ in range(self.size):
+            self._free.put(None)
+        self._all: set[_Worker] = set()
+        self._lock = threading.Lock()
+
+    def run(self, items: Sequence[tuple[str, str]], deadline: float) -> list[Outcome]:
+        """Grade (gold, answer) pairs, each within ``deadline`` seconds of being sent to a ready worker.
+
+        Raises:
+            RuntimeError: if a worker does not start.
+        """
+        outcomes: list[Outcome] = [(False, "error")] * len(items)
+        todo = list(enumerate(items))[::-1]
+        slots: list[_Worker | None] = [self._free.get()]
+        try:
+            while len(slots) < min(self.size, len(items)):
+                try:
+                    slots.append(self._free.get_nowait())
+                except queue.Empty:
+                    break
+            self._drive(slots, todo, outcomes, deadline)
+        except BaseException:
+            # Interrupted in the middle: these workers are busy with items that nobody waits for.
+            for index, worker in enumerate(slots):
+                if worker is not None:
+                    self._discard(worker)
+                    slots[index] = None
+            raise
+        finally:
+            for worker in slots:
+                self._free.put(worker)
+        return outcomes
+
+    def _drive(
+        self,
+        slots: list[_Worker | None],
+        todo: list[tuple[int, tuple[str, str]]],
+        outcomes: list[Outcome],
+        deadline: float,
+    ) -> None:
+        busy: dict[int, tuple[int | None, float]] = {}  # slot -> (item, or None while starting; when it ends)
+        with selectors.DefaultSelector() as selector:
+            while todo or any(item is not None for item, _ in busy.values()):
+                for slot in range(len(slots)):
+                    if slot not in busy and todo:
+                        busy[slot] = self._give(slots, slot, todo, deadline)
+                        worker = slots[slot]
+                        assert worker is not None
+                        selector.register(worker.output, selectors.EVENT_READ, slot)
+                wait = max(0.0, min(end for _, end in busy.values()) - time.monotonic())
+                ready = {key.data for key, _ in selector.select(wait)}
+                now = time.monotonic()
+                for slot, (item, end) in list(busy.items()):
+                    worker = slots[slot]
+                    assert worker is not None
+                    if slot in ready:
+                        selector.unregister(worker.output)
+                        del busy[slot]
+                        self._take(slots, slot, item, outcomes)
+                    elif now >= end:
+                        selector.unregister(worker.output)
+                        del busy[slot]
+                        self._discard(worker)
+                        slots[slot] = None
+                        if item is None:
+                            raise RuntimeError(f"a grading worker did not start within {START_LIMIT:.0f} s")
+                        outcomes[item] = (False, "timeout")
+
+    def _give(
+        self,
+        slots: list[_Worker | None],
+        slot: int,
+        todo: list[tuple[int, tuple[str, str]]],
+        deadline: float,
+    ) -> tuple[int | None, float]:
+        worker = slots[slot]
+        if worker is not None and (worker.served >= RECYCLE_AFTER or worker.process.poll() is not None):
+            self._discard(worker)
+            worker = None
+        if worker is None:
+            worker = slots[slot] = _Worker()
+            with self._lock:
+                self._all.add(worker)
+        if not worker.ready:
+            return None, time.monotonic() + START_LIMIT
+        index, (gold, answer) = todo.pop()
+        worker.served += 1
+        try:
+            send(worker.input, {"gold": gold, "answer": answer, "deadline": deadline})
+        except BrokenPipeError:
+            pass  # it died since it was asked; the read below finds the end of its stream
+        return index, time.monotonic() + deadline
+
+    def _take(self, slots: list[_Worker | None], slot: int, item: int | None, outcomes: list[Outcome]) -> None:
+        worker = slots[slot]
+        assert worker is not None
+        reply = receive(worker.output)
+        if item is None:
+            if reply is None:
+                code = worker.process.wait()
+                self._discard(worker)
+                slots[slot] = None
+                raise RuntimeError(
+                    f"a grading worker ended with code {code} while starting; is math-verify installed? "
+                    "try: python -c 'import math_verify'"
+                )
+            worker.ready = True
+        elif reply is None or "error" in reply:
+            # Out of memory or deep in recursion: its state is not worth keeping.
+            self._discard(worker)
+            slots[slot] = None
+            outcomes[item] = (False, "error")
+        else:
+            outcomes[item] = (bool(reply["verdict"]), "ok")
+
+    def _discard(self, worker: _Worker) -> None:
+        with self._lock:
+            self._all.discard(worker)
+        worker.kill()
+
+    def close(self) -> None:
+        """End all workers; the next call starts new ones."""
+        with self._lock:
+            workers, self._all = list(self._all), set()
+        for worker in workers:
+            worker.kill()
+
+
+_shared: Pool | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_pool() -> Pool:
+    """Return this process's pool; nothing is started until it is given an item."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = Pool()
+            atexit.register(_shared.close)
+        return _shared
+
+
+def _forget_after_fork() -> None:
+    # A child's copy of the pipes would mix its items with its parent's.
+    global _shared, _shared_lock
+    _shared, _shared_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

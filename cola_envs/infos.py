@@ -1,0 +1,61 @@
+"""One dict of arrays from a dict a row: Gymnasium's vector info format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What :meth:`gymnasium.vector.VectorEnv._add_info` makes of ``infos``, a column at a time.
+
+    Each key gives an array of length ``num_envs`` and a mask ``_key`` of the rows that have it. Numbers give
+    a numeric array of a type that holds them all (Gymnasium's takes the first row's type, which cuts
+    later floats to ints), equal-shaped arrays are stacked, dicts nest, all else stays an object.
+    """
+    columns: dict[str, tuple[list[int], list[Any]]] = {}
+    for row, info in zip(rows, infos, strict=True):
+        for key, value in info.items():
+            if key not in columns:
+                columns[key] = ([], [])
+            where, values = columns[key]
+            where.append(row)
+            values.append(value)
+    batched: dict[str, Any] = {}
+    for key, (where, values) in columns.items():
+        mask = np.zeros(num_envs, dtype=bool)
+        mask[where] = True
+        if all(type(value) is int for value in values):
+            batched[key] = _numbers(num_envs, where, values)
+        elif all(isinstance(value, dict) for value in values):
+            batched[key] = batch_infos(num_envs, where, values)
+        elif all(isinstance(value, (bool, int, float, np.number, np.bool_)) for value in values):
+            batched[key] = _numbers(num_envs, where, values)
+        else:
+            batched[key] = _objects(num_envs, where, values)
+        batched[f"_{key}"] = mask
+    return batched
+
+
+def _numbers(num_envs: int, where: list[int], values: list[Any]) -> np.ndarray:
+    given = np.array(values)
+    if len(values) == num_envs:
+        return given  # rows come in order, so a full column is already in place
+    array = np.zeros(num_envs, dtype=given.dtype)
+    array[where] = given
+    return array
+
+
+def _objects(num_envs: int, where: list[int], values: list[Any]) -> np.ndarray:
+    first = values[0]
+    array: np.ndarray = np.full(num_envs, None, dtype=object)
+    if isinstance(first, np.ndarray) and all(
+        isinstance(value, np.ndarray) and (value.shape, value.dtype) == (first.shape, first.dtype)
+        for value in values
+    ):
+        array = np.zeros((num_envs, *first.shape), dtype=first.dtype)
+    for row, value in zip(where, values, strict=True):
+        array[row] = value
+    return array

@@ -1,0 +1,162 @@
+"""What a task is: text in, text and reward out.
+
+A task never sees a token, an action or a tensor. It gives a prompt, is handed each finished
+segment of the agent's text, and answers with a :class:`Turn`. Everything else (tokens, codes,
+budgets, caches) belongs to :mod:`cola_envs.episodes`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A task's answer to one finished segment.
+
+    Attributes:
+        text: what the environment says next; appended to the context, never rewarded as the agent's own.
+        reward: paid for the segment.
+        done: whether the episode is over by the task's own rules (Gymnasium's ``terminated``).
+        info: the task's own fields. ``success`` (bool) is read by every logger of this project; it
+            defaults to ``reward > 0`` at the end of an episode.
+    """
+
+    text: str = ""
+    reward: float = 0.0
+    done: bool = True
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One row of text: what a user writes to make a task of their own.
+
+    ``stop`` holds the strings that end a segment besides the model's end-of-sequence token; a
+    segment includes the stop string that ended it, and never the end-of-sequence token.
+    """
+
+    stop: tuple[str, ...]
+
+    def reset(self, rng: np.random.Generator) -> str:
+        """Start an episode, drawing the problem from ``rng`` alone, and return the prompt."""
+
+    def step(self, text: str) -> Turn:
+        """Take one finished segment of the agent's text."""
+
+
+class TaskBatch(Protocol):
+    """Many rows of a task, driven together: what :class:`~cola_envs.episodes.Episodes` holds.
+
+    Slow engines, graders and reward models implement this directly so that a vector step is one
+    call. A plain :class:`Task` becomes one through :class:`EachRow`.
+    """
+
+    stop: tuple[str, ...]
+
+    def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
+        """Start an episode in each of ``rows`` and return the prompts."""
+
+    def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
+        """Take one finished segment for each of ``rows``."""
+
+    def info(self, row: int) -> dict[str, Any]:
+        """Fields about the row's problem and data set, shown in ``info`` at reset and at the end."""
+
+    def snapshot(self, row: int) -> object:
+        """Return the row's state, picklable, sharing nothing that a later step changes."""
+
+    def restore(self, row: int, state: object) -> None:
+        """Put a row back to what :meth:`snapshot` returned."""
+
+    def close(self) -> None:
+        """Release engines, processes and files. May be called more than once."""
+
+
+class EachRow:
+    """A :class:`TaskBatch` made of one :class:`Task` object a row.
+
+    Args:
+        factory: called once per row; every row owns its task.
+        num_rows: how many rows there are.
+
+    A row's snapshot is the generator state its episode began with and the segments it has seen;
+    restoring replays them, so that a task needs no code of its own for it. A task that can copy its
+    state cheaply may define ``snapshot()`` and ``restore(state)`` and is then asked instead. A task's
+    ``info`` attribute, where it has one, is a dict shown at reset and at the end of the episode.
+
+    Raises:
+        TypeError: if the factory returns something that is not a task, or ``stop`` is no tuple of strings.
+        ValueError: if it returns one task for several rows, or the rows' stop strings differ.
+    """
+
+    def __init__(self, factory: Callable[[], Task], num_rows: int) -> None:
+        self.tasks = [factory() for _ in range(num_rows)]
+        for task in self.tasks:
+            if not (callable(getattr(task, "reset", None)) and callable(getattr(task, "step", None))):
+                raise TypeError(
+                    f"task factory {factory!r} returned {task!r}, which has no reset(rng) and step(text); "
+                    "pass a callable that returns a cola_envs.Task, e.g. the class itself"
+                )
+        if len({id(task) for task in self.tasks}) < num_rows:
+            raise ValueError(f"task factory {factory!r} returned one task for several rows; make one a call")
+        stop = getattr(self.tasks[0], "stop", ())
+        if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
+            raise TypeError(f"task.stop must be a tuple of non-empty strings, got {stop!r}")
+        self.stop = tuple(stop)
+        if any(tuple(getattr(task, "stop", ())) != self.stop for task in self.tasks):
+            raise ValueError(f"every row's task must have the same stop strings, {self.stop!r}")
+        self._origin: list[dict[str, Any] | None] = [None] * num_rows
+        self._segments: list[list[str]] = [[] for _ in range(num_rows)]
+
+    def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
+        prompts = []
+        for row, rng in zip(rows, rngs, strict=True):
+            self._origin[row] = dict(rng.bit_generator.state)
+            self._segments[row] = []
+            prompts.append(self.tasks[row].reset(rng))
+        return prompts
+
+    def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
+        turns = []
+        for row, text in zip(rows, texts, strict=True):
+            self._segments[row].append(text)
+            turns.append(self.tasks[row].step(text))
+        return turns
+
+    def info(self, row: int) -> dict[str, Any]:
+        # A copy all the way down: users keep what they are given, and a task may write to its own.
+        return copy.deepcopy(dict(getattr(self.tasks[row], "info", {})))
+
+    def snapshot(self, row: int) -> object:
+        task = self.tasks[row]
+        if hasattr(task, "snapshot"):
+            return ("own", copy.deepcopy(task.snapshot()))
+        return ("replay", self._origin[row], tuple(self._segments[row]))
+
+    def restore(self, row: int, state: object) -> None:
+        kind, *payload = cast("tuple[Any, ...]", state)
+        task: Any = self.tasks[row]
+        if kind == "own":
+            # Several rows may be restored from one state, and a task may keep what it is given.
+            task.restore(copy.deepcopy(payload[0]))
+            return
+        origin, segments = payload
+        rng = np.random.default_rng()
+        rng.bit_generator.state = origin
+        self._origin[row] = origin
+        self._segments[row] = []
+        task.reset(rng)
+        for text in segments:
+            self._segments[row].append(text)
+            task.step(text)
+
+    def close(self) -> None:
+        for task in self.tasks:
+            if hasattr(task, "close"):
+                task.close()

@@ -1,0 +1,252 @@
+"""Arithmetic of our own making: chained sums, products and linear equations, graded exactly."""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from cola_envs.task import Turn
+
+Split = Literal["train", "test"]
+KINDS = ("sum", "product", "equation")
+LEVELS = (1, 2, 3, 4, 5)
+#: One canonical question in TEST_SHARE belongs to the test split.
+TEST_SHARE = 4
+
+Draw = Callable[[], float]
+Step = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+        question: as the prompt shows it, e.g. ``8+6-4=?`` or ``3*x+2=17, x=?``.
+        answer: the exact integer.
+        kind: one of :data:`KINDS`.
+        level: 1 to 5.
+        key: the canonical question; two questions that differ in the order of terms share it.
+        steps: how one works it out: (expression, value) pairs, the last value being the answer.
+    """
+
+    question: str
+    answer: int
+    kind: str
+    level: int
+    key: str
+    steps: tuple[Step, ...]
+
+
+def split_of(key: str) -> Split:
+    """The split that a canonical question belongs to, by a hash of its text."""
+    return "test" if zlib.crc32(b"cola-arithmetic:" + key.encode()) % TEST_SHARE == 0 else "train"
+
+
+def generate(seed: int, *, level: int = 1, split: Split = "train", kinds: tuple[str, ...] = KINDS) -> Problem:
+    """Problem number ``seed`` of a split: the same arguments give the same problem on every machine.
+
+    Raises:
+        ValueError: for an unknown level, kind or split.
+    """
+    _check(level, split, kinds)
+    # random.Random takes integers of any size; a string seed would be hashed through sha512, at 5 us.
+    draw = random.Random(seed * 64 + level * 8 + 1).random
+    while True:
+        kind = kinds[int(draw() * len(kinds))]
+        question, answer, key, steps = _GENERATORS[kind](draw, level)
+        if split_of(key) == split:
+            return Problem(question, answer, kind, level, key, steps)
+
+
+def problems(
+    seed: int = 0, *, level: int = 1, split: Split = "train", kinds: tuple[str, ...] = KINDS
+) -> Iterator[Problem]:
+    """An endless stream of problems, per-item seeded: item ``i`` does not depend on those before it."""
+    origin = random.Random(seed).getrandbits(62)
+    while True:
+        yield generate(origin, level=level, split=split, kinds=kinds)
+        origin += 1
+
+
+def _check(level: int, split: str, kinds: tuple[str, ...]) -> None:
+    if level not in LEVELS:
+        raise ValueError(f"level {level!r} is not one of 1, 2, 3, 4, 5")
+    if split not in ("train", "test"):
+        raise ValueError(f"split {split!r} is neither 'train' nor 'test'")
+    if not kinds or any(kind not in KINDS for kind in kinds):
+        raise ValueError(f"kinds {kinds!r} must be a non-empty selection of {KINDS}")
+
+
+def _between(draw: Draw, low: int, high: int) -> int:
+    return low + int(draw() * (high - low + 1))
+
+
+# level: (fewest terms, most terms, largest operand)
+_SUM_SHAPES = {1: (3, 4, 9), 2: (4, 5, 9), 3: (2, 3, 99), 4: (3, 4, 99), 5: (3, 4, 999)}
+
+
+def _sum(draw: Draw, level: int) -> tuple[str, int, str, tuple[Step, ...]]:
+    fewest, most, largest = _SUM_SHAPES[level]
+    total = _between(draw, 1, largest)
+    question = str(total)
+    terms = [total]
+    steps = []
+    for _ in range(_between(draw, fewest, most) - 1):
+        operand = _between(draw, 1, largest)
+        # Partial sums stay at zero or above, so that no sign has to be carried in a step.
+        signed = operand if draw() < 0.5 or operand > total else -operand
+        expression = f"{signed:+d}"
+        steps.append((f"{total}{expression}", total + signed))
+        total += signed
+        question += expression
+        terms.append(signed)
+    terms.sort()
+    return question + "=?", total, "".join([f"{t:+d}" for t in terms]), tuple(steps)
+
+
+def _product(draw: Draw, level: int) -> tuple[str, int, str, tuple[Step, ...]]:
+    factors: tuple[int, ...]
+    if level == 1:
+        factors, rest = (_between(draw, 2, 9), _between(draw, 2, 9)), _between(draw, 1, 9)
+    elif level == 2:
+        return _two_products(draw)
+    elif level == 3:
+        factors, rest = (_between(draw, 11, 99), _between(draw, 2, 9)), _between(draw, 1, 9)
+    elif level == 4:
+        factors = (_between(draw, 2, 9), _between(draw, 2, 9), _between(draw, 2, 9))
+        rest = _between(draw, 11, 99)
+    else:
+        factors, rest = (_between(draw, 11, 99), _between(draw, 11, 99)), _between(draw, 11, 99)
+    steps = []
+    value = factors[0]
+    for factor in factors[1:]:
+        steps.append((f"{value}*{factor}", value * factor))
+        value *= factor
+    signed = rest if draw() < 0.5 or rest > value else -rest
+    steps.append((f"{value}{signed:+d}", value + signed))
+    question = "*".join(map(str, factors)) + f"{signed:+d}=?"
+    key = "*".join(map(str, sorted(factors))) + f"{signed:+d}"
+    return question, value + signed, key, tuple(steps)
+
+
+def _two_products(draw: Draw) -> tuple[str, int, str, tuple[Step, ...]]:
+    a, b, c, d = (_between(draw, 2, 9) for _ in range(4))
+    left, right = a * b, c * d
+    sign = 1 if draw() < 0.5 or right > left else -1
+    operator = "+" if sign > 0 else "-"
+    first, second = f"{min(a, b)}*{max(a, b)}", f"{min(c, d)}*{max(c, d)}"
+    key = "+".join(sorted((first, second))) if sign > 0 else f"{first}-{second}"
+    value = left + sign * right
+    steps = ((f"{a}*{b}", left), (f"{c}*{d}", right), (f"{left}{operator}{right}", value))
+    return f"{a}*{b}{operator}{c}*{d}=?", value, key, steps
+
+
+def _equation(draw: Draw, level: int) -> tuple[str, int, str, tuple[Step, ...]]:
+    if level == 1:
+        x, shift = _between(draw, 0, 20), _between(draw, 1, 9)
+        if draw() < 0.5 or shift > x:
+            left = f"x+{shift}" if draw() < 0.5 else f"{shift}+x"
+            return f"{left}={x + shift}, x=?", x, f"x+{shift}={x + shift}", ((f"{x + shift}-{shift}", x),)
+        return f"x-{shift}={x - shift}, x=?", x, f"x-{shift}={x - shift}", ((f"{x - shift}+{shift}", x),)
+    if level in (2, 3):
+        most_x, most_shift = (9, 9) if level == 2 else (20, 50)
+        slope, x, shift = _between(draw, 2, 9), _between(draw, 0, most_x), _between(draw, 1, most_shift)
+        if draw() < 0.5 and slope * x >= shift:
+            shift = -shift
+        right = slope * x + shift
+        equation = f"{slope}*x{shift:+d}={right}"
+        steps = ((f"{right}{-shift:+d}", slope * x), (f"{slope * x}/{slope}", x))
+        return f"{equation}, x=?", x, equation, steps
+    return _two_sided_equation(draw, 0 if level == 4 else -12)
+
+
+def _two_sided_equation(draw: Draw, low: int) -> tuple[str, int, str, tuple[Step, ...]]:
+    other, x = _between(draw, 2, 9), _between(draw, low, 12)
+    slope, shift = other + _between(draw, 1, 9), _between(draw, 1, 30)
+    right = (slope - other) * x + shift
+    gap = slope - other
+    equation = f"{slope}*x+{shift}={other}*x{right:+d}"
+    sides = sorted((f"{slope}*x+{shift}", f"{other}*x{right:+d}"))
+    steps = ((f"{slope}-{other}", gap), (f"{right}-{shift}", gap * x), (f"{gap * x}/{gap}", x))
+    return f"{equation}, x=?", x, "=".join(sides), steps
+
+
+_GENERATORS = {"sum": _sum, "product": _product, "equation": _equation}
+
+_BOX = re.compile(r"\\boxed\{([^{}]*)\}")
+_ANSWER_TAG = re.compile(r"<answer>([^<]*)</answer>")
+_INTEGER = re.compile(r"\s*-?\d{1,18}\s*")
+
+
+def final_answer(text: str) -> int | None:
+    r"""The integer in the last ``\boxed{...}`` of ``text``; without a box, in the last ``<answer>`` pair.
+
+    Returns:
+        None where neither holds a plain integer.
+    """
+    found = _BOX.findall(text) or _ANSWER_TAG.findall(text)
+    if not found or not _INTEGER.fullmatch(found[-1]):
+        return None
+    return int(found[-1])
+
+
+@dataclass
+class ArithmeticTask:
+    r"""Work out one arithmetic problem and put the answer in a box.
+
+    Prompt: ``Q: 8+6-4=?`` and, on the next line, ``A:``. Kinds: ``sum`` (chained sums and
+    differences), ``product`` (products with a sum), ``equation`` (linear, one unknown).
+
+    Reward: 1.0 if the integer in the last ``\boxed{...}`` is the answer, else 0.0. An
+    ``<answer>...</answer>`` pair is read where there is no box, so that a policy that learned the
+    thinking format is graded for its arithmetic and not for its style.
+
+    Episode end: one segment. It ends at the model's end-of-sequence token or when the token budget is
+    spent, and is then graded.
+
+    ``info`` at the end: ``question``, ``answer`` (the right one), ``given`` (the agent's, or None),
+    ``kind``, ``level``, ``split``, ``success``, ``dataset``.
+
+    Args:
+        level: difficulty, 1 (single digits) to 5 (three digits; unknowns on both sides).
+        split: ``"train"`` or ``"test"``. The two share no question up to the order of its terms:
+            ``8+6`` and ``6+8`` are one question.
+        kinds: the kinds to draw from, evenly.
+
+    Data: generated; no licence applies. Version history: v0, first release.
+    """
+
+    level: int = 1
+    split: Split = "train"
+    kinds: tuple[str, ...] = KINDS
+    stop: tuple[str, ...] = ()
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
+        _check(self.level, self.split, self.kinds)
+
+    def reset(self, rng: np.random.Generator) -> str:
+        seed = int(rng.integers(1 << 62))
+        self.problem = generate(seed, level=self.level, split=self.split, kinds=self.kinds)
+        self.info = {
+            "question": self.problem.question,
+            "answer": self.problem.answer,
+            "kind": self.problem.kind,
+            "level": self.level,
+            "split": self.split,
+            "dataset": "cola-arithmetic-v0",
+        }
+        return f"Q: {self.problem.question}\nA:"
+
+    def step(self, text: str) -> Turn:
+        given = final_answer(text)
+        success = given == self.problem.answer
+        return Turn(reward=float(success), info={"success": success, "given": given})

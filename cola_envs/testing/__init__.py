@@ -1,0 +1,14 @@
+"""A language model of a few lines of numpy, and conformance checks for tasks and environments.
+
+``check_task`` and ``check_env`` raise AssertionError saying what broke. Run them on your own::
+
+    from cola_envs.testing import FakeBackbone, check_env, check_task
+
+    check_task(MyTask)
+    check_env("CoLA-Text-v0", task=MyTask, model=FakeBackbone())
+"""
+
+from cola_envs.testing.checks import check_env, check_task
+from cola_envs.testing.fake import ByteTokenizer, FakeBackbone, FakeSession
+
+__all__ = ["ByteTokenizer", "FakeBackbone", "FakeSession", "check_env", "check_task"]

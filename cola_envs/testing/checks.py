@@ -1,0 +1,292 @@
+"""Conformance: what every task and every environment of this package does."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from gymnasium.vector import AutoresetMode
+
+from cola_envs.episodes import Episodes
+from cola_envs.infos import batch_infos
+from cola_envs.task import EachRow, Task, Turn
+
+TEXTS = ("42", "", "\\boxed{7}", "two words é", "<think>x</think><answer>y</answer>")
+
+
+def check_task(
+    factory: Callable[[], Task], texts: Sequence[str] = TEXTS, seeds: Sequence[int] = (0, 1, 2)
+) -> None:
+    """Check one-row tasks: types, randomness from ``rng`` alone, rows apart, snapshot and restore.
+
+    Args:
+        factory: makes a task, as for ``gym.make("CoLA-Text-v0", task=factory)``.
+        texts: segments that an agent might write; put right ones among them to see their reward too.
+        seeds: of the problems.
+
+    Raises:
+        AssertionError: saying what broke.
+    """
+    rows = list(range(len(seeds)))
+    tasks = EachRow(factory, len(rows))
+
+    global_states = random.getstate(), pickle.dumps(np.random.get_state())
+    alone = [_play(EachRow(factory, 1), 0, seed, texts) for seed in seeds]
+    assert alone == [_play(EachRow(factory, 1), 0, seed, texts) for seed in seeds], (
+        "the same seed gave another episode the second time: draw everything from the rng of reset"
+    )
+    assert global_states == (random.getstate(), pickle.dumps(np.random.get_state())), (
+        "the task drew from the global random state; use only the rng of reset"
+    )
+
+    played = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
+    assert played == alone, "a task played differently beside others: rows must share no state"
+    again = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
+    assert again == alone, "a task played differently the second time: reset must clear everything"
+    prompts = tasks.reset(rows, [np.random.default_rng([seed, 1]) for seed in seeds])
+    open_rows = list(rows)
+    together: list[list[Any]] = [[prompt] for prompt in prompts]
+    for text in texts:
+        for row, turn in zip(open_rows, tasks.step(open_rows, [text] * len(open_rows)), strict=True):
+            together[row].append(turn)
+        open_rows = [row for row in open_rows if not together[row][-1].done]
+    assert together == alone, "tasks that took turns played differently: rows must share no state"
+
+    for played_alone, seed in zip(alone, seeds, strict=True):
+        for cut in range(len(played_alone) - 1):
+            first, second = EachRow(factory, 1), EachRow(factory, 1)
+            first.reset([0], [np.random.default_rng([seed, 1])])
+            for text in texts[:cut]:
+                first.step([0], [text])
+            state = pickle.loads(pickle.dumps(first.snapshot(0)))
+            _play_on(first, texts[cut:])
+            for _ in range(2):
+                second.restore(0, state)
+                rest = _play_on(second, texts[cut:])
+                assert rest == played_alone[cut + 1 :], (
+                    f"a task restored after {cut} segments went on differently; "
+                    "check its snapshot() and restore(state)"
+                )
+
+
+def _play(tasks: EachRow, row: int, seed: int, texts: Sequence[str]) -> list[Any]:
+    """The prompt and the turns of one episode, each checked."""
+    prompt = tasks.reset([row], [np.random.default_rng([seed, 1])])[0]
+    assert isinstance(prompt, str), f"reset must return a non-empty str, got {prompt!r}"
+    assert prompt, "reset must return a non-empty str, got ''"
+    turns = _play_on(tasks, texts, row)
+    info = tasks.info(row)
+    assert all(isinstance(key, str) for key in info), f"info's keys must be strings, got {info!r}"
+    return [prompt, *turns]
+
+
+def _play_on(tasks: EachRow, texts: Sequence[str], row: int = 0) -> list[Turn]:
+    turns = []
+    for text in texts:
+        turn = tasks.step([row], [text])[0]
+        assert isinstance(turn, Turn), f"step must return a cola_envs.Turn, got {turn!r}"
+        assert isinstance(turn.text, str), f"Turn.text must be a str, got {turn.text!r}"
+        assert math.isfinite(turn.reward), f"Turn.reward must be a finite number, got {turn.reward!r}"
+        assert isinstance(turn.done, (bool, np.bool_)), f"Turn.done must be a bool, got {turn.done!r}"
+        assert all(isinstance(key, str) for key in turn.info), (
+            f"Turn.info's keys must be strings: {turn.info!r}"
+        )
+        for key, value in turn.info.items():
+            assert not hasattr(value, "requires_grad"), (
+                f"Turn.info[{key!r}] is a tensor; give numbers or text"
+            )
+            pickle.dumps(value)
+        turns.append(turn)
+        if turn.done:
+            break
+    return turns
+
+
+def check_env(env_id: str, num_envs: int = 3, episodes: int = 3, **kwargs: Any) -> None:
+    """Check an id: Gymnasium's own checks, seeding, rows apart, ends, snapshots, infos and errors.
+
+    Args:
+        env_id: a registered id.
+        num_envs: rows of the vector environment that is checked, at least 2.
+        episodes: how many episodes a row plays; each takes up to ``max_tokens`` steps.
+        kwargs: as for ``gym.make``; ``model=FakeBackbone()`` checks without a language model.
+
+    Raises:
+        AssertionError: saying what broke.
+    """
+    single = gym.make(env_id, **kwargs).unwrapped
+    kwargs = {**kwargs, "model": single.episodes.backbone}  # type: ignore[attr-defined]
+    kwargs.pop("tokenizer", None)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        # A hidden state has no bounds, which Gymnasium's checker doubts.
+        warnings.filterwarnings("ignore", message=".*A Box observation space m..imum value is.*")
+        gymnasium_check_env(single, skip_render_check=False)
+    single.close()
+    single = gym.make(env_id, **kwargs).unwrapped
+    vector = gym.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
+    try:
+        _check_errors(single)
+        runs = [_run(single, seed, episodes) for seed in range(num_envs)]
+        _check_seeding(single, runs, episodes)
+        _check_ends(single, runs)
+        _check_snapshots(single, runs[0][0])
+        _check_vector(vector, runs, episodes)
+    finally:
+        single.close()
+        vector.close()
+
+
+def _actions(env: Any, seed: int) -> Callable[[], int]:
+    """A stream of allowed actions of a row's own, the same for the single and the vector environment."""
+    allowed = np.flatnonzero(env.action_masks().reshape(-1, env.episodes.action_mask.size)[0])
+    rng = np.random.default_rng(seed)
+    return lambda: int(rng.choice(allowed))
+
+
+def _run(env: Any, seed: int, episodes: int) -> list[list[Any]]:
+    """Episodes of the single environment, the first with ``seed``: per step what step returned."""
+    act, played = _actions(env, seed), []
+    for number in range(episodes):
+        steps: list[Any] = [env.reset(seed=seed if number == 0 else None)]
+        over = False
+        while not over:
+            steps.append(env.step(act()))
+            over = steps[-1][2] or steps[-1][3]
+        played.append(steps)
+    return played
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Equal, observations within the 1e-5 that batched kernels may differ by."""
+    if isinstance(first, np.ndarray) and first.dtype.kind == "f":
+        return first.shape == second.shape and np.allclose(first, second, atol=1e-5, rtol=1e-5)
+    if isinstance(first, np.ndarray):
+        return first.shape == second.shape and all(map(_same, first.tolist(), second.tolist()))
+    if isinstance(first, float):
+        return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-5) or first is second
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
+    return bool(first == second)
+
+
+def _check_seeding(env: Any, runs: list[Any], episodes: int) -> None:
+    again = _run(env, 0, episodes)
+    assert _same(again, runs[0]), "the same seed and actions gave another trajectory the second time"
+    if len({run[0][0][1]["prompt"] for run in runs}) > 1:
+        env.reset(seed=0, options={"problem_seed": 1})
+        assert env.reset(seed=5, options={"problem_seed": 1})[1] == runs[1][0][0][1], (
+            "options={'problem_seed': 1} did not give the problem of seed 1"
+        )
+
+
+def _check_ends(env: Any, runs: list[Any]) -> None:
+    max_tokens = env.episodes.max_tokens
+    for run in runs:
+        for steps in run:
+            for _, reward, terminated, truncated, info in steps[1:]:
+                assert math.isfinite(reward), f"a reward is {reward}"
+                assert not (terminated and truncated), "a step both terminated and truncated"
+                assert {"token", "action"} <= info.keys(), f"info lacks token or action: {info}"
+                assert all(not hasattr(value, "requires_grad") for value in info.values()), (
+                    "info holds a tensor"
+                )
+            info = steps[-1][4]
+            for key, kind in (("text", str), ("success", bool), ("num_tokens", int)):
+                assert type(info.get(key)) is kind, (
+                    f"at the end info[{key!r}] must be a {kind.__name__}: {info}"
+                )
+            assert 1 <= info["num_tokens"] <= max_tokens, (
+                f"num_tokens is {info['num_tokens']} of {max_tokens}"
+            )
+            if info["num_tokens"] == max_tokens and env.episodes.budget_end == "terminate":
+                assert steps[-1][2], 'budget_end="terminate" did not terminate a spent budget'
+
+
+def _check_snapshots(env: Any, steps: list[Any]) -> None:
+    """Half-way through an episode: replay it, and see that it does not matter what came in between."""
+    half = (len(steps) - 1) // 2
+    act = _actions(env, 0)
+    env.reset(seed=0)
+    for _ in range(half):
+        env.step(act())
+    actions = [act() for _ in range(len(steps) - 1 - half)]
+    before = env.episodes.observe([0])[0]
+    state = pickle.loads(pickle.dumps(env.snapshot()))
+    for _ in range(2):
+        assert _same([env.step(action) for action in actions], steps[half + 1 :]), (
+            "an episode that was restored (or snapshot) went on differently"
+        )
+        env.reset(seed=1)
+        assert _same(env.restore(state), before), "restore returned another observation than the snapshot's"
+    env.restore(state, reseed=123)
+    assert env.episodes.tokens(0) == list(state.tokens), "a reseeded fork lost its text"
+
+
+def _check_vector(env: Any, runs: list[Any], episodes: int) -> None:
+    """Every row of the vector environment plays what the single environment plays."""
+    assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP, "rows must be reset in the same step"
+    masks = env.action_masks()
+    assert masks.shape == (env.num_envs, env.single_action_space.n), f"action_masks has shape {masks.shape}"
+    acts = [_actions(env, row) for row in range(env.num_envs)]
+    observations, infos = env.reset(seed=0)
+    number, position = [0] * env.num_envs, [0] * env.num_envs
+    firsts = [run[0][0] for run in runs]
+    assert _same(observations, np.stack([first[0] for first in firsts])), (
+        "a row starts at another observation"
+    )
+    assert _same(infos, batch_infos(env.num_envs, range(env.num_envs), [first[1] for first in firsts]))
+    while min(number) < episodes:
+        observations, rewards, terminated, truncated, infos = env.step(np.array([act() for act in acts]))
+        for row in range(env.num_envs):
+            if number[row] >= episodes:
+                continue
+            position[row] += 1
+            expected = runs[row][number[row]][position[row]]
+            over = bool(terminated[row] or truncated[row])
+            observation = infos["final_obs"][row] if over else observations[row]
+            got = (observation, float(rewards[row]), bool(terminated[row]), bool(truncated[row]))
+            where = f"row {row}, episode {number[row]}, step {position[row]}"
+            assert _same(got, expected[:4]), f"{where}: the vector environment differs from the single one"
+            source = infos["final_info"] if over else infos
+            for key, value in expected[4].items():
+                assert source[f"_{key}"][row], f"{where}: info lacks {key!r}"
+                if not isinstance(value, dict):
+                    assert _same(value, source[key][row]), f"{where}: info[{key!r}] differs"
+            if over:
+                number[row], position[row] = number[row] + 1, 0
+                if number[row] < episodes:
+                    assert _same(observations[row], runs[row][number[row]][0][0]), (
+                        f"{where}: autoreset did not return the next episode's first observation"
+                    )
+
+
+def _check_errors(env: Any) -> None:
+    episodes: Episodes = env.episodes
+    env.reset(seed=0)
+    size = int(episodes.action_space.n)
+    before = env.snapshot()
+    for bad in (size, -1, None, "1", 1.0, True):
+        try:
+            env.step(bad)
+        except gym.error.InvalidAction:
+            assert env.snapshot().tokens == before.tokens, (
+                f"action {bad!r} was refused, but changed the episode"
+            )
+        else:
+            raise AssertionError(f"action {bad!r} was taken; it must raise gymnasium.error.InvalidAction")
+    act = _actions(env, 0)
+    with suppress(gym.error.ResetNeeded):
+        for _ in range(episodes.max_tokens + 1):
+            env.step(act())
+        raise AssertionError("a step after the end must raise gymnasium.error.ResetNeeded")

@@ -1,0 +1,177 @@
+"""A deterministic language model without weights: everything follows from a hash of the context."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from cola_envs.backbone import Decoded, Level
+
+PRIME = (1 << 61) - 1
+LIKELY = 4  # tokens that a latent action may turn into
+ALPHABET = "etaoinshrdlu 0123456789.\n"
+
+
+class ByteTokenizer:
+    """Id 0 ends a text; ids 1 to 256 are the bytes of UTF-8, so that a character may take several ids."""
+
+    eos_token_id: int | None = 0
+
+    def __len__(self) -> int:
+        return 257
+
+    def encode(self, text: str) -> list[int]:
+        return [byte + 1 for byte in text.encode()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(token - 1 for token in ids if token != self.eos_token_id).decode(errors="replace")
+
+
+class FakeBackbone:
+    """A Backbone of numpy alone, for tests.
+
+    At latent level every action has, in every context, :data:`LIKELY` possible tokens (letters, digits, the
+    full stop, the line break, the end of text) with falling probabilities. At token level an action
+    is the token itself, and the ids beyond the tokenizer's are not allowed.
+
+    Args:
+        level: ``"latent"`` or ``"token"``.
+        num_codes: A at latent level.
+        hidden_size: D.
+        max_length: the context, in tokens.
+        tokens_per_action: how many ids a latent action gives.
+    """
+
+    def __init__(
+        self,
+        level: Level = "latent",
+        *,
+        num_codes: int = 8,
+        hidden_size: int = 16,
+        max_length: int = 512,
+        tokens_per_action: int = 1,
+    ) -> None:
+        self.level: Level = level
+        self.tokenizer = ByteTokenizer()
+        self.vocab_size = len(self.tokenizer) + 3
+        self.hidden_size = hidden_size
+        self.max_length = max_length
+        self.tokens_per_action = tokens_per_action if level == "latent" else 1
+        self.action_space = gym.spaces.Discrete(num_codes if level == "latent" else self.vocab_size)
+
+    @property
+    def fingerprint(self) -> str:
+        parts = (self.level, int(self.action_space.n), self.hidden_size, self.tokens_per_action)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def action_mask(self) -> np.ndarray:
+        mask = np.ones(int(self.action_space.n), dtype=bool)
+        if self.level == "token":
+            mask[len(self.tokenizer) :] = False
+        return mask
+
+    def session(self, num_rows: int, max_length: int | None = None) -> FakeSession:
+        return FakeSession(self, num_rows, max_length or self.max_length)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FakeBackbone:
+        return self
+
+
+class FakeSession:
+    """Rows of a :class:`FakeBackbone`; a row's whole state is its hash and its length."""
+
+    def __init__(self, backbone: FakeBackbone, num_rows: int, max_length: int) -> None:
+        self.backbone = backbone
+        self.num_rows = num_rows
+        self.max_length = max_length
+        self._hash = [0] * num_rows
+        self._length = [0] * num_rows
+        likely = [byte + 1 for byte in ALPHABET.encode()] + [0]
+        self._likely = np.array(likely, dtype=np.int64)
+
+    def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        for row in rows:
+            self._hash[row], self._length[row] = 0, 0
+        self.extend(rows, tokens)
+
+    def extend(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        for row, ids in zip(rows, tokens, strict=True):
+            if not ids or self._length[row] + len(ids) > self.max_length:
+                raise ValueError(
+                    f"row {row} holds {self._length[row]} of {self.max_length}, got {len(ids)} more"
+                )
+            self._length[row] += len(ids)
+            for token in ids:
+                self._hash[row] = _mix(self._hash[row], token + 1)
+
+    def decode(
+        self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0
+    ) -> Decoded:
+        if self.backbone.level == "token":
+            return Decoded([np.array([a], dtype=np.int64) for a in actions], [np.zeros(1) for _ in rows])
+        tokens, logprobs = [], []
+        for i, (row, action) in enumerate(zip(rows, np.asarray(actions).tolist(), strict=True)):
+            state, ids, logs = self._hash[row], [], []
+            for _ in range(self.backbone.tokens_per_action):
+                choices, logits = self._choices(state, action)
+                pick, log = 0, 0.0
+                if temperature > 0.0:
+                    if u is None:
+                        raise ValueError("decode needs u where temperature > 0")
+                    p = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+                    pick = min(int(np.searchsorted(np.cumsum(p), u[i], side="right")), LIKELY - 1)
+                    log = float(np.log(p[pick]))
+                ids.append(int(choices[pick]))
+                logs.append(log)
+                state = _mix(state, ids[-1] + 1)
+            tokens.append(np.array(ids, dtype=np.int64))
+            logprobs.append(np.array(logs))
+        return Decoded(tokens, logprobs)
+
+    def hidden(self, rows: Sequence[int]) -> np.ndarray:
+        return self._noise(rows, self.backbone.hidden_size, 3)
+
+    def features(self, rows: Sequence[int]) -> np.ndarray:
+        if self.backbone.level == "token":
+            return self.hidden(rows)
+        return self._noise(rows, self.backbone.hidden_size, 5)
+
+    def prior(self, rows: Sequence[int]) -> np.ndarray:
+        mask = self.backbone.action_mask()
+        logits = np.where(mask, self._noise(rows, len(mask), 7), -np.inf)
+        return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+
+    def outcomes(
+        self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        chosen = range(int(self.backbone.action_space.n)) if actions is None else actions
+        if self.backbone.level == "token":
+            ids = np.tile(np.array(chosen, dtype=np.int64)[None, :, None], (len(rows), 1, 1))
+            return ids, np.zeros(ids.shape, dtype=np.float32)
+        pairs = [[self._choices(self._hash[row], action) for action in chosen] for row in rows]
+        ids = np.array([[ids[:top_k] for ids, _ in row] for row in pairs])
+        logits = np.array([[logits for _, logits in row] for row in pairs])
+        logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return ids, logprobs[..., :top_k].astype(np.float32)
+
+    def _choices(self, state: int, action: int) -> tuple[np.ndarray, np.ndarray]:
+        """Likely tokens, all different, best first, and their logits, both [LIKELY]."""
+        count = len(self._likely)
+        start, stride = divmod(_mix(state, action + 1000), count - 1)
+        return self._likely[(start + (stride % 6 + 1) * np.arange(LIKELY)) % count], -np.arange(float(LIKELY))
+
+    def _noise(self, rows: Sequence[int], width: int, salt: int) -> np.ndarray:
+        """Numbers in [-1, 1) that follow from the rows' contexts, [B, width] float32."""
+        states = np.array([_mix(self._hash[row], salt) for row in rows], dtype=np.uint64)
+        odd = np.arange(width, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(salt)
+        mixed = states[:, None] * odd[None, :]  # wraps at 2**64, which is what spreads the bits
+        return ((mixed >> np.uint64(40)).astype(np.float64) / (1 << 23) - 1.0).astype(np.float32)
+
+
+def _mix(state: int, value: int) -> int:
+    mixed = (state * 6364136223846793005 + value * 1442695040888963407 + 1) % PRIME
+    return (mixed ^ (mixed >> 29)) % PRIME

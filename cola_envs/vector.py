@@ -1,0 +1,231 @@
+"""Many text episodes as a Gymnasium vector environment: one batched forward a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from cola_envs.build import build_episodes, check_render_mode, repeatable, resolved_spec, twin_id
+from cola_envs.checks import check_options
+from cola_envs.episodes import Episodes
+from cola_envs.infos import batch_infos
+from cola_envs.render import transcript
+from cola_envs.state import State, next_seed
+
+Seeds = int | Sequence[int | None] | None
+
+
+class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """``num_envs`` rows of :class:`~cola_envs.env.CoLAEnv`, with the same spaces, rewards and ends.
+
+    A row's trajectory depends on its seed and actions alone: it is the one that ``CoLAEnv`` gives.
+
+    Args:
+        num_envs: how many rows there are.
+        autoreset_mode: ``"same_step"`` (the step that ends an episode returns the next one's first
+            observation; the last one is in ``info["final_obs"]``, the end's fields in
+            ``info["final_info"]``), ``"next_step"`` (the step after the end ignores the row's action and
+            resets it) or ``"disabled"`` (reset ended rows with ``options={"reset_mask": ...}``).
+        render_mode: None, ``"ansi"`` or ``"human"`` (episodes are printed when they end).
+        settings: as in ``CoLAEnv``.
+
+    ``reset`` takes ``seed`` (an int s gives row i the seed s + i; a list one seed a row; None, or a None in
+    the list, goes on from the row's last episode) and the options ``problem_seed`` (an int for all
+    rows, which makes them a group, or a list) and ``reset_mask`` ([N] bool).
+    """
+
+    metadata = {  # noqa: RUF012 (Gymnasium's own form)
+        "render_modes": ["ansi", "human"],
+        "render_fps": 30,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self.render_mode = check_render_mode(render_mode)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self._settings = repeatable(settings)
+        self.episodes: Episodes = build_episodes(num_envs, **self._settings)
+        self.num_envs = self.episodes.num_rows
+        self.single_action_space = self.episodes.action_space
+        size = self.episodes.backbone.hidden_size
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self._all = list(range(self.num_envs))
+        self._spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How to make this environment again, with the same model in memory."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = resolved_spec(spec, self.episodes, self._settings)
+        if spec is not None:
+            self.episodes.name_twin(twin_id(spec.id))
+
+    def reset(
+        self, *, seed: Seeds = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        options = check_options(options, ("problem_seed", "reset_mask"))
+        rows = self._masked_rows(options.get("reset_mask"))
+        if isinstance(seed, (int, np.integer)):
+            super().reset(seed=int(seed))
+            seeds: list[int | None] = [int(seed) + row for row in self._all]
+        else:
+            seeds = self._each("seed", seed)
+        problem = options.get("problem_seed")
+        group = isinstance(problem, (int, np.integer))
+        problems = self._each("problem_seed", [problem] * self.num_envs if group else problem)
+        observations = self.episodes.reset(
+            rows, [self._seed(row, seeds[row]) for row in rows], [problems[row] for row in rows]
+        )
+        if len(rows) < self.num_envs:
+            observations = self.episodes.observe(self._all)
+        return observations, batch_infos(self.num_envs, rows, self.episodes.reset_infos(rows))
+
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            over = [row for row in self._all if self.episodes.seed(row) is not None]
+            over = [row for row in over if not self.episodes.running(row)]
+            if over:
+                return self._step_some(actions, over)
+        observations, rewards, terminated, truncated, infos = self.episodes.step(self._all, actions)
+        ended = np.flatnonzero(terminated | truncated).tolist()
+        if ended and self.render_mode == "human":
+            self._print(ended)
+        if not ended or self.autoreset_mode is not AutoresetMode.SAME_STEP:
+            return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
+        final = np.full(self.num_envs, None, dtype=object)
+        for row in ended:
+            final[row] = observations[row].copy()
+        final_info = batch_infos(self.num_envs, ended, [infos[row] for row in ended])
+        observations[ended] = self._start(ended)
+        for row, info in zip(ended, self.episodes.reset_infos(ended), strict=True):
+            infos[row] = info
+        batched = batch_infos(self.num_envs, self._all, infos)
+        mask = np.zeros(self.num_envs, dtype=bool)
+        mask[ended] = True
+        batched.update(final_obs=final, _final_obs=mask, final_info=final_info, _final_info=mask.copy())
+        return observations, rewards, terminated, truncated, batched
+
+    def _step_some(
+        self, actions: Any, over: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """A next-step autoreset: rows that are ``over`` start anew, the others take their action."""
+        codes = self.episodes.check_actions(actions, self.num_envs)
+        live = [row for row in self._all if row not in over]
+        observations = np.zeros(self.observation_space.shape or (), dtype=np.float32)
+        rewards = np.zeros(self.num_envs)
+        terminated = np.zeros(self.num_envs, dtype=bool)
+        truncated = np.zeros(self.num_envs, dtype=bool)
+        infos: list[dict[str, Any]] = [{} for _ in self._all]
+        if live:
+            stepped = self.episodes.step(live, [codes[row] for row in live])
+            observations[live], rewards[live], terminated[live], truncated[live] = stepped[:4]
+            for row, info in zip(live, stepped[4], strict=True):
+                infos[row] = info
+            if self.render_mode == "human":
+                self._print([row for row in live if not self.episodes.running(row)])
+        observations[over] = self._start(over)
+        for row, info in zip(over, self.episodes.reset_infos(over), strict=True):
+            infos[row] = info
+        return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
+
+    def action_masks(self) -> np.ndarray:
+        """Which actions may be taken, [N, A] bool."""
+        return np.tile(self.episodes.action_mask, (self.num_envs, 1))
+
+    def snapshot(self, rows: Sequence[int] | None = None) -> list[State]:
+        """The episodes of ``rows`` (all, if None) as they stand; see :meth:`restore`."""
+        return [self.episodes.snapshot(row) for row in (self._all if rows is None else rows)]
+
+    def restore(
+        self,
+        states: Sequence[State],
+        rows: Sequence[int] | None = None,
+        reseed: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Put ``rows`` (all, if None) into states; the observations there, [len(rows), D].
+
+        With ``reseed``, a seed a row, they sample from new streams.
+        """
+        return self.episodes.restore(self._all if rows is None else rows, states, reseed)
+
+    def render(self) -> tuple[str, ...] | None:
+        """Per row the text so far with the action behind each token; in human mode it is printed."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs gym.make_vec(..., render_mode="ansi") or render_mode="human"')
+            return None
+        if self.render_mode == "human":
+            self._print(self._all)
+            return None
+        return tuple(transcript(self.episodes, row) for row in self._all)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self.episodes.close()
+
+    def _print(self, rows: Sequence[int]) -> None:
+        for row in rows:
+            print(f"[row {row}] {transcript(self.episodes, row)}", flush=True)
+
+    def _start(self, rows: list[int]) -> np.ndarray:
+        return self.episodes.reset(rows, [self._seed(row, None) for row in rows])
+
+    def _seed(self, row: int, given: int | None) -> int:
+        """A row's own next seed: what its neighbours do never changes it."""
+        if given is not None:
+            return given
+        last = self.episodes.seed(row)
+        return int(self.np_random.integers(2**53)) if last is None else next_seed(last)
+
+    def _each(self, name: str, values: Sequence[int | None] | None) -> list[int | None]:
+        """One value an env."""
+        if values is None:
+            return [None] * self.num_envs
+        values = list(values)
+        if len(values) != self.num_envs:
+            raise ValueError(f"{name} must hold one value an env: got {len(values)} for {self.num_envs}")
+        return values
+
+    def _masked_rows(self, mask: Any) -> list[int]:
+        """The rows that a ``reset_mask`` names, under Gymnasium's own rules; all without one."""
+        if mask is None:
+            return self._all
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"options['reset_mask'] must be a numpy array of bool, got {mask!r}")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f"options['reset_mask'] must have shape ({self.num_envs},) and a True in it, got {mask!r}"
+            )
+        rows: list[int] = np.flatnonzero(mask).tolist()
+        for row in self._all:
+            if not mask[row] and self.episodes.seed(row) is None:
+                raise ResetNeeded(f"row {row} has never been reset: the first reset must be of every row")
+        return rows
+
+
+def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    if isinstance(mode, AutoresetMode):
+        return mode
+    for allowed in AutoresetMode:
+        if mode in (allowed.value, allowed.name.lower()):
+            return allowed
+    names = ", ".join(repr(allowed.name.lower()) for allowed in AutoresetMode)
+    raise ValueError(f"autoreset_mode must be one of {names}, got {mode!r}")

@@ -1,0 +1,207 @@
+"""The single environment: Gymnasium's rules, options, rendering, the spec."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import stable_baselines3.common.env_checker as sb3_checker
+from gymnasium.error import InvalidAction, ResetNeeded, UnsupportedMode
+from gymnasium.utils import env_checker
+
+import cola_envs
+from cola_envs.testing import FakeBackbone
+from tests.envs.tiny import Copy, Talk
+
+TEXT = "CoLA-Text-v0"
+TOKEN = "CoLA-Text-Token-v0"
+
+
+def make(env_id: str = TEXT, **kwargs):
+    kwargs.setdefault("task", Copy)
+    kwargs.setdefault("model", FakeBackbone("token" if "Token" in env_id else "latent"))
+    return gym.make(env_id, **kwargs)
+
+
+def write(env, text: str):
+    out = None
+    for byte in text.encode():
+        out = env.step(byte + 1)
+    return out
+
+
+@pytest.mark.parametrize("env_id", [TEXT, TOKEN])
+@pytest.mark.parametrize("settings", [{}, {"world_temperature": 1.0}, {"task": Talk}, {"prior_coef": 0.1}])
+def test_gymnasium_and_sb3_checkers_pass(
+    env_id: str, settings: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*A Box observation space m..imum value is.*")
+        env_checker.check_env(make(env_id, **settings).unwrapped)
+        sb3_checker.check_env(make(env_id, **settings).unwrapped, skip_render_check=False)
+
+
+def test_observations_are_float32_and_unbounded() -> None:
+    env = make(model=FakeBackbone(hidden_size=5))
+    assert env.observation_space == gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
+    observation, _ = env.reset(seed=0)
+    assert observation in env.observation_space
+
+
+def test_the_same_seed_gives_the_same_episodes_and_the_next_ones_follow() -> None:
+    env, other = make(world_temperature=1.0), make(world_temperature=1.0)
+    prompts = [[e.reset(seed=3 if i == 0 else None)[1]["prompt"] for i in range(30)] for e in (env, other)]
+    assert prompts[0] == prompts[1]
+    assert len(set(prompts[0])) > 3
+    env.step(0)
+    env.reset(seed=3)
+    assert env.reset()[1]["prompt"] == prompts[0][1]
+
+
+def test_without_a_seed_two_environments_differ() -> None:
+    seeds = set()
+    for _ in range(3):
+        env = make()
+        env.reset()
+        seeds.add(env.unwrapped.episodes.seed(0))
+    assert len(seeds) == 3
+
+
+def test_problem_seed_draws_the_problem_alone() -> None:
+    env = make()
+    prompts = {seed: env.reset(seed=seed)[1]["prompt"] for seed in range(10)}
+    for seed in range(10):
+        assert env.reset(seed=seed, options={"problem_seed": 7})[1]["prompt"] == prompts[7]
+
+
+def test_options_that_do_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no option 'problem_seeds'; it takes 'problem_seed'"):
+        make().reset(options={"problem_seeds": 1})
+
+
+def test_actions_of_the_wrong_kind_point_to_the_twin() -> None:
+    env = make()
+    env.reset(seed=0)
+    with pytest.raises(
+        InvalidAction, match=r"action 71 is outside Discrete\(8\); .*Use CoLA-Text-Token-v0\."
+    ):
+        env.step(71)
+    with pytest.raises(InvalidAction, match=r"'a' \(str\)"):
+        env.step("a")
+    twin = make(TOKEN)
+    twin.reset(seed=0)
+    with pytest.raises(InvalidAction, match=r"action 999 is outside Discrete\(260\)$"):
+        twin.step(999)
+
+
+def test_steps_out_of_order_need_a_reset() -> None:
+    for env in (make(TOKEN), make(TOKEN).unwrapped):
+        with pytest.raises(ResetNeeded):
+            env.step(1)
+        env.reset(seed=0)
+        write(env, ".")
+        with pytest.raises(ResetNeeded, match="over"):
+            env.step(1)
+
+
+def test_action_masks_leave_out_ids_beyond_the_tokenizer() -> None:
+    masks = make(TOKEN).unwrapped.action_masks()
+    assert (masks.dtype, masks.shape, masks.sum()) == (np.dtype(bool), (260,), 257)
+    assert make().unwrapped.action_masks().all()
+    masks[:] = False
+    assert make(TOKEN).unwrapped.action_masks().any()
+
+
+def test_snapshot_and_restore_replay() -> None:
+    env = make(world_temperature=1.0, task=Talk).unwrapped
+    env.reset(seed=1)
+    env.step(0)
+    state = env.snapshot()
+    first = [env.step(a)[4] for a in (1, 2, 3)]
+    env.reset(seed=9)
+    env.restore(state)
+    assert [env.step(a)[4] for a in (1, 2, 3)] == first
+    assert env.restore(state, reseed=4).shape == (16,)
+
+
+def test_spec_makes_the_environment_again_without_copying_the_model() -> None:
+    class Heavy(FakeBackbone):
+        def __reduce__(self):
+            raise AssertionError("the weights were copied")
+
+    model = Heavy()
+    env = make(model=model, max_tokens=5, world_temperature=0.5)
+    spec = copy.deepcopy(env.spec)
+    assert spec.kwargs["model"] is model
+    again = gym.make(spec)
+    assert again.unwrapped.episodes.backbone is model
+    assert again.unwrapped.episodes.max_tokens == 5
+    assert again.unwrapped.episodes.world_temperature == 0.5
+
+
+def test_iterators_survive_in_the_spec() -> None:
+    class Listed(Copy):
+        def __init__(self, problems=()) -> None:
+            super().__init__()
+            self.problems = list(problems)
+
+    cola_envs.register_task("Listed", "tests.envs.test_env:listed", 8)
+    globals()["listed"] = Listed
+    env = gym.make("CoLA-Listed-v0", model=FakeBackbone(), problems=iter("abc"))
+    again = env.spec.make()
+    for made in (env, again):
+        assert made.unwrapped.episodes.tasks.tasks[0].problems == ["a", "b", "c"]
+
+
+def test_ansi_shows_the_action_behind_every_token() -> None:
+    env = make(TOKEN, render_mode="ansi", task=Talk)
+    env.reset(seed=0)
+    assert env.render() == "Talk!\n"
+    write(env, "hé\n")
+    reply = env.unwrapped.episodes.backbone.tokenizer.decode(env.unwrapped.episodes.tokens(0)).rpartition(
+        "\n"
+    )[2]
+    shown = "Talk!\nh⟨105⟩é⟨196 170⟩\n⟨11⟩"
+    assert env.render() == shown + reply
+    env.step(0)
+    assert env.render().startswith(shown + reply + "∅⟨0⟩[")
+
+
+def test_ansi_shows_one_action_behind_all_of_its_tokens() -> None:
+    env = make(model=FakeBackbone(tokens_per_action=3), render_mode="ansi")
+    env.reset(seed=0)
+    info = env.step(5)[4]
+    text = env.unwrapped.episodes.backbone.tokenizer.decode(info["tokens"])
+    assert env.render().endswith(f":{text}⟨5⟩")
+
+
+def test_human_prints_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    env = make(TOKEN, render_mode="human", task=lambda: Talk(turns=1))
+    env.reset(seed=0)
+    assert capsys.readouterr().out == "Talk!\n"
+    write(env, "a")
+    assert capsys.readouterr().out == "a⟨98⟩"
+    write(env, "\n")
+    assert capsys.readouterr().out == "\n⟨11⟩\n"
+    assert env.render() is None
+    assert capsys.readouterr().out == "Talk!\na⟨98⟩\n⟨11⟩\n"
+
+
+def test_unknown_render_modes_are_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UnsupportedMode, match="rgb_array"):
+            make(render_mode="rgb_array")
+
+
+def test_closing_twice_is_allowed() -> None:
+    env = make()
+    env.reset()
+    env.close()
+    env.close()
+    with pytest.raises(gym.error.ClosedEnvironmentError):
+        env.reset()

@@ -1,0 +1,138 @@
+"""The ids are there, and bad arguments are refused before a model is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import cola_envs
+from cola_envs import build
+from cola_envs.testing import FakeBackbone
+from tests.envs.tiny import Copy
+
+BUDGETS = {"Arithmetic": 48, "Thinking": 48, "Math500": 512, "Text": 64}
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(build, "resolve", load)
+
+
+def test_every_id_has_both_levels_and_both_entry_points() -> None:
+    for name, budget in BUDGETS.items():
+        for middle, level in (("", "latent"), ("-Token", "token")):
+            spec = gym.spec(f"CoLA-{name}{middle}-v0")
+            assert spec.entry_point == "cola_envs.env:CoLAEnv"
+            assert spec.vector_entry_point == "cola_envs.vector:CoLAVectorEnv"
+            assert spec.max_episode_steps is None
+            assert (spec.kwargs["default_max_tokens"], spec.kwargs["actions"]) == (budget, level)
+
+
+@pytest.mark.parametrize("name", ["Arithmetic", "Thinking", "Math500"])
+def test_tasks_that_come_with_the_package_are_made_at_both_levels(name: str) -> None:
+    for middle, level in (("", "latent"), ("-Token", "token")):
+        model = FakeBackbone(level, max_length=2048)  # type: ignore[arg-type]
+        for split in ("train", "test"):
+            env = gym.make(f"CoLA-{name}{middle}-v0", model=model, split=split)
+            assert env.reset(seed=0)[1]["prompt"]
+            assert env.unwrapped.episodes.max_tokens == BUDGETS[name]  # type: ignore[attr-defined]
+
+
+def test_max_tokens_none_means_the_ids_own() -> None:
+    env = gym.make("CoLA-Text-v0", task=Copy, model=FakeBackbone(), max_tokens=None)
+    assert env.unwrapped.episodes.max_tokens == 64  # type: ignore[attr-defined]
+
+
+def test_a_wrong_id_suggests_the_right_one() -> None:
+    with pytest.raises(gym.error.NameNotFound, match="CoLA-Arithmetic"):
+        gym.make("CoLA-Arithmetics-v0")
+    with pytest.raises(gym.error.VersionNotFound):
+        gym.make("CoLA-Arithmetic-v7")
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"max_token": 3}, TypeError, "unknown keyword argument 'max_token'. Did you mean 'max_tokens'"),
+        ({"levle": 3}, TypeError, "Did you mean 'level'"),
+        ({"xyzzy": 3}, TypeError, "unknown keyword argument 'xyzzy'. This task takes: .*level"),
+        ({"max_tokens": 0}, ValueError, "max_tokens must be at least 1, got 0"),
+        ({"max_tokens": "many"}, TypeError, "max_tokens must be an integer, got 'many'"),
+        ({"budget_end": "cut"}, ValueError, "budget_end must be 'terminate' or 'truncate', got 'cut'"),
+        ({"observation": "pixels"}, ValueError, "observation must be 'hidden' or 'features', got 'pixels'"),
+        ({"split": "dev"}, ValueError, "split must be 'train' or 'test', got 'dev'"),
+        ({"world_temperature": -0.1}, ValueError, "world_temperature must be at least 0"),
+        ({"level": 9}, ValueError, "level"),
+    ],
+)
+def test_bad_arguments_are_refused_before_a_model_is_loaded(kwargs: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        gym.make("CoLA-Arithmetic-v0", **kwargs)
+    with pytest.raises(error, match=message):
+        gym.make_vec("CoLA-Arithmetic-v0", num_envs=2, **kwargs)
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({}, TypeError, "needs task="),
+        ({"task": Copy()}, TypeError, "must be a factory"),
+        ({"task": dict}, TypeError, r"has no reset\(rng\) and step\(text\)"),
+        ({"task": Copy, "split": "test"}, ValueError, "no splits"),
+        ({"tasks": Copy}, TypeError, "Did you mean 'task'"),
+    ],
+)
+def test_a_task_of_ones_own_must_be_a_factory(kwargs: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        gym.make("CoLA-Text-v0", **kwargs)
+
+
+def test_the_factory_is_called_once_a_row() -> None:
+    made = []
+
+    def factory() -> Copy:
+        made.append(Copy())
+        return made[-1]
+
+    gym.make_vec("CoLA-Text-v0", num_envs=5, task=factory, model=FakeBackbone())
+    assert len(made) == 5
+
+
+def test_a_factory_with_num_rows_makes_the_whole_batch() -> None:
+    def batch(num_rows: int) -> cola_envs.TaskBatch:
+        return cola_envs.EachRow(Copy, num_rows)
+
+    env = gym.make_vec("CoLA-Text-v0", num_envs=3, task=batch, model=FakeBackbone())
+    env.reset(seed=0)
+    assert isinstance(env.unwrapped.episodes.tasks, cola_envs.EachRow)  # type: ignore[attr-defined]
+
+
+def test_a_backbone_of_the_wrong_level_is_refused_and_the_tasks_are_closed() -> None:
+    closed = []
+    task = type("Engine", (Copy,), {"close": lambda self: closed.append(self)})
+    with pytest.raises(ValueError, match=r"acts at latent level.*use the -Token-v0 id"):
+        gym.make("CoLA-Text-v0", task=task, model=FakeBackbone("token"))
+    assert len(closed) == 1
+
+
+def test_a_backbone_keeps_its_tokenizer() -> None:
+    model = FakeBackbone()
+    gym.make("CoLA-Text-v0", task=Copy, model=model, tokenizer=model.tokenizer).spec
+    with pytest.raises(ValueError, match="tokenizer"):
+        gym.make("CoLA-Text-v0", task=Copy, model=model, tokenizer=FakeBackbone().tokenizer)
+
+
+def test_the_task_and_the_engine_are_the_same_at_both_levels() -> None:
+    latent = gym.make("CoLA-Arithmetic-v0", model=FakeBackbone())
+    token = gym.make("CoLA-Arithmetic-Token-v0", model=FakeBackbone("token"))
+    assert latent.reset(seed=4)[1] == token.reset(seed=4)[1]
+    observation = token.reset(seed=4)[0]
+    np.testing.assert_array_equal(latent.reset(seed=4)[0], observation)

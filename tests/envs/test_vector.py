@@ -1,0 +1,320 @@
+"""The vector environment: rows are the single environment's, Gymnasium's vector rules hold."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
+
+from cola_envs.infos import batch_infos
+from cola_envs.testing import FakeBackbone
+from tests.envs.tiny import Copy, Talk
+
+TEXT = "CoLA-Text-v0"
+A = 98  # the token "a"
+STOP = 47  # the token "."
+
+
+def make(num_envs: int = 3, env_id: str = TEXT, **kwargs):
+    kwargs.setdefault("task", Copy)
+    kwargs.setdefault("model", FakeBackbone("token" if "Token" in env_id else "latent"))
+    return gym.make_vec(env_id, num_envs=num_envs, **kwargs)
+
+
+def tokens(**kwargs):
+    return make(env_id="CoLA-Text-Token-v0", **kwargs)
+
+
+def assert_same(first, second) -> None:
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        other = second[key]
+        if isinstance(value, dict):
+            assert_same(value, other)
+        elif value.dtype == object:
+            for a, b in zip(value, other, strict=True):
+                np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_array_equal(value, other)
+            assert value.dtype == other.dtype
+
+
+@pytest.mark.parametrize("mode", ["same_step", "next_step"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"world_temperature": 1.0}, {"max_tokens": 7, "budget_end": "truncate"}]
+)
+def test_it_equals_gymnasiums_vector_of_single_environments(mode: str, settings: dict) -> None:
+    for task in (Copy, Talk):
+        kwargs = {"task": task, "model": FakeBackbone(), **settings}
+        ours = make(4, autoreset_mode=mode, **kwargs)
+        theirs = SyncVectorEnv(
+            [lambda kwargs=kwargs: gym.make(TEXT, **kwargs) for _ in range(4)],
+            autoreset_mode=ours.metadata["autoreset_mode"],
+        )
+        assert ours.observation_space == theirs.observation_space
+        assert ours.action_space == theirs.action_space
+        rng = np.random.default_rng(0)
+        for mine, reference in [(env.reset(seed=5) for env in (ours, theirs))]:
+            np.testing.assert_array_equal(mine[0], reference[0])
+            assert_same(mine[1], reference[1])
+        ended = 0
+        for _ in range(150):
+            actions = rng.integers(0, 8, 4)
+            mine, reference = ours.step(actions), theirs.step(actions)
+            for got, expected in zip(mine[:4], reference[:4], strict=True):
+                np.testing.assert_array_equal(got, expected)
+                assert got.dtype == expected.dtype
+            assert_same(mine[4], reference[4])
+            ended += int((mine[2] | mine[3]).sum())
+        assert ended > 4
+
+
+def test_a_row_does_not_depend_on_its_neighbours_over_episodes() -> None:
+    streams = np.random.default_rng(0).integers(0, 8, (200, 6))
+
+    def prompts(rows: list[int]) -> list[list[str]]:
+        env = make(len(rows), world_temperature=1.0)
+        _, infos = env.reset(seed=[10 * row for row in rows])
+        seen = [[infos["prompt"][i]] for i in range(len(rows))]
+        for step in streams:
+            _, _, _, _, infos = env.step(step[rows])
+            for i in range(len(rows)):
+                seen[i].append(infos["prompt"][i] if infos.get("_prompt", [0] * 9)[i] else infos["token"][i])
+        return seen
+
+    together = prompts([0, 1, 2, 3, 4, 5])
+    assert prompts([3]) == [together[3]]
+    assert prompts([5, 1]) == [together[5], together[1]]
+
+
+def test_final_observation_and_info_are_kept() -> None:
+    env = tokens(num_envs=2)
+    env.reset(seed=0)
+    env.step([A, A])
+    before = env.unwrapped.episodes.tokens(0)
+    observations, _, terminated, truncated, infos = env.step([STOP, A])
+    assert terminated.tolist() == [True, False]
+    assert not truncated.any()
+    assert infos["_final_obs"].tolist() == infos["_final_info"].tolist() == [True, False]
+    assert infos["final_info"]["text"].tolist() == ["a.", None]
+    assert infos["final_info"]["num_tokens"].tolist() == [2, 0]
+    assert infos["_token"].tolist() == [False, True]
+    session = FakeBackbone("token").session(1)
+    session.load([0], [[*before, STOP]])
+    np.testing.assert_array_equal(infos["final_obs"][0], session.hidden([0])[0])
+    session.load([0], [env.unwrapped.episodes.tokens(0)])
+    np.testing.assert_array_equal(observations[0], session.hidden([0])[0])
+    assert infos["prompt"].tolist() == [
+        env.unwrapped.episodes.backbone.tokenizer.decode(env.unwrapped.episodes.tokens(0)),
+        None,
+    ]
+
+
+def test_next_step_mode_resets_one_step_later() -> None:
+    env = tokens(num_envs=2, autoreset_mode="next_step")
+    env.reset(seed=0)
+    _, _, terminated, _, infos = env.step([STOP, A])
+    assert terminated.tolist() == [True, False]
+    assert "final_obs" not in infos
+    _, rewards, terminated, _, infos = env.step([A, A])
+    assert (rewards[0], terminated[0], infos["_token"].tolist()) == (0.0, False, [False, True])
+    assert len(env.unwrapped.episodes.actions(0)) == 0
+    with pytest.raises(InvalidAction):
+        env.step([A, 999])
+
+
+def test_disabled_mode_resets_masked_rows_only() -> None:
+    env = tokens(autoreset_mode="disabled")
+    with pytest.raises(ResetNeeded, match="every row"):
+        env.reset(options={"reset_mask": np.array([True, False, False])})
+    env.reset(seed=0)
+    observations = env.step([STOP, A, STOP])[0]
+    with pytest.raises(ResetNeeded, match="row 0 is over"):
+        env.step([A, A, A])
+    options = {"reset_mask": np.array([True, False, True])}
+    fresh, infos = env.reset(options=options)
+    assert "reset_mask" in options
+    assert infos["_prompt"].tolist() == [True, False, True]
+    np.testing.assert_array_equal(fresh[1], observations[1])
+    assert [len(env.unwrapped.episodes.actions(row)) for row in range(3)] == [0, 1, 0]
+    env.step([A, A, A])
+
+
+@pytest.mark.parametrize(
+    ("mask", "error"),
+    [
+        ([True, False, False], TypeError),
+        (np.ones(3, dtype=int), TypeError),
+        (np.ones(2, dtype=bool), ValueError),
+        (np.zeros(3, dtype=bool), ValueError),
+    ],
+)
+def test_bad_reset_masks_are_refused(mask: object, error: type[Exception]) -> None:
+    env = tokens()
+    env.reset(seed=0)
+    with pytest.raises(error, match="reset_mask"):
+        env.reset(options={"reset_mask": mask})
+
+
+def test_seeds_go_up_by_one_a_row_or_come_in_a_list() -> None:
+    env = make()
+    env.reset(seed=5)
+    assert [env.unwrapped.episodes.seed(row) for row in range(3)] == [5, 6, 7]
+    first = env.reset(seed=[7, None, 5])[1]["prompt"]
+    assert env.unwrapped.episodes.seed(1) not in (5, 6, 7)
+    assert first[2] == env.reset(seed=5)[1]["prompt"][0]
+    with pytest.raises(ValueError, match="one value an env"):
+        env.reset(seed=[1, 2])
+    unseeded = make()
+    unseeded.reset()
+    assert len({unseeded.unwrapped.episodes.seed(row) for row in range(3)}) == 3
+
+
+def test_reset_without_a_seed_goes_on_reproducibly() -> None:
+    prompts = []
+    for _ in range(2):
+        env = make()
+        env.reset(seed=1)
+        env.step([0, 1, 2])
+        prompts.append([env.reset()[1]["prompt"].tolist() for _ in range(5)])
+    assert prompts[0] == prompts[1]
+
+
+def test_problem_seed_makes_groups() -> None:
+    env = make(4)
+    assert len(set(env.reset(seed=0, options={"problem_seed": 3})[1]["prompt"])) == 1
+    prompts = env.reset(seed=0, options={"problem_seed": [3, 3, 4, None]})[1]["prompt"]
+    assert prompts[0] == prompts[1]
+    assert prompts[3] == make(1).reset(seed=3)[1]["prompt"][0]
+    with pytest.raises(ValueError, match="problem_seed"):
+        env.reset(options={"problem_seed": [1]})
+
+
+def test_episode_statistics_are_recorded() -> None:
+    for mode, idle in (("same_step", 0), ("next_step", 1)):
+        env = RecordEpisodeStatistics(tokens(num_envs=2, autoreset_mode=mode))
+        env.reset(seed=0)
+        digit = env.unwrapped.episodes.tasks.info(0)["digit"]
+        env.step([ord(digit) + 1, A])
+        _, _, _, _, infos = env.step([STOP, A])
+        assert (infos["episode"]["r"][0], infos["episode"]["l"][0]) == (1.0, 2)
+        for _ in range(1 + idle):
+            _, _, _, _, infos = env.step([STOP, A])
+        assert infos["episode"]["l"][0] == 1
+
+
+def test_infos_fit_gymnasiums_list_wrapper() -> None:
+    env = DictInfoToList(tokens(num_envs=2))
+    env.reset(seed=0)
+    infos = env.step([STOP, A])[4]
+    assert infos[0]["final_info"]["text"] == "."
+    assert infos[1] == {"token": A, "action": A}
+
+
+def test_infos_are_batched_as_gymnasium_does() -> None:
+    infos = [
+        {"n": 1, "x": 0.5, "b": True, "s": "a", "v": np.zeros(2), "d": {"k": 1}, "t": (1, 2)},
+        {"n": 2, "b": False, "s": "b", "v": np.ones(2), "d": {"k": 2}},
+    ]
+    reference: dict = {}
+    env = make(4)
+    for row, info in zip((1, 3), infos, strict=True):
+        env._add_info(reference, info, row)
+    ours = batch_infos(4, (1, 3), infos)
+    assert ours.pop("t").tolist() == [None, (1, 2), None, None]
+    reference.pop("t")
+    assert_same(ours, reference)
+
+
+def test_mixed_infos_lose_nothing() -> None:
+    infos = [{"x": 1, "y": 1, "big": 2**70}, {"x": 0.5, "y": None, "big": 1}]
+    batched = batch_infos(2, (0, 1), infos)
+    assert batched["x"].tolist() == [1.0, 0.5]
+    assert batched["y"].tolist() == [1, None]
+    assert batched["big"].tolist() == [2**70, 1]
+
+
+def test_snapshots_of_all_rows_restore_and_fork() -> None:
+    env = make(world_temperature=1.0).unwrapped
+    env.reset(seed=0)
+    env.step([0, 1, 2])
+    states = env.snapshot()
+    first = [env.step([3, 3, 3])[4] for _ in range(40)]
+    env.reset(seed=9)
+    env.restore(states)
+    second = [env.step([3, 3, 3])[4] for _ in range(40)]
+    assert any("final_info" in info for info in first)
+    for a, b in zip(first, second, strict=True):
+        assert_same(a, b)
+    assert env.restore([states[0]], rows=[2], reseed=[5]).shape == (1, 16)
+    assert env.unwrapped.episodes.tokens(2) == list(states[0].tokens)
+
+
+def test_action_masks_have_a_row_an_env() -> None:
+    masks = tokens().unwrapped.action_masks()
+    assert masks.shape == (3, 260)
+    assert masks.sum() == 3 * 257
+
+
+def test_rendering_gives_a_text_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    env = tokens(num_envs=2, render_mode="ansi")
+    prompts = env.reset(seed=0)[1]["prompt"]
+    env.step([A, A])
+    assert env.render() == tuple(f"{prompt}a⟨98⟩" for prompt in prompts)
+    env = tokens(num_envs=2, render_mode="human")
+    env.reset(seed=0)
+    env.step([A, STOP])
+    assert capsys.readouterr().out == f"[row 1] {prompts[1]}.⟨47⟩\n"
+    env.render()
+    assert capsys.readouterr().out.startswith(f"[row 0] {prompts[0]}a⟨98⟩\n[row 1] Write")
+
+
+def test_one_batched_call_a_step() -> None:
+    env = make(8)
+    session = env.unwrapped.episodes.session
+    calls = []
+    for verb in ("decode", "extend"):
+        method = getattr(session, verb)
+        setattr(session, verb, lambda rows, *a, m=method, v=verb: calls.append((v, len(rows))) or m(rows, *a))
+    env.reset(seed=0)
+    calls.clear()
+    env.step(np.zeros(8, dtype=int))
+    assert calls[:2] == [("decode", 8), ("extend", 8)]
+
+
+def test_spec_makes_the_vector_again_with_the_same_model() -> None:
+    env = make(4, max_tokens=6)
+    again = gym.make_vec(env.spec)
+    assert again.num_envs == 4
+    assert again.unwrapped.episodes.backbone is env.unwrapped.episodes.backbone
+    assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"num_envs": 0}, ValueError, "num_rows must be at least 1"),
+        ({"autoreset_mode": "sometimes"}, ValueError, "'next_step', 'same_step', 'disabled'"),
+        ({"autoresetmode": "same_step"}, TypeError, "Did you mean 'autoreset_mode'"),
+    ],
+)
+def test_bad_arguments_are_refused(settings: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make(**settings)
+
+
+def test_closing_closes_the_tasks_once() -> None:
+    closed = []
+
+    class Engine(Copy):
+        def close(self) -> None:
+            closed.append(self)
+
+    env = make(task=Engine)
+    env.reset(seed=0)
+    env.close()
+    env.close()
+    assert len(closed) == 3
