@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.sampling import sample
-from cola_agents.session import Follower, Rows
+from cola_agents.session import Follower, NotFiniteError, Rows, not_finite
 from cola_envs.backbone import Decoded, Level, Tokenizer
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -38,6 +38,16 @@ class PlainTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.source.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _lasting(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what saving and loading change."""
+    passing = ("_name_or_path", "transformers_version", "dtype", "architectures")
+    return {
+        key: _lasting(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in passing
+    }
 
 
 class _Backbone:
@@ -75,11 +85,7 @@ class _Backbone:
     def fingerprint(self) -> str:
         """sha256 of level, configuration, weights and tokenizer."""
         digest = hashlib.sha256(self.level.encode())
-        config = {
-            key: value
-            for key, value in self.model.config.to_dict().items()
-            if key not in ("_name_or_path", "transformers_version", "dtype")
-        }
+        config = _lasting(self.model.config.to_dict())
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -148,11 +154,17 @@ class TokenBackbone(_Backbone):
 
     Raises:
         ValueError: if the tokenizer has more entries than the model has embeddings.
+        TypeError: if the model is built otherwise.
     """
 
     level: Level = "token"
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+        if not isinstance(model, CoLAForCausalLM) and not all(hasattr(model, n) for n in ("model", "lm_head")):
+            raise TypeError(
+                f"token actions need a causal LM with .model and .lm_head, as Llama's or Qwen2's; "
+                f"{type(model).__name__} is built otherwise"
+            )
         super().__init__(model, tokenizer)
         self.action_space = gym.spaces.Discrete(self.vocab_size)
 
@@ -199,11 +211,10 @@ class LatentSession(Rows):
 
     def _token_logits(self, h: Tensor, codes: Tensor, rows: Sequence[int], named: Tensor) -> Tensor:
         logits = self._model.world(h, codes)
-        if not torch.isfinite(logits).all():
-            bad = int((~torch.isfinite(logits)).flatten(1).any(-1).nonzero()[0])
-            raise FloatingPointError(
-                f"token logits of row {rows[bad]} are not finite under action {named[bad].tolist()}"
-            )
+        bad = not_finite(logits)
+        if bad:
+            row, action = rows[bad[0]], named[bad[0]].tolist()
+            raise NotFiniteError(row, f"token logits of row {row} are not finite under action {action}")
         if self._any_unused:
             logits = logits.masked_fill(self._backbone.unused_ids, float("-inf"))
         return logits
@@ -211,7 +222,7 @@ class LatentSession(Rows):
     def policy(self, rows: Sequence[int]) -> Tensor:
         """Logits of the frozen cloned policy at the rows' last tokens, [B, A]."""
         with torch.no_grad():
-            return self._model.policy_head(self._follow_policy().features(rows))
+            return _finite_policy(self._model.policy_head(self._follow_policy().features(rows)), rows)
 
     def features(self, rows: Sequence[int]) -> np.ndarray:
         """The cloned policy's last hidden state, [B, D] float32."""
@@ -260,7 +271,7 @@ class TokenSession(Rows):
     def policy(self, rows: Sequence[int]) -> Tensor:
         """The LM's token logits at the rows' last tokens, -inf for unused ids, [B, V]."""
         with torch.no_grad():
-            logits = self._backbone.lm_head(self.last(rows))
+            logits = _finite_policy(self._backbone.lm_head(self.last(rows)), rows)
         return logits.masked_fill(self._backbone.unused_ids, float("-inf"))
 
     def prior(self, rows: Sequence[int]) -> np.ndarray:
@@ -276,8 +287,15 @@ class TokenSession(Rows):
                 f"at token level an action gives exactly one token: top_k must be 1, got {top_k}"
             )
         wanted = range(int(self._backbone.action_space.n)) if actions is None else actions
-        ids = np.broadcast_to(np.array(list(wanted))[None, :, None], (len(rows), len(wanted), 1))
+        ids = np.tile(np.array(list(wanted), dtype=np.int64)[None, :, None], (len(rows), 1, 1))
         return ids, np.zeros(ids.shape, dtype=np.float32)
+
+
+def _finite_policy(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    bad = not_finite(logits)
+    if bad:
+        raise NotFiniteError(rows[bad[0]], f"the policy's logits of row {rows[bad[0]]} are not finite")
+    return logits
 
 
 def load_bundled(name: str = "cola") -> Any:

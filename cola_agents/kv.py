@@ -34,6 +34,11 @@ class GrowingRows:
             self.data = grown
         return self.data
 
+    def erase(self, row: int, start: int) -> None:
+        """Zero a row from position ``start``: a masked NaN still spoils whoever reads it, as 0 * NaN."""
+        if self.data is not None:
+            self.data[row, start:] = 0
+
 
 class KVRows:
     """Keys and values of R rows for every layer that has written, [R, S, heads, head_dim] each."""
@@ -51,6 +56,12 @@ class KVRows:
             length: how many positions are read, counted from 0.
         """
         return Window(self, rows, positions, length)
+
+    def erase(self, row: int, start: int) -> None:
+        """Zero what a row holds from position ``start``, in every layer."""
+        for keys, values in self._layers.values():
+            keys.erase(row, start)
+            values.erase(row, start)
 
 
 class Window:

@@ -108,7 +108,9 @@ def group_advantages(rewards: Tensor, group_size: int, *, eps: float = 1e-8) -> 
         raise ValueError(f"{len(rewards)} rewards do not divide into groups of {group_size} (at least 2)")
     groups = rewards.view(-1, group_size)
     centred = groups - groups.mean(1, keepdim=True)
-    return (centred / groups.std(1, keepdim=True).clamp_min(eps)).flatten()
+    # The mean of equal numbers is not always that number: what is left must not be blown up by 1 / eps.
+    equal = (groups == groups[:, :1]).all(1, keepdim=True)
+    return (centred / groups.std(1, keepdim=True).clamp_min(eps)).masked_fill(equal, 0.0).flatten()
 
 
 def whiten(values: Tensor, mask: Tensor, *, eps: float = 1e-8) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -103,6 +104,11 @@ class CoLAPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _no_split_modules: ClassVar[list[str]] = ["MergeLayer"]
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but from safetensors files alone: pickled weights are refused."""
+        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
+
 
 class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
     """A causal language model that is steered by one discrete code per token.
@@ -139,7 +145,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
             base: a causal LM with ``.model`` and ``.lm_head``, or a path or hub id of one.
             config: fields of :class:`~cola_agents.configuration.CoLAConfig` besides ``text_config``.
         """
-        if isinstance(base, str):
+        if isinstance(base, (str, Path)):
             base = AutoModelForCausalLM.from_pretrained(base)
         model = cls(CoLAConfig(text_config=base.config.to_dict(), **config))
         model.base.load_state_dict(base.model.state_dict())
@@ -293,11 +299,12 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
             raise ValueError("beam search over codes is not generate()'s business: num_beams must be 1")
         config = kwargs.get("generation_config")
         if kwargs.pop("do_sample", bool(config and config.do_sample)):
-            settings = {
-                name: kwargs.pop(name) for name in ("temperature", "top_k", "top_p") if name in kwargs
-            }
+            names = ("temperature", "top_k", "top_p")
+            given = {name: kwargs.pop(name, getattr(config, name, None)) for name in names}
+            settings = {name: value for name, value in given.items() if value is not None}
             kwargs["code_sampler"] = CodeSampler(**settings)
-        kwargs.setdefault("past_key_values", DynamicCache())
+        if kwargs.get("use_cache", getattr(config, "use_cache", None)) is not False:
+            kwargs.setdefault("past_key_values", DynamicCache())
         return super().generate(inputs, do_sample=False, **kwargs)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from cola_agents.sampling import sample
 from cola_envs.episodes import Episodes
 
 #: Tells a policy's stream from the streams that Episodes draws from with the same row seed.
-_POLICY_STREAM = 2
+_POLICY_STREAM = 3
 
 
 class Policy(Protocol):
@@ -147,7 +147,8 @@ def collect(
         rows = sorted(running)
         with torch.no_grad():
             logits = act(rows)
-            u = torch.tensor([running[row].draw() for row in rows], device=logits.device)
+            draws = [running[row].draw() for row in rows]
+            u = torch.tensor(draws, dtype=torch.float64, device=logits.device)
             actions, log_probs = sample(logits, u, temperature=temperature, top_k=top_k, top_p=top_p)
         for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
             running[row].positions.append(len(session.tokens[row]) - 1)

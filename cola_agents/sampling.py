@@ -23,9 +23,9 @@ def distribution(
     Raises:
         ValueError: for settings out of range.
     """
-    if temperature < 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
+    if not 0 <= temperature < float("inf") or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
         raise ValueError(
-            f"temperature={temperature} must be >= 0, top_p={top_p} in (0, 1] and top_k={top_k} None or >= 1"
+            f"temperature={temperature} must be finite and >= 0, top_p={top_p} in (0, 1] and top_k={top_k} None or >= 1"
         )
     logits = logits.float()
     if temperature == 0:
@@ -64,8 +64,10 @@ def sample(
         chosen = log_probs.argmax(-1)
         return chosen, torch.zeros_like(chosen, dtype=torch.float32)
     cumulative = log_probs.exp().double().cumsum(-1)
-    # Scaling by the total keeps the last entry reachable and u below it, whatever rounding did.
-    target = u.to(cumulative).unsqueeze(-1) * cumulative[..., -1:]
+    # Scaling by the total keeps the last entry reachable; staying below the total keeps what has no
+    # mass behind it out of reach, even of a u that was rounded up to 1.
+    total = cumulative[..., -1:]
+    target = torch.minimum(u.to(cumulative).unsqueeze(-1) * total, total.nextafter(torch.zeros_like(total)))
     chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     chosen = chosen.clamp_max(logits.shape[-1] - 1)
     return chosen, log_probs.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)

@@ -12,6 +12,21 @@ from torch import Tensor, nn
 from cola_agents.kv import GrowingRows, KVRows, run_rows
 
 
+class NotFiniteError(FloatingPointError):
+    """NaN or infinity in a row; ``row`` says which."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+def not_finite(values: Tensor) -> list[int]:
+    """Which entries of [B, ...] hold NaN or infinity."""
+    if torch.isfinite(values).all():
+        return []
+    return (~torch.isfinite(values)).flatten(1).any(-1).nonzero().flatten().tolist()
+
+
 class Rows:
     """R rows of tokens, their hidden states under a base LM, and whoever follows those.
 
@@ -106,11 +121,16 @@ class Rows:
             last = h[
                 torch.arange(len(rows), device=self._device), torch.tensor(widths, device=self._device) - 1
             ]
-        if not torch.isfinite(last).all():
-            bad = int((~torch.isfinite(last)).any(-1).nonzero()[0])
-            raise FloatingPointError(
-                f"hidden state of row {rows[bad]} is not finite at position {starts[bad] + widths[bad] - 1}, "
-                f"token {chunks[bad][-1]}"
+        bad = not_finite(last)
+        if bad:
+            for i in bad:
+                self._kv.erase(rows[i], starts[i])
+                self._states.erase(rows[i], starts[i])
+            i = bad[0]
+            raise NotFiniteError(
+                rows[i],
+                f"hidden state of row {rows[i]} is not finite at position {starts[i] + widths[i] - 1}, "
+                f"token {chunks[i][-1]}",
             )
         if self._last is None:
             self._last = h.new_zeros(self.num_rows, h.shape[-1])
@@ -198,7 +218,15 @@ class Follower:
         if self._last is None:
             self._last = out.new_zeros(self._session.num_rows, out.shape[-1])
         ends = torch.tensor(counts, device=states.device) - 1
-        self._last[index] = out[torch.arange(len(rows), device=states.device), ends]
+        last = out[torch.arange(len(rows), device=states.device), ends]
+        bad = not_finite(last)
+        if bad:
+            for i in bad:
+                self._kv.erase(rows[i], starts[i])
+            row = rows[bad[0]]
+            token = self._session.tokens[row][-1]
+            raise NotFiniteError(row, f"the policy's state of row {row} is not finite at its last token, {token}")
+        self._last[index] = last
         for row, count in zip(rows, counts, strict=True):
             self._held[row] += count
 

@@ -89,11 +89,17 @@ class Backbone(Protocol):
     ``__deepcopy__`` returns the Backbone itself: Gymnasium copies an environment's arguments.
     """
 
-    tokenizer: Tokenizer
     level: Level
     hidden_size: int
     max_length: int
-    action_space: gym.spaces.Discrete
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the language model."""
+
+    @property
+    def action_space(self) -> gym.spaces.Discrete:
+        """Actions are 0 to A - 1."""
 
     @property
     def fingerprint(self) -> str:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.error import ResetNeeded
 
 from cola_envs.backbone import Backbone, Session
 from cola_envs.checks import ActionCheck, check_rows, check_seeds, check_settings
 from cola_envs.segments import StopStrings
+from cola_envs.spaces import masked
 from cola_envs.state import PROBLEM, Row, State
 from cola_envs.task import TaskBatch, Turn
 
@@ -75,13 +76,13 @@ class Episodes:
         self.max_tokens = int(max_tokens)
         self.budget_end = budget_end
         self.world_temperature = float(world_temperature)
+        self.observation = observation
         self.prior_coef = float(prior_coef)
         self.session: Session = backbone.session(self.num_rows)
-        self.action_space: gym.spaces.Discrete = backbone.action_space
         self.action_mask = np.array(backbone.action_mask(), dtype=bool)
+        self.action_space: gym.spaces.Discrete = masked(backbone.action_space, self.action_mask)
         self.check_actions = ActionCheck(self.action_space, self.action_mask)
         self.name_twin("the -Token-v0 id")
-        self.closed = False
         self._observe = getattr(self.session, observation)
         self._stops = StopStrings(backbone.tokenizer, tasks.stop)
         self._eos = backbone.tokenizer.eos_token_id
@@ -207,11 +208,9 @@ class Episodes:
         return self._load(rows, [Row.thawed(state, seed) for state, seed in zip(states, seeds, strict=True)])
 
     def close(self) -> None:
-        """Close the tasks and drop the rows. May be called more than once."""
-        if not self.closed:
-            self.closed = True
-            self._rows = [None] * self.num_rows
-            self.tasks.close()
+        """Drop the rows and close the tasks. May be called more than once; a reset starts anew."""
+        self._rows = [None] * self.num_rows
+        self.tasks.close()
 
     # ---------------------------------------------------------------- advancing
 
@@ -385,17 +384,10 @@ class Episodes:
     def _row(self, row: int) -> Row:
         state = self._rows[row]
         if state is None:
-            self._refuse(row)
+            raise ResetNeeded(f"row {row} has not been reset yet; call reset() first")
         return state
 
-    def _refuse(self, row: int) -> NoReturn:
-        if self.closed:
-            raise ClosedEnvironmentError("this environment is closed; make a new one")
-        raise ResetNeeded(f"row {row} has not been reset yet; call reset() first")
-
     def _check_rows(self, rows: Sequence[int]) -> list[int]:
-        if self.closed:
-            raise ClosedEnvironmentError("this environment is closed; make a new one")
         rows = list(rows)
         if not rows or rows != self._checked:
             self._checked = check_rows(rows, self.num_rows)

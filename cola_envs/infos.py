@@ -27,12 +27,10 @@ def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[dict[str, An
     for key, (where, values) in columns.items():
         mask = np.zeros(num_envs, dtype=bool)
         mask[where] = True
-        if all(type(value) is int for value in values):
+        if all(isinstance(value, (int, float, np.number, np.bool_)) for value in values):
             batched[key] = _numbers(num_envs, where, values)
         elif all(isinstance(value, dict) for value in values):
             batched[key] = batch_infos(num_envs, where, values)
-        elif all(isinstance(value, (bool, int, float, np.number, np.bool_)) for value in values):
-            batched[key] = _numbers(num_envs, where, values)
         else:
             batched[key] = _objects(num_envs, where, values)
         batched[f"_{key}"] = mask

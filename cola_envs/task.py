@@ -41,7 +41,9 @@ class Task(Protocol):
     segment includes the stop string that ended it, and never the end-of-sequence token.
     """
 
-    stop: tuple[str, ...]
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end a segment; a plain class attribute will do."""
 
     def reset(self, rng: np.random.Generator) -> str:
         """Start an episode, drawing the problem from ``rng`` alone, and return the prompt."""
@@ -57,7 +59,9 @@ class TaskBatch(Protocol):
     call. A plain :class:`Task` becomes one through :class:`EachRow`.
     """
 
-    stop: tuple[str, ...]
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end a segment, the same for all rows; a plain attribute will do."""
 
     def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
         """Start an episode in each of ``rows`` and return the prompts."""

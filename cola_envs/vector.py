@@ -17,6 +17,7 @@ from cola_envs.checks import check_options
 from cola_envs.episodes import Episodes
 from cola_envs.infos import batch_infos
 from cola_envs.render import transcript
+from cola_envs.spaces import batched
 from cola_envs.state import State, next_seed
 
 Seeds = int | Sequence[int | None] | None
@@ -64,7 +65,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space = self.episodes.action_space
         size = self.episodes.backbone.hidden_size
         self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.action_space = batched(self.episodes.action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._all = list(range(self.num_envs))
         self._spec: EnvSpec | None = None

@@ -10,10 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
+from cola_envs.tasks.math500 import INSTRUCTION as BOX_INSTRUCTION
 from cola_envs.tasks.math500 import PROMPT
-from cola_envs.tasks.substitute import train_items
+from cola_envs.tasks.substitute import train_item
 
+from cola_agents.train.data import Document
 from cola_agents.train.english import story
 from cola_envs.tasks.arithmetic import Problem, generate
 from cola_envs.tasks.thinking import INSTRUCTION
@@ -29,6 +32,7 @@ class CorpusConfig:
         styles: how often each answer style is drawn.
         instructed: how many arithmetic prompts carry the thinking instruction.
         obeyed: how many of those are answered in the thinking style; the others as if not told.
+        word_levels: levels of the word problems.
     """
 
     arithmetic: float = 0.55
@@ -42,15 +46,8 @@ class CorpusConfig:
         ("think", 0.01),
     )
     instructed: float = 0.5
-    obeyed: float = 0.04
-
-
-@dataclass(frozen=True)
-class Document:
-    """A prompt, which the model reads, and a continuation, which it learns to write (both are trained on)."""
-
-    prompt: str
-    continuation: str
+    obeyed: float = 0.03
+    word_levels: tuple[int, ...] = (1, 2)
 
 
 _VERBS = {
@@ -65,8 +62,8 @@ def documents(seed: int, config: CorpusConfig | None = None) -> Iterator[Documen
     """An endless stream of documents; the same seed gives the same stream."""
     config = config or CorpusConfig()
     rng = random.Random(seed)
-    words = train_items(rng.getrandbits(40), count=None)
-    while True:
+    word_problems = rng.getrandbits(40)
+    for number in count():
         share = rng.random()
         if share < config.arithmetic:
             yield arithmetic_document(rng, config)
@@ -76,8 +73,8 @@ def documents(seed: int, config: CorpusConfig | None = None) -> Iterator[Documen
             opening, _, rest = story(rng, sentences).partition(" ")
             yield Document(opening, " " + rest)
         else:
-            item = next(words)
-            yield Document(PROMPT.format(item["problem"]), " " + item["solution"])
+            item = train_item(word_problems, number, levels=config.word_levels)
+            yield Document(PROMPT.format(BOX_INSTRUCTION + item["problem"]), item["solution"])
 
 
 def arithmetic_document(rng: random.Random, config: CorpusConfig) -> Document:

@@ -30,13 +30,27 @@ class Batch:
     mask: Tensor
 
 
-def packed_batches(texts: Iterable[str], tokenizer: Tokenizer, *, rows: int, length: int) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class Document:
+    """A text in two parts that are tokenised apart, as they are when a model continues a prompt."""
+
+    prompt: str
+    continuation: str
+
+    @property
+    def text(self) -> str:
+        return self.prompt + self.continuation
+
+
+def packed_batches(
+    documents: Iterable[Document], tokenizer: Tokenizer, *, rows: int, length: int
+) -> Iterator[Batch]:
     """Pack documents, each closed by the end-of-text token, into rows.
 
     No document attends to another and each one's positions start at zero, so that training sees
     exactly what a prompt sees. A document longer than a row is cut.
     """
-    stream = iter(texts)
+    stream = iter(documents)
     pending: list[int] = []
     while True:
         batch = []
@@ -45,7 +59,9 @@ def packed_batches(texts: Iterable[str], tokenizer: Tokenizer, *, rows: int, len
             free = length
             while True:
                 if not pending:
-                    pending = [*tokenizer.encode(next(stream)), tokenizer.eos_token_id or 0][:length]
+                    document = next(stream)
+                    pending = tokenizer.encode(document.prompt) + tokenizer.encode(document.continuation)
+                    pending = [*pending, tokenizer.eos_token_id or 0][:length]
                 if len(pending) > free:
                     break
                 row.append(pending)

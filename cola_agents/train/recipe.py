@@ -42,8 +42,8 @@ class Recipe:
     seed: int = 0
     vocab_size: int = 768
     base: StageConfig = field(default_factory=lambda: StageConfig(steps=2200))
-    world: StageConfig = field(default_factory=lambda: StageConfig(steps=5000))
-    policy: StageConfig = field(default_factory=lambda: StageConfig(steps=800))
+    world: StageConfig = field(default_factory=lambda: StageConfig(steps=3500))
+    policy: StageConfig = field(default_factory=lambda: StageConfig(steps=700))
     codes: CodeConfig = field(default_factory=CodeConfig)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
 
@@ -57,14 +57,13 @@ class Recipe:
 
 def corpus_batches(seed: int, tokenizer: Any, stage: StageConfig, corpus: CorpusConfig) -> Iterator[Batch]:
     """Endless packed batches of the generated corpus."""
-    texts = (document.prompt + document.continuation for document in documents(seed, corpus))
-    return packed_batches(texts, PlainTokenizer(tokenizer), rows=stage.rows, length=stage.length)
+    return packed_batches(documents(seed, corpus), PlainTokenizer(tokenizer), rows=stage.rows, length=stage.length)
 
 
 def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """Train the tokenizer on the first documents of the corpus."""
-    texts = (document.prompt + document.continuation for document in documents(recipe.seed, recipe.corpus))
-    return train_tokenizer(islice(texts, TOKENIZER_DOCUMENTS), recipe.vocab_size)
+    first = islice(documents(recipe.seed, recipe.corpus), TOKENIZER_DOCUMENTS)
+    return train_tokenizer((document.text for document in first), recipe.vocab_size)
 
 
 def train_base(recipe: Recipe, out: Path) -> LlamaForCausalLM:

@@ -16,11 +16,13 @@ from functools import lru_cache
 from typing import Literal
 
 from cola_envs.grading.compare import compare
-from cola_envs.grading.evaluate import TooBig
+from cola_envs.grading.evaluate import TooBig, Undefined
 from cola_envs.grading.extract import extract_boxed, unreadable
-from cola_envs.grading.lexer import NOT_A_UNIT, UNIT_OF, canonical, words_of
-from cola_envs.grading.parser import Based, parse
+from cola_envs.grading.lexer import canonical, words_of
+from cola_envs.grading.nodes import Based
+from cola_envs.grading.parser import parse
 from cola_envs.grading.pool import shared_pool
+from cola_envs.grading.vocabulary import NOT_A_UNIT, UNIT_OF
 
 __all__ = ["Status", "Verdict", "extract_boxed", "grade_answers", "grade_batch"]
 
@@ -33,9 +35,9 @@ class Verdict:
 
     Attributes:
         correct: whether the answer equals the gold answer; True only with status ``ok``.
-        status: ``ok`` (graded), ``no_box`` (no complete ``\boxed{}``), ``refused`` (empty, too long, too deep, or
-            larger than a final answer has need of: not graded), ``timeout`` (killed at the deadline), ``error``
-            (the worker ran out of memory or failed).
+        status: ``ok`` (graded), ``no_box`` (no complete ``\boxed{}``), ``refused`` (empty, too long, too deep
+            or too large a number: not graded), ``timeout`` (killed at the deadline), ``error`` (the worker
+            ran out of memory or failed).
         answer: the answer that was graded, None where there is none.
     """
 
@@ -62,7 +64,9 @@ def grade_batch(golds: Sequence[str], responses: Sequence[str], deadline: float 
     return grade_answers(golds, [extract_boxed(response) for response in responses], deadline)
 
 
-def grade_answers(golds: Sequence[str], answers: Sequence[str | None], deadline: float = 2.0) -> list[Verdict]:
+def grade_answers(
+    golds: Sequence[str], answers: Sequence[str | None], deadline: float = 2.0
+) -> list[Verdict]:
     """Grade bare answers; None stands for a response without one. Otherwise as :func:`grade_batch`."""
     if len(golds) != len(answers):
         raise ValueError(f"{len(golds)} gold answers for {len(answers)} answers")
@@ -109,6 +113,8 @@ def _decide_slowly(gold: str, answer: str) -> tuple[bool, Status] | None:
         return True, "ok"
     try:
         verdict = compare(gold, answer)
+    except Undefined:
+        verdict = None
     except (TooBig, RecursionError):  # the second: five with three hundred factorials
         return False, "refused"
     if verdict is not None:
@@ -134,9 +140,12 @@ def _guard(gold: str, answer: str) -> tuple[bool, Status] | None:
     if _HAZARD.search(answer):
         return False, "refused"
     target = parse(gold)
-    if isinstance(target, Based) or not key_has_value(answer):
+    if isinstance(target, Based) or not _has_value(answer) or answer.count("{") != answer.count("}"):
         return False, "ok"
-    # math-verify takes the last side of a chain and skips words that it does not know: 1 = 2 = 5, "any, say 5".
+    # Without a LaTeX command the grammar of this package is the wider one: what it cannot read is no answer.
+    if target is not None and "\\" not in answer:
+        return False, "ok"
+    # math-verify takes the last side of a chain (1 = 2 = 5) and skips unknown words ("any, say 5").
     if answer.count("=") > max(1, gold.count("=")):
         return False, "ok"
     known = set(_words(gold))
@@ -145,9 +154,12 @@ def _guard(gold: str, answer: str) -> tuple[bool, Status] | None:
     return None
 
 
-def key_has_value(answer: str) -> bool:
+def _has_value(answer: str) -> bool:
     """Whether an answer holds a digit, a letter or a constant at all."""
-    return re.search(r"[0-9A-Za-z]", re.sub(r"\\(?!pi|infty|emptyset|varnothing)[A-Za-z]+", "", answer)) is not None
+    return (
+        re.search(r"[0-9A-Za-z]", re.sub(r"\\(?!pi|infty|emptyset|varnothing)[A-Za-z]+", "", answer))
+        is not None
+    )
 
 
 def _words(text: str) -> list[str]:

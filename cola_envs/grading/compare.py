@@ -12,20 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cmp_to_key
-from typing import Any
 
-from cola_envs.grading.evaluate import (
-    has_plus_minus,
-    proportional,
-    real_value,
-    same,
-    same_number,
-    variables,
-    with_sign,
-)
+from cola_envs.grading.evaluate import has_plus_minus, proportional, same, variables, with_sign
 from cola_envs.grading.lexer import clean, words_of
-from cola_envs.grading.parser import (
+from cola_envs.grading.nodes import (
     Based,
     Expr,
     Group,
@@ -37,13 +27,17 @@ from cola_envs.grading.parser import (
     Text,
     Tree,
     Union,
-    number_of_words,
-    parse,
 )
-
-_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-#: One end of an interval: the value's tree or an infinity, and whether the end belongs to the set.
-End = tuple[Tree | Infinity, bool]
+from cola_envs.grading.parser import number_of_words, parse
+from cola_envs.grading.reals import (
+    FLIPPED,
+    all_equations,
+    compare_sets,
+    every,
+    is_real_set,
+    joined,
+    unknowns,
+)
 
 
 def compare(gold: str, answer: str) -> bool | None:
@@ -86,12 +80,12 @@ def _is_list_of_words(node: Node | None) -> bool:
 
 
 def equal(gold: Node, answer: Node) -> bool | None:
-    """Compare two trees; see :func:`compare`."""
+    """Compare two trees; None where it cannot be told. See :func:`compare`."""
     gold, answer = _plain(gold), _plain(answer)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _relations(gold, answer)
-    if _is_real_set(gold) or _is_real_set(answer):
-        verdict = _real_sets(gold, answer)
+    if is_real_set(gold) or is_real_set(answer):
+        verdict = compare_sets(gold, answer)
         if verdict is not None or isinstance(gold, Union) or isinstance(answer, Union):
             return verdict
     if _is_unordered(gold) or _is_unordered(answer):
@@ -112,21 +106,23 @@ def equal(gold: Node, answer: Node) -> bool | None:
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
             return False
-        return _ordered([cell for row in gold.rows for cell in row], [cell for row in answer.rows for cell in row])
+        return _ordered(
+            [cell for row in gold.rows for cell in row], [cell for row in answer.rows for cell in row]
+        )
     if isinstance(gold, Ratio) and isinstance(answer, Ratio):
         return _ratios(gold, answer)
     return False
 
 
 def _plain(node: Node) -> Node:
-    """Drop the ``x \\in`` of a set, and read an expression with plus-or-minus as the list of its two values."""
+    r"""Drop the ``x \in`` of a set; read plus-or-minus as its two values and joined inequalities as a set."""
     if isinstance(node, Relation) and node.ops == ("in",) and node.names[0]:
         return _plain(node.sides[1])
     if isinstance(node, Expr) and has_plus_minus(node.tree):
         return Group("list", _both_signs(node))
     if isinstance(node, Group) and node.kind == "list":
-        joined = _joined(node)
-        return node if joined is None else joined
+        one = joined(node)
+        return node if one is None else one
     return node
 
 
@@ -138,6 +134,8 @@ def _expressions(gold: Expr, answer: Expr) -> bool | None:
     if gold.unit and answer.unit and gold.unit != answer.unit:
         return False
     if gold.percent != answer.percent:
+        if gold.unit or answer.unit:
+            return False
         part, other = (gold, answer) if gold.percent else (answer, gold)
         hundredth = ("/", part.tree, ("n", Fraction(100)))
         return _any([same(part.tree, other.tree), same(hundredth, other.tree)])
@@ -165,9 +163,10 @@ def _ratios(gold: Ratio, answer: Ratio) -> bool | None:
         return False
     first = (gold.items[0].tree, answer.items[0].tree)
     crossed = [
-        same(("*", first[1], g.tree), ("*", first[0], a.tree)) for g, a in zip(gold.items, answer.items, strict=True)
+        same(("*", first[1], g.tree), ("*", first[0], a.tree))
+        for g, a in zip(gold.items, answer.items, strict=True)
     ]
-    return _all(crossed)
+    return every(crossed)
 
 
 def _like_a_time(ratio: Ratio) -> bool:
@@ -193,7 +192,7 @@ def _unordered(gold: Node, answer: Node) -> bool | None:
 
 
 def _named_items(node: Node) -> tuple[str | None, list[Node]]:
-    r"""Return the unknown's name and the values: ``x = 1, -2``, ``x = 1, x = -2`` and ``(x,y) = (5,8), (8,5)``."""
+    """Return the unknown's name and its values: ``x = 1, -2``, ``x = 1, x = -2``, ``(x,y) = (5,8),(8,5)``."""
     if not (isinstance(node, Group) and _is_unordered(node)):
         return None, [node]
     stripped: list[Node] = []
@@ -236,11 +235,7 @@ def _matched(gold: Sequence[Node], answer: Sequence[Node]) -> bool | None:
 def _ordered(gold: Sequence[Node], answer: Sequence[Node]) -> bool | None:
     if len(gold) != len(answer):
         return False
-    return _all([equal(g, a) for g, a in zip(gold, answer, strict=True)])
-
-
-def _all(verdicts: Sequence[bool | None]) -> bool | None:
-    return False if False in verdicts else None if None in verdicts else True
+    return every([equal(g, a) for g, a in zip(gold, answer, strict=True)])
 
 
 def _any(verdicts: Sequence[bool | None]) -> bool | None:
@@ -252,36 +247,24 @@ def _any(verdicts: Sequence[bool | None]) -> bool | None:
 
 def _relations(gold: Node, answer: Node) -> bool | None:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
-        if _all_equations(gold) and _all_equations(answer):
+        if all_equations(gold) and all_equations(answer):
             return _equations(gold, answer)
-        sets = _real_sets(gold, answer) if _unknowns(gold) == _unknowns(answer) else None
+        sets = compare_sets(gold, answer) if unknowns(gold) == unknowns(answer) else None
         return sets if sets is not None else _inequalities(gold, answer)
     relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
     assert isinstance(relation, Relation)
-    if _all_equations(relation):
+    if all_equations(relation):
         value = _asked_value(relation, wide=relation is answer)
         if value is None:
             return False
         return equal(value, other) if relation is gold else equal(other, value)
     if isinstance(other, Expr | Text | Matrix | Ratio | Based):
         return False
-    return _real_sets(gold, answer)
-
-
-def _all_equations(relation: Relation) -> bool:
-    return all(op == "=" for op in relation.ops)
-
-
-def _unknowns(relation: Relation) -> frozenset[str]:
-    found: frozenset[str] = frozenset()
-    for side in relation.sides:
-        if isinstance(side, Expr):
-            found |= variables(side.tree)
-    return found
+    return compare_sets(gold, answer)
 
 
 def _asked_value(relation: Relation, wide: bool) -> Node | None:
-    """Return what ``name = value`` (or ``value = name``, ``a = b = value``) says, or None if it says no such thing.
+    """Return what ``name = value`` (or ``value = name``, ``a = b = value``) says; None if it is no such one.
 
     ``wide`` allows a compound left side such as ``a + b``: an answer may repeat what was asked for, but
     a gold answer ``x + y = 1`` is an equation.
@@ -339,191 +322,8 @@ def _inequalities(gold: Relation, answer: Relation) -> bool | None:
         sign = proportional(left, right)
         if sign is None:
             return None
-        op = answer.ops[0] if sign > 0 else _FLIPPED.get(answer.ops[0], answer.ops[0])
+        op = answer.ops[0] if sign > 0 else FLIPPED.get(answer.ops[0], answer.ops[0])
         return sign != 0 and gold.ops[0] == op
-    if all(_FLIPPED.get(op) == other for op, other in zip(gold.ops, reversed(answer.ops), strict=True)):
+    if all(FLIPPED.get(op) == other for op, other in zip(gold.ops, reversed(answer.ops), strict=True)):
         return _ordered(gold.sides, answer.sides[::-1])
     return gold.ops == answer.ops and _ordered(gold.sides, answer.sides)
-
-
-# Sets of real numbers
-
-
-def _is_real_set(node: Node) -> bool:
-    if isinstance(node, Union):
-        return True
-    return isinstance(node, Group) and len(node.items) == 2 and node.kind in ("(]", "[)", "[]", "()")
-
-
-def _real_sets(gold: Node, answer: Node) -> bool | None:
-    sets = [_intervals(node) for node in (gold, answer)]
-    if sets[0] is None or sets[1] is None:
-        # A union against something that is no set is wrong; two spellings that are not read are unknown.
-        return False if (sets[0] is None) != (sets[1] is None) and not _unread(gold, answer, sets) else None
-    first, second = (_merged(intervals) for intervals in sets if intervals is not None)
-    if first is None or second is None:
-        return None
-    if len(first) != len(second):
-        return False
-    ends = [(g, a) for pair in zip(first, second, strict=True) for g, a in zip(*pair, strict=True)]
-    return _all([_same_end(g, a) for g, a in ends])
-
-
-def _unread(gold: Node, answer: Node, sets: Sequence[Any]) -> bool:
-    node = gold if sets[0] is None else answer
-    return isinstance(node, Relation | Union) or (isinstance(node, Group) and node.kind != "list")
-
-
-def _same_end(gold: End, answer: End) -> bool | None:
-    if gold[1] != answer[1]:
-        return False
-    if isinstance(gold[0], Infinity) or isinstance(answer[0], Infinity):
-        return gold[0] == answer[0]
-    return same(gold[0], answer[0])
-
-
-def _intervals(node: Node) -> list[tuple[End, End]] | None:
-    """Return a set of reals as intervals, or None if it is not read as one."""
-    if isinstance(node, Union):
-        parts = [_intervals(part) for part in node.parts]
-        return None if None in parts else [interval for part in parts if part for interval in part]
-    if isinstance(node, Relation):
-        return _solved(node)
-    if isinstance(node, Group) and node.kind == "{}":
-        points = [item.tree for item in node.items if isinstance(item, Expr)]
-        return [((p, True), (p, True)) for p in points] if len(points) == len(node.items) else None
-    if isinstance(node, Group) and len(node.items) == 2 and node.kind != "list":
-        low, high = (_end(item, bracket in "[]") for item, bracket in zip(node.items, node.kind, strict=True))
-        return None if low is None or high is None else [(low, high)]
-    return None
-
-
-def _end(node: Node, closed: bool) -> End | None:
-    if isinstance(node, Infinity):
-        return node, closed
-    return (node.tree, closed) if isinstance(node, Expr) else None
-
-
-def _solved(relation: Relation) -> list[tuple[End, End]] | None:
-    """Solve a linear inequality in one unknown, or a chain of two round what is asked for."""
-    if relation.ops == ("in",):
-        return _intervals(relation.sides[1]) if relation.names[0] else None
-    if len(relation.ops) == 2:
-        return _between(relation)
-    left, right = relation.sides[0], relation.sides[1]
-    if len(relation.ops) != 1 or relation.ops[0] == "=" or not isinstance(left, Expr) or not isinstance(right, Expr):
-        return None
-    difference = ("+", left.tree, ("neg", right.tree))
-    unknown = variables(difference)
-    if len(unknown) != 1:
-        return None
-    bound, slope = _linear_root(difference, next(iter(unknown)))
-    if bound is None:
-        return None
-    op = relation.ops[0] if slope > 0 else _FLIPPED.get(relation.ops[0], relation.ops[0])
-    low, high = (Infinity(-1), False), (Infinity(1), False)
-    if op == "!=":
-        return [(low, (bound, False)), ((bound, False), high)]
-    end = (bound, op in ("<=", ">="))
-    return [(end, high)] if op in (">", ">=") else [(low, end)]
-
-
-def _between(relation: Relation) -> list[tuple[End, End]] | None:
-    ascending = relation.ops[0] in ("<", "<=")
-    if any((op in ("<", "<=")) != ascending or op not in _FLIPPED for op in relation.ops) or not relation.names[1]:
-        return None
-    low = _end(relation.sides[0], relation.ops[0] in ("<=", ">="))
-    high = _end(relation.sides[2], relation.ops[1] in ("<=", ">="))
-    if low is None or high is None:
-        return None
-    return [(low, high) if ascending else (high, low)]
-
-
-def _linear_root(tree: Tree, name: str) -> tuple[Tree | None, int]:
-    """Return the root of a linear function of ``name`` and the sign of its slope; (None, 0) if it is not linear."""
-
-    def at(value: int) -> Tree:
-        return _substituted(tree, name, ("n", Fraction(value)))
-
-    constant = at(0)
-    slope = ("+", at(1), ("neg", constant))
-    predicted = ("+", constant, ("*", ("n", Fraction(7)), slope))
-    size = real_value(slope)
-    if size is None or size == 0 or same(at(7), predicted) is not True:
-        return None, 0
-    return ("neg", ("/", constant, slope)), 1 if size > 0 else -1
-
-
-def _substituted(tree: Tree, name: str, value: Tree) -> Tree:
-    if tree == ("v", name):
-        return value
-    return tuple(_substituted(part, name, value) if isinstance(part, tuple) else part for part in tree)
-
-
-def _joined(group: Group) -> Node | None:
-    """Read ``x < 2 or x > 3`` as a union and ``x > 2 and x < 3`` as an interval.
-
-    A comma stands for either: for "and" where both can hold.
-    """
-    if not all(isinstance(item, Relation) and not _all_equations(item) for item in group.items):
-        return None
-    if len({_unknowns(item) for item in group.items if isinstance(item, Relation)}) != 1:
-        return None
-    parts = [_intervals(item) for item in group.items]
-    if any(part is None or len(part) != 1 for part in parts):
-        return None
-    pairs = [part[0] for part in parts if part]
-    union = Union(tuple(_as_group(low, high) for low, high in pairs))
-    if group.connective == "or":
-        return union
-    low, high = pairs[0]
-    for other_low, other_high in pairs[1:]:
-        low = _tighter(low, other_low, 1)
-        high = _tighter(high, other_high, -1)
-    if group.connective == "," and _order_ends(low[0], high[0]) > 0:
-        return union
-    return _as_group(low, high)
-
-
-def _tighter(a: End, b: End, direction: int) -> End:
-    order = _order_ends(a[0], b[0]) * direction
-    if order == 0:
-        return a if not a[1] else b
-    return a if order > 0 else b
-
-
-def _as_group(low: End, high: End) -> Group:
-    kind = ("[" if low[1] else "(") + ("]" if high[1] else ")")
-    items = tuple(end[0] if isinstance(end[0], Infinity) else Expr(end[0]) for end in (low, high))
-    return Group(kind, items)
-
-
-def _order_ends(a: Tree | Infinity, b: Tree | Infinity) -> int:
-    if isinstance(a, Infinity) or isinstance(b, Infinity):
-        size_a = a.sign if isinstance(a, Infinity) else 0
-        size_b = b.sign if isinstance(b, Infinity) else 0
-        return (size_a > size_b) - (size_a < size_b)
-    if same_number(a, b):
-        return 0
-    x, y = real_value(a), real_value(b)
-    return 1 if x is not None and y is not None and x - y > 0 else -1
-
-
-def _merged(intervals: list[tuple[End, End]]) -> list[tuple[End, End]] | None:
-    """Sort intervals and join those that touch; None if the ends are not all real constants."""
-    if len(intervals) == 1:
-        return intervals
-    for low, high in intervals:
-        if any(not isinstance(end[0], Infinity) and real_value(end[0]) is None for end in (low, high)):
-            return None
-    ordered = sorted(intervals, key=cmp_to_key(lambda p, q: _order_ends(p[0][0], q[0][0])))
-    merged = ordered[:1]
-    for low, high in ordered[1:]:
-        last_low, last_high = merged[-1]
-        order = _order_ends(low[0], last_high[0])
-        if order < 0 or (order == 0 and (low[1] or last_high[1])):
-            if _order_ends(high[0], last_high[0]) > 0:
-                merged[-1] = (last_low, high)
-        else:
-            merged.append((low, high))
-    return merged

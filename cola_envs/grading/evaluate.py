@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from cola_envs.grading.parser import Tree
+from cola_envs.grading.nodes import Tree
 
 #: Largest exact number, in bits; 2^2004 and 500! are within it.
 _MAX_BITS = 40_000
@@ -236,7 +236,9 @@ def variables(tree: Tree) -> frozenset[str]:
 
 def has_plus_minus(tree: Tree) -> bool:
     """Whether a tree stands for two values."""
-    return tree[0] in ("pm", "mp") or any(isinstance(part, tuple) and has_plus_minus(part) for part in tree[1:])
+    return tree[0] in ("pm", "mp") or any(
+        isinstance(part, tuple) and has_plus_minus(part) for part in tree[1:]
+    )
 
 
 def with_sign(tree: Tree, sign: int) -> Tree:
@@ -256,7 +258,9 @@ def value_of(tree: Tree, point: int = 0) -> Any:
     """
     try:
         return Evaluator(point)(tree)
-    except (ZeroDivisionError, OverflowError) as error:
+    except (TooBig, Undefined):
+        raise
+    except (ArithmeticError, ValueError) as error:  # what mpmath raises at poles
         raise Undefined(str(error)) from error
 
 
@@ -309,7 +313,7 @@ def same(a: Tree, b: Tree) -> bool | None:
 
 
 def proportional(a: Tree, b: Tree) -> int | None:
-    """Return the sign of the constant ``c`` in ``a = c * b``; 0 if there is none, None where it cannot be told.
+    """Return the sign of the constant ``c`` in ``a = c * b``; 0 if there is none, None if it cannot be told.
 
     A complex constant counts as positive.
 
@@ -329,7 +333,9 @@ def proportional(a: Tree, b: Tree) -> int | None:
                     if (abs(_number(x)) < 1e-40) != (abs(_number(y)) < 1e-40):
                         return 0
                     continue
-                quotient = x / y if isinstance(x, Fraction) == isinstance(y, Fraction) else _number(x) / _number(y)
+                quotient = (
+                    x / y if isinstance(x, Fraction) == isinstance(y, Fraction) else _number(x) / _number(y)
+                )
                 ratio = ("n", quotient)
                 if first is None:
                     first = ratio

@@ -10,6 +10,18 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from cola_envs.grading.vocabulary import (
+    COMMANDS,
+    FUNCTIONS,
+    GREEK,
+    MATH_FONT,
+    RELATIONS,
+    REWRITES,
+    TEXT,
+    UNICODE,
+    UNIT_OF,
+)
+
 Token = tuple[str, str]
 
 
@@ -17,70 +29,6 @@ class ParseError(ValueError):
     """The text is outside the grammar; math-verify may still read it."""
 
 
-RELATIONS = {"=": "=", "<": "<", ">": ">", "≤": "<=", "≥": ">=", "≠": "!=", "∈": "in"}
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log exp sqrt gcd lcm max min".split()
-)
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
-    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell angle "
-    "triangle".split()
-)
-_COMMANDS = frozenset(
-    "frac sqrt binom pi infty pm mp cup cap emptyset lfloor rfloor lceil rceil begin end".split()
-)
-_TEXT = frozenset(
-    "text textbf textit textrm textnormal textsf texttt mbox hbox mathrm mathbf mathit mathsf mathtt boldsymbol "
-    "bm operatorname".split()
-)
-_MATH_FONT = frozenset("mathrm mathbf mathit mathsf mathtt boldsymbol bm".split())
-
-_UNICODE = str.maketrans(
-    {
-        "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "π": "\\pi ",
-        "∞": "\\infty ", "√": "\\sqrt ", "∪": "\\cup ", "∩": "\\cap ", "±": "\\pm ", "∓": "\\mp ", "°": "°",
-        "∘": "°", "²": "^2", "³": "^3", "½": "\\frac12", "¼": "\\frac14", "¾": "\\frac34", "∅": "\\emptyset ",
-        "ℝ": "\\mathbb{R}", "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ", "\u00a0": " ", "\u2009": " ",
-        "\u202f": " ", "，": ",", "（": "(", "）": ")", "∣": "|", "⌊": "\\lfloor ", "⌋": "\\rfloor ",
-        "⟨": "(", "⟩": ")", "′": "'", "¢": "\\text{cents}",
-    }
-)  # fmt: skip
-_REWRITES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
-        (r"\\\\(?:\s*\[-?[\d.]*(?:pt|em|ex|mm|cm)\])?", " ¶ "),
-        (r"\\(?:left|right)(?![a-zA-Z])\s*\.?", ""),
-        (r"\\(?:middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits)(?![a-zA-Z])", ""),
-        (r"(?<!\\)\\[()\[\]]", ""),
-        (r"\\(?:text)?color\s*\{\w+\}|\\(?:underline|boxed|fbox|mathstrut|strut)(?![a-zA-Z])", ""),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
-        (r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])", "|"),
-        (r"\\langle(?![a-zA-Z])", "("),
-        (r"\\rangle(?![a-zA-Z])", ")"),
-        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
-        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
-        (r"\\(?:leq?|leqslant|leqq)(?![a-zA-Z])", "≤"),
-        (r"\\(?:geq?|geqslant|geqq)(?![a-zA-Z])", "≥"),
-        (r"\\lt(?![a-zA-Z])|&lt;", "<"),
-        (r"\\gt(?![a-zA-Z])|&gt;", ">"),
-        (r"\\neq?(?![a-zA-Z])", "≠"),
-        (r"\\in(?![a-zA-Z])", "∈"),
-        (r"<=", "≤"),
-        (r">=", "≥"),
-        (r"!=", "≠"),
-        (r"\\(?:varnothing|O)(?![a-zA-Z])", r"\\emptyset "),
-        (r"\\(?:times|cdot|ast|centerdot)(?![a-zA-Z])", "*"),
-        (r"\\div(?![a-zA-Z])", "/"),
-        (r"\\colon(?![a-zA-Z])", ":"),
-        (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|\^\s*\{?°\}?", "°"),
-        # A comma in braces, or one with a negative or thin space before three digits, groups thousands.
-        (r"(?<=\d)(?:\{,\}|,?\s*\\!\s*,?\s*(?:\\!)?|\{,\}\\!|\\,)\s*(?=\d{3}(?!\d))", "__GROUP__"),
-        (r"\\[!]", ""),
-        (r"\\(?:[,;:> ]|q?quad(?![a-zA-Z])|thinspace(?![a-zA-Z])|space(?![a-zA-Z])|hspace\{[^{}]*\})|~", " "),
-        (r"\\[hp]?phantom\{[^{}]*\}", " "),
-    ]
-]
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)(?:\.\d+)?")
@@ -88,28 +36,6 @@ _GROUPED_BY_SPACE = re.compile(r"[1-9]\d{0,2}(?: \d{3})+(?![\d/]| \d)")
 _WORD = re.compile(r"[A-Za-z]+")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _CONNECTIVE = re.compile(r"^[\s,;]*(and|or)[\s,;]*$", re.IGNORECASE)
-
-#: Words after a number that change its value, deny it or hedge: then it is no unit.
-NOT_A_UNIT = frozenset(
-    "or and not no about approximately approx around roughly nearly almost maybe perhaps possibly than at least most "
-    "more less over under below above between up to from if unless except eg ie etc plus minus times divided hundred "
-    "thousand million billion trillion dozen half quarter double twice squared cubed mod base pi power factorial any "
-    "all every both either neither is are be answer wrong remainder over".split()
-)
-_UNIT_NAMES = {
-    "degree": "degree degrees deg", "dollar": "dollar dollars usd", "cent": "cent cents", "euro": "euro euros",
-    "pound": "pound pounds lb lbs", "ounce": "ounce ounces oz", "inch": "inch inches in", "foot": "foot feet ft",
-    "yard": "yard yards yd yds", "mile": "mile miles mi", "meter": "meter meters metre metres m",
-    "centimeter": "centimeter centimeters centimetre centimetres cm",
-    "millimeter": "millimeter millimeters mm", "kilometer": "kilometer kilometers kilometre kilometres km",
-    "gram": "gram grams g", "kilogram": "kilogram kilograms kg", "milligram": "milligram milligrams mg",
-    "liter": "liter liters litre litres l", "milliliter": "milliliter milliliters ml",
-    "second": "second seconds sec secs s", "minute": "minute minutes min mins", "hour": "hour hours hr hrs h",
-    "day": "day days", "week": "week weeks", "month": "month months", "year": "year years yr yrs",
-    "mph": "mph", "kph": "kph kmh", "unit": "unit units", "percent": "percent",
-    "radian": "radian radians rad", "gallon": "gallon gallons gal", "acre": "acre acres",
-}  # fmt: skip
-UNIT_OF = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
 
 
 def clean(text: str) -> str:
@@ -119,9 +45,9 @@ def clean(text: str) -> str:
         if text.isalnum():
             return text
     else:
-        text = text.translate(_UNICODE)
+        text = text.translate(UNICODE)
     if "\\" in text or "&" in text or "<" in text or ">" in text or "!" in text or "°" in text or "~" in text:
-        for pattern, replacement in _REWRITES:
+        for pattern, replacement in REWRITES:
             text = pattern.sub(replacement, text)
         text = text.replace("__GROUP__", "")
     text = text.replace("{,}", ",")
@@ -133,7 +59,7 @@ def clean(text: str) -> str:
 
 
 def canonical(text: str) -> str:
-    """Return a key under which texts that differ in typesetting alone are the same; empty if nothing is left."""
+    """Return a key that is the same for texts that differ in typesetting alone; empty if nothing is left."""
     key = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", clean(text))
     key = re.sub(r"([\^_])\{(\w)\}", r"\1\2", key)
     while len(key) > 1 and key[0] == "{" and key[-1] == "}" and "{" not in key[1:-1]:
@@ -147,7 +73,7 @@ SYMBOLIC_KEYS = frozenset(["\\pi", "\\infty", "-\\infty", "\\emptyset", "-\\pi"]
 def words_of(text: str) -> str:
     """Return the words of an answer: no macros, brackets round one word, case, articles or spare spaces."""
     text = clean(text)
-    text = re.sub(r"\\(?:" + "|".join(_TEXT) + r")(?![a-zA-Z])", " ", text)
+    text = re.sub(r"\\(?:" + "|".join(TEXT) + r")(?![a-zA-Z])", " ", text)
     text = re.sub(r"[{}]", "", text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(".,;!").lower()
     text = re.sub(r"\s*(?:,\s*and\b|,|\band\b)\s*", ",", text)
@@ -238,7 +164,7 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
             raise ParseError(f"command \\{following}")
         return position + 2
     name, end = match.group(1), match.end()
-    if name in _TEXT:
+    if name in TEXT:
         return _text_macro(name, text, end, tokens)
     if name == "mathbb":
         letter = re.compile(r"\s*\{?\s*([A-Z])\s*\}?").match(text, end)
@@ -252,9 +178,9 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
             raise ParseError("environment")
         tokens.append(("cmd", f"{name} {environment.group(1)}"))
         return environment.end()
-    if name in FUNCTIONS or name in _COMMANDS:
+    if name in FUNCTIONS or name in COMMANDS:
         tokens.append(("cmd", name))
-    elif name in _GREEK:
+    elif name in GREEK:
         tokens.append(("sym", name))
     elif name == "lor":
         tokens.append(("sep", "or"))
@@ -301,14 +227,16 @@ def _text_macro(name: str, text: str, end: int, tokens: list[Token]) -> int:
 
 
 def _is_symbol(font: str, content: str, tokens: list[Token]) -> bool:
-    if font not in _MATH_FONT or len(content) != 1 or not content.isalpha():
+    if font not in MATH_FONT or len(content) != 1 or not content.isalpha():
         return False
     # An upright letter after a number is a unit (5 m), except for the two constants.
     return font != "mathrm" or content in "ie" or not _ends_a_value(tokens)
 
 
 def _ends_a_value(tokens: list[Token]) -> bool:
-    return bool(tokens) and (tokens[-1][0] in ("num", "rep", "text") or tokens[-1] in (("op", "}"), ("op", ")")))
+    return bool(tokens) and (
+        tokens[-1][0] in ("num", "rep", "text") or tokens[-1] in (("op", "}"), ("op", ")"))
+    )
 
 
 def _word(word: str, tokens: list[Token], spaced: bool) -> None:
@@ -324,9 +252,9 @@ def _word(word: str, tokens: list[Token], spaced: bool) -> None:
         tokens.append(("cmd", "pi"))
     elif lower in ("infty", "infinity", "inf"):
         tokens.append(("cmd", "infty"))
-    elif after_value and len(word) > 1 and (lower in UNIT_OF or (spaced and len(word) >= 4)):
-        tokens.append(("text", word))
-    elif tokens and tokens[-1][0] == "text" and spaced:
+    elif (after_value and len(word) > 1 and (lower in UNIT_OF or (spaced and len(word) >= 4))) or (
+        tokens and tokens[-1][0] == "text" and spaced
+    ):
         tokens.append(("text", word))
     else:
         tokens.extend(("sym", letter) for letter in word)

@@ -7,6 +7,7 @@ its own on a pipe, killed and replaced when an item passes its deadline.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import selectors
@@ -26,7 +27,7 @@ Outcome = tuple[bool, Literal["ok", "timeout", "error"]]
 MEMORY = 2 << 30
 #: Items after which a worker is replaced, since sympy's caches grow.
 RECYCLE_AFTER = 2000
-#: How long a worker may take to import its libraries, in seconds; on a loaded machine it is seldom above five.
+#: How long a worker may take to import its libraries, in seconds; above five even a loaded machine is rare.
 START_LIMIT = 120.0
 
 
@@ -59,10 +60,8 @@ class _Worker:
         self.process.kill()
         self.process.wait()
         for stream in (self.input, self.output):
-            try:
+            with contextlib.suppress(BrokenPipeError):  # what was still to be written has no reader any more
                 stream.close()
-            except BrokenPipeError:
-                pass  # what was still to be written has no reader any more
 
 
 class Pool:
@@ -162,13 +161,14 @@ class Pool:
             return None, time.monotonic() + START_LIMIT
         index, (gold, answer) = todo.pop()
         worker.served += 1
-        try:
+        # Should it have died since it was asked, the read finds the end of its stream.
+        with contextlib.suppress(BrokenPipeError):
             send(worker.input, {"gold": gold, "answer": answer, "deadline": deadline})
-        except BrokenPipeError:
-            pass  # it died since it was asked; the read below finds the end of its stream
         return index, time.monotonic() + deadline
 
-    def _take(self, slots: list[_Worker | None], slot: int, item: int | None, outcomes: list[Outcome]) -> None:
+    def _take(
+        self, slots: list[_Worker | None], slot: int, item: int | None, outcomes: list[Outcome]
+    ) -> None:
         worker = slots[slot]
         assert worker is not None
         reply = receive(worker.output)

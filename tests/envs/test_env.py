@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +14,7 @@ from gymnasium.error import InvalidAction, ResetNeeded, UnsupportedMode
 from gymnasium.utils import env_checker
 
 import cola_envs
+from cola_envs import build
 from cola_envs.testing import FakeBackbone
 from tests.envs.tiny import Copy, Talk
 
@@ -20,13 +22,13 @@ TEXT = "CoLA-Text-v0"
 TOKEN = "CoLA-Text-Token-v0"
 
 
-def make(env_id: str = TEXT, **kwargs):
+def make(env_id: str = TEXT, **kwargs: Any) -> Any:
     kwargs.setdefault("task", Copy)
     kwargs.setdefault("model", FakeBackbone("token" if "Token" in env_id else "latent"))
     return gym.make(env_id, **kwargs)
 
 
-def write(env, text: str):
+def write(env: Any, text: str) -> Any:
     out = None
     for byte in text.encode():
         out = env.step(byte + 1)
@@ -112,6 +114,10 @@ def test_action_masks_leave_out_ids_beyond_the_tokenizer() -> None:
     masks = make(TOKEN).unwrapped.action_masks()
     assert (masks.dtype, masks.shape, masks.sum()) == (np.dtype(bool), (260,), 257)
     assert make().unwrapped.action_masks().all()
+    space = make(TOKEN).action_space
+    assert max(int(space.sample()) for _ in range(2000)) == 256
+    assert 256 in space
+    assert 257 not in space
     masks[:] = False
     assert make(TOKEN).unwrapped.action_masks().any()
 
@@ -137,10 +143,29 @@ def test_spec_makes_the_environment_again_without_copying_the_model() -> None:
     env = make(model=model, max_tokens=5, world_temperature=0.5)
     spec = copy.deepcopy(env.spec)
     assert spec.kwargs["model"] is model
-    again = gym.make(spec)
+    again: Any = gym.make(spec)
     assert again.unwrapped.episodes.backbone is model
     assert again.unwrapped.episodes.max_tokens == 5
     assert again.unwrapped.episodes.world_temperature == 0.5
+
+
+def test_a_model_is_loaded_once_for_all_environments_of_a_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def resolve(model: Any, **kwargs: Any) -> Any:
+        if isinstance(model, str):
+            loaded.append((model, kwargs["tokenizer"]))
+            return FakeBackbone()
+        assert kwargs["tokenizer"] is None
+        return model
+
+    monkeypatch.setattr(build, "resolve", resolve)
+    env = make(model="some/model", tokenizer="some/tokenizer")
+    again: Any = env.spec.make()
+    third: Any = gym.make_vec(env.spec, num_envs=2)
+    assert loaded == [("some/model", "some/tokenizer")]
+    for other in (again, third):
+        assert other.unwrapped.episodes.backbone is env.unwrapped.episodes.backbone
 
 
 def test_iterators_survive_in_the_spec() -> None:
@@ -151,7 +176,7 @@ def test_iterators_survive_in_the_spec() -> None:
 
     cola_envs.register_task("Listed", "tests.envs.test_env:listed", 8)
     globals()["listed"] = Listed
-    env = gym.make("CoLA-Listed-v0", model=FakeBackbone(), problems=iter("abc"))
+    env: Any = gym.make("CoLA-Listed-v0", model=FakeBackbone(), problems=iter("abc"))
     again = env.spec.make()
     for made in (env, again):
         assert made.unwrapped.episodes.tasks.tasks[0].problems == ["a", "b", "c"]
@@ -203,5 +228,5 @@ def test_closing_twice_is_allowed() -> None:
     env.reset()
     env.close()
     env.close()
-    with pytest.raises(gym.error.ClosedEnvironmentError):
-        env.reset()
+    with pytest.raises(ResetNeeded):
+        env.unwrapped.step(0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -18,13 +21,13 @@ A = 98  # the token "a"
 STOP = 47  # the token "."
 
 
-def make(num_envs: int = 3, env_id: str = TEXT, **kwargs):
+def make(num_envs: int = 3, env_id: str = TEXT, **kwargs: Any) -> Any:
     kwargs.setdefault("task", Copy)
     kwargs.setdefault("model", FakeBackbone("token" if "Token" in env_id else "latent"))
     return gym.make_vec(env_id, num_envs=num_envs, **kwargs)
 
 
-def tokens(**kwargs):
+def tokens(**kwargs: Any) -> Any:
     return make(env_id="CoLA-Text-Token-v0", **kwargs)
 
 
@@ -51,7 +54,7 @@ def test_it_equals_gymnasiums_vector_of_single_environments(mode: str, settings:
         kwargs = {"task": task, "model": FakeBackbone(), **settings}
         ours = make(4, autoreset_mode=mode, **kwargs)
         theirs = SyncVectorEnv(
-            [lambda kwargs=kwargs: gym.make(TEXT, **kwargs) for _ in range(4)],
+            [partial(gym.make, TEXT, **kwargs) for _ in range(4)],
             autoreset_mode=ours.metadata["autoreset_mode"],
         )
         assert ours.observation_space == theirs.observation_space
@@ -195,7 +198,7 @@ def test_problem_seed_makes_groups() -> None:
 
 def test_episode_statistics_are_recorded() -> None:
     for mode, idle in (("same_step", 0), ("next_step", 1)):
-        env = RecordEpisodeStatistics(tokens(num_envs=2, autoreset_mode=mode))
+        env: Any = RecordEpisodeStatistics(tokens(num_envs=2, autoreset_mode=mode))
         env.reset(seed=0)
         digit = env.unwrapped.episodes.tasks.info(0)["digit"]
         env.step([ord(digit) + 1, A])
@@ -215,7 +218,7 @@ def test_infos_fit_gymnasiums_list_wrapper() -> None:
 
 
 def test_infos_are_batched_as_gymnasium_does() -> None:
-    infos = [
+    infos: list[dict[str, Any]] = [
         {"n": 1, "x": 0.5, "b": True, "s": "a", "v": np.zeros(2), "d": {"k": 1}, "t": (1, 2)},
         {"n": 2, "b": False, "s": "b", "v": np.ones(2), "d": {"k": 2}},
     ]
@@ -230,9 +233,10 @@ def test_infos_are_batched_as_gymnasium_does() -> None:
 
 
 def test_mixed_infos_lose_nothing() -> None:
-    infos = [{"x": 1, "y": 1, "big": 2**70}, {"x": 0.5, "y": None, "big": 1}]
+    infos: list[dict[str, Any]] = [{"x": 1, "y": 1, "big": 2**70}, {"x": 0.5, "y": None, "big": 1}]
     batched = batch_infos(2, (0, 1), infos)
     assert batched["x"].tolist() == [1.0, 0.5]
+    assert batched["x"].dtype == np.float64
     assert batched["y"].tolist() == [1, None]
     assert batched["big"].tolist() == [2**70, 1]
 
@@ -257,6 +261,10 @@ def test_action_masks_have_a_row_an_env() -> None:
     masks = tokens().unwrapped.action_masks()
     assert masks.shape == (3, 260)
     assert masks.sum() == 3 * 257
+    space = tokens().action_space
+    assert max(space.sample().max() for _ in range(1000)) == 256
+    assert space.sample() in space
+    assert np.array([1, 2, 257]) not in space
 
 
 def test_rendering_gives_a_text_a_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,10 +283,19 @@ def test_rendering_gives_a_text_a_row(capsys: pytest.CaptureFixture[str]) -> Non
 def test_one_batched_call_a_step() -> None:
     env = make(8)
     session = env.unwrapped.episodes.session
-    calls = []
-    for verb in ("decode", "extend"):
+    calls: list[Any] = []
+
+    def watch(verb: str) -> None:
         method = getattr(session, verb)
-        setattr(session, verb, lambda rows, *a, m=method, v=verb: calls.append((v, len(rows))) or m(rows, *a))
+
+        def watched(rows: list[int], *args: Any) -> Any:
+            calls.append((verb, len(rows)))
+            return method(rows, *args)
+
+        setattr(session, verb, watched)
+
+    for verb in ("decode", "extend"):
+        watch(verb)
     env.reset(seed=0)
     calls.clear()
     env.step(np.zeros(8, dtype=int))
@@ -287,7 +304,7 @@ def test_one_batched_call_a_step() -> None:
 
 def test_spec_makes_the_vector_again_with_the_same_model() -> None:
     env = make(4, max_tokens=6)
-    again = gym.make_vec(env.spec)
+    again: Any = gym.make_vec(env.spec)
     assert again.num_envs == 4
     assert again.unwrapped.episodes.backbone is env.unwrapped.episodes.backbone
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP

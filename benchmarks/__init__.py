@@ -1,0 +1,1 @@
+"""Measurements: what is claimed anywhere in this project is measured here."""

@@ -1,0 +1,60 @@
+"""The grid behind ``cola demo``: both arms over the same learning rates and KL weights.
+
+Tuning seeds are not the demo's, so that the demo's curves are not the ones it was tuned on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cola_agents.demo import Arm, run_arm
+from cola_agents.provenance import provenance
+
+ENVS = {"latent": "CoLA-Thinking-v0", "token": "CoLA-Thinking-Token-v0"}
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+KL_WEIGHTS = (0.01, 0.1, 0.3)
+TUNING_SEEDS = (100, 101)
+
+
+def tune(
+    *,
+    updates: int = 50,
+    episodes: int = 256,
+    learning_rates: tuple[float, ...] = LEARNING_RATES,
+    kl_weights: tuple[float, ...] = KL_WEIGHTS,
+    seeds: tuple[int, ...] = TUNING_SEEDS,
+) -> dict[str, Any]:
+    """Run the grid; the search budget is the same for either arm."""
+    runs = [
+        run_arm(Arm(name, env_id, {"lr": lr, "kl_coef": kl}), updates=updates, seed=seed, episodes=episodes)
+        for name, env_id in ENVS.items()
+        for lr in learning_rates
+        for kl in kl_weights
+        for seed in seeds
+    ]
+    return {**provenance(), "updates": updates, "runs": runs}
+
+
+def tuning_table(results: dict[str, Any]) -> str:
+    """One row per configuration, means over the seeds, as Markdown."""
+    lines = [
+        "| arm | lr | KL | rollouts to .9 | format | arithmetic | grammar | held-out CE | CPU-s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    configurations: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in results["runs"]:
+        key = (run["arm"], run["options"]["lr"], run["options"]["kl_coef"])
+        configurations.setdefault(key, []).append(run)
+    for (arm, lr, kl), runs in configurations.items():
+        reached = ", ".join(str(run["rollouts_to_threshold"] or "never") for run in runs)
+        means = [
+            f"{_mean(runs, 'before', measure):.3f} → {_mean(runs, 'after', measure):.3f}"
+            for measure in ("format", "arithmetic", "grammar", "cross_entropy")
+        ]
+        seconds = sum(run["train_cpu_s"] for run in runs) / len(runs)
+        lines.append(f"| {arm} | {lr:g} | {kl:g} | {reached} | {' | '.join(means)} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def _mean(runs: list[dict[str, Any]], when: str, measure: str) -> float:
+    return sum(run[when][measure] for run in runs) / len(runs)

@@ -1,0 +1,61 @@
+"""Action spaces of which some elements must not be taken."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.vector.utils import batch_space
+
+
+class MaskedDiscrete(Discrete):
+    """``Discrete(n)`` that samples, and contains, only what a mask allows.
+
+    A language model's vocabulary is often padded beyond its tokenizer's: with plain ``Discrete`` a random
+    agent, and so every environment checker, would draw ids that mean nothing.
+
+    Args:
+        mask: [n] bool, at least one of them True.
+        seed: of the space's own sampling.
+    """
+
+    def __init__(self, mask: np.ndarray, seed: int | np.random.Generator | None = None) -> None:
+        super().__init__(len(mask), seed=seed)
+        self.mask = np.array(mask, dtype=np.int8)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> Any:
+        if mask is None and probability is None:
+            mask = self.mask
+        return super().sample(mask, probability)
+
+    def contains(self, x: Any) -> bool:
+        return super().contains(x) and bool(self.mask[int(x)])
+
+
+class MaskedMultiDiscrete(MultiDiscrete):
+    """``num_envs`` of one :class:`MaskedDiscrete`, as a vector environment's action space."""
+
+    def __init__(self, mask: np.ndarray, num_envs: int) -> None:
+        super().__init__(np.full(num_envs, len(mask)))
+        self.masks = (np.array(mask, dtype=np.int8),) * num_envs
+
+    def sample(self, mask: Any = None, probability: Any = None) -> Any:
+        if mask is None and probability is None:
+            mask = self.masks
+        return super().sample(mask, probability)
+
+    def contains(self, x: Any) -> bool:
+        return super().contains(x) and bool(self.masks[0][np.asarray(x)].all())
+
+
+def masked(space: Discrete, mask: np.ndarray) -> Discrete:
+    """``space`` itself where everything is allowed, else its masked kind."""
+    return space if mask.all() else MaskedDiscrete(mask)
+
+
+def batched(space: Discrete, num_envs: int) -> MultiDiscrete:
+    """``num_envs`` of ``space``."""
+    if isinstance(space, MaskedDiscrete):
+        return MaskedMultiDiscrete(space.mask, num_envs)
+    return cast("MultiDiscrete", batch_space(space, num_envs))

@@ -1,0 +1,54 @@
+"""Fixtures that every test may use: tiny models, built once. They are shared: copy what you change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from cola_agents.backbones import LatentBackbone, TokenBackbone
+from cola_agents.modeling import CoLAForCausalLM
+from tests import tiny
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """A byte-level tokenizer with fewer entries than the tiny models have embeddings."""
+    return tiny.make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_base() -> LlamaForCausalLM:
+    return tiny.make_base()
+
+
+@pytest.fixture(scope="session")
+def tiny_cola() -> CoLAForCausalLM:
+    """A latent-action model with the ``"state"`` readout."""
+    return tiny.make_cola("state")
+
+
+@pytest.fixture(scope="session")
+def tiny_cola_difference() -> CoLAForCausalLM:
+    """The same weights under the official ``"difference"`` readout."""
+    return tiny.make_cola("difference")
+
+
+@pytest.fixture(scope="session", params=["state", "difference"])
+def cola(request: pytest.FixtureRequest) -> CoLAForCausalLM:
+    """Both readouts, one after the other."""
+    return request.getfixturevalue("tiny_cola" if request.param == "state" else "tiny_cola_difference")
+
+
+@pytest.fixture(scope="session")
+def latent_backbone(tiny_cola: CoLAForCausalLM, tiny_tokenizer: Any) -> LatentBackbone:
+    return LatentBackbone(tiny_cola, tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def token_backbone(tiny_base: LlamaForCausalLM, tiny_tokenizer: Any) -> TokenBackbone:
+    return TokenBackbone(tiny_base, tiny_tokenizer)

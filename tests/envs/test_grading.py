@@ -1,0 +1,420 @@
+"""Grading: the labelled cases, hostile input, and the workers behind the slow path."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cola_envs import grading
+from cola_envs.grading import Verdict, extract_boxed, grade_answers, grade_batch
+from cola_envs.grading.pool import Pool, shared_pool
+
+REPO = Path(__file__).parents[2]
+SHARED = REPO.parent / "shared"
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the conformance data is not beside the checkout"
+)
+#: Sums that sympy does not finish within seconds: what a deadline is for. They pass no guard of the front.
+ENDLESS = "\\sum_{k=1}^{10^7} \\frac{1}{k^3+1}"
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _correct(gold: str, answer: str) -> bool:
+    return grade_answers([gold], [answer])[0].correct
+
+
+# Extraction
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        ("\\boxed{1} then \\boxed{2}", "2"),
+        ("\\boxed{\\frac{1}{2}} and {so} on }", "\\frac{1}{2}"),
+        ("\\boxed{\\{1,2\\}}", "\\{1,2\\}"),
+        ("\\fbox{0} then \\boxed{7}", "7"),
+        ("\\boxed{7} then \\fbox{0}", "0"),
+        ("\\boxed {5}", "5"),
+        ("\\boxed{3} or \\boxed{4", "3"),
+        ("\\boxed{27", None),
+        ("the answer is 25", None),
+        ("\\boxed{}", ""),
+        ("\\boxed{\\boxed{5}}", "5"),
+        ("\\boxed{\n-9\n}", "\n-9\n"),
+    ],
+)
+def test_the_last_complete_box_is_taken(text, box):
+    assert extract_boxed(text) == box
+
+
+def test_extraction_is_linear_in_the_text():
+    for text in ("\\boxed{" * 100_000, "\\boxed{5}" + "\\boxed{" * 100_000, "{" * 1_000_000, "}" * 1_000_000):
+        begin = time.perf_counter()
+        extract_boxed(text)
+        assert time.perf_counter() - begin < 2.0
+
+
+# The labelled cases
+
+
+@needs_shared
+def test_precision_and_recall_on_the_labelled_cases():
+    cases = [c for c in _lines(SHARED / "grading" / "cases.jsonl") if not c["kind"].startswith("policy/")]
+    verdicts = grade_answers([c["gold"] for c in cases], [c["prediction"] for c in cases])
+    pairs = [(v.correct, c["equivalent"]) for v, c in zip(verdicts, cases, strict=True)]
+    hits, accepted, right = pairs.count((True, True)), sum(v for v, _ in pairs), sum(e for _, e in pairs)
+    assert hits / accepted >= 0.99
+    assert hits / right >= 0.97
+
+
+@needs_shared
+def test_whole_responses_are_graded_as_labelled():
+    cases = _lines(SHARED / "grading" / "responses.jsonl")
+    verdicts = grade_batch([c["gold"] for c in cases], [c["prediction"] for c in cases])
+    assert [v.correct for v in verdicts] == [c["equivalent"] for c in cases]
+
+
+@needs_shared
+def test_every_math500_gold_is_accepted_inside_its_own_solution():
+    problems = _lines(SHARED / "data" / "math500_test.jsonl")
+    verdicts = grade_batch([p["answer"] for p in problems], [p["solution"] for p in problems])
+    assert sum(v.correct for v in verdicts) == 500
+
+
+# Cases of our own, none of them in the shared files: (gold, answers that are equal, answers that are not)
+CASES = [
+    ("1,\\!729", ["1729", "1{,}729", "1\\,729", "1.729\\times 10^3", "x=1729"], ["1,7,29", "1.729", "17290"]),
+    (
+        "\\frac{7}{12}",
+        ["7/12", "\\frac7{12}", "\\dfrac{14}{24}", "0.58\\overline{3}"],
+        ["0.583", "\\frac{12}{7}"],
+    ),
+    ("2\\frac{3}{8}", ["\\frac{19}{8}", "2.375", "2 3/8"], ["2\\cdot\\frac{3}{8}", "\\frac{6}{8}"]),
+    (
+        "6\\sqrt{7}",
+        ["\\sqrt{252}", "\\frac{42}{\\sqrt7}", "6\\cdot7^{1/2}"],
+        ["15.87", "6\\sqrt[3]{7}", "67"],
+    ),
+    (
+        "\\frac{3 + \\sqrt{5}}{2}",
+        ["\\frac{2}{3-\\sqrt5}", "1.5+\\frac{\\sqrt5}{2}"],
+        ["2.618", "3+\\sqrt5/2"],
+    ),
+    ("9\\pi", ["9π", "\\pi\\cdot 9", "9\\pi\\text{ cm}^2"], ["28.27", "9", "9\\pi^2"]),
+    ("-3 + 4i", ["4i-3", "-3+4\\,i", "\\frac{-6+8i}{2}"], ["-3-4i", "4-3i", "5"]),
+    ("31_4", ["31_{4}", "(31)_4", "31_{\\text{four}}"], ["31_5", "13", "13_{4}"]),
+    ("7t", ["t\\cdot7", "7{t}"], ["7", "7s", "t"]),
+    ("3k-8", ["-8+3k", "-(8-3k)"], ["3k+8", "3-8k", "3k"]),
+    ("(x-3)(x+3)", ["(x+3)(x-3)"], ["(x-3)^2", "x^2-3"]),
+    ("\\frac{5+2b}{6}", ["\\frac56+\\frac b3", "(2b+5)/6"], ["\\frac{2+5b}{6}", "5+\\frac{2b}{6}"]),
+    (
+        "4,-7",
+        ["-7, 4", "\\{4,-7\\}", "x=4\\text{ or }x=-7", "4\\text{ and }-7"],
+        ["4", "-47", "(4,-7)", "4,7"],
+    ),
+    (
+        "2 \\pm \\sqrt{3}",
+        ["2+\\sqrt3, 2-\\sqrt3", "x=2\\pm\\sqrt{3}"],
+        ["2+\\sqrt3", "2\\pm3", "-2\\pm\\sqrt3"],
+    ),
+    ("(5,-2)", ["(x,y)=(5,-2)", "\\left(\\tfrac{10}{2},-2.0\\right)"], ["(-2,5)", "(5,-2,0)", "5,-2", "3"]),
+    (
+        "[1,4)",
+        ["1\\le x<4", "x\\in[1,4)", "\\{x\\mid 1\\le x<4\\}", "x\\ge1\\text{ and }x<4"],
+        ["(1,4)", "1,4"],
+    ),
+    (
+        "(-\\infty,1)\\cup(6,\\infty)",
+        ["x<1\\text{ or }x>6", "(6,\\infty)\\cup(-\\infty,1)"],
+        ["(1,6)", "x<1"],
+    ),
+    ("(0,2)\\cup[2,5)", ["(0,5)", "0<x<5"], ["(0,2)\\cup(2,5)"]),
+    ("x > -4", ["(-4,\\infty)", "-4<x", "-x<4", "2x>-8"], ["x\\ge-4", "x<-4", "y>-4"]),
+    ("y = 3x - 1", ["3x-y=1", "y=-1+3x", "2y=6x-2"], ["y=3x+1", "x=3y-1", "y=3x"]),
+    ("w=9", ["9", "9=w", "w = \\frac{18}{2}"], ["v=9", "w=-9", "w>9"]),
+    ("9", ["g(2)=9", "a+b=9", "5+4=9", "\\text{nine}"], ["2w=9", "w+1=9", "1=9", "8=9=9", "8,9", "\\pm9"]),
+    ("\\$4.50", ["4.5", "\\$4.50", "4.50\\text{ dollars}"], ["450", "4.5\\text{ cents}"]),
+    (
+        "16\\text{ ft}",
+        ["16", "16\\text{ feet}", "16 ft", "16\\,\\mathrm{ft}"],
+        ["16\\text{ m}", "16^2", "61"],
+    ),
+    ("35\\%", ["35\\%", "35%", "35\\text{ percent}"], ["3.5\\%", "53\\%"]),
+    ("72^\\circ", ["72", "72°", "72\\text{ degrees}"], ["27^\\circ", "7.2"]),
+    (
+        "\\text{(D)}",
+        ["D", "(D)", "\\textbf{(D)}", "\\mathrm{D}"],
+        ["\\text{(B)}", "\\text{B or D}", "\\text{not D}"],
+    ),
+    ("\\text{hyperbola}", ["Hyperbola", "a hyperbola", "\\textit{hyperbola}"], ["\\text{parabola}", "h"]),
+    ("\\text{A, C}", ["C, A", "\\text{A},\\text{C}", "\\text{A and C}"], ["A", "\\text{A, B}"]),
+    (
+        "\\begin{pmatrix} 1/2 \\\\ -3 \\end{pmatrix}",
+        [
+            "\\frac12\\begin{pmatrix}1\\\\-6\\end{pmatrix}",
+            "\\left[\\begin{array}{c}0.5\\\\-3\\end{array}\\right]",
+        ],
+        ["\\begin{pmatrix}-3\\\\1/2\\end{pmatrix}", "-2.5"],
+    ),
+    (
+        "\\tan x",
+        ["\\frac{\\sin x}{\\cos x}", "\\tan(x)", "\\frac{1}{\\cot x}"],
+        ["\\tan", "\\cot x", "\\tan 2x"],
+    ),
+    ("\\log_3 5", ["\\frac{\\ln 5}{\\ln 3}"], ["\\log_5 3", "1.465"]),
+    ("2^{60}", ["4^{30}", "1152921504606846976"], ["2^{61}", "1152921504606846977", "120"]),
+    ("\\frac{1}{3^{40}}", ["3^{-40}"], ["0", "3^{-41}", "\\frac{1}{3^{41}}"]),
+    ("\\binom{6}{2}", ["15"], ["\\frac62", "3"]),
+    ("4:7", ["4:7", "8:14"], ["7:4", "11"]),
+    ("6:40", ["6:40"], ["640", "6:04", "3:20"]),
+    ("\\emptyset", ["\\varnothing", "\\{\\}", "\\text{no solution}"], ["0", "\\{0\\}"]),
+    ("x^{12}-1", ["x^{12} - 1"], ["x^{11}-1", "x^1 2-1"]),
+    ("|y|", ["\\lvert y\\rvert", "|-y|"], ["y", "-y"]),
+]
+
+
+@pytest.mark.parametrize(("gold", "equal", "different"), CASES, ids=[case[0] for case in CASES])
+def test_equal_answers_are_accepted_and_others_are_not(gold, equal, different):
+    assert [a for a in [gold, *equal] if not _correct(gold, a)] == []
+    assert [a for a in different if _correct(gold, a)] == []
+
+
+@pytest.mark.parametrize("gold", ["5", "\\frac{1}{2}", "(3,4]", "x=5", "\\text{east}", "\\{1,2\\}"])
+def test_empty_and_meaningless_answers_are_wrong(gold):
+    for answer in (
+        "",
+        "  ",
+        "{}",
+        "()",
+        "\\frac{}{}",
+        "?",
+        "nan",
+        "None",
+        "\\text{}",
+        "\\text{I do not know}",
+        ",",
+        "=",
+    ):
+        assert not _correct(gold, answer), answer
+
+
+def test_math_verify_reads_what_the_fast_path_does_not():
+    pairs = [
+        ("(-\\infty,4)\\cup(4,\\infty)", "\\mathbb{R}\\setminus\\{4\\}", True),
+        ("20", "{6 \\choose 3}", True),
+        ("F_n = \\sum_{k=0}^{n} F_k G_{n-k}", "F_n = \\sum_{k=0}^{n} G_{n-k} F_k", True),
+        ("55", "\\sum_{k=1}^{10} k", True),
+        ("55", "\\sum_{k=1}^{10} k^2", False),
+    ]
+    assert all(grading._decide(gold, answer) is None for gold, answer, _ in pairs)
+    verdicts = grade_answers([p[0] for p in pairs], [p[1] for p in pairs])
+    assert [(v.correct, v.status) for v in verdicts] == [(p[2], "ok") for p in pairs]
+
+
+# The batch
+
+
+def test_order_is_kept_and_statuses_say_what_happened():
+    answers = ["2", None, "1", "x" * 500, "9^{9^{9^9}}", "", "\\frac{2}{2}"]
+    verdicts = grade_answers(["1"] * len(answers), answers)
+    assert verdicts == [
+        Verdict(False, "ok", "2"),
+        Verdict(False, "no_box", None),
+        Verdict(True, "ok", "1"),
+        Verdict(False, "refused", "x" * 500),
+        Verdict(False, "refused", "9^{9^{9^9}}"),
+        Verdict(False, "refused", ""),
+        Verdict(True, "ok", "\\frac{2}{2}"),
+    ]
+
+
+def test_repeated_pairs_are_sent_to_a_worker_once(monkeypatch):
+    sent: list[tuple[str, str]] = []
+
+    class Counting:
+        def run(self, items, deadline):
+            sent.extend(items)
+            return [(True, "ok")] * len(items)
+
+    monkeypatch.setattr(grading, "shared_pool", Counting)
+    answer = "\\sum_{k=1}^{4} k"
+    verdicts = grade_answers(["10", "10", "11", "10"], [answer, answer, answer, "10"])
+    assert sent == [("10", answer), ("11", answer)]
+    assert len(verdicts) == 4
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="2 gold answers for 1"):
+        grade_answers(["1", "2"], ["1"])
+    with pytest.raises(ValueError, match="deadline must be positive"):
+        grade_answers(["1"], ["1"], deadline=0)
+
+
+def test_the_fast_path_decides_ten_thousand_a_second():
+    golds, answers = [], []
+    for n in range(6000):
+        golds.append(
+            [str(n), f"\\frac{{{n}}}{{7}}", f"{n / 100:.2f}", f"{n}_9" if "9" not in str(n) else str(n)][
+                n % 4
+            ]
+        )
+        answers.append([str(n + n % 3), f"{n}/7", f"{n / 100:.3f}", f"{n}_{{9}}"][n % 4])
+    grade_answers(golds[:8], answers[:8])
+    gc.collect()
+    begin = time.process_time()
+    grade_answers(golds, answers)
+    assert len(golds) / (time.process_time() - begin) >= 10_000
+
+
+def test_threads_share_the_workers_and_get_their_own_verdicts():
+    results: dict[int, list[bool]] = {}
+
+    def work(thread: int) -> None:
+        golds = [str(k * (k + 1) // 2) for k in range(3, 6)]
+        answers = [f"\\sum_{{j=1}}^{{{k + thread % 2}}} j" for k in range(3, 6)]
+        results[thread] = [v.correct for v in grade_answers(golds, answers, deadline=20)]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {k: [k % 2 == 0] * 3 for k in range(6)}
+
+
+# Hostile input
+
+TOWERS = [
+    "9^{9^{9^{9}}}", "9^9^9^9", "10^{10^{10}}", "2^{999999999}", "(((9!)!)!)!", "99999999!", "\\binom{99999}{50000}",
+    "e^{e^{e^{e^{e}}}}", "\\exp(\\exp(\\exp(\\exp(5))))", "((x^{999})^{999})^{999}", "i^{i^{i^{i}}}",
+    "\\sin(10^{10^{10}})", "500!" * 9, "999!" * 60, "\\sqrt[999]{999!}", "5" + "!" * 300, "-" * 390 + "4",
+    "\\lfloor 10^{9999}\\pi\\rfloor", "\\sum_{k=1}^{10^9} k", "\\int_0^{1} e^{x^2} dx", "\\prod_{n=1}^{1000000} n",
+]  # fmt: skip
+NESTED = [
+    "{" * n + "43" + "}" * n for n in (13, 1000, 100_000)
+] + ["(" * 100_000, "\\frac{" * 50, "\\left(" * 60 + "43", "\\sqrt{" * 12 + "2" + "}" * 12, "|" * 300, "\\{" * 11]  # fmt: skip
+HUGE = [
+    "1" * 1_000_000,
+    "x" * 1_000_000,
+    "1+" * 199 + "2",
+    "\\pm" * 60 + "4",
+    ",".join("x" * 190),
+    "\x00\x01",
+    "\u202e5",
+]
+CODE = [
+    "__import__('os').system('touch CANARY')", "\\text{__import__('os').system('touch CANARY')}", "exec(1)",
+    "eval('5')", "\\input{/etc/passwd}", "\\def\\a{\\a\\a}\\a", "().__class__.__bases__", "lambda: 5", "2**2**2**9",
+]  # fmt: skip
+MALFORMED = ["=", "==", "= 5", "5 =", "<", "\\in", "x\\in", "\\cup", "(,)", "(1,)", "_", "^", "5^", "\\", "\\\\", "&",
+             "%", "$$", "1/0", "0^0", "0^{-1}", "\\log 0", "x>1/0\\text{ and }x<2", "(-1)!", "\\infty-\\infty", "a<b<c<d"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "answers", [TOWERS, NESTED, HUGE, CODE, MALFORMED], ids=["towers", "nested", "huge", "code", "bad"]
+)
+def test_hostile_answers_are_wrong_in_time_and_the_next_is_right(answers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grade_answers(["55"], ["\\sum_{k=1}^{10} k"], deadline=20)  # so that the start of a worker is not timed
+    for gold in ("5", "x^2+1", "(3,4]"):
+        begin = time.perf_counter()
+        verdicts = grade_batch([gold] * len(answers), [f"so \\boxed{{{answer}}}" for answer in answers])
+        assert time.perf_counter() - begin < 2.0 * len(answers)
+        assert [v.answer for v in verdicts if v.correct] == []
+    assert not (tmp_path / "CANARY").exists()
+    assert _correct("55", "\\sum_{k=1}^{10} k")
+
+
+def test_an_item_past_its_deadline_is_killed_and_the_next_is_right():
+    pool = Pool(size=1)
+    try:
+        assert pool.run([("1", "1")], deadline=20) == [(True, "ok")]
+        begin = time.perf_counter()
+        outcomes = pool.run([("1", ENDLESS), ("10", "\\sum_{k=1}^{4} k")], deadline=0.7)
+        assert outcomes == [(False, "timeout"), (True, "ok")]
+        assert time.perf_counter() - begin < 30
+    finally:
+        pool.close()
+
+
+def test_the_start_of_a_worker_is_not_charged_to_the_first_item():
+    pool = Pool(size=1)
+    try:
+        # Importing sympy takes longer than this deadline; the item itself takes milliseconds.
+        assert pool.run([("2", "1+1")], deadline=0.3) == [(True, "ok")]
+    finally:
+        pool.close()
+
+
+def test_a_worker_out_of_memory_or_killed_costs_its_item_alone(monkeypatch):
+    pool = Pool(size=1)
+    try:
+        pool.run([("1", "1")], deadline=20)
+        (worker,) = pool._all
+        timer = threading.Timer(0.5, os.kill, (worker.process.pid, signal.SIGKILL))
+        timer.start()
+        outcomes = pool.run([("1", ENDLESS), ("1", "1")], deadline=20)
+        assert outcomes == [(False, "error"), (True, "ok")]
+    finally:
+        pool.close()
+
+
+def test_workers_are_replaced_after_their_share_of_items(monkeypatch):
+    monkeypatch.setattr("cola_envs.grading.pool.RECYCLE_AFTER", 2)
+    pool = Pool(size=1)
+    try:
+        pool.run([("1", "1")], deadline=20)
+        (first,) = pool._all
+        assert pool.run([("1", "1"), ("2", "1"), ("2", "2")], deadline=20) == [
+            (True, "ok"),
+            (False, "ok"),
+            (True, "ok"),
+        ]
+        assert first not in pool._all
+        assert first.process.poll() is not None
+    finally:
+        pool.close()
+
+
+def test_workers_end_with_the_process_and_importing_stays_light(tmp_path):
+    script = tmp_path / "unguarded.py"  # without the __main__ guard that multiprocessing would need
+    script.write_text(
+        "import sys\n"
+        "from cola_envs.grading import grade_answers\n"
+        "from cola_envs.grading.pool import shared_pool\n"
+        "grade_answers(['1'], ['2'])\n"
+        "assert not shared_pool()._all, 'a worker was started before it was needed'\n"
+        "assert grade_answers(['10'], ['\\\\sum_{k=1}^{4} k'], deadline=20)[0].correct\n"
+        "heavy = {'sympy', 'math_verify', 'torch', 'antlr4', 'multiprocessing'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "print(*[w.process.pid for w in shared_pool()._all])\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(REPO)}
+    for command in ([str(script)], ["-c", script.read_text()]):
+        done = subprocess.run(
+            [sys.executable, *command], env=env, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        pids = [int(pid) for pid in done.stdout.split()]
+        assert pids
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+def test_closing_the_pool_ends_its_workers_and_it_starts_again():
+    assert _correct("10", "\\sum_{k=1}^{4} k + 0")
+    shared_pool().close()
+    assert grade_answers(["15"], ["\\sum_{k=1}^{5} k + 0"], deadline=20)[0].correct
