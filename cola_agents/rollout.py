@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
@@ -122,6 +123,10 @@ def collect(
         problem_seeds: N seeds of the problems; None for the row seeds. A group shares one.
         temperature, top_k, top_p: how actions are drawn; 0 is greedy. ``log_probs`` are of the
             distribution that these define, and a learner must use the same.
+
+    Raises:
+        ValueError: without seeds, or with another number of problem seeds.
+        FloatingPointError: where the policy's logits are not finite, naming row, step and token.
     """
     problems = list(seeds) if problem_seeds is None else list(problem_seeds)
     if len(problems) != len(seeds) or not len(seeds):
@@ -151,6 +156,12 @@ def collect(
             u = torch.tensor(draws, dtype=torch.float64, device=logits.device)
             actions, log_probs = sample(logits, u, temperature=temperature, top_k=top_k, top_p=top_p)
         for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
+            if not math.isfinite(log_prob):
+                step = len(running[row].positions)
+                raise FloatingPointError(
+                    f"the policy's logits of row {row} are not finite at step {step}, "
+                    f"after token {session.tokens[row][-1]}"
+                )
             running[row].positions.append(len(session.tokens[row]) - 1)
             running[row].log_probs.append(log_prob)
         _, rewards, terminated, truncated, infos = episodes.step(rows, actions.cpu().numpy())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,8 +24,7 @@ Draw = Callable[[], float]
 Step = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One problem.
 
     Attributes:
@@ -60,8 +60,9 @@ def generate(seed: int, *, level: int = 1, split: Split = "train", kinds: tuple[
     draw = random.Random(seed * 64 + level * 8 + 1).random
     while True:
         kind = kinds[int(draw() * len(kinds))]
-        question, answer, key, steps = _GENERATORS[kind](draw, level)
+        key, write = _GENERATORS[kind](draw, level)
         if split_of(key) == split:
+            question, answer, steps = write()
             return Problem(question, answer, kind, level, key, steps)
 
 
@@ -88,30 +89,38 @@ def _between(draw: Draw, low: int, high: int) -> int:
     return low + int(draw() * (high - low + 1))
 
 
+# A generator draws operands and returns the canonical question and a function that writes the rest out:
+# questions of the other split are thrown away, and most of the work is in the writing.
+Worked = tuple[str, int, tuple[Step, ...]]
+Drawn = tuple[str, Callable[[], Worked]]
+
 # level: (fewest terms, most terms, largest operand)
 _SUM_SHAPES = {1: (3, 4, 9), 2: (4, 5, 9), 3: (2, 3, 99), 4: (3, 4, 99), 5: (3, 4, 999)}
 
 
-def _sum(draw: Draw, level: int) -> tuple[str, int, str, tuple[Step, ...]]:
+def _sum(draw: Draw, level: int) -> Drawn:
     fewest, most, largest = _SUM_SHAPES[level]
     total = _between(draw, 1, largest)
-    question = str(total)
     terms = [total]
-    steps = []
     for _ in range(_between(draw, fewest, most) - 1):
         operand = _between(draw, 1, largest)
         # Partial sums stay at zero or above, so that no sign has to be carried in a step.
         signed = operand if draw() < 0.5 or operand > total else -operand
-        expression = f"{signed:+d}"
-        steps.append((f"{total}{expression}", total + signed))
         total += signed
-        question += expression
         terms.append(signed)
-    terms.sort()
-    return question + "=?", total, "".join([f"{t:+d}" for t in terms]), tuple(steps)
+
+    def write() -> Worked:
+        value, question, steps = terms[0], str(terms[0]), []
+        for term in terms[1:]:
+            steps.append((f"{value}{term:+d}", value + term))
+            question += f"{term:+d}"
+            value += term
+        return f"{question}=?", value, tuple(steps)
+
+    return "sum " + " ".join(map(str, sorted(terms))), write
 
 
-def _product(draw: Draw, level: int) -> tuple[str, int, str, tuple[Step, ...]]:
+def _product(draw: Draw, level: int) -> Drawn:
     factors: tuple[int, ...]
     if level == 1:
         factors, rest = (_between(draw, 2, 9), _between(draw, 2, 9)), _between(draw, 1, 9)
@@ -124,58 +133,69 @@ def _product(draw: Draw, level: int) -> tuple[str, int, str, tuple[Step, ...]]:
         rest = _between(draw, 11, 99)
     else:
         factors, rest = (_between(draw, 11, 99), _between(draw, 11, 99)), _between(draw, 11, 99)
-    steps = []
-    value = factors[0]
-    for factor in factors[1:]:
-        steps.append((f"{value}*{factor}", value * factor))
-        value *= factor
-    signed = rest if draw() < 0.5 or rest > value else -rest
-    steps.append((f"{value}{signed:+d}", value + signed))
-    question = "*".join(map(str, factors)) + f"{signed:+d}=?"
-    key = "*".join(map(str, sorted(factors))) + f"{signed:+d}"
-    return question, value + signed, key, tuple(steps)
+    signed = rest if draw() < 0.5 or rest > math.prod(factors) else -rest
+
+    def write() -> Worked:
+        value, steps = factors[0], []
+        for factor in factors[1:]:
+            steps.append((f"{value}*{factor}", value * factor))
+            value *= factor
+        steps.append((f"{value}{signed:+d}", value + signed))
+        return "*".join(map(str, factors)) + f"{signed:+d}=?", value + signed, tuple(steps)
+
+    return f"product {sorted(factors)} {signed}", write
 
 
-def _two_products(draw: Draw) -> tuple[str, int, str, tuple[Step, ...]]:
-    a, b, c, d = (_between(draw, 2, 9) for _ in range(4))
+def _two_products(draw: Draw) -> Drawn:
+    a, b, c, d = _between(draw, 2, 9), _between(draw, 2, 9), _between(draw, 2, 9), _between(draw, 2, 9)
     left, right = a * b, c * d
-    sign = 1 if draw() < 0.5 or right > left else -1
-    operator = "+" if sign > 0 else "-"
-    first, second = f"{min(a, b)}*{max(a, b)}", f"{min(c, d)}*{max(c, d)}"
-    key = "+".join(sorted((first, second))) if sign > 0 else f"{first}-{second}"
-    value = left + sign * right
-    steps = ((f"{a}*{b}", left), (f"{c}*{d}", right), (f"{left}{operator}{right}", value))
-    return f"{a}*{b}{operator}{c}*{d}=?", value, key, steps
+    adds = draw() < 0.5 or right > left
+
+    def write() -> Worked:
+        operator, value = ("+", left + right) if adds else ("-", left - right)
+        steps = ((f"{a}*{b}", left), (f"{c}*{d}", right), (f"{left}{operator}{right}", value))
+        return f"{a}*{b}{operator}{c}*{d}=?", value, steps
+
+    pairs = [(a, b) if a < b else (b, a), (c, d) if c < d else (d, c)]
+    return f"products {sorted(pairs) if adds else pairs} {adds}", write
 
 
-def _equation(draw: Draw, level: int) -> tuple[str, int, str, tuple[Step, ...]]:
+def _equation(draw: Draw, level: int) -> Drawn:
     if level == 1:
         x, shift = _between(draw, 0, 20), _between(draw, 1, 9)
         if draw() < 0.5 or shift > x:
             left = f"x+{shift}" if draw() < 0.5 else f"{shift}+x"
-            return f"{left}={x + shift}, x=?", x, f"x+{shift}={x + shift}", ((f"{x + shift}-{shift}", x),)
-        return f"x-{shift}={x - shift}, x=?", x, f"x-{shift}={x - shift}", ((f"{x - shift}+{shift}", x),)
+            right = x + shift
+            return f"x+{shift}={right}", lambda: (f"{left}={right}, x=?", x, ((f"{right}-{shift}", x),))
+        right = x - shift
+        key = f"x-{shift}={right}"
+        return key, lambda: (f"{key}, x=?", x, ((f"{right}+{shift}", x),))
     if level in (2, 3):
         most_x, most_shift = (9, 9) if level == 2 else (20, 50)
         slope, x, shift = _between(draw, 2, 9), _between(draw, 0, most_x), _between(draw, 1, most_shift)
         if draw() < 0.5 and slope * x >= shift:
             shift = -shift
-        right = slope * x + shift
-        equation = f"{slope}*x{shift:+d}={right}"
-        steps = ((f"{right}{-shift:+d}", slope * x), (f"{slope * x}/{slope}", x))
-        return f"{equation}, x=?", x, equation, steps
+        right, scaled = slope * x + shift, slope * x
+        key = f"{slope}*x{shift:+d}={right}"
+        return key, lambda: (
+            f"{key}, x=?",
+            x,
+            ((f"{right}{-shift:+d}", scaled), (f"{scaled}/{slope}", x)),
+        )
     return _two_sided_equation(draw, 0 if level == 4 else -12)
 
 
-def _two_sided_equation(draw: Draw, low: int) -> tuple[str, int, str, tuple[Step, ...]]:
+def _two_sided_equation(draw: Draw, low: int) -> Drawn:
     other, x = _between(draw, 2, 9), _between(draw, low, 12)
-    slope, shift = other + _between(draw, 1, 9), _between(draw, 1, 30)
-    right = (slope - other) * x + shift
-    gap = slope - other
+    gap, shift = _between(draw, 1, 9), _between(draw, 1, 30)
+    slope, right = other + gap, gap * x + shift
     equation = f"{slope}*x+{shift}={other}*x{right:+d}"
-    sides = sorted((f"{slope}*x+{shift}", f"{other}*x{right:+d}"))
-    steps = ((f"{slope}-{other}", gap), (f"{right}-{shift}", gap * x), (f"{gap * x}/{gap}", x))
-    return f"{equation}, x=?", x, "=".join(sides), steps
+    # The larger slope always stands on the left, so that the equation is its own canonical form.
+    return equation, lambda: (
+        f"{equation}, x=?",
+        x,
+        ((f"{slope}-{other}", gap), (f"{right}-{shift}", gap * x), (f"{gap * x}/{gap}", x)),
+    )
 
 
 _GENERATORS = {"sum": _sum, "product": _product, "equation": _equation}

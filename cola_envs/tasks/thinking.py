@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cola_envs.task import Task, Turn
+from cola_envs.tasks.arithmetic import KINDS, ArithmeticTask, Split
 
 INSTRUCTION = "Use <think></think> and <answer></answer>.\n"
 FORMAT = re.compile(r"\s*<think>[^<]+</think>\s*<answer>[^<]+</answer>\s*")
@@ -54,12 +55,13 @@ class ThinkingPrompt:
         return Turn(text=inner.text, reward=float(matches), done=inner.done, info=info)
 
 
-def thinking_arithmetic(**arithmetic: Any) -> ThinkingPrompt:
+def thinking_arithmetic(
+    level: int = 1, split: Split = "train", kinds: tuple[str, ...] = KINDS, instruction: str = INSTRUCTION
+) -> ThinkingPrompt:
     """The task of ``CoLA-Thinking-v0``: :class:`ThinkingPrompt` around arithmetic.
 
     Args:
-        arithmetic: keyword arguments of :class:`~cola_envs.tasks.arithmetic.ArithmeticTask`.
+        level, split, kinds: of :class:`~cola_envs.tasks.arithmetic.ArithmeticTask`.
+        instruction: put in front of each prompt.
     """
-    from cola_envs.tasks.arithmetic import ArithmeticTask
-
-    return ThinkingPrompt(ArithmeticTask(**arithmetic))
+    return ThinkingPrompt(ArithmeticTask(level, split, kinds), instruction)

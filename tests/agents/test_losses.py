@@ -258,7 +258,7 @@ def test_whitening_is_the_official_one(rl_math):
 
 
 @needs_fixtures
-def test_losses_are_the_official_ones(rl_math):
+def test_the_policy_loss_is_the_official_one(rl_math):
     mask = rl_math["action_mask"]
     advantages = rl_math["grpo_advantages_normalised_over_buffer_rightpadded0"]
     policy = official_order(
@@ -270,15 +270,6 @@ def test_losses_are_the_official_ones(rl_math):
         clip=0.2,
     )
     assert policy == pytest.approx(rl_math["policy_loss_clip0.2"].item(), abs=1e-5)
-    value = official_order(
-        value_loss,
-        rl_math["values"] + 0.5,
-        rl_math["values"],
-        rl_math["ppo_returns_g1_l0.95"],
-        mask=mask,
-        clip=0.2,
-    )
-    assert value == pytest.approx(rl_math["value_loss_clip0.2"].item(), abs=1e-5)
 
 
 @needs_fixtures
