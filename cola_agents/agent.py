@@ -124,7 +124,13 @@ class Agent(ABC):
         self.seed = seed
         self.num_envs = num_envs
         level = _level_of(env_id)
-        self._model_source = model if isinstance(model, (str, Path, type(None))) else None
+        named = {"model": model, "tokenizer": tokenizer}
+        #: The constructor arguments that say which model this is, as far as text can name them.
+        self._source: dict[str, str | None] = {
+            **{key: str(value) if isinstance(value, (str, Path)) else None for key, value in named.items()},
+            "device": device,
+            "dtype": dtype,
+        }
         backbone: Any = resolve(model, level=level, tokenizer=tokenizer, device=device, dtype=dtype)
         self.fingerprint: str = backbone.fingerprint
         if isinstance(backbone, TokenBackbone):
@@ -185,8 +191,7 @@ class Agent(ABC):
         """
         chosen = env_id or self.env_id
         kwargs = {**(self.env_kwargs if chosen == self.env_id else {}), **env_kwargs}
-        if split != "train":
-            kwargs["split"] = split
+        kwargs["split"] = split
         episodes = self._episodes(chosen, min(num_episodes, max(64, self.num_envs)), kwargs)
         try:
             temperature = 0.0 if greedy else self.options.temperature
@@ -286,7 +291,7 @@ class Agent(ABC):
             "env_kwargs_not_saved": sorted(set(self.env_kwargs) - set(named)),
             "num_envs": self.num_envs,
             "seed": self.seed,
-            "model": None if self._model_source is None else str(self._model_source),
+            **self._source,
             "fingerprint": self.fingerprint,
             "options": dataclasses.asdict(self.options),
             "num_timesteps": self.num_timesteps,
@@ -319,7 +324,8 @@ class Agent(ABC):
                 f"{path} was trained with {', '.join(saved['env_kwargs_not_saved'])}, which could not be "
                 "saved: pass env_kwargs= again"
             )
-        arguments = {key: saved[key] for key in ("num_envs", "seed", "model", "env_kwargs")}
+        kept = ("num_envs", "seed", "model", "tokenizer", "device", "dtype", "env_kwargs")
+        arguments = {key: saved[key] for key in kept}
         arguments.update(saved["options"])
         agent = cls(changed.pop("env_id", saved["env_id"]), **{**arguments, **changed})
         if agent.fingerprint != saved["fingerprint"]:

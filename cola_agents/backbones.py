@@ -160,7 +160,9 @@ class TokenBackbone(_Backbone):
     level: Level = "token"
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
-        if not isinstance(model, CoLAForCausalLM) and not all(hasattr(model, n) for n in ("model", "lm_head")):
+        if not isinstance(model, CoLAForCausalLM) and not all(
+            hasattr(model, n) for n in ("model", "lm_head")
+        ):
             raise TypeError(
                 f"token actions need a causal LM with .model and .lm_head, as Llama's or Qwen2's; "
                 f"{type(model).__name__} is built otherwise"

@@ -19,6 +19,7 @@ from cola_agents.grpo import GRPO
 from cola_agents.ppo import PPO
 from cola_agents.provenance import provenance
 from cola_agents.rollout import Rollout, collect
+from cola_envs.tasks.substitute import NAME as SUBSTITUTE
 
 AGENTS: dict[str, type[Agent]] = {"GRPO": GRPO, "PPO": PPO}
 
@@ -104,7 +105,7 @@ def summary(rollout: Rollout) -> dict[str, Any]:
         "reward": round(rollout.episode_rewards.mean().item(), 4),
         "tokens_per_episode": round(float(np.mean([info["num_tokens"] for info in rollout.infos])), 2),
     }
-    if any(info.get("substitute") for info in rollout.infos):
+    if SUBSTITUTE in datasets:
         report["warning"] = (
             "a substitute set of this project's own making was played: this is no MATH-500 result"
         )

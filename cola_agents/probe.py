@@ -98,7 +98,9 @@ def held_out_cross_entropy(agent: Agent, *, num_batches: int = 4) -> float:
     total, count = 0.0, 0
     actor: Any = agent.actor
     model = agent.backbone.model
-    for batch in islice(packed_batches(documents(HELD_OUT), agent.backbone.tokenizer, rows=8, length=256), num_batches):
+    for batch in islice(
+        packed_batches(documents(HELD_OUT), agent.backbone.tokenizer, rows=8, length=256), num_batches
+    ):
         where = batch.targets != IGNORED
         targets = batch.targets[where]
         shared = {"attention_mask": batch.mask, "position_ids": batch.positions, "use_cache": False}

@@ -225,7 +225,9 @@ class Follower:
                 self._kv.erase(rows[i], starts[i])
             row = rows[bad[0]]
             token = self._session.tokens[row][-1]
-            raise NotFiniteError(row, f"the policy's state of row {row} is not finite at its last token, {token}")
+            raise NotFiniteError(
+                row, f"the policy's state of row {row} is not finite at its last token, {token}"
+            )
         self._last[index] = last
         for row, count in zip(rows, counts, strict=True):
             self._held[row] += count

@@ -57,7 +57,9 @@ class Recipe:
 
 def corpus_batches(seed: int, tokenizer: Any, stage: StageConfig, corpus: CorpusConfig) -> Iterator[Batch]:
     """Endless packed batches of the generated corpus."""
-    return packed_batches(documents(seed, corpus), PlainTokenizer(tokenizer), rows=stage.rows, length=stage.length)
+    return packed_batches(
+        documents(seed, corpus), PlainTokenizer(tokenizer), rows=stage.rows, length=stage.length
+    )
 
 
 def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:

@@ -233,7 +233,7 @@ def _from_file(path: Path, spelling: str, name: str | None = None) -> _Source:
     sha256 = hashlib.sha256(raw).hexdigest()
     if name is None:
         # The bytes decide, not the file's name: one id is one problem set.
-        name = "MATH-500" if sha256 == MATH500_SHA256 else "MATH-500"
+        name = "MATH-500" if sha256 == MATH500_SHA256 else path.name
     return _Source(name, sha256, False, items)
 
 

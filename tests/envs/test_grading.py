@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -359,7 +360,7 @@ def test_the_start_of_a_worker_is_not_charged_to_the_first_item():
         pool.close()
 
 
-def test_a_worker_out_of_memory_or_killed_costs_its_item_alone(monkeypatch):
+def test_a_worker_that_dies_costs_its_item_alone():
     pool = Pool(size=1)
     try:
         pool.run([("1", "1")], deadline=20)
@@ -368,6 +369,18 @@ def test_a_worker_out_of_memory_or_killed_costs_its_item_alone(monkeypatch):
         timer.start()
         outcomes = pool.run([("1", ENDLESS), ("1", "1")], deadline=20)
         assert outcomes == [(False, "error"), (True, "ok")]
+    finally:
+        pool.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").is_file(), reason="limits are read from /proc")
+def test_a_workers_memory_is_bounded():
+    pool = Pool(size=1)
+    try:
+        pool.run([("1", "1")], deadline=20)
+        (worker,) = pool._all
+        limits = Path(f"/proc/{worker.process.pid}/limits").read_text()
+        assert re.search(r"Max address space\s+2147483648\s+2147483648", limits)
     finally:
         pool.close()
 
