@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from cola_agents.checkpoint import from_official, is_official
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.sampling import sample
 from cola_agents.session import Follower, NotFiniteError, Rows, not_finite
@@ -321,6 +322,8 @@ def load_bundled(name: str = "cola") -> Any:
 
 def _load(path: str, dtype: str) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(path)
+    if is_official(config):
+        return from_official(path, dtype=dtype)
     cls = CoLAForCausalLM if config.model_type == "cola" else AutoModelForCausalLM
     progress = _progress_bar(False)
     try:

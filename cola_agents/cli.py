@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, TypeError, FileNotFoundError, gym.error.Error) as error:
+    except (ValueError, TypeError, OSError, gym.error.Error) as error:
         print(f"cola: {error}", file=sys.stderr)
         return 2
 
@@ -57,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--greedy", action="store_true", help="the likeliest action in place of a draw")
     evaluate.add_argument("--seed", type=int, default=10_000)
     evaluate.set_defaults(run=_evaluate)
+
+    convert = commands.add_parser(
+        "convert", help="write an official CoLA checkpoint in this project's format"
+    )
+    convert.add_argument("official", help="folder or hub id")
+    convert.add_argument("ours", type=Path, help="folder to write; must be empty or absent")
+    convert.add_argument("--dtype", help="e.g. bfloat16; that of the files without it")
+    convert.set_defaults(run=_convert)
     return parser
 
 
@@ -98,7 +106,10 @@ def _pretrain(arguments: argparse.Namespace) -> int:
     elif arguments.stage == "base":
         stages.train_base(recipe, arguments.out)
     else:
+        from cola_agents.train.card import write_card
+
         stages.train_bundled(recipe, arguments.out)
+        write_card(arguments.out, recipe)
     print(f"Wrote {arguments.out}.")
     return 0
 
@@ -118,6 +129,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         **kwargs,
     )
     print(json.dumps(report, indent=2))
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from cola_agents.checkpoint import convert
+
+    convert(arguments.official, arguments.ours, dtype=arguments.dtype)
+    print(f"Wrote {arguments.ours}.")
     return 0
 
 

@@ -16,13 +16,16 @@ class CoLAConfig(PretrainedConfig):
         text_config: configuration of the base language model (a ``PretrainedConfig`` of a decoder, or
             its dict). The inverse dynamics and the policy are built from the same family's layer.
         num_codes: size A of the codebook. 64 in the paper (official field ``num_code``).
-        num_inverse_layers: decoder layers of the inverse dynamics model (``num_action_layer``, 4).
+        num_inverse_layers: decoder layers of the inverse dynamics model (``num_action_layer``, 4); 0 for a
+            model without, as the official version 0 is.
         num_merge_layers: gated MLPs of the world model (``num_dyna_layer``, 2).
         num_policy_layers: decoder layers of the policy (``num_policy_layer``, 8).
         readout: how the world model's state z becomes token logits. ``"difference"`` is the official
             ``lm_head(norm(z) - h)`` with the base's own final norm; it starts from a uniform language
             model. ``"state"`` is ``lm_head(z)``; it starts as the base itself and trains far better
             from scratch.
+        detach_state: whether the h that the ``"difference"`` readout subtracts passes a gradient back:
+            not in the official versions 1 and 2 (True here), as any other term in version 0 (False).
 
     Raises:
         ValueError: for an unknown readout or a size below its least value.
@@ -39,6 +42,7 @@ class CoLAConfig(PretrainedConfig):
     num_merge_layers: int = 2
     num_policy_layers: int = 8
     readout: str = "difference"
+    detach_state: bool = True
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -49,7 +53,7 @@ class CoLAConfig(PretrainedConfig):
             self.text_config = AutoConfig.for_model(fields.pop("model_type", "llama"), **fields)
         if self.readout not in READOUTS:
             raise ValueError(f"readout {self.readout!r} is not one of {READOUTS}")
-        least = {"num_codes": 2, "num_inverse_layers": 1, "num_merge_layers": 1, "num_policy_layers": 1}
+        least = {"num_codes": 2, "num_inverse_layers": 0, "num_merge_layers": 1, "num_policy_layers": 1}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")

@@ -22,7 +22,7 @@ from cola_agents.backbones import make_backbone
 from cola_agents.grpo import GRPO
 from cola_agents.probe import probe
 from cola_agents.provenance import provenance
-from cola_agents.rollout import collect
+from cola_agents.rollout import Rollout, collect
 
 THRESHOLD = 0.9
 
@@ -45,35 +45,46 @@ ARMS = (
 
 @dataclass(frozen=True)
 class FixedCodes:
-    """A policy that does not look: logits [A], the same in every state."""
+    """A policy that does not look: the logits of each row, [R, A], in every state."""
 
     logits: Tensor
 
     def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
-        return lambda rows: self.logits.expand(len(rows), -1)
+        return lambda rows: self.logits[list(rows)]
 
 
 def floor(*, episodes: int = 256, seed: int = 10_000) -> dict[str, float]:
     """The format reward of uniform random codes and of the best constant code, on test problems.
 
-    The constant code is chosen on 16 training problems.
+    The constant code is chosen on 16 training problems, which every code plays.
     """
     backbone = make_backbone(level="latent")
     num_codes = int(backbone.action_space.n)
     always = torch.eye(num_codes).clamp_min(1e-30).log()
-    scores = [_mean_reward(backbone, FixedCodes(always[code]), "train", 16, 0) for code in range(num_codes)]
-    best = max(range(num_codes), key=lambda code: (scores[code], -code))
+    scores = torch.zeros(num_codes)
+    train = _episodes(backbone, num_codes, "train")
+    for problem in range(16):
+        # As many episodes as rows: row i plays code i.
+        rollout = collect(
+            train, FixedCodes(always), seeds=range(num_codes), problem_seeds=[problem] * num_codes
+        )
+        scores += rollout.episode_rewards
+    best = int(scores.argmax())
+    test, rows = _episodes(backbone, 64, "test"), torch.zeros(64, 1)
+    seeds = range(seed, seed + episodes)
     return {
-        "random_codes": _mean_reward(backbone, FixedCodes(torch.zeros(num_codes)), "test", episodes, seed),
-        "constant_code": _mean_reward(backbone, FixedCodes(always[best]), "test", episodes, seed),
+        "random_codes": _mean_reward(collect(test, FixedCodes(rows.expand(-1, num_codes)), seeds=seeds)),
+        "constant_code": _mean_reward(collect(test, FixedCodes(always[best] + rows), seeds=seeds)),
         "constant_code_is": best,
     }
 
 
-def _mean_reward(backbone: Any, policy: FixedCodes, split: str, episodes: int, seed: int) -> float:
-    envs = gym.make_vec("CoLA-Thinking-v0", num_envs=min(64, episodes), model=backbone, split=split)
-    rollout = collect(envs.unwrapped.episodes, policy, seeds=range(seed, seed + episodes))  # type: ignore[attr-defined]
-    envs.close()
+def _episodes(backbone: Any, num_rows: int, split: str) -> Any:
+    envs: Any = gym.make_vec("CoLA-Thinking-v0", num_envs=num_rows, model=backbone, split=split)
+    return envs.unwrapped.episodes
+
+
+def _mean_reward(rollout: Rollout) -> float:
     return rollout.episode_rewards.mean().item()
 
 
@@ -100,7 +111,7 @@ def run_arm(arm: Arm, *, updates: int, seed: int, model: Any = None, episodes: i
 
 
 def _format(agent: GRPO, episodes: int) -> float:
-    return agent.evaluate(episodes).episode_rewards.mean().item()
+    return _mean_reward(agent.evaluate(episodes))
 
 
 def rollouts_to(history: list[dict[str, float]], threshold: float, window: int = 3) -> int | None:

@@ -60,6 +60,13 @@ class MergeLayer(nn.Module):
         return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
 
 
+NO_INVERSE_DYNAMICS = (
+    "this model has no inverse dynamics (num_inverse_layers is 0; an official checkpoint with v=0): the "
+    "codes of given text cannot be inferred, so neither can its world model be trained on nor its policy "
+    "be re-cloned from text. Rollouts, generation and RL work"
+)
+
+
 def shift_codes(codes: Tensor) -> Tensor:
     """Read at t the code that inverse dynamics gives at t + 1; the last position keeps its own.
 
@@ -109,6 +116,24 @@ class CoLAPreTrainedModel(PreTrainedModel):
         """As in transformers, but from safetensors files alone: pickled weights are refused."""
         return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """As in torch, but a change of type leaves rotary frequencies alone.
+
+        Rounded to bfloat16 they would turn distant positions by whole radians.
+        """
+        exact = {
+            (module, name): buffer
+            for module in self.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if name.endswith("inv_freq")
+        }
+        super()._apply(*args, **kwargs)
+        for (module, name), buffer in exact.items():
+            moved = getattr(module, name)
+            if moved.dtype != buffer.dtype:
+                setattr(module, name, buffer.to(moved.device))
+        return self
+
 
 class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
     """A causal language model that is steered by one discrete code per token.
@@ -117,8 +142,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         config: a :class:`~cola_agents.configuration.CoLAConfig`.
 
     Modules: ``base`` (the decoder), ``lm_head``, ``inverse_trunk`` and ``inverse_head`` (inverse
-    dynamics), ``codebook`` [A, D], ``merge`` (the world model's gated MLPs), ``policy_trunk`` and
-    ``policy_head``.
+    dynamics; None where ``num_inverse_layers`` is 0), ``codebook`` [A, D], ``merge`` (the world model's
+    gated MLPs), ``policy_trunk`` and ``policy_head``.
     """
 
     def __init__(self, config: CoLAConfig) -> None:
@@ -126,8 +151,11 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         text = config.text_config
         self.base = AutoModel.from_config(text)
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self.inverse_trunk = _stack(text, config.num_inverse_layers)
-        self.inverse_head = nn.Linear(text.hidden_size, config.num_codes, bias=False)
+        self.inverse_trunk: nn.Module | None = None
+        self.inverse_head: nn.Module | None = None
+        if config.num_inverse_layers:
+            self.inverse_trunk = _stack(text, config.num_inverse_layers)
+            self.inverse_head = nn.Linear(text.hidden_size, config.num_codes, bias=False)
         self.codebook = nn.Embedding(config.num_codes, text.hidden_size)
         self.merge = nn.ModuleList(
             MergeLayer(text.hidden_size, text.intermediate_size, text.hidden_act)
@@ -151,6 +179,15 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         model.base.load_state_dict(base.model.state_dict())
         model.lm_head.load_state_dict(base.lm_head.state_dict())
         return model.to(base.dtype)
+
+    @classmethod
+    def from_official(
+        cls, source: str | Path, *, dtype: torch.dtype | str | None = None, device_map: Any = None
+    ) -> CoLAForCausalLM:
+        """Load a checkpoint of the authors' own format: see :func:`cola_agents.checkpoint.from_official`."""
+        from cola_agents.checkpoint import from_official
+
+        return from_official(source, dtype=dtype, device_map=device_map)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.base.get_input_embeddings()
@@ -180,7 +217,13 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         return self._run(self.base, mask, positions, cache, input_ids=ids)
 
     def infer(self, h: Tensor, *, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """Inverse dynamics: code logits [B, T, A], UNshifted: :func:`shift_codes` reads them at t + 1."""
+        """Inverse dynamics: code logits [B, T, A], UNshifted: :func:`shift_codes` reads them at t + 1.
+
+        Raises:
+            ValueError: for a model without inverse dynamics.
+        """
+        if self.inverse_trunk is None or self.inverse_head is None:
+            raise ValueError(NO_INVERSE_DYNAMICS)
         trunk = self._run(self.inverse_trunk, mask, positions, None, inputs_embeds=h)
         return self.inverse_head(trunk)
 
@@ -200,9 +243,10 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         """:meth:`world` with the codes' vectors e [..., D] given (a relaxed code, while training)."""
         z = h
         for layer in self.merge:
-            z = z + layer(z, e)
+            z = z + layer(z, e).to(z.device)
         if self.config.readout == "difference":
-            return self.lm_head(self.base.norm(z) - h)
+            subtracted = h.detach() if self.config.detach_state else h
+            return self.lm_head(self.base.norm(z).to(h.device) - subtracted)
         return self.lm_head(z)
 
     def policy(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -102,9 +103,9 @@ class _Running:
 
 def collect(
     episodes: Episodes,
-    policy: Policy,
+    policy: Policy | Callable[[Any, list[int]], Tensor],
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None = None,
     problem_seeds: Sequence[int] | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -118,8 +119,9 @@ def collect(
 
     Args:
         episodes: rows to play in; whatever ran in them is dropped.
-        policy: gives action logits.
-        seeds: N row seeds: the policy's and the world's draws.
+        policy: gives action logits: a :class:`Policy`, or a plain function of session and rows.
+        seeds: N row seeds: the policy's and the world's draws. None for one episode a row, from fresh
+            entropy.
         problem_seeds: N seeds of the problems; None for the row seeds. A group shares one.
         temperature, top_k, top_p: how actions are drawn; 0 is greedy. ``log_probs`` are of the
             distribution that these define, and a learner must use the same.
@@ -128,11 +130,13 @@ def collect(
         ValueError: without seeds, or with another number of problem seeds.
         FloatingPointError: where the policy's logits are not finite, naming row, step and token.
     """
+    if seeds is None:
+        seeds = np.random.default_rng().integers(2**53, size=episodes.num_rows).tolist()
     problems = list(seeds) if problem_seeds is None else list(problem_seeds)
     if len(problems) != len(seeds) or not len(seeds):
         raise ValueError(f"collect got {len(seeds)} seeds and {len(problems)} problem seeds")
     session: Any = episodes.session
-    act = policy.attach(session)
+    act = policy.attach(session) if hasattr(policy, "attach") else partial(policy, session)
     waiting = list(range(len(seeds)))[::-1]
     running: dict[int, _Running] = {}
     done: list[dict[str, Any]] = [{} for _ in seeds]

@@ -25,7 +25,8 @@ def distribution(
     """
     if not 0 <= temperature < float("inf") or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
         raise ValueError(
-            f"temperature={temperature} must be finite and >= 0, top_p={top_p} in (0, 1] and top_k={top_k} None or >= 1"
+            f"temperature={temperature} must be finite and >= 0, top_p={top_p} in (0, 1] and top_k={top_k} "
+            "None or >= 1"
         )
     logits = logits.float()
     if temperature == 0:

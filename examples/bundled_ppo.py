@@ -16,9 +16,7 @@ def main(timesteps: int = 40_000, test_episodes: int = 256) -> float:
 
     rollout = agent.evaluate(test_episodes)
     after = rollout.episode_rewards.mean().item()
-    print(
-        f"format reward on test problems: {before:.3f} before, {after:.3f} after {agent.num_episodes} rollouts"
-    )
+    print(f"test reward {before:.3f} -> {after:.3f} in {agent.num_episodes} rollouts")
     print("for example:", rollout.infos[0]["text"])
     return after
 

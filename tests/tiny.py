@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cola_agents.modeling import CoLAForCausalLM
@@ -53,8 +51,11 @@ def make_base(seed: int = 0, **changed: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**settings)).eval()
 
 
-def make_cola(readout: str = "state", seed: int = 0, **changed: Any) -> CoLAForCausalLM:
-    """A CoLA model around :func:`make_base`; its norms are drawn too, so that a wrong one shows."""
+def make_cola(readout: str = "state", seed: int = 0, base: Any = None, **changed: Any) -> CoLAForCausalLM:
+    """A CoLA model around a base, by default :func:`make_base`.
+
+    Its norms are drawn too, so that a wrong one shows.
+    """
     settings: dict[str, Any] = {
         "num_codes": CODES,
         "num_inverse_layers": 1,
@@ -63,55 +64,10 @@ def make_cola(readout: str = "state", seed: int = 0, **changed: Any) -> CoLAForC
         "readout": readout,
         **changed,
     }
-    model = CoLAForCausalLM.from_base(make_base(seed), **settings).eval()
+    model = CoLAForCausalLM.from_base(base or make_base(seed), **settings).eval()
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.copy_(1 + 0.3 * torch.randn(parameter.shape, generator=generator))
     return model
-
-
-def official(folder: str) -> tuple[CoLAForCausalLM, dict[str, torch.Tensor]]:
-    """A model built from an official fixture, and the official code's values on it."""
-    path = FIXTURES / folder
-    fields = json.loads((path / "config.json").read_text())
-    for other in ("architectures", "torch_dtype", "transformers_version", "model_type", "v"):
-        fields.pop(other, None)
-    sizes = {
-        "num_codes": fields.pop("num_code"),
-        "num_inverse_layers": fields.pop("num_action_layer"),
-        "num_merge_layers": fields.pop("num_dyna_layer"),
-        "num_policy_layers": fields.pop("num_policy_layer"),
-    }
-    base = LlamaForCausalLM(LlamaConfig(**fields, attn_implementation="eager"))
-    model = CoLAForCausalLM.from_base(base, readout="difference", **sizes)
-    model.load_state_dict({_ours(k): _shaped(k, v) for k, v in load_file(path / "model.safetensors").items()})
-    return model.eval(), load_file(path / "golden.safetensors")
-
-
-_PREFIXES = (
-    ("model.embed_tokens.", "base.embed_tokens."),
-    ("model.layers.", "base.layers."),
-    ("model.norm.", "base.norm."),
-    ("model.action_layers.", "inverse_trunk.layers."),
-    ("model.action_norm.", "inverse_trunk.norm."),
-    ("model.action_head.", "inverse_head."),
-    ("model.action_code_book.", "codebook."),
-    ("model.action_merge_layers.", "merge."),
-    ("model.policy_layers.", "policy_trunk.layers."),
-    ("model.policy_norm.", "policy_trunk.norm."),
-    ("model.policy_head.", "policy_head."),
-)
-
-
-def _ours(key: str) -> str:
-    for theirs, ours in _PREFIXES:
-        if key.startswith(theirs):
-            return ours + key[len(theirs) :]
-    return key
-
-
-def _shaped(key: str, value: torch.Tensor) -> torch.Tensor:
-    # A code's vector is a column of the official weight and a row of ours.
-    return value.T.contiguous() if "action_code_book" in key else value

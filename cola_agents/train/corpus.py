@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from cola_envs.tasks.math500 import INSTRUCTION as BOX_INSTRUCTION
-from cola_envs.tasks.math500 import PROMPT
-from cola_envs.tasks.substitute import train_item
-
 from cola_agents.train.data import Document
 from cola_agents.train.english import story
 from cola_envs.tasks.arithmetic import Problem, generate
+from cola_envs.tasks.math500 import INSTRUCTION as BOX_INSTRUCTION
+from cola_envs.tasks.math500 import PROMPT
+from cola_envs.tasks.substitute import train_item
 from cola_envs.tasks.thinking import INSTRUCTION
 
 
@@ -39,14 +38,14 @@ class CorpusConfig:
     english: float = 0.33
     levels: tuple[float, ...] = (0.8, 0.2, 0.0, 0.0, 0.0)
     styles: tuple[tuple[str, float], ...] = (
-        ("direct", 0.25),
-        ("preface", 0.25),
-        ("steps", 0.26),
-        ("words", 0.23),
-        ("think", 0.01),
+        ("direct", 0.325),
+        ("preface", 0.325),
+        ("steps", 0.17),
+        ("words", 0.15),
+        ("think", 0.03),
     )
     instructed: float = 0.5
-    obeyed: float = 0.03
+    obeyed: float = 0.012
     word_levels: tuple[int, ...] = (1, 2)
 
 

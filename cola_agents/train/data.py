@@ -48,27 +48,27 @@ def packed_batches(
     """Pack documents, each closed by the end-of-text token, into rows.
 
     No document attends to another and each one's positions start at zero, so that training sees
-    exactly what a prompt sees. A document longer than a row is cut.
+    exactly what a prompt sees. A document longer than a row is cut. Where the documents run out, the
+    last batch may have fewer rows.
     """
-    stream = iter(documents)
-    pending: list[int] = []
-    while True:
-        batch = []
-        for _ in range(rows):
+    stream = (_encoded(document, tokenizer)[:length] for document in documents)
+    pending = next(stream, None)
+    while pending is not None:
+        batch: list[list[list[int]]] = []
+        while pending is not None and len(batch) < rows:
             row: list[list[int]] = []
             free = length
-            while True:
-                if not pending:
-                    document = next(stream)
-                    pending = tokenizer.encode(document.prompt) + tokenizer.encode(document.continuation)
-                    pending = [*pending, tokenizer.eos_token_id or 0][:length]
-                if len(pending) > free:
-                    break
+            while pending is not None and len(pending) <= free:
                 row.append(pending)
                 free -= len(pending)
-                pending = []
+                pending = next(stream, None)
             batch.append(row)
         yield collate(batch, length)
+
+
+def _encoded(document: Document, tokenizer: Tokenizer) -> list[int]:
+    ids = tokenizer.encode(document.prompt) + tokenizer.encode(document.continuation)
+    return [*ids, tokenizer.eos_token_id or 0]
 
 
 def collate(rows: list[list[list[int]]], length: int) -> Batch:

@@ -121,9 +121,9 @@ def check_story(text: str) -> list[bool]:
     *complete, _rest = body.split(".")
     verdicts = []
     pronoun = ""
-    for sentence in complete:
+    for index, sentence in enumerate(complete):
         legal, pronoun = _judge(sentence, pronoun)
-        verdicts.append(legal)
+        verdicts.append(legal and (index == 0 or sentence.startswith(" ")))
     return verdicts
 
 

@@ -42,7 +42,7 @@ class Recipe:
     seed: int = 0
     vocab_size: int = 768
     base: StageConfig = field(default_factory=lambda: StageConfig(steps=2200))
-    world: StageConfig = field(default_factory=lambda: StageConfig(steps=3500))
+    world: StageConfig = field(default_factory=lambda: StageConfig(steps=5000))
     policy: StageConfig = field(default_factory=lambda: StageConfig(steps=700))
     codes: CodeConfig = field(default_factory=CodeConfig)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)

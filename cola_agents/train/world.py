@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from cola_agents.losses import assign_codes, gumbel_noise, negative_entropy, negative_marginal_entropy
-from cola_agents.modeling import CoLAForCausalLM, shift_codes
+from cola_agents.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
 from cola_agents.train.data import IGNORED, Batch
 from cola_agents.train.loop import StageConfig, run_stage
 
@@ -38,8 +38,10 @@ def trained_parameters(model: CoLAForCausalLM, modules: tuple[str, ...]) -> list
     model.requires_grad_(False)
     parameters = []
     for name in modules:
-        module = getattr(model, name).requires_grad_(True)
-        parameters += list(module.parameters())
+        module = getattr(model, name)
+        if module is None:
+            raise ValueError(NO_INVERSE_DYNAMICS)
+        parameters += list(module.requires_grad_(True).parameters())
     return parameters
 
 

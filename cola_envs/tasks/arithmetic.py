@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from cola_envs.grading.extract import extract_boxed
 from cola_envs.task import Turn
 
 Split = Literal["train", "test"]
@@ -200,21 +201,20 @@ def _two_sided_equation(draw: Draw, low: int) -> Drawn:
 
 _GENERATORS = {"sum": _sum, "product": _product, "equation": _equation}
 
-_BOX = re.compile(r"\\boxed\{([^{}]*)\}")
 _ANSWER_TAG = re.compile(r"<answer>([^<]*)</answer>")
-_INTEGER = re.compile(r"\s*-?\d{1,18}\s*")
+_INTEGER = re.compile(r"\s*-?[0-9]{1,18}\s*")
 
 
 def final_answer(text: str) -> int | None:
-    r"""The integer in the last ``\boxed{...}`` of ``text``; without a box, in the last ``<answer>`` pair.
+    r"""The integer in the last complete ``\boxed{...}``; without a box, in the last ``<answer>`` pair.
 
     Returns:
         None where neither holds a plain integer.
     """
-    found = _BOX.findall(text) or _ANSWER_TAG.findall(text)
-    if not found or not _INTEGER.fullmatch(found[-1]):
-        return None
-    return int(found[-1])
+    found = extract_boxed(text)
+    if found is None:
+        found = next(iter(_ANSWER_TAG.findall(text)[-1:]), "")
+    return int(found) if _INTEGER.fullmatch(found) else None
 
 
 @dataclass

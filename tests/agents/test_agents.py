@@ -150,7 +150,11 @@ def test_the_callers_model_is_left_untouched(cls, level, models):
 
 def test_two_agents_over_one_backbone_do_not_meet(models):
     backbone = TokenBackbone(models["token"], models["tokenizer"])
-    settings = {"num_envs": 4, "model": backbone, "env_kwargs": {"task": FirstIsAscii, "max_tokens": 2}}
+    settings: dict[str, Any] = {
+        "num_envs": 4,
+        "model": backbone,
+        "env_kwargs": {"task": FirstIsAscii, "max_tokens": 2},
+    }
     one, two = (PPO(IDS["token"], episodes=8, **settings) for _ in range(2))
     one.update()
     assert torch.equal(weights_of(two), weights_of(PPO(IDS["token"], episodes=8, **settings)))
@@ -298,7 +302,7 @@ def test_an_agent_over_a_path_loads_without_being_told_anything(saved):
 
 
 def test_an_agent_in_another_dtype_loads_in_it(saved):
-    settings = {"num_envs": 2, "model": saved / "latent", "env_kwargs": {"max_tokens": 2}}
+    settings: dict[str, Any] = {"num_envs": 2, "model": saved / "latent", "env_kwargs": {"max_tokens": 2}}
     agent = PPO("CoLA-Arithmetic-v0", dtype="bfloat16", episodes=2, **settings)
     agent.save(saved / "half")
     assert PPO.load(saved / "half").backbone.model.dtype == torch.bfloat16

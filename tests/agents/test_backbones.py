@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from cola_agents.backbones import LatentBackbone, PlainTokenizer, TokenBackbone, load_bundled, make_backbone
 from cola_agents.modeling import CoLAForCausalLM
-from cola_envs.backbone import resolve
+from cola_envs.backbone import Level, resolve
 from tests import tiny
 
 
@@ -40,7 +40,8 @@ def test_action_space_and_sizes_come_from_the_model(latent_backbone, token_backb
 
 def test_make_backbone_accepts_a_model_a_path_and_a_string(saved, tiny_cola, tiny_base, tiny_tokenizer):
     ids = torch.tensor([[1, 2, 3]])
-    for level, name, model in (("latent", "cola", tiny_cola), ("token", "base", tiny_base)):
+    kinds: list[tuple[Level, str, Any]] = [("latent", "cola", tiny_cola), ("token", "base", tiny_base)]
+    for level, name, model in kinds:
         for source in (saved / name, str(saved / name)):
             backbone = make_backbone(source, level=level)
             assert backbone.level == level
@@ -73,7 +74,11 @@ def test_dtype_applies_to_what_is_loaded_by_path(saved):
     ("arguments", "error", "message"),
     [
         ({"model": 7}, TypeError, "got int"),
-        ({"model": "base-model", "level": "latent"}, TypeError, "need a CoLAForCausalLM, got LlamaForCausalLM"),
+        (
+            {"model": "base-model", "level": "latent"},
+            TypeError,
+            "need a CoLAForCausalLM, got LlamaForCausalLM",
+        ),
         ({"model": "empty"}, FileNotFoundError, "no config.json"),
         ({"model": "missing"}, FileNotFoundError, "missing"),
         ({"model": "no-tokenizer"}, ValueError, "pass tokenizer="),
@@ -104,7 +109,9 @@ def test_errors_say_what_came_and_what_to_do(
 
 
 def test_a_causal_lm_of_another_shape_is_refused(tiny_tokenizer):
-    config = GPT2Config(vocab_size=tiny.VOCAB, n_embd=8, n_layer=1, n_head=1, n_positions=64, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(
+        vocab_size=tiny.VOCAB, n_embd=8, n_layer=1, n_head=1, n_positions=64, bos_token_id=0, eos_token_id=0
+    )
     with pytest.raises(TypeError, match=r"\.lm_head.*GPT2LMHeadModel"):
         TokenBackbone(GPT2LMHeadModel(config), tiny_tokenizer)
 
@@ -165,7 +172,7 @@ def test_plain_tokenizer_adds_nothing_and_hides_special_tokens(tiny_tokenizer):
     text = "<think> 3+4  =7 .</think>"
     ids = plain.encode(text)
     assert plain.decode(ids) == text
-    assert plain.decode([*ids, plain.eos_token_id]) == text
+    assert plain.decode([*ids, tiny_tokenizer.eos_token_id]) == text
     assert plain.eos_token_id not in ids
 
 
@@ -180,7 +187,6 @@ def test_loading_leaves_the_progress_bar_setting_alone(saved):
     before = transformers_logging.is_progress_bar_enabled()
     make_backbone(saved / "cola", level="latent")
     assert transformers_logging.is_progress_bar_enabled() is before
-    assert logging.getLogger("transformers") is not None
 
 
 def test_there_are_two_bundled_models():

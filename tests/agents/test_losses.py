@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.nn import functional
 
 from cola_agents.losses import (
     assign_codes,
@@ -23,7 +23,6 @@ from cola_agents.losses import (
     value_loss,
     whiten,
 )
-from cola_agents.modeling import shift_codes
 from tests import tiny
 
 needs_fixtures = pytest.mark.skipif(not tiny.FIXTURES.is_dir(), reason="no ../shared/fixtures here")
@@ -140,6 +139,7 @@ def test_clipped_loss_ignores_what_is_masked_even_if_it_overflows():
     loss = clipped_loss(log_probs, torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]), torch.tensor([[1, 0]]), 0.2)
     loss.backward()
     assert loss.item() == -2.0
+    assert log_probs.grad is not None
     assert log_probs.grad.tolist() == [[-2.0, 0.0]]
 
 
@@ -216,14 +216,6 @@ def rl_math() -> dict[str, torch.Tensor]:
     return load_file(tiny.FIXTURES / "rl_math" / "golden.safetensors")
 
 
-def official_order(loss, *tensors: torch.Tensor, mask: torch.Tensor, **settings: float) -> float:
-    """The official code averages within each sequence first; ours averages over all positions."""
-    rows = [
-        loss(*(t[i : i + 1] for t in tensors), mask[i : i + 1], **settings).item() for i in range(len(mask))
-    ]
-    return sum(rows) / len(rows)
-
-
 @needs_fixtures
 def test_group_advantages_are_the_official_ones(rl_math):
     torch.testing.assert_close(
@@ -258,42 +250,21 @@ def test_whitening_is_the_official_one(rl_math):
 
 
 @needs_fixtures
-def test_the_policy_loss_is_the_official_one(rl_math):
+def test_losses_are_the_official_ones_sequence_by_sequence(rl_math):
+    """Officially each sequence counts alike, whatever its length; here each position does."""
     mask = rl_math["action_mask"]
     advantages = rl_math["grpo_advantages_normalised_over_buffer_rightpadded0"]
-    policy = official_order(
-        clipped_loss,
-        rl_math["new_log_probs"],
-        rl_math["old_log_probs"],
-        advantages,
-        mask=mask,
-        clip=0.2,
-    )
-    assert policy == pytest.approx(rl_math["policy_loss_clip0.2"].item(), abs=1e-5)
+    log_probs = (rl_math["new_log_probs"], rl_math["old_log_probs"], advantages)
+    values = (rl_math["values"] + 0.5, rl_math["values"], rl_math["ppo_returns_g1_l0.95"])
+    lengths = mask.sum(1)
+    rows = range(len(mask))
 
+    def check(loss: Any, given: tuple[torch.Tensor, ...], name: str) -> None:
+        each = torch.stack([loss(*(t[i : i + 1] for t in (*given, mask)), clip=0.2) for i in rows])
+        assert each.mean().item() == pytest.approx(rl_math[name].item(), abs=1e-5)
+        by_position = (each * lengths).sum() / lengths.sum()
+        assert loss(*given, mask, clip=0.2).item() == pytest.approx(by_position.item(), abs=1e-5)
+        assert abs(by_position - each.mean()) > 1e-4, "lengths that differ tell the two apart"
 
-@needs_fixtures
-@torch.no_grad()
-def test_pretraining_losses_are_the_official_ones():
-    """Both stages, from the Gumbel noise that the official code drew."""
-    model, golden = tiny.official("pretrain_litgpt")
-    h = model.hidden(golden["input_ids"])
-    targets = golden["targets"]
-    logits = shift_codes(model.infer(h))
-    torch.testing.assert_close(logits, golden["stage1_idm_logits_shifted"], atol=1e-4, rtol=0)
-    assigned = assign_codes(logits, golden["stage1_gumbel_noise"], 2.0)
-    torch.testing.assert_close(assigned.probs, golden["stage1_probs"], atol=1e-4, rtol=0)
-    assert torch.equal(assigned.straight_through.argmax(-1), golden["stage1_action_idx"])
-    tokens = model.world_from_vectors(h, assigned.straight_through @ model.codebook.weight)
-    torch.testing.assert_close(tokens, golden["stage1_logits"], atol=1e-4, rtol=0)
-    ce = functional.cross_entropy(tokens.flatten(0, 1), targets.flatten())
-    assert ce.item() == pytest.approx(golden["stage1_ce"].item(), abs=1e-4)
-    regulariser = 0.001 * negative_entropy(assigned.probs, torch.ones_like(targets))
-    assert regulariser.item() == pytest.approx(golden["stage1_reg"].item(), abs=1e-6)
-    assert (ce + regulariser).item() == pytest.approx(golden["stage1_total"].item(), abs=1e-4)
-    codes = logits.argmax(-1)
-    assert torch.equal(codes, golden["stage2_target_idx"])
-    policy = model.policy(h)
-    torch.testing.assert_close(policy, golden["stage2_policy_logits"], atol=1e-4, rtol=0)
-    loss = functional.cross_entropy(policy.flatten(0, 1), codes.flatten())
-    assert loss.item() == pytest.approx(golden["stage2_bc_loss"].item(), abs=1e-4)
+    check(clipped_loss, log_probs, "policy_loss_clip0.2")
+    check(value_loss, values, "value_loss_clip0.2")

@@ -49,7 +49,9 @@ class Talking(Counting):
         return Turn(text="" if last else f" You said {len(text)}.\n", reward=float(self.turns), done=last)
 
 
-def episodes_of(backbone, task=Counting, num_rows: int = 4, max_tokens: int = 12, **settings: Any) -> Episodes:
+def episodes_of(
+    backbone, task=Counting, num_rows: int = 4, max_tokens: int = 12, **settings: Any
+) -> Episodes:
     return Episodes(backbone, EachRow(task, num_rows), num_rows=num_rows, max_tokens=max_tokens, **settings)
 
 
@@ -221,9 +223,7 @@ def test_select_cuts_to_the_longest_of_what_it_takes(backbone):
 
 def test_greedy_latent_play_is_generate(latent_backbone):
     actor = LatentActor(latent_backbone)
-    rollout = collect(
-        episodes_of(latent_backbone, max_tokens=20), actor, seeds=range(5), temperature=0.0
-    )
+    rollout = collect(episodes_of(latent_backbone, max_tokens=20), actor, seeds=range(5), temperature=0.0)
     model = copy.deepcopy(latent_backbone.model)
     with torch.no_grad():
         model.lm_head.weight[tiny.TOKENIZER :] = 0  # generate() knows of no unused ids
@@ -258,6 +258,18 @@ def test_terminated_is_not_truncated(latent_backbone):
     assert not cut.rewards[~cut.terminated].any(), "what was cut is not graded"
     graded = collect(episodes_of(latent_backbone, max_tokens=5), actor, seeds=range(6))
     assert graded.terminated.all()
+
+
+def test_a_policy_may_be_a_plain_function_of_session_and_rows(latent_backbone):
+    def clone(session, rows):
+        return session.policy(rows)
+
+    episodes = episodes_of(latent_backbone)
+    ours = collect(episodes, clone, seeds=range(5))
+    theirs = collect(episodes, LatentActor(latent_backbone), seeds=range(5))
+    for i in range(5):
+        same_episode(ours, i, theirs, i)
+    assert len(collect(episodes, clone)) == episodes.num_rows, "one episode a row where no seeds are given"
 
 
 def test_seeds_that_do_not_fit_are_refused(latent_backbone):
@@ -298,4 +310,4 @@ def test_a_token_actor_never_draws_what_is_no_token(token_backbone):
 
 def test_make_actor_refuses_what_it_does_not_know():
     with pytest.raises(TypeError, match="policy of your own"):
-        make_actor(object())
+        make_actor(object())  # type: ignore[arg-type]

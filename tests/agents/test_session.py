@@ -12,6 +12,7 @@ import torch
 
 from cola_agents.backbones import LatentBackbone, TokenBackbone
 from cola_agents.sampling import distribution
+from cola_agents.session import NotFiniteError
 from tests import tiny
 
 
@@ -79,6 +80,14 @@ def test_a_follower_that_joins_late_catches_up(latent_backbone):
     session.extend([1, 0], [[9], [10, 11]])
     follower = session.follow(latent_backbone.model.policy_trunk)
     check_against_full_forward(session, follower, latent_backbone.model, [1, 0], ask=True)
+
+
+def test_a_follower_rolls_back_with_its_row(latent_backbone):
+    session = latent_backbone.session(2)
+    follower = session.follow(latent_backbone.model.policy_trunk)
+    for ids in ([5, 6, 7, 8], [5, 6], [5], [5, 6, 9], [4, 6, 9], [4, 6, 9]):
+        session.load([0, 1], [ids, [1, *ids]])
+        check_against_full_forward(session, follower, latent_backbone.model, [0, 1], ask=True)
 
 
 def test_load_keeps_the_common_prefix(latent_backbone):
@@ -180,7 +189,7 @@ def broken(backbone: LatentBackbone, module: str, index: int | None = None) -> L
 def test_nan_in_a_hidden_state_names_row_and_token(latent_backbone):
     session = broken(latent_backbone, "base.embed_tokens", 33).session(3)
     session.load([0, 1, 2], [[1, 2], [3], [4, 5]])
-    with pytest.raises(FloatingPointError, match=r"row 2 .*token 33") as caught:
+    with pytest.raises(NotFiniteError, match=r"row 2 .*token 33") as caught:
         session.extend([0, 2, 1], [[6], [33], [7]])
     assert caught.value.row == 2
     assert session.tokens == [[1, 2], [3], [4, 5]]
@@ -203,7 +212,7 @@ def test_nan_in_the_world_names_row_and_action(latent_backbone):
     session = broken(latent_backbone, "codebook", 3).session(3)
     session.load([0, 1, 2], [[1], [2], [3]])
     assert len(session.decode([0, 1], np.array([1, 2])).tokens) == 2
-    with pytest.raises(FloatingPointError, match=r"row 2 .*action 3") as caught:
+    with pytest.raises(NotFiniteError, match=r"row 2 .*action 3") as caught:
         session.decode([1, 2], np.array([1, 3]))
     assert caught.value.row == 2
     with pytest.raises(FloatingPointError, match="row 0"):
@@ -215,7 +224,7 @@ def test_nan_in_the_policy_names_the_row(latent_backbone):
     head = broken(latent_backbone, "policy_head").session(2)
     for session in (trunk, head):
         session.load([0, 1], [[1], [2]])
-        with pytest.raises(FloatingPointError, match="row 1") as caught:
+        with pytest.raises(NotFiniteError, match="row 1") as caught:
             session.prior([1])
         assert caught.value.row == 1
     with pytest.raises(FloatingPointError, match="row 1"):

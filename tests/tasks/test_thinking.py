@@ -1,0 +1,125 @@
+"""The format reward: what earns it and what does not."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cola_envs import Turn
+from cola_envs.tasks.arithmetic import ArithmeticTask
+from cola_envs.tasks.thinking import FORMAT, INSTRUCTION, ThinkingPrompt, thinking_arithmetic
+
+
+def started(**arithmetic: Any) -> ThinkingPrompt:
+    task = thinking_arithmetic(**arithmetic)
+    task.reset(np.random.default_rng(0))
+    return task
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>1+2=3</think><answer>3</answer>",
+        "  <think>a</think>\n\n<answer>b</answer>\n",
+        "<think>\nmany\nlines > here\n</think> <answer> 3 </answer>",
+        "<think>\\boxed{3}</think><answer>x</answer>",
+    ],
+)
+def test_the_format_is_paid(text):
+    turn = started().step(text)
+    assert turn.reward == 1.0
+    assert turn.info["format"] is turn.info["success"] is True
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "3",
+        "<think></think><answer>3</answer>",
+        "<think>a</think><answer></answer>",
+        "<think>a</think>",
+        "<answer>3</answer>",
+        "<answer>3</answer><think>a</think>",
+        "x<think>a</think><answer>3</answer>",
+        "<think>a</think>x<answer>3</answer>",
+        "<think>a</think><answer>3</answer>x",
+        "<think>a</think><answer>3</answer><answer>3</answer>",
+        "<think>a<think>b</think></think><answer>3</answer>",
+        "<think>a</think><answer>3",
+        "<think>a</think><answer>3</answer",
+        "<THINK>a</THINK><ANSWER>3</ANSWER>",
+        "<think>a < b</think><answer>3</answer>",
+        "< think>a</think><answer>3</answer>",
+    ],
+)
+def test_anything_else_is_not(text):
+    turn = started().step(text)
+    assert turn.reward == 0.0
+    assert turn.info["format"] is turn.info["success"] is False
+
+
+def test_the_answers_correctness_is_reported_and_not_paid():
+    task = started()
+    answer = task.info["answer"]
+    right = task.step(f"<think>a</think><answer>{answer}</answer>")
+    wrong = task.step(f"<think>a</think><answer>{answer + 1}</answer>")
+    assert right.reward == wrong.reward == 1.0
+    assert right.info["correct"] is True
+    assert wrong.info["correct"] is False
+    assert (right.info["given"], wrong.info["given"]) == (answer, answer + 1)
+    plain = task.step(f" \\boxed{{{answer}}}")
+    assert (plain.reward, plain.info["correct"], plain.info["success"]) == (0.0, True, False)
+
+
+def test_the_prompt_is_the_instruction_and_the_tasks_own():
+    inner = ArithmeticTask(level=3, split="test", kinds=("sum",))
+    prompt = inner.reset(np.random.default_rng(4))
+    wrapped = thinking_arithmetic(level=3, split="test", kinds=("sum",))
+    assert wrapped.reset(np.random.default_rng(4)) == INSTRUCTION + prompt
+    assert wrapped.info == inner.info
+    assert wrapped.info["split"] == "test"
+    own = thinking_arithmetic(instruction="Think!\n")
+    assert own.reset(np.random.default_rng(4)).startswith("Think!\nQ: ")
+    with pytest.raises(TypeError, match="depth"):
+        thinking_arithmetic(depth=3)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="level 9"):
+        thinking_arithmetic(level=9)
+
+
+def test_any_task_may_be_wrapped():
+    class Other:
+        stop = ("\n",)
+
+        def reset(self, rng: np.random.Generator) -> str:
+            return "Say something."
+
+        def step(self, text: str) -> Turn:
+            return Turn(text="Thanks.", reward=0.7, done=False, info={"heard": text})
+
+    task = ThinkingPrompt(Other())
+    assert task.stop == ("\n",)
+    assert task.info == {}
+    assert task.reset(np.random.default_rng(0)) == INSTRUCTION + "Say something."
+    turn = task.step("<think>a</think><answer>b</answer>")
+    assert (turn.text, turn.reward, turn.done) == ("Thanks.", 1.0, False)
+    assert turn.info["heard"] == "<think>a</think><answer>b</answer>"
+    assert turn.info["correct"] is True, "without a word on success, a positive reward is one"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<think>" * 40_000, "<think>" + "a" * 300_000, " " * 300_000, "<think>a</think>" + " " * 300_000],
+)
+def test_hostile_text_is_read_in_linear_time(text):
+    start = time.process_time()
+    assert FORMAT.fullmatch(text) is None
+    started().step(text)
+    assert time.process_time() - start < 1.0
+
+
+def test_the_regex_in_the_docstring_is_the_one_in_use():
+    assert FORMAT.pattern in (ThinkingPrompt.__doc__ or "")
