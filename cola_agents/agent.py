@@ -7,8 +7,8 @@ import dataclasses
 import json
 import os
 import shutil
-import tempfile
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from cola_agents.actors import Actor, make_actor
 from cola_agents.backbones import TokenBackbone
 from cola_agents.rollout import Rollout, collect
 from cola_envs.backbone import Level, resolve
+from cola_envs.build import has_splits
 from cola_envs.episodes import Episodes
 
 Record = dict[str, float]
@@ -124,6 +125,11 @@ class Agent(ABC):
         self.seed = seed
         self.num_envs = num_envs
         level = _level_of(env_id)
+        if level == "token" and self.env_kwargs.get("prior_coef"):
+            raise ValueError(
+                "prior_coef needs a policy that stays as it was, and a token-level agent trains the very "
+                "model it would be read from; use the agent's own kl_coef"
+            )
         named = {"model": model, "tokenizer": tokenizer}
         #: The constructor arguments that say which model this is, as far as text can name them.
         self._source: dict[str, str | None] = {
@@ -177,20 +183,23 @@ class Agent(ABC):
         num_episodes: int = 256,
         *,
         env_id: str | None = None,
-        split: str = "test",
+        split: str | None = None,
         greedy: bool = False,
         seed: int = 10_000,
         **env_kwargs: Any,
     ) -> Rollout:
-        """Play ``num_episodes`` with the current policy, by default on the test split of its own task.
+        """Play ``num_episodes`` with the current policy on its own task.
 
         Args:
             env_id: another task of the same level.
+            split: ``"train"`` or ``"test"``; None for test, where the task has splits.
             greedy: take the likeliest action instead of drawing one.
             seed: problem ``i`` has seed ``seed + i``, whatever agent plays it.
         """
         chosen = env_id or self.env_id
         kwargs = {**(self.env_kwargs if chosen == self.env_id else {}), **env_kwargs}
+        if split is None:
+            split = "test" if has_splits(gym.spec(chosen).kwargs["builder"]) else "train"
         kwargs["split"] = split
         episodes = self._episodes(chosen, min(num_episodes, max(64, self.num_envs)), kwargs)
         try:
@@ -261,10 +270,16 @@ class Agent(ABC):
 
         The folder appears whole or not at all: it is written beside ``path`` and then renamed; an agent
         saved there before is replaced. The backbone is not saved but named, with its fingerprint.
+
+        Raises:
+            FileExistsError: if ``path`` holds something that is no saved agent.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        if path.exists() and not (path / "agent.json").is_file() and (path.is_file() or any(path.iterdir())):
+            raise FileExistsError(f"{path} holds something other than a saved agent: it is not replaced")
+        beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        beside.mkdir()
         try:
             save_file(
                 {k: v.contiguous() for k, v in self.actor.state_dict().items()}, beside / "actor.safetensors"

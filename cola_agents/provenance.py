@@ -19,7 +19,7 @@ _PACKAGES = ("cola-rl", "torch", "transformers", "gymnasium", "stable-baselines3
 def provenance() -> dict[str, Any]:
     """Command, commit, versions and hardware of this process; no path of the machine is in it."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(sys.argv),
         "commit": _commit(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -30,6 +30,14 @@ def provenance() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
+
+
+def _command(argv: list[str]) -> str:
+    """The command line, its absolute paths cut to their last part."""
+    program = Path(argv[0])
+    name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
+    cut = [Path(part).name if Path(part).is_absolute() else part for part in argv[1:]]
+    return f"{name} {shlex.join(cut)}".strip()
 
 
 def _version(name: str) -> str | None:

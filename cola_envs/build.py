@@ -93,13 +93,19 @@ def build_tasks(
     for name in kwargs:
         if name == "num_rows" or not (open_ended or name in parameters):
             raise TypeError(_unknown(name, parameters))
-    if "split" in parameters or open_ended:
+    if has_splits(builder):
         kwargs["split"] = split
     elif split != SPLITS[0]:
         raise ValueError(f"this task has no splits, so split={split!r} means nothing to it")
     if "num_rows" in parameters:
         return builder(num_rows, **kwargs)
     return EachRow(lambda: builder(**kwargs), num_rows)
+
+
+def has_splits(builder: str | Callable[..., Any]) -> bool:
+    """Whether a task builder takes ``split=``."""
+    parameters = inspect.signature(load(builder)).parameters
+    return "split" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def own_task(num_rows: int, *, task: Callable[..., Any] | None = None) -> TaskBatch:

@@ -5,8 +5,8 @@ from cola_agents import GRPO
 
 def main(updates: int = 40, test_episodes: int = 256) -> dict[str, float]:
     arms = {
-        "latent": GRPO("CoLA-Thinking-v0", num_envs=128, seed=0, lr=1e-3, kl_coef=0.01),
-        "token": GRPO("CoLA-Thinking-Token-v0", num_envs=128, seed=0, lr=1e-3, kl_coef=0.1),
+        "latent": GRPO("CoLA-Thinking-v0", num_envs=128, seed=0, lr=3e-3, kl_coef=0.1),
+        "token": GRPO("CoLA-Thinking-Token-v0", num_envs=128, seed=0, lr=3e-4, kl_coef=0.1),
     }
     rewards = {}
     for name, agent in arms.items():

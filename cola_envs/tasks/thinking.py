@@ -54,6 +54,10 @@ class ThinkingPrompt:
         info = {**inner.info, "format": matches, "correct": correct, "success": matches}
         return Turn(text=inner.text, reward=float(matches), done=inner.done, info=info)
 
+    def close(self) -> None:
+        if hasattr(self.task, "close"):
+            self.task.close()
+
 
 def thinking_arithmetic(
     level: int = 1, split: Split = "train", kinds: tuple[str, ...] = KINDS, instruction: str = INSTRUCTION

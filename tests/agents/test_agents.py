@@ -403,3 +403,22 @@ def test_every_option_is_documented_and_read():
         text = (cls.options_class.__doc__ or "") + (AgentOptions.__doc__ or "")
         for name in cls.options_class.__dataclass_fields__:
             assert f"{name}:" in text or f"{name}," in text, f"{cls.__name__}.{name} is not documented"
+
+
+def test_save_never_replaces_a_folder_that_is_no_agent(tmp_path, models):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="not replaced"):
+        make(GRPO, "latent", models).save(tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+def test_token_agent_refuses_a_prior_that_would_change_under_it(models):
+    with pytest.raises(ValueError, match="kl_coef"):
+        GRPO(
+            IDS["token"],
+            model=models["token"],
+            tokenizer=models["tokenizer"],
+            env_kwargs={"task": FirstIsAscii, "prior_coef": 0.1},
+        )
