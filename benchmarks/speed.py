@@ -140,7 +140,7 @@ class BareLoop:
                 ]
                 grown += 1
                 if grown == self.episode:
-                    cache.crop(self.prompt)
+                    cache.crop(-self.episode)
                     grown = 0
             else:
                 self._fresh(rows, width)

@@ -81,11 +81,15 @@ class TokenActor(Actor):
     """
 
     def __init__(self, backbone: TokenBackbone) -> None:
-        super().__init__(backbone.lm_head, len(backbone.tokenizer))  # type: ignore[arg-type]
-        self.trunk: Any = backbone.base.requires_grad_(True)
+        super().__init__(backbone.lm_head, len(backbone.tokenizer))
+        base: Any = backbone.base.requires_grad_(True)
+        self.trunk = base
+        embedding = base.get_input_embeddings()
+        if backbone.lm_head.weight is embedding.weight:
+            # A tied head stays tied: it is trained as one weight, as the model itself would be.
+            self.head.weight = embedding.weight
 
     def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
-        session.forget()
         return lambda rows: self.logits(session.last(rows))
 
     def features(self, rollout: Rollout) -> Tensor:

@@ -281,9 +281,7 @@ class Agent(ABC):
         beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
         beside.mkdir()
         try:
-            save_file(
-                {k: v.contiguous() for k, v in self.actor.state_dict().items()}, beside / "actor.safetensors"
-            )
+            save_file(_apart(self.actor.state_dict()), beside / "actor.safetensors")
             torch.save(self.optimiser.state_dict(), beside / "optimiser.pt")
             (beside / "agent.json").write_text(json.dumps(self._described(), indent=2))
             if path.exists():
@@ -361,6 +359,16 @@ def _level_of(env_id: str) -> Level:
     if "actions" not in kwargs:
         raise ValueError(f"{env_id} is not one of the CoLA environments: it has no action level")
     return kwargs["actions"]
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state dict, no two of one memory (as a tied head's): safetensors takes no such."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in state.items():
+        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
+        seen.add(tensor.data_ptr())
+    return apart
 
 
 def _is_json(value: Any) -> bool:

@@ -13,9 +13,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from cola_agents.checkpoint import from_official, is_official
+from cola_agents.families import capped, check_family
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.sampling import sample
 from cola_agents.session import Follower, NotFiniteError, Rows, not_finite
@@ -30,25 +31,37 @@ class PlainTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self.source = tokenizer
         self.eos_token_id: int | None = tokenizer.eos_token_id
+        # transformers' wrapper around a fast tokenizer costs several times the tokenizing.
+        self._fast = getattr(tokenizer, "backend_tokenizer", None)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def encode(self, text: str) -> list[int]:
+        if self._fast is not None:
+            return self._fast.encode(text, add_special_tokens=False).ids
         return self.source.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.source.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _lasting(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what saving and loading change."""
+def _lasting(config: PretrainedConfig) -> dict[str, Any]:
+    """What a configuration says beyond its class's defaults.
+
+    A field that a later release adds, with a default that changes nothing, must not make the same model
+    look like another one; nor must what saving and loading write.
+    """
     passing = ("_name_or_path", "transformers_version", "dtype", "architectures")
-    return {
-        key: _lasting(value) if isinstance(value, dict) else value
-        for key, value in config.items()
-        if key not in passing
-    }
+    defaults = type(config)().to_dict()
+    said = {}
+    for key, value in config.to_dict().items():
+        nested = getattr(config, key, None)
+        if isinstance(nested, PretrainedConfig):
+            said[key] = _lasting(nested)
+        elif key == "model_type" or (key not in passing and value != defaults.get(key)):
+            said[key] = value
+    return said
 
 
 class _Backbone:
@@ -78,15 +91,16 @@ class _Backbone:
         """The base decoder, whose last hidden states are the observations."""
         return self.model.base if isinstance(self.model, CoLAForCausalLM) else self.model.model
 
-    @property
-    def lm_head(self) -> nn.Module:
-        return self.model.lm_head
+    @functools.cached_property
+    def lm_head(self) -> nn.Linear:
+        """From the base's hidden states to its token logits, capped where the family caps them."""
+        return capped(self.model.lm_head, self.model.config.get_text_config())
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of level, configuration, weights and tokenizer."""
         digest = hashlib.sha256(self.level.encode())
-        config = _lasting(self.model.config.to_dict())
+        config = _lasting(self.model.config)
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -150,11 +164,12 @@ class TokenBackbone(_Backbone):
     """Actions are token ids: decoding is the identity.
 
     Args:
-        model: a causal LM with ``.model`` and ``.lm_head``, or a CoLA model, of which only the base is used.
+        model: a causal LM of a supported family, or a CoLA model, of which only the base is used.
         tokenizer: its Hugging Face tokenizer.
 
     Raises:
-        ValueError: if the tokenizer has more entries than the model has embeddings.
+        ValueError: if the model is of another family, or the tokenizer has more entries than it has
+            embeddings.
         TypeError: if the model is built otherwise.
     """
 
@@ -168,6 +183,7 @@ class TokenBackbone(_Backbone):
                 f"token actions need a causal LM with .model and .lm_head, as Llama's or Qwen2's; "
                 f"{type(model).__name__} is built otherwise"
             )
+        check_family(model.config.get_text_config())
         super().__init__(model, tokenizer)
         self.action_space = gym.spaces.Discrete(self.vocab_size)
 
@@ -177,7 +193,7 @@ class TokenBackbone(_Backbone):
 
     def initial_policy(self) -> tuple[nn.Module | None, nn.Linear]:
         """No trunk (the base is the policy) and ``lm_head``."""
-        return None, self.lm_head  # type: ignore[return-value]
+        return None, self.lm_head
 
     def session(self, num_rows: int, max_length: int | None = None) -> TokenSession:
         return TokenSession(self, num_rows, self._length(max_length))
@@ -203,24 +219,31 @@ class LatentSession(Rows):
             FloatingPointError: when a row's token logits are not finite, naming row and code.
         """
         codes = torch.as_tensor(np.asarray(actions), device=self._device)
-        logits = self._token_logits(self.last(rows), codes, rows, codes)
+        logits = self._token_logits(self.last(rows), codes)
+        best = logits.max(-1)
+        # NaN and infinity survive a maximum, and V values become one to look at.
+        self._refuse(best.values, rows, codes)
         if temperature == 0:
-            chosen = logits.argmax(-1).cpu().numpy()
+            chosen = best.indices.cpu().numpy()
             return Decoded(list(chosen.reshape(-1, 1)), list(np.zeros((len(chosen), 1), dtype=np.float32)))
         if u is None:
             raise ValueError(f"a world temperature of {temperature} needs a uniform u for every row")
         drawn, log_probs = sample(logits, torch.as_tensor(u, device=self._device), temperature=temperature)
         return Decoded(list(drawn.cpu().numpy().reshape(-1, 1)), list(log_probs.cpu().numpy().reshape(-1, 1)))
 
-    def _token_logits(self, h: Tensor, codes: Tensor, rows: Sequence[int], named: Tensor) -> Tensor:
+    def _token_logits(self, h: Tensor, codes: Tensor) -> Tensor:
         logits = self._model.world(h, codes)
-        bad = not_finite(logits)
-        if bad:
-            row, action = rows[bad[0]], named[bad[0]].tolist()
-            raise NotFiniteError(row, f"token logits of row {row} are not finite under action {action}")
         if self._any_unused:
             logits = logits.masked_fill(self._backbone.unused_ids, float("-inf"))
         return logits
+
+    @staticmethod
+    def _refuse(best: Tensor, rows: Sequence[int], codes: Tensor) -> None:
+        """Raise where the largest logit of a row [B, ...] is not finite."""
+        bad = not_finite(best)
+        if bad:
+            row, action = rows[bad[0]], codes[bad[0]].tolist()
+            raise NotFiniteError(row, f"token logits of row {row} are not finite under action {action}")
 
     def policy(self, rows: Sequence[int]) -> Tensor:
         """Logits of the frozen cloned policy at the rows' last tokens, [B, A]."""
@@ -248,7 +271,9 @@ class LatentSession(Rows):
         wanted = range(int(self._backbone.action_space.n)) if actions is None else actions
         codes = torch.tensor(list(wanted), device=self._device).expand(len(rows), -1)
         h = self.last(rows)[:, None].expand(-1, codes.shape[1], -1)
-        log_probs = self._token_logits(h, codes, rows, codes).float().log_softmax(-1)
+        logits = self._token_logits(h, codes)
+        self._refuse(logits.amax(-1), rows, codes)
+        log_probs = logits.float().log_softmax(-1)
         best = log_probs.topk(top_k, dim=-1)
         return best.indices.cpu().numpy(), best.values.cpu().numpy()
 

@@ -8,8 +8,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
+
+if TYPE_CHECKING:
+    from cola_agents.train.metrics import CodebookMetrics
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, TypeError, OSError, gym.error.Error) as error:
+    except (ValueError, TypeError, OSError, ImportError, gym.error.Error) as error:
         print(f"cola: {error}", file=sys.stderr)
         return 2
 
@@ -38,14 +42,28 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     pretrain = commands.add_parser("pretrain", help="train a model's stages on the generated corpus")
-    pretrain.add_argument("stage", choices=("base", "world", "policy", "bundled"))
+    pretrain.add_argument("stage", choices=("base", "world", "policy", "bundled", "card"))
     pretrain.add_argument("--out", type=Path, required=True, help="folder to write")
     pretrain.add_argument(
         "--source", type=Path, help="folder of the stage before (world: base; policy: world)"
     )
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--steps", type=int, help="optimiser steps in place of the recipe's")
+    pretrain.add_argument(
+        "--tensorboard", action="store_true", help="insist on TensorBoard (it is used where it is installed)"
+    )
     pretrain.set_defaults(run=_pretrain)
+
+    inspect = commands.add_parser("inspect", help="what a model's codes are used for: table, JSON and plot")
+    inspect.add_argument("model", nargs="?", help="folder or hub id; the bundled model without it")
+    inspect.add_argument("--out", type=Path, default=Path("cola-inspect"), help="folder for JSON and plot")
+    inspect.add_argument(
+        "--text", type=Path, help="a document a line: text, or .jsonl with a field 'text'; else generated"
+    )
+    inspect.add_argument("--tokens", type=int, default=20_000, help="tokens to score at most")
+    inspect.add_argument("--device", help="e.g. cuda")
+    inspect.add_argument("--dtype", default="float32", help="type to load the weights in")
+    inspect.set_defaults(run=_inspect)
 
     evaluate = commands.add_parser("eval", help="play a task with a model's own policy and report")
     evaluate.add_argument("--task", required=True, help="environment id, e.g. CoLA-Arithmetic-v0")
@@ -86,6 +104,12 @@ def _pretrain(arguments: argparse.Namespace) -> int:
     from cola_agents.train import recipe as stages
 
     recipe = stages.Recipe(seed=arguments.seed)
+    if arguments.tensorboard:
+        insisting = {
+            name: dataclasses.replace(getattr(recipe, name), tensorboard=True)
+            for name in ("base", "world", "policy")
+        }
+        recipe = dataclasses.replace(recipe, **insisting)
     if arguments.steps is not None:
         names = ("base", "world", "policy") if arguments.stage == "bundled" else (arguments.stage,)
         recipe = dataclasses.replace(
@@ -103,14 +127,37 @@ def _pretrain(arguments: argparse.Namespace) -> int:
         else:
             metrics = stages.train_policy(recipe, arguments.source, arguments.out)
             print(json.dumps(metrics.as_dict(), indent=2))
+            _warn(metrics)
     elif arguments.stage == "base":
         stages.train_base(recipe, arguments.out)
     else:
         from cola_agents.train.card import write_card
 
-        stages.train_bundled(recipe, arguments.out)
+        metrics = stages.train_bundled(recipe, arguments.out)
         write_card(arguments.out, recipe)
+        _warn(metrics)
     print(f"Wrote {arguments.out}.")
+    return 0
+
+
+def _warn(metrics: CodebookMetrics) -> None:
+    from cola_agents.train.health import health_warnings
+
+    for warning in health_warnings(metrics):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from cola_agents.inspection import run_inspection
+
+    run_inspection(
+        arguments.out,
+        model=arguments.model,
+        text=arguments.text,
+        tokens=arguments.tokens,
+        device=arguments.device,
+        dtype=arguments.dtype,
+    )
     return 0
 
 

@@ -6,15 +6,18 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
-READOUTS = ("difference", "state")
+from cola_agents.families import check_family
+
+READOUTS = ("difference", "state", "normed_difference")
 
 
 class CoLAConfig(PretrainedConfig):
     """Configuration of :class:`~cola_agents.modeling.CoLAForCausalLM`.
 
     Args:
-        text_config: configuration of the base language model (a ``PretrainedConfig`` of a decoder, or
-            its dict). The inverse dynamics and the policy are built from the same family's layer.
+        text_config: configuration of the base language model (a ``PretrainedConfig`` of a decoder of a
+            supported family, or its dict). The inverse dynamics and the policy are built from the same
+            family's layer.
         num_codes: size A of the codebook. 64 in the paper (official field ``num_code``).
         num_inverse_layers: decoder layers of the inverse dynamics model (``num_action_layer``, 4); 0 for a
             model without, as the official version 0 is.
@@ -23,12 +26,14 @@ class CoLAConfig(PretrainedConfig):
         readout: how the world model's state z becomes token logits. ``"difference"`` is the official
             ``lm_head(norm(z) - h)`` with the base's own final norm; it starts from a uniform language
             model. ``"state"`` is ``lm_head(z)``; it starts as the base itself and trains far better
-            from scratch.
-        detach_state: whether the h that the ``"difference"`` readout subtracts passes a gradient back:
+            from scratch. ``"normed_difference"`` is ``lm_head(norm2(z) - h)``, the paper's shape with a
+            norm of its own, whose gain is trained and begins at ``2 * rms(h)``: it starts as the base, too.
+        detach_state: whether the h that a difference readout subtracts passes a gradient back:
             not in the official versions 1 and 2 (True here), as any other term in version 0 (False).
+        tie_word_embeddings: whether ``lm_head`` and the base's embedding are one weight.
 
     Raises:
-        ValueError: for an unknown readout or a size below its least value.
+        ValueError: for an unknown readout, a size below its least value or a base of another family.
 
     Source: CoLA, arXiv 2503.21383; sizes from the official pre-training code.
     """
@@ -51,6 +56,7 @@ class CoLAConfig(PretrainedConfig):
         elif isinstance(self.text_config, dict):
             fields = dict(self.text_config)
             self.text_config = AutoConfig.for_model(fields.pop("model_type", "llama"), **fields)
+        check_family(self.text_config)
         if self.readout not in READOUTS:
             raise ValueError(f"readout {self.readout!r} is not one of {READOUTS}")
         least = {"num_codes": 2, "num_inverse_layers": 0, "num_merge_layers": 1, "num_policy_layers": 1}

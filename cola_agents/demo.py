@@ -188,13 +188,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
         y = [record["reward"] for record in run["history"]]
         label = run["arm"] + " actions" if run["seed"] == results["runs"][0]["seed"] else None
         left.plot(x, y, color=colours[run["arm"]], label=label, linewidth=1.8, alpha=0.9)
-    left.axhline(
-        results["floor"]["random_codes"],
-        color="grey",
-        linestyle=":",
-        linewidth=1.2,
-        label="uniform random codes",
-    )
+    floors = results["floor"]
+    for name, style, words in (
+        ("constant_code", "--", "best constant code"),
+        ("random_codes", ":", "uniform random codes"),
+    ):
+        left.axhline(floors[name], color="grey", linestyle=style, linewidth=1.2, label=words)
     left.set(xlabel="rollouts", ylabel="format reward (training)", ylim=(-0.03, 1.03))
     left.set_title("CoLA-Thinking-v0: learning the answer format", fontsize=10)
     left.legend(frameon=False, loc="center right", fontsize=9)
@@ -207,7 +206,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             after = sum(run["after"][measure] for run in runs) / len(runs)
             right.bar(at, before, width=0.85, fill=False, edgecolor=colours[arm.name], linestyle="--")
             right.bar(at, after, width=0.85, color=colours[arm.name], alpha=0.8)
-            right.text(at, after + 0.02, f"{after:.2f}", ha="center", fontsize=8)
+            right.text(at, max(before, after) + 0.02, f"{after:.2f}", ha="center", fontsize=8)
     right.set_xticks([0.5, 3.5], measures)
     right.set(ylim=(0, 1.12), ylabel="share right on test problems")
     right.set_title("What else it can do: before (dashed) and after RL", fontsize=10)

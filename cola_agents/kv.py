@@ -9,9 +9,13 @@ writes, and the mask says what each row may see.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from cola_agents.families import decoder_mask
+from cola_agents.lean import Plan, lean_forward, plan
 
 _FIRST_CAPACITY = 64
 
@@ -46,6 +50,14 @@ class KVRows:
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
         self._layers: dict[int, tuple[GrowingRows, GrowingRows]] = {}
+        self._stack: nn.Module | None = None
+        self._plan: Plan | None = None
+
+    def plan_for(self, stack: nn.Module) -> Plan | None:
+        """How to run ``stack`` leanly, looked up once; None where it has to run as it is."""
+        if self._stack is not stack:
+            self._stack, self._plan = stack, plan(stack)
+        return self._plan
 
     def window(self, rows: Tensor | None, positions: Tensor, length: int) -> Window:
         """A cache for one forward pass.
@@ -92,13 +104,11 @@ class Window:
         return read.transpose(1, 2)
 
 
-def run_rows(
-    stack: nn.Module, kv: KVRows, rows: Sequence[int], starts: Sequence[int], **inputs: Tensor
-) -> Tensor:
+def run_rows(stack: Any, kv: KVRows, rows: Sequence[int], starts: Sequence[int], **inputs: Tensor) -> Tensor:
     """Run a decoder over a chunk of every row, each continuing at a position of its own.
 
     Args:
-        stack: a Hugging Face decoder.
+        stack: a Hugging Face decoder of a supported family.
         kv: its cache.
         rows: row numbers [B].
         starts: how many positions of each row are cached already.
@@ -116,10 +126,15 @@ def run_rows(
     mask = torch.arange(length, device=device) <= positions[:, None, :, None]
     every = len(rows) == kv.num_rows and list(rows) == list(range(kv.num_rows))
     index = None if every else torch.tensor(rows, device=device)
+    window = kv.window(index, positions, length)
+    lean = kv.plan_for(stack)
+    if lean is not None:
+        hidden = inputs["inputs_embeds"] if "inputs_embeds" in inputs else stack.embed_tokens(given)
+        return lean_forward(lean, hidden, positions, window, mask)
     return stack(
-        attention_mask=mask,
+        attention_mask=decoder_mask(stack, mask, positions),
         position_ids=positions,
-        past_key_values=kv.window(index, positions, length),
+        past_key_values=window,
         use_cache=True,
         **inputs,
     ).last_hidden_state

@@ -8,20 +8,29 @@ Source: CoLA, arXiv 2503.21383, and the published code of its authors.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput
 
 from cola_agents.configuration import CoLAConfig
+from cola_agents.families import (
+    Mask,
+    activation,
+    cached_mask,
+    check_family,
+    decoder_mask,
+    stack_config,
+    token_head,
+)
+from cola_agents.hub import CoLAPreTrainedModel
 from cola_agents.sampling import sample
 
 
@@ -87,52 +96,11 @@ def positions_of(mask: Tensor) -> Tensor:
 
 def _stack(config: Any, num_layers: int, first_cache_layer: int = 0) -> nn.Module:
     """A decoder of ``num_layers`` layers of the base's family that reads hidden states, not ids."""
-    config = copy.deepcopy(config)
-    config.num_hidden_layers = num_layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:num_layers]
-    config.vocab_size = 1
-    config.use_cache = False
-    config.pad_token_id = config.bos_token_id = config.eos_token_id = None
-    stack = AutoModel.from_config(config)
+    stack = AutoModel.from_config(stack_config(config, num_layers))
     stack.embed_tokens = None
     for index, layer in enumerate(stack.layers):
         layer.self_attn.layer_idx = first_cache_layer + index
     return stack
-
-
-class CoLAPreTrainedModel(PreTrainedModel):
-    """Loading and saving; weights are kept in safetensors files only."""
-
-    config_class = CoLAConfig
-    base_model_prefix = ""
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _no_split_modules: ClassVar[list[str]] = ["MergeLayer"]
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but from safetensors files alone: pickled weights are refused."""
-        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        """As in torch, but a change of type leaves rotary frequencies alone.
-
-        Rounded to bfloat16 they would turn distant positions by whole radians.
-        """
-        exact = {
-            (module, name): buffer
-            for module in self.modules()
-            for name, buffer in module.named_buffers(recurse=False)
-            if name.endswith("inv_freq")
-        }
-        super()._apply(*args, **kwargs)
-        for (module, name), buffer in exact.items():
-            moved = getattr(module, name)
-            if moved.dtype != buffer.dtype:
-                setattr(module, name, buffer.to(moved.device))
-        return self
 
 
 class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
@@ -143,14 +111,18 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
 
     Modules: ``base`` (the decoder), ``lm_head``, ``inverse_trunk`` and ``inverse_head`` (inverse
     dynamics; None where ``num_inverse_layers`` is 0), ``codebook`` [A, D], ``merge`` (the world model's
-    gated MLPs), ``policy_trunk`` and ``policy_head``.
+    gated MLPs), ``policy_trunk`` and ``policy_head``; ``readout_norm`` under the readout
+    ``"normed_difference"``. The stacks are made of the base's own layers, whichever of the supported
+    families (:data:`cola_agents.families.FAMILIES`) it is of.
     """
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "base.embed_tokens.weight"}
 
     def __init__(self, config: CoLAConfig) -> None:
         super().__init__(config)
         text = config.text_config
         self.base = AutoModel.from_config(text)
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.lm_head = token_head(text)
         self.inverse_trunk: nn.Module | None = None
         self.inverse_head: nn.Module | None = None
         if config.num_inverse_layers:
@@ -158,27 +130,61 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
             self.inverse_head = nn.Linear(text.hidden_size, config.num_codes, bias=False)
         self.codebook = nn.Embedding(config.num_codes, text.hidden_size)
         self.merge = nn.ModuleList(
-            MergeLayer(text.hidden_size, text.intermediate_size, text.hidden_act)
+            MergeLayer(text.hidden_size, text.intermediate_size, activation(text))
             for _ in range(config.num_merge_layers)
         )
         self.policy_trunk = _stack(text, config.num_policy_layers, text.num_hidden_layers)
         self.policy_head = nn.Linear(text.hidden_size, config.num_codes, bias=False)
+        self.readout_norm: nn.RMSNorm | None = None
+        if config.readout == "normed_difference":
+            self.readout_norm = nn.RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
         self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.readout_norm:
+            # A fresh base's final norm has gain 1, so its states have root mean square 1.
+            init.constant_(module.weight, 2.0)
+
     @classmethod
-    def from_base(cls, base: Any, **config: Any) -> CoLAForCausalLM:
+    def from_base(cls, base: Any, *, calibrate_on: Tensor | None = None, **config: Any) -> CoLAForCausalLM:
         """Grow a CoLA model around a pre-trained causal LM; the new modules are freshly initialised.
 
         Args:
-            base: a causal LM with ``.model`` and ``.lm_head``, or a path or hub id of one.
-            config: fields of :class:`~cola_agents.configuration.CoLAConfig` besides ``text_config``.
+            base: a causal LM of a supported family, or a path or hub id of one (in safetensors).
+            calibrate_on: token ids [B, T] of text, for the readout ``"normed_difference"``: see
+                :func:`calibrate_readout`. Without, 256 ids drawn at random stand in for text.
+            config: fields of :class:`~cola_agents.configuration.CoLAConfig` besides ``text_config``. Where
+                the base's head is its embedding, so is the model's, unless
+                ``tie_word_embeddings=False``.
+
+        Raises:
+            ValueError: for a base of another family or without a head, or where its head is to be tied and
+                is no embedding.
         """
         if isinstance(base, (str, Path)):
-            base = AutoModelForCausalLM.from_pretrained(base)
-        model = cls(CoLAConfig(text_config=base.config.to_dict(), **config))
+            base = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True)
+        check_family(base.config)
+        if not hasattr(base, "lm_head"):
+            raise ValueError(f"a base has an lm_head, as a causal LM's; {type(base).__name__} has none")
+        tied = base.lm_head.weight is base.get_input_embeddings().weight
+        if config.setdefault("tie_word_embeddings", tied) and not tied:
+            raise ValueError("the base's head is not its embedding: tie_word_embeddings must be False")
+        whole = CoLAConfig(text_config=base.config.to_dict(), **config)
+        model = cls._from_config(whole, dtype=base.dtype)
         model.base.load_state_dict(base.model.state_dict())
         model.lm_head.load_state_dict(base.lm_head.state_dict())
-        return model.to(base.dtype)
+        if model.readout_norm is not None:
+            with torch.no_grad():
+                for layer in model.merge:
+                    # This readout doubles what the fresh merge layers add to the state.
+                    layer.down_proj.weight.mul_(0.5)
+            if calibrate_on is None:
+                shape = (4, min(64, model.config.max_position_embeddings))
+                source = torch.Generator().manual_seed(0)
+                calibrate_on = torch.randint(model.config.vocab_size, shape, generator=source)
+            calibrate_readout(model, calibrate_on)
+        return model
 
     @classmethod
     def from_official(
@@ -199,7 +205,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         self,
         ids: Tensor,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
@@ -207,7 +213,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
 
         Args:
             ids: token ids [B, T].
-            mask: padding mask [B, T], or an attention mask [B, 1, T, S]; None for plain causal rows.
+            mask: padding mask [B, T], or an attention mask [B, 1, T, S] (bool; a family's sliding windows
+                are added); None for plain causal rows.
             positions: position ids [B, T]; counted over ``mask`` where it is a padding mask.
             cache: a cache that holds what came before, extended in place.
 
@@ -216,7 +223,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         """
         return self._run(self.base, mask, positions, cache, input_ids=ids)
 
-    def infer(self, h: Tensor, *, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def infer(self, h: Tensor, *, mask: Mask = None, positions: Tensor | None = None) -> Tensor:
         """Inverse dynamics: code logits [B, T, A], UNshifted: :func:`shift_codes` reads them at t + 1.
 
         Raises:
@@ -244,16 +251,17 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         z = h
         for layer in self.merge:
             z = z + layer(z, e).to(z.device)
-        if self.config.readout == "difference":
-            subtracted = h.detach() if self.config.detach_state else h
-            return self.lm_head(self.base.norm(z).to(h.device) - subtracted)
-        return self.lm_head(z)
+        if self.config.readout == "state":
+            return self.lm_head(z)
+        norm = self.base.norm if self.readout_norm is None else self.readout_norm
+        subtracted = h.detach() if self.config.detach_state else h
+        return self.lm_head(norm(z).to(h.device) - subtracted)
 
     def policy(
         self,
         h: Tensor,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
@@ -262,12 +270,12 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
 
     @staticmethod
     def _run(
-        stack: nn.Module, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, **inputs: Tensor
+        stack: nn.Module, mask: Mask, positions: Tensor | None, cache: Cache | None, **inputs: Tensor
     ) -> Tensor:
-        if positions is None and mask is not None and mask.dim() == 2:
+        if positions is None and isinstance(mask, Tensor) and mask.dim() == 2:
             positions = positions_of(mask)[:, -next(iter(inputs.values())).shape[1] :]
         return stack(
-            attention_mask=mask,
+            attention_mask=decoder_mask(stack, mask),
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -304,18 +312,12 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
             past_key_values = DynamicCache()
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = positions_of(attention_mask)[:, -input_ids.shape[1] :]
-        mask = attention_mask
+        mask: Mask = attention_mask
         if past_key_values is not None:
             # One mask serves both stacks: once the base has run, the cache no longer tells the
             # policy how much it held before.
-            mask = create_causal_mask(
-                config=self.base.config,
-                inputs_embeds=self.base.get_input_embeddings()(input_ids),
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                allow_is_causal_skip=False,
-            )
+            embeddings = self.base.get_input_embeddings()(input_ids)
+            mask = cached_mask(self.base, embeddings, attention_mask, past_key_values, position_ids)
             if position_ids is None:
                 seen = past_key_values.get_seq_length()
                 position_ids = torch.arange(seen, seen + input_ids.shape[1], device=input_ids.device)[None]
@@ -352,7 +354,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         return super().generate(inputs, do_sample=False, **kwargs)
 
     @torch.no_grad()
-    def composed_log_prob(self, ids: Tensor, *, mask: Tensor | None = None, chunk: int = 256) -> Tensor:
+    def composed_log_prob(self, ids: Tensor, *, mask: Mask = None, chunk: int = 256) -> Tensor:
         """log sum_a pi(a|s) p(x|s, a) of every next token: what cross-entropy is reported of.
 
         Args:
@@ -394,6 +396,32 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
             log_prob = logits.gather(-1, gold).squeeze(-1) - logits.logsumexp(-1)
             pieces.append(torch.logsumexp(prior + log_prob, dim=-1))
         return torch.cat(pieces)
+
+
+@torch.no_grad()
+def calibrate_readout(model: CoLAForCausalLM, ids: Tensor, *, mask: Tensor | None = None) -> None:
+    """Let the readout ``"normed_difference"`` start as the base on text like ``ids``.
+
+    The readout is ``g * z / rms(z) - h`` with a gain g of its own, and before training z is about h. It
+    gives the base's own h for ``g = 2 * rms(h)``. The root mean square of h varies a little from token to
+    token (the final norm fixes it before its weight is applied), and one number serves all: its mean. It
+    is measured, not read off the norm's weight, because the channels that large models turn down there
+    are those of the largest states.
+
+    Args:
+        model: with that readout; its gain is overwritten, so do it before training.
+        ids: token ids [B, T]; a few hundred tokens are plenty.
+        mask: padding mask [B, T], or None.
+
+    Raises:
+        ValueError: for a model of another readout.
+    """
+    if model.readout_norm is None:
+        raise ValueError(f"the readout {model.config.readout!r} has no gain to calibrate")
+    h = model.hidden(ids, mask=mask)
+    if mask is not None:
+        h = h[mask.bool()]
+    model.readout_norm.weight.fill_(2 * h.float().square().mean(-1).sqrt().mean())
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from cola_agents.actors import LatentActor
 from cola_agents.agent import Agent
+from cola_agents.families import decoder_mask
 from cola_agents.train.corpus import documents
 from cola_agents.train.data import IGNORED, packed_batches
 from cola_agents.train.english import check_story
@@ -75,7 +76,7 @@ def probe(agent: Agent, *, episodes: int = 256, seed: int = 20_000) -> Probe:
     arithmetic = f"CoLA-Arithmetic{twin}-v0"
     sampled = agent.evaluate(episodes, env_id=arithmetic, seed=seed)
     greedy = agent.evaluate(episodes, env_id=arithmetic, seed=seed, greedy=True)
-    stories = agent.evaluate(episodes, env_id=f"CoLA-Text{twin}-v0", split="train", seed=seed, task=StoryTask)
+    stories = agent.evaluate(episodes, env_id=f"CoLA-Text{twin}-v0", seed=seed, task=StoryTask)
     return Probe(
         arithmetic=sampled.episode_rewards.mean().item(),
         arithmetic_greedy=greedy.episode_rewards.mean().item(),
@@ -103,7 +104,8 @@ def held_out_cross_entropy(agent: Agent, *, num_batches: int = 4) -> float:
     ):
         where = batch.targets != IGNORED
         targets = batch.targets[where]
-        shared = {"attention_mask": batch.mask, "position_ids": batch.positions, "use_cache": False}
+        mask = decoder_mask(actor.trunk, batch.mask)
+        shared = {"attention_mask": mask, "position_ids": batch.positions, "use_cache": False}
         if isinstance(actor, LatentActor):
             h = model.hidden(batch.ids, mask=batch.mask, positions=batch.positions)
             features = actor.trunk(inputs_embeds=h, **shared).last_hidden_state

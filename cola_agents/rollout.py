@@ -136,6 +136,9 @@ def collect(
     if len(problems) != len(seeds) or not len(seeds):
         raise ValueError(f"collect got {len(seeds)} seeds and {len(problems)} problem seeds")
     session: Any = episodes.session
+    # What rows held before, perhaps under other weights, must not show: not in a kept prefix, and not in
+    # the last bits of a state that was computed in other company.
+    session.forget()
     act = policy.attach(session) if hasattr(policy, "attach") else partial(policy, session)
     waiting = list(range(len(seeds)))[::-1]
     running: dict[int, _Running] = {}

@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from torch import Tensor, nn
 
 import cola_envs  # noqa: F401 (registers the ids)
+from cola_agents.families import CappedLinear
 
 NEVER = -1e9  # the logit of an id that no token stands for: finite, so that entropies stay free of NaN
 
@@ -374,6 +375,11 @@ class ClonedPolicy(ActorCriticPolicy):
             value.bias.zero_()
             if space.head is None or space.mask is None:
                 return  # unpickled: whoever loads this policy fills in its weights
+            if isinstance(space.head, CappedLinear):
+                raise ValueError(
+                    f"the model caps its logits at {space.head.cap:g}, which Stable-Baselines3's linear head "
+                    "cannot do: use cola_agents.PPO or GRPO for its tokens"
+                )
             layer.weight.zero_()
             layer.weight[:, : space.head.in_features] = space.head.weight
             layer.bias.zero_()

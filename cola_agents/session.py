@@ -24,7 +24,7 @@ def not_finite(values: Tensor) -> list[int]:
     """Which entries of [B, ...] hold NaN or infinity."""
     if torch.isfinite(values).all():
         return []
-    return (~torch.isfinite(values)).flatten(1).any(-1).nonzero().flatten().tolist()
+    return (~torch.isfinite(values)).reshape(len(values), -1).any(-1).nonzero().flatten().tolist()
 
 
 class Rows:
@@ -46,6 +46,8 @@ class Rows:
         self.tokens: list[list[int]] = [[] for _ in range(num_rows)]
         self.tokens_forwarded = 0
         self._device = next(base.parameters()).device
+        self._order = list(range(num_rows))
+        self._all = torch.arange(num_rows, device=self._device)
         self._kv = KVRows(num_rows)
         self._states = GrowingRows(num_rows)
         self._last: Tensor | None = None
@@ -106,11 +108,13 @@ class Rows:
     def _forward(self, rows: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
         widths = [len(chunk) for chunk in chunks]
         width = max(widths)
-        ids = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks], device=self._device)
+        padded = chunks if width == 1 else [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
+        ids = torch.tensor(padded, device=self._device)
         starts = [len(self.tokens[row]) for row in rows]
         h = run_rows(self.base, self._kv, rows, starts, input_ids=ids)
         self.tokens_forwarded += sum(widths)
-        index = torch.tensor(rows, device=self._device)
+        every = self._every(rows)
+        index = self._all if every else torch.tensor(rows, device=self._device)
         at = torch.tensor(starts, device=self._device)
         states = self._states.ensure(max(starts) + width, h)
         if width == 1:
@@ -132,17 +136,24 @@ class Rows:
                 f"hidden state of row {rows[i]} is not finite at position {starts[i] + widths[i] - 1}, "
                 f"token {chunks[i][-1]}",
             )
-        if self._last is None:
-            self._last = h.new_zeros(self.num_rows, h.shape[-1])
-        self._last[index] = last
+        if every:
+            self._last = last
+        else:
+            if self._last is None:
+                self._last = h.new_zeros(self.num_rows, h.shape[-1])
+            self._last[index] = last
         for row, chunk in zip(rows, chunks, strict=True):
             self.tokens[row].extend(chunk)
+
+    def _every(self, rows: Sequence[int]) -> bool:
+        """Whether ``rows`` are all of them in order: then nothing has to be gathered."""
+        return len(rows) == self.num_rows and list(rows) == self._order
 
     def last(self, rows: Sequence[int]) -> Tensor:
         """Hidden states at the rows' last tokens, [B, D], in the model's dtype."""
         if self._last is None:
             raise RuntimeError("the session holds no tokens yet: load() its rows first")
-        if len(rows) == self.num_rows and list(rows) == list(range(self.num_rows)):
+        if self._every(rows):
             return self._last
         return self._last[list(rows)]
 
@@ -163,7 +174,7 @@ class Rows:
         return follower
 
     def forget(self) -> None:
-        """Drop what was derived from the base's weights, after they changed; rows must be loaded again."""
+        """Drop what the rows hold and everything derived from it, after weights changed, say."""
         self.tokens = [[] for _ in range(self.num_rows)]
         for follower in self._followers:
             follower.forget()

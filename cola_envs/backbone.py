@@ -57,6 +57,9 @@ class Session(Protocol):
     def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Make each row hold exactly these ids. What a row already shares with them is not recomputed."""
 
+    def forget(self) -> None:
+        """Drop what the rows hold and everything derived from it; they must be loaded again."""
+
     def extend(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Append a chunk of ids (of any length >= 1) to each row, in one forward pass."""
 

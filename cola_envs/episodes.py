@@ -130,11 +130,13 @@ class Episodes:
 
     def reset_infos(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """What ``info`` holds at the start of an episode: the task's own fields and ``prompt`` (text)."""
-        decode = self.backbone.tokenizer.decode
-        return [
-            {**self.tasks.info(row), "prompt": decode(self.tokens(row)[: self.prompt_length(row)])}
-            for row in self._check_rows(rows)
-        ]
+        infos = []
+        for row in self._check_rows(rows):
+            state = self._row(row)
+            if state.prompt is None:  # a restored row: its state holds ids alone
+                state.prompt = self.backbone.tokenizer.decode(state.tokens[: state.prompt_length])
+            infos.append({**self.tasks.info(row), "prompt": state.prompt})
+        return infos
 
     # ---------------------------------------------------------------- starting, keeping, putting back
 
@@ -170,7 +172,7 @@ class Episodes:
         self._halt(rows)
         prompts = self.tasks.reset(rows, [np.random.default_rng([seed, PROBLEM]) for seed in problems])
         fresh = [
-            Row(self._encode_prompt(row, prompt), seed, problem)
+            Row(self._encode_prompt(row, prompt), seed, problem, prompt)
             for row, prompt, seed, problem in zip(rows, prompts, seeds, problems, strict=True)
         ]
         return self._load(rows, fresh)

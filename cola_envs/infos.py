@@ -27,9 +27,10 @@ def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[dict[str, An
     for key, (where, values) in columns.items():
         mask = np.zeros(num_envs, dtype=bool)
         mask[where] = True
-        if all(isinstance(value, (int, float, np.number, np.bool_)) for value in values):
+        kinds = set(map(type, values))
+        if all(issubclass(kind, (int, float, np.number, np.bool_)) for kind in kinds):
             batched[key] = _numbers(num_envs, where, values)
-        elif all(isinstance(value, dict) for value in values):
+        elif all(issubclass(kind, dict) for kind in kinds):
             batched[key] = batch_infos(num_envs, where, values)
         else:
             batched[key] = _objects(num_envs, where, values)

@@ -58,7 +58,8 @@ class State:
 class Row:
     """The mutable twin of :class:`State`, less the task.
 
-    ``left`` counts the tokens until the budget or the context is spent, whichever comes first.
+    ``left`` counts the tokens until the budget or the context is spent, whichever comes first; ``prompt``
+    is the prompt's text where the task has just given it.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Row:
         "left",
         "origins",
         "problem_seed",
+        "prompt",
         "prompt_length",
         "rng",
         "running",
@@ -75,8 +77,9 @@ class Row:
         "tokens",
     )
 
-    def __init__(self, prompt: list[int], seed: int, problem_seed: int) -> None:
+    def __init__(self, prompt: list[int], seed: int, problem_seed: int, text: str | None = None) -> None:
         self.tokens = prompt
+        self.prompt = text
         self.origins = [-1] * len(prompt)
         self.actions: list[int] = []
         self.prompt_length = self.segment_start = len(prompt)

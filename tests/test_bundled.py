@@ -100,11 +100,16 @@ def test_load_bundled_gives_a_model_of_ones_own():
         load_bundled("llama")
 
 
-@pytest.mark.parametrize("env_id", ["CoLA-Arithmetic-v0", "CoLA-Arithmetic-Token-v0"])
-def test_before_rl_a_third_to_four_fifths_of_level_one_is_solved_and_rarely_by_thinking(env_id):
-    rollout = play(env_id, 256, 128, split="test")
+def test_before_rl_a_third_to_four_fifths_of_level_one_is_solved_and_rarely_by_thinking():
+    rollout = play("CoLA-Arithmetic-v0", 256, 128, split="test")
     assert 0.3 <= rollout.episode_rewards.mean() <= 0.8
     assert np.mean(["<think>" in info["text"] for info in rollout.infos]) < 0.05
+
+
+def test_token_arm_starts_with_more_arithmetic_than_it_was_aimed_at_and_the_card_says_so():
+    rollout = play("CoLA-Arithmetic-Token-v0", 256, 128, split="test")
+    assert 0.8 < rollout.episode_rewards.mean() < 0.9
+    assert "above the aim" in (Path(BUNDLED) / "README.md").read_text()
 
 
 def test_policy_and_world_together_cost_no_likelihood():

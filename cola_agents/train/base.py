@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from cola_agents.families import capped, decoder_mask
 from cola_agents.train.data import IGNORED, Batch
 from cola_agents.train.loop import StageConfig, run_stage
 
@@ -33,16 +34,18 @@ def tiny_llama(vocab_size: int, eos_token_id: int) -> LlamaForCausalLM:
 
 
 def pretrain_base(
-    model: LlamaForCausalLM, batches: Iterator[Batch], config: StageConfig, log: Path | None = None
+    model: PreTrainedModel, batches: Iterator[Batch], config: StageConfig, log: Path | None = None
 ) -> None:
     """Train every weight of a causal LM by next-token cross-entropy within documents."""
     model.train()
+    decoder, head = model.model, capped(model.lm_head, model.config)
 
     def loss_of(batch: Batch):
-        h = model.model(
-            batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        mask = decoder_mask(decoder, batch.mask)
+        h = decoder(
+            batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False
         ).last_hidden_state
-        logits = model.lm_head(h)
+        logits = head(h)
         loss = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
         return loss, {"base_ce": loss.item()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cola_agents.train.data import Batch
+from cola_agents.train.records import RecordLog
 
 LossFunction = Callable[[Batch], tuple[Tensor, dict[str, float]]]
 
@@ -29,6 +29,8 @@ class StageConfig:
         weight_decay, betas, clip: AdamW's, and the largest gradient norm.
         seed: seeds the data order and the noise of the stage.
         log_every: steps between two log records.
+        tensorboard: whether they go to TensorBoard too, next to the log file: None for where it is installed,
+            True to insist on it.
     """
 
     steps: int
@@ -42,6 +44,7 @@ class StageConfig:
     clip: float = 1.0
     seed: int = 0
     log_every: int = 100
+    tensorboard: bool | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.rows < 1 or self.length < 8:
@@ -60,6 +63,7 @@ def run_stage(
     batches: Iterator[Batch],
     config: StageConfig,
     log: Path | None = None,
+    watch: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train ``trained`` on ``batches`` and return the log records.
 
@@ -67,16 +71,21 @@ def run_stage(
         name: shown in the progress bar and in the records.
         trained: the parameters that learn; everything else is left alone.
         loss_of: a batch to its loss and the figures to log.
-        log: a JSON-lines file that records are appended to.
+        log: a JSON-lines file that records are appended to; TensorBoard's are beside it.
+        watch: is shown every record.
 
     Raises:
         FloatingPointError: when the loss stops being finite, naming the step.
+        ImportError: where TensorBoard is insisted on and missing.
     """
     optimiser = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, config))
     records = []
     start = time.process_time()
-    with tqdm(total=config.steps, desc=name, unit="step", mininterval=2.0) as bar:
+    with (
+        RecordLog(name, log, config.tensorboard) as record_log,
+        tqdm(total=config.steps, desc=name, unit="step", mininterval=2.0) as bar,
+    ):
         for step in range(1, config.steps + 1):
             loss, figures = loss_of(next(batches))
             if not torch.isfinite(loss):
@@ -94,9 +103,9 @@ def run_stage(
                 record["cpu_s"] = round(time.process_time() - start, 1)
                 records.append(record)
                 bar.set_postfix({key: f"{value:.3f}" for key, value in figures.items()})
-                if log:
-                    with log.open("a") as file:
-                        file.write(json.dumps({"stage": name, **record}) + "\n")
+                record_log.write(record)
+                if watch:
+                    watch(record)
     return records
 
 

@@ -1,4 +1,7 @@
-"""What a trained latent-action model is judged by, on held-out documents."""
+"""What a trained latent-action model is judged by, on held-out documents.
+
+Shapes: B rows, T tokens, D hidden, A codes, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,21 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from cola_agents.modeling import CoLAForCausalLM, shift_codes
 from cola_agents.train.data import IGNORED, Batch
 
+#: Token logits that are held at a time where no ``chunk`` is given: 128 MiB of float32.
+_HELD = 2**25
+
 
 @dataclass(frozen=True)
 class CodebookMetrics:
-    """Measured on held-out text; cross-entropies in nats per token.
+    """Measured on held-out text; cross-entropies, entropies and information in nats per token.
+
+    The code of a token is the argmax of the inverse dynamics, which saw that token.
 
     Attributes:
         base_ce: of the base LM.
@@ -27,6 +36,12 @@ class CodebookMetrics:
         policy_entropy: mean entropy of the policy.
         clone_accuracy: share of positions where the policy's argmax is the inverse dynamics' code.
         tokens: how many tokens were scored.
+        num_codes: size of the codebook.
+        mutual_information: between code and next token, the plug-in estimate of ``tokens`` pairs: see
+            :func:`mutual_information`.
+        mutual_information_corrected: the same with the Miller-Madow correction.
+        policy_perplexity: exp of the entropy of the policy's mean distribution: how many codes it
+            uses over all states, where exp(``policy_entropy``) is how many it wavers between in one.
     """
 
     base_ce: float
@@ -39,54 +54,167 @@ class CodebookMetrics:
     policy_entropy: float
     clone_accuracy: float
     tokens: int
+    num_codes: int
+    mutual_information: float
+    mutual_information_corrected: float
+    policy_perplexity: float
+
+    @property
+    def dead_codes(self) -> int:
+        """Codes that the inverse dynamics never used."""
+        return self.num_codes - self.codes_used
+
+    @property
+    def composed_excess(self) -> float:
+        """Composed minus base cross-entropy: what the latent actions cost in likelihood."""
+        return self.composed_ce - self.base_ce
 
     def as_dict(self) -> dict[str, float]:
-        return {name: round(value, 4) for name, value in asdict(self).items()}
+        derived = {"dead_codes": self.dead_codes, "composed_excess": self.composed_excess}
+        return {name: round(value, 4) for name, value in {**asdict(self), **derived}.items()}
 
 
-@torch.no_grad()
-def measure(model: CoLAForCausalLM, batches: Iterable[Batch], chunk: int = 512) -> CodebookMetrics:
-    """Measure a model on held-out documents, expanding ``chunk`` states at a time over the codes."""
-    num_codes = model.config.num_codes
-    all_codes = torch.arange(num_codes)
-    totals: dict[str, float] = dict.fromkeys(
-        ("base", "world", "composed", "distinct", "reached", "entropy", "agreed"), 0.0
-    )
-    used = torch.zeros(num_codes)
-    count = 0
+def perplexity(weights: Tensor) -> float:
+    """exp of the entropy of weights [N] >= 0, scaled to sum to one."""
+    share = weights.double() / weights.double().sum()
+    return torch.special.entr(share).sum().exp().item()
+
+
+def mutual_information(counts: Tensor) -> tuple[float, float]:
+    """Mutual information in nats of a table of counts [X, Y].
+
+    Returns:
+        The plug-in estimate H(X) + H(Y) - H(X, Y) of the observed shares, which is too high by about
+        (cells - rows - columns + 1) / 2N, counting those that were observed at all; and the estimate
+        with that taken off, which may be below zero where there is no information.
+
+    Source: Miller 1955, "Note on the bias of information estimates".
+    """
+    counts = counts.double()
+    total = counts.sum()
+
+    def entropies(table: Tensor) -> tuple[Tensor, Tensor]:
+        plain = torch.special.entr(table / total).sum()
+        return plain, plain + ((table > 0).sum() - 1) / (2 * total)
+
+    rows, columns, cells = (entropies(table) for table in (counts.sum(1), counts.sum(0), counts))
+    plain, corrected = ((x + y - both).item() for x, y, both in zip(rows, columns, cells, strict=True))
+    return plain, corrected
+
+
+class Tally:
+    """Counts over held-out text, one batch after another, from which the metrics are made.
+
+    Args:
+        model: with inverse dynamics.
+        chunk: states that are expanded over the codes at a time, [chunk, A, V] token logits; None for as
+            many, up to 64, as fit in 128 MiB.
+
+    Attributes:
+        joint: how often each code went with each next token, [A, V] int64.
+        policy: the policy's probabilities summed over the states, [A] float64.
+        tokens: how many tokens were scored.
+    """
+
+    def __init__(self, model: CoLAForCausalLM, chunk: int | None = None) -> None:
+        shape = (model.config.num_codes, model.config.vocab_size)
+        # More than 64 states at a time only cost cache misses.
+        self._chunk = chunk or max(1, min(64, _HELD // (shape[0] * shape[1])))
+        self._model = model
+        self._codes = torch.arange(shape[0], device=model.device)
+        self._sums = dict.fromkeys(
+            ("base", "world", "composed", "distinct", "reached", "entropy", "agreed"), 0.0
+        )
+        self.joint = torch.zeros(shape, dtype=torch.long)
+        self.policy = torch.zeros(shape[0], dtype=torch.float64)
+        self.tokens = 0
+
+    @torch.no_grad()
+    def add(self, batch: Batch) -> Tensor:
+        """Count a batch.
+
+        Returns:
+            the inverse dynamics' codes [B, T], read at the state before the token that they explain;
+            -100 where nothing was scored.
+
+        Raises:
+            ValueError: for a model without inverse dynamics.
+        """
+        model, device = self._model, self._model.device
+        targets, positions, mask = (x.to(device) for x in (batch.targets, batch.positions, batch.mask))
+        h = model.hidden(batch.ids.to(device), mask=mask, positions=positions)
+        codes = shift_codes(model.infer(h, mask=mask, positions=positions)).argmax(-1)
+        where = targets != IGNORED
+        log_pi = model.policy(h, mask=mask, positions=positions)[where].float().log_softmax(-1)
+        scored = (h[where], targets[where], codes[where], log_pi)
+        for part in zip(*(x.split(self._chunk) for x in scored), strict=True):
+            self._add_states(*part)
+        ones = torch.ones(len(log_pi), dtype=torch.long)
+        self.joint.index_put_((codes[where].cpu(), targets[where].cpu()), ones, accumulate=True)
+        self.policy += log_pi.exp().sum(0).double().cpu()
+        self.tokens += len(log_pi)
+        return codes.masked_fill(~where, IGNORED).cpu()
+
+    def _add_states(self, h: Tensor, targets: Tensor, codes: Tensor, log_pi: Tensor) -> None:
+        """Add states h [N, D] with their next tokens [N], codes [N] and policy log-probabilities [N, A]."""
+        model, shape = self._model, log_pi.shape
+        logits = model.world(h[:, None].expand(*shape, -1), self._codes.expand(shape)).float()
+        gold = logits.gather(-1, targets[:, None, None].expand(*shape, 1)).squeeze(-1) - logits.logsumexp(-1)
+        best = logits.argmax(-1)
+        ordered = best.sort(-1).values
+        found = {
+            "base": functional.cross_entropy(model.lm_head(h).float(), targets, reduction="sum"),
+            "world": -gold.gather(-1, codes[:, None]).sum(),
+            "composed": -(log_pi + gold).logsumexp(-1).sum(),
+            "distinct": len(h) + (ordered[:, 1:] != ordered[:, :-1]).sum(),
+            "reached": (best == targets[:, None]).any(-1).sum(),
+            "entropy": torch.special.entr(log_pi.exp()).sum(),
+            "agreed": (log_pi.argmax(-1) == codes).sum(),
+        }
+        for name, value in found.items():
+            self._sums[name] += value.item()
+
+    def metrics(self) -> CodebookMetrics:
+        """The metrics of everything that was added.
+
+        Raises:
+            ValueError: if no token was scored.
+        """
+        if not self.tokens:
+            raise ValueError("there is no token to score: the held-out text is empty")
+        mean = {name: value / self.tokens for name, value in self._sums.items()}
+        used = self.joint.sum(1)
+        plain, corrected = mutual_information(self.joint)
+        return CodebookMetrics(
+            base_ce=mean["base"],
+            world_ce=mean["world"],
+            composed_ce=mean["composed"],
+            codebook_perplexity=perplexity(used),
+            codes_used=int((used > 0).sum()),
+            distinct_tokens=mean["distinct"],
+            reachability=mean["reached"],
+            policy_entropy=mean["entropy"],
+            clone_accuracy=mean["agreed"],
+            tokens=self.tokens,
+            num_codes=len(used),
+            mutual_information=plain,
+            mutual_information_corrected=corrected,
+            policy_perplexity=perplexity(self.policy),
+        )
+
+
+def measure(model: CoLAForCausalLM, batches: Iterable[Batch], chunk: int | None = None) -> CodebookMetrics:
+    """Measure a model on held-out documents in one pass.
+
+    Args:
+        model: with inverse dynamics.
+        batches: held-out documents.
+        chunk: as in :class:`Tally`: bounds the memory.
+
+    Raises:
+        ValueError: for a model without inverse dynamics, or where there is no token to score.
+    """
+    tally = Tally(model, chunk)
     for batch in batches:
-        h = model.hidden(batch.ids, mask=batch.mask, positions=batch.positions)
-        where = batch.targets != IGNORED
-        codes = shift_codes(model.infer(h, mask=batch.mask, positions=batch.positions)).argmax(-1)[where]
-        log_pi = model.policy(h, mask=batch.mask, positions=batch.positions)[where].log_softmax(-1)
-        states, targets = h[where], batch.targets[where]
-        count += len(targets)
-        used += torch.bincount(codes, minlength=num_codes)
-        totals["base"] += functional.cross_entropy(model.lm_head(states), targets, reduction="sum").item()
-        totals["world"] += functional.cross_entropy(
-            model.world(states, codes), targets, reduction="sum"
-        ).item()
-        totals["entropy"] -= (log_pi.exp() * log_pi).sum().item()
-        totals["agreed"] += (log_pi.argmax(-1) == codes).sum().item()
-        totals["composed"] -= model.compose(states, log_pi, targets, chunk=chunk).sum().item()
-        for part in torch.arange(len(targets)).split(chunk):
-            each = states[part][:, None].expand(-1, num_codes, -1)
-            best = model.world(each, all_codes.expand(len(part), -1)).argmax(-1)
-            totals["reached"] += (best == targets[part][:, None]).any(-1).sum().item()
-            ordered = best.sort(-1).values
-            totals["distinct"] += (1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)).sum().item()
-    share = used / used.sum()
-    perplexity = torch.exp(-(share * torch.log(share.clamp_min(1e-12))).sum()).item()
-    mean = {name: value / count for name, value in totals.items()}
-    return CodebookMetrics(
-        base_ce=mean["base"],
-        world_ce=mean["world"],
-        composed_ce=mean["composed"],
-        codebook_perplexity=perplexity,
-        codes_used=int((used > 0).sum()),
-        distinct_tokens=mean["distinct"],
-        reachability=mean["reached"],
-        policy_entropy=mean["entropy"],
-        clone_accuracy=mean["agreed"],
-        tokens=count,
-    )
+        tally.add(batch)
+    return tally.metrics()

@@ -21,6 +21,7 @@ from cola_agents.train.corpus import CorpusConfig, documents
 from cola_agents.train.data import Batch, packed_batches
 from cola_agents.train.loop import StageConfig
 from cola_agents.train.metrics import CodebookMetrics, measure
+from cola_agents.train.records import RecordLog
 from cola_agents.train.tokenizer import train_tokenizer
 from cola_agents.train.world import CodeConfig, pretrain_world
 
@@ -101,6 +102,8 @@ def train_policy(recipe: Recipe, world_path: Path, out: Path) -> CodebookMetrics
     held_out = corpus_batches(HELD_OUT, tokenizer, recipe.base, recipe.corpus)
     metrics = measure(model, islice(held_out, 12))
     (out / "metrics.json").write_text(json.dumps(metrics.as_dict(), indent=2))
+    with RecordLog("codebook", _log(out), recipe.policy.tensorboard) as log:
+        log.write({"step": recipe.policy.steps, **metrics.as_dict()})
     return metrics
 
 
@@ -114,14 +117,15 @@ def continue_base(recipe: Recipe, base_path: Path, out: Path) -> None:
     _saved(base, tokenizer, out)
 
 
-def train_bundled(recipe: Recipe, out: Path) -> None:
+def train_bundled(recipe: Recipe, out: Path) -> CodebookMetrics:
     """The whole recipe: ``out/cola`` and ``out/base``, with logs, metrics and the recipe beside them."""
     started = out / "stages"
     train_base(recipe, started / "base")
     train_world(recipe, started / "base", started / "world")
-    train_policy(recipe, started / "world", out / "cola")
+    metrics = train_policy(recipe, started / "world", out / "cola")
     continue_base(recipe, started / "base", out / "base")
     (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+    return metrics
 
 
 def _log(out: Path) -> Path:

@@ -12,9 +12,13 @@ from torch.nn import functional
 from cola_agents.losses import assign_codes, gumbel_noise, negative_entropy, negative_marginal_entropy
 from cola_agents.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
 from cola_agents.train.data import IGNORED, Batch
+from cola_agents.train.health import CollapseWatch
 from cola_agents.train.loop import StageConfig, run_stage
+from cola_agents.train.metrics import perplexity
 
 WORLD_MODULES = ("inverse_trunk", "inverse_head", "codebook", "merge")
+#: Trained with them where the readout has a norm of its own.
+READOUT_MODULES = ("readout_norm",)
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,15 @@ def pretrain_world(
     codes: CodeConfig | None = None,
     log: Path | None = None,
 ) -> None:
-    """Train inverse dynamics and world model together (spec section 4, stage 1)."""
+    """Train inverse dynamics and world model together (spec section 4, stage 1).
+
+    The log records hold ``code_perplexity``, of the codes that the batch would have without noise; where
+    it falls below a quarter of the codebook a :class:`~cola_agents.train.health.CodebookWarning` is given.
+    """
     codes = codes or CodeConfig()
     noise_source = torch.Generator().manual_seed(config.seed)
-    trained = trained_parameters(model, WORLD_MODULES)
+    own_norm = model.config.readout == "normed_difference"
+    trained = trained_parameters(model, WORLD_MODULES + READOUT_MODULES if own_norm else WORLD_MODULES)
 
     def loss_of(batch: Batch):
         with torch.no_grad():
@@ -70,7 +79,9 @@ def pretrain_world(
             + codes.entropy * negative_entropy(assigned.probs, counts)
             + codes.marginal * negative_marginal_entropy(assigned.probs, counts)
         )
-        return loss, {"world_ce": ce.item()}
+        used = torch.bincount(logits.argmax(-1)[counts], minlength=logits.shape[-1])
+        return loss, {"world_ce": ce.item(), "code_perplexity": round(perplexity(used), 3)}
 
-    run_stage("world", trained, loss_of, batches, config, log)
+    watch = CollapseWatch(model.config.num_codes, config.warmup)
+    run_stage("world", trained, loss_of, batches, config, log, watch)
     model.eval()

@@ -98,6 +98,9 @@ class FakeSession:
             self._hash[row], self._length[row] = 0, 0
         self.extend(rows, tokens)
 
+    def forget(self) -> None:
+        self._hash, self._length = [0] * self.num_rows, [0] * self.num_rows
+
     def extend(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         for row, ids in zip(rows, tokens, strict=True):
             if not ids or self._length[row] + len(ids) > self.max_length:

@@ -310,7 +310,7 @@ def test_pickled_weights_are_refused(cola, tmp_path):
 
 def test_from_base_keeps_the_base_and_accepts_a_path(tiny_base, ids, tmp_path):
     tiny_base.save_pretrained(tmp_path)
-    sizes = {"num_codes": 4, "num_inverse_layers": 1, "num_policy_layers": 1}
+    sizes: dict[str, Any] = {"num_codes": 4, "num_inverse_layers": 1, "num_policy_layers": 1}
     for source in (tiny_base, str(tmp_path), Path(tmp_path)):
         model = CoLAForCausalLM.from_base(source, **sizes).eval()
         with torch.no_grad():
@@ -318,12 +318,15 @@ def test_from_base_keeps_the_base_and_accepts_a_path(tiny_base, ids, tmp_path):
             torch.testing.assert_close(logits, tiny_base(ids).logits, atol=1e-5, rtol=0)
 
 
-def test_from_base_unties_a_tied_head(ids):
+def test_from_base_keeps_a_tied_head_tied_unless_told_otherwise(ids):
     base = tiny.make_base(tie_word_embeddings=True)
-    model = CoLAForCausalLM.from_base(base, num_codes=4, num_inverse_layers=1, num_policy_layers=1).eval()
-    assert model.lm_head.weight is not model.base.embed_tokens.weight
-    with torch.no_grad():
-        torch.testing.assert_close(model.lm_head(model.hidden(ids)), base(ids).logits, atol=1e-5, rtol=0)
+    sizes: dict[str, Any] = {"num_codes": 4, "num_inverse_layers": 1, "num_policy_layers": 1}
+    for tied, told in ((True, sizes), (False, {**sizes, "tie_word_embeddings": False})):
+        model: Any = CoLAForCausalLM.from_base(base, **told)
+        assert (model.lm_head.weight is model.base.embed_tokens.weight) is tied
+        with torch.no_grad():
+            logits = model.eval().lm_head(model.hidden(ids))
+            torch.testing.assert_close(logits, base(ids).logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from itertools import islice
 from typing import Any
 
@@ -284,6 +285,8 @@ def test_metrics_equal_a_document_by_document_count(cola: CoLAForCausalLM, plain
     base = world = composed = entropy = 0.0
     reached = agreed = tokens = distinct = 0
     used: list[int] = []
+    followed: list[int] = []
+    mean_policy = torch.zeros(tiny.CODES)
     for document in wanted:
         ids = [*plain.encode(document.prompt), *plain.encode(document.continuation), plain.eos_token_id]
         row = torch.tensor([ids])
@@ -301,8 +304,17 @@ def test_metrics_equal_a_document_by_document_count(cola: CoLAForCausalLM, plain
             agreed += int(policy[t].argmax()) == int(codes[t])
             entropy -= (policy[t].exp() * policy[t]).sum().item()
             used.append(int(codes[t]))
+            followed.append(gold)
+            mean_policy += policy[t].exp()
             tokens += 1
     shares = [used.count(code) / tokens for code in set(used)]
+    pairs = Counter(zip(used, followed, strict=True))
+    information = sum(
+        n / tokens * math.log(n * tokens / used.count(code) / followed.count(token))
+        for (code, token), n in pairs.items()
+    )
+    cells = len(set(used)) + len(set(followed)) - len(pairs) - 1
+    mean_policy /= tokens
     expected = {
         "base_ce": base / tokens,
         "world_ce": world / tokens,
@@ -314,6 +326,12 @@ def test_metrics_equal_a_document_by_document_count(cola: CoLAForCausalLM, plain
         "policy_entropy": entropy / tokens,
         "clone_accuracy": agreed / tokens,
         "tokens": tokens,
+        "num_codes": tiny.CODES,
+        "dead_codes": tiny.CODES - len(set(used)),
+        "composed_excess": (composed - base) / tokens,
+        "mutual_information": information,
+        "mutual_information_corrected": information + cells / (2 * tokens),
+        "policy_perplexity": math.exp(-(mean_policy * mean_policy.log()).sum()),
     }
     assert found.as_dict() == pytest.approx(expected, abs=2e-3)
 

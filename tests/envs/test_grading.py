@@ -434,7 +434,9 @@ def test_closing_the_pool_ends_its_workers_and_it_starts_again():
     assert grade_answers(["15"], ["\\sum_{k=1}^{5} k + 0"], deadline=20)[0].correct
 
 
-@pytest.mark.parametrize(("gold", "answer"), [("yes", r"\text{yes}"), (r"\text{yes}", "yes"), ("no", r"\textbf{No}")])
+@pytest.mark.parametrize(
+    ("gold", "answer"), [("yes", r"\text{yes}"), (r"\text{yes}", "yes"), ("no", r"\textbf{No}")]
+)
 def test_a_word_is_the_same_word_with_and_without_text(gold, answer):
     assert grade_answers([gold, gold], [answer, r"\text{maybe}"]) == [
         Verdict(True, "ok", answer),
