@@ -102,8 +102,13 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _pretrain(arguments: argparse.Namespace) -> int:
     from cola_agents.train import recipe as stages
+    from cola_agents.train.card import write_card
 
     recipe = stages.Recipe(seed=arguments.seed)
+    if arguments.stage == "card":
+        write_card(arguments.out, recipe)
+        print(f"Wrote {arguments.out / 'README.md'}.")
+        return 0
     if arguments.tensorboard:
         insisting = {
             name: dataclasses.replace(getattr(recipe, name), tensorboard=True)
@@ -131,8 +136,6 @@ def _pretrain(arguments: argparse.Namespace) -> int:
     elif arguments.stage == "base":
         stages.train_base(recipe, arguments.out)
     else:
-        from cola_agents.train.card import write_card
-
         metrics = stages.train_bundled(recipe, arguments.out)
         write_card(arguments.out, recipe)
         _warn(metrics)

@@ -175,7 +175,8 @@ class FakeWriter:
     made: list[FakeWriter] = []  # noqa: RUF012
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.scalars, self.closed = folder, {}, False
+        self.folder, self.closed = folder, False
+        self.scalars: dict[tuple[str, int], float] = {}
         FakeWriter.made.append(self)
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
@@ -311,7 +312,7 @@ def test_documents_that_are_cut_are_counted(latent_backbone):
 
 def test_the_end_of_text_has_its_name_and_no_text_is_taken_for_mathematics(latent_backbone, found, tmp_path):
     assert (0, latent_backbone.tokenizer.source.eos_token) in found.top_tokens
-    named = [(token, "$\\no such sign$") for token, _ in found.top_tokens]
+    named = [(token, "$\\no$") for token, _ in found.top_tokens]
     draw(replace(found, model="$\\x$", text="$\\y$", top_tokens=named), tmp_path / "codebook.png")
     assert (tmp_path / "codebook.png").stat().st_size > 10_000
 
@@ -333,7 +334,9 @@ def test_the_table_has_every_used_code_and_names_the_dead(found):
 
 
 def test_the_bundled_codebook_is_healthy():
-    found = inspect_codebook(make_backbone(level="latent"), documents(HELD_OUT), tokens=1200)
+    backbone = make_backbone(level="latent")
+    assert isinstance(backbone, LatentBackbone)
+    found = inspect_codebook(backbone, documents(HELD_OUT), tokens=1200)
     assert found.warnings == []
 
 
