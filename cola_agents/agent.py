@@ -25,6 +25,7 @@ from tqdm import tqdm
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.actors import Actor, make_actor
 from cola_agents.backbones import TokenBackbone
+from cola_agents.losses import categorical_entropy, categorical_kl, clipped_loss
 from cola_agents.rollout import Rollout, collect
 from cola_envs.backbone import Level, resolve
 from cola_envs.build import has_splits
@@ -231,6 +232,24 @@ class Agent(ABC):
         taken = rollout.actions[rollout.mask]
         log_probs = log_policy.gather(-1, taken[:, None]).squeeze(-1)
         return Scores(log_policy, log_probs, actor.values(features))
+
+    def _policy_loss(self, part: Rollout, advantages: Tensor) -> tuple[Tensor, Scores, dict[str, float]]:
+        """The loss of the policy on some episodes, its scores there, and the figures to record.
+
+        The clipped surrogate, the exact KL to the initial policy and the entropy bonus.
+
+        Args:
+            advantages: of the M actions in the order of ``part.mask``.
+        """
+        with torch.no_grad():
+            reference = self._score(part, self.reference).log_policy
+        scores = self._score(part)
+        old = part.log_probs[part.mask]
+        kl = categorical_kl(scores.log_policy, reference).mean()
+        entropy = categorical_entropy(scores.log_policy).mean()
+        surrogate = clipped_loss(scores.log_probs, old, advantages, torch.ones_like(old), self.options.clip)
+        loss = surrogate + self.options.kl_coef * kl - self.options.entropy_coef * entropy
+        return loss, scores, {"kl": kl.item(), "entropy": entropy.item()}
 
     def _minibatches(self, count: int) -> Iterator[np.ndarray]:
         """Orders of ``count`` episodes, ``epochs`` times over, in pieces of ``minibatch``."""

@@ -6,10 +6,8 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 
-import torch
-
 from cola_agents.agent import Agent, AgentOptions, Record
-from cola_agents.losses import categorical_entropy, categorical_kl, clipped_loss, group_advantages
+from cola_agents.losses import group_advantages
 
 
 @dataclass(frozen=True)
@@ -50,18 +48,9 @@ class GRPO(Agent):
         figures: dict[str, list[float]] = defaultdict(list)
         for index in self._minibatches(len(rollout)):
             part = rollout.select(index)
-            with torch.no_grad():
-                reference = self._score(part, self.reference).log_policy
-            scores = self._score(part)
-            old = part.log_probs[part.mask]
             advantage = advantages[index][:, None].expand_as(part.mask)[part.mask]
-            every = torch.ones_like(old)
-            kl = categorical_kl(scores.log_policy, reference).mean()
-            entropy = categorical_entropy(scores.log_policy).mean()
-            loss = clipped_loss(scores.log_probs, old, advantage, every, o.clip)
-            loss = loss + o.kl_coef * kl - o.entropy_coef * entropy
+            loss, _, recorded = self._policy_loss(part, advantage)
             self._step(loss)
-            figures["kl"].append(kl.item())
-            figures["entropy"].append(entropy.item())
-            figures["loss"].append(loss.item())
+            for name, value in {**recorded, "loss": loss.item()}.items():
+                figures[name].append(value)
         return self._record(rollout, started, figures)

@@ -170,7 +170,9 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         tied = base.lm_head.weight is base.get_input_embeddings().weight
         if config.setdefault("tie_word_embeddings", tied) and not tied:
             raise ValueError("the base's head is not its embedding: tie_word_embeddings must be False")
-        whole = CoLAConfig(text_config=base.config.to_dict(), **config)
+        # Where the base was loaded from is nobody's business who loads the whole.
+        text = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
+        whole = CoLAConfig(text_config=text, **config)
         model = cls._from_config(whole, dtype=base.dtype)
         model.base.load_state_dict(base.model.state_dict())
         model.lm_head.load_state_dict(base.lm_head.state_dict())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cola_agents.agent import Agent, AgentOptions, Record
-from cola_agents.losses import categorical_entropy, categorical_kl, clipped_loss, gae, value_loss, whiten
+from cola_agents.losses import gae, value_loss, whiten
 from cola_agents.rollout import Rollout
 
 
@@ -67,21 +67,13 @@ class PPO(Agent):
             old_values, advantage, target = (
                 tensor[index][:, :length][part.mask] for tensor in (values, advantages, returns)
             )
-            with torch.no_grad():
-                reference = self._score(part, self.reference).log_policy
-            scores = self._score(part)
-            old = part.log_probs[part.mask]
-            every = torch.ones_like(old)
-            kl = categorical_kl(scores.log_policy, reference).mean()
-            entropy = categorical_entropy(scores.log_policy).mean()
+            loss, scores, recorded = self._policy_loss(part, advantage)
+            every = torch.ones_like(target)
             value = value_loss(scores.values, old_values, target, every, o.value_clip)
-            loss = clipped_loss(scores.log_probs, old, advantage, every, o.clip)
-            loss = loss + o.value_coef * value + o.kl_coef * kl - o.entropy_coef * entropy
+            loss = loss + o.value_coef * value
             self._step(loss)
-            figures["kl"].append(kl.item())
-            figures["entropy"].append(entropy.item())
-            figures["value_loss"].append(value.item())
-            figures["loss"].append(loss.item())
+            for name, figure in {**recorded, "value_loss": value.item(), "loss": loss.item()}.items():
+                figures[name].append(figure)
         return self._record(rollout, started, figures)
 
     @torch.no_grad()
