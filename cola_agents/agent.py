@@ -28,7 +28,7 @@ from cola_agents.backbones import TokenBackbone
 from cola_agents.losses import categorical_entropy, categorical_kl, clipped_loss
 from cola_agents.rollout import Rollout, collect
 from cola_envs.backbone import Level, resolve
-from cola_envs.build import has_splits
+from cola_envs.build import has_splits, repeatable
 from cola_envs.episodes import Episodes
 
 Record = dict[str, float]
@@ -122,7 +122,7 @@ class Agent(ABC):
             raise TypeError(f"unknown option {unknown[0]!r}: {type(self).__name__} takes {', '.join(names)}")
         self.options: Any = self.options_class(**options)
         self.env_id = env_id
-        self.env_kwargs = dict(env_kwargs or {})
+        self.env_kwargs = repeatable(dict(env_kwargs or {}))
         self.seed = seed
         self.num_envs = num_envs
         level = _level_of(env_id)

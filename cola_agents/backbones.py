@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -237,13 +238,16 @@ class LatentSession(Rows):
             logits = logits.masked_fill(self._backbone.unused_ids, float("-inf"))
         return logits
 
-    @staticmethod
-    def _refuse(best: Tensor, rows: Sequence[int], codes: Tensor) -> None:
+    def _refuse(self, best: Tensor, rows: Sequence[int], codes: Tensor) -> None:
         """Raise where the largest logit of a row [B, ...] is not finite."""
         bad = not_finite(best)
         if bad:
             row, action = rows[bad[0]], codes[bad[0]].tolist()
-            raise NotFiniteError(row, f"token logits of row {row} are not finite under action {action}")
+            raise NotFiniteError(
+                row,
+                f"token logits of row {row} are not finite under action {action}, "
+                f"after token {self.tokens[row][-1]}",
+            )
 
     def policy(self, rows: Sequence[int]) -> Tensor:
         """Logits of the frozen cloned policy at the rows' last tokens, [B, A]."""
@@ -397,8 +401,10 @@ def make_backbone(
         ValueError: when no tokenizer is found or it does not fit the model.
         TypeError: when the model cannot act at this level.
     """
+    dtype = str(dtype).removeprefix("torch.")
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype {dtype!r} is not a torch type; use 'float32', 'bfloat16' or 'float16'")
+    _check_device(device)
     if model is None and tokenizer is None:
         return _bundled_backbone(level, device, dtype)
     if model is None:
@@ -407,7 +413,18 @@ def make_backbone(
         path = Path(model)
         if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} holds no model: there is no config.json in it")
-        model = _load(str(model), dtype)
+        if not path.exists() and not _HUB_ID.fullmatch(str(model)):
+            raise FileNotFoundError(
+                f"model={str(model)!r} is neither a folder here nor a hub id (owner/name)"
+            )
+        try:
+            model = _load(str(model), dtype)
+        except OSError as error:
+            if path.exists():
+                raise
+            raise FileNotFoundError(
+                f"model={str(model)!r} is no folder here, and no hub model of that name could be fetched"
+            ) from error
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"model= takes None, a path or hub id, a CoLAForCausalLM, a causal LM or a Backbone; "
@@ -429,4 +446,15 @@ def make_backbone(
     return _KINDS[level](model, tokenizer)
 
 
+def _check_device(device: Any) -> None:
+    """Raise ValueError for a device that torch does not know or does not have."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device {device!r} cannot be used here: {error}") from error
+
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _KINDS: dict[str, Any] = {"latent": LatentBackbone, "token": TokenBackbone}

@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", help="folder or hub id; the bundled model without it")
     evaluate.add_argument("--agent", type=Path, help="folder of a saved agent, in place of --model")
     evaluate.add_argument("--problems", help="local JSONL of problems, for the Math500 ids")
-    evaluate.add_argument("--episodes", type=int, default=256)
+    evaluate.add_argument("--tokenizer", help="folder or hub id, where the model's own is not beside it")
+    evaluate.add_argument("--episodes", type=int, help="256, or a whole test set once, where not given")
     evaluate.add_argument("--split", default="test", choices=("train", "test"))
     evaluate.add_argument("--greedy", action="store_true", help="the likeliest action in place of a draw")
     evaluate.add_argument("--seed", type=int, default=10_000)
@@ -172,6 +173,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.task,
         model=arguments.model,
         agent=arguments.agent,
+        tokenizer=arguments.tokenizer,
         episodes=arguments.episodes,
         split=arguments.split,
         greedy=arguments.greedy,

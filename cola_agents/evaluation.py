@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections import Counter
@@ -19,8 +20,11 @@ from cola_agents.grpo import GRPO
 from cola_agents.ppo import PPO
 from cola_agents.provenance import provenance
 from cola_agents.rollout import Rollout, collect
+from cola_envs.build import build_tasks, has_splits, load
 from cola_envs.tasks.substitute import NAME as SUBSTITUTE
 
+#: Episodes of an evaluation where nothing else is said, and the largest set that is then played whole.
+DEFAULT_EPISODES, LARGEST_SET = 256, 5_000
 AGENTS: dict[str, type[Agent]] = {"GRPO": GRPO, "PPO": PPO}
 
 
@@ -47,7 +51,8 @@ def evaluate(
     *,
     model: Any = None,
     agent: str | Path | None = None,
-    episodes: int = 256,
+    tokenizer: Any = None,
+    episodes: int | None = None,
     split: str = "test",
     greedy: bool = False,
     seed: int = 10_000,
@@ -57,7 +62,8 @@ def evaluate(
 
     Args:
         task: an environment id.
-        model: as in ``gym.make``; or ``agent``, a folder that an agent was saved to.
+        model, tokenizer: as in ``gym.make``; or ``agent``, a folder that an agent was saved to.
+        episodes: how many; None for each problem of a finite test set once, or else 256.
         seed: problem ``i`` is drawn with seed ``seed + i``.
         env_kwargs: further arguments of the environment.
 
@@ -65,24 +71,38 @@ def evaluate(
         A JSON-ready report. ``dataset`` names the problems really played: a substitute is never
         reported under the name of the set that it stands in for.
     """
-    if episodes < 1:
+    if episodes is not None and episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
+    builder = gym.spec(task).kwargs.get("builder")
+    if builder is None:
+        raise ValueError(f"{task} is not one of the CoLA environments")
+    if not has_splits(builder):
+        raise ValueError(f"{task} takes a task of your own, which no report can name: use collect()")
+    if "sequential" in inspect.signature(load(builder)).parameters:
+        env_kwargs.setdefault("sequential", True)
+        if episodes is None:
+            tasks = build_tasks(1, load(builder), split=split, **env_kwargs)
+            size = getattr(tasks, "num_problems", DEFAULT_EPISODES)
+            episodes = size if size <= LARGEST_SET else DEFAULT_EPISODES
+    episodes = episodes or DEFAULT_EPISODES
     seeds = range(seed, seed + episodes)
     if agent is not None:
-        if model is not None:
+        if model is not None or tokenizer is not None:
             raise ValueError("give model= or agent=, not both: an agent knows its model")
         loaded = load_agent(agent)
         rollout = loaded.evaluate(episodes, env_id=task, split=split, greedy=greedy, seed=seed, **env_kwargs)
         fingerprint = loaded.fingerprint
     else:
-        envs = gym.make_vec(task, num_envs=min(64, episodes), model=model, split=split, **env_kwargs)
+        envs = gym.make_vec(
+            task, num_envs=min(64, episodes), model=model, tokenizer=tokenizer, split=split, **env_kwargs
+        )
         played: Any = envs.unwrapped.episodes  # type: ignore[attr-defined]
         rollout = collect(played, InitialPolicy(), seeds=seeds, temperature=0.0 if greedy else 1.0)
         fingerprint = played.backbone.fingerprint
         envs.close()
     return {
         "task": task,
-        "split": split,
+        "split": rollout.infos[0].get("split", split),
         **summary(rollout),
         "actions": "greedy" if greedy else "sampled at temperature 1",
         "seed": seed,
@@ -100,6 +120,7 @@ def summary(rollout: Rollout) -> dict[str, Any]:
     report = {
         "dataset": " + ".join(sorted(datasets)),
         "episodes": len(rollout),
+        "distinct_problems": len({info.get("unique_id", info.get("question")) for info in rollout.infos}),
         "success": round(successes / len(rollout), 4),
         "success_95": [round(low, 4), round(high, 4)],
         "reward": round(rollout.episode_rewards.mean().item(), 4),

@@ -346,6 +346,14 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         if kwargs.get("num_beams", 1) != 1:
             raise ValueError("beam search over codes is not generate()'s business: num_beams must be 1")
         config = kwargs.get("generation_config")
+        copies = kwargs.pop("num_return_sequences", getattr(config, "num_return_sequences", None)) or 1
+        if copies > 1:
+            # Codes are drawn in forward(), so that to transformers this is a greedy search of one sequence.
+            if inputs is None:
+                inputs = kwargs.pop("input_ids")
+            inputs = inputs.repeat_interleave(copies, dim=0)
+            if kwargs.get("attention_mask") is not None:
+                kwargs["attention_mask"] = kwargs["attention_mask"].repeat_interleave(copies, dim=0)
         if kwargs.pop("do_sample", bool(config and config.do_sample)):
             names = ("temperature", "top_k", "top_p")
             given = {name: kwargs.pop(name, getattr(config, name, None)) for name in names}

@@ -130,6 +130,11 @@ def collect(
         ValueError: without seeds, or with another number of problem seeds.
         FloatingPointError: where the policy's logits are not finite, naming row, step and token.
     """
+    if not isinstance(episodes, Episodes):
+        raise TypeError(
+            f"collect plays Episodes, got {type(episodes).__name__}; of an environment these are "
+            "env.unwrapped.episodes"
+        )
     if seeds is None:
         seeds = np.random.default_rng().integers(2**53, size=episodes.num_rows).tolist()
     problems = list(seeds) if problem_seeds is None else list(problem_seeds)
@@ -159,6 +164,7 @@ def collect(
         rows = sorted(running)
         with torch.no_grad():
             logits = act(rows)
+            _check_logits(logits, len(rows), episodes)
             draws = [running[row].draw() for row in rows]
             u = torch.tensor(draws, dtype=torch.float64, device=logits.device)
             actions, log_probs = sample(logits, u, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -188,6 +194,19 @@ def collect(
                 free.append(row)
         refill(free)
     return _pad(done, np.asarray(seeds), np.asarray(problems))
+
+
+def _check_logits(logits: Any, num_rows: int, episodes: Episodes) -> None:
+    """Raise TypeError or ValueError for what is no action logits of these rows."""
+    if not (isinstance(logits, Tensor) and logits.is_floating_point()):
+        raise TypeError(
+            f"a policy must return a floating tensor of action logits, got {type(logits).__name__}"
+        )
+    known = int(episodes.action_mask.sum())  # a token policy may leave out ids that stand for nothing
+    sizes = {int(episodes.action_space.n), known}
+    if logits.dim() != 2 or len(logits) != num_rows or logits.shape[1] not in sizes:
+        wanted = " or ".join(f"[{num_rows}, {size}]" for size in sorted(sizes))
+        raise ValueError(f"a policy must return action logits {wanted}, got {list(logits.shape)}")
 
 
 def _pad(done: list[dict[str, Any]], seeds: np.ndarray, problems: np.ndarray) -> Rollout:

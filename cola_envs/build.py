@@ -58,6 +58,8 @@ def build_episodes(
         TypeError: an unknown keyword, or a value of the wrong type.
         ValueError: a value that is not allowed.
     """
+    if actions not in ("latent", "token"):
+        raise ValueError(f"actions must be 'latent' or 'token', got {actions!r}")
     budget = default_max_tokens if max_tokens is None else max_tokens
     settings: dict[str, Any] = {
         "num_rows": num_rows,
@@ -136,9 +138,13 @@ def load(reference: str | Callable[..., Any]) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
+class _UnknownRenderMode(UnsupportedMode, TypeError):
+    """Gymnasium's error for a render mode, and the one after which SB3 tries again without any."""
+
+
 def check_render_mode(mode: str | None) -> str | None:
     if mode is not None and mode not in RENDER_MODES:
-        raise UnsupportedMode(f"render_mode must be None, 'ansi' or 'human', got {mode!r}")
+        raise _UnknownRenderMode(f"render_mode must be None, 'ansi' or 'human', got {mode!r}")
     return mode
 
 
@@ -156,8 +162,9 @@ def resolved_spec(spec: EnvSpec | None, episodes: Episodes, settings: dict[str, 
     if spec is None:
         return None
     kwargs = {**spec.kwargs, **{key: settings[key] for key in spec.kwargs if key in settings}}
-    kwargs.pop("tokenizer", None)
-    kwargs["model"] = episodes.backbone
+    if kwargs.get("model") is not None or kwargs.pop("tokenizer", None) is not None:
+        kwargs["model"] = episodes.backbone  # the bundled one is cached where it is made
+        kwargs.pop("tokenizer", None)
     return dataclasses.replace(spec, kwargs=kwargs)
 
 
@@ -178,6 +185,8 @@ def _unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     own = [p for p in inspect.signature(build_episodes).parameters if p not in ("num_rows", "task_kwargs")]
     shells = ["render_mode", "num_envs", "autoreset_mode"]
     theirs = [key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key != "num_rows"]
+    if name in ("num_envs", "autoreset_mode"):
+        return f"{name} belongs to many environments at once: use gym.make_vec(id, num_envs=...)"
     close = difflib.get_close_matches(name, own + shells + theirs, n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
     takes = ", ".join(key for key in theirs if key != "split") or "none of its own"

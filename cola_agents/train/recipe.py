@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cola_agents.backbones import PlainTokenizer
 from cola_agents.modeling import CoLAForCausalLM
@@ -95,6 +95,9 @@ def train_world(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
 def train_policy(recipe: Recipe, world_path: Path, out: Path) -> CodebookMetrics:
     """Stage 2, saved to ``out``; returns the finished model's metrics."""
     tokenizer = AutoTokenizer.from_pretrained(world_path)
+    kind = AutoConfig.from_pretrained(world_path).model_type
+    if kind != "cola":
+        raise ValueError(f"{world_path} holds a {kind} model, not one that `cola pretrain world` wrote")
     model = CoLAForCausalLM.from_pretrained(world_path, use_safetensors=True)
     batches = corpus_batches(recipe.seed * 10 + 3, tokenizer, recipe.policy, recipe.corpus)
     clone_policy(model, batches, recipe.policy, _log(out))

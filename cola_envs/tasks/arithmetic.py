@@ -246,8 +246,8 @@ class ArithmeticTask:
     level: int = 1
     split: Split = "train"
     kinds: tuple[str, ...] = KINDS
-    stop: tuple[str, ...] = ()
-    info: dict[str, Any] = field(default_factory=dict)
+    stop: tuple[str, ...] = field(default=(), init=False)
+    info: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)

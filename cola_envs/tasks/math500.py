@@ -73,8 +73,9 @@ class Math500:
     :mod:`cola_envs.grading` compares them, else 0.0; what cannot be graded (no box, refused, timed out) is
     0.0. The rows of a vector step are graded together.
 
-    **Fields.** ``info(row)`` has ``subject``, ``level``, ``unique_id``, ``dataset`` and ``dataset_sha256``;
-    the last :class:`~cola_envs.task.Turn` adds ``success``, ``answer`` (None without a box), ``gold`` and
+    **Fields.** ``info(row)`` has ``subject``, ``level``, ``unique_id``, ``split`` (None where it is unknown),
+    ``dataset`` and ``dataset_sha256``; the last :class:`~cola_envs.task.Turn` adds ``success``, ``answer``
+    (None without a box), ``gold`` and
     ``status`` (see :class:`cola_envs.grading.Verdict`).
 
     **Data.** ``split="test"`` is MATH-500 (Lightman et al. 2023, from MATH, Hendrycks et al. 2021), looked
@@ -95,6 +96,8 @@ class Math500:
             solution, answer, subject, level and unique_id, or an iterable of such mappings.
         subjects: keep these subjects alone.
         levels: keep these levels alone.
+        sequential: take the problems in order, each once before any comes again, whichever row asks; an
+            evaluation plays a whole set so. Otherwise each is drawn from the row's generator.
 
     Attributes:
         dataset: the name of the problem set.
@@ -117,6 +120,7 @@ class Math500:
         problems: str | Path | Iterable[Mapping[str, Any]] | None = None,
         subjects: Sequence[str] | None = None,
         levels: Sequence[int] | None = None,
+        sequential: bool = False,
     ) -> None:
         if num_rows < 1:
             raise ValueError(f"num_rows must be at least 1, got {num_rows}")
@@ -138,13 +142,27 @@ class Math500:
         self.dataset_sha256 = source.sha256
         self.is_substitute = source.is_substitute
         self.num_problems = len(self._items)
+        self.split: str | None = split if problems is None else None
+        if self.dataset == "MATH-500":
+            self.split = "test"
+            if split == "train":
+                warnings.warn(
+                    "these are MATH-500's test problems and split is 'train': what is trained on them "
+                    "cannot be evaluated on them; pass split='test' for an evaluation",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        self._sequential = sequential
+        self._next = 0
         self._index: list[int | None] = [None] * num_rows
 
     def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
         """Draw a problem for each row from its own generator and return the prompts."""
         prompts = []
         for row, rng in zip(rows, rngs, strict=True):
-            self._index[row] = int(rng.integers(self.num_problems))
+            drawn = self._next if self._sequential else int(rng.integers(self.num_problems))
+            self._next = (self._next + 1) % self.num_problems
+            self._index[row] = drawn
             prompts.append(PROMPT.format(INSTRUCTION + self._item(row)["problem"]))
         return prompts
 
@@ -170,6 +188,7 @@ class Math500:
             "subject": item["subject"],
             "level": item["level"],
             "unique_id": item["unique_id"],
+            "split": self.split,
             "dataset": self.dataset,
             "dataset_sha256": self.dataset_sha256,
         }
@@ -209,7 +228,7 @@ def _from_file(path: Path, spelling: str, name: str | None = None) -> _Source:
             raise FileNotFoundError(
                 f"problems={spelling!r} is no file on this machine. If it is a data set on the Hugging Face "
                 "hub, fetch it first, for nothing is downloaded here: "
-                f"huggingface-cli download --repo-type dataset {spelling}; then pass the file: problems=path"
+                f"hf download --repo-type dataset {spelling}; then pass the file: problems=path"
             )
         raise FileNotFoundError(
             f"problems={spelling!r} is no file on this machine; pass the path of a .jsonl or .jsonl.gz file"
@@ -295,10 +314,14 @@ def _warn_once(split: str) -> None:
     if _warned:
         return
     _warned = True
+    cure = (
+        f"run `hf download --repo-type dataset {HUB_ID}` or pass problems=path"
+        if split == "test"
+        else "pass problems=path; MATH-500 itself holds test problems alone (split='test')"
+    )
     warnings.warn(
         f"The {split} problems are not on this machine, so {substitute.NAME}, a set of our own, stands in "
-        "for them: results are not results on MATH or MATH-500. For the real test problems, run "
-        f"`huggingface-cli download --repo-type dataset {HUB_ID}` or pass problems=path.",
+        f"for them: results are not results on MATH or MATH-500. For real ones, {cure}.",
         SubstituteWarning,
         stacklevel=4,
     )

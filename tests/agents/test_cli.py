@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cola_agents.backbones import BUNDLED
 from cola_agents.cli import main
 from cola_agents.demo import rollouts_to
 from cola_agents.evaluation import wilson
@@ -52,6 +53,9 @@ def test_eval_never_reports_a_substitute_under_the_name_of_math500(capsys, recwa
         (["eval", "--task", "CoLA-Arithmetic-v0", "--agent", "nowhere"], "no saved agent"),
         (["eval", "--task", "CoLA-Arithmetic-v0", "--model", "/no/such/folder"], "config.json"),
         (["eval", "--task", "CoLA-Arithmetik-v0"], "CoLA-Arithmetic"),
+        (["eval", "--task", "CartPole-v1"], "not one of the CoLA environments"),
+        (["eval", "--task", "CoLA-Text-v0"], "task of your own"),
+        (["eval", "--task", "CoLA-Arithmetic-v0", "--model", "nope"], "hub id (owner/name)"),
         (["demo", "--updates", "0"], "at least 1"),
         (["pretrain", "world", "--out", "unused"], "--source"),
     ],
@@ -90,3 +94,20 @@ def test_wilson_interval_by_hand():
     low, high = wilson(8, 10)
     assert low == pytest.approx(0.4902, abs=1e-4)
     assert high == pytest.approx(0.9433, abs=1e-4)
+
+
+def test_eval_plays_every_problem_of_a_test_set_once(tmp_path, capsys):
+    rows = [{**item, "unique_id": f"own/{i}"} for i, item in enumerate(substitute.test_items()[:9])]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    argv = ["eval", "--task", "CoLA-Math500-v0", "--problems", str(tmp_path / "own.jsonl")]
+    assert main(argv) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["episodes"], report["distinct_problems"]) == (9, 9)
+    assert report["dataset"] == "own.jsonl"
+    assert report["split"] is None
+
+
+def test_policy_stage_refuses_a_base(capsys):
+    base = str(BUNDLED / "base")
+    assert main(["pretrain", "policy", "--source", base, "--out", "unused", "--steps", "1"]) == 2
+    assert "cola pretrain world" in capsys.readouterr().err

@@ -366,3 +366,12 @@ def test_config_round_trips(cola, tmp_path):
     assert (loaded.hidden_size, loaded.vocab_size) == (D, V)
     assert loaded.max_position_embeddings == tiny.CONTEXT
     assert loaded.eos_token_id == 0
+
+
+def test_generate_returns_several_sequences_of_each_prompt(cola, ids):
+    torch.manual_seed(0)
+    drawn = cola.generate(ids, do_sample=True, num_return_sequences=3, max_new_tokens=4, pad_token_id=0)
+    assert drawn.shape == (3 * B, T + 4)
+    assert torch.equal(drawn[:, :T], ids.repeat_interleave(3, dim=0))
+    greedy = cola.generate(ids, num_return_sequences=2, max_new_tokens=4, pad_token_id=0)
+    assert torch.equal(greedy[0], greedy[1])

@@ -311,3 +311,24 @@ def test_a_token_actor_never_draws_what_is_no_token(token_backbone):
 def test_make_actor_refuses_what_it_does_not_know():
     with pytest.raises(TypeError, match="policy of your own"):
         make_actor(object())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (lambda rows: torch.zeros(len(rows), 3), ValueError, "action logits"),
+        (lambda rows: torch.zeros(len(rows), 100_000), ValueError, "action logits"),
+        (lambda rows: torch.zeros(len(rows) + 1, tiny.CODES), ValueError, "action logits"),
+        (lambda rows: np.zeros((len(rows), tiny.CODES)), TypeError, "ndarray"),
+        (lambda rows: None, TypeError, "NoneType"),
+    ],
+)
+def test_what_is_no_action_logits_is_refused(latent_backbone, returned, error, message):
+    episodes = episodes_of(latent_backbone, max_tokens=3)
+    with pytest.raises(error, match=message):
+        collect(episodes, lambda session, rows: returned(rows), seeds=range(2))
+
+
+def test_collect_says_where_an_environment_keeps_its_episodes(latent_backbone):
+    with pytest.raises(TypeError, match=r"unwrapped\.episodes"):
+        collect(object(), lambda session, rows: None)

@@ -76,6 +76,7 @@ def test_a_vector_step_is_graded_row_by_row_in_order():
         "subject": "Prealgebra",
         "level": 1,
         "unique_id": f"own/{gold[3]}",
+        "split": None,
         "dataset": "problems",
         "dataset_sha256": None,
     }
@@ -192,7 +193,7 @@ def test_a_filter_that_fits_nothing_is_named(split, arguments, message):
 
 
 def test_a_hub_id_must_be_fetched_first():
-    with pytest.raises(FileNotFoundError, match=r"fetch it first.*huggingface-cli download.*problems=path"):
+    with pytest.raises(FileNotFoundError, match=r"fetch it first.*hf download.*problems=path"):
         Math500(1, problems="HuggingFaceH4/MATH-500")
     with pytest.raises(FileNotFoundError, match="no file on this machine"):
         Math500(1, problems="data/own.jsonl")
@@ -352,3 +353,32 @@ def test_twenty_thousand_training_items_a_second():
     begin = time.process_time()
     count = sum(1 for _ in substitute.train_items(1, 10_000))
     assert count / (time.process_time() - begin) >= 20_000
+
+
+def test_sequential_problems_come_once_each_whichever_row_asks():
+    problems = [PROBLEM | {"unique_id": f"own/{k}"} for k in range(5)]
+    task = Math500(2, problems=problems, sequential=True)
+    seen = []
+    for rows in ([0, 1], [1], [0, 1]):
+        task.reset(rows, [_rng() for _ in rows])
+        seen += [task.info(row)["unique_id"] for row in rows]
+    assert seen == [f"own/{k}" for k in range(5)]
+    task.reset([0], [_rng()])
+    assert task.info(0)["unique_id"] == "own/0"
+
+
+def test_the_real_test_problems_are_known_by_their_bytes_and_never_trained_on_silently(shared_math500):
+    with pytest.warns(UserWarning, match="split='test'"):
+        assert Math500(1, problems=shared_math500).split == "test"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        task = Math500(1, problems=shared_math500, split="test")
+    assert (task.dataset, task.split, task.num_problems) == ("MATH-500", "test", 500)
+
+
+@pytest.fixture
+def shared_math500():
+    path = Path(__file__).parents[2].parent / "shared" / "data" / "math500_test.jsonl"
+    if not path.is_file():
+        pytest.skip("the real MATH-500 is not beside this checkout")
+    return path

@@ -137,3 +137,26 @@ def test_the_task_and_the_engine_are_the_same_at_both_levels() -> None:
     assert latent.reset(seed=4)[1] == token.reset(seed=4)[1]
     observation = token.reset(seed=4)[0]
     np.testing.assert_array_equal(latent.reset(seed=4)[0], observation)
+
+
+def test_sb3s_two_ways_of_making_an_environment_from_an_id_work() -> None:
+    """Both ask for render_mode="rgb_array" first, and go without after a TypeError alone."""
+    from stable_baselines3.common.env_util import make_vec_env
+
+    made = make_vec_env("CoLA-Arithmetic-v0", n_envs=1, env_kwargs={"model": FakeBackbone()})
+    assert made.reset().shape[0] == 1
+
+
+def test_num_envs_in_make_points_to_make_vec() -> None:
+    with pytest.raises(TypeError, match="make_vec"):
+        gym.make("CoLA-Arithmetic-v0", model=FakeBackbone(), num_envs=3)
+
+
+def test_spec_of_an_environment_on_the_bundled_model_is_json() -> None:
+    assert "CoLA-Arithmetic-v0" in gym.make("CoLA-Arithmetic-v0").spec.to_json()
+
+
+@pytest.mark.parametrize("name", ["stop", "info"])
+def test_what_a_task_sets_itself_is_no_keyword(name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        gym.make("CoLA-Arithmetic-v0", model=FakeBackbone(), **{name: ("=",)})
