@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import os
 import shutil
 import time
@@ -60,6 +61,16 @@ class AgentOptions:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            whole = isinstance(field.default, int) or field.name == "minibatch"
+            kind = (int,) if whole else (int, float)
+            if value is None and field.name in ("lr", "minibatch"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+                raise ValueError(
+                    f"{field.name} must be {'an integer' if whole else 'a finite number'}, got {value!r}"
+                )
         for name in ("epochs", "minibatch"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -374,6 +385,8 @@ class Agent(ABC):
 
 def _level_of(env_id: str) -> Level:
     """Which actions an id takes."""
+    if not isinstance(env_id, str):
+        raise TypeError(f"an agent takes the id of an environment, got {type(env_id).__name__}")
     kwargs = gym.spec(env_id).kwargs
     if "actions" not in kwargs:
         raise ValueError(f"{env_id} is not one of the CoLA environments: it has no action level")

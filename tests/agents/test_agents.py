@@ -422,3 +422,23 @@ def test_token_agent_refuses_a_prior_that_would_change_under_it(models):
             tokenizer=models["tokenizer"],
             env_kwargs={"task": FirstIsAscii, "prior_coef": 0.1},
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": "a"}, "lr must be a finite number, got 'a'"),
+        ({"clip": float("nan")}, "clip must be a finite number"),
+        ({"epochs": 1.5}, "epochs must be an integer, got 1.5"),
+        ({"minibatch": True}, "minibatch must be an integer"),
+        ({"gamma": None}, "gamma must be a finite number"),
+    ],
+)
+def test_options_are_checked_before_anything_is_played(options, message):
+    with pytest.raises(ValueError, match=message):
+        PPO(IDS["latent"], **options)
+
+
+def test_agent_takes_an_id():
+    with pytest.raises(TypeError, match="id of an environment"):
+        GRPO(object())
