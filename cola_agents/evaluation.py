@@ -20,7 +20,7 @@ from cola_agents.grpo import GRPO
 from cola_agents.ppo import PPO
 from cola_agents.provenance import provenance
 from cola_agents.rollout import Rollout, collect
-from cola_envs.build import build_tasks, has_splits, load
+from cola_envs.build import build_tasks, has_splits, load, repeatable
 from cola_envs.tasks.substitute import NAME as SUBSTITUTE
 
 #: Episodes of an evaluation where nothing else is said, and the largest set that is then played whole.
@@ -78,12 +78,14 @@ def evaluate(
         raise ValueError(f"{task} is not one of the CoLA environments")
     if not has_splits(builder):
         raise ValueError(f"{task} takes a task of your own, which no report can name: use collect()")
-    if "sequential" in inspect.signature(load(builder)).parameters:
+    env_kwargs = repeatable(env_kwargs)
+    own = inspect.signature(load(builder)).parameters
+    if "sequential" in own:
         env_kwargs.setdefault("sequential", True)
         if episodes is None:
-            tasks = build_tasks(1, load(builder), split=split, **env_kwargs)
-            size = getattr(tasks, "num_problems", DEFAULT_EPISODES)
-            episodes = size if size <= LARGEST_SET else DEFAULT_EPISODES
+            task_kwargs = {name: value for name, value in env_kwargs.items() if name in own}
+            tasks: Any = build_tasks(1, load(builder), split=split, **task_kwargs)
+            episodes = tasks.num_problems if tasks.num_problems <= LARGEST_SET else None
     episodes = episodes or DEFAULT_EPISODES
     seeds = range(seed, seed + episodes)
     if agent is not None:

@@ -3,7 +3,8 @@
 Hugging Face decoders write keys and values through ``cache.update(keys, values, layer_idx)`` and take
 any 4-D mask and position ids. That is enough to keep rows of unequal length side by side without
 padding on the left and without touching the decoder: a :class:`Window` says where this forward pass
-writes, and the mask says what each row may see.
+writes, and the mask says what each row may see. Plain Llamas take the shorter way of
+:mod:`cola_agents.lean` over the same cache.
 """
 
 from __future__ import annotations

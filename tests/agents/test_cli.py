@@ -9,7 +9,7 @@ import pytest
 from cola_agents.backbones import BUNDLED
 from cola_agents.cli import main
 from cola_agents.demo import rollouts_to
-from cola_agents.evaluation import wilson
+from cola_agents.evaluation import evaluate, wilson
 from cola_envs.tasks import substitute
 
 
@@ -111,3 +111,9 @@ def test_policy_stage_refuses_a_base(capsys):
     base = str(BUNDLED / "base")
     assert main(["pretrain", "policy", "--source", base, "--out", "unused", "--steps", "1"]) == 2
     assert "cola pretrain world" in capsys.readouterr().err
+
+
+def test_evaluation_takes_problems_from_an_iterator():
+    problems = iter([{**item, "unique_id": f"own/{i}"} for i, item in enumerate(substitute.test_items()[:3])])
+    report = evaluate("CoLA-Math500-v0", problems=problems, max_tokens=4)
+    assert report["distinct_problems"] == 3
