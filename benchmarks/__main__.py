@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import models
+from benchmarks.compare import campaign
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -54,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     engines.add_argument("--stock-commands", type=int, default=30)
     engines.add_argument("--out", type=Path, default=RESULTS / "engines.json")
     engines.set_defaults(run=_engines)
+
+    for module in (models, campaign):
+        module.add(commands)
 
     arguments = parser.parse_args(argv)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cola_agents.backbones import LatentBackbone, TokenBackbone
+from cola_agents.families import Mask, decoder_mask
 from cola_agents.lora import add_adapters, shared_copy
 from cola_agents.losses import categorical_entropy, categorical_kl, sampled_kl
 from cola_agents.rollout import Rollout
+from cola_agents.sampling import distribution
 
 #: Log-probabilities that are held at once, over all actions: 2 ** 26 are 256 MiB in float32.
 LOGITS_AT_ONCE = 2**26
@@ -54,8 +56,20 @@ class Actor(nn.Module, ABC):
         """A function from a session's rows to the features of their states, [B, D]."""
 
     @abstractmethod
+    def encode(
+        self, ids: Tensor, hidden: Tensor, *, mask: Mask = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """Features at every position of padded texts, [N, T, D].
+
+        Args:
+            ids: [N, T].
+            hidden: the base LM's states of them, [N, T, D].
+            mask, positions: of several documents in a row; as in :meth:`CoLAForCausalLM.hidden`.
+        """
+
     def features(self, rollout: Rollout) -> Tensor:
         """States to features, [N, T, D], for all positions of whole episodes."""
+        return self.encode(rollout.ids, rollout.hidden)
 
     def logits(self, features: Tensor) -> Tensor:
         """Features [..., D] to action logits [..., A]."""
@@ -68,6 +82,13 @@ class Actor(nn.Module, ABC):
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that learning changes, by name; tied ones once."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+def run_trunk(trunk: Any, mask: Mask, positions: Tensor | None, **inputs: Tensor) -> Tensor:
+    """The last hidden states of a decoder stack, [N, T, D]."""
+    mask = decoder_mask(trunk, mask)
+    out = trunk(**inputs, attention_mask=mask, position_ids=positions, use_cache=False)
+    return out.last_hidden_state
 
 
 class LatentActor(Actor):
@@ -91,8 +112,10 @@ class LatentActor(Actor):
     def follow(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
         return session.follow(self.trunk).features
 
-    def features(self, rollout: Rollout) -> Tensor:
-        return self.trunk(inputs_embeds=rollout.hidden, use_cache=False).last_hidden_state
+    def encode(
+        self, ids: Tensor, hidden: Tensor, *, mask: Mask = None, positions: Tensor | None = None
+    ) -> Tensor:
+        return run_trunk(self.trunk, mask, positions, inputs_embeds=hidden)
 
 
 class TokenActor(Actor):
@@ -122,8 +145,10 @@ class TokenActor(Actor):
     def follow(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
         return session.last
 
-    def features(self, rollout: Rollout) -> Tensor:
-        return self.trunk(input_ids=rollout.ids, use_cache=False).last_hidden_state
+    def encode(
+        self, ids: Tensor, hidden: Tensor, *, mask: Mask = None, positions: Tensor | None = None
+    ) -> Tensor:
+        return run_trunk(self.trunk, mask, positions, input_ids=ids)
 
 
 def make_actor(backbone: LatentBackbone | TokenBackbone) -> LatentActor | TokenActor:
@@ -183,7 +208,7 @@ def score(
     features: Tensor,
     taken: Tensor,
     *,
-    temperature: float,
+    drawing: dict[str, Any],
     reference: tuple[Actor, Tensor] | None = None,
     estimator: str = "exact",
 ) -> Scores:
@@ -195,18 +220,18 @@ def score(
     Args:
         features: of the actor, [M, D].
         taken: the actions, [M].
-        temperature: divides the logits.
-        reference: another actor and its features [M, D], for the KL.
+        drawing: temperature, top_k and top_p that the actions were drawn with.
+        reference: another actor and its features [M, D], for the KL; nothing of its policy is cut.
         estimator: ``"exact"``, ``"k1"`` or ``"k3"``.
     """
 
     def part(features: Tensor, taken: Tensor, theirs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        log_policy = torch.log_softmax(actor.logits(features) / temperature, dim=-1)
+        log_policy = distribution(actor.logits(features), **drawing, taken=taken)
         log_probs = log_policy.gather(-1, taken[:, None]).squeeze(-1)
         kl = torch.zeros_like(log_probs)
         if reference is not None and theirs is not None:
             with torch.no_grad():
-                other = torch.log_softmax(reference[0].logits(theirs) / temperature, dim=-1)
+                other = distribution(reference[0].logits(theirs), temperature=drawing["temperature"])
             if estimator == "exact":
                 kl = categorical_kl(log_policy, other)
             else:

@@ -110,18 +110,9 @@ class Agent(Updates):
         }
         given: Any = resolve(model, level=level, tokenizer=tokenizer, device=device, dtype=dtype)
         self.fingerprint: str = given.fingerprint
-        rank = self.options.lora_rank
-        self.backbone: Any = given
-        if isinstance(given, TokenBackbone):
-            own = copy.deepcopy(given.model) if rank is None else shared_copy(given.model)
-            self.backbone = TokenBackbone(own, given.tokenizer)
+        self.backbone: Any
         self.actor: Actor
-        if rank is None:
-            self.actor = make_actor(self.backbone)
-            self.reference = reference_actor(given)
-        else:
-            self.actor = adapted_actor(self.backbone, rank, self.options.lora_alpha, seed)
-            self.reference = None
+        self.backbone, self.actor, self.reference = self.make_policy(given)
         self.episodes: Episodes = self._episodes(env_id, num_envs, self.env_kwargs)
         lr = self.options.lr or (1e-3 if level == "latent" else 3e-4)
         self.optimiser = Adam32(self.actor.parameters(), lr=lr)
@@ -130,6 +121,23 @@ class Agent(Updates):
         self._started = (0, time.perf_counter())
         self._env: AgentVecEnv | None = None
         self._predictions = np.random.default_rng([seed, 4])
+
+    def make_policy(self, given: Any) -> tuple[Any, Actor, Actor | None]:
+        """The backbone to play on, the policy to train, and the one that it starts as.
+
+        Args:
+            given: the backbone of ``model=``, whose weights stay as they are.
+
+        Returns:
+            None in the last place where the initial policy is the trained one without its adapters.
+        """
+        rank, backbone = self.options.lora_rank, given
+        if isinstance(given, TokenBackbone):
+            own = copy.deepcopy(given.model) if rank is None else shared_copy(given.model)
+            backbone = TokenBackbone(own, given.tokenizer)
+        if rank is None:
+            return backbone, make_actor(backbone), reference_actor(given)
+        return backbone, adapted_actor(backbone, rank, self.options.lora_alpha, self.seed), None
 
     def _episodes(self, env_id: str, num_rows: int, kwargs: dict[str, Any]) -> Episodes:
         return gym.make_vec(env_id, num_envs=num_rows, model=self.backbone, **kwargs).unwrapped.episodes  # type: ignore[attr-defined]
@@ -331,7 +339,8 @@ class Agent(Updates):
         with torch.no_grad():
             logits = self.actor.logits(features)
             u = torch.from_numpy(self._predictions.random(len(features))).to(weight.device)
-            actions, _ = sample(logits, u, temperature=0.0 if deterministic else self.options.temperature)
+            drawing = {"temperature": 0.0} if deterministic else self.options.drawing
+            actions, _ = sample(logits, u, **drawing)
         return actions.cpu().numpy(), state
 
     # ---------------------------------------------------------------- evaluating
@@ -357,9 +366,9 @@ class Agent(Updates):
         chosen, kwargs = self._evaluation(env_id, split, env_kwargs)
         episodes = self._episodes(chosen, min(num_episodes, max(64, self.num_envs)), kwargs)
         try:
-            temperature = 0.0 if greedy else self.options.temperature
+            drawing = {"temperature": 0.0} if greedy else self.options.drawing
             seeds = range(seed, seed + num_episodes)
-            return collect(episodes, self.actor, seeds=seeds, temperature=temperature)
+            return collect(episodes, self.actor, seeds=seeds, **drawing)
         finally:
             episodes.close()
 

@@ -158,6 +158,16 @@ class LatentBackbone(_Backbone):
         """The frozen policy's trunk and the linear head on it."""
         return self.model.policy_trunk, self.model.policy_head
 
+    def compose(self, hidden: Tensor, log_actions: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities of tokens when codes are drawn and the world model is sampled from, [M].
+
+        Args:
+            hidden: base states, [M, D].
+            log_actions: log-probabilities of the codes there, [M, A].
+            targets: tokens, [M].
+        """
+        return self.model.compose(hidden, log_actions, targets)
+
     def session(self, num_rows: int, max_length: int | None = None) -> LatentSession:
         return LatentSession(self, num_rows, self._length(max_length))
 
@@ -196,6 +206,10 @@ class TokenBackbone(_Backbone):
     def initial_policy(self) -> tuple[nn.Module | None, nn.Linear]:
         """No trunk (the base is the policy) and ``lm_head``."""
         return None, self.lm_head
+
+    def compose(self, hidden: Tensor, log_actions: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities of tokens, [M]: here the actions themselves."""
+        return log_actions.gather(-1, targets[:, None]).squeeze(-1)
 
     def session(self, num_rows: int, max_length: int | None = None) -> TokenSession:
         return TokenSession(self, num_rows, self._length(max_length))

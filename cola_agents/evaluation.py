@@ -101,13 +101,16 @@ def evaluate(
     split = split or evaluation_split(builder)
     env_kwargs = repeatable(env_kwargs)
     policy: Any = InitialPolicy()
-    temperature, fingerprint, spent = 1.0, None, 0.0
+    drawing: dict[str, Any] = {"temperature": 1.0}
+    fingerprint, spent = None, 0.0
     if agent is not None:
         loaded = load_agent(agent)
-        policy, model, temperature = loaded.actor, loaded.backbone, loaded.options.temperature
+        policy, model, drawing = loaded.actor, loaded.backbone, loaded.options.drawing
         fingerprint = loaded.fingerprint
         env_kwargs = {**(loaded.env_kwargs if task == loaded.env_id else {}), **env_kwargs}
         env_kwargs.pop("split", None)  # the one that it was trained on
+    if greedy:
+        drawing = {"temperature": 0.0}
     own = inspect.signature(load(builder)).parameters
     in_order = "sequential" in own and env_kwargs.setdefault("sequential", True)
     if in_order and episodes is None:
@@ -125,14 +128,14 @@ def evaluate(
             for j in block:
                 seeds = range(seed + j * _APART, seed + j * _APART + episodes)
                 if search is None:
-                    rounds.append(_play(played, policy, seeds, seed, 0.0 if greedy else temperature))
+                    rounds.append(_play(played, policy, seeds, seed, drawing))
                 else:
                     found = MCTS(played, search, q=q, policy=policy, seed=seed).solve(seeds)
                     rounds.append(_answers(found))
                     spent = round(float(found.new_tokens.mean()), 2)
         finally:
             envs.close()
-    how = "greedy" if greedy else f"sampled at temperature {temperature:g}"
+    how = "greedy" if greedy else _sampled(**drawing)
     searched: dict[str, Any] = {}
     if search is not None:
         how = f"searched, {type(search).__name__.removesuffix('Config')}"
@@ -148,6 +151,13 @@ def evaluate(
         "fingerprint": fingerprint or model.fingerprint,
         **provenance(),
     }
+
+
+def _sampled(temperature: float, top_k: int | None = None, top_p: float = 1.0) -> str:
+    """How actions were drawn, in words."""
+    how = f"sampled at temperature {temperature:g}"
+    how += "" if top_k is None else f", top {top_k}"
+    return how if top_p == 1 else f"{how}, top_p {top_p:g}"
 
 
 def _size_of(builder: Any, split: str, kwargs: dict[str, Any]) -> int | None:
@@ -181,14 +191,14 @@ def _answers(found: SearchResult) -> list[Played]:
 
 
 def _play(
-    episodes: Any, policy: Any, seeds: Sequence[int], first_problem: int, temperature: float
+    episodes: Any, policy: Any, seeds: Sequence[int], first_problem: int, drawing: dict[str, Any]
 ) -> list[Played]:
     """One episode a seed, problem ``i`` drawn with ``first_problem + i``; hidden states are not kept."""
     done = []
     for at in range(0, len(seeds), _CHUNK):
         part = seeds[at : at + _CHUNK]
         problems = range(first_problem + at, first_problem + at + len(part))
-        rollout = collect(episodes, policy, seeds=part, problem_seeds=problems, temperature=temperature)
+        rollout = collect(episodes, policy, seeds=part, problem_seeds=problems, **drawing)
         rewards = rollout.episode_rewards.tolist()
         done += [Played(info, reward) for info, reward in zip(rollout.infos, rewards, strict=True)]
     return done

@@ -272,10 +272,18 @@ def td_target(rewards: Tensor, online: Tensor, target: Tensor, mask: Tensor, *, 
 
 
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) of categorical distributions given by log-probabilities [..., A], exactly: [...]."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    """KL(p || q) of categorical distributions given by log-probabilities [..., A], exactly: [...].
+
+    p may be 0 (log -inf) somewhere; infinite where q is 0 and p is not.
+    """
+    return (log_p.exp() * (_finite(log_p) - log_q)).sum(-1)
 
 
 def categorical_entropy(log_p: Tensor) -> Tensor:
     """Entropy in nats of log-probabilities [..., A]: [...]."""
-    return -(log_p.exp() * log_p).sum(-1)
+    return -(log_p.exp() * _finite(log_p)).sum(-1)
+
+
+def _finite(log_p: Tensor) -> Tensor:
+    """Log-probabilities whose product with a probability of 0 is 0."""
+    return log_p.clamp_min(torch.finfo(log_p.dtype).min)

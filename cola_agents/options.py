@@ -19,7 +19,9 @@ class AgentOptions:
         minibatch: episodes per gradient step; None for the whole batch.
         micro_batch: episodes in memory at once; the gradients of a minibatch's parts are added up. None for
             the whole minibatch.
-        temperature: at which actions are drawn and learned.
+        temperature, top_k, top_p: how actions are drawn, as in :func:`cola_agents.sampling.sample`. What is
+            learned is this very distribution, cut and normalised again; the KL is from it to the whole
+            initial policy at the same temperature. An action that was taken is never cut afterwards.
         kl_coef: weight of the KL to the initial policy; where it starts, under ``kl_target``.
         kl_in: ``"loss"`` adds the KL to the loss, ``"reward"`` takes it from each action's reward.
         kl_estimator: in the loss ``"exact"``, the sum over all actions, or ``"k3"``, which looks at the
@@ -41,6 +43,8 @@ class AgentOptions:
     minibatch: int | None = None
     micro_batch: int | None = None
     temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
     kl_coef: float = 0.01
     kl_in: str = "loss"
     kl_estimator: str | None = None
@@ -57,8 +61,8 @@ class AgentOptions:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), hints[field.name])
-        self._at_least(1, "minibatch", "micro_batch", "lora_rank")
-        self._positive("lr", "temperature", "kl_target", "kl_gain", "max_grad_norm", "lora_alpha")
+        self._at_least(1, "minibatch", "micro_batch", "lora_rank", "top_k")
+        self._positive("lr", "temperature", "top_p", "kl_target", "kl_gain", "max_grad_norm", "lora_alpha")
         if self.kl_coef < 0 or self.entropy_coef < 0:
             raise ValueError(f"kl_coef and entropy_coef must not be negative, got {self}")
         self._one_of("kl_in", "loss", "reward")
@@ -68,6 +72,12 @@ class AgentOptions:
             raise ValueError(
                 "kl_estimator='k1' has a gradient of mean zero in the loss: use 'k3' or 'exact' there, or "
                 "kl_in='reward'"
+            )
+        if self.top_p > 1:
+            raise ValueError(f"top_p is a share of at most 1, got {self.top_p}")
+        if self.estimator == "k3" and (self.top_k is not None or self.top_p < 1):
+            raise ValueError(
+                "kl_estimator='k3' is biased under top_k or top_p, by the mass that is cut: use 'exact'"
             )
         if self.kl_in == "reward" and self.estimator != "k1":
             raise ValueError(
@@ -79,6 +89,11 @@ class AgentOptions:
             raise ValueError("kl_target steers kl_coef by shares of itself, which 0 has none of: set kl_coef")
         if self.lora_alpha is not None and self.lora_rank is None:
             raise ValueError(f"lora_alpha={self.lora_alpha} scales adapters: set lora_rank too")
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """How actions are drawn: what :func:`cola_agents.rollout.collect` takes."""
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
 
     @property
     def estimator(self) -> str:

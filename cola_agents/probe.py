@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from cola_agents.actors import LatentActor
 from cola_agents.agent import Agent
@@ -65,12 +63,13 @@ class Probe:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-def probe(agent: Agent, *, episodes: int = 256, seed: int = 20_000) -> Probe:
+def probe(agent: Agent, *, episodes: int = 256, seed: int = 20_000, num_batches: int = 4) -> Probe:
     """Measure an agent of either level on the bundled corpus' tasks.
 
     Args:
         episodes: per measure.
         seed: of the problems: agents probed with one seed face the same ones.
+        num_batches: of held-out documents, 2,048 tokens each.
     """
     twin = "" if isinstance(agent.actor, LatentActor) else "-Token"
     arithmetic = f"CoLA-Arithmetic{twin}-v0"
@@ -82,7 +81,7 @@ def probe(agent: Agent, *, episodes: int = 256, seed: int = 20_000) -> Probe:
         arithmetic_greedy=greedy.episode_rewards.mean().item(),
         grammar=stories.episode_rewards.mean().item(),
         distinct_2=distinct([info["text"] for info in stories.infos], 2),
-        cross_entropy=held_out_cross_entropy(agent),
+        cross_entropy=held_out_cross_entropy(agent, num_batches=num_batches),
         episodes=episodes,
     )
 
@@ -97,22 +96,17 @@ def distinct(texts: list[str], n: int) -> float:
 def held_out_cross_entropy(agent: Agent, *, num_batches: int = 4) -> float:
     """Nats per token of held-out corpus documents under the agent's policy (and world model)."""
     total, count = 0.0, 0
-    actor: Any = agent.actor
-    model = agent.backbone.model
+    actor, backbone = agent.actor, agent.backbone
     for batch in islice(
         packed_batches(documents(HELD_OUT), agent.backbone.tokenizer, rows=8, length=256), num_batches
     ):
         where = batch.targets != IGNORED
         targets = batch.targets[where]
-        mask = decoder_mask(actor.trunk, batch.mask)
-        shared = {"attention_mask": mask, "position_ids": batch.positions, "use_cache": False}
-        if isinstance(actor, LatentActor):
-            h = model.hidden(batch.ids, mask=batch.mask, positions=batch.positions)
-            features = actor.trunk(inputs_embeds=h, **shared).last_hidden_state
-            log_pi = actor.logits(features[where]).log_softmax(-1)
-            total -= model.compose(h[where], log_pi, targets).sum().item()
-        else:
-            features = actor.trunk(input_ids=batch.ids, **shared).last_hidden_state
-            total += functional.cross_entropy(actor.logits(features[where]), targets, reduction="sum").item()
+        mask = decoder_mask(backbone.base, batch.mask)
+        read = backbone.base(batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False)
+        h = read.last_hidden_state
+        features = actor.encode(batch.ids, h, mask=batch.mask, positions=batch.positions)
+        log_actions = actor.logits(features[where]).log_softmax(-1)
+        total -= backbone.compose(h[where], log_actions, targets).sum().item()
         count += len(targets)
     return total / count

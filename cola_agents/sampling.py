@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def distribution(
-    logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    taken: Tensor | None = None,
 ) -> Tensor:
     """Log-probabilities of the distribution that :func:`sample` draws from.
 
@@ -16,6 +21,7 @@ def distribution(
         temperature: divides the logits. 0 is greedy: all mass on the argmax, ties to the lowest index.
         top_k: keep the k likeliest; None keeps all. Ties at the border are kept to the lower index.
         top_p: then keep the smallest set of the likeliest whose mass reaches ``top_p``, at least one.
+        taken: entries [...] that are kept whatever their rank: what was drawn before the weights changed.
 
     Returns:
         [..., N] float32 log-probabilities, -inf where nothing is drawn.
@@ -44,6 +50,8 @@ def distribution(
         # An entry stays while the mass before it is below top_p: the first always stays.
         keep &= kept.cumsum(-1) - kept < top_p
     keep = torch.zeros_like(keep).scatter_(-1, index, keep)
+    if taken is not None:
+        keep.scatter_(-1, taken.unsqueeze(-1), True)
     return torch.log_softmax(log_probs.masked_fill(~keep, float("-inf")), dim=-1)
 
 

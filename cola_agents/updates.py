@@ -280,7 +280,7 @@ class Updates(ABC):
             self.actor,
             seeds=seeds.tolist(),
             problem_seeds=problems.tolist(),
-            temperature=0.0 if greedy else self.options.temperature,
+            **({"temperature": 0.0} if greedy else self.options.drawing),
             on_step=self._stepped,
         )
 
@@ -312,7 +312,7 @@ class Updates(ABC):
             self.actor,
             features,
             rollout.actions[rollout.mask],
-            temperature=self.options.temperature,
+            drawing=self.options.drawing,
             reference=reference,
             estimator=self.options.estimator,
         )

@@ -1,0 +1,156 @@
+"""The arms: what is compared with latent actions, and what each control is for.
+
+All arms run the same GRPO over the same problems in the same order. They differ in what an action is, and in
+which weights are trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.compare.pushforward import PushforwardGRPO
+from benchmarks.compare.rank import RankBackbone
+from cola_agents.actors import Actor, run_trunk
+from cola_agents.backbones import TokenBackbone, make_backbone
+from cola_agents.families import Mask
+from cola_agents.grpo import GRPO
+from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.train.recipe import GROWTH
+
+
+class StackActor(Actor):
+    """A policy stack on a frozen base's hidden states, whose output is added to them.
+
+    The stack's share starts at 0, so that the policy starts as the base itself.
+
+    Args:
+        base: a plain language model, which is not trained.
+        trunk: a decoder stack over hidden states; None for the base alone, as the reference.
+    """
+
+    def __init__(self, backbone: TokenBackbone, trunk: Any) -> None:
+        weight = backbone.lm_head.weight
+        head = nn.Linear(
+            weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype
+        )
+        head.weight.data.copy_(weight)
+        super().__init__(trunk, head, len(backbone.tokenizer))
+        self.out = nn.Linear(weight.shape[1], weight.shape[1], bias=False, device=weight.device)
+        nn.init.zeros_(self.out.weight)
+
+    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+        features = self.follow(session)
+        return lambda rows: self.logits(features(rows))
+
+    def follow(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+        if self.trunk is None:
+            return session.last
+        follower = session.follow(self.trunk)
+        return lambda rows: session.last(rows) + self.out(follower.features(rows))
+
+    def encode(
+        self, ids: Tensor, hidden: Tensor, *, mask: Mask = None, positions: Tensor | None = None
+    ) -> Tensor:
+        if self.trunk is None:
+            return hidden
+        return hidden + self.out(run_trunk(self.trunk, mask, positions, inputs_embeds=hidden))
+
+
+class FrozenBaseGRPO(GRPO):
+    """GRPO over tokens that trains a policy stack and a head on a frozen base.
+
+    The stack has the shape of the latent policy's and the head that of ``lm_head``. As at latent level the
+    base is run while playing and never again.
+    """
+
+    def make_policy(self, given: Any) -> tuple[Any, Actor, Actor | None]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            trunk = CoLAForCausalLM.from_base(given.model, **GROWTH).policy_trunk
+        return given, StackActor(given, trunk), StackActor(given, None).requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of the comparison.
+
+    Attributes:
+        name: in result files.
+        says: what it is, in a few words.
+        level: ``"latent"`` or ``"token"``: of the environment's id.
+        model: which model of a pre-trained seed it starts from: ``"cola"``, ``"base"`` or ``"rank"``.
+        agent: the class that learns.
+        options: that are fixed; the learning rate and the KL's weight are searched.
+        env_kwargs: of its environment.
+        lrs: where the search for the learning rate begins.
+    """
+
+    name: str
+    says: str
+    level: str
+    model: str
+    agent: type[GRPO] = GRPO
+    options: dict[str, Any] = field(default_factory=dict)
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+
+    def env_id(self, task: str) -> str:
+        """The environment of a task at this arm's level."""
+        return f"CoLA-{task}{'-Token' if self.level == 'token' else ''}-v0"
+
+    def backbone(self, pretrained: Path) -> Any:
+        """The model of a pre-trained seed (``benchmarks models``) under this arm's actions."""
+        return _backbone(self.model, pretrained)
+
+
+_LATENT = (1e-3, 3e-3, 1e-2)
+#: Rank of the adapters: about as many trained parameters as the latent policy of the bundled shape has.
+LORA_RANK = 20
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("latent", "codes, argmax world model", "latent", "cola", lrs=_LATENT),
+        Arm(
+            "latent-sampled",
+            "codes, world model sampled at temperature 1",
+            "latent",
+            "cola",
+            env_kwargs={"world_temperature": 1.0},
+            lrs=_LATENT,
+        ),
+        Arm("token", "tokens, all weights", "token", "base"),
+        Arm(
+            "token-frozen",
+            "tokens, policy stack and head on a frozen base",
+            "token",
+            "base",
+            FrozenBaseGRPO,
+            lrs=_LATENT,
+        ),
+        Arm("token-lora", "tokens, LoRA", "token", "base", options={"lora_rank": LORA_RANK}, lrs=_LATENT),
+        Arm("token-truncated", "tokens, all weights, top 8", "token", "base", options={"top_k": 8}),
+        Arm(
+            "pushforward",
+            "codes, learned by the log-probability of the token",
+            "latent",
+            "cola",
+            PushforwardGRPO,
+            lrs=_LATENT,
+        ),
+        Arm("rank", "the base's 64 likeliest tokens as codes", "latent", "rank", lrs=_LATENT),
+    )
+}
+
+
+@cache
+def _backbone(model: str, pretrained: Path) -> Any:
+    found = make_backbone(pretrained / model, level="token" if model == "base" else "latent")
+    return RankBackbone(found.model, found.tokenizer) if model == "rank" else found

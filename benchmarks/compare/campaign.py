@@ -1,0 +1,305 @@
+"""A whole comparison: the search for options, the runs, the floors; it goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.compare.arms import ARMS
+from benchmarks.compare.runs import FLOORS, Cell, Protocol, run
+from benchmarks.compare.tuning import Score, Setting, best, edges, first_settings, next_setting, scored
+from benchmarks.statistics import area_under_curve
+from cola_agents.provenance import provenance
+
+#: First RL seed of the search: the runs that are reported have others.
+TUNING_SEED = 9_000
+#: Settings an arm, at most; where an edge still wins then, the result says so.
+MOST_SETTINGS = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison consists of.
+
+    Attributes:
+        protocol: of every run.
+        arms: names.
+        model_seeds: of the pre-trained models, each a folder of that name.
+        seeds: RL seeds over each model.
+        tuning_models: how many of the models options are searched on, a run each.
+        keep: what a setting must not lose in the search, a figure of the evaluation; None for nothing.
+        allowed: by how much it may fall.
+    """
+
+    protocol: Protocol
+    arms: tuple[str, ...]
+    model_seeds: tuple[int, ...]
+    seeds: int
+    tuning_models: int
+    keep: str | None
+    allowed: float
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.arms) - set(ARMS))
+        if unknown:
+            raise ValueError(f"unknown arm {unknown[0]!r}: there are {', '.join(ARMS)}")
+        if self.seeds < 1 or not 1 <= self.tuning_models <= len(self.model_seeds):
+            raise ValueError(
+                f"at least one seed and one tuning model of the {len(self.model_seeds)} are needed, got "
+                f"seeds={self.seeds}, tuning_models={self.tuning_models}"
+            )
+
+
+class Records:
+    """The records of a comparison's folder, a line each, written as they come.
+
+    Args:
+        folder: made if need be.
+        plan: what is compared. A folder that was begun with another one is refused; more seeds, models or
+            arms than it was begun with are not another plan.
+
+    Raises:
+        ValueError: for a folder of another plan.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, models: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, config = folder / "runs.jsonl", folder / "config.json"
+        described = json.loads(json.dumps(asdict(plan)))
+        if config.is_file():
+            held = json.loads(config.read_text())["plan"]
+            odd = [n for n in ("protocol", "tuning_models", "keep", "allowed") if held[n] != described[n]]
+            if odd:
+                raise ValueError(
+                    f"{folder} was begun with {odd[0]}={held[odd[0]]} and is now to go on with "
+                    f"{described[odd[0]]}: use another --out, or the same arguments"
+                )
+        self._records = self._read()
+        whole = {
+            **provenance(),
+            "task": plan.protocol.task,
+            "arms": list(plan.arms),
+            "seeds": [seed_of(plan, 0, i) for i in range(plan.seeds)],
+            "model_seeds": list(plan.model_seeds),
+            "updates": plan.protocol.updates,
+            "rollouts_per_update": plan.protocol.prompts * plan.protocol.group_size,
+            "arms_are": {name: ARMS[name].says for name in plan.arms},
+            "models": {str(seed): _model(models / str(seed)) for seed in plan.model_seeds},
+            "plan": described,
+        }
+        partial = config.with_suffix(".partial")
+        partial.write_text(json.dumps(whole, indent=1) + "\n")
+        partial.replace(config)
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """The records by their cell; what an interruption cut off is dropped from the file."""
+        if not self._path.is_file():
+            return {}
+        *lines, rest = self._path.read_text().split("\n")
+        if rest:
+            self._path.write_text("".join(f"{line}\n" for line in lines))
+        return {_key(record): record for record in map(json.loads, lines)}
+
+    def add(self, record: dict[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._records[_key(record)] = record
+
+    def get(self, cell: Cell) -> dict[str, Any] | None:
+        return self._records.get(_key(cell.key()))
+
+    def settings(self, phase: str, arm: str) -> dict[Setting, list[dict[str, Any]]]:
+        """An arm's records of a phase, by setting."""
+        found: dict[Setting, list[dict[str, Any]]] = {}
+        for record in self._records.values():
+            if record["phase"] == phase and record["arm"] == arm:
+                options = record["options"]
+                found.setdefault((options["lr"], options["kl_coef"]), []).append(record)
+        return found
+
+
+def _key(record: dict[str, Any]) -> str:
+    names = ("phase", "arm", "model_seed", "seed", "options")
+    return json.dumps({name: record[name] for name in names}, sort_keys=True)
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    """What is known of how a seed's models were trained."""
+    described = folder / "pretrained.json"
+    return json.loads(described.read_text()) if described.is_file() else {}
+
+
+def seed_of(plan: Plan, model_seed: int, number: int) -> int:
+    """The RL seed of a model's ``number``-th run: other models meet other problems."""
+    return 100 * model_seed + number
+
+
+def campaign(plan: Plan, models: Path, out: Path, *, jobs: int = 1, frontier: Sequence[float] = ()) -> None:
+    """Search options, run every arm, and measure the floors.
+
+    Args:
+        models: a folder with a folder for each pre-training seed (``benchmarks models``).
+        out: where records go; one that holds some goes on.
+        jobs: processes, each on one thread.
+        frontier: weights of the KL at which every arm is run besides, one seed a model.
+
+    Raises:
+        FileNotFoundError: for a model that is not there.
+    """
+    for seed in plan.model_seeds:
+        for kind in sorted({ARMS[arm].model for arm in plan.arms} | {ARMS["latent"].model}):
+            if not (models / str(seed) / kind).is_dir():
+                raise FileNotFoundError(
+                    f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds {seed}` "
+                    "makes it"
+                )
+    records = Records(out, plan, models)
+    # A pre-trained model's floors come first: they are seconds.
+    floors = [Cell("floor", name, seed, 0) for name in FLOORS for seed in plan.model_seeds]
+    with _Workers(plan.protocol, models, records, jobs) as workers:
+        workers.do("floors", floors)
+        chosen = _search(plan, records, workers)
+        for arm, (setting, scores) in chosen.items():
+            note = "".join(f"; the edge of {axis} still wins" for axis in edges(scores))
+            print(f"{arm}: lr {setting[0]:g}, KL {setting[1]:g} of {len(scores)} settings{note}")
+        main = [
+            Cell("main", arm, model, seed_of(plan, model, i), _options(chosen[arm][0]))
+            for i in range(plan.seeds)
+            for model in plan.model_seeds
+            for arm in plan.arms
+        ]
+        workers.do("runs", main)
+        edge = [
+            Cell("frontier", arm, model, seed_of(plan, model, 0), _options((chosen[arm][0][0], kl)))
+            for kl in frontier
+            for model in plan.model_seeds
+            for arm in plan.arms
+            if kl != chosen[arm][0][1]
+        ]
+        workers.do("frontier", edge)
+
+
+def _options(setting: Setting) -> tuple[tuple[str, float], ...]:
+    return (("lr", setting[0]), ("kl_coef", setting[1]))
+
+
+def _search(
+    plan: Plan, records: Records, workers: _Workers
+) -> dict[str, tuple[Setting, dict[Setting, Score]]]:
+    """The best setting of each arm, and the scores of all that were tried."""
+    wanted = {arm: first_settings(ARMS[arm].lrs) for arm in plan.arms}
+    while True:
+        cells = [
+            Cell("tuning", arm, model, TUNING_SEED + i, _options(setting))
+            for arm, settings in wanted.items()
+            for setting in settings
+            for i, model in enumerate(plan.model_seeds[: plan.tuning_models])
+        ]
+        workers.do("search", cells)
+        scores = {arm: _scores(plan, records, arm, wanted[arm]) for arm in plan.arms}
+        count = len(next(iter(wanted.values())))
+        if count >= MOST_SETTINGS or not any(edges(found) for found in scores.values()):
+            return {arm: (best(found), found) for arm, found in scores.items()}
+        for arm, settings in wanted.items():
+            settings.append(next_setting(scores[arm]))
+
+
+def _scores(plan: Plan, records: Records, arm: str, settings: Iterable[Setting]) -> dict[Setting, Score]:
+    found = {}
+    tried = records.settings("tuning", arm)
+    for setting in settings:
+        runs = tried[setting]
+        horizon = runs[0]["curve"]["episodes"][-1]
+        areas = [area_under_curve(r["curve"]["episodes"], r["curve"]["reward"], horizon) for r in runs]
+        lost = None
+        if plan.keep:
+            lost = float(np.mean([r["before"][plan.keep] - r["after"][plan.keep] for r in runs]))
+        found[setting] = scored(float(np.mean(areas)), lost, plan.allowed)
+    return found
+
+
+class _Workers:
+    """Processes that run cells; each record is kept as soon as it is there."""
+
+    def __init__(self, protocol: Protocol, models: Path, records: Records, jobs: int) -> None:
+        self._protocol, self._models, self._records = protocol, models, records
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,))
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def do(self, name: str, cells: Sequence[Cell]) -> None:
+        """Run the cells that have no record yet."""
+        waiting = [cell for cell in cells if self._records.get(cell) is None]
+        if not waiting:
+            return
+        futures = [self._pool.submit(run, cell, self._protocol, self._models) for cell in waiting]
+        for future in tqdm(as_completed(futures), total=len(futures), desc=name, unit="run"):
+            self._records.add(future.result())
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "compare", help="latent against token actions, with controls, over many seeds"
+    )
+    parser.add_argument("--task", default="Thinking", help="name of the environments: CoLA-<task>-v0")
+    parser.add_argument("--models", type=Path, required=True, help="a folder that `benchmarks models` wrote")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
+    parser.add_argument("--model-seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, default=4, help="RL seeds over each model")
+    parser.add_argument("--tuning-models", type=int, default=2, help="models that options are searched on")
+    parser.add_argument("--updates", type=int, default=32)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--episodes", type=int, default=256, help="test problems of an evaluation")
+    parser.add_argument(
+        "--keep", default="arithmetic", help="what the search must not lose: a figure, or 'nothing'"
+    )
+    parser.add_argument("--allowed", type=float, default=0.02, help="by how much it may fall")
+    parser.add_argument(
+        "--frontier", type=float, nargs="*", default=[], help="weights of the KL to run besides"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, of one thread each")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a folder, which goes on if it was interrupted"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from benchmarks.compare.report import write_report
+
+    plan = Plan(
+        protocol=Protocol(
+            task=arguments.task,
+            updates=arguments.updates,
+            prompts=arguments.prompts,
+            group_size=arguments.group_size,
+            episodes=arguments.episodes,
+        ),
+        arms=tuple(arguments.arms),
+        model_seeds=tuple(arguments.model_seeds),
+        seeds=arguments.seeds,
+        tuning_models=arguments.tuning_models,
+        keep=None if arguments.keep == "nothing" else arguments.keep,
+        allowed=arguments.allowed,
+    )
+    campaign(plan, arguments.models, arguments.out, jobs=arguments.jobs, frontier=arguments.frontier)
+    print(write_report(arguments.out))

@@ -1,0 +1,111 @@
+"""Rank codes: action ``i`` is the token that the base finds ``i``-th likeliest.
+
+As many actions as there are codes, over a frozen base, with a cloned policy of the same shape: everything
+that latent actions have, but that they are learned.
+
+Shapes: B rows, D hidden, A actions, M positions.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from cola_agents.backbones import LatentBackbone, LatentSession
+from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.train.clone import POLICY_MODULES
+from cola_agents.train.data import IGNORED, Batch
+from cola_agents.train.loop import run_stage
+from cola_agents.train.recipe import GROWTH, Recipe, corpus_batches
+from cola_agents.train.stage import StageLoss, target_cross_entropy
+from cola_agents.train.world import trained_parameters
+
+
+class RankBackbone(LatentBackbone):
+    """A model's base and policy stack, its codes read as ranks; the world model is not used.
+
+    Args:
+        model: a latent-action model whose policy was cloned from ranks (:func:`clone_ranks`).
+        tokenizer: its tokenizer.
+    """
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the model's and of what its codes mean."""
+        return hashlib.sha256(f"rank {super().fingerprint}".encode()).hexdigest()
+
+    def token_logits(self, hidden: Tensor) -> Tensor:
+        """The base's logits, -inf for ids that no token stands for: [..., D] to [..., V]."""
+        return self.lm_head(hidden).masked_fill(self.unused_ids, float("-inf"))
+
+    def compose(self, hidden: Tensor, log_actions: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities of tokens, [M]; -inf for a token that has no rank among the actions."""
+        rank = ranks(self.token_logits(hidden), targets)
+        within = rank < log_actions.shape[-1]
+        found = log_actions.gather(-1, rank.where(within, 0)[:, None]).squeeze(-1)
+        return found.masked_fill(~within, float("-inf"))
+
+    def session(self, num_rows: int, max_length: int | None = None) -> RankSession:
+        return RankSession(self, num_rows, self._length(max_length))
+
+
+class RankSession(LatentSession):
+    """Rows that are advanced by ranks."""
+
+    _backbone: RankBackbone
+
+    def _token_logits(self, h: Tensor, codes: Tensor) -> Tensor:
+        logits = self._backbone.token_logits(h)
+        best = logits.topk(int(self._backbone.action_space.n), dim=-1).indices
+        shape = torch.broadcast_shapes(h.shape[:-1], codes.shape)
+        token = best.expand(*shape, -1).gather(-1, codes.expand(shape)[..., None])
+        logits = logits.expand(*shape, -1)
+        # The token's own logit, so that what is not finite shows.
+        return torch.full_like(logits, float("-inf")).scatter(-1, token, logits.gather(-1, token))
+
+
+def ranks(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many tokens are likelier than the target: logits [..., V], targets [...] to [...]."""
+    return (logits > logits.gather(-1, targets[..., None])).sum(-1)
+
+
+class RankLoss(StageLoss):
+    """Cross-entropy of the policy against the rank of what comes next; tokens beyond the ranks are left out."""
+
+    def __init__(self, model: CoLAForCausalLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, batch: Batch, generators: Sequence[torch.Generator], pooled: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            h = self.model.hidden(batch.ids, mask=batch.mask, positions=batch.positions)
+            counts = batch.targets != IGNORED
+            rank = ranks(self.model.lm_head(h), batch.targets.where(counts, 0))
+            counts &= rank < self.model.config.num_codes
+        logits = self.model.policy(h, mask=batch.mask, positions=batch.positions)
+        loss = target_cross_entropy(logits, rank.masked_fill(~counts, IGNORED))
+        return loss, {"clone_ce": loss.detach()}
+
+
+def clone_ranks(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
+    """Grow a policy stack on the base in ``base_path`` and clone it from ranks; saved to ``out``."""
+    tokenizer = AutoTokenizer.from_pretrained(base_path)
+    base = LlamaForCausalLM.from_pretrained(base_path, use_safetensors=True)
+    torch.manual_seed(recipe.seed + 2)
+    model = CoLAForCausalLM.from_base(base, **GROWTH)
+    batches = corpus_batches(recipe.seed * 10 + 5, tokenizer, recipe.policy, recipe.corpus)
+    out.mkdir(parents=True, exist_ok=True)
+    trained = trained_parameters(model, POLICY_MODULES)
+    run_stage("rank", RankLoss(model), trained, batches, recipe.policy, log=out / "log.jsonl")
+    model.eval()
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return model

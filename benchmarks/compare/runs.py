@@ -1,0 +1,265 @@
+"""One run of the comparison: an arm, a pre-trained model, a seed and options, from before to after RL."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from benchmarks.compare.arms import ARMS, Arm
+from benchmarks.compare.pushforward import code_groups, pushed, sampled_world_kl
+from benchmarks.compare.rank import RankBackbone
+from cola_agents.actors import score
+from cola_agents.backbones import LatentBackbone
+from cola_agents.demo import FixedCodes
+from cola_agents.grpo import GRPO
+from cola_agents.losses import categorical_kl
+from cola_agents.probe import probe
+from cola_agents.provenance import provenance
+from cola_agents.rollout import Rollout, collect
+from cola_agents.scores import pass_at_k
+
+#: Of an evaluation: the seed of its problems, far from those that RL draws.
+TEST_SEED = 10_000
+#: k of pass@k, and as many tries at each problem as the largest.
+TRIES = (1, 4, 16, 64)
+#: Training problems that the best constant code is chosen on.
+FLOOR_PROBLEMS = 16
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is the same for every run of a comparison.
+
+    Attributes:
+        task: name of the environments, as in ``CoLA-<task>-v0``.
+        env_kwargs: of the environments of every arm.
+        updates, prompts, group_size: of GRPO; ``prompts * group_size`` rollouts an update.
+        episodes: test problems of an evaluation, each played once.
+        hard_problems: test problems that are tried often, for pass@k.
+        kl_episodes: of the evaluation's, whose KL is measured in token space.
+    """
+
+    task: str
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    updates: int = 32
+    prompts: int = 8
+    group_size: int = 8
+    episodes: int = 256
+    hard_problems: int = 16
+    kl_episodes: int = 64
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        phase: ``"tuning"``, ``"main"``, ``"frontier"`` or ``"floor"``.
+        arm: its name.
+        model_seed: names the folder of its pre-trained model.
+        seed: of RL.
+        options: that were searched.
+    """
+
+    phase: str
+    arm: str
+    model_seed: int
+    seed: int
+    options: tuple[tuple[str, float], ...] = ()
+
+    def key(self) -> dict[str, Any]:
+        """The cell as its record tells it."""
+        return {**asdict(self), "options": dict(self.options)}
+
+
+def run(cell: Cell, protocol: Protocol, models: Path) -> dict[str, Any]:
+    """The record of a cell, which depends on nothing but the arguments (on one CPU thread)."""
+    pretrained = models / str(cell.model_seed)
+    if cell.phase == "floor":
+        return {**cell.key(), "task": protocol.task, **floor(cell.arm, protocol, pretrained)}
+    arm, started = ARMS[cell.arm], time.perf_counter()
+    agent = _agent(arm, protocol, pretrained, cell.seed, dict(cell.options))
+    thorough = cell.phase == "main"
+    try:
+        before, prompts = _measured(agent, protocol, thorough)
+        for _ in range(protocol.updates):
+            agent.update()
+        after, _ = _measured(agent, protocol, thorough)
+    finally:
+        agent.close()
+    return {
+        **cell.key(),
+        "task": protocol.task,
+        "commit": _commit(),
+        "trained_parameters": sum(p.numel() for p in agent.actor.trained().values()),
+        "fingerprint": agent.fingerprint,
+        "prompts_sha256": prompts,
+        "curve": _curve(agent.history),
+        "before": before,
+        "after": after,
+        "cpu_s": round(sum(record["cpu_s"] for record in agent.history), 2),
+        "wall_s": round(time.perf_counter() - started, 1),
+    }
+
+
+@cache
+def _commit() -> str | None:
+    return provenance()["commit"]
+
+
+def _agent(arm: Arm, protocol: Protocol, pretrained: Path, seed: int, options: dict[str, Any]) -> GRPO:
+    return arm.agent(
+        arm.env_id(protocol.task),
+        num_envs=protocol.prompts * protocol.group_size,
+        seed=seed,
+        model=arm.backbone(pretrained),
+        env_kwargs={**protocol.env_kwargs, **arm.env_kwargs},
+        prompts=protocol.prompts,
+        group_size=protocol.group_size,
+        **{**arm.options, **options},
+    )
+
+
+def _curve(history: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    """The columns of a learning curve; what is counted or spent is cumulative."""
+    columns: dict[str, list[float]] = {
+        "episodes": [int(record["episodes"]) for record in history],
+        "actions": [int(record["timesteps"]) for record in history],
+        "cpu_s": np.cumsum([record["cpu_s"] for record in history]).round(3).tolist(),
+    }
+    for name in ("reward", "kl", "entropy"):
+        columns[name] = [round(record[name], 4) for record in history]
+    return columns
+
+
+def _measured(agent: GRPO, protocol: Protocol, thorough: bool) -> tuple[dict[str, float | None], str]:
+    """Figures of a policy, and the hash of the test problems that it was asked."""
+    sampled = agent.evaluate(protocol.episodes, seed=TEST_SEED)
+    found: dict[str, float | None] = {
+        "reward": sampled.episode_rewards.mean().item(),
+        "success": float(np.mean([info["success"] for info in sampled.infos])),
+        "token_kl": token_kl(agent, sampled.select(np.arange(min(protocol.kl_episodes, len(sampled))))),
+    }
+    if thorough:
+        greedy = agent.evaluate(protocol.episodes, seed=TEST_SEED, greedy=True)
+        found["reward_greedy"] = greedy.episode_rewards.mean().item()
+        found |= _tried_often(agent, protocol)
+    kept = probe(agent, episodes=protocol.episodes, num_batches=1).as_dict()
+    del kept["episodes"]
+    # A token that a policy can never give has no likelihood; JSON has no infinity.
+    found |= {name: value if np.isfinite(value) else None for name, value in kept.items()}
+    return {name: None if v is None else round(v, 4) for name, v in found.items()}, _prompts(agent, sampled)
+
+
+def _tried_often(agent: GRPO, protocol: Protocol) -> dict[str, float]:
+    """pass@k over some test problems, each tried as often as the largest k."""
+    envs: Any = gym.make_vec(
+        agent.env_id, num_envs=128, model=agent.backbone, **{**agent.env_kwargs, "split": "test"}
+    )
+    tries = max(TRIES)
+    count = protocol.hard_problems * tries
+    problems = np.arange(TEST_SEED, TEST_SEED + protocol.hard_problems).repeat(tries)
+    try:
+        rollout = collect(
+            envs.unwrapped.episodes,
+            agent.actor,
+            seeds=range(2 * TEST_SEED, 2 * TEST_SEED + count),
+            problem_seeds=problems.tolist(),
+            **agent.options.drawing,
+        )
+    finally:
+        envs.close()
+    solved = np.array([info["success"] for info in rollout.infos]).reshape(-1, tries).sum(1)
+    return {f"pass@{k}": float(np.mean([pass_at_k(tries, int(c), k) for c in solved])) for k in TRIES}
+
+
+@torch.no_grad()
+def token_kl(agent: GRPO, rollout: Rollout) -> float:
+    """KL to the initial policy in token space, in nats an answer, along a policy's own answers.
+
+    At every state the KL is exact. Under an argmax world model it is between pushforwards, under a sampled
+    one between mixtures over the codes; under ranks and at token level an action is a token. A truncated
+    policy is held against the whole initial one.
+    """
+    at, backbone, temperature = rollout.mask, agent.backbone, agent.options.temperature
+    features = agent.actor.features(rollout)[at]
+    with agent._initial() as initial:
+        theirs = initial.features(rollout)[at]
+        if not isinstance(backbone, LatentBackbone) or isinstance(backbone, RankBackbone):
+            kl = score(
+                agent.actor,
+                features,
+                rollout.actions[at],
+                drawing=agent.options.drawing,
+                reference=(initial, theirs),
+            ).kl
+        else:
+            hidden, other = rollout.hidden[at], initial.logits(theirs) / temperature
+            logits = agent.actor.logits(features) / temperature
+            if agent.env_kwargs.get("world_temperature"):
+                kl = sampled_world_kl(backbone, hidden, logits, other)
+            else:
+                groups = code_groups(backbone, hidden)
+                kl = categorical_kl(pushed(logits, groups), pushed(other, groups))
+    return kl.sum().item() / len(rollout)
+
+
+def _prompts(agent: GRPO, rollout: Rollout) -> str:
+    """sha256 of the texts of the problems, which are the same for every arm and model."""
+    digest = hashlib.sha256()
+    for ids, mask in zip(rollout.ids.tolist(), rollout.mask.tolist(), strict=True):
+        digest.update(agent.backbone.tokenizer.decode(ids[: mask.index(True) + 1]).encode() + b"\0")
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- floors
+
+#: Policies that do not look at the text.
+FLOORS = ("random-codes", "constant-code")
+
+
+def floor(name: str, protocol: Protocol, pretrained: Path) -> dict[str, Any]:
+    """The test reward of uniform random codes, or of the best constant code (chosen on training problems)."""
+    backbone = ARMS["latent"].backbone(pretrained)
+    num_codes = int(backbone.action_space.n)
+    always = torch.eye(num_codes).clamp_min(1e-30).log()
+    chosen, code = torch.zeros(num_codes), None
+    if name == "constant-code":
+        totals = torch.zeros(num_codes)
+        for problem in range(FLOOR_PROBLEMS):
+            # As many episodes as rows: row i plays code i.
+            rollout = _play(protocol, backbone, "train", always, [problem] * num_codes)
+            totals += rollout.episode_rewards
+        code = int(totals.argmax())
+        chosen = always[code]
+    problems = range(TEST_SEED, TEST_SEED + protocol.episodes)
+    rollout = _play(protocol, backbone, "test", chosen.expand(protocol.episodes, -1), problems)
+    after = {"reward": round(rollout.episode_rewards.mean().item(), 4)}
+    return {"after": after, "fingerprint": backbone.fingerprint, **({} if code is None else {"code": code})}
+
+
+def _play(
+    protocol: Protocol, backbone: Any, split: str, logits: torch.Tensor, problems: Sequence[int]
+) -> Rollout:
+    """One episode a problem, row ``i`` with the fixed logits [R, A] of row ``i``."""
+    envs: Any = gym.make_vec(
+        ARMS["latent"].env_id(protocol.task),
+        num_envs=len(problems),
+        model=backbone,
+        split=split,
+        **protocol.env_kwargs,
+    )
+    try:
+        seeds = range(len(problems))
+        return collect(envs.unwrapped.episodes, FixedCodes(logits), seeds=seeds, problem_seeds=list(problems))
+    finally:
+        envs.close()

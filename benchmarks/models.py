@@ -1,0 +1,80 @@
+"""``python -m benchmarks models``: several pre-trained models of one recipe, for comparisons over them.
+
+What an RL run gives depends on the model's own luck: how its codes came out, above all. So a comparison
+needs several pre-trained models. Each seed gives three that share a tokenizer and a corpus:
+
+- ``cola``: base, world model and cloned policy, as the bundled one;
+- ``base``: the base trained on for as many tokens as the latent stages read;
+- ``rank``: that base under rank codes (:mod:`benchmarks.compare.rank`), with a policy stack cloned for as
+  many tokens as the latent policy was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+from benchmarks.compare.rank import clone_ranks
+from cola_agents.provenance import provenance
+from cola_agents.train.recipe import Recipe, train_bundled
+
+#: Written last: a folder that has it is whole.
+DONE = "pretrained.json"
+
+
+def scaled(seed: int, scale: float) -> Recipe:
+    """The bundled recipe with every stage at ``scale`` of its steps."""
+    recipe = Recipe(seed=seed)
+    stages = ("base", "world", "policy")
+    return dataclasses.replace(
+        recipe,
+        **{
+            name: dataclasses.replace(
+                getattr(recipe, name), steps=max(1, round(getattr(recipe, name).steps * scale))
+            )
+            for name in stages
+        },
+    )
+
+
+def pretrain(seed: int, scale: float, out: Path) -> Path:
+    """The models of one seed in ``out/<seed>``; returns at once where they are whole already.
+
+    Raises:
+        ValueError: where the folder holds models of another scale.
+    """
+    folder = out / str(seed)
+    done = folder / DONE
+    recipe = scaled(seed, scale)
+    if done.is_file():
+        held = json.loads(done.read_text())["scale"]
+        if held != scale:
+            raise ValueError(
+                f"{folder.name} holds models trained at scale {held}, not {scale}: use another folder"
+            )
+        return folder
+    started = time.process_time()
+    if not (folder / "recipe.json").is_file():
+        train_bundled(recipe, folder)
+    clone_ranks(recipe, folder / "base", folder / "rank")
+    figures = {**provenance(), "seed": seed, "scale": scale, "cpu_s": round(time.process_time() - started, 1)}
+    done.write_text(json.dumps(figures, indent=1) + "\n")
+    return folder
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("models", help="pre-train models of several seeds, for `compare`")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="steps of every stage, as a share of the recipe's"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="a folder for them: about 25 MB a seed")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    for seed in arguments.seeds:
+        print(f"Wrote {pretrain(seed, arguments.scale, arguments.out)}.")
