@@ -14,10 +14,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.compare.rank import clone_ranks
+from cola_agents.backbones import BUNDLED
 from cola_agents.provenance import provenance
 from cola_agents.train.recipe import Recipe, train_bundled
 
@@ -43,6 +46,8 @@ def scaled(seed: int, scale: float) -> Recipe:
 def pretrain(seed: int, scale: float, out: Path) -> Path:
     """The models of one seed in ``out/<seed>``; returns at once where they are whole already.
 
+    Those of the bundled recipe itself are not trained again.
+
     Raises:
         ValueError: where the folder holds models of another scale.
     """
@@ -57,12 +62,20 @@ def pretrain(seed: int, scale: float, out: Path) -> Path:
             )
         return folder
     started = time.process_time()
-    if not (folder / "recipe.json").is_file():
+    if json.loads(json.dumps(dataclasses.asdict(recipe))) == _bundled_recipe():
+        for name in ("cola", "base"):
+            shutil.copytree(BUNDLED / name, folder / name, dirs_exist_ok=True)
+    elif not (folder / "recipe.json").is_file():
         train_bundled(recipe, folder)
     clone_ranks(recipe, folder / "base", folder / "rank")
     figures = {**provenance(), "seed": seed, "scale": scale, "cpu_s": round(time.process_time() - started, 1)}
     done.write_text(json.dumps(figures, indent=1) + "\n")
     return folder
+
+
+def _bundled_recipe() -> dict[str, Any]:
+    """What the bundled models were made from, as their card's figures tell it."""
+    return json.loads((BUNDLED / "metrics.json").read_text())["recipe"]
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

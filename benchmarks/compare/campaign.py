@@ -6,7 +6,7 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -232,27 +232,47 @@ def _scores(plan: Plan, records: Records, arm: str, settings: Iterable[Setting])
 
 
 class _Workers:
-    """Processes that run cells; each record is kept as soon as it is there."""
+    """Processes that run cells; each record is kept as soon as it is there.
+
+    Args:
+        jobs: processes, each on one thread; 1 for this one alone.
+    """
 
     def __init__(self, protocol: Protocol, models: Path, records: Records, jobs: int) -> None:
+        if jobs < 1:
+            raise ValueError(f"at least one job is needed, got {jobs}")
         self._protocol, self._models, self._records = protocol, models, records
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,))
+        self._pool: ProcessPoolExecutor | None = None
+        self._threads = torch.get_num_threads()
+        if jobs > 1:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,))
 
     def __enter__(self) -> _Workers:
+        if self._pool is None:
+            torch.set_num_threads(1)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def do(self, name: str, cells: Sequence[Cell]) -> None:
         """Run the cells that have no record yet."""
         waiting = [cell for cell in cells if self._records.get(cell) is None]
         if not waiting:
             return
-        futures = [self._pool.submit(run, cell, self._protocol, self._models) for cell in waiting]
-        for future in tqdm(as_completed(futures), total=len(futures), desc=name, unit="run"):
-            self._records.add(future.result())
+        for record in tqdm(self._records_of(waiting), total=len(waiting), desc=name, unit="run"):
+            self._records.add(record)
+
+    def _records_of(self, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+        """Records of the cells as they come."""
+        if self._pool is None:
+            yield from (run(cell, self._protocol, self._models) for cell in cells)
+        else:
+            futures = [self._pool.submit(run, cell, self._protocol, self._models) for cell in cells]
+            yield from (future.result() for future in as_completed(futures))
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -76,7 +76,7 @@ def ranks(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class RankLoss(StageLoss):
-    """Cross-entropy of the policy against the rank of what comes next; tokens beyond the ranks are left out."""
+    """Cross-entropy of the policy against the rank of what comes next; tokens without a rank do not count."""
 
     def __init__(self, model: CoLAForCausalLM) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -88,12 +89,13 @@ def run(cell: Cell, protocol: Protocol, models: Path) -> dict[str, Any]:
         return {**cell.key(), "task": protocol.task, **floor(cell.arm, protocol, pretrained)}
     arm, started = ARMS[cell.arm], time.perf_counter()
     agent = _agent(arm, protocol, pretrained, cell.seed, dict(cell.options))
-    thorough = cell.phase == "main"
+    # What the search does not look at is not measured in it.
+    detail = {"tuning": 0, "frontier": 1}.get(cell.phase, 2)
     try:
-        before, prompts = _measured(agent, protocol, thorough)
+        before, prompts = _before(agent, protocol, detail, (arm.name, pretrained))
         for _ in range(protocol.updates):
             agent.update()
-        after, _ = _measured(agent, protocol, thorough)
+        after, _ = _measured(agent, protocol, detail)
     finally:
         agent.close()
     return {
@@ -141,19 +143,35 @@ def _curve(history: Sequence[dict[str, float]]) -> dict[str, list[float]]:
     return columns
 
 
-def _measured(agent: GRPO, protocol: Protocol, thorough: bool) -> tuple[dict[str, float | None], str]:
-    """Figures of a policy, and the hash of the test problems that it was asked."""
+Figures = dict[str, float | None]
+_KNOWN: dict[Any, tuple[Figures, str]] = {}
+
+
+def _before(agent: GRPO, protocol: Protocol, detail: int, whose: tuple[str, Path]) -> tuple[Figures, str]:
+    """What an agent can do before RL: the same whatever its seed and options, so measured once."""
+    key = json.dumps([asdict(protocol), detail, *map(str, whose)])
+    if key not in _KNOWN:
+        _KNOWN[key] = _measured(agent, protocol, detail)
+    return _KNOWN[key]
+
+
+def _measured(agent: GRPO, protocol: Protocol, detail: int) -> tuple[Figures, str]:
+    """Figures of a policy, and the hash of the test problems that it was asked.
+
+    Args:
+        detail: 0 leaves out the held-out cross-entropy; 2 adds greedy play and pass@k.
+    """
     sampled = agent.evaluate(protocol.episodes, seed=TEST_SEED)
-    found: dict[str, float | None] = {
+    found: Figures = {
         "reward": sampled.episode_rewards.mean().item(),
         "success": float(np.mean([info["success"] for info in sampled.infos])),
         "token_kl": token_kl(agent, sampled.select(np.arange(min(protocol.kl_episodes, len(sampled))))),
     }
-    if thorough:
+    if detail == 2:
         greedy = agent.evaluate(protocol.episodes, seed=TEST_SEED, greedy=True)
         found["reward_greedy"] = greedy.episode_rewards.mean().item()
         found |= _tried_often(agent, protocol)
-    kept = probe(agent, episodes=protocol.episodes, num_batches=1).as_dict()
+    kept = probe(agent, episodes=protocol.episodes, num_batches=min(detail, 1)).as_dict()
     del kept["episodes"]
     # A token that a policy can never give has no likelihood; JSON has no infinity.
     found |= {name: value if np.isfinite(value) else None for name, value in kept.items()}

@@ -20,6 +20,7 @@ from cola_agents.grpo import GRPO
 from cola_agents.ppo import PPO
 from cola_agents.remax import ReMax
 from cola_agents.rloo import RLOO
+from cola_agents.sampling import distribution
 from cola_envs import Turn
 from tests import tiny
 
@@ -270,6 +271,39 @@ def test_evaluate_plays_the_same_problems_whoever_plays_them_and_trains_nothing(
     assert torch.equal(*greedy)
     thinking = two.evaluate(3, env_id="CoLA-Thinking-v0", max_tokens=4)
     assert all("format" in info for info in thinking.infos)
+
+
+# ------------------------------------------------------------------ truncated sampling
+
+
+@LEVELS
+@pytest.mark.parametrize("cut", [{"top_k": 3}, {"top_p": 0.8}])
+def test_a_truncated_distribution_is_what_is_drawn_learned_and_evaluated(level, models, cut):
+    agent = make(GRPO, level, models, task=Chatty, max_tokens=20, temperature=0.9, **cut)
+    rollout = agent._collect(8, 2)
+    whole = torch.log_softmax(agent.actor.logits(agent.actor.features(rollout)[rollout.mask]) / 0.9, -1)
+    taken = rollout.actions[rollout.mask]
+    if "top_k" in cut:
+        assert ((whole > whole.gather(-1, taken[:, None])).sum(-1) < 3).all()
+        played = agent.evaluate(8)
+        again = agent.actor.logits(agent.actor.features(played)[played.mask])
+        chosen = again.gather(-1, played.actions[played.mask][:, None])
+        assert ((again > chosen).sum(-1) < 3).all()
+    with torch.no_grad():
+        scores = agent._score(rollout, with_kl=True)
+    torch.testing.assert_close(scores.log_probs, rollout.log_probs[rollout.mask], atol=1e-3, rtol=0)
+    # Against the whole initial policy: what was cut is what the KL is of.
+    kept = distribution(whole, **cut)
+    mass = torch.where(kept.isfinite(), whole, -torch.inf).logsumexp(-1)
+    torch.testing.assert_close(scores.kl, -mass, atol=1e-4, rtol=0)
+
+
+def test_an_action_that_leaves_the_cut_set_keeps_a_finite_ratio(models):
+    agent = make(GRPO, "token", models, top_k=2, epochs=3, lr=0.3)
+    for _ in range(2):
+        record = agent.update()
+    assert all(np.isfinite(value) for value in record.values())
+    assert record["approx_kl"] < 100
 
 
 # ------------------------------------------------------------------ what an update is made of
@@ -676,6 +710,9 @@ def test_arguments_that_were_not_saved_must_be_given_again(models, tmp_path):
         (PPO, {"episodes": 0}, ValueError, "episodes"),
         (GRPO, {"group_size": 1}, ValueError, "group_size"),
         (GRPO, {"prompts": 0}, ValueError, "prompts"),
+        (GRPO, {"top_k": 0}, ValueError, "top_k must be at least 1"),
+        (GRPO, {"top_p": 1.5}, ValueError, "top_p is a share of at most 1"),
+        (GRPO, {"top_p": 0.9, "kl_estimator": "k3"}, ValueError, "biased under top_k or top_p"),
     ],
 )
 def test_options_are_checked_before_anything_is_loaded(cls, options, error, message):

@@ -221,6 +221,19 @@ def test_categorical_kl_and_entropy_by_hand():
     assert (categorical_kl(batch, batch.roll(1, 0)) > 0).all()
 
 
+def test_what_has_no_probability_adds_nothing_to_kl_and_entropy_or_their_gradients():
+    logits = torch.tensor([0.3, -0.2, 1.0], requires_grad=True)
+    log_p = torch.log_softmax(logits.masked_fill(torch.tensor([False, True, False]), float("-inf")), -1)
+    log_q = torch.log_softmax(torch.tensor([0.5, 0.1, -0.4]), -1)
+    for figure in (categorical_kl, categorical_entropy):
+        whole = (log_p, log_q) if figure is categorical_kl else (log_p,)
+        found = figure(*whole)
+        torch.testing.assert_close(found, figure(*(x[[0, 2]] for x in whole)))
+        (gradient,) = torch.autograd.grad(found, logits, retain_graph=True)
+        assert torch.isfinite(gradient).all()
+        assert gradient[1] == 0
+
+
 def test_masked_mean_is_over_everything_and_zero_of_nothing():
     values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]])
     assert masked_mean(values, torch.tensor([[1, 1, 1], [1, 0, 0]])).item() == 2.5

@@ -84,6 +84,13 @@ def test_what_has_no_mass_is_never_drawn(u):
         assert math.isfinite(log_prob.item())
 
 
+def test_an_entry_that_was_taken_is_kept_beside_the_likeliest():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
+    found = distribution(logits, top_k=2, taken=torch.tensor([3, 3]))
+    assert found.isfinite().tolist() == [[True, True, False, True], [False, False, True, True]]
+    torch.testing.assert_close(found[0, [0, 1, 3]], logits[0, [0, 1, 3]].log_softmax(-1))
+
+
 def test_temperature_zero_is_the_argmax_with_certainty():
     logits = logits_of(4, 9)
     u = torch.tensor([0.0, 0.3, 0.9, 0.999])

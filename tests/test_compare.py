@@ -1,0 +1,402 @@
+"""The comparison: its arms are what they are said to be, its search is fair, and it can be interrupted."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.compare import campaign as campaigns
+from benchmarks.compare import runs
+from benchmarks.compare.arms import ARMS
+from benchmarks.compare.campaign import Plan, Records, campaign
+from benchmarks.compare.pushforward import EMPTY, code_groups, pushed, sampled_world_kl
+from benchmarks.compare.rank import RankBackbone, RankLoss, ranks
+from benchmarks.compare.runs import Cell, Protocol, run, token_kl
+from benchmarks.compare.tuning import Score, best, edges, first_settings, next_setting, scored
+from cola_agents.backbones import LatentBackbone
+from cola_agents.losses import categorical_kl
+from cola_agents.train.data import IGNORED, Batch
+from tests import tiny
+
+SMALL = Protocol("Thinking", {"max_tokens": 8}, 2, 2, 2, episodes=4, hard_problems=1, kl_episodes=2)
+OPTIONS = (("lr", 1e-3), ("kl_coef", 0.1))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder of pre-trained models as ``benchmarks models`` writes it, random and tiny."""
+    out = tmp_path_factory.mktemp("models")
+    tokenizer = tiny.make_tokenizer()
+    for seed in (0, 1):
+        base = tiny.make_base(seed, initializer_range=0.02)
+        made = {
+            "base": base,
+            "cola": tiny.make_cola(seed=seed, num_codes=64),
+            "rank": tiny.make_cola(base=base, num_codes=64),
+        }
+        for name, model in made.items():
+            model.save_pretrained(out / str(seed) / name)
+            tokenizer.save_pretrained(out / str(seed) / name)
+    return out
+
+
+@pytest.fixture(scope="module")
+def records(models):
+    """A run of every arm."""
+    return {name: run(Cell("main", name, 0, 5, OPTIONS), SMALL, models) for name in ARMS}
+
+
+def _agent(name, models, **options):
+    return runs._agent(ARMS[name], SMALL, models / "0", 5, {"lr": 1e-2, **options})
+
+
+# ---------------------------------------------------------------- arms
+
+
+def test_every_arm_meets_the_same_problems_and_leaves_figures_and_a_curve(records):
+    assert len({record["prompts_sha256"] for record in records.values()}) == 1
+    for name, record in records.items():
+        assert record["curve"]["episodes"] == [4, 8], name
+        assert np.all(np.diff([0, *record["curve"]["cpu_s"]]) > 0), name
+        assert {"reward", "reward_greedy", "pass@64", "token_kl", "arithmetic", "cross_entropy"} <= set(
+            record["after"]
+        ), name
+        json.dumps(record, allow_nan=False)
+
+
+def test_arms_over_one_base_start_as_the_same_policy_and_train_other_weights(records):
+    start = {name: records[name]["before"] for name in ("token", "token-frozen", "token-lora")}
+    assert start["token"] == start["token-frozen"] == start["token-lora"]
+    assert start["token"]["token_kl"] == 0
+    sizes = {name: records[name]["trained_parameters"] for name in records}
+    assert sizes["token"] == sizes["token-truncated"] != sizes["token-frozen"] != sizes["token-lora"]
+    assert sizes["latent"] == sizes["latent-sampled"] == sizes["pushforward"] == sizes["rank"]
+
+
+def test_a_policy_stack_on_a_frozen_base_learns_and_leaves_the_base_alone(models):
+    agent = _agent("token-frozen", models)
+    base = {name: p.clone() for name, p in agent.backbone.model.named_parameters()}
+    rollout = agent.evaluate(4)
+    first = agent.actor.logits(agent.actor.features(rollout)[rollout.mask])
+    with torch.no_grad():
+        assert torch.equal(first, agent.backbone.lm_head(rollout.hidden[rollout.mask])[:, : first.shape[1]])
+    trunk = next(agent.actor.trunk.parameters()).clone()
+    with torch.no_grad():
+        agent.actor.out.weight.add_(0.1)
+    agent.episodes.session.forget()
+    rewarded = rollout.rewards[:, -1] + torch.arange(4)
+    batch = agent.spread(rollout, rewarded - rewarded.mean(), rollout.mask, {"frac_zero_advantage": 0.0})
+    agent._improve(batch)
+    assert all(torch.equal(p, base[name]) for name, p in agent.backbone.model.named_parameters())
+    assert not torch.equal(next(agent.actor.trunk.parameters()), trunk)
+    # What is played is what is learned: cached step by step, and all positions at once.
+    played = agent.evaluate(4)
+    log_probs = agent.actor.logits(agent.actor.features(played)[played.mask]).log_softmax(-1)
+    taken = log_probs.gather(-1, played.actions[played.mask][:, None])[:, 0]
+    torch.testing.assert_close(taken, played.log_probs[played.mask], atol=1e-4, rtol=0)
+
+
+# ---------------------------------------------------------------- pushforward
+
+
+def test_groups_of_codes_are_what_the_world_model_says(models):
+    backbone = ARMS["latent"].backbone(models / "0")
+    session = backbone.session(2)
+    session.load([0, 1], [[5, 9, 3], [7, 1]])
+    tokens = session.outcomes([0, 1])[0][..., 0]
+    groups = code_groups(backbone, session.last([0, 1]).clone()).numpy()
+    for row in range(2):
+        assert [list(tokens[row]).index(t) for t in tokens[row]] == groups[row].tolist()
+    assert len(np.unique(groups[0])) < 64, "the model is to have codes that are alike"
+
+
+def test_a_pushforward_is_the_sum_over_codes_and_so_is_its_gradient():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 6, requires_grad=True)
+    groups = torch.tensor([[0, 0, 2, 3, 2, 0], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 0, 0]])
+    found = pushed(logits, groups)
+    token = torch.nn.functional.one_hot(groups, 6).float()
+    brute = torch.einsum("ma,mag->mg", logits.softmax(-1), token)
+    taken = groups[:, 4]
+    torch.testing.assert_close(found.exp().clamp_min(2 * EMPTY), brute.clamp_min(2 * EMPTY))
+    (ours,) = torch.autograd.grad(found.gather(-1, taken[:, None]).sum(), logits, retain_graph=True)
+    (theirs,) = torch.autograd.grad(brute.gather(-1, taken[:, None]).log().sum(), logits)
+    torch.testing.assert_close(ours, theirs)
+    assert not ours[2].any(), "where all codes give one token there is nothing to learn"
+
+
+def test_the_pushforward_arm_plays_as_the_latent_one_and_learns_otherwise(models):
+    latent, pushforward = _agent("latent", models), _agent("pushforward", models)
+    a, b = latent._collect(2, 4), pushforward._collect(2, 4)
+    assert torch.equal(a.ids, b.ids)
+    assert (b.log_probs[b.mask] >= a.log_probs[a.mask] - 1e-5).all(), (
+        "a token is at least as likely as a code"
+    )
+    assert (b.log_probs[b.mask] > a.log_probs[a.mask] + 1e-3).any()
+    rewarded = torch.arange(8.0) - 3.5
+    change = []
+    for agent, rollout in ((latent, a), (pushforward, b)):
+        before = agent.actor.head.weight.clone()
+        figures = agent._improve(agent.spread(rollout, rewarded, rollout.mask, {}))
+        assert abs(figures["approx_kl"][0]) < 1e-6, "on-policy: the ratio is one"
+        change.append(agent.actor.head.weight - before)
+    assert not torch.allclose(*change)
+
+
+# ---------------------------------------------------------------- KL in token space
+
+
+def test_kl_in_token_space_sees_no_change_among_codes_of_one_token(models):
+    agent = _agent("latent", models)
+    rollout = agent.evaluate(2)
+    assert token_kl(agent, rollout) == 0
+    with torch.no_grad():
+        agent.actor.head.weight.normal_(std=0.3)
+    at, backbone = rollout.mask, agent.backbone
+    groups = code_groups(backbone, rollout.hidden[at])
+    ours = agent.actor.logits(agent.actor.features(rollout)[at])
+    theirs = agent.reference.logits(agent.reference.features(rollout)[at])
+    codes = categorical_kl(ours.log_softmax(-1), theirs.log_softmax(-1)).sum() / 2
+    found = token_kl(agent, rollout)
+    assert 0 < found < codes.item(), "merging outcomes loses divergence (data processing)"
+    alone = torch.zeros_like(groups)
+    assert categorical_kl(pushed(ours, alone), pushed(theirs, alone)).abs().max() < 1e-5
+
+
+def test_kl_under_a_sampled_world_model_is_that_of_the_mixtures(models):
+    backbone = ARMS["latent"].backbone(models / "0")
+    torch.manual_seed(0)
+    hidden, ours, theirs = torch.randn(3, 32), torch.randn(3, 64), torch.randn(3, 64)
+    found = sampled_world_kl(backbone, hidden, ours, theirs)
+    tokens = torch.arange(len(backbone.tokenizer))
+    each = torch.stack(
+        [
+            torch.stack([backbone.compose(hidden, p.log_softmax(-1), t.expand(3)) for t in tokens], dim=-1)
+            for p in (ours, theirs)
+        ]
+    )
+    brute = categorical_kl(*each.log_softmax(-1))
+    torch.testing.assert_close(found, brute, atol=1e-4, rtol=1e-3)
+
+
+# ---------------------------------------------------------------- rank codes
+
+
+def test_rank_i_is_the_bases_ith_likeliest_token(models):
+    backbone = ARMS["rank"].backbone(models / "0")
+    plain = LatentBackbone(backbone.model, backbone.tokenizer)
+    assert backbone.fingerprint != plain.fingerprint
+    session = backbone.session(2)
+    session.load([0, 1], [[5, 9, 3], [7, 1]])
+    logits = backbone.token_logits(session.last([0, 1]))
+    ordered = logits.argsort(dim=-1, descending=True, stable=True)
+    assert (ordered[:, :64] < len(backbone.tokenizer)).all()
+    for rank in (0, 3, 63):
+        tokens = [t[0] for t in session.decode([0, 1], np.array([rank, rank])).tokens]
+        assert tokens == ordered[:, rank].tolist()
+    assert session.outcomes([0, 1])[0][..., 0].tolist() == ordered[:, :64].tolist()
+    log_actions = torch.randn(2, 64).log_softmax(-1)
+    found = backbone.compose(session.last([0, 1]), log_actions, ordered[:, 5])
+    torch.testing.assert_close(found, log_actions[:, 5])
+    assert torch.isinf(backbone.compose(session.last([0, 1]), log_actions, ordered[:, 64])).all()
+
+
+def test_ranks_are_cloned_and_tokens_without_one_do_not_count(models):
+    model = ARMS["rank"].backbone(models / "0").model
+    ids = torch.randint(tiny.TOKENIZER, (2, 6), generator=torch.Generator().manual_seed(0))
+    targets = ids.roll(-1, 1)
+    targets[:, -1] = IGNORED
+    batch = Batch(ids, targets, torch.arange(6).expand(2, -1), torch.zeros_like(ids))
+    loss, _ = RankLoss(model)(batch, [])
+    with torch.no_grad():
+        h = model.hidden(ids)
+        rank = ranks(model.lm_head(h), targets.clamp_min(0))
+        counts = (targets != IGNORED) & (rank < 64)
+        log_probs = model.policy(h).log_softmax(-1)
+    assert 0 < counts.sum() < (targets != IGNORED).sum(), "some are to be beyond"
+    expected = -log_probs[counts].gather(-1, rank[counts][:, None]).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_rank_backbone_acts_at_latent_level(models):
+    backbone = ARMS["rank"].backbone(models / "0")
+    assert isinstance(backbone, RankBackbone)
+    assert backbone.level == "latent"
+    assert backbone.action_space.n == 64
+
+
+# ---------------------------------------------------------------- floors
+
+
+def test_the_constant_code_is_the_best_of_all_on_training_problems(models, monkeypatch):
+    played = []
+
+    def play(protocol, backbone, split, logits, problems):
+        played.append((split, logits, list(problems)))
+        reward = torch.zeros(len(problems))
+        reward[7 if split == "train" else 0] = 1.0
+        return type("R", (), {"episode_rewards": reward})
+
+    monkeypatch.setattr(runs, "_play", play)
+    record = runs.run(Cell("floor", "constant-code", 0, 0), SMALL, models)
+    assert record["code"] == 7
+    split, logits, problems = played[-1]
+    assert split == "test"
+    assert (logits.argmax(-1) == 7).all()
+    assert problems == list(range(runs.TEST_SEED, runs.TEST_SEED + 4))
+    assert {split for split, _, _ in played[:-1]} == {"train"}
+
+
+def test_floors_are_played_for_real(models):
+    for name in runs.FLOORS:
+        assert run(Cell("floor", name, 0, 0), SMALL, models)["after"]["reward"] == 0.0
+
+
+# ---------------------------------------------------------------- the search
+
+
+def test_what_does_no_harm_comes_before_what_is_fast():
+    assert scored(0.2, 0.01, 0.02) > scored(0.9, 0.03, 0.02) > scored(0.9, 0.3, 0.02)
+    assert scored(0.3, None, 0.02) < scored(0.4, -0.1, 0.02)
+
+
+def _tried(worth):
+    return {setting: Score(True, value) for setting, value in worth.items()}
+
+
+def test_the_grid_is_extended_while_its_edge_wins():
+    assert len(first_settings((1.0, 3.0, 9.0))) == 6
+    low = _tried({(1.0, 0.1): 0.9, (3.0, 0.1): 0.5, (1.0, 0.01): 0.1, (3.0, 0.01): 0.1})
+    assert edges(low) == ["lr", "kl_coef"]
+    assert next_setting(low) == (0.333, 0.1)
+    high = _tried({(1.0, 0.1): 0.1, (3.0, 0.1): 0.5})
+    assert next_setting(high) == (9.0, 0.1)
+    only_kl = _tried({(1.0, 0.1): 0.1, (3.0, 0.1): 0.5, (9.0, 0.1): 0.2, (3.0, 0.01): 0.3})
+    assert edges(only_kl) == ["kl_coef"]
+    assert next_setting(only_kl) == (3.0, 0.316)
+
+
+def test_a_best_setting_inside_the_grid_is_refined_towards_its_better_neighbour():
+    scores = _tried({(1.0, 0.1): 0.1, (3.0, 0.1): 0.5, (9.0, 0.1): 0.2, (3.0, 0.01): 0.3, (3.0, 0.3): 0.0})
+    assert edges(scores) == []
+    assert best(scores) == (3.0, 0.1)
+    assert next_setting(scores) == (5.2, 0.1)
+    seen = dict(scores)
+    for _ in range(20):
+        setting = next_setting(seen)
+        assert setting not in seen
+        seen[setting] = Score(True, 0.0)
+
+
+# ---------------------------------------------------------------- the campaign
+
+
+def _plan(**changed):
+    settings = {
+        "protocol": SMALL,
+        "arms": ("latent", "token"),
+        "model_seeds": (0, 1),
+        "seeds": 2,
+        "tuning_models": 1,
+        "keep": "arithmetic",
+        "allowed": 0.02,
+    }
+    return Plan(**{**settings, **changed})
+
+
+@pytest.fixture
+def fake_runs(monkeypatch):
+    """Runs that are made up, and the cells that were asked for; the best rate is the middle one, KL .1."""
+    asked = []
+
+    def made_up(cell, protocol, models):
+        asked.append(cell)
+        options = dict(cell.options)
+        off = abs(math.log(options.get("lr", 1) / 1e-3)) + abs(math.log((options.get("kl_coef") or 1) / 0.1))
+        height = round(1 / (1 + off), 4)
+        return {
+            **cell.key(),
+            "curve": {"episodes": [4, 8], "cpu_s": [1, 2], "reward": [height, height]},
+            "before": {"arithmetic": 0.5},
+            "after": {"arithmetic": 0.5, "reward": height},
+        }
+
+    monkeypatch.setattr(campaigns, "run", made_up)
+    return asked
+
+
+def test_a_campaign_searches_equally_and_reports_on_other_seeds(models, fake_runs, tmp_path):
+    campaign(_plan(), models, tmp_path / "c", frontier=[0.0])
+    by = {
+        phase: [c for c in fake_runs if c.phase == phase] for phase in ("floor", "tuning", "main", "frontier")
+    }
+    assert len(by["floor"]) == 4
+    counts = {arm: sum(c.arm == arm for c in by["tuning"]) for arm in ("latent", "token")}
+    assert counts["latent"] == counts["token"] >= 6
+    assert {c.options for c in by["main"]} == {(("lr", 1e-3), ("kl_coef", 0.1))}
+    assert len(by["main"]) == 2 * 2 * 2
+    assert not {c.seed for c in by["tuning"]} & {c.seed for c in by["main"]}
+    pairs = {arm: [(c.model_seed, c.seed) for c in by["main"] if c.arm == arm] for arm in counts}
+    assert pairs["latent"] == pairs["token"]
+    assert {c.options[1] for c in by["frontier"]} == {("kl_coef", 0.0)}
+
+
+def test_an_interrupted_campaign_goes_on_to_the_same_records(models, fake_runs, tmp_path, monkeypatch):
+    campaign(_plan(), models, tmp_path / "whole")
+    whole, count = (tmp_path / "whole/runs.jsonl").read_text(), len(fake_runs)
+    made_up = campaigns.run
+
+    def stopped(cell, protocol, models):
+        if len(fake_runs) == count + 20:
+            raise KeyboardInterrupt
+        return made_up(cell, protocol, models)
+
+    monkeypatch.setattr(campaigns, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        campaign(_plan(), models, tmp_path / "part")
+    with (tmp_path / "part/runs.jsonl").open("a") as file:
+        file.write('{"phase": "main", "ar')  # as a process leaves it that is killed while writing
+    monkeypatch.setattr(campaigns, "run", made_up)
+    campaign(_plan(), models, tmp_path / "part")
+    assert (tmp_path / "part/runs.jsonl").read_text() == whole
+    assert len(fake_runs) == 2 * count
+    campaign(_plan(seeds=3), models, tmp_path / "part")
+    assert len(fake_runs) == 2 * count + 4, "more seeds are added to what is there"
+
+
+def test_a_folder_of_another_plan_is_refused(models, fake_runs, tmp_path):
+    Records(tmp_path / "c", _plan(), models)
+    with pytest.raises(ValueError, match=r"was begun with allowed=0\.02 and is now to go on with 0\.5"):
+        campaign(_plan(allowed=0.5), models, tmp_path / "c")
+
+
+def test_a_campaign_says_what_is_missing_before_it_begins(models, fake_runs, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no model 7/.*benchmarks models --seeds 7"):
+        campaign(_plan(model_seeds=(0, 7)), models, tmp_path / "c")
+    with pytest.raises(ValueError, match="unknown arm 'tokens': there are latent, "):
+        _plan(arms=("latent", "tokens"))
+    with pytest.raises(ValueError, match="at least one seed"):
+        _plan(seeds=0)
+    with pytest.raises(ValueError, match="at least one job"):
+        campaign(_plan(), models, tmp_path / "c", jobs=0)
+    assert not fake_runs
+
+
+def test_two_processes_make_the_records_of_one(models, tmp_path):
+    plan = _plan(arms=("latent",), seeds=1)
+    for jobs in (1, 2):
+        records = Records(tmp_path / str(jobs), plan, models)
+        cells = [Cell("main", "latent", model, 3, OPTIONS) for model in (0, 1)]
+        with campaigns._Workers(SMALL, models, records, jobs) as workers:
+            workers.do("runs", cells)
+
+    def kept(jobs):
+        lines = (tmp_path / str(jobs) / "runs.jsonl").read_text().splitlines()
+        found = sorted(map(json.loads, lines), key=lambda record: record["model_seed"])
+        for record in found:
+            del record["cpu_s"], record["wall_s"], record["curve"]["cpu_s"]
+        return found
+
+    assert kept(1) == kept(2)
