@@ -6,6 +6,8 @@ machine changes little; wall seconds are given beside them.
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 import time
 from importlib.metadata import version
@@ -17,6 +19,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from benchmarks import RESULTS, Commands
 from cola_agents.provenance import provenance
 from cola_envs.engines import EnginePool, Reply
 from cola_envs.household import LEVELS, TASK_TYPES, generate
@@ -204,3 +207,24 @@ def _memory(resets: int, level: int, parts: int = 5) -> dict[str, Any]:
 def _resident_mib(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser("engines", help="the Household engine: commands, memory, stock beside ours")
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--level", type=int, default=2)
+    parser.add_argument("--commands", type=int, default=50, help="commands that each row sends")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens that each row decodes")
+    parser.add_argument("--resets", type=int, default=1000)
+    parser.add_argument("--stock-commands", type=int, default=30)
+    parser.add_argument("--out", type=Path, default=RESULTS / "engines.json")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    names = ("rows", "workers", "level", "commands", "tokens", "resets", "stock_commands")
+    results = measure_engines(**{name: getattr(arguments, name) for name in names})
+    text = json.dumps(results, indent=1)
+    arguments.out.write_text(text + "\n")
+    print(text)

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import Commands
 from benchmarks.compare.rank import clone_ranks
 from cola_agents.backbones import BUNDLED
 from cola_agents.provenance import provenance
@@ -78,7 +79,7 @@ def _bundled_recipe() -> dict[str, Any]:
     return json.loads((BUNDLED / "metrics.json").read_text())["recipe"]
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     parser = commands.add_parser("models", help="pre-train models of several seeds, for `compare`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument(

@@ -9,16 +9,20 @@ A part that runs out of memory is recorded as such; what was measured before it 
 
 from __future__ import annotations
 
+import argparse
 import copy
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaConfig
 
+from benchmarks import RESULTS, Commands
 from benchmarks.decoding import Numbers, causal_lm, random_model
 from benchmarks.limits import Machine, decode_cost, measure_machine, median_seconds, synchronise
 from benchmarks.updates import MeasuredPPO, PeakMemory, free_memory, random_rollout
@@ -165,7 +169,7 @@ def measure_shapes(
         try:
             figures = run()
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             figures = {"out_of_memory": str(error).splitlines()[0]}
         if "out_of_memory" in figures:
@@ -189,7 +193,7 @@ def _weights_ratio(config: CoLAConfig, shape: Shape) -> float:
     return costs[0].weight_bytes / costs[1].weight_bytes
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """A GPU's allocator has a class for it; the CPU's raises a plain error."""
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
@@ -342,3 +346,27 @@ def shapes_table(results: dict[str, Any]) -> str:
     ]
     lines += [f"| {t['target']} | {t['measured']} | {words[t['met']]} |" for t in results["targets"]]
     return "\n".join(lines)
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "shapes", help="decoding and PPO updates at 8B shapes on a GPU; at a small shape on a CPU"
+    )
+    parser.add_argument("--shape", choices=tuple(SHAPES), help="default: 8b where there is a GPU")
+    parser.add_argument("--device", help="default: cuda where there is one")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS / "shapes.json")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    # What an earlier run published stays until this one is through.
+    partial = arguments.out.with_suffix(".partial.json")
+    results = measure_shapes(
+        SHAPES.get(arguments.shape),
+        device=arguments.device,
+        repeats=arguments.repeats,
+        save=lambda found: partial.write_text(json.dumps(found, indent=1) + "\n"),
+    )
+    partial.replace(arguments.out)
+    print(shapes_table(results))

@@ -10,10 +10,13 @@ Both run in one process, in turn, on one thread; CPU seconds are what is compare
 
 from __future__ import annotations
 
+import argparse
+import json
 import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -25,7 +28,8 @@ from stable_baselines3.common.logger import Logger
 from transformers.cache_utils import DynamicCache
 
 import cola_envs  # noqa: F401 (registers the ids)
-from benchmarks.decoding import measure_decoding
+from benchmarks import RESULTS, Commands
+from benchmarks.decoding import decoding_table, measure_decoding
 from cola_agents import session as session_module
 from cola_agents.backbones import make_backbone
 from cola_agents.provenance import provenance
@@ -224,3 +228,30 @@ def measure_long_run(steps: int, num_rows: int = 32, parts: int = 10) -> dict[st
         cost.append(round((time.process_time() - started) / len(actions) * 1e3, 3))
         memory.append(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1))
     return {"rows": num_rows, "steps": steps, "cpu_ms_per_step": cost, "peak_memory_mib": memory}
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "speed", help="decoding beside transformers' own, and environment steps beside a bare loop"
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--long-steps", type=int, default=20_000)
+    parser.add_argument("--decode-tokens", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=RESULTS / "speed.json")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    results = measure_speed(
+        rows=tuple(arguments.rows),
+        steps=arguments.steps,
+        repeats=arguments.repeats,
+        long_steps=arguments.long_steps,
+        decode_tokens=arguments.decode_tokens,
+    )
+    text = json.dumps(results, indent=1)
+    arguments.out.write_text(text + "\n")
+    print(text)
+    print(decoding_table(results["decoding"]))

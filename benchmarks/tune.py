@@ -5,8 +5,12 @@ Tuning seeds are not the demo's, so that the demo's curves are not the ones it w
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
 from typing import Any
 
+from benchmarks import RESULTS, Commands
 from cola_agents.demo import Arm, run_arm
 from cola_agents.provenance import provenance
 
@@ -58,3 +62,28 @@ def tuning_table(results: dict[str, Any]) -> str:
 
 def _mean(runs: list[dict[str, Any]], when: str, measure: str) -> float:
     return sum(run[when][measure] for run in runs) / len(runs)
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser("tune", help="the grid over learning rate and KL behind `cola demo`")
+    parser.add_argument("--updates", type=int, default=50)
+    parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--lr", type=float, nargs="+", default=list(LEARNING_RATES))
+    parser.add_argument("--kl", type=float, nargs="+", default=list(KL_WEIGHTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(TUNING_SEEDS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "format_reward_tuning.json")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    results = tune(
+        updates=arguments.updates,
+        episodes=arguments.episodes,
+        learning_rates=tuple(arguments.lr),
+        kl_weights=tuple(arguments.kl),
+        seeds=tuple(arguments.seeds),
+    )
+    for run in results["runs"]:
+        del run["history"]
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(tuning_table(results))

@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -400,3 +405,40 @@ def test_two_processes_make_the_records_of_one(models, tmp_path):
         return found
 
     assert kept(1) == kept(2)
+
+
+def test_a_campaigns_processes_end_with_it_even_when_it_is_killed(tmp_path):
+    script = tmp_path / "campaign.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from benchmarks.compare.campaign import _begin\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), _begin)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    root = Path(campaigns.__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        text=True,
+    )
+    assert parent.stdout is not None
+    with parent, parent.stdout:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while _runs(worker):
+        assert time.monotonic() < deadline, "the worker outlived its campaign"
+        time.sleep(0.1)
+
+
+def _runs(pid):
+    """Whether a process is there and not merely waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

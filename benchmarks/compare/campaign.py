@@ -6,6 +6,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks import Commands
 from benchmarks.compare.arms import ARMS
 from benchmarks.compare.runs import FLOORS, Cell, Protocol, run
 from benchmarks.compare.tuning import Score, Setting, best, edges, first_settings, next_setting, scored
@@ -231,6 +233,20 @@ def _scores(plan: Plan, records: Records, arm: str, settings: Iterable[Setting])
     return found
 
 
+def _begin() -> None:
+    """Make a process ready for runs: one thread, and an end with the process that began it."""
+    torch.set_num_threads(1)
+
+    def end() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    # A pool's processes wait for work for ever where the one that hands it out was killed.
+    threading.Thread(target=end, daemon=True).start()
+
+
 class _Workers:
     """Processes that run cells; each record is kept as soon as it is there.
 
@@ -246,7 +262,7 @@ class _Workers:
         self._threads = torch.get_num_threads()
         if jobs > 1:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,))
+            self._pool = ProcessPoolExecutor(jobs, context, _begin)
 
     def __enter__(self) -> _Workers:
         if self._pool is None:
@@ -275,7 +291,7 @@ class _Workers:
             yield from (future.result() for future in as_completed(futures))
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "compare", help="latent against token actions, with controls, over many seeds"
     )
