@@ -93,8 +93,9 @@ class Agent(Updates):
         self.env_kwargs = repeatable(dict(env_kwargs or {}))
         self.seed = seed
         self.num_envs = num_envs
-        self.verbose = verbose
-        self.tensorboard_log = tensorboard_log
+        first = self.workers.rank == 0
+        self.verbose = verbose if first else 0
+        self.tensorboard_log = tensorboard_log if first else None
         level = _level_of(env_id)
         if level == "token" and self.env_kwargs.get("prior_coef"):
             raise ValueError(
@@ -203,10 +204,11 @@ class Agent(Updates):
             self._logger_is_own = True
         target = self.num_timesteps + total_timesteps
         self._started = (self.num_timesteps, time.perf_counter())
+        first = self.workers.rank == 0
         seen = {"self": self, "total_timesteps": target, "tb_log_name": name}
         try:
-            with Progress(self.num_timesteps, target, progress_bar) as self._progress:
-                if callback is not None:
+            with Progress(self.num_timesteps, target, progress_bar and first) as self._progress:
+                if callback is not None and first:
                     self._watch = Watch(callback, self, seen)
                 self._learn_until(target, log_interval, save_every, folder)
                 if self._watch:
@@ -386,6 +388,7 @@ class Agent(Updates):
         """Save the agent into a folder: weights (safetensors), optimiser, options, history.
 
         Whatever interrupts it, the folder holds a whole agent: the one saved there before, or this one.
+        Of several processes the first one writes.
         The backbone is not saved but named, with its fingerprint. While episodes run, what is saved is the
         agent as of the last finished update, which plays them again.
 
@@ -403,7 +406,8 @@ class Agent(Updates):
             )
         path = saved_path(path)
         weights = {name: p.detach().contiguous() for name, p in self.actor.trained().items()}
-        write_saved(path, self._described(), weights, self.optimiser.state_dict())
+        if self.workers.rank == 0:  # nothing is exchanged: a callback of the first process may save
+            write_saved(path, self._described(), weights, self.optimiser.state_dict())
         return path
 
     def _described(self) -> dict[str, Any]:

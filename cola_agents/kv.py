@@ -21,6 +21,11 @@ from cola_agents.lean import Plan, lean_forward, plan
 _FIRST_CAPACITY = 64
 
 
+def capacity(length: int, limit: int, held: int = 0) -> int:
+    """Positions that rows have room for when ``length`` are asked for, and they had room for ``held``."""
+    return max(length, min(limit, max(_FIRST_CAPACITY, 2 * held)))
+
+
 class GrowingRows:
     """A tensor [R, S, ...] whose length S grows by doubling.
 
@@ -38,8 +43,8 @@ class GrowingRows:
         """Return the tensor with room for ``length`` positions of entries shaped as ``like``'s last dims."""
         held = 0 if self.data is None else self.data.shape[1]
         if self.data is None or held < length:
-            capacity = max(length, min(self.limit, max(_FIRST_CAPACITY, 2 * held)))
-            grown = like.new_zeros((self.num_rows, capacity, *like.shape[2:]))
+            room = capacity(length, self.limit, held)
+            grown = like.new_zeros((self.num_rows, room, *like.shape[2:]))
             if self.data is not None:
                 grown[:, :held] = self.data
             self.data = grown

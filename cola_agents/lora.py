@@ -23,8 +23,8 @@ def shared_copy(module: Any) -> Any:
 def add_adapters(stack: nn.Module, rank: int, alpha: float | None, seed: int) -> None:
     """Put adapters into every linear layer of a stack, in place; only they are trainable then.
 
-    They start as the identity: the first factor is drawn from ``seed``, the second is 0. Adapters are in
-    float32 whatever the stack's type.
+    They start as the identity: the first factor is drawn from ``seed``, the second is 0. Adapters
+    are in the stack's type; the optimiser keeps float32 twins of them where that is a shorter one.
 
     Args:
         rank: of the two factors.

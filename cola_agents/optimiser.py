@@ -55,6 +55,7 @@ class Adam32:
         for parameter, twin in pairs:
             if twin is not parameter:
                 parameter.copy_(twin)
+                twin.grad = None  # twice the size of the parameter's own, and read no more
         return norm
 
     def state_dict(self) -> dict[str, Any]:

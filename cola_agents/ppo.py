@@ -78,9 +78,10 @@ class PPO(ClippedAgent):
             summed[decides] = sum_macros(rewards[rollout.mask], rollout.mask, decides)
             rewards = summed
         values = torch.zeros_like(rewards)
-        for index in self._parts(len(rollout)):
+        for index in self._parts(rollout):
             part = rollout.select(index)
             values[index, : part.mask.shape[1]] = self.actor.values(self.actor.features(part))
+        values = self.workers.sum(values)
         last = values.gather(1, rollout.lengths[:, None] - 1).squeeze(1)
         bootstrap = torch.where(rollout.terminated, torch.zeros_like(last), last)
         advantages, returns = gae(rewards, values, decides, bootstrap, gamma=o.gamma, lam=o.lam)

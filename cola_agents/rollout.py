@@ -54,6 +54,8 @@ class Rollout:
         terminated: [N] bool; False where the episode was cut (then bootstrap from the last state).
         seeds: the row seed of each episode [N]; ``problem_seeds`` the one its problem was drawn with.
         infos: the info dict of each episode's last step.
+        held: of episodes that several processes played, the row of ``hidden`` that has each one's states [N],
+            -1 for those in another process. None where row n is episode n's, as everywhere else.
     """
 
     ids: Tensor
@@ -67,6 +69,7 @@ class Rollout:
     seeds: np.ndarray
     problem_seeds: np.ndarray
     infos: list[dict[str, Any]]
+    held: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -81,6 +84,11 @@ class Rollout:
         """Actions taken in all episodes together."""
         return int(self.mask.sum())
 
+    @property
+    def here(self) -> np.ndarray:
+        """The episodes whose hidden states are in this process, in order."""
+        return np.arange(len(self)) if self.held is None else np.flatnonzero(self.held >= 0)
+
     def select(self, index: np.ndarray | Tensor) -> Rollout:
         """The episodes of ``index``, cut to the longest of them."""
         index = torch.as_tensor(index)
@@ -88,13 +96,24 @@ class Rollout:
         picked: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Tensor):
+            if field.name == "hidden" and self.held is not None:
+                rows = self.held[index.cpu().numpy()]
+                picked["hidden"] = value[rows[rows >= 0], :length]
+            elif field.name == "held":
+                picked["held"] = None if value is None else _renumbered(value[index.cpu().numpy()])
+            elif isinstance(value, Tensor):
                 picked[field.name] = value[index] if value.dim() == 1 else value[index, :length]
             elif isinstance(value, np.ndarray):
                 picked[field.name] = value[index.cpu().numpy()]
             else:
                 picked[field.name] = [value[i] for i in index.tolist()]
         return replace(self, **picked)
+
+
+def _renumbered(held: np.ndarray) -> np.ndarray | None:
+    """``Rollout.held`` of episodes whose hidden states were picked in their order; None if that is all."""
+    here = held >= 0
+    return None if here.all() else np.where(here, here.cumsum() - 1, -1)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from cola_agents.losses import adapted_kl_coef, average, rewards_to_go, whiten
 from cola_agents.optimiser import Adam32
 from cola_agents.reports import mean_scores
 from cola_agents.rollout import Rollout, collect
+from cola_agents.workers import RolloutWorkers
 from cola_envs.episodes import Episodes
 
 Record = dict[str, float]
@@ -71,7 +72,10 @@ class Updates(ABC):
     """
 
     options: Any
+    env_id: str
     seed: int
+    #: Of the frozen model.
+    fingerprint: str
     actor: Actor
     #: The initial policy; None where it is the actor itself without its adapters.
     reference: Actor | None
@@ -91,6 +95,9 @@ class Updates(ABC):
         self._idle = 0
         self._watch: Watch | None = None
         self._progress: Progress | None = None
+        #: The processes that learn this agent together; usually one.
+        self.workers = RolloutWorkers()
+        self._joined = self.workers.size == 1
 
     # ---------------------------------------------------------------- what an algorithm defines
 
@@ -139,9 +146,12 @@ class Updates(ABC):
 
         Whatever interrupts it: while episodes run nothing has changed, and the next update plays them
         again. Once learning from them has begun, Ctrl-C waits for its end.
+
+        Of several processes each plays its share of the episodes; see :mod:`cola_agents.workers`.
         """
         started = time.process_time()
         try:
+            self._meet()
             if self._watch:
                 self._watch.callback.on_rollout_start()
             batch = self.gather()
@@ -150,11 +160,25 @@ class Updates(ABC):
             with hold_interrupts():
                 figures = self._improve(batch)
                 record = self._record(batch, started, figures)
-        except BaseException:
+        except BaseException as error:
             self.num_timesteps, self.num_episodes = self._finished
+            self.workers.fail(error)
             raise
         self._notice(record)
         return record
+
+    def _meet(self) -> None:
+        """Check that all processes have this agent; at first they take over the first one's weights."""
+        if self.workers.size == 1:
+            return
+        state = self.optimiser.state_dict()
+        tensors = [*self.actor.trained().values(), *_tensors(state)]
+        names = ("env_id", "seed", "options", "num_updates", "fingerprint")
+        described = {name: getattr(self, name) for name in names}
+        self.workers.agree({"class": type(self).__name__, **described, "tensors": len(tensors)})
+        if not self._joined:
+            self.workers.spread(tensors)
+            self._joined = True
 
     def _improve(self, batch: Batch) -> dict[str, list[float]]:
         """Learn from a batch; the figures of each gradient step."""
@@ -162,12 +186,13 @@ class Updates(ABC):
         figures: dict[str, list[float]] = defaultdict(list)
         for index in self._minibatches(len(batch.rollout)):
             minibatch = batch.select(index)
+            decided = int(minibatch.decides.sum())
             totals = (len(index), len(index))
             if o.loss_mean == "token":
-                totals = int(minibatch.rollout.mask.sum()), int(minibatch.decides.sum())
+                totals = int(minibatch.rollout.mask.sum()), decided
             step: dict[str, float] = defaultdict(float)
             self.optimiser.zero_grad()
-            for chosen in self._parts(len(index)):
+            for chosen in self._parts(minibatch.rollout):
                 part = minibatch if len(chosen) == len(index) else minibatch.select(chosen)
                 loss, found = self.loss(part, *totals)
                 if not torch.isfinite(loss):
@@ -176,10 +201,11 @@ class Updates(ABC):
                         "is intact"
                     )
                 loss.backward()
-                share = len(chosen) / len(index)
+                share = int(part.decides.sum()) / decided
                 for name, value in found.items():
                     step[name] += value * share if name in ("approx_kl", "clip_fraction") else value
                 step["loss"] += loss.item()
+            step = self.workers.sum_gradients(list(self.actor.trained().values()), step)
             torn, self._torn = self._torn, True
             try:
                 step["grad_norm"] = self.optimiser.step(o.max_grad_norm)
@@ -224,14 +250,16 @@ class Updates(ABC):
             shuffled = order.permutation(count)
             yield from (shuffled[at : at + size] for at in range(0, count, size))
 
-    def _parts(self, count: int) -> list[np.ndarray]:
-        """``count`` episodes in order, in pieces of ``micro_batch``."""
-        size = self.options.micro_batch or count
-        return [np.arange(at, min(at + size, count)) for at in range(0, count, size)]
+    def _parts(self, rollout: Rollout) -> list[np.ndarray]:
+        """The episodes that this process computes on, in order, in pieces of ``micro_batch``."""
+        here = rollout.here
+        size = self.options.micro_batch or max(len(here), 1)
+        return [here[at : at + size] for at in range(0, len(here), size)]
 
     def _record(self, batch: Batch, started: float, figures: dict[str, list[float]]) -> Record:
         """Count a finished update, keep its record, and steer the KL's weight."""
         rollout, o = batch.rollout, self.options
+        cpu_s = sum(self.workers.exchange(time.process_time() - started))
         self.num_updates += 1
         record = {
             "update": self.num_updates,
@@ -244,7 +272,7 @@ class Updates(ABC):
             **batch.figures,
             **{name: float(np.mean(values)) for name, values in figures.items()},
             "kl_coef": self.kl_coef,
-            "cpu_s": time.process_time() - started,
+            "cpu_s": cpu_s,
         }
         if o.kl_target is not None:
             self.kl_coef = adapted_kl_coef(self.kl_coef, record["kl"], o.kl_target, o.kl_gain)
@@ -257,7 +285,7 @@ class Updates(ABC):
     def _notice(self, record: Record) -> None:
         """Warn where update after update gives nothing to learn from."""
         self._idle = self._idle + 1 if record["frac_zero_advantage"] == 1 else 0
-        if self._idle == PATIENCE:
+        if self._idle == PATIENCE and self.workers.rank == 0:
             warnings.warn(
                 f"in the last {PATIENCE} updates no episode was rewarded differently from those it is "
                 "compared with, so that there was nothing to learn from: the task may be too hard or too "
@@ -275,14 +303,19 @@ class Updates(ABC):
 
     def _play(self, seeds: np.ndarray, problems: np.ndarray, *, greedy: bool = False) -> Rollout:
         """An episode for each of the seeds; they count as they are played."""
-        return collect(
+        share = self.workers.share(len(seeds))
+        own = collect(
             self.episodes,
             self.actor,
-            seeds=seeds.tolist(),
-            problem_seeds=problems.tolist(),
+            seeds=seeds[share].tolist(),
+            problem_seeds=problems[share].tolist(),
             **({"temperature": 0.0} if greedy else self.options.drawing),
             on_step=self._stepped,
         )
+        rollout = self.workers.gather(own)
+        self.num_timesteps += rollout.num_actions - own.num_actions
+        self.num_episodes += len(rollout) - len(own)
+        return rollout
 
     def _collect(self, num_prompts: int, group_size: int) -> Rollout:
         """``num_prompts`` groups of ``group_size`` episodes that share their problem."""
@@ -330,12 +363,12 @@ class Updates(ABC):
     def kl_of(self, rollout: Rollout) -> Tensor:
         """The KL to the initial policy at each action, by the options' estimator, [N, T]; 0 elsewhere."""
         kl = torch.zeros_like(rollout.rewards)
-        for index in self._parts(len(rollout)):
+        for index in self._parts(rollout):
             part = rollout.select(index)
             found = torch.zeros_like(part.rewards)
             found[part.mask] = self._score(part, with_kl=True).kl
             kl[index, : found.shape[1]] = found
-        return kl
+        return self.workers.sum(kl)
 
     def spread(self, rollout: Rollout, advantages: Tensor, decides: Tensor, figures: Record) -> Batch:
         """A batch in which every decision of an episode has the episode's advantage.
@@ -355,3 +388,15 @@ class Updates(ABC):
         if self.options.whiten:
             every = whiten(every, decides)
         return Batch(rollout, decides, every, figures)
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """The tensors of a nested state, in its order."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from _tensors(value)
+    elif isinstance(state, (list, tuple)):
+        for value in state:
+            yield from _tensors(value)
