@@ -1,0 +1,191 @@
+"""All of the comparison with peers: its parts in order, the targets, and a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from benchmarks.peers import trl_grpo
+from benchmarks.peers.python_work import measure_python_work
+from benchmarks.peers.rollouts import measure_rollouts
+from benchmarks.peers.setting import PeerSetting, Weights
+from benchmarks.peers.updates import measure_updates
+from cola_agents.provenance import provenance
+
+#: The least that was aimed at.
+ROLLOUTS, UPDATE = 1.2, 2.0
+PACKAGES = ("trl", "accelerate", "datasets", "stable-baselines3", "transformers", "torch")
+NOTE = (
+    "all contenders have the base of the bundled latent-action model as their language model; nothing ends "
+    "an answer before its budget; CPU seconds of one process on one thread; ratios are medians over turns, "
+    "low and high their least and most"
+)
+
+
+def measure_peers(
+    *,
+    prompts: tuple[int, ...] = (4, 16),
+    group_size: int = 8,
+    tokens: int = 48,
+    repeats: int = 7,
+    ppo_episodes: int = 32,
+    ppo_passes: int = 2,
+    ppo_minibatches: int = 4,
+    ppo_repeats: int = 5,
+    work_rows: tuple[int, int] = (32, 128),
+    with_trl: bool = True,
+    weights: Weights | None = None,
+) -> dict[str, Any]:
+    """Every part, JSON-ready.
+
+    Args:
+        prompts: of a GRPO iteration, one measurement each.
+        group_size, tokens: answers to a prompt, and tokens of each.
+        repeats: turns of rollouts and iterations, after one that is not counted.
+        ppo_episodes, ppo_passes, ppo_minibatches, ppo_repeats: of the PPO updates.
+        work_rows: at which the Python work of a step is counted.
+        with_trl: whether TRL takes part.
+        weights: None for the bundled ones.
+
+    Raises:
+        ModuleNotFoundError: without TRL, where it is to take part; before anything is measured.
+    """
+    if with_trl:
+        trl_grpo.require_trl()
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    weights = weights or Weights()
+    settings = [PeerSetting(prompts=count, group_size=group_size, tokens=tokens) for count in prompts]
+    if ppo_episodes % group_size:
+        raise ValueError(f"{ppo_episodes} PPO episodes do not divide into prompts of {group_size} answers")
+    ppo = PeerSetting(prompts=ppo_episodes // group_size, group_size=group_size, tokens=tokens)
+    rollouts = [measure_rollouts(setting, weights, repeats, with_trl=with_trl) for setting in settings]
+    results: dict[str, Any] = {
+        **provenance(),
+        "peer_packages": {name: _version(name) for name in PACKAGES if with_trl or name != "trl"},
+        "with_trl": with_trl,
+        "note": NOTE
+        if with_trl
+        else f"{NOTE}; TRL was left out (--without-trl): its targets are not measured",
+        "model": {
+            "fingerprint": weights.backbones["token"].fingerprint,
+            "latent_fingerprint": weights.backbones["latent"].fingerprint,
+            "token_parameters": sum(p.numel() for p in weights.whole.parameters()),
+        },
+        "lr": ppo.lr,
+        "kl_coef": ppo.kl_coef,
+        "repeats": repeats,
+        "grpo": rollouts,
+        "grpo_differences": list(trl_grpo.DIFFERENCES) if with_trl else [],
+        "updates": {
+            **measure_updates(ppo, weights, ppo_repeats, passes=ppo_passes, minibatches=ppo_minibatches),
+            "grpo": [_grpo_update(part) for part in rollouts],
+        },
+        "python_work": measure_python_work(
+            weights, rows=work_rows, tokens=(max(1, tokens // 3), tokens), repeats=repeats
+        ),
+    }
+    results["targets"] = targets(results)
+    results["wall_s"] = round(time.perf_counter() - started, 1)
+    return results
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _grpo_update(part: dict[str, Any]) -> dict[str, Any]:
+    """A GRPO update without its playing: what the iteration took beyond the rollout."""
+    return {
+        "episodes": part["rows"],
+        **{f"{level}_cpu_s": part["seconds"][f"{level} update"]["cpu_s"] for level in ("latent", "token")},
+        "token_of_latent": part["update_token_of_latent"],
+    }
+
+
+def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was aimed at beside what was measured; ``met`` is None where nothing was."""
+    return [
+        {"target": text, "measured": value, "met": None if value is None else bool(met)}
+        for text, value, met in _judged(results)
+    ]
+
+
+def _judged(results: dict[str, Any]) -> Iterator[tuple[str, Any, bool]]:
+    for part in results["grpo"]:
+        for level in ("token", "latent"):
+            ratio = part.get("rollouts_faster_than_trl", {}).get(level, {}).get("median")
+            text = f"{level} rollouts at least {ROLLOUTS} times TRL's, {part['rows']} rows"
+            yield text, ratio, ratio is not None and ratio >= ROLLOUTS
+    ratio = results["updates"]["token_of_latent"]["median"]
+    yield f"latent PPO update at least {UPDATE:g} times the token level's own", ratio, ratio >= UPDATE
+    fewer, more = results["python_work"]["rows"]
+    for level in ("token", "latent"):
+        at = results["python_work"][level]["calls_per_row_and_step"]
+        text = f"{level}: no more Python calls a row and step at {more} rows than at {fewer}"
+        yield text, at, at[1] <= at[0]
+
+
+def peers_table(results: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [results["note"].capitalize() + ".", ""]
+    lines += [
+        "| rows | contender | tokens/CPU-s | iteration CPU-s | iteration wall-s |",
+        "|---|---|---|---|---|",
+    ]
+    for part in results["grpo"]:
+        for name, speed in part["tokens_per_cpu_s"].items():
+            whole = part["seconds"][f"{name} iteration"]
+            lines.append(f"| {part['rows']} | {name} | {speed} | {whole['cpu_s']} | {whole['wall_s']} |")
+    lines += ["", "| rows | ratio to TRL | latent | token |", "|---|---|---|---|"]
+    for part in results["grpo"]:
+        for key in (
+            "rollouts_faster_than_trl",
+            "rollouts_faster_than_trl_with_grading",
+            "iteration_faster_than_trl",
+        ):
+            if key in part:
+                shown = " | ".join(_spread(part[key][level]) for level in ("latent", "token"))
+                lines.append(f"| {part['rows']} | {key.replace('_', ' ')} | {shown} |")
+    updates = results["updates"]
+    lines += ["", "| PPO update | CPU-s | wall-s |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {figures['cpu_s']} | {figures['wall_s']} |"
+        for name, figures in updates["seconds"].items()
+    ]
+    lines += ["", "| update | ratio |", "|---|---|"]
+    lines += [
+        f"| PPO, {key.replace('_', ' ')} | {_spread(updates[key])} |"
+        for key in ("token_of_latent", "rows_of_token", "rows_of_latent")
+    ]
+    lines += [
+        f"| GRPO, {part['episodes']} episodes, token of latent | {_spread(part['token_of_latent'])} |"
+        for part in updates["grpo"]
+    ]
+    work = results["python_work"]
+    shown_rows = " and ".join(map(str, work["rows"]))
+    lines += [
+        "",
+        f"| Python work at {shown_rows} rows | calls a step | loop's own us a row and step | share |",
+    ]
+    lines += ["|---|---|---|---|"]
+    for level in ("latent", "token"):
+        of = work[level]
+        lines.append(
+            f"| {level} | {of['calls_per_step']} | {of['loop_us_per_row_and_step']} | {of['loop_share']} |"
+        )
+    words = {True: "met", False: "missed", None: "not measured"}
+    lines += ["", "| target | measured | |", "|---|---|---|"]
+    lines += [f"| {t['target']} | {t['measured']} | {words[t['met']]} |" for t in results["targets"]]
+    return "\n".join(lines)
+
+
+def _spread(ratio: dict[str, Any]) -> str:
+    return f"{ratio['median']} ({ratio['low']} to {ratio['high']})"
