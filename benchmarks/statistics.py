@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -72,20 +73,34 @@ def paired(first: Runs, second: Runs) -> dict[int, list[float]]:
 
 
 def hierarchical_means(runs: Runs, *, resamples: int = 10_000, seed: int = 0) -> np.ndarray:
-    """Means of bootstrap samples: models with replacement, then runs within each; [resamples]."""
+    """Means of bootstrap samples: models with replacement, then runs within each; [resamples].
+
+    The draws depend on the numbers of runs and on the seed alone: two quantities of the same runs are
+    resampled together.
+    """
     groups = [np.asarray(values, dtype=float) for values in runs.values()]
     if not groups or not all(len(group) for group in groups):
         raise ValueError("an estimate needs at least one run of every model")
     if not all(np.isfinite(group).all() for group in groups):
         raise ValueError("a run's figure is not finite")
+    weights = _weights(tuple(map(len, groups)), resamples, seed)
+    return weights @ np.concatenate(groups) / len(groups)
+
+
+@lru_cache(maxsize=8)
+def _weights(sizes: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
+    """What each run counts in each bootstrap sample, times the number of models; [resamples, runs]."""
     rng = np.random.default_rng(seed)
     # A mean of n draws from each group, then a mean over drawn groups.
-    slots = len(groups)
-    drawn = np.stack(
-        [group[rng.integers(len(group), size=(slots, resamples, len(group)))].mean(-1) for group in groups]
-    )
+    slots = len(sizes)
+    draws = [rng.integers(size, size=(slots, resamples, size)) for size in sizes]
     chosen = rng.integers(slots, size=(slots, resamples))
-    return drawn[chosen, np.arange(slots)[:, None], np.arange(resamples)].mean(0)
+    parts = []
+    for group, (size, drawn) in enumerate(zip(sizes, draws, strict=True)):
+        _, resample = np.nonzero(chosen == group)
+        cells = resample[:, None] * size + drawn[chosen == group]
+        parts.append(np.bincount(cells.ravel(), minlength=resamples * size).reshape(resamples, size) / size)
+    return np.concatenate(parts, axis=1)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,314 @@
+"""What decides the claims that comparisons are about.
+
+A claim is decided by a test of its own, which no other test's outcome changes. The control arms are a family
+of their own (Holm) and say what else does as well as latent actions: they tell the cause, not the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from benchmarks.claims.findings import FAILS, HOLDS, NOT_HERE, OPEN, Finding, Inputs, MissingInput
+from benchmarks.compare.page import interval, number
+from benchmarks.compare.records import Comparison, Run
+from benchmarks.compare.report import judged_record
+from benchmarks.compare.summary import (
+    FEWEST,
+    HARMLESS,
+    LABELS,
+    REFERENCE,
+    THRESHOLD,
+    TIE,
+    Judged,
+    Quantity,
+    change,
+    damage_names,
+    figure,
+    horizons,
+    judge,
+    mean,
+    nested,
+    pairs,
+    quantities,
+    time_to,
+)
+from benchmarks.statistics import hierarchical_means
+
+BASELINE = "token"
+#: What a control arm that does as well as the latent arm shows.
+CONTROLS = {
+    "latent-sampled": "the world model's argmax is not needed",
+    "token-frozen": "a small trained part on a frozen base is enough",
+    "token-lora": "as few trained parameters are enough",
+    "token-truncated": "cutting the tail of sampling is enough",
+    "pushforward": "taking the gradient through codes rather than tokens is not needed",
+    "rank": "64 actions are enough, learned or not",
+}
+MATHEMATICS = ("Arithmetic", "Math500", "GSM8K")
+AGENT_TASKS = ("ALFWorld", "ScienceWorld", "Household", "TextRooms")
+
+
+# ---------------------------------------------------------------- test rewards
+
+
+def reward_after(tasks: Sequence[str], name: str) -> Callable[[Inputs], Finding]:
+    """Latent above token in a test reward after RL, paired."""
+
+    def decide(inputs: Inputs) -> Finding:
+        comparison = inputs.comparison(tasks)
+        quantity = _quantity(comparison, name)
+        one = _against(comparison, quantity, BASELINE)
+        bounds = one.estimate
+        if one.holm_p is None:
+            verdict = OPEN
+        elif bounds.low > 0:
+            verdict = HOLDS
+        else:
+            verdict = FAILS if bounds.high < 0 or one.verdict == "equivalent" else OPEN
+        common = _common(comparison.main(REFERENCE), comparison.main(BASELINE))
+        means = [
+            mean(nested(_of(comparison.main(arm), common), quantity.value)) for arm in (REFERENCE, BASELINE)
+        ]
+        ours = (
+            f"{comparison.task}: {number(means[0])} against {number(means[1])}, "
+            f"difference {number(one.estimate.mean)}"
+        )
+        cause = _start(comparison, name) + controls(
+            {arm: comparison.main(arm) for arm in comparison.arms()},
+            quantity,
+            more_is_better=True,
+            told=verdict == HOLDS,
+        )
+        return Finding(verdict, ours, _bounds(one), cause + _floor(comparison, name), judged_record(one))
+
+    return decide
+
+
+def _start(comparison: Comparison, name: str) -> str:
+    """How much of a difference after RL was there before, and how much RL made."""
+    before = Quantity(name, name, TIE, figure("before", name))
+    gain = Quantity(name, name, TIE, change(name))
+    parts = [
+        f"{words} {interval(judged_record(_against(comparison, quantity, BASELINE)))}"
+        for words, quantity in (("before RL the difference was", before), ("RL made", gain))
+    ]
+    return f"{parts[0][0].upper()}{parts[0][1:]}; {parts[1]} of it. "
+
+
+def _floor(comparison: Comparison, name: str) -> str:
+    """How the best constant code does, where sampled rewards are compared."""
+    rewards = comparison.floors().get("constant-code")
+    if name != "reward" or not rewards:
+        return ""
+    return f" The best constant code earns {number(float(np.mean(list(rewards.values()))))} without RL."
+
+
+# ---------------------------------------------------------------- times
+
+
+def half(axis: str) -> Callable[[Inputs], Finding]:
+    """Latent's time to the format reward at most half of token's."""
+
+    def decide(inputs: Inputs) -> Finding:
+        comparison = inputs.comparison(("Thinking",))
+        common = _common(comparison.main(REFERENCE), comparison.main(BASELINE))
+        if not common:
+            raise MissingInput(
+                f"runs of `{REFERENCE}` and `{BASELINE}` that share seeds on {comparison.task}"
+            )
+        limits, quantity = horizons(comparison), _quantity(comparison, f"time_{axis}")
+        sides, late = [], []
+        for arm in (REFERENCE, BASELINE):
+            runs = _of(comparison.main(arm), common)
+            sides.append(nested(runs, quantity.value))
+            late.append(sum(time_to(run, axis, limits[axis], THRESHOLD).at is None for run in runs))
+        # The same draws for both: pairs are resampled together.
+        over, under = (hierarchical_means(side) for side in sides)
+        low, high = np.quantile(over / under, [0.025, 0.975])
+        means = [mean(side) for side in sides]
+        ratio = means[0] / means[1]
+        word = {"episodes": "rollouts", "cpu_s": "CPU-seconds"}[axis]
+        verdict = _ratio_verdict(float(low), float(high), len(common), late)
+        return Finding(
+            verdict,
+            f"{number(means[0])} against {number(means[1])} {word} (restricted means), ratio {ratio:.2f}; "
+            f"not there in time: {late[0]} and {late[1]} of {len(common)}",
+            f"[{low:.2f}, {high:.2f}]",
+            controls(
+                {arm: comparison.main(arm) for arm in comparison.arms()},
+                quantity,
+                more_is_better=False,
+                told=verdict == HOLDS,
+            )
+            + _floor(comparison, "reward"),
+            {
+                "ratio": round(ratio, 4),
+                "low": round(float(low), 4),
+                "high": round(float(high), 4),
+                "pairs": len(common),
+                "censored": {REFERENCE: late[0], BASELINE: late[1]},
+                "horizon": limits[axis],
+            },
+        )
+
+    return decide
+
+
+def _ratio_verdict(low: float, high: float, count: int, late: Sequence[int]) -> str:
+    """At most half or not. A censored time is a lower bound, so it can support one of the two alone.
+
+    Latent's makes the ratio look smaller than it is, token's larger.
+    """
+    if count < FEWEST:
+        return OPEN
+    if high <= 0.5 and not late[0]:
+        return HOLDS
+    if low > 0.5 and not late[1]:
+        return FAILS
+    return OPEN
+
+
+# ---------------------------------------------------------------- what RL costs
+
+
+def kept_without_kl(inputs: Inputs) -> Finding:
+    """Latent RL without KL does no harm where token RL does more."""
+    comparison = inputs.comparison(("Thinking",), " --frontier 0")
+    runs = {arm: _without_kl(comparison, arm) for arm in comparison.arms()}
+    for arm in (REFERENCE, BASELINE):
+        if not runs.get(arm):
+            raise MissingInput(
+                f"runs of `{arm}` at KL weight 0: `python -m benchmarks compare --task {comparison.task} "
+                "--frontier 0 --models MODELS --out DIR`, which adds them"
+            )
+    names = [name for name in ("arithmetic", "grammar") if name in damage_names(comparison.task)]
+    every = {name: _quantity(comparison, f"{name}_lost") for name in names}
+    losses = {name: nested(runs[REFERENCE], every[name].value) for name in names}
+    beyond = {name: pairs(runs[BASELINE], runs[REFERENCE], every[name].value)[0] for name in names}
+    harmless = judge({name: side for name, side in losses.items() if side}, HARMLESS["grammar"])
+    more = judge({name: side for name, side in beyond.items() if side}, HARMLESS["grammar"])
+    if not harmless or not more:
+        raise MissingInput(f"figures of {' and '.join(names)} before and after RL at KL weight 0")
+    said = [one.verdict for one in harmless.values()]
+    others = [one.verdict for one in more.values()]
+    if all(one in ("equivalent", "less") for one in said) and "more" in others:
+        verdict = HOLDS
+    elif "more" in said or all(one in ("equivalent", "less") for one in others):
+        verdict = FAILS
+    else:
+        verdict = OPEN
+    parts = [
+        f"{name}: latent lost {number(harmless[name].estimate.mean)} ({_HARM[harmless[name].verdict]}), "
+        f"token {number(more[name].estimate.mean)} more ({more[name].verdict})"
+        for name in harmless
+        if name in more
+    ]
+    bounds = "; ".join(
+        f"{name} {_bounds(harmless[name])}, {_bounds(more[name])}" for name in harmless if name in more
+    )
+    cause = " ".join(
+        f"{LABELS[name].capitalize()} lost without KL. "
+        + controls(runs, every[name], more_is_better=False, told=verdict == HOLDS)
+        for name in names
+    )
+    figures = {
+        "latent_lost": {name: judged_record(one) for name, one in harmless.items()},
+        "token_lost_more": {name: judged_record(one) for name, one in more.items()},
+        "options": {arm: one[0].options for arm, one in runs.items() if one},
+    }
+    return Finding(verdict, "; ".join(parts), bounds, cause, figures)
+
+
+_HARM = {"equivalent": "no harm", "less": "a gain", "more": "harm", "undecided": "undecided"}
+
+
+def _without_kl(comparison: Comparison, arm: str) -> list[Run]:
+    """The runs of an arm's setting without KL: of several the one with most runs, then most test reward."""
+    found = [
+        runs
+        for runs in comparison.settings(arm).values()
+        if float(runs[0].options.get("kl_coef", 1.0)) == 0.0
+    ]
+
+    def worth(runs: list[Run]) -> tuple[int, float]:
+        rewards = [reward for run in runs if (reward := run.after.get("reward")) is not None]
+        return len(runs), float(np.mean(rewards)) if rewards else 0.0
+
+    return max(found, key=worth, default=[])
+
+
+def agent_tasks(inputs: Inputs) -> Finding:
+    """Latent above token on a text game, where there is a comparison on one."""
+    if not any(task in inputs.comparisons for task in AGENT_TASKS):
+        return Finding(
+            NOT_HERE,
+            "the bundled models cannot play the engines' games; TextRooms would be a stand-in",
+        )
+    return reward_after(AGENT_TASKS, "reward")(inputs)
+
+
+# ---------------------------------------------------------------- shared
+
+
+def controls(
+    runs: Mapping[str, Sequence[Run]], quantity: Quantity, *, more_is_better: bool, told: bool
+) -> str:
+    """How the control arms do beside the latent one, as a sentence.
+
+    Where there is an effect to explain (``told``), what does as well as the latent arm says its cause.
+    """
+    family = {}
+    for arm in CONTROLS:
+        differences, _ = pairs(runs.get(REFERENCE, ()), runs.get(arm, ()), quantity.value)
+        if differences:
+            family[arm] = differences
+    judged = judge(family, quantity.margin)
+    better, worse = ("more", "less") if more_is_better else ("less", "more")
+    groups = {
+        "as good as latent": ("equivalent", told),
+        "better than latent": (worse, told),
+        "worse than latent": (better, False),
+        "undecided": ("undecided", False),
+    }
+    parts = []
+    for words, (verdict, tells) in groups.items():
+        arms = [
+            f"`{arm}` ({CONTROLS[arm]})" if tells else f"`{arm}`"
+            for arm, one in judged.items()
+            if one.verdict == verdict
+        ]
+        if arms:
+            parts.append(f"{words}: {', '.join(arms)}")
+    absent = [f"`{arm}`" for arm in CONTROLS if arm not in judged]
+    if absent:
+        parts.append(f"not run: {', '.join(absent)}")
+    return f"Control arms: {'; '.join(parts)}."
+
+
+def _quantity(comparison: Comparison, name: str) -> Quantity:
+    return next(one for one in quantities(comparison, THRESHOLD) if one.name == name)
+
+
+def _against(comparison: Comparison, quantity: Quantity, arm: str) -> Judged:
+    """The latent arm less another, a family of its own."""
+    differences, _ = pairs(comparison.main(REFERENCE), comparison.main(arm), quantity.value)
+    if not differences:
+        raise MissingInput(
+            f"{quantity.label} of runs of `{REFERENCE}` and `{arm}` that share seeds on {comparison.task}"
+        )
+    return judge({arm: differences}, quantity.margin)[arm]
+
+
+def _common(first: Sequence[Run], second: Sequence[Run]) -> set[tuple[int, int]]:
+    """Model and RL seeds that both have."""
+    return {(run.model_seed, run.seed) for run in first} & {(run.model_seed, run.seed) for run in second}
+
+
+def _of(runs: Sequence[Run], common: set[tuple[int, int]]) -> list[Run]:
+    return [run for run in runs if (run.model_seed, run.seed) in common]
+
+
+def _bounds(one: Judged) -> str:
+    return interval(judged_record(one)).partition(" ")[2]

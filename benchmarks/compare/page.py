@@ -1,0 +1,332 @@
+"""The words of a comparison's report: sentences that its verdicts support, and a Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.compare.summary import FEWEST, HARMLESS, LABELS, REFERENCE, WINDOW
+
+#: What the page's first part has a sentence about.
+TOLD = (
+    "reward",
+    "reward_greedy",
+    "time_episodes",
+    "time_cpu_s",
+    "arithmetic_lost",
+    "grammar_lost",
+    "cross_entropy_risen",
+    "token_kl",
+)
+HARM_TOLD = ("arithmetic", "grammar", "cross_entropy")
+OF_FLOOR = {"more": "above it", "less": "below it", "equivalent": "a tie", "undecided": "undecided"}
+#: From so many models on a percentile interval is about as wide as it should be.
+MANY_MODELS = 12
+CURVES, DIFFERENCES, FRONTIER = "curves.png", "differences.png", "frontier.png"
+AXES = {"episodes": "rollouts", "cpu_s": "CPU-s"}
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """What the verdicts support, in words; nothing is said that no test or count says."""
+    said = []
+    if REFERENCE not in found["arms"]:
+        said.append(f"No main run of `{REFERENCE}` is finished, so nothing is compared.")
+    said += [_compared(found["differences"][name]) for name in TOLD if name in found["differences"]]
+    for name, floor in found["floors"].items():
+        text = f"The floor `{name}` earns {number(floor['reward']['mean'])} of test reward without RL"
+        beyond = floor["reference_beyond"]
+        if beyond is not None:
+            text += f"; `{REFERENCE}` less it: {interval(beyond)}, {OF_FLOOR[beyond['verdict']]}"
+        said.append(text + ".")
+    words = {"equivalent": "no harm in", "less": "a gain in", "more": "harm in"}
+    said += [
+        f"What runs lost of {LABELS[name]}, by arm (harmless within {HARMLESS[name]:g}): "
+        f"{_grouped(found['harm'][name], words)}."
+        for name in HARM_TOLD
+        if name in found["harm"]
+    ]
+    several = {arm: one for arm, one in found["without_harm"].items() if one["settings"] > 1}
+    if several:
+        parts = [
+            f"`{arm}` {one['without_harm']} of {one['settings']}"
+            + (f", best test reward {number(one['best']['reward'])}" if one["best"] else "")
+            for arm, one in several.items()
+        ]
+        said.append(
+            f"Settings whose mean losses of {' and '.join(found['kept'])} are at most "
+            f"{HARMLESS['grammar']:g} (means, not tested): {'; '.join(parts)}."
+        )
+    return said
+
+
+def _compared(difference: Mapping[str, Any]) -> str:
+    words = {"more": "more than", "less": "less than", "equivalent": "as much as"}
+    label = difference["label"][0].upper() + difference["label"][1:]
+    said = _grouped(difference["arms"], words, with_interval=True)
+    return f"{label}, `{REFERENCE}` against the others: {said}."
+
+
+def _grouped(
+    judged: Mapping[str, Mapping[str, Any]], words: Mapping[str, str], *, with_interval: bool = False
+) -> str:
+    """The arms of each verdict, the undecided last."""
+    parts = []
+    for verdict, word in {**words, "undecided": "undecided for"}.items():
+        arms = [
+            f"`{arm}`" + (f" ({interval(one)})" if with_interval else "")
+            for arm, one in judged.items()
+            if one["verdict"] == verdict
+        ]
+        if arms:
+            parts.append(f"{word} {', '.join(arms)}")
+    return "; ".join(parts)
+
+
+def interval(one: Mapping[str, Any]) -> str:
+    """A mean and its bounds, with as many places as their size asks for."""
+    size = max(abs(one[name]) for name in ("mean", "low", "high"))
+    mean, low, high = (number(one[name], size) for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def number(value: float, size: float | None = None) -> str:
+    """A number with three places below 2, and fewer the larger it (or ``size``) is."""
+    size = abs(value) if size is None else size
+    places = 3 if size < 2 else 2 if size < 20 else 1 if size < 200 else 0
+    # Adding 0.0 takes the sign from what was rounded to zero.
+    return f"{round(value, places) + 0.0:,.{places}f}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def settings(options: Mapping[str, Any]) -> str:
+    """Options in a table's cell."""
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in options.items()
+    )
+
+
+def page(found: Mapping[str, Any], *, plots: Sequence[str] = ()) -> str:
+    """The report as Markdown, the same for the same runs; ``plots`` lie beside it."""
+    blocks = [f"# `CoLA-{found['task']}-v0`: latent against token actions", _provenance(found["config"])]
+    blocks += ["## What the figures support", bullets(found["says"])]
+    gaps = _missing(found)
+    if gaps:
+        blocks += ["## What is missing", bullets(gaps)]
+    if found["arms"]:
+        blocks += ["## Test reward", _reward(found), "## Learning", _learning(found)]
+        blocks += _plot(CURVES, plots, "Mean training reward with its 95 % band")
+        blocks += ["## What RL cost", _cost(found)]
+    if found["differences"]:
+        blocks += [f"## Paired differences: `{REFERENCE}` less each arm", _differences(found)]
+        blocks += _plot(DIFFERENCES, plots, "Paired differences with 95 % intervals")
+    if found["frontier"]:
+        blocks += ["## Reward against damage over every setting", _frontier(found)]
+        blocks += _plot(FRONTIER, plots, "Test reward against what was lost, a point a setting")
+    blocks += ["## How to read it", _method(found)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _provenance(config: Mapping[str, Any]) -> str:
+    hardware = config.get("hardware") or {}
+    known = [
+        ("command", f"`{config['command']}`" if config.get("command") else None),
+        ("commit", config.get("commit")),
+        ("CPU", hardware.get("cpu")),
+        ("threads", hardware.get("threads")),
+        ("GPU", hardware.get("gpu")),
+        ("updates", config.get("updates")),
+        ("rollouts an update", config.get("rollouts_per_update")),
+        ("model seeds", ", ".join(map(str, config["model_seeds"]))),
+        ("RL seeds over each", len(config["seeds"])),
+        ("options", _rule(config.get("plan") or {})),
+    ]
+    return "; ".join(f"{name}: {value}" for name, value in known if value is not None) + "."
+
+
+def _rule(plan: Mapping[str, Any]) -> str | None:
+    """How the options were chosen, where the configuration says it."""
+    if "keep" not in plan:
+        return None
+    rule = "searched on other seeds for the largest area under the training curve"
+    return rule + (f" that loses at most {plan['allowed']:g} of {plan['keep']}" if plan["keep"] else "")
+
+
+def _missing(found: Mapping[str, Any]) -> list[str]:
+    gaps = [
+        f"`{arm}`: {count['missing']} of {count['asked']} main runs."
+        for arm, count in found["missing"].items()
+    ]
+    if found["cut"]:
+        gaps.append(
+            "The last line of `runs.jsonl` is cut off, as an interruption leaves it; it was left out."
+        )
+    unpaired = {
+        arm: max(one["arms"][arm]["unpaired"] for one in found["differences"].values() if arm in one["arms"])
+        for arm in found["arms"]
+        if any(arm in one["arms"] for one in found["differences"].values())
+    }
+    gaps += [
+        f"`{arm}` and `{REFERENCE}`: up to {count} runs have no partner of the same seeds, or no figure, and "
+        "count in no difference."
+        for arm, count in unpaired.items()
+        if count
+    ]
+    return gaps
+
+
+def _plot(name: str, plots: Sequence[str], words: str) -> list[str]:
+    return [f"![{words}]({name})"] if name in plots else []
+
+
+def _reward(found: Mapping[str, Any]) -> str:
+    passes = sorted(
+        {name for arm in found["arms"].values() for name in arm["figures"] if name.startswith("pass@")},
+        key=lambda name: int(name.removeprefix("pass@")),
+    )
+    head = ["arm", "runs (models)", "trained", "options", "sampled", "greedy", *passes]
+    rows = []
+    for arm, one in found["arms"].items():
+        names = ("reward", "reward_greedy", *passes)
+        cells = [_before_after(one["figures"].get(name)) for name in names]
+        sizes = " to ".join(
+            f"{size:,}" for size in sorted({*one["trained_parameters"][:1], *one["trained_parameters"][-1:]})
+        )
+        rows.append([f"`{arm}`", f"{one['runs']} ({one['models']})", sizes, settings(one["options"]), *cells])
+    for name, floor in found["floors"].items():
+        count = f"floor ({floor['reward']['models']})"
+        rows.append([f"`{name}`", count, "", "", interval(floor["reward"]), "", *("" for _ in passes)])
+    return table(head, rows)
+
+
+def _before_after(figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return ""
+    return (f"{number(figure['before']['mean'])} → " if "before" in figure else "") + interval(
+        figure["after"]
+    )
+
+
+def _learning(found: Mapping[str, Any]) -> str:
+    head = ["arm"]
+    for word in AXES.values():
+        head += [
+            f"mean training reward over {word}",
+            f"{word} to {found['threshold']:g}: median",
+            "there",
+            "restricted mean",
+        ]
+    rows = []
+    for arm, one in found["arms"].items():
+        row = [f"`{arm}`"]
+        for axis in AXES:
+            times, own = one["times"][axis], one["quantities"]
+            median = times["median"]
+            row += [
+                interval(own[f"area_{axis}"]),
+                f"not in {number(times['horizon'])}" if median is None else number(median),
+                f"{times['reached']} of {times['runs']}",
+                interval(own[f"time_{axis}"]),
+            ]
+        rows.append(row)
+    return table(head, rows)
+
+
+def _cost(found: Mapping[str, Any]) -> str:
+    names = [name for name in LABELS if any(name in one["figures"] for one in found["arms"].values())]
+    rows = []
+    for arm, one in found["arms"].items():
+        row = [f"`{arm}`"]
+        for name in names:
+            judged = found["harm"].get(name, {}).get(arm)
+            said = {
+                "equivalent": ", no harm",
+                "more": ", **harm**",
+                "less": ", a gain",
+                "undecided": ", undecided",
+            }
+            row.append(
+                _before_after(one["figures"].get(name)) + ("" if judged is None else said[judged["verdict"]])
+            )
+        rows.append(row)
+    return table(["arm", *(LABELS[name] for name in names)], rows)
+
+
+def _differences(found: Mapping[str, Any]) -> str:
+    rows = []
+    for one in found["differences"].values():
+        label = f"{one['label']} (tie within {one['margin']:,.3g})"
+        for arm, judged in one["arms"].items():
+            p = "" if judged["holm_p"] is None else f"{judged['holm_p']:.4f}"
+            models = f"{judged['agreeing']} of {judged['models']}"
+            rows.append(
+                [label, f"`{arm}`", interval(judged), p, judged["verdict"], str(judged["runs"]), models]
+            )
+            label = ""
+    head = ["quantity", "arm", "difference", "Holm p", "verdict", "pairs", "models of that sign"]
+    return table(head, rows)
+
+
+def _frontier(found: Mapping[str, Any]) -> str:
+    """The chosen settings and those on a frontier of what a reader asks for first; all are in the JSON."""
+    asked = {*found["kept"], "token_kl"}
+    every = [(arm, point) for arm, points in found["frontier"].items() for point in points]
+    shown = [
+        (arm, point) for arm, point in every if "main" in point["phases"] or asked & set(point["frontier_of"])
+    ]
+    names = [name for name in LABELS if any(point.get(name) is not None for _, point in shown)]
+    rows = []
+    for arm, point in shown:
+        cells = [
+            "" if point[name] is None else number(point[name]) + "*" * (name in point["frontier_of"])
+            for name in names
+        ]
+        reward = "" if point["reward"] is None else number(point["reward"])
+        runs = f"{point['runs']} ({', '.join(point['phases'])})"
+        rows.append([f"`{arm}`", settings(point["options"]), runs, reward, *cells])
+    head = ["arm", "options", "runs", "test reward"]
+    for name in names:
+        head.append(LABELS[name] + (" lost" if name in LOST else " risen" if name == "cross_entropy" else ""))
+    note = (
+        f"Means over runs; {len(shown)} of {len(every)} settings: the chosen ones, and those on a "
+        "frontier of "
+        f"{'; '.join(LABELS[name] for name in LABELS if name in asked)}. *: no other setting of the arm has "
+        "as much reward for as little of it."
+    )
+    return table(head, rows) + "\n\n" + note
+
+
+LOST = ("arithmetic", "arithmetic_greedy", "grammar", "distinct_2")
+
+
+def _method(found: Mapping[str, Any]) -> str:
+    models = max((one["models"] for one in found["arms"].values()), default=0)
+    few = ""
+    if models == 1:
+        few = " There is one pre-trained model: intervals are over RL seeds, and say nothing of other models."
+    elif 1 < models < MANY_MODELS:
+        few = (
+            f" With {models} models the intervals are a little short, so the last column of the differences "
+            "counts the models whose own mean has the sign of the whole."
+        )
+    harmless = ", ".join(f"{HARMLESS[name]:g} ({LABELS[name]})" for name in found["harm"])
+    return (
+        "Figures are means of the models' means, before → after RL, with 95 % percentile intervals of a "
+        f"hierarchical bootstrap: models, then runs within each.{few} Differences are between runs of one "
+        "model and one RL seed, which faced the same problems in the same order. Holm's correction runs over "
+        "the arms of a quantity. `more` and `less` need a corrected p below .05; `equivalent` needs the 90 % "
+        "interval within the tie's margin (two one-sided tests, not corrected for their number), which a "
+        f"difference that is real and small also has. With fewer than {FEWEST} pairs nothing is tested. "
+        f"Times to a training reward of {found['threshold']:g} (mean of {WINDOW} updates) are censored at "
+        "what every run had, and a run that did not get there counts as that much. Greedy is compared with "
+        "greedy, sampled with sampled."
+        + (f" Harm is tested on each arm's own runs, within {harmless}." if harmless else "")
+    )

@@ -1,0 +1,223 @@
+"""The report of a comparison: JSON with every figure, a Markdown page, and three plots.
+
+``write_report(folder)`` needs the raw records alone, finished or not, and says what is missing; ``python -m
+benchmarks report DIR`` is the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks import Commands
+from benchmarks.compare import summary
+from benchmarks.compare.page import CURVES, DIFFERENCES, FRONTIER, page, sentences
+from benchmarks.compare.records import Comparison, read
+from benchmarks.compare.summary import HARMLESS, REFERENCE, THRESHOLD, TIE, Judged
+from benchmarks.statistics import Estimate, estimate
+
+#: Losses that a setting without harm stays within, on the mean of its runs.
+SHARES = ("arithmetic", "grammar")
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser("report", help="what the runs of `compare` say, finished or not")
+    parser.add_argument("out", metavar="DIR", type=Path, help="a folder of `compare`; the report goes there")
+    parser.add_argument(
+        "--threshold", type=float, default=THRESHOLD, help="of the training reward, for the times to it"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    print(write_report(arguments.out, threshold=arguments.threshold))
+
+
+def write_report(
+    folder: Path, out: Path | None = None, *, threshold: float = THRESHOLD, resamples: int = 10_000
+) -> str:
+    """Write ``report.json`` (:func:`summarise`), ``report.md`` and the plots, and return the page.
+
+    Args:
+        folder: with ``config.json`` and ``runs.jsonl``.
+        out: where to write; the folder itself unless said.
+        threshold: of the mean training reward, for the times.
+        resamples: of the bootstrap.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`~benchmarks.compare.records.read`.
+    """
+    from benchmarks.compare.figures import draw_curves, draw_differences, draw_frontier
+
+    comparison = read(folder)
+    found = summarise(comparison, threshold=threshold, resamples=resamples)
+    out = Path(folder if out is None else out)
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = {
+        CURVES: draw_curves(comparison, out / CURVES, threshold=threshold),
+        DIFFERENCES: draw_differences(found, out / DIFFERENCES),
+        FRONTIER: draw_frontier(found, out / FRONTIER),
+    }
+    text = page(found, plots=[name for name, there in drawn.items() if there])
+    _write(out / "report.json", json.dumps(found, indent=1) + "\n")
+    _write(out / "report.md", text)
+    return text
+
+
+def _write(path: Path, text: str) -> None:
+    """An interrupted write leaves the earlier file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def summarise(
+    comparison: Comparison, *, threshold: float = THRESHOLD, resamples: int = 10_000
+) -> dict[str, Any]:
+    """Every figure of the report, JSON-ready, with the sentences that they support."""
+    harms = summary.harm(comparison, resamples=resamples)
+    differences = {}
+    for quantity in summary.quantities(comparison, threshold):
+        judged, dropped = summary.compared(comparison, quantity, resamples=resamples)
+        if judged:
+            differences[quantity.name] = {
+                "label": quantity.label,
+                "margin": round(quantity.margin, 6),
+                "arms": {
+                    arm: {**judged_record(one), "unpaired": dropped[arm]} for arm, one in judged.items()
+                },
+            }
+    lines = summary.frontier(comparison)
+    found: dict[str, Any] = {
+        "task": comparison.task,
+        "folder": comparison.folder,
+        "config": comparison.config,
+        "threshold": threshold,
+        "horizons": summary.horizons(comparison),
+        "missing": summary.missing(comparison),
+        "cut": comparison.cut,
+        "arms": {
+            arm: _arm(comparison, arm, threshold, resamples)
+            for arm in comparison.arms()
+            if comparison.main(arm)
+        },
+        "harm": {
+            name: {arm: judged_record(one) for arm, one in judged.items()} for name, judged in harms.items()
+        },
+        "differences": differences,
+        "floors": _floors(comparison, resamples),
+        "frontier": {arm: _points(points) for arm, points in lines.items()},
+        "kept": [name for name in SHARES if name in summary.damage_names(comparison.task)],
+        "without_harm": {arm: _without_harm(points, comparison.task) for arm, points in lines.items()},
+    }
+    found["says"] = sentences(found)
+    return found
+
+
+def _arm(comparison: Comparison, arm: str, threshold: float, resamples: int) -> dict[str, Any]:
+    runs = comparison.main(arm)
+    figures = {}
+    for name in (*summary.FIGURES, *summary.pass_keys(comparison)):
+        sides = {when: summary.nested(runs, summary.figure(when, name)) for when in ("before", "after")}
+        there = {
+            when: estimate_record(estimate(side, resamples=resamples)) for when, side in sides.items() if side
+        }
+        if "after" in there:
+            figures[name] = there
+    own = {
+        quantity.name: estimate_record(estimate(values, resamples=resamples))
+        for quantity in summary.quantities(comparison, threshold)
+        if (values := summary.nested(runs, quantity.value))
+    }
+    sizes = sorted({run.trained_parameters for run in runs if run.trained_parameters is not None})
+    return {
+        "options": runs[0].options,
+        "runs": len(runs),
+        "models": len({run.model_seed for run in runs}),
+        "trained_parameters": sizes,
+        "fingerprints": sorted({run.fingerprint for run in runs if run.fingerprint is not None}),
+        "figures": figures,
+        "quantities": own,
+        "times": {axis: summary.times(comparison, arm, axis, threshold) for axis in ("episodes", "cpu_s")},
+    }
+
+
+def _floors(comparison: Comparison, resamples: int) -> dict[str, Any]:
+    """Each floor's test reward, and the reference's beyond it on the same models."""
+    floors = comparison.floors()
+    beyond = {}
+    for name, rewards in floors.items():
+        runs = [run for run in comparison.main(REFERENCE) if run.model_seed in rewards]
+        values: dict[int, list[float]] = {}
+        for run in runs:
+            reward = run.after.get("reward")
+            if reward is not None:
+                values.setdefault(run.model_seed, []).append(reward - rewards[run.model_seed])
+        if values:
+            beyond[name] = values
+    judged = summary.judge(beyond, TIE, resamples=resamples)
+    return {
+        name: {
+            "reward": estimate_record(
+                estimate({seed: [reward] for seed, reward in rewards.items()}, resamples=resamples)
+            ),
+            "reference_beyond": judged_record(judged[name]) if name in judged else None,
+        }
+        for name, rewards in floors.items()
+    }
+
+
+def _points(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Figures rounded, and of which losses the point is on the arm's frontier."""
+    worse = [name for name in (*HARMLESS, "token_kl") if points and name in points[0]]
+    on = {name: summary.efficient(points, "reward", name) for name in worse}
+    return [
+        {
+            **{key: _round(value) for key, value in point.items()},
+            "frontier_of": [name for name in worse if on[name][i]],
+        }
+        for i, point in enumerate(points)
+    ]
+
+
+def _without_harm(points: Sequence[Mapping[str, Any]], task: str) -> dict[str, Any]:
+    """The best test reward among settings whose mean losses of shares are harmless."""
+    names = [name for name in SHARES if name in summary.damage_names(task)]
+    kept = [
+        point
+        for point in points
+        if point["reward"] is not None
+        and all(point[name] is not None and point[name] <= HARMLESS[name] for name in names)
+    ]
+    best = max(kept, key=lambda point: point["reward"], default=None)
+    return {
+        "settings": len(points),
+        "without_harm": len(kept),
+        "best": None
+        if best is None
+        else {"options": best["options"], "reward": _round(best["reward"]), "runs": best["runs"]},
+    }
+
+
+def judged_record(one: Judged) -> dict[str, Any]:
+    """A tested mean as it stands in JSON files."""
+    return {
+        **estimate_record(one.estimate),
+        "holm_p": _round(one.holm_p),
+        "verdict": one.verdict,
+        "agreeing": one.agreeing,
+    }
+
+
+def estimate_record(one: Estimate) -> dict[str, Any]:
+    """An estimate as it stands in JSON files; its p-value is uncorrected and left to :class:`Judged`."""
+    return {name: _round(value) for name, value in asdict(one).items() if name not in ("level", "p")}
+
+
+def _round(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
