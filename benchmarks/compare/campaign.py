@@ -26,8 +26,6 @@ from cola_agents.provenance import provenance
 
 #: First RL seed of the search: the runs that are reported have others.
 TUNING_SEED = 9_000
-#: Settings an arm, at most; where an edge still wins then, the result says so.
-MOST_SETTINGS = 12
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class Plan:
         tuning_models: how many of the models options are searched on, a run each.
         keep: what a setting must not lose in the search, a figure of the evaluation; None for nothing.
         allowed: by how much it may fall.
+        settings: how many an arm is given, at most; where an edge still wins then, it is said.
     """
 
     protocol: Protocol
@@ -51,6 +50,7 @@ class Plan:
     tuning_models: int
     keep: str | None
     allowed: float
+    settings: int = 12
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.arms) - set(ARMS))
@@ -213,7 +213,7 @@ def _search(
         workers.do("search", cells)
         scores = {arm: _scores(plan, records, arm, wanted[arm]) for arm in plan.arms}
         count = len(next(iter(wanted.values())))
-        if count >= MOST_SETTINGS or not any(edges(found) for found in scores.values()):
+        if count >= plan.settings or not any(edges(found) for found in scores.values()):
             return {arm: (best(found), found) for arm, found in scores.items()}
         for arm, settings in wanted.items():
             settings.append(next_setting(scores[arm]))
@@ -309,6 +309,7 @@ def add(commands: Commands) -> None:
         "--keep", default="arithmetic", help="what the search must not lose: a figure, or 'nothing'"
     )
     parser.add_argument("--allowed", type=float, default=0.02, help="by how much it may fall")
+    parser.add_argument("--settings", type=int, default=12, help="that the search tries for an arm, at most")
     parser.add_argument(
         "--frontier", type=float, nargs="*", default=[], help="weights of the KL to run besides"
     )
@@ -336,6 +337,7 @@ def _run(arguments: argparse.Namespace) -> None:
         tuning_models=arguments.tuning_models,
         keep=None if arguments.keep == "nothing" else arguments.keep,
         allowed=arguments.allowed,
+        settings=arguments.settings,
     )
     campaign(plan, arguments.models, arguments.out, jobs=arguments.jobs, frontier=arguments.frontier)
     print(write_report(arguments.out))
