@@ -6,11 +6,28 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import engines, models, shapes, speed, tune
-from benchmarks.compare import campaign
+from benchmarks import credit, diversity, engines, iterations, memory, models, paper, shapes, speed, tune
+from benchmarks.compare import campaign, report
+from benchmarks.peers import command as peers
+from benchmarks.search import command as search
 
 #: Each adds its parser, in the order of the help text.
-MODULES = (speed, shapes, engines, tune, models, campaign)
+MODULES = (
+    speed,
+    peers,
+    shapes,
+    iterations,
+    memory,
+    engines,
+    tune,
+    models,
+    campaign,
+    report,
+    search,
+    credit,
+    diversity,
+    paper,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

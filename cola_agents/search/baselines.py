@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from cola_agents.sampling import sample
 from cola_agents.search.config import Ending
 from cola_agents.search.core import running_states, vote
-from cola_agents.search.q import Values
+from cola_agents.search.play import Values, play_on
 from cola_envs.episodes import Episodes
 
 
@@ -50,35 +50,13 @@ class Tries:
         seeds = [int(self._streams[i].integers(2**53)) for i in chosen] if fresh else None
         try:
             self.episodes.restore(rows, roots, seeds)
-            self._play_on(chosen, temperature)
+            streams = {self.rows[i]: self._streams[i] for i in chosen}
+            found = play_on(self.episodes, rows, self.policy, streams, temperature=temperature, q=self.q)
         finally:
             self.episodes.restore(rows, roots)
-
-    def _play_on(self, chosen: list[int], temperature: float) -> None:
-        before = {i: len(self.episodes.tokens(self.rows[i])) for i in chosen}
-        start = {i: len(self.episodes.actions(self.rows[i])) for i in chosen}
-        returns, worth = dict.fromkeys(chosen, 0.0), dict.fromkeys(chosen, 0.0)
-        told: dict[int, dict[str, Any]] = {}
-        going = chosen
-        while going:
-            rows = [self.rows[i] for i in going]
-            with torch.no_grad():
-                logits = self.policy(rows)
-                values = None if self.q is None else self.q(rows)
-                u = torch.tensor([self._streams[i].random() for i in going], dtype=torch.float64)
-                actions, _ = sample(logits, u.to(logits.device), temperature=temperature)
-            taken = actions.tolist()
-            _, rewards, _, _, infos = self.episodes.step(rows, taken)
-            for at, i in enumerate(going):
-                returns[i] += float(rewards[at])
-                told[i] = infos[at]
-                worth[i] = returns[i] if values is None else float(values[at, taken[at]])
-            going = [i for i in going if self.episodes.running(self.rows[i])]
-        for i in chosen:
-            row = self.rows[i]
-            self.new_tokens[i] += len(self.episodes.tokens(row)) - before[i]
-            line = tuple(self.episodes.actions(row)[start[i] :])
-            self.endings[i].append(Ending(told[i]["text"], line, worth[i], returns[i], told[i]))
+        for i, ending in zip(chosen, found, strict=True):
+            self.new_tokens[i] += ending.spent
+            self.endings[i].append(replace(ending, spent=int(self.new_tokens[i])))
 
     def answers(self, how: Literal["first", "value", "vote"]) -> list[Ending]:
         """Per problem the first ending, the one of highest value (best of n), or the majority's."""
@@ -144,7 +122,7 @@ def beam_search(
                     continue
                 line = state.actions[start:]
                 value = score / math.pow(len(line), length_penalty)
-                endings.append(Ending(infos[i]["text"], line, value, sofar, infos[i]))
+                endings.append(Ending(infos[i]["text"], line, value, sofar, infos[i], new_tokens))
     finally:
         episodes.restore(rows, kept)
     return sorted(endings, key=lambda ending: -ending.value)[:width], new_tokens

@@ -85,6 +85,7 @@ class Ending:
         reward: the sum of what the task paid from the root on, not discounted; where rewards are estimated
             the search does not look at it.
         info: the last step's.
+        spent: new model tokens that the search had spent on this problem when it had found it.
     """
 
     text: str
@@ -92,6 +93,7 @@ class Ending:
     value: float
     reward: float
     info: dict[str, Any] = field(repr=False)
+    spent: int = 0
 
 
 class Evaluation(NamedTuple):

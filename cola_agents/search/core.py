@@ -267,7 +267,8 @@ class _Run:
             paid = float(self.forest.reward[tree, parent, edge])
             value = paid + self.config.discount**length * value
         reward = self.paid[tree][since] + ending.reward
-        whole = Ending(ending.text, (*taken, *ending.actions), value, reward, ending.info)
+        spent = int(self.new_tokens[tree])
+        whole = Ending(ending.text, (*taken, *ending.actions), value, reward, ending.info, spent)
         self.endings[tree].append(whole)
         self.ending_of[tree][node] = whole
 

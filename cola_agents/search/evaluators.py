@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from cola_agents.rollout import InitialPolicy, Policy
-from cola_agents.sampling import sample
-from cola_agents.search.config import Ending, Evaluation
+from cola_agents.search.config import Evaluation
+from cola_agents.search.play import Values, play_on
 from cola_envs.episodes import Episodes
-
-Logits = Callable[[Sequence[int]], Tensor]
 
 
 def probabilities(logits: Tensor) -> np.ndarray:
@@ -44,53 +42,34 @@ class RolloutEvaluator:
         temperature: float = 1.0,
         discount: float = 1.0,
         seed: int = 0,
-        q: Logits | None = None,
+        q: Values | None = None,
     ) -> None:
         self.episodes = episodes
         self.q = q
         session = episodes.session
         chosen: Any = policy or InitialPolicy()
-        self.logits: Logits = (
+        self.logits: Values = (
             chosen.attach(session) if hasattr(chosen, "attach") else partial(chosen, session)
         )
         self.temperature = temperature
         self.discount = discount
-        self._streams = [np.random.default_rng([seed, row]) for row in range(episodes.num_rows)]
+        self._streams = {row: np.random.default_rng([seed, row]) for row in range(episodes.num_rows)}
 
     @torch.no_grad()
     def __call__(self, rows: Sequence[int], /) -> Evaluation:
         rows = list(rows)
         prior = probabilities(self.logits(rows))
         action_values = None if self.q is None else self.q(rows).double().cpu().numpy()
-        start = {row: len(self.episodes.actions(row)) for row in rows}
-        returns, worth, paid = (dict.fromkeys(rows, 0.0) for _ in range(3))
-        last: dict[int, dict[str, Any]] = {}
-        going, factor = rows, 1.0
-        while going:
-            logits = self.logits(going)
-            judged = None if self.q is None else self.q(going)
-            u = torch.tensor([self._streams[row].random() for row in going], dtype=torch.float64)
-            actions, _ = sample(logits, u.to(logits.device), temperature=self.temperature)
-            taken = actions.tolist()
-            _, rewards, _, _, infos = self.episodes.step(going, taken)
-            for i, row in enumerate(going):
-                returns[row] += factor * float(rewards[i])
-                paid[row] += float(rewards[i])
-                worth[row] = returns[row] if judged is None else float(judged[i, taken[i]])
-                last[row] = infos[i]
-            factor *= self.discount
-            going = [row for row in going if self.episodes.running(row)]
-        endings = [
-            Ending(
-                text=last[row]["text"],
-                actions=tuple(self.episodes.actions(row)[start[row] :]),
-                value=worth[row],
-                reward=paid[row],
-                info=last[row],
-            )
-            for row in rows
-        ]
-        return Evaluation(prior, np.array([worth[row] for row in rows]), action_values, endings)
+        endings = play_on(
+            self.episodes,
+            rows,
+            self.logits,
+            self._streams,
+            temperature=self.temperature,
+            discount=self.discount,
+            q=self.q,
+        )
+        return Evaluation(prior, np.array([ending.value for ending in endings]), action_values, endings)
 
 
 class ValueEvaluator:

@@ -15,7 +15,7 @@ from cola_agents.sampling import sample
 from cola_agents.search.config import Ending, SearchResult
 from cola_agents.search.core import forwarded_since, put_back, vote
 from cola_agents.search.forest import NONE, Forest
-from cola_agents.search.q import Values
+from cola_agents.search.play import Values, play_on
 from cola_envs.episodes import Episodes
 
 
@@ -284,25 +284,20 @@ class _Run:
         trees = list(nodes)
         rows = [self.rows[tree] for tree in trees]
         self.episodes.restore(rows, [self.forest.states[tree][nodes[tree]] for tree in trees])
-        before = {row: len(self.episodes.tokens(row)) for row in rows}
-        start = {row: len(self.episodes.actions(row)) for row in rows}
-        returns = {self.rows[tree]: self.paid[tree][node] for tree, node in nodes.items()}
-        worth, told = dict(returns), {}
-        going = trees
-        while going:
-            here = [self.rows[tree] for tree in going]
-            actions, _ = self._draw(going, here)
-            values = self._values(here) if self.config.rewards == "estimated" else None
-            paid, infos = self._step(here, actions)
-            for i, row in enumerate(here):
-                returns[row] += paid[row]
-                told[row] = infos[row]
-                worth[row] = returns[row] if values is None else float(values[i, actions[i]])
-            going = [tree for tree in going if self.episodes.running(self.rows[tree])]
-        for tree, row in zip(trees, rows, strict=True):
-            self.new_tokens[tree] += len(self.episodes.tokens(row)) - before[row]
-            line = tuple(self.episodes.actions(row)[start[row] :])
-            self._found(tree, nodes[tree], told[row], line, worth[row], returns[row])
+        seen = self.config.rewards == "environment"
+        found = play_on(
+            self.episodes,
+            rows,
+            self._logits,
+            {self.rows[tree]: self.streams[tree] for tree in trees},
+            temperature=self.config.temperature,
+            q=None if seen else self._values,
+        )
+        for tree, ending in zip(trees, found, strict=True):
+            self.new_tokens[tree] += ending.spent
+            reward = self.paid[tree][nodes[tree]] + ending.reward
+            worth = reward if seen else ending.value
+            self._found(tree, nodes[tree], ending.info, ending.actions, worth, reward)
 
     def _found(
         self,
@@ -317,7 +312,7 @@ class _Run:
         self.forest.value[tree, node] = worth
         self.returns[tree][node] = worth
         actions = (*self.forest.actions(tree, node), *line)
-        ending = Ending(info["text"], actions, worth, reward, info)
+        ending = Ending(info["text"], actions, worth, reward, info, int(self.new_tokens[tree]))
         self.endings[tree].append(ending)
         self.ending_of[tree][node] = ending
 
@@ -373,11 +368,11 @@ class _Run:
         return drawn.tolist(), log_probs.tolist()
 
     @torch.no_grad()
-    def _logits(self, rows: list[int]) -> Tensor:
+    def _logits(self, rows: Sequence[int]) -> Tensor:
         return self._whole(self.policy(rows), len(rows), "policy").clone()
 
     @torch.no_grad()
-    def _values(self, rows: list[int]) -> Tensor:
+    def _values(self, rows: Sequence[int]) -> Tensor:
         return self._whole(self.q(rows), len(rows), "q")
 
     def _whole(self, values: Tensor, count: int, name: str) -> Tensor:

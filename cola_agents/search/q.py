@@ -21,9 +21,8 @@ from cola_agents.folders import whole_folder
 from cola_agents.losses import td_target
 from cola_agents.rollout import Rollout
 from cola_agents.search.config import Evaluation
+from cola_agents.search.play import Values
 from cola_agents.session import Rows
-
-Values = Callable[[Sequence[int]], Tensor]
 
 
 class QFunction(nn.Module):
@@ -89,8 +88,19 @@ class QFunction(nn.Module):
 
     def forward(self, rollout: Rollout) -> Tensor:
         """Action values at every position of whole episodes, [N, T, A] float32."""
+        return self._judged(self._states(rollout))
+
+    def at(self, rollout: Rollout, positions: Tensor) -> Tensor:
+        """Action values at some positions [N, M] of whole episodes, [N, M, A] float32."""
+        states = self._states(rollout)
+        # Gathered before the head: over a vocabulary the head is most of the work.
+        return self._judged(states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1])))
+
+    def _states(self, rollout: Rollout) -> Tensor:
         given = {"inputs_embeds": rollout.hidden} if self.reads == "hidden" else {"input_ids": rollout.ids}
-        states = self.trunk(**given, use_cache=False).last_hidden_state
+        return self.trunk(**given, use_cache=False).last_hidden_state
+
+    def _judged(self, states: Tensor) -> Tensor:
         return self.head(states.to(self.head.weight.dtype)).float()
 
     def attach(self, session: Any) -> Values:
@@ -111,7 +121,7 @@ class QFunction(nn.Module):
 
         def values(rows: Sequence[int]) -> Tensor:
             with torch.no_grad():
-                return self.head(features(rows).to(self.head.weight.dtype)).float()
+                return self._judged(features(rows))
 
         return values
 
@@ -220,9 +230,9 @@ def train_q(
     for step in tqdm(range(1, config.steps + 1), desc="q", unit="step", mininterval=2.0):
         part = rollout.select(rng.choice(len(rollout), size=size, replace=False))
         taken, rewards, mask, known = acting(part)
-        values = at_actions(q(part), taken)
+        values = q.at(part, taken)
         with torch.no_grad():
-            wanted = _targets(q, values, at_actions(target(part), taken), rewards, mask)
+            wanted = _targets(q, values, target.at(part, taken), rewards, mask)
         chosen = values.gather(-1, gathered(part.actions, taken)[..., None]).squeeze(-1)
         errors = functional.mse_loss(chosen, wanted, reduction="none")
         loss = (errors * known).sum() / known.sum().clamp_min(1)
@@ -279,11 +289,6 @@ def acting(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def gathered(values: Tensor, positions: Tensor) -> Tensor:
     """Entries [N, M] of [N, T] at positions [N, M]."""
     return values.gather(1, positions)
-
-
-def at_actions(values: Tensor, positions: Tensor) -> Tensor:
-    """Entries [N, M, A] of [N, T, A] at positions [N, M]."""
-    return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))
 
 
 class QEvaluator:

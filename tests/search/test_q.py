@@ -11,7 +11,7 @@ import torch
 from cola_agents.backbones import LatentBackbone, TokenBackbone
 from cola_agents.losses import td_target
 from cola_agents.rollout import InitialPolicy, Rollout, collect
-from cola_agents.search.q import QConfig, QEvaluator, QFunction, _targets, acting, at_actions, train_q
+from cola_agents.search.q import QConfig, QEvaluator, QFunction, _targets, acting, train_q
 from cola_envs import EachRow, Episodes, Turn
 from tests.envs.tiny import Talk
 
@@ -75,8 +75,12 @@ def test_acting_positions_skip_what_the_task_says_in_between(latent_backbone: La
     cut = rollout.select(np.arange(6))
     cut.terminated[:] = False
     assert (acting(cut)[3].sum(1) == mask.sum(1) - 1).all()
-    values = torch.arange(rollout.ids.numel() * 2.0).view(*rollout.ids.shape, 2)
-    torch.testing.assert_close(at_actions(values, positions)[0, 0], values[0, positions[0, 0]])
+    q = QFunction.over(latent_backbone)
+    torch.nn.init.normal_(q.head.weight)
+    with torch.no_grad():
+        there, whole = q.at(rollout, positions), q(rollout)
+    for n in range(len(rollout)):
+        torch.testing.assert_close(there[n], whole[n, positions[n]])
 
 
 def test_it_learns_what_recorded_actions_led_to(latent_backbone: LatentBackbone) -> None:

@@ -1,0 +1,181 @@
+"""From what the methods found to accuracy at a budget: who answers, intervals, and paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.search.methods import Found
+from benchmarks.statistics import estimate, paired
+from cola_agents.search.config import Ending
+from cola_agents.search.core import vote
+
+_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class Line:
+    """A way to answer: which method's endings, and which of them is the answer.
+
+    Attributes:
+        method: a key of :data:`benchmarks.search.methods.METHODS`, or a beam.
+        choose: endings to the score of the answer, 1 or 0.
+        oracle: whether it looks at the solutions: no method, a bound.
+    """
+
+    method: str
+    choose: Callable[[Sequence[Ending]], float]
+    oracle: bool = False
+
+
+def _first(endings: Sequence[Ending]) -> float:
+    return endings[0].reward
+
+
+def _best(endings: Sequence[Ending]) -> float:
+    return max(endings, key=lambda ending: ending.value).reward
+
+
+def _voted(endings: Sequence[Ending]) -> float:
+    return vote(endings).reward
+
+
+def _any(endings: Sequence[Ending]) -> float:
+    return max(ending.reward for ending in endings)
+
+
+LINES: dict[str, Line] = {
+    "greedy": Line("greedy", _first),
+    "best of n": Line("tries", _best),
+    "majority vote": Line("tries", _voted),
+    "PUCT": Line("puct", _best),
+    "PUCT, vote": Line("puct", _voted),
+    "MCTS-Q": Line("mcts-q", _best),
+    "MCTS-Q, vote": Line("mcts-q", _voted),
+    "MCTS-Q, going on": Line("mcts-q-on", _best),
+    "MCTS-Q, going on, vote": Line("mcts-q-on", _voted),
+    "pass@n (oracle)": Line("tries", _any, oracle=True),
+    "PUCT, any (oracle)": Line("puct", _any, oracle=True),
+    "MCTS-Q, going on, any (oracle)": Line("mcts-q-on", _any, oracle=True),
+    "PUCT on true rewards, any (oracle)": Line("puct-true", _any, oracle=True),
+}
+
+
+def lines(beams: Sequence[int]) -> dict[str, Line]:
+    """All lines, beams of these widths among them."""
+    found = dict(LINES)
+    for width in beams:
+        found[f"beam {width}"] = Line(f"beam-{width}", _first)
+    return found
+
+
+def by_then(endings: Sequence[Ending], budget: float) -> Sequence[Ending]:
+    """The endings of a search that begins nothing more once ``budget`` tokens are spent; at least one."""
+    for i, ending in enumerate(endings, start=1):
+        if ending.spent >= budget:
+            return endings[:i]
+    return endings
+
+
+@dataclass(frozen=True)
+class Point:
+    """A line at a budget.
+
+    Attributes:
+        scores: per problem, the mean over search seeds.
+        tokens: new model tokens a problem.
+        cpu_s: CPU seconds a problem: the run's, shared out by tokens.
+    """
+
+    scores: list[float]
+    tokens: float
+    cpu_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "accuracy": _told(self.scores),
+            "tokens": round(self.tokens, 2),
+            "cpu_s": round(self.cpu_s, 5),
+        }
+
+
+def point(line: Line, runs: Sequence[Found], budget: float) -> Point:
+    """A line's accuracy at a budget, from the runs of its method (one a search seed)."""
+    scores, tokens, seconds = [], [], []
+    for run in runs:
+        until = [by_then(endings, budget) for endings in run.endings]
+        scores.append([line.choose(endings) for endings in until])
+        spent = float(np.mean([endings[-1].spent for endings in until]))
+        tokens.append(spent)
+        seconds.append(spent * run.cpu_s / run.new_tokens)
+    return Point(np.mean(scores, axis=0).tolist(), float(np.mean(tokens)), float(np.mean(seconds)))
+
+
+def difference(first: Point, second: Point) -> dict[str, Any]:
+    """The paired difference of two points over the same problems, with its interval."""
+    return _told(paired({0: first.scores}, {0: second.scores})[0])
+
+
+def _told(values: Sequence[float]) -> dict[str, Any]:
+    found = estimate({0: list(values)}, resamples=_RESAMPLES)
+    return {"mean": round(found.mean, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
+
+
+def points(
+    runs: Mapping[str, Sequence[Found]], known: Mapping[str, Line], budgets: Sequence[float]
+) -> dict[str, list[Point]]:
+    """Of each line a point a budget; of greedy play and of a beam, whose cost is their own, one."""
+    found = {}
+    for name, line in known.items():
+        if line.method in runs:
+            alone = line.method == "greedy" or line.method.startswith("beam")
+            found[name] = [point(line, runs[line.method], b) for b in ([0.0] if alone else budgets)]
+    return found
+
+
+def judge(found: Found) -> dict[str, Any]:
+    """How well the Q-function tells right answers from wrong ones, over independent answers.
+
+    ``auc``: the chance that a right answer is valued above a wrong one; ``auc_within``: of one problem, the
+    mean over problems that have both; ``calibration``: mean value, share right and number of answers in
+    ten groups of equal size by value.
+    """
+    problems = [
+        (np.array([ending.value for ending in problem]), np.array([ending.reward > 0 for ending in problem]))
+        for problem in found.endings
+    ]
+    values, right = (np.concatenate(parts) for parts in zip(*problems, strict=True))
+    within = [auc(own, marks) for own, marks in problems if _mixed(marks)]
+    groups = [group for group in np.array_split(np.argsort(values, kind="stable"), 10) if len(group)]
+    return {
+        "answers": len(values),
+        "right": round(float(right.mean()), 4),
+        "auc": round(auc(values, right), 4) if _mixed(right) else None,
+        "auc_within": round(float(np.mean(within)), 4) if within else None,
+        "calibration": [
+            [round(float(values[group].mean()), 4), round(float(right[group].mean()), 4), len(group)]
+            for group in groups
+        ],
+    }
+
+
+def _mixed(marks: np.ndarray) -> bool:
+    return bool(marks.any() and not marks.all())
+
+
+def auc(values: np.ndarray, positive: np.ndarray) -> float:
+    """The chance that a positive's value is above a negative's, ties counting half (Mann-Whitney)."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    ones = int(positive.sum())
+    zeros = len(positive) - ones
+    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def reached(runs: Mapping[str, Sequence[Found]]) -> float:
+    """The share of problems that some ending of any method got right."""
+    solved = [[_any(endings) for endings in run.endings] for of_method in runs.values() for run in of_method]
+    return round(float(np.max(solved, axis=0).mean()), 4)

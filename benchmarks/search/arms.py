@@ -1,0 +1,118 @@
+"""What is searched: problems of a task, by a model at one level, judged by a Q-function trained for both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from torch import Tensor
+
+import cola_envs  # noqa: F401 (registers the ids)
+from benchmarks.decoding import causal_lm
+from cola_agents.backbones import make_backbone
+from cola_agents.generate import generate, read
+from cola_agents.search.play import Values
+from cola_agents.search.q import QConfig, QFunction, train_q
+from cola_envs.episodes import Episodes
+
+#: name -> environment and its arguments. The first is where greedy play of the codes mostly fails.
+TASKS: dict[str, tuple[str, dict[str, int]]] = {
+    "arithmetic-2": ("Arithmetic", {"level": 2}),
+    "countdown-1": ("Countdown", {"difficulty": 1}),
+    "arithmetic-1": ("Arithmetic", {"level": 1}),
+    "arithmetic-3": ("Arithmetic", {"level": 3}),
+}
+#: The bundled codes; the bundled token model, trained on for as many tokens as the codes took; and the
+#: tokens of the very base that the codes stand on, which starts where they start.
+ARMS = ("latent", "token", "token-same-base")
+#: As many actions as there are codes: a search over tokens takes the likeliest of them.
+WIDTH = 64
+#: What an action outside the width counts: finite, so that nothing downstream meets an infinity.
+_NEVER = -1e4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a Q-function is made, alike for every arm.
+
+    Attributes:
+        problems: of the train split.
+        n: answers to each.
+        steps: of :func:`cola_agents.search.q.train_q`.
+    """
+
+    problems: int = 512
+    n: int = 16
+    steps: int = 600
+
+
+def backbone_of(arm: str) -> Any:
+    """The model of an arm."""
+    if arm == "token-same-base":
+        latent: Any = make_backbone(level="latent")
+        return make_backbone(causal_lm(latent.model), level="token", tokenizer=latent.tokenizer)
+    return make_backbone(level="latent" if arm == "latent" else "token")
+
+
+def make_episodes(task: str, arm: str, backbone: Any, num_rows: int, split: str) -> Episodes:
+    """Rows of a task's problems."""
+    _, kwargs = TASKS[task]
+    envs: Any = gym.make_vec(env_id(task, arm), num_envs=num_rows, model=backbone, split=split, **kwargs)
+    return envs.unwrapped.episodes
+
+
+def env_id(task: str, arm: str) -> str:
+    """The environment id of a task at an arm's level."""
+    return f"CoLA-{TASKS[task][0]}{'' if arm == 'latent' else '-Token'}-v0"
+
+
+def q_function(
+    task: str, arm: str, backbone: Any, recipe: Recipe, folder: Path, say: Callable[[str], None]
+) -> tuple[QFunction, float]:
+    """The arm's Q-function and the mean number of tokens of an answer; both are kept in ``folder``.
+
+    A recording that breaks off is gone on with, and a Q-function that is there is read.
+    """
+    data = folder / "episodes.jsonl"
+    say(f"{task}, {arm}: recording")
+    generate(
+        env_id(task, arm),
+        data,
+        problems=recipe.problems,
+        n=recipe.n,
+        split="train",
+        model=backbone,
+        **TASKS[task][1],
+    )
+    recorded = read(data)
+    length = float(np.mean([len(episode["actions"]) for episode in recorded.episodes]))
+    if not (folder / "q").exists():
+        say(f"{task}, {arm}: training Q")
+        q = QFunction.over(backbone)
+        records = train_q(q, recorded.rollout(backbone), QConfig(steps=recipe.steps))
+        (folder / "q_loss.json").write_text(json.dumps([round(r["loss"], 5) for r in records]) + "\n")
+        q.save(folder / "q")
+    return QFunction.load(folder / "q", backbone), length
+
+
+def narrowed(policy: Values, q: Values, width: int) -> tuple[Values, Values]:
+    """A policy and a Q-function that know each state's ``width`` likeliest actions alone."""
+
+    def outside(rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        logits = policy(rows)
+        return logits, logits < logits.topk(min(width, logits.shape[-1]), dim=-1).values[:, -1:]
+
+    def logits(rows: Sequence[int]) -> Tensor:
+        found, others = outside(rows)
+        return found.masked_fill(others, _NEVER)
+
+    def values(rows: Sequence[int]) -> Tensor:
+        _, others = outside(rows)
+        return q(rows)[:, : others.shape[1]].masked_fill(others, _NEVER)
+
+    return logits, values

@@ -1,0 +1,220 @@
+"""``python -m benchmarks search``: accuracy against model tokens, and the engine that finds it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import RESULTS, Commands
+from benchmarks.search.accuracy import Point, difference, judge, lines, points, reached
+from benchmarks.search.arms import (
+    ARMS,
+    TASKS,
+    WIDTH,
+    Recipe,
+    backbone_of,
+    make_episodes,
+    narrowed,
+    q_function,
+)
+from benchmarks.search.engine import measure_engine
+from benchmarks.search.methods import METHODS, SEEDLESS, Found, Stage, beam, play, read, write
+from benchmarks.search.report import draw, table
+from cola_agents.provenance import provenance
+from cola_agents.search.q import QFunction
+from cola_envs.episodes import Episodes
+
+SECTIONS = ("accuracy", "engine")
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "search", help="tree search and its baselines at equal tokens, over codes and over tokens"
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder to keep runs in, and to go on from")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=["arithmetic-2", "countdown-1"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--problems", type=int, default=128, help="of the test split")
+    parser.add_argument(
+        "--budgets", type=float, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="in answers' worth"
+    )
+    parser.add_argument("--beams", type=int, nargs="*", default=[4, 16])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the searches")
+    parser.add_argument("--rows", type=int, default=32, help="problems side by side")
+    parser.add_argument("--q-problems", type=int, default=Recipe.problems)
+    parser.add_argument("--q-answers", type=int, default=Recipe.n)
+    parser.add_argument("--q-steps", type=int, default=Recipe.steps)
+    parser.add_argument("--engine-problems", type=int, default=32, help="that the engine is timed on")
+    parser.add_argument("--searches", type=int, default=1_000, help="over which memory is watched")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "search.json")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    results: dict[str, Any] = provenance()
+    if "accuracy" in arguments.sections:
+        plan = Plan(
+            problems=arguments.problems,
+            budgets=tuple(sorted(arguments.budgets)),
+            beams=tuple(arguments.beams),
+            seeds=tuple(arguments.seeds),
+            rows=arguments.rows,
+            recipe=Recipe(arguments.q_problems, arguments.q_answers, arguments.q_steps),
+        )
+        results |= measure_accuracy(arguments.work, arguments.tasks, arguments.arms, plan, _say)
+    if "engine" in arguments.sections:
+        results["engine"] = measure_engine(problems=arguments.engine_problems, searches=arguments.searches)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    text = table(results)
+    arguments.out.with_suffix(".md").write_text(text)
+    if "tasks" in results:
+        draw(results, arguments.out.with_suffix(".png"))
+    print(text)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is played.
+
+    Attributes:
+        problems: of the test split, the same for every arm and method.
+        budgets: in answers' worth of tokens, rising.
+        beams: widths.
+        seeds: of the searches.
+        rows: problems side by side.
+        recipe: of the Q-functions.
+    """
+
+    problems: int
+    budgets: tuple[float, ...]
+    beams: tuple[int, ...]
+    seeds: tuple[int, ...]
+    rows: int
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        if self.problems < 1 or self.rows < 1 or not (self.budgets and self.seeds and min(self.budgets) > 0):
+            raise ValueError(f"problems, rows and budgets are positive, and there is a seed: got {self}")
+        if any(not 1 <= width <= self.rows for width in self.beams):
+            raise ValueError(f"a beam takes as many rows as it is wide: 1 to {self.rows}, got {self.beams}")
+
+
+def measure_accuracy(
+    work: Path, tasks: Sequence[str], arms: Sequence[str], plan: Plan, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Accuracy of every line at every budget, JSON-ready; what is in ``work`` is not made again.
+
+    Raises:
+        ValueError: for a ``work`` folder that was made with other settings.
+    """
+    models = {arm: backbone_of(arm) for arm in arms}
+    found: dict[str, Any] = {}
+    for task in tasks:
+        judges = {}
+        for arm in arms:
+            folder = work / task / arm
+            _same(folder, plan, models[arm].fingerprint)
+            judges[arm] = q_function(task, arm, models[arm], plan.recipe, folder, say)
+        # One unit for all arms, from recordings of the same problems.
+        unit = round(sum(length for _, length in judges.values()) / len(arms))
+        runs = {}
+        for arm in arms:
+            episodes = make_episodes(task, arm, models[arm], plan.rows, "test")
+            budget = round(unit * plan.budgets[-1])
+            runs[arm] = _played(episodes, judges[arm][0], work / task / arm, budget, plan, say)
+            episodes.close()
+        budgets = [budget * unit for budget in plan.budgets]
+        found[task] = {"tokens_per_answer": unit, "arms": _compared(runs, plan.beams, budgets)}
+    told = {"problems": plan.problems, "budgets": plan.budgets, "search_seeds": plan.seeds}
+    return {**told, "q": asdict(plan.recipe), "tasks": found}
+
+
+def _same(folder: Path, plan: Plan, fingerprint: str) -> None:
+    """Write the settings that the folder's files depend on into a new one; refuse one of other settings."""
+    settings = {
+        "problems": plan.problems,
+        "rows": plan.rows,
+        "q": asdict(plan.recipe),
+        "fingerprint": fingerprint,
+    }
+    path = folder / "settings.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings) + "\n")
+    elif json.loads(path.read_text()) != settings:
+        raise ValueError(
+            f"{folder} was made with {path.read_text().strip()} and not with {json.dumps(settings)}: take "
+            "another --work"
+        )
+
+
+def _played(
+    episodes: Episodes, q: QFunction, folder: Path, budget: int, plan: Plan, say: Callable[[str], None]
+) -> dict[str, list[Found]]:
+    """The runs of every method, one a search seed."""
+    session: Any = episodes.session
+    policy, values = session.policy, q.attach(session)
+    if int(episodes.action_space.n) > WIDTH:
+        policy, values = narrowed(policy, values, WIDTH)
+    runs: dict[str, list[Found]] = {}
+    beams = {f"beam-{width}": beam(width) for width in plan.beams}
+    for name, method in (METHODS | beams).items():
+        once = name in SEEDLESS or name in beams
+        runs[name] = []
+        for seed in plan.seeds[:1] if once else plan.seeds:
+            path = folder / f"{name}-{budget}-{seed}.json"
+            if not path.exists():
+                say(f"{folder.parent.name}, {folder.name}: {name}, seed {seed}")
+                stage = Stage(episodes, policy, values, WIDTH, budget, seed)
+                write(path, play(method, stage, range(plan.problems)))
+            runs[name].append(read(path))
+    return runs
+
+
+def _compared(
+    runs: dict[str, dict[str, list[Found]]], beams: Sequence[int], budgets: Sequence[float]
+) -> dict[str, Any]:
+    known = lines(beams)
+    every = {arm: points(found, known, budgets) for arm, found in runs.items()}
+    said: dict[str, Any] = {}
+    for arm, by_line in every.items():
+        said[arm] = {"q": judge(runs[arm]["tries"][0]), "reached": reached(runs[arm]), "lines": {}}
+        for name, own in by_line.items():
+            method = runs[arm][known[name].method]
+            minus = {}
+            if name != "greedy":
+                minus["greedy"] = _less(own, by_line["greedy"])
+            if name not in ("greedy", "MCTS-Q") and len(own) == len(budgets):
+                minus["MCTS-Q"] = _less(own, by_line["MCTS-Q"])
+            for other in every if arm == "latent" else ():
+                if other != arm:
+                    minus[other] = _less(own, every[other][name])
+            said[arm]["lines"][name] = {
+                "oracle": known[name].oracle,
+                "points": [at.as_dict() for at in own],
+                "forwarded_of_new": round(
+                    sum(run.forwarded or 0 for run in method) / sum(run.new_tokens for run in method), 3
+                ),
+                "minus": minus,
+            }
+    return said
+
+
+def _less(own: Sequence[Point], other: Sequence[Point]) -> list[dict[str, Any]]:
+    """Differences a budget; what has one point has the same at every budget."""
+    longest = max(len(own), len(other))
+    full = [list(part) * longest if len(part) == 1 else list(part) for part in (own, other)]
+    return [difference(a, b) for a, b in zip(*(part[:longest] for part in full), strict=True)]

@@ -1,0 +1,72 @@
+"""How fast the search is, what it computes twice, and whether it keeps memory."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed import in_turn
+from cola_agents.search import MCTS, SearchConfig
+
+TASK = "CoLA-Arithmetic-v0"
+
+
+def measure_engine(
+    *, trees: int = 16, problems: int = 32, simulations: int = 32, repeats: int = 3, searches: int = 1_000
+) -> dict[str, Any]:
+    """Simulations a CPU second with many trees and with one, tokens computed again, memory.
+
+    Args:
+        trees: side by side, against one at a time.
+        problems: that both search.
+        repeats: the median of them counts.
+        searches: over which memory is watched, with 4 simulations each.
+    """
+    solvers = {
+        name: MCTS(TASK, SearchConfig(simulations=simulations), num_trees=count, level=2)
+        for name, count in (("together", trees), ("alone", 1))
+    }
+    results: dict[str, Any] = {}
+
+    def solve(name: str) -> None:
+        results[name] = solvers[name].solve(range(problems))
+
+    times = in_turn({name: lambda name=name: solve(name) for name in solvers}, repeats)  # type: ignore[misc]
+    rates = {
+        name: [int(results[name].simulations.sum()) / seconds for seconds in times[name]] for name in solvers
+    }
+    ratio = statistics.median(a / b for a, b in zip(rates["together"], rates["alone"], strict=True))
+    return {
+        "task": TASK,
+        "trees": trees,
+        "simulations_per_cpu_s": {name: round(statistics.median(rates[name]), 1) for name in rates},
+        "together_of_alone": round(ratio, 2),
+        "forwarded_of_new": {
+            name: round(results[name].forwarded / int(results[name].new_tokens.sum()), 3) for name in results
+        },
+        "memory": measure_memory(searches),
+    }
+
+
+def measure_memory(searches: int) -> dict[str, Any]:
+    """Resident memory after a tenth of the searches and after all of them, in MiB."""
+    solver = MCTS(TASK, SearchConfig(simulations=4), num_trees=1, level=2)
+    seen = {}
+    for number in range(1, searches + 1):
+        solver.solve([number])
+        if number in (max(1, searches // 10), searches):
+            gc.collect()
+            seen[number] = round(resident_mib(), 1)
+    return {"searches": searches, "resident_mib": {str(number): size for number, size in seen.items()}}
+
+
+def resident_mib() -> float:
+    """Memory of this process: resident now, or where the system does not say, at its highest."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,188 @@
+"""The ways to spend tokens on a problem, each played once and kept with what every answer had cost.
+
+An answer's cost stands with it, so one run tells the accuracy at every smaller budget: a method that is
+stopped at b tokens has the answers that it would have had by then.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cola_agents.search.baselines import Tries, beam_search
+from cola_agents.search.config import Ending, SearchConfig
+from cola_agents.search.core import answer_of, forwarded_since, search
+from cola_agents.search.evaluators import RolloutEvaluator
+from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
+from cola_agents.search.play import Values
+from cola_envs.episodes import Episodes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a method plays with.
+
+    Attributes:
+        episodes: rows to search in, a problem each.
+        policy, q: attached to their session; ``q`` says what an answer is worth.
+        width: actions that a search considers in a state.
+        budget: new model tokens a problem, after which nothing more is begun.
+        seed: of the search's draws.
+    """
+
+    episodes: Episodes
+    policy: Values
+    q: Values
+    width: int
+    budget: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method came by.
+
+    Attributes:
+        endings: per problem, in the order in which they were found. ``text`` is the answer that they are
+            counted by, ``reward`` 1 where it is right; actions and info are left out.
+        new_tokens: of all problems together.
+        forwarded: tokens that went through the language model, the Q-function's own trunk not counted;
+            None where the session does not count.
+        cpu_s: CPU seconds of all problems together, the Q-function's work counted.
+    """
+
+    endings: list[list[Ending]]
+    new_tokens: int
+    forwarded: int | None
+    cpu_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: an ending is answer, value, whether it is right, and tokens spent."""
+        endings = [
+            [[ending.text, round(ending.value, 6), int(ending.reward), ending.spent] for ending in problem]
+            for problem in self.endings
+        ]
+        return {**asdict(self), "endings": endings}
+
+    @classmethod
+    def of_dict(cls, kept: dict[str, Any]) -> Found:
+        endings = [
+            [Ending(text, (), value, float(right), {}, spent) for text, value, right, spent in problem]
+            for problem in kept["endings"]
+        ]
+        return cls(**{**kept, "endings": endings})
+
+
+Method = Callable[[Stage, list[int]], list[list[Ending]]]
+
+
+def _greedy(stage: Stage, rows: list[int]) -> list[list[Ending]]:
+    tries = Tries(stage.episodes, rows, stage.policy, stage.q)
+    tries.play(temperature=0.0)
+    return tries.endings
+
+
+def _tries(stage: Stage, rows: list[int]) -> list[list[Ending]]:
+    tries = Tries(stage.episodes, rows, stage.policy, stage.q, seed=stage.seed)
+    while which := [i for i in range(len(rows)) if tries.new_tokens[i] < stage.budget]:
+        tries.play(which=which)
+    return tries.endings
+
+
+def _puct(rewards: Any) -> Method:
+    def run(stage: Stage, rows: list[int]) -> list[list[Ending]]:
+        evaluate = RolloutEvaluator(
+            stage.episodes,
+            lambda session, rows: stage.policy(rows),
+            seed=stage.seed,
+            q=stage.q if rewards == "estimated" else None,
+        )
+        config = SearchConfig(
+            simulations=stage.budget, token_budget=stage.budget, width=stage.width, rewards=rewards
+        )
+        return search(stage.episodes, rows, evaluate, config, seed=stage.seed).endings
+
+    return run
+
+
+def _mcts_q(stop_at_end: bool) -> Method:
+    def run(stage: Stage, rows: list[int]) -> list[list[Ending]]:
+        # Going on, the budget is what ends it: a round costs a token at least.
+        rounds = MCTSQConfig.rounds if stop_at_end else stage.budget
+        config = MCTSQConfig(
+            rounds=rounds, stop_at_end=stop_at_end, rewards="estimated", token_budget=stage.budget
+        )
+        return mcts_q(stage.episodes, rows, stage.policy, stage.q, config, seed=stage.seed).endings
+
+    return run
+
+
+#: ``mcts-q`` is the official search in all of its constants, 32 rounds at most and ended by an expansion
+#: that ends its episode; ``mcts-q-on`` does not stop there but spends its budget. ``puct-true`` sees the
+#: task's rewards: no method, but how far a perfect judge would take the same search.
+METHODS: dict[str, Method] = {
+    "greedy": _greedy,
+    "tries": _tries,
+    "puct": _puct("estimated"),
+    "mcts-q": _mcts_q(stop_at_end=True),
+    "mcts-q-on": _mcts_q(stop_at_end=False),
+    "puct-true": _puct("environment"),
+}
+#: Draws nothing: one seed says all.
+SEEDLESS = ("greedy",)
+
+
+def beam(width: int) -> Method:
+    """Beam search; its answer is the likeliest ending, and the Q-function is not asked."""
+
+    def run(stage: Stage, rows: list[int]) -> list[list[Ending]]:
+        states = [stage.episodes.snapshot(row) for row in rows]
+        beams = list(range(width))
+        found = []
+        for state in states:
+            stage.episodes.restore(beams, [state] * width)
+            endings, tokens = beam_search(stage.episodes, beams, stage.policy)
+            best = endings[0]
+            found.append([Ending(best.text, best.actions, best.value, best.reward, best.info, tokens)])
+        return found
+
+    return run
+
+
+def play(method: Method, stage: Stage, seeds: Sequence[int]) -> Found:
+    """Run a method on the problems of some seeds, as many side by side as there are rows."""
+    episodes, found = stage.episodes, []
+    before, started = forwarded_since(0, episodes), time.process_time()
+    new = 0
+    for at in range(0, len(seeds), episodes.num_rows):
+        part = list(seeds[at : at + episodes.num_rows])
+        session: Any = episodes.session
+        session.forget()
+        # All rows hold something from the first on: a beam is wider than the last few problems.
+        fill = part + [part[-1]] * (episodes.num_rows - len(part))
+        episodes.reset(list(range(episodes.num_rows)), fill)
+        for problem in method(stage, list(range(len(part)))):
+            found.append([_kept(ending) for ending in problem])
+            new += problem[-1].spent
+    return Found(found, new, forwarded_since(before, episodes), round(time.process_time() - started, 3))
+
+
+def _kept(ending: Ending) -> Ending:
+    right = bool(ending.info.get("correct", ending.info["success"]))
+    return Ending(str(answer_of(ending)), (), ending.value, float(right), {}, ending.spent)
+
+
+def write(path: Path, found: Found) -> None:
+    """Keep what a run found; a run that breaks off leaves nothing behind that looks whole."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(found.as_dict()) + "\n")
+    part.replace(path)
+
+
+def read(path: Path) -> Found:
+    """What :func:`write` kept."""
+    return Found.of_dict(json.loads(path.read_text()))

@@ -1,0 +1,115 @@
+"""The search benchmark for people: a table and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    parts = ["# Search at equal numbers of model tokens", "", f"`{results['command']}`", ""]
+    for task, found in results.get("tasks", {}).items():
+        parts += _task(task, found, results)
+    if "engine" in results:
+        parts += _engine(results["engine"])
+    return "\n".join(parts) + "\n"
+
+
+def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    budgets = results["budgets"]
+    unit = found["tokens_per_answer"]
+    lines = [
+        f"## {task}: {results['problems']} test problems, an answer is {unit:g} tokens",
+        "",
+        "Accuracy with its 95 % interval over problems; a budget counts answers' worth of tokens.",
+        "",
+    ]
+    for arm, said in found["arms"].items():
+        judged = said["q"]
+        lines += [
+            f"### {arm}",
+            "",
+            f"Q: AUC {judged['auc']}, within a problem {judged['auc_within']}; some ending of some method is "
+            f"right in {said['reached']:.3f} of the problems.",
+            "",
+            "| | " + " | ".join(f"{budget:g}" for budget in budgets) + " | tokens | CPU-s | forwarded/new |",
+            "|---" * (len(budgets) + 4) + "|",
+        ]
+        for name, line in said["lines"].items():
+            cells = [_cell(point["accuracy"]) for point in line["points"]]
+            cells += [""] * (len(budgets) - len(cells))
+            last = line["points"][-1]
+            lines.append(
+                f"| {name} | {' | '.join(cells)} | {last['tokens']:.0f} | {last['cpu_s']:.3f} | "
+                f"{line['forwarded_of_new']:.2f} |"
+            )
+        lines += ["", *_differences(said, budgets), ""]
+    return lines
+
+
+def _differences(said: dict[str, Any], budgets: list[float]) -> list[str]:
+    others = sorted({other for line in said["lines"].values() for other in line["minus"]})
+    rows = [
+        f"Paired differences at the largest budget ({budgets[-1]:g}), where the interval excludes 0 in bold:",
+        "",
+        "| | " + " | ".join(f"minus {other}" for other in others) + " |",
+        "|---" * (len(others) + 1) + "|",
+    ]
+    for name, line in said["lines"].items():
+        cells = [_bold(line["minus"][other][-1]) if other in line["minus"] else "" for other in others]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return rows
+
+
+def _cell(value: dict[str, float]) -> str:
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _bold(value: dict[str, float]) -> str:
+    text = f"{value['mean']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
+    return f"**{text}**" if value["low"] > 0 or value["high"] < 0 else text
+
+
+def _engine(found: dict[str, Any]) -> list[str]:
+    rates, again, memory = found["simulations_per_cpu_s"], found["forwarded_of_new"], found["memory"]
+    return [
+        "## The engine",
+        "",
+        f"| {found['trees']} trees, simulations per CPU-s | one tree | ratio | forwarded/new | "
+        f"resident MiB over {memory['searches']} searches |",
+        "|---|---|---|---|---|",
+        f"| {rates['together']:.0f} | {rates['alone']:.0f} | {found['together_of_alone']:.2f} | "
+        f"{again['together']:.2f} | "
+        f"{', '.join(f'{size:.0f} after {number}' for number, size in memory['resident_mib'].items())} |",
+        "",
+    ]
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Accuracy against tokens and against CPU seconds: a row a task and arm, bounds dashed."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    panels = [
+        (task, arm, said) for task, found in results["tasks"].items() for arm, said in found["arms"].items()
+    ]
+    names = list(dict.fromkeys(name for _, _, said in panels for name in said["lines"]))
+    colours = {name: colormaps["tab20"](i % 20) for i, name in enumerate(names)}
+    figure = Figure(figsize=(12, 3.2 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 2, squeeze=False, sharey="row")
+    for row, (task, arm, said) in zip(axes, panels, strict=True):
+        for axis, key, label in zip(row, ("tokens", "cpu_s"), ("model tokens", "CPU seconds"), strict=True):
+            for name, line in said["lines"].items():
+                x = [point[key] for point in line["points"]]
+                y = [point["accuracy"]["mean"] for point in line["points"]]
+                low = [point["accuracy"]["low"] for point in line["points"]]
+                high = [point["accuracy"]["high"] for point in line["points"]]
+                style = "--" if line["oracle"] else "-"
+                axis.plot(x, y, style, color=colours[name], marker="o", markersize=3, label=name)
+                if not line["oracle"]:
+                    axis.fill_between(x, low, high, color=colours[name], alpha=0.08, linewidth=0)
+            axis.set(xscale="log", title=f"{task}, {arm}", xlabel=f"{label} per problem", ylim=(0, 1))
+        row[0].set_ylabel("accuracy")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    figure.savefig(path, dpi=110)
