@@ -9,6 +9,7 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 SMALL = {
     "bundled_ppo": {"timesteps": 2_500, "test_episodes": 16},
     "evaluate_math": {"samples": 2, "episodes": 6, "max_tokens": 24},
+    "expert_iteration": {"rounds": 1, "problems": 8, "simulations": 8, "test_episodes": 16},
     "own_algorithm": {"updates": 2, "rollouts": 16},
     "own_task": {"updates": 1},
     "pretrain_on_text": {"steps": 8},
