@@ -374,12 +374,18 @@ class Agent(Updates):
         finally:
             episodes.close()
 
+    def kwargs_on(self, env_id: str) -> dict[str, Any]:
+        """The agent's environment arguments on a task: on another than its own only how codes are decoded."""
+        if env_id == self.env_id:
+            return dict(self.env_kwargs)
+        return {name: self.env_kwargs[name] for name in ("world_temperature",) if name in self.env_kwargs}
+
     def _evaluation(
         self, env_id: str | None, split: str | None, env_kwargs: dict[str, Any]
     ) -> tuple[str, dict[str, Any]]:
         """The id to evaluate on and its arguments."""
         chosen = env_id or self.env_id
-        kwargs = {**(self.env_kwargs if chosen == self.env_id else {}), **env_kwargs}
+        kwargs = {**self.kwargs_on(chosen), **env_kwargs}
         return chosen, {**kwargs, "split": split or evaluation_split(gym.spec(chosen).kwargs["builder"])}
 
     # ---------------------------------------------------------------- saving and loading

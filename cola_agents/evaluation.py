@@ -107,7 +107,7 @@ def evaluate(
         loaded = load_agent(agent)
         policy, model, drawing = loaded.actor, loaded.backbone, loaded.options.drawing
         fingerprint = loaded.fingerprint
-        env_kwargs = {**(loaded.env_kwargs if task == loaded.env_id else {}), **env_kwargs}
+        env_kwargs = {**loaded.kwargs_on(task), **env_kwargs}
         env_kwargs.pop("split", None)  # the one that it was trained on
     if greedy:
         drawing = {"temperature": 0.0}

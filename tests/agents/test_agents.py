@@ -273,6 +273,20 @@ def test_evaluate_plays_the_same_problems_whoever_plays_them_and_trains_nothing(
     assert all("format" in info for info in thinking.infos)
 
 
+def test_an_agent_over_a_sampled_world_model_is_evaluated_over_one_on_other_tasks_too(models):
+    settings: dict[str, Any] = {"num_envs": 4, "model": models["latent"], "tokenizer": models["tokenizer"]}
+    kwargs = {"max_tokens": 8, "task": FirstIsAscii}
+    argmax, sampled = (
+        PPO(IDS["latent"], episodes=4, env_kwargs={**kwargs, **more}, **settings)
+        for more in ({}, {"world_temperature": 1.0})
+    )
+    for other in (None, "CoLA-Thinking-v0"):
+        shorter = {} if other is None else {"max_tokens": 8}
+        plain, drawn = (agent.evaluate(8, env_id=other, **shorter).ids for agent in (argmax, sampled))
+        assert plain.shape != drawn.shape or not torch.equal(plain, drawn), other
+    assert sampled.kwargs_on("CoLA-Thinking-v0") == {"world_temperature": 1.0}
+
+
 # ------------------------------------------------------------------ truncated sampling
 
 
