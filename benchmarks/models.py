@@ -55,6 +55,7 @@ def pretrain(seed: int, scale: float, out: Path) -> Path:
     folder = out / str(seed)
     done = folder / DONE
     recipe = scaled(seed, scale)
+    described = json.loads(json.dumps(dataclasses.asdict(recipe)))
     if done.is_file():
         held = json.loads(done.read_text())["scale"]
         if held != scale:
@@ -63,11 +64,13 @@ def pretrain(seed: int, scale: float, out: Path) -> Path:
             )
         return folder
     started = time.process_time()
-    if json.loads(json.dumps(dataclasses.asdict(recipe))) == _bundled_recipe():
+    if described == _bundled_recipe():
         for name in ("cola", "base"):
             shutil.copytree(BUNDLED / name, folder / name, dirs_exist_ok=True)
     elif not (folder / "recipe.json").is_file():
         train_bundled(recipe, folder)
+    elif json.loads((folder / "recipe.json").read_text()) != described:
+        raise ValueError(f"{folder} holds models of another recipe: use another folder")
     clone_ranks(recipe, folder / "base", folder / "rank")
     figures = {**provenance(), "seed": seed, "scale": scale, "cpu_s": round(time.process_time() - started, 1)}
     done.write_text(json.dumps(figures, indent=1) + "\n")

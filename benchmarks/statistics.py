@@ -1,7 +1,9 @@
 """The statistics of the comparison: paired, hierarchical, corrected for many tests, and censored.
 
 Runs are nested: several RL seeds over each of several pre-trained models. Two runs over one model share
-its luck, so intervals resample models first and RL seeds within them, both arms of a pair together.
+its luck, so intervals resample models first and RL seeds within them, both arms of a pair together. That
+needs many models: of five, percentile intervals of a nominal 95 % miss the truth in one case of eight.
+Below :data:`FEW_MODELS` intervals and tests are Student's, over the models' means.
 """
 
 from __future__ import annotations
@@ -12,7 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+import mpmath
 import numpy as np
+
+#: Fewer models than this are too few to be resampled.
+FEW_MODELS = 12
 
 #: Runs of one quantity: per pre-training seed the values of its RL seeds, in one order for all arms.
 Runs = Mapping[int, Sequence[float]]
@@ -24,9 +30,9 @@ class Estimate:
 
     Attributes:
         mean: of the models' means: every pre-trained model counts alike.
-        low, high: bounds of the percentile interval at ``level``.
+        low, high: bounds of the interval at ``level``.
         level: its coverage.
-        p: two-sided bootstrap p-value of the mean being 0; never below 1 / (resamples + 1).
+        p: two-sided p-value of the mean being 0; a bootstrap's is never below 1 / (resamples + 1).
         models, runs: how many pre-trained models and runs there are.
     """
 
@@ -40,25 +46,97 @@ class Estimate:
 
 
 def estimate(runs: Runs, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:
-    """Mean and hierarchical bootstrap interval of nested runs.
+    """Mean and interval of nested runs: a hierarchical bootstrap's, or Student's where models are few.
+
+    Of one model nothing can be said about others: the interval is over its runs alone.
 
     Raises:
         ValueError: without runs, or where one is not finite.
     """
-    means = hierarchical_means(runs, resamples=resamples, seed=seed)
-    centre = float(np.mean([np.mean(values) for values in runs.values()]))
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    beyond = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
+    _check(runs)
+    centres = _centres(runs)
+    low, high = interval(runs, level=level, resamples=resamples, seed=seed)
+    if _few(runs):
+        p = _student_p(centres)
+    else:
+        means = hierarchical_means(runs, resamples=resamples, seed=seed)
+        beyond = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
+        p = min(1.0, 2 * (int(beyond) + 1) / (resamples + 1))
     return Estimate(
-        mean=centre,
-        low=float(low),
-        high=float(high),
+        mean=float(centres.mean()),
+        low=low,
+        high=high,
         level=level,
-        p=min(1.0, 2 * (int(beyond) + 1) / (resamples + 1)),
+        p=p,
         models=len(runs),
         runs=sum(map(len, runs.values())),
     )
+
+
+def interval(
+    runs: Runs, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The interval of :func:`estimate` alone."""
+    if _few(runs):
+        return _student_interval(_centres(runs), level)
+    means = hierarchical_means(runs, resamples=resamples, seed=seed)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def ratio_interval(over: Runs, under: Runs, *, level: float = 0.95) -> tuple[float, float]:
+    """The interval of the ratio of two positive means, pairs resampled together.
+
+    Where models are few it is Student's, over the logarithms of the models' ratios.
+    """
+    if _few(over):
+        low, high = _student_interval(np.log(_centres(over) / _centres(under)), level)
+        return math.exp(low), math.exp(high)
+    tail = (1 - level) / 2
+    low, high = np.quantile(hierarchical_means(over) / hierarchical_means(under), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _few(runs: Runs) -> bool:
+    return 1 < len(runs) < FEW_MODELS
+
+
+def _centres(runs: Runs) -> np.ndarray:
+    """The mean of each model's runs."""
+    return np.array([np.mean(values) for values in runs.values()])
+
+
+def _student_interval(centres: np.ndarray, level: float) -> tuple[float, float]:
+    error = centres.std(ddof=1) / math.sqrt(len(centres))
+    half = _student_quantile(level, len(centres) - 1) * float(error)
+    return float(centres.mean()) - half, float(centres.mean()) + half
+
+
+def _student_p(centres: np.ndarray) -> float:
+    """Two-sided p-value of a mean of 0."""
+    error = centres.std(ddof=1) / math.sqrt(len(centres))
+    mean = float(centres.mean())
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return _student_outside(abs(mean) / float(error), len(centres) - 1)
+
+
+def _student_outside(t: float, freedom: int) -> float:
+    """The mass of Student's distribution beyond -t and t."""
+    return float(mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True))
+
+
+@lru_cache
+def _student_quantile(level: float, freedom: int) -> float:
+    """The t that ``level`` of Student's distribution lies within, by bisection."""
+    low, high = 0.0, 1.0
+    while _student_outside(high, freedom) > 1 - level:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_outside(middle, freedom) > 1 - level else (low, middle)
+    return high
 
 
 def paired(first: Runs, second: Runs) -> dict[int, list[float]]:
@@ -78,13 +156,18 @@ def hierarchical_means(runs: Runs, *, resamples: int = 10_000, seed: int = 0) ->
     The draws depend on the numbers of runs and on the seed alone: two quantities of the same runs are
     resampled together.
     """
+    _check(runs)
     groups = [np.asarray(values, dtype=float) for values in runs.values()]
-    if not groups or not all(len(group) for group in groups):
-        raise ValueError("an estimate needs at least one run of every model")
-    if not all(np.isfinite(group).all() for group in groups):
-        raise ValueError("a run's figure is not finite")
     weights = _weights(tuple(map(len, groups)), resamples, seed)
     return weights @ np.concatenate(groups) / len(groups)
+
+
+def _check(runs: Runs) -> None:
+    """Raise ValueError for what no mean can be made of."""
+    if not runs or not all(len(values) for values in runs.values()):
+        raise ValueError("an estimate needs at least one run of every model")
+    if not all(np.isfinite(np.asarray(values, dtype=float)).all() for values in runs.values()):
+        raise ValueError("a run's figure is not finite")
 
 
 @lru_cache(maxsize=8)
@@ -124,11 +207,10 @@ def verdict(difference: Runs, margin: float, *, resamples: int = 10_000, seed: i
     """
     if not margin > 0:
         raise ValueError(f"margin must be positive, got {margin}")
-    means = hierarchical_means(difference, resamples=resamples, seed=seed)
-    inner_low, inner_high = np.quantile(means, [0.05, 0.95])
+    inner_low, inner_high = interval(difference, level=0.9, resamples=resamples, seed=seed)
     if -margin < inner_low and inner_high < margin:
         return "equivalent"
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = interval(difference, resamples=resamples, seed=seed)
     return "more" if low > 0 else "less" if high < 0 else "undecided"
 
 

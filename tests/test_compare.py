@@ -15,7 +15,8 @@ import torch
 from benchmarks.compare import campaign as campaigns
 from benchmarks.compare import runs
 from benchmarks.compare.arms import ARMS
-from benchmarks.compare.campaign import Plan, Records, campaign
+from benchmarks.compare.campaign import Plan, campaign
+from benchmarks.compare.journal import Journal
 from benchmarks.compare.pushforward import EMPTY, code_groups, pushed, sampled_world_kl
 from benchmarks.compare.rank import RankBackbone, RankLoss, ranks
 from benchmarks.compare.runs import Cell, Protocol, run, token_kl
@@ -372,7 +373,8 @@ def test_an_interrupted_campaign_goes_on_to_the_same_records(models, fake_runs, 
 
 
 def test_a_folder_of_another_plan_is_refused(models, fake_runs, tmp_path):
-    Records(tmp_path / "c", _plan(), models)
+    campaign(_plan(), models, tmp_path / "c")
+    del fake_runs[:]
     with pytest.raises(ValueError, match=r"was begun with allowed=0\.02 and is now to go on with 0\.5"):
         campaign(_plan(allowed=0.5), models, tmp_path / "c")
 
@@ -392,9 +394,9 @@ def test_a_campaign_says_what_is_missing_before_it_begins(models, fake_runs, tmp
 def test_two_processes_make_the_records_of_one(models, tmp_path):
     plan = _plan(arms=("latent",), seeds=1)
     for jobs in (1, 2):
-        records = Records(tmp_path / str(jobs), plan, models)
+        journal = Journal(tmp_path / str(jobs), campaigns._described(plan, models))
         cells = [Cell("main", "latent", model, 3, OPTIONS) for model in (0, 1)]
-        with campaigns._Workers(SMALL, models, records, jobs) as workers:
+        with campaigns._Workers(SMALL, models, journal, jobs) as workers:
             workers.do("runs", cells)
 
     def kept(jobs):

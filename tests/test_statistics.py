@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from benchmarks.statistics import (
+    FEW_MODELS,
     Reached,
     area_under_curve,
     estimate,
     holm,
     median_time,
     paired,
+    ratio_interval,
     reached,
     restricted_mean,
     verdict,
@@ -22,7 +24,8 @@ def test_every_model_counts_alike_however_many_runs_it_has() -> None:
     result = estimate({0: [1.0, 1.0, 1.0, 1.0], 1: [0.0]})
     assert result.mean == 0.5
     assert (result.models, result.runs) == (2, 5)
-    assert (result.low, result.high) == (0.0, 1.0)
+    many = {model: [float(model % 2)] * (1 + model % 3) for model in range(FEW_MODELS)}
+    assert estimate(many).mean == 0.5
 
 
 def test_runs_of_one_model_do_not_pass_for_independent_ones() -> None:
@@ -32,6 +35,35 @@ def test_runs_of_one_model_do_not_pass_for_independent_ones() -> None:
     flat = {run: [value] for run, value in enumerate(value for values in nested.values() for value in values)}
     wide, narrow = estimate(nested), estimate(flat)
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_students_interval_and_p_value_are_the_tables() -> None:
+    result = estimate({0: [1.0], 1: [2.0], 2: [6.0]})
+    # Mean 3, standard error sqrt(7 / 3); t(.975, 2) = 4.3027.
+    assert result.high - result.mean == pytest.approx(4.3027 * (7 / 3) ** 0.5, rel=1e-4)
+    # With 2 degrees of freedom P(|T| > t) = 1 - t / sqrt(2 + t^2).
+    t = 3 / (7 / 3) ** 0.5
+    assert result.p == pytest.approx(1 - t / (2 + t * t) ** 0.5)
+
+
+@pytest.mark.parametrize("models", [3, 5])
+@pytest.mark.parametrize("between", [0.3, 3.0])
+def test_of_few_models_no_more_is_found_by_chance_than_is_said(models: int, between: float) -> None:
+    rng = np.random.default_rng(2)
+    found = corrected = 0
+    for _ in range(1_000):
+        runs = {model: (between * rng.normal() + rng.normal(size=4)).tolist() for model in range(models)}
+        p = estimate(runs).p
+        found, corrected = found + (p < 0.05), corrected + (p < 0.05 / 7)
+    assert 30 <= found <= 72
+    assert corrected <= 17
+
+
+def test_a_ratio_of_few_models_is_judged_by_their_own_ratios() -> None:
+    low, high = ratio_interval({0: [2.0], 1: [4.0], 2: [8.0]}, {0: [1.0], 1: [2.0], 2: [4.0]})
+    assert (low, high) == pytest.approx((2.0, 2.0))
+    low, high = ratio_interval({0: [1.0], 1: [4.0]}, {0: [1.0], 1: [2.0]})
+    assert low * high == pytest.approx(2.0), "symmetric on the scale of ratios"
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
@@ -50,7 +82,9 @@ def test_pairs_take_away_what_both_arms_share() -> None:
     result = estimate(paired(better, base))
     assert result.mean == pytest.approx(0.05)
     assert result.high - result.low < 1e-9
-    assert result.p == pytest.approx(2 / 10_001)
+    assert result.p < 1e-9
+    many = {model: [0.05, 0.05] for model in range(FEW_MODELS)}
+    assert estimate(many).p == pytest.approx(2 / 10_001)
     with pytest.raises(ValueError, match="same pre-training seeds"):
         paired(base, {0: [0.1, 0.9]})
 

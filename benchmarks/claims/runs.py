@@ -7,6 +7,7 @@ of their own (Holm) and say what else does as well as latent actions: they tell 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from benchmarks.compare.page import interval, number
 from benchmarks.compare.records import Comparison, Run
 from benchmarks.compare.report import judged_record
 from benchmarks.compare.summary import (
-    FEWEST,
     HARMLESS,
     LABELS,
     REFERENCE,
@@ -34,7 +34,7 @@ from benchmarks.compare.summary import (
     quantities,
     time_to,
 )
-from benchmarks.statistics import hierarchical_means
+from benchmarks.statistics import ratio_interval
 
 BASELINE = "token"
 #: What a control arm that does as well as the latent arm shows.
@@ -46,6 +46,8 @@ CONTROLS = {
     "pushforward": "taking the gradient through codes rather than tokens is not needed",
     "rank": "64 actions are enough, learned or not",
 }
+#: A claim about pre-trained models is left open over fewer of them.
+FEWEST_MODELS = 5
 MATHEMATICS = ("Arithmetic", "Math500", "GSM8K")
 AGENT_TASKS = ("ALFWorld", "ScienceWorld", "Household", "TextRooms")
 
@@ -61,7 +63,7 @@ def reward_after(tasks: Sequence[str], name: str) -> Callable[[Inputs], Finding]
         quantity = _quantity(comparison, name)
         one = _against(comparison, quantity, BASELINE)
         bounds = one.estimate
-        if one.holm_p is None:
+        if one.holm_p is None or bounds.models < FEWEST_MODELS:
             verdict = OPEN
         elif bounds.low > 0:
             verdict = HOLDS
@@ -118,19 +120,19 @@ def half(axis: str) -> Callable[[Inputs], Finding]:
             raise MissingInput(
                 f"runs of `{REFERENCE}` and `{BASELINE}` that share seeds on {comparison.task}"
             )
-        limits, quantity = horizons(comparison), _quantity(comparison, f"time_{axis}")
+        # Of these two arms alone: no other arm's runs are to decide when a time is cut off.
+        both = replace(comparison, runs=tuple(r for r in comparison.runs if r.arm in (REFERENCE, BASELINE)))
+        limits, quantity = horizons(both), _quantity(both, f"time_{axis}")
         sides, late = [], []
         for arm in (REFERENCE, BASELINE):
             runs = _of(comparison.main(arm), common)
             sides.append(nested(runs, quantity.value))
             late.append(sum(time_to(run, axis, limits[axis], THRESHOLD).at is None for run in runs))
-        # The same draws for both: pairs are resampled together.
-        over, under = (hierarchical_means(side) for side in sides)
-        low, high = np.quantile(over / under, [0.025, 0.975])
+        low, high = ratio_interval(*sides)
         means = [mean(side) for side in sides]
         ratio = means[0] / means[1]
         word = {"episodes": "rollouts", "cpu_s": "CPU-seconds"}[axis]
-        verdict = _ratio_verdict(float(low), float(high), len(common), late)
+        verdict = _ratio_verdict(low, high, len(sides[0]), late)
         return Finding(
             verdict,
             f"{number(means[0])} against {number(means[1])} {word} (restricted means), ratio {ratio:.2f}; "
@@ -145,8 +147,8 @@ def half(axis: str) -> Callable[[Inputs], Finding]:
             + _floor(comparison, "reward"),
             {
                 "ratio": round(ratio, 4),
-                "low": round(float(low), 4),
-                "high": round(float(high), 4),
+                "low": round(low, 4),
+                "high": round(high, 4),
                 "pairs": len(common),
                 "censored": {REFERENCE: late[0], BASELINE: late[1]},
                 "horizon": limits[axis],
@@ -156,12 +158,12 @@ def half(axis: str) -> Callable[[Inputs], Finding]:
     return decide
 
 
-def _ratio_verdict(low: float, high: float, count: int, late: Sequence[int]) -> str:
+def _ratio_verdict(low: float, high: float, models: int, late: Sequence[int]) -> str:
     """At most half or not. A censored time is a lower bound, so it can support one of the two alone.
 
     Latent's makes the ratio look smaller than it is, token's larger.
     """
-    if count < FEWEST:
+    if models < FEWEST_MODELS:
         return OPEN
     if high <= 0.5 and not late[0]:
         return HOLDS
@@ -193,7 +195,9 @@ def kept_without_kl(inputs: Inputs) -> Finding:
         raise MissingInput(f"figures of {' and '.join(names)} before and after RL at KL weight 0")
     said = [one.verdict for one in harmless.values()]
     others = [one.verdict for one in more.values()]
-    if all(one in ("equivalent", "less") for one in said) and "more" in others:
+    if min(one.estimate.models for one in (*harmless.values(), *more.values())) < FEWEST_MODELS:
+        verdict = OPEN
+    elif all(one in ("equivalent", "less") for one in said) and "more" in others:
         verdict = HOLDS
     elif "more" in said or all(one in ("equivalent", "less") for one in others):
         verdict = FAILS

@@ -129,13 +129,20 @@ ARMS = {
         Arm("token", "tokens, all weights", "token", "base"),
         Arm(
             "token-frozen",
-            "tokens, policy stack and head on a frozen base",
+            "tokens, a fresh policy stack and the head on a frozen base",
             "token",
             "base",
             FrozenBaseGRPO,
             lrs=_LATENT,
         ),
-        Arm("token-lora", "tokens, LoRA", "token", "base", options={"lora_rank": LORA_RANK}, lrs=_LATENT),
+        Arm(
+            "token-lora",
+            "tokens, LoRA (CPU time: through PEFT's layers, without our lean pass)",
+            "token",
+            "base",
+            options={"lora_rank": LORA_RANK},
+            lrs=_LATENT,
+        ),
         Arm("token-truncated", "tokens, all weights, top 8", "token", "base", options={"top_k": 8}),
         Arm(
             "pushforward",

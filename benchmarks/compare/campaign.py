@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
+import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from tqdm import tqdm
 
 from benchmarks import Commands
 from benchmarks.compare.arms import ARMS
+from benchmarks.compare.journal import Journal
 from benchmarks.compare.runs import FLOORS, Cell, Protocol, run
+from benchmarks.compare.summary import TRAINED
 from benchmarks.compare.tuning import Score, Setting, best, edges, first_settings, next_setting, scored
 from benchmarks.statistics import area_under_curve
 from cola_agents.provenance import provenance
@@ -38,7 +41,8 @@ class Plan:
         model_seeds: of the pre-trained models, each a folder of that name.
         seeds: RL seeds over each model.
         tuning_models: how many of the models options are searched on, a run each.
-        keep: what a setting must not lose in the search, a figure of the evaluation; None for nothing.
+        keep: what a setting must not lose in the search, a figure of the evaluation; None for nothing. It
+            must be no figure that the task itself is paid for.
         allowed: by how much it may fall.
         settings: how many an arm is given, at most; where an edge still wins then, it is said.
     """
@@ -56,6 +60,11 @@ class Plan:
         unknown = sorted(set(self.arms) - set(ARMS))
         if unknown:
             raise ValueError(f"unknown arm {unknown[0]!r}: there are {', '.join(ARMS)}")
+        if self.keep in TRAINED.get(self.protocol.task, ()):
+            raise ValueError(
+                f"CoLA-{self.protocol.task}-v0 itself is paid for {self.keep}: choose another figure to "
+                "keep, 'grammar' say, or 'nothing'"
+            )
         if self.seeds < 1 or not 1 <= self.tuning_models <= len(self.model_seeds):
             raise ValueError(
                 f"at least one seed and one tuning model of the {len(self.model_seeds)} are needed, got "
@@ -63,88 +72,31 @@ class Plan:
             )
 
 
-class Records:
-    """The records of a comparison's folder, a line each, written as they come.
-
-    Args:
-        folder: made if need be.
-        plan: what is compared. A folder that was begun with another one is refused; more seeds, models or
-            arms than it was begun with are not another plan.
-
-    Raises:
-        ValueError: for a folder of another plan.
-    """
-
-    def __init__(self, folder: Path, plan: Plan, models: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path, config = folder / "runs.jsonl", folder / "config.json"
-        described = json.loads(json.dumps(asdict(plan)))
-        if config.is_file():
-            held = json.loads(config.read_text())["plan"]
-            odd = [n for n in ("protocol", "tuning_models", "keep", "allowed") if held[n] != described[n]]
-            if odd:
-                raise ValueError(
-                    f"{folder} was begun with {odd[0]}={held[odd[0]]} and is now to go on with "
-                    f"{described[odd[0]]}: use another --out, or the same arguments"
-                )
-        self._records = self._read()
-        whole = {
-            **provenance(),
-            "task": plan.protocol.task,
-            "arms": list(plan.arms),
-            "seeds": [seed_of(plan, 0, i) for i in range(plan.seeds)],
-            "model_seeds": list(plan.model_seeds),
-            "updates": plan.protocol.updates,
-            "rollouts_per_update": plan.protocol.prompts * plan.protocol.group_size,
-            "arms_are": {name: ARMS[name].says for name in plan.arms},
-            "models": {str(seed): _model(models / str(seed)) for seed in plan.model_seeds},
-            "plan": described,
-        }
-        partial = config.with_suffix(".partial")
-        partial.write_text(json.dumps(whole, indent=1) + "\n")
-        partial.replace(config)
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        """The records by their cell; what an interruption cut off is dropped from the file."""
-        if not self._path.is_file():
-            return {}
-        *lines, rest = self._path.read_text().split("\n")
-        if rest:
-            self._path.write_text("".join(f"{line}\n" for line in lines))
-        return {_key(record): record for record in map(json.loads, lines)}
-
-    def add(self, record: dict[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._records[_key(record)] = record
-
-    def get(self, cell: Cell) -> dict[str, Any] | None:
-        return self._records.get(_key(cell.key()))
-
-    def settings(self, phase: str, arm: str) -> dict[Setting, list[dict[str, Any]]]:
-        """An arm's records of a phase, by setting."""
-        found: dict[Setting, list[dict[str, Any]]] = {}
-        for record in self._records.values():
-            if record["phase"] == phase and record["arm"] == arm:
-                options = record["options"]
-                found.setdefault((options["lr"], options["kl_coef"]), []).append(record)
-        return found
+def _described(plan: Plan, models: Path) -> dict[str, Any]:
+    """``config.json`` of a comparison."""
+    return {
+        **provenance(),
+        "task": plan.protocol.task,
+        "arms": list(plan.arms),
+        "seeds": [seed_of(0, i) for i in range(plan.seeds)],
+        "model_seeds": list(plan.model_seeds),
+        "updates": plan.protocol.updates,
+        "rollouts_per_update": plan.protocol.prompts * plan.protocol.group_size,
+        "arms_are": {name: ARMS[name].says for name in plan.arms},
+        "models": {str(seed): _models(models / str(seed)) for seed in plan.model_seeds},
+        "plan": asdict(plan),
+    }
 
 
-def _key(record: dict[str, Any]) -> str:
-    names = ("phase", "arm", "model_seed", "seed", "options")
-    return json.dumps({name: record[name] for name in names}, sort_keys=True)
+def _models(folder: Path) -> dict[str, str]:
+    """sha256 of each model's weights, by the model's name."""
+    return {
+        path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*/model.safetensors"))
+    }
 
 
-def _model(folder: Path) -> dict[str, Any]:
-    """What is known of how a seed's models were trained."""
-    described = folder / "pretrained.json"
-    return json.loads(described.read_text()) if described.is_file() else {}
-
-
-def seed_of(plan: Plan, model_seed: int, number: int) -> int:
+def seed_of(model_seed: int, number: int) -> int:
     """The RL seed of a model's ``number``-th run: other models meet other problems."""
     return 100 * model_seed + number
 
@@ -168,28 +120,32 @@ def campaign(plan: Plan, models: Path, out: Path, *, jobs: int = 1, frontier: Se
                     f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds {seed}` "
                     "makes it"
                 )
-    records = Records(out, plan, models)
+    journal = Journal(out, _described(plan, models))
     # A pre-trained model's floors come first: they are seconds.
     floors = [Cell("floor", name, seed, 0) for name in FLOORS for seed in plan.model_seeds]
-    with _Workers(plan.protocol, models, records, jobs) as workers:
+    with _Workers(plan.protocol, models, journal, jobs) as workers:
         workers.do("floors", floors)
-        chosen = _search(plan, records, workers)
-        for arm, (setting, scores) in chosen.items():
-            note = "".join(f"; the edge of {axis} still wins" for axis in edges(scores))
-            print(f"{arm}: lr {setting[0]:g}, KL {setting[1]:g} of {len(scores)} settings{note}")
+        if journal.chosen is None:
+            journal.choose(_search(plan, journal, workers))
+        settings: dict[str, Setting] = {}
+        for arm in plan.arms:
+            one = (journal.chosen or {})[arm]
+            settings[arm] = (one["lr"], one["kl_coef"])
+            note = "".join(f"; the edge of {axis} still wins" for axis in one["edges"])
+            print(f"{arm}: lr {one['lr']:g}, KL {one['kl_coef']:g} of {one['settings']} settings{note}")
         main = [
-            Cell("main", arm, model, seed_of(plan, model, i), _options(chosen[arm][0]))
+            Cell("main", arm, model, seed_of(model, i), _options(settings[arm]))
             for i in range(plan.seeds)
             for model in plan.model_seeds
             for arm in plan.arms
         ]
         workers.do("runs", main)
         edge = [
-            Cell("frontier", arm, model, seed_of(plan, model, 0), _options((chosen[arm][0][0], kl)))
+            Cell("frontier", arm, model, seed_of(model, 0), _options((settings[arm][0], kl)))
             for kl in frontier
             for model in plan.model_seeds
             for arm in plan.arms
-            if kl != chosen[arm][0][1]
+            if kl != settings[arm][1]
         ]
         workers.do("frontier", edge)
 
@@ -198,10 +154,8 @@ def _options(setting: Setting) -> tuple[tuple[str, float], ...]:
     return (("lr", setting[0]), ("kl_coef", setting[1]))
 
 
-def _search(
-    plan: Plan, records: Records, workers: _Workers
-) -> dict[str, tuple[Setting, dict[Setting, Score]]]:
-    """The best setting of each arm, and the scores of all that were tried."""
+def _search(plan: Plan, journal: Journal, workers: _Workers) -> dict[str, Any]:
+    """The best setting of each arm, how many were tried, and where an edge still wins."""
     wanted = {arm: first_settings(ARMS[arm].lrs) for arm in plan.arms}
     while True:
         cells = [
@@ -211,26 +165,35 @@ def _search(
             for i, model in enumerate(plan.model_seeds[: plan.tuning_models])
         ]
         workers.do("search", cells)
-        scores = {arm: _scores(plan, records, arm, wanted[arm]) for arm in plan.arms}
+        scores = {
+            arm: {setting: _score(plan, journal.tried(arm, setting)) for setting in settings}
+            for arm, settings in wanted.items()
+        }
         count = len(next(iter(wanted.values())))
         if count >= plan.settings or not any(edges(found) for found in scores.values()):
-            return {arm: (best(found), found) for arm, found in scores.items()}
+            return {
+                arm: {
+                    **dict(_options(best(found))),
+                    "harmless": found[best(found)].harmless,
+                    "settings": count,
+                    "edges": edges(found),
+                }
+                for arm, found in scores.items()
+            }
         for arm, settings in wanted.items():
             settings.append(next_setting(scores[arm]))
 
 
-def _scores(plan: Plan, records: Records, arm: str, settings: Iterable[Setting]) -> dict[Setting, Score]:
-    found = {}
-    tried = records.settings("tuning", arm)
-    for setting in settings:
-        runs = tried[setting]
-        horizon = runs[0]["curve"]["episodes"][-1]
-        areas = [area_under_curve(r["curve"]["episodes"], r["curve"]["reward"], horizon) for r in runs]
-        lost = None
-        if plan.keep:
-            lost = float(np.mean([r["before"][plan.keep] - r["after"][plan.keep] for r in runs]))
-        found[setting] = scored(float(np.mean(areas)), lost, plan.allowed)
-    return found
+def _score(plan: Plan, runs: Sequence[dict[str, Any]]) -> Score:
+    """The score of a setting by its runs; the worst there is where one of them diverged."""
+    if any("failed" in run for run in runs):
+        return Score(False, -math.inf)
+    horizon = runs[0]["curve"]["episodes"][-1]
+    areas = [area_under_curve(run["curve"]["episodes"], run["curve"]["reward"], horizon) for run in runs]
+    lost = None
+    if plan.keep:
+        lost = float(np.mean([run["before"][plan.keep] - run["after"][plan.keep] for run in runs]))
+    return scored(float(np.mean(areas)), lost, plan.allowed)
 
 
 def _begin() -> None:
@@ -254,10 +217,10 @@ class _Workers:
         jobs: processes, each on one thread; 1 for this one alone.
     """
 
-    def __init__(self, protocol: Protocol, models: Path, records: Records, jobs: int) -> None:
+    def __init__(self, protocol: Protocol, models: Path, journal: Journal, jobs: int) -> None:
         if jobs < 1:
             raise ValueError(f"at least one job is needed, got {jobs}")
-        self._protocol, self._models, self._records = protocol, models, records
+        self._protocol, self._models, self._journal = protocol, models, journal
         self._pool: ProcessPoolExecutor | None = None
         self._threads = torch.get_num_threads()
         if jobs > 1:
@@ -276,11 +239,11 @@ class _Workers:
 
     def do(self, name: str, cells: Sequence[Cell]) -> None:
         """Run the cells that have no record yet."""
-        waiting = [cell for cell in cells if self._records.get(cell) is None]
+        waiting = [cell for cell in cells if self._journal.get(cell) is None]
         if not waiting:
             return
         for record in tqdm(self._records_of(waiting), total=len(waiting), desc=name, unit="run"):
-            self._records.add(record)
+            self._journal.add(record)
 
     def _records_of(self, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
         """Records of the cells as they come."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.compare.summary import FEWEST, HARMLESS, LABELS, REFERENCE, WINDOW
+from benchmarks.compare.summary import FEWEST, FEWEST_MODELS, HARMLESS, LABELS, REFERENCE, WINDOW
+from benchmarks.statistics import FEW_MODELS
 
 #: What the page's first part has a sentence about.
 TOLD = (
@@ -21,7 +22,6 @@ TOLD = (
 HARM_TOLD = ("arithmetic", "grammar", "cross_entropy")
 OF_FLOOR = {"more": "above it", "less": "below it", "equivalent": "a tie", "undecided": "undecided"}
 #: From so many models on a percentile interval is about as wide as it should be.
-MANY_MODELS = 12
 CURVES, DIFFERENCES, FRONTIER = "curves.png", "differences.png", "frontier.png"
 AXES = {"episodes": "rollouts", "cpu_s": "CPU-s"}
 
@@ -139,7 +139,7 @@ def _provenance(config: Mapping[str, Any]) -> str:
     hardware = config.get("hardware") or {}
     known = [
         ("command", f"`{config['command']}`" if config.get("command") else None),
-        ("commit", config.get("commit")),
+        ("commits", ", ".join(config["commits"]) if config.get("commits") else config.get("commit")),
         ("CPU", hardware.get("cpu")),
         ("threads", hardware.get("threads")),
         ("GPU", hardware.get("gpu")),
@@ -148,6 +148,7 @@ def _provenance(config: Mapping[str, Any]) -> str:
         ("model seeds", ", ".join(map(str, config["model_seeds"]))),
         ("RL seeds over each", len(config["seeds"])),
         ("options", _rule(config.get("plan") or {})),
+        ("search", _searched(config.get("chosen") or {})),
     ]
     return "; ".join(f"{name}: {value}" for name, value in known if value is not None) + "."
 
@@ -157,7 +158,21 @@ def _rule(plan: Mapping[str, Any]) -> str | None:
     if "keep" not in plan:
         return None
     rule = "searched on other seeds for the largest area under the training curve"
-    return rule + (f" that loses at most {plan['allowed']:g} of {plan['keep']}" if plan["keep"] else "")
+    if not plan["keep"]:
+        return rule
+    return rule + f" among those that lose at most {plan['allowed']:g} of {plan['keep']}"
+
+
+def _searched(chosen: Mapping[str, Any]) -> str | None:
+    """How far the search for options went."""
+    if not chosen:
+        return None
+    said = f"{max(one['settings'] for one in chosen.values())} settings an arm"
+    open_ends = [f"`{arm}` ({', '.join(one['edges'])})" for arm, one in chosen.items() if one["edges"]]
+    harmful = [f"`{arm}`" for arm, one in chosen.items() if not one["harmless"]]
+    if open_ends:
+        said += f", an edge still winning for {', '.join(open_ends)}"
+    return said + (f", none that keeps what it should for {', '.join(harmful)}" if harmful else "")
 
 
 def _missing(found: Mapping[str, Any]) -> list[str]:
@@ -312,19 +327,22 @@ def _method(found: Mapping[str, Any]) -> str:
     few = ""
     if models == 1:
         few = " There is one pre-trained model: intervals are over RL seeds, and say nothing of other models."
-    elif 1 < models < MANY_MODELS:
+    elif 1 < models < FEW_MODELS:
         few = (
-            f" With {models} models the intervals are a little short, so the last column of the differences "
-            "counts the models whose own mean has the sign of the whole."
+            f" {models} models are too few to be resampled, so that intervals and tests are Student's, over "
+            "the models' means; the last column of the differences counts the models whose own mean has the "
+            "sign of the whole."
         )
     harmless = ", ".join(f"{HARMLESS[name]:g} ({LABELS[name]})" for name in found["harm"])
     return (
-        "Figures are means of the models' means, before → after RL, with 95 % percentile intervals of a "
-        f"hierarchical bootstrap: models, then runs within each.{few} Differences are between runs of one "
+        "Figures are means of the models' means, before → after RL, with 95 % intervals. These are "
+        "percentiles of a hierarchical bootstrap: models, then runs within each."
+        f"{few} Differences are between runs of one "
         "model and one RL seed, which faced the same problems in the same order. Holm's correction runs over "
         "the arms of a quantity. `more` and `less` need a corrected p below .05; `equivalent` needs the 90 % "
         "interval within the tie's margin (two one-sided tests, not corrected for their number), which a "
-        f"difference that is real and small also has. With fewer than {FEWEST} pairs nothing is tested. "
+        f"difference that is real and small also has. With fewer than {FEWEST} pairs or {FEWEST_MODELS} "
+        "models nothing is tested. "
         f"Times to a training reward of {found['threshold']:g} (mean of {WINDOW} updates) are censored at "
         "what every run had, and a run that did not get there counts as that much. Greedy is compared with "
         "greedy, sampled with sampled."

@@ -1,7 +1,8 @@
 """Rank codes: action ``i`` is the token that the base finds ``i``-th likeliest.
 
-As many actions as there are codes, over a frozen base, with a cloned policy of the same shape: everything
-that latent actions have, but that they are learned.
+As many actions as there are codes, over a frozen base, with a cloned policy of the same shape; only that the
+actions are not learned. The base has read as many tokens as all latent stages together, and then the policy
+is cloned on as many as the latent policy was: an eighth of the latent stages' more, for the policy alone.
 
 Shapes: B rows, D hidden, A actions, M positions.
 """

@@ -30,6 +30,7 @@ class Run:
         before, after: figures of the evaluation by name; None where a figure is undefined.
         trained_parameters: how many numbers RL changed; None where it is not said.
         fingerprint: of the model that RL began with; None where it is not said.
+        commit: of the code that ran it.
         prompts_sha256: of the test problems; None where it is not said.
     """
 
@@ -43,6 +44,7 @@ class Run:
     after: dict[str, float | None] = field(default_factory=dict)
     trained_parameters: int | None = None
     fingerprint: str | None = None
+    commit: str | None = None
     prompts_sha256: str | None = None
 
     def change(self, name: str) -> float | None:
@@ -136,6 +138,7 @@ def read(folder: Path) -> Comparison:
     *lines, rest = text.split("\n")
     runs = tuple(_runs(lines, str(config["task"])))
     _check(runs)
+    config["commits"] = list(dict.fromkeys(run.commit for run in runs if run.commit))
     return Comparison(folder.resolve().name, config, runs, cut=bool(rest.strip()))
 
 
@@ -149,6 +152,8 @@ def _runs(lines: list[str], task: str) -> Iterator[Run]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{where} is not JSON: {error}") from error
+        if "failed" in record:
+            continue  # a run that diverged: it is among the missing
         missing = [name for name in ("phase", "arm", "model_seed", "after") if name not in record]
         if missing:
             raise ValueError(f"{where} has no {', '.join(missing)}")
@@ -187,10 +192,13 @@ def _check_run(run: Run, where: str) -> None:
 def _check(runs: tuple[Run, ...]) -> None:
     seen: set[tuple[Any, ...]] = set()
     chosen: dict[str, str] = {}
+    over: dict[tuple[str, int], str | None] = {}
     prompts = {run.prompts_sha256 for run in runs if run.prompts_sha256 is not None}
     if len(prompts) > 1:
         raise ValueError(f"the runs were tested on {len(prompts)} sets of problems: they cannot be compared")
     for run in runs:
+        if over.setdefault((run.arm, run.model_seed), run.fingerprint) != run.fingerprint:
+            raise ValueError(f"arm {run.arm} has runs over two different models of seed {run.model_seed}")
         key = (run.phase, run.arm, run.model_seed, run.seed, run.setting())
         if key in seen:
             raise ValueError(

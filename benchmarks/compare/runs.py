@@ -27,6 +27,7 @@ from cola_agents.probe import probe
 from cola_agents.provenance import provenance
 from cola_agents.rollout import Rollout, collect
 from cola_agents.scores import pass_at_k
+from cola_envs.build import evaluation_split, splits_of
 
 #: Of an evaluation: the seed of its problems, far from those that RL draws.
 TEST_SEED = 10_000
@@ -83,7 +84,10 @@ class Cell:
 
 
 def run(cell: Cell, protocol: Protocol, models: Path) -> dict[str, Any]:
-    """The record of a cell, which depends on nothing but the arguments (on one CPU thread)."""
+    """The record of a cell, which depends on nothing but the arguments (on one CPU thread).
+
+    A run that diverges has ``failed``, the reason, in place of figures.
+    """
     pretrained = models / str(cell.model_seed)
     if cell.phase == "floor":
         return {**cell.key(), "task": protocol.task, **floor(cell.arm, protocol, pretrained)}
@@ -96,6 +100,9 @@ def run(cell: Cell, protocol: Protocol, models: Path) -> dict[str, Any]:
         for _ in range(protocol.updates):
             agent.update()
         after, _ = _measured(agent, protocol, detail)
+    except FloatingPointError as error:
+        # A rate that is too high is a result; the next attempt would end alike.
+        return {**cell.key(), "task": protocol.task, "commit": _commit(), "failed": str(error)}
     finally:
         agent.close()
     return {
@@ -181,7 +188,10 @@ def _measured(agent: GRPO, protocol: Protocol, detail: int) -> tuple[Figures, st
 def _tried_often(agent: GRPO, protocol: Protocol) -> dict[str, float]:
     """pass@k over some test problems, each tried as often as the largest k."""
     envs: Any = gym.make_vec(
-        agent.env_id, num_envs=128, model=agent.backbone, **{**agent.env_kwargs, "split": "test"}
+        agent.env_id,
+        num_envs=128,
+        model=agent.backbone,
+        **{**agent.env_kwargs, "split": _splits(agent.env_id)[1]},
     )
     tries = max(TRIES)
     count = protocol.hard_problems * tries
@@ -231,6 +241,15 @@ def token_kl(agent: GRPO, rollout: Rollout) -> float:
     return kl.sum().item() / len(rollout)
 
 
+def _splits(env_id: str) -> tuple[str, str]:
+    """Where a task is trained, and where it is evaluated."""
+    builder = gym.spec(env_id).kwargs["builder"]
+    found = splits_of(builder)
+    if not found:
+        raise ValueError(f"{env_id} has no splits: training and test problems would be the same")
+    return found[0], evaluation_split(builder)
+
+
 def _prompts(agent: GRPO, rollout: Rollout) -> str:
     """sha256 of the texts of the problems, which are the same for every arm and model."""
     digest = hashlib.sha256()
@@ -248,19 +267,19 @@ FLOORS = ("random-codes", "constant-code")
 def floor(name: str, protocol: Protocol, pretrained: Path) -> dict[str, Any]:
     """The test reward of uniform random codes, or of the best constant code (chosen on training problems)."""
     backbone = ARMS["latent"].backbone(pretrained)
-    num_codes = int(backbone.action_space.n)
+    num_codes, splits = int(backbone.action_space.n), _splits(ARMS["latent"].env_id(protocol.task))
     always = torch.eye(num_codes).clamp_min(1e-30).log()
     chosen, code = torch.zeros(num_codes), None
     if name == "constant-code":
         totals = torch.zeros(num_codes)
         for problem in range(FLOOR_PROBLEMS):
             # As many episodes as rows: row i plays code i.
-            rollout = _play(protocol, backbone, "train", always, [problem] * num_codes)
+            rollout = _play(protocol, backbone, splits[0], always, [problem] * num_codes)
             totals += rollout.episode_rewards
         code = int(totals.argmax())
         chosen = always[code]
     problems = range(TEST_SEED, TEST_SEED + protocol.episodes)
-    rollout = _play(protocol, backbone, "test", chosen.expand(protocol.episodes, -1), problems)
+    rollout = _play(protocol, backbone, splits[1], chosen.expand(protocol.episodes, -1), problems)
     after = {"reward": round(rollout.episode_rewards.mean().item(), 4)}
     return {"after": after, "fingerprint": backbone.fingerprint, **({} if code is None else {"code": code})}
 

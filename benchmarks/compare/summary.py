@@ -31,6 +31,8 @@ THRESHOLD = 0.9
 WINDOW = 3
 #: Below this many runs or pairs nothing is tested: so few resamples are no distribution.
 FEWEST = 5
+#: And below this many models: what is said is said of models, not of runs.
+FEWEST_MODELS = 3
 ALPHA = 0.05
 #: A loss within this much of none is no harm: shares; nats per token for the cross-entropy.
 HARMLESS = {
@@ -45,7 +47,7 @@ TIE = 0.05
 #: Figures that say nothing of damage where the task itself is paid for them.
 TRAINED = {"Arithmetic": ("arithmetic", "arithmetic_greedy")}
 #: Figures of the evaluation in the order of the tables, beside ``pass@k``.
-FIGURES = ("reward", "reward_greedy", "success", *HARMLESS, "token_kl", "reachable")
+FIGURES = ("reward", "reward_greedy", "success", *HARMLESS, "token_kl")
 PERCENT_OF_HORIZON = 0.1
 
 
@@ -90,10 +92,15 @@ class Judged:
 def judge(family: Mapping[str, Runs], margin: float, *, resamples: int = 10_000) -> dict[str, Judged]:
     """Test a family's means against 0, Holm's correction over its members; equivalence is not corrected.
 
-    Members with fewer than :data:`FEWEST` runs are undecided and count for nothing in the correction.
+    Members with fewer than :data:`FEWEST` runs or :data:`FEWEST_MODELS` models are undecided and count for
+    nothing in the correction.
     """
     estimates = {name: estimate(runs, resamples=resamples) for name, runs in family.items()}
-    enough = {name: found for name, found in estimates.items() if found.runs >= FEWEST}
+    enough = {
+        name: found
+        for name, found in estimates.items()
+        if found.runs >= FEWEST and found.models >= FEWEST_MODELS
+    }
     adjusted = holm({name: found.p for name, found in enough.items()})
     judged = {}
     for name, runs in family.items():
@@ -212,7 +219,6 @@ LABELS = {
     "cross_entropy": "held-out cross-entropy",
     "distinct_2": "distinct-2",
     "token_kl": "KL in token space, nats an answer",
-    "reachable": "held-out tokens in reach",
 }
 
 
