@@ -60,8 +60,9 @@ CLAIMS = (
         "Format reward in half the rollouts",
         "half the computation time with thinking prompts",
         ABSTRACT,
-        "Rollouts to a training reward of .9, restricted mean, latent over token: the 95 % interval of the "
-        "ratio lies at or below .5. It does not hold where the interval lies above .5. A side that did not "
+        "Rollouts to a training reward of .9, restricted mean, latent over token, each with the options that "
+        "the search chose (the fastest that keep what the comparison names): the 95 % interval of the ratio "
+        "lies at or below .5. It does not hold where the interval lies above .5. A side that did not "
         "always get there decides nothing in its own favour.",
         half("episodes"),
     ),
