@@ -117,10 +117,11 @@ def within_variance(returns: np.ndarray, weights: np.ndarray) -> float:
 
 
 def best_gain(returns: np.ndarray, weights: np.ndarray) -> float:
-    """What the best action is worth above the policy's mean.
+    """What an action picked by half of the continuations is worth above the policy's mean: a lower bound.
 
     The action is chosen by one half of the continuations and valued by the other, and the other way round:
-    the largest of many estimates would be too large. Shapes as above.
+    the largest of many estimates would be too large. Half of them may pick another action than the best, so
+    the mean of this is a lower bound of the best action's gain, close where K is large. Shapes as above.
     """
     halves = returns[:, ::2].mean(1), returns[:, 1::2].mean(1)
     chosen = [judge[pick.argmax()] - weights @ judge for pick, judge in (halves, halves[::-1])]

@@ -287,7 +287,7 @@ def credit_table(results: Mapping[str, Any]) -> str:
     """Two Markdown tables: what actions decide, and the gradient."""
     lines = [
         "| task | arm | action | outcomes a state | of the policy's mass | decided by the action "
-        "| decided after it | share of the action | best action's gain |",
+        "| decided after it | share of the action | gain of the action picked |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for found in results["studies"]:
@@ -323,7 +323,9 @@ def credit_table(results: Mapping[str, Any]) -> str:
         f"\n{first['states']} states along the policy's own episodes ({first['split']} split), "
         f"{first['continuations']} continuations of every action with paired random numbers. Variances of "
         "the return: between the values of actions, drawn as the policy draws them, and after the action; "
-        "unbiased, so that a small one may come out negative. Intervals of 95 % resample problems, then "
+        "unbiased, so that a small one may come out negative. The gain is of the action that half of the "
+        "continuations pick, valued by the other half, above the policy's mean: a lower bound of the best "
+        "action's gain. Intervals of 95 % resample problems, then "
         f"states. Gradients: of {first['gradient']['all']['groups']} groups of "
         f"{first['gradient']['all']['group_size']} answers; squared norm of the mean over the trace of the "
         "covariance, unbiased, ± one standard error by the jackknife."

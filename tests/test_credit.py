@@ -258,6 +258,18 @@ def test_the_best_actions_gain_is_not_the_largest_of_noise():
     assert best_gain(np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([0.5, 0.5])) == pytest.approx(0.5)
 
 
+def test_the_gain_is_a_lower_bound_of_the_best_actions():
+    rng = np.random.default_rng(2)
+    values, weights = np.linspace(0.0, 1.0, 8), np.full(8, 0.125)
+    truth = values.max() - weights @ values
+    means = {}
+    for count in (4, 64):
+        gains = [best_gain(values[:, None] + rng.normal(size=(8, count)), weights) for _ in range(400)]
+        means[count] = np.mean(gains)
+        assert means[count] < truth
+    assert truth - means[64] < truth - means[4]
+
+
 # ------------------------------------------------------------------ gradients
 
 

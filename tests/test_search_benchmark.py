@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.search import add
-from benchmarks.search.accuracy import LINES, auc, by_then, difference, judge, point
+from benchmarks.search.accuracy import GOING_ON, LINES, auc, by_then, difference, judge, point
 from benchmarks.search.arms import backbone_of, narrowed
 from benchmarks.search.engine import measure_engine
 from benchmarks.search.methods import METHODS, Found, Stage, beam, play, read, write
@@ -116,6 +117,21 @@ def test_an_ending_knows_what_the_search_had_spent_when_it_was_found() -> None:
     assert 3 < likeliest.spent <= 6
 
 
+@pytest.mark.parametrize("name", ["tries", "puct", "mcts-q", "mcts-q-on", "puct-true"])
+def test_alike_problems_of_different_batches_draw_differently(name: str) -> None:
+    def texts(rows: int, seed: int) -> list[list[str]]:
+        q = logits(z=100.0)  # never taken: every step is unsure
+        stage = Stage(played(Words, rows, max_tokens=3), logits(a=1.0, b=0.9, c=0.8), q, 64, 60, seed)
+        found = play(METHODS[name], stage, range(4))  # Words is the same problem whatever its seed
+        return [[ending.text for ending in problem] for problem in found.endings]
+
+    for rows in (1, 2):
+        found = texts(rows, 0)
+        assert all(a != b for a, b in combinations(found, 2)), rows
+        assert found == texts(rows, 0)
+        assert all(a != b for a, b in zip(found, texts(rows, 1), strict=True))
+
+
 def test_the_narrowed_policy_and_q_know_the_likeliest_actions_alone() -> None:
     def q(rows: Sequence[int]) -> torch.Tensor:
         return torch.arange(257.0).expand(len(rows), -1)
@@ -156,7 +172,12 @@ def test_the_command_measures_draws_and_goes_on(tmp_path: Path, capsys: pytest.C
     arms = results["tasks"]["arithmetic-2"]["arms"]
     assert set(arms["latent"]["lines"]) == {*LINES, "beam 2"}
     best = arms["latent"]["lines"]["best of n"]
-    assert [len(best["minus"][other]) for other in ("greedy", "MCTS-Q", "token-same-base")] == [2, 2, 2]
+    assert [len(best["minus"][other]) for other in ("greedy", GOING_ON, "token-same-base")] == [2, 2, 2]
+    minus = best["minus"][GOING_ON][-1]["tokens"]
+    assert minus == [
+        arms["latent"]["lines"][name]["points"][-1]["tokens"] for name in ("best of n", GOING_ON)
+    ]
+    assert arms["latent"]["commits"] == [results["commit"] or "unknown"]
     tokens = [at["tokens"] for at in best["points"]]
     assert tokens[0] < tokens[1]
     assert "| best of n |" in out.with_suffix(".md").read_text()
@@ -165,6 +186,16 @@ def test_the_command_measures_draws_and_goes_on(tmp_path: Path, capsys: pytest.C
     again = _main(*small, "--work", str(work), "--out", str(out))
     assert ", seed 0" not in capsys.readouterr().out
     assert again["tasks"] == results["tasks"]
+    (kept,) = (work / "arithmetic-2" / "latent").glob("tries-*.json")
+    record = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**record, "commit": "0ld"}))
+    old = _main(*small, "--work", str(work), "--out", str(out))
+    assert "0ld" in old["tasks"]["arithmetic-2"]["arms"]["latent"]["commits"]
+    assert "made at commit 0ld, " in out.with_suffix(".md").read_text()
+    del record["commit"]  # as it was before commits were kept
+    kept.write_text(json.dumps(record))
+    assert read(kept).commit is None
+    kept.unlink()
     with pytest.raises(ValueError, match="take another --work"):
         _main(*small, "--q-steps", "3", "--work", str(work), "--out", str(out))
     with pytest.raises(ValueError, match="as many rows as it is wide"):

@@ -30,6 +30,11 @@ class Line:
     choose: Callable[[Sequence[Ending]], float]
     oracle: bool = False
 
+    @property
+    def alone(self) -> bool:
+        """Whether its cost is its own and no budget's: greedy play and a beam."""
+        return self.method == "greedy" or self.method.startswith("beam")
+
 
 def _first(endings: Sequence[Ending]) -> float:
     return endings[0].reward
@@ -47,6 +52,8 @@ def _any(endings: Sequence[Ending]) -> float:
     return max(ending.reward for ending in endings)
 
 
+#: The search that spends its budget: what the other lines are held against.
+GOING_ON = "MCTS-Q, going on"
 LINES: dict[str, Line] = {
     "greedy": Line("greedy", _first),
     "best of n": Line("tries", _best),
@@ -55,7 +62,7 @@ LINES: dict[str, Line] = {
     "PUCT, vote": Line("puct", _voted),
     "MCTS-Q": Line("mcts-q", _best),
     "MCTS-Q, vote": Line("mcts-q", _voted),
-    "MCTS-Q, going on": Line("mcts-q-on", _best),
+    GOING_ON: Line("mcts-q-on", _best),
     "MCTS-Q, going on, vote": Line("mcts-q-on", _voted),
     "pass@n (oracle)": Line("tries", _any, oracle=True),
     "PUCT, any (oracle)": Line("puct", _any, oracle=True),
@@ -131,8 +138,7 @@ def points(
     found = {}
     for name, line in known.items():
         if line.method in runs:
-            alone = line.method == "greedy" or line.method.startswith("beam")
-            found[name] = [point(line, runs[line.method], b) for b in ([0.0] if alone else budgets)]
+            found[name] = [point(line, runs[line.method], b) for b in ([0.0] if line.alone else budgets)]
     return found
 
 

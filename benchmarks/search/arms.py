@@ -21,7 +21,7 @@ from cola_agents.search.q import QConfig, QFunction, train_q
 from cola_envs.episodes import Episodes
 
 #: name -> environment and its arguments. The first is where greedy play of the codes mostly fails.
-TASKS: dict[str, tuple[str, dict[str, int]]] = {
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "arithmetic-2": ("Arithmetic", {"level": 2}),
     "countdown-1": ("Countdown", {"difficulty": 1}),
     "arithmetic-1": ("Arithmetic", {"level": 1}),
@@ -71,12 +71,34 @@ def env_id(task: str, arm: str) -> str:
     return f"CoLA-{TASKS[task][0]}{'' if arm == 'latent' else '-Token'}-v0"
 
 
-def q_function(
-    task: str, arm: str, backbone: Any, recipe: Recipe, folder: Path, say: Callable[[str], None]
-) -> tuple[QFunction, float]:
-    """The arm's Q-function and the mean number of tokens of an answer; both are kept in ``folder``.
+@dataclass(frozen=True)
+class Judge:
+    """An arm's Q-function.
 
-    A recording that breaks off is gone on with, and a Q-function that is there is read.
+    Attributes:
+        q: the function.
+        length: mean number of tokens of a recorded answer.
+        commits: of the code that began the recording and that trained; None where it is not known.
+    """
+
+    q: QFunction
+    length: float
+    commits: tuple[str | None, str | None]
+
+
+def q_function(
+    task: str,
+    arm: str,
+    backbone: Any,
+    recipe: Recipe,
+    folder: Path,
+    commit: str | None,
+    say: Callable[[str], None],
+) -> Judge:
+    """The arm's Q-function, kept in ``folder`` with the recording that it learned from.
+
+    A recording that breaks off is gone on with, and a Q-function that is there is read. ``commit`` is kept
+    with what is trained now.
     """
     data = folder / "episodes.jsonl"
     say(f"{task}, {arm}: recording")
@@ -95,9 +117,15 @@ def q_function(
         say(f"{task}, {arm}: training Q")
         q = QFunction.over(backbone)
         records = train_q(q, recorded.rollout(backbone), QConfig(steps=recipe.steps))
-        (folder / "q_loss.json").write_text(json.dumps([round(r["loss"], 5) for r in records]) + "\n")
+        told = {"commit": commit, "loss": [round(r["loss"], 5) for r in records]}
+        (folder / "q_loss.json").write_text(json.dumps(told) + "\n")
         q.save(folder / "q")
-    return QFunction.load(folder / "q", backbone), length
+    trained = json.loads((folder / "q_loss.json").read_text())
+    commits = (
+        recorded.about["provenance"]["commit"],
+        trained["commit"] if isinstance(trained, dict) else None,  # a bare list, before commits were kept
+    )
+    return Judge(QFunction.load(folder / "q", backbone), length, commits)
 
 
 def narrowed(policy: Values, q: Values, width: int) -> tuple[Values, Values]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import RESULTS, Commands
-from benchmarks.search.accuracy import Point, difference, judge, lines, points, reached
+from benchmarks.search.accuracy import GOING_ON, Point, difference, judge, lines, points, reached
 from benchmarks.search.arms import (
     ARMS,
     TASKS,
     WIDTH,
+    Judge,
     Recipe,
     backbone_of,
     make_episodes,
@@ -27,7 +28,6 @@ from benchmarks.search.engine import measure_engine
 from benchmarks.search.methods import METHODS, SEEDLESS, Found, Stage, beam, play, read, write
 from benchmarks.search.report import draw, table
 from cola_agents.provenance import provenance
-from cola_agents.search.q import QFunction
 from cola_envs.episodes import Episodes
 
 SECTIONS = ("accuracy", "engine")
@@ -117,27 +117,33 @@ def measure_accuracy(
 ) -> dict[str, Any]:
     """Accuracy of every line at every budget, JSON-ready; what is in ``work`` is not made again.
 
+    What is there may be of older code: each arm's ``commits`` are those of all that its figures rest on.
+
     Raises:
         ValueError: for a ``work`` folder that was made with other settings.
     """
     models = {arm: backbone_of(arm) for arm in arms}
+    commit = provenance()["commit"]
     found: dict[str, Any] = {}
     for task in tasks:
-        judges = {}
+        judges: dict[str, Judge] = {}
         for arm in arms:
             folder = work / task / arm
             _same(folder, plan, models[arm].fingerprint)
-            judges[arm] = q_function(task, arm, models[arm], plan.recipe, folder, say)
+            judges[arm] = q_function(task, arm, models[arm], plan.recipe, folder, commit, say)
         # One unit for all arms, from recordings of the same problems.
-        unit = round(sum(length for _, length in judges.values()) / len(arms))
+        unit = round(sum(judge.length for judge in judges.values()) / len(arms))
         runs = {}
         for arm in arms:
             episodes = make_episodes(task, arm, models[arm], plan.rows, "test")
             budget = round(unit * plan.budgets[-1])
-            runs[arm] = _played(episodes, judges[arm][0], work / task / arm, budget, plan, say)
+            runs[arm] = _played(episodes, judges[arm], work / task / arm, budget, plan, commit, say)
             episodes.close()
         budgets = [budget * unit for budget in plan.budgets]
-        found[task] = {"tokens_per_answer": unit, "arms": _compared(runs, plan.beams, budgets)}
+        compared = _compared(runs, plan.beams, budgets)
+        for arm in arms:
+            compared[arm]["commits"] = _commits(judges[arm], runs[arm])
+        found[task] = {"tokens_per_answer": unit, "arms": compared}
     told = {"problems": plan.problems, "budgets": plan.budgets, "search_seeds": plan.seeds}
     return {**told, "q": asdict(plan.recipe), "tasks": found}
 
@@ -161,12 +167,24 @@ def _same(folder: Path, plan: Plan, fingerprint: str) -> None:
         )
 
 
+def _commits(judge: Judge, runs: dict[str, list[Found]]) -> list[str]:
+    """Of the code that made what an arm's figures rest on, each once."""
+    kept = [*judge.commits, *(run.commit for of_method in runs.values() for run in of_method)]
+    return sorted({commit or "unknown" for commit in kept})
+
+
 def _played(
-    episodes: Episodes, q: QFunction, folder: Path, budget: int, plan: Plan, say: Callable[[str], None]
+    episodes: Episodes,
+    judge: Judge,
+    folder: Path,
+    budget: int,
+    plan: Plan,
+    commit: str | None,
+    say: Callable[[str], None],
 ) -> dict[str, list[Found]]:
     """The runs of every method, one a search seed."""
     session: Any = episodes.session
-    policy, values = session.policy, q.attach(session)
+    policy, values = session.policy, judge.q.attach(session)
     if int(episodes.action_space.n) > WIDTH:
         policy, values = narrowed(policy, values, WIDTH)
     runs: dict[str, list[Found]] = {}
@@ -179,7 +197,7 @@ def _played(
             if not path.exists():
                 say(f"{folder.parent.name}, {folder.name}: {name}, seed {seed}")
                 stage = Stage(episodes, policy, values, WIDTH, budget, seed)
-                write(path, play(method, stage, range(plan.problems)))
+                write(path, replace(play(method, stage, range(plan.problems)), commit=commit))
             runs[name].append(read(path))
     return runs
 
@@ -197,8 +215,9 @@ def _compared(
             minus = {}
             if name != "greedy":
                 minus["greedy"] = _less(own, by_line["greedy"])
-            if name not in ("greedy", "MCTS-Q") and len(own) == len(budgets):
-                minus["MCTS-Q"] = _less(own, by_line["MCTS-Q"])
+            # The official search ends of its own accord, at fewer tokens: not what to compare with.
+            if name not in ("greedy", GOING_ON) and not known[name].alone:
+                minus[GOING_ON] = _less(own, by_line[GOING_ON])
             for other in every if arm == "latent" else ():
                 if other != arm:
                     minus[other] = _less(own, every[other][name])
@@ -214,7 +233,10 @@ def _compared(
 
 
 def _less(own: Sequence[Point], other: Sequence[Point]) -> list[dict[str, Any]]:
-    """Differences a budget; what has one point has the same at every budget."""
+    """Differences a budget, with the tokens of both; what has one point has the same at every budget."""
     longest = max(len(own), len(other))
     full = [list(part) * longest if len(part) == 1 else list(part) for part in (own, other)]
-    return [difference(a, b) for a, b in zip(*(part[:longest] for part in full), strict=True)]
+    return [
+        {**difference(a, b), "tokens": [round(a.tokens, 2), round(b.tokens, 2)]}
+        for a, b in zip(*full, strict=True)
+    ]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.branching import seed_of
 from cola_agents.search.baselines import Tries, beam_search
 from cola_agents.search.config import Ending, SearchConfig
 from cola_agents.search.core import answer_of, forwarded_since, search
@@ -31,7 +32,7 @@ class Stage:
         policy, q: attached to their session; ``q`` says what an answer is worth.
         width: actions that a search considers in a state.
         budget: new model tokens a problem, after which nothing more is begun.
-        seed: of the search's draws.
+        seed: of the search's draws; :func:`play` makes one of it for each batch of problems.
     """
 
     episodes: Episodes
@@ -53,12 +54,14 @@ class Found:
         forwarded: tokens that went through the language model, the Q-function's own trunk not counted;
             None where the session does not count.
         cpu_s: CPU seconds of all problems together, the Q-function's work counted.
+        commit: of the code that played; None where it is not known.
     """
 
     endings: list[list[Ending]]
     new_tokens: int
     forwarded: int | None
     cpu_s: float
+    commit: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: an ending is answer, value, whether it is right, and tokens spent."""
@@ -154,7 +157,11 @@ def beam(width: int) -> Method:
 
 
 def play(method: Method, stage: Stage, seeds: Sequence[int]) -> Found:
-    """Run a method on the problems of some seeds, as many side by side as there are rows."""
+    """Run a method on the problems of some seeds, as many side by side as there are rows.
+
+    A search draws by the number of the row. Each batch has a seed of its own, which follows from the stage's
+    and from its first problem, so that no two problems draw the same numbers.
+    """
     episodes, found = stage.episodes, []
     before, started = forwarded_since(0, episodes), time.process_time()
     new = 0
@@ -165,7 +172,8 @@ def play(method: Method, stage: Stage, seeds: Sequence[int]) -> Found:
         # All rows hold something from the first on: a beam is wider than the last few problems.
         fill = part + [part[-1]] * (episodes.num_rows - len(part))
         episodes.reset(list(range(episodes.num_rows)), fill)
-        for problem in method(stage, list(range(len(part)))):
+        own = replace(stage, seed=seed_of(stage.seed, part[0]))
+        for problem in method(own, list(range(len(part)))):
             found.append([_kept(ending) for ending in problem])
             new += problem[-1].spent
     return Found(found, new, forwarded_since(before, episodes), round(time.process_time() - started, 3))

@@ -9,11 +9,20 @@ from typing import Any
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     parts = ["# Search at equal numbers of model tokens", "", f"`{results['command']}`", ""]
+    parts += _commits(results)
     for task, found in results.get("tasks", {}).items():
         parts += _task(task, found, results)
     if "engine" in results:
         parts += _engine(results["engine"])
     return "\n".join(parts) + "\n"
+
+
+def _commits(results: dict[str, Any]) -> list[str]:
+    arms = [said for found in results.get("tasks", {}).values() for said in found["arms"].values()]
+    kept = sorted({commit for said in arms for commit in said["commits"]})
+    if not kept or kept == [results["commit"]]:
+        return []
+    return [f"The figures rest on records made at commit {', '.join(kept)}.", ""]
 
 
 def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str]:
@@ -51,7 +60,8 @@ def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str
 def _differences(said: dict[str, Any], budgets: list[float]) -> list[str]:
     others = sorted({other for line in said["lines"].values() for other in line["minus"]})
     rows = [
-        f"Paired differences at the largest budget ({budgets[-1]:g}), where the interval excludes 0 in bold:",
+        f"Paired differences at the largest budget ({budgets[-1]:g}), where the interval excludes 0 in bold, "
+        "and the model tokens a problem of both:",
         "",
         "| | " + " | ".join(f"minus {other}" for other in others) + " |",
         "|---" * (len(others) + 1) + "|",
@@ -59,6 +69,12 @@ def _differences(said: dict[str, Any], budgets: list[float]) -> list[str]:
     for name, line in said["lines"].items():
         cells = [_bold(line["minus"][other][-1]) if other in line["minus"] else "" for other in others]
         rows.append(f"| {name} | {' | '.join(cells)} |")
+    rows += [
+        "",
+        "Tokens are equal only where both sides spend the budget. MCTS-Q ends of its own accord, as "
+        "officially, and greedy play and a beam cost what they cost: a difference from or of these is "
+        "one at the two numbers of tokens that stand with it.",
+    ]
     return rows
 
 
@@ -66,9 +82,11 @@ def _cell(value: dict[str, float]) -> str:
     return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
-def _bold(value: dict[str, float]) -> str:
+def _bold(value: dict[str, Any]) -> str:
     text = f"{value['mean']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
-    return f"**{text}**" if value["low"] > 0 or value["high"] < 0 else text
+    own, other = value["tokens"]
+    marked = f"**{text}**" if value["low"] > 0 or value["high"] < 0 else text
+    return f"{marked} ({own:.0f}, {other:.0f})"
 
 
 def _engine(found: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 
 from cola_agents.search.config import Ending
 from cola_agents.search.core import running_states, vote
-from cola_agents.search.play import Values, play_on
+from cola_agents.search.play import Values, checked_logits, play_on
 from cola_envs.episodes import Episodes
 
 
@@ -88,6 +88,7 @@ def beam_search(
 
     Raises:
         gymnasium.error.ResetNeeded: where the episode of the first row is over.
+        FloatingPointError: where the policy's logits are not finite, but for -inf.
     """
     rows, width = list(rows), len(rows)
     (root,) = running_states(episodes, rows[:1])
@@ -100,7 +101,7 @@ def beam_search(
             here = rows[: len(beam)]
             episodes.restore(here, [state for _, _, state in beam])
             with torch.no_grad():
-                log_probs = torch.log_softmax(policy(here).double(), -1)
+                log_probs = torch.log_softmax(checked_logits(policy(here), here).double(), -1)
             scores = torch.tensor([score for score, _, _ in beam], dtype=torch.float64)
             total = (scores[:, None].to(log_probs.device) + log_probs).flatten()
             best = total.topk(min(width, int(torch.isfinite(total).sum())))

@@ -44,8 +44,8 @@ def search(
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
         RuntimeError: for a task that cannot be put back, before the rows are touched.
-        ValueError: for priors or values that are not finite numbers, or of another size than the action
-            space; the rows were put back.
+        ValueError: for priors, values or action values that are not finite numbers, or of another size than
+            the action space; the rows were put back.
     """
     config = config or SearchConfig()
     rows = list(rows)
@@ -288,6 +288,24 @@ class _Run:
             raise ValueError("an evaluator gave a prior or a value that is no finite number")
         if (prior < 0).any() or (prior.sum(-1) <= 0).any():
             raise ValueError("a prior must be probabilities: none negative, and not all 0")
+        if found.action_values is not None:
+            worth = np.asarray(found.action_values, dtype=np.float64)
+            if worth.shape not in shapes:
+                wanted = " or ".join(str(list(shape)) for shape in sorted(shapes))
+                raise ValueError(
+                    f"an evaluator must give action values {wanted}, got {list(worth.shape)}; were they made "
+                    "for another codebook?"
+                )
+            bad = np.argwhere(~np.isfinite(worth) & self.episodes.action_mask[: worth.shape[1]])
+            if len(bad):
+                at, action = bad[0].tolist()
+                raise ValueError(
+                    f"an evaluator gave a value of action {action} that is no finite number, for the row at "
+                    f"place {at} of its call"
+                )
+        ends = [ending.value for ending in found.endings or () if ending is not None]
+        if not np.isfinite(ends).all():
+            raise ValueError("an evaluator gave an ending whose value is no finite number")
         return prior, value
 
     # ---------------------------------------------------------------- what came of it

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cola_agents.sampling import sample
 from cola_agents.search.config import Ending
+from cola_agents.session import NotFiniteError
 from cola_envs.episodes import Episodes
 
 #: Rows to action logits, or to action values, [B, A].
@@ -41,6 +42,10 @@ def play_on(
 
     Returns:
         Per row its ending, everything in it counted from here; ``spent`` are the tokens it took.
+
+    Raises:
+        FloatingPointError: where logits or action values are not finite, naming row and action. A logit of
+            -inf is an action that is never drawn; one action at least must have another.
     """
     rows = list(rows)
     tokens = {row: len(episodes.tokens(row)) for row in rows}
@@ -49,8 +54,8 @@ def play_on(
     told: dict[int, dict[str, Any]] = {}
     going, factor = rows, 1.0
     while going:
-        logits = policy(going)
-        judged = None if q is None else q(going)
+        logits = checked_logits(policy(going), going)
+        judged = None if q is None else _checked_values(q(going), going, episodes)
         u = torch.tensor([streams[row].random() for row in going], dtype=torch.float64)
         actions, _ = sample(logits, u.to(logits.device), temperature=temperature)
         taken = actions.tolist()
@@ -75,3 +80,29 @@ def play_on(
         )
         for row in rows
     ]
+
+
+def checked_logits(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    """Action logits [B, A] as they came.
+
+    Raises:
+        FloatingPointError: for NaN or +inf, or a row of nothing but -inf.
+    """
+    never = torch.isneginf(logits)
+    _refuse(~(torch.isfinite(logits) | never), rows, "the policy's logit")
+    _refuse(never.all(-1, keepdim=True).expand_as(never), rows, "the policy's logit")
+    return logits
+
+
+def _checked_values(values: Tensor, rows: Sequence[int], episodes: Episodes) -> Tensor:
+    """Action values [B, A] as they came; those of actions that are not allowed may be anything."""
+    allowed = torch.from_numpy(episodes.action_mask[: values.shape[-1]]).to(values.device)
+    _refuse(~torch.isfinite(values) & allowed, rows, "the Q-function's value")
+    return values
+
+
+def _refuse(bad: Tensor, rows: Sequence[int], what: str) -> None:
+    """Raise for the first entry that is marked, of [B, A]."""
+    if bad.any():
+        at, action = bad.nonzero()[0].tolist()
+        raise NotFiniteError(rows[at], f"{what} of action {action} in row {rows[at]} is not finite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,3 +86,42 @@ def test_an_episode_that_is_over_is_refused() -> None:
         Tries(episodes, [0], logits(a=1.0))
     with pytest.raises(ResetNeeded, match="is over"):
         beam_search(episodes, [0], logits(a=1.0))
+
+
+def test_a_q_function_or_a_policy_that_is_not_finite_does_not_win() -> None:
+    def spoilt(value: float, row: int = 1) -> Any:
+        def values(rows: Sequence[int]) -> Tensor:
+            out = logits(a=1.0, b=1.0)(rows)
+            out[list(rows).index(row), code("a")] = value
+            return out
+
+        return values
+
+    for value in (float("nan"), float("inf")):
+        judged = Tries(played(Words, 2, max_tokens=3), [0, 1], logits(a=1.0), spoilt(value))
+        with pytest.raises(FloatingPointError, match=rf"value of action {code('a')} in row 1 is not finite"):
+            judged.play()
+        drawn = Tries(played(Words, 2, max_tokens=3), [0, 1], spoilt(value))
+        with pytest.raises(FloatingPointError, match=rf"logit of action {code('a')} in row 1 is not finite"):
+            drawn.play()
+        with pytest.raises(FloatingPointError, match=rf"logit of action {code('a')} in row 0"):
+            beam_search(played(Words, 2, max_tokens=3), [0, 1], spoilt(value, row=0))
+    with pytest.raises(FloatingPointError, match=r"value of action .* is not finite"):
+        Tries(played(Words, 2, max_tokens=3), [0, 1], logits(a=1.0), spoilt(-float("inf"))).play()
+
+
+def test_a_logit_of_minus_infinity_is_an_action_that_is_never_drawn() -> None:
+    def only(letters: str) -> Any:
+        def policy(rows: Sequence[int]) -> Tensor:
+            out = torch.full((len(rows), 257), -float("inf"))
+            out[:, [code(letter) for letter in letters]] = 0.0
+            return out
+
+        return policy
+
+    tries = Tries(played(Words, 1, max_tokens=3), [0], only("ab"))
+    for _ in range(20):
+        tries.play()
+    assert set("".join(ending.text for ending in tries.endings[0])) == {"a", "b"}
+    with pytest.raises(FloatingPointError, match="row 0 is not finite"):
+        Tries(played(Words, 1, max_tokens=3), [0], only("")).play()

@@ -324,6 +324,19 @@ def test_what_cannot_be_searched_is_said() -> None:
         search(episodes, [0], letters({"a": float("nan")}))
     with pytest.raises(ValueError, match="not all 0"):
         search(episodes, [0], letters({}))
+
+    def worth(values: np.ndarray, ending: float = 0.0) -> Any:
+        ends = [Ending("a", (code("a"),), ending, 0.0, {})]
+        return lambda rows: letters({"a": 1.0})(rows)._replace(action_values=values, endings=ends)
+
+    bad = np.zeros((1, 257))
+    bad[0, 7] = np.nan
+    with pytest.raises(ValueError, match="value of action 7 that is no finite number"):
+        search(episodes, [0], worth(bad))
+    with pytest.raises(ValueError, match="must give action values"):
+        search(episodes, [0], worth(np.zeros((1, 64))))
+    with pytest.raises(ValueError, match="an ending whose value"):
+        search(episodes, [0], worth(np.zeros((1, 257)), np.nan))
     episodes.step([0], [code("a")])
     with pytest.raises(ResetNeeded, match="its episode is over"):
         search(episodes, [0], letters({"a": 1.0}))
