@@ -121,10 +121,7 @@ def q_function(
         (folder / "q_loss.json").write_text(json.dumps(told) + "\n")
         q.save(folder / "q")
     trained = json.loads((folder / "q_loss.json").read_text())
-    commits = (
-        recorded.about["provenance"]["commit"],
-        trained["commit"] if isinstance(trained, dict) else None,  # a bare list, before commits were kept
-    )
+    commits = (recorded.about["provenance"]["commit"], trained["commit"])
     return Judge(QFunction.load(folder / "q", backbone), length, commits)
 
 
