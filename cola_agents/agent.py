@@ -144,7 +144,8 @@ class Agent(Updates):
         return gym.make_vec(env_id, num_envs=num_rows, model=self.backbone, **kwargs).unwrapped.episodes  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """Close the environments; the agent can still be saved."""
+        """Close the environments, and leave the other processes; the agent can still be saved."""
+        self.workers.close()
         self.episodes.close()
         if self._env is not None:
             self._env.close()
@@ -164,6 +165,8 @@ class Agent(Updates):
         save_to: str | Path | None = None,
     ) -> Self:
         """Update until ``total_timesteps`` more actions have been taken.
+
+        Several processes return together, when the agent is saved; an error of one is raised in all.
 
         Args:
             total_timesteps: actions (one a token), counted over all rows, as Stable-Baselines3 does.
@@ -192,35 +195,40 @@ class Agent(Updates):
         if save_every is not None and (save_to is None or save_every < 1):
             raise ValueError(f"save_every={save_every} must be at least 1 and needs save_to=, a folder")
         folder = None if save_to is None else saved_path(save_to)
-        if folder is not None:
-            check_free(folder)
-        if reset_num_timesteps:
-            self.num_timesteps, self.num_episodes = self._finished = (0, 0)
-            self.history = []
-        name = tb_log_name or type(self).__name__
-        if self._logger is None or self._logger_is_own:
-            again = not reset_num_timesteps and self.num_timesteps > 0
-            self._logger = default_logger(self.verbose, self.tensorboard_log, name, again=again)
-            self._logger_is_own = True
-        target = self.num_timesteps + total_timesteps
-        self._started = (self.num_timesteps, time.perf_counter())
-        first = self.workers.rank == 0
-        seen = {"self": self, "total_timesteps": target, "tb_log_name": name}
-        try:
-            with Progress(self.num_timesteps, target, progress_bar and first) as self._progress:
-                if callback is not None and first:
-                    self._watch = Watch(callback, self, seen)
-                self._learn_until(target, log_interval, save_every, folder)
-                if self._watch:
-                    self._watch.callback.on_training_end()
-        except KeyboardInterrupt:
+        with self.workers.together():
             if folder is not None:
-                self._save_stopped(folder)
-            raise
-        finally:
-            self._watch = self._progress = None
-        if folder is not None:
-            self.save(folder)
+                check_free(folder)
+            if reset_num_timesteps:
+                self.num_timesteps, self.num_episodes = self._finished = (0, 0)
+                self.history = []
+            name = tb_log_name or type(self).__name__
+            if self._logger is None or self._logger_is_own:
+                again = not reset_num_timesteps and self.num_timesteps > 0
+                self._logger = default_logger(self.verbose, self.tensorboard_log, name, again=again)
+                self._logger_is_own = True
+            target = self.num_timesteps + total_timesteps
+            self._started = (self.num_timesteps, time.perf_counter())
+            first = self.workers.rank == 0
+            seen = {"self": self, "total_timesteps": target, "tb_log_name": name}
+            try:
+                with Progress(self.num_timesteps, target, progress_bar and first) as self._progress:
+                    if callback is not None and first:
+                        self._watch = Watch(callback, self, seen)
+                    self._learn_until(target, log_interval, save_every, folder)
+                    self.workers.begin()  # all know of a callback's stop, and go on
+                    if self._watch:
+                        self._watch.callback.on_training_end()
+            except KeyboardInterrupt as stopped:
+                try:
+                    self.workers.fail(stopped)
+                finally:  # another Ctrl-C may have come while the others were waited for
+                    if folder is not None:
+                        self._save_stopped(folder)
+                raise
+            finally:
+                self._watch = self._progress = None
+            if folder is not None:
+                self.save(folder)
         return self
 
     def _save_stopped(self, folder: Path) -> None:
@@ -394,7 +402,9 @@ class Agent(Updates):
         """Save the agent into a folder: weights (safetensors), optimiser, options, history.
 
         Whatever interrupts it, the folder holds a whole agent: the one saved there before, or this one.
-        Of several processes the first one writes.
+        Of several processes the first one writes, and the others do not wait for it: before they load it all
+        must meet, in an update or ``agent.workers.exchange(None)``. :meth:`learn` with ``save_to`` returns
+        when it is written.
         The backbone is not saved but named, with its fingerprint. While episodes run, what is saved is the
         agent as of the last finished update, which plays them again.
 
@@ -439,6 +449,8 @@ class Agent(Updates):
     @classmethod
     def load(cls, path: str | Path, **changed: Any) -> Self:
         """Load an agent that :meth:`save` wrote; it goes on exactly where it stopped.
+
+        Several processes all read it; :meth:`save` says when they may.
 
         Args:
             path: the folder.

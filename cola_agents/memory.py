@@ -68,8 +68,8 @@ def memory_plan(
 
     Returns:
         the parts above; ``playing``, ``learning`` and ``stepping``, sums of what each phase holds;
-        ``peak``, the largest. What the allocator rounds up and keeps, and the GPU's own context (about 1 GiB
-        together at 8B), come on top.
+        ``peak``, the largest: added up, and not measured. What the allocator rounds up and keeps, and the
+        GPU's own context (about 1 GiB together at 8B), come on top.
     """
     text: Any = config.get_text_config()
     size = getattr(torch, dtype).itemsize

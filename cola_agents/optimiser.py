@@ -32,6 +32,13 @@ class Adam32:
         ]
         self.adam = torch.optim.Adam(self._twins, lr=lr, betas=betas)
 
+    def begin(self) -> None:
+        """Make the averages that Adam would make at a weight's first step: zeros."""
+        for twin in self._twins:
+            if not self.adam.state[twin]:
+                averages = {name: torch.zeros_like(twin) for name in ("exp_avg", "exp_avg_sq")}
+                self.adam.state[twin] = {"step": torch.tensor(0.0), **averages}
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in self.parameters:

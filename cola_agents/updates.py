@@ -25,7 +25,7 @@ from cola_agents.losses import adapted_kl_coef, average, rewards_to_go, whiten
 from cola_agents.optimiser import Adam32
 from cola_agents.reports import mean_scores
 from cola_agents.rollout import Rollout, collect
-from cola_agents.workers import RolloutWorkers
+from cola_agents.workers import RolloutWorkers, text_of
 from cola_envs.episodes import Episodes
 
 Record = dict[str, float]
@@ -73,6 +73,7 @@ class Updates(ABC):
 
     options: Any
     env_id: str
+    env_kwargs: dict[str, Any]
     seed: int
     #: Of the frozen model.
     fingerprint: str
@@ -168,17 +169,26 @@ class Updates(ABC):
         return record
 
     def _meet(self) -> None:
-        """Check that all processes have this agent; at first they take over the first one's weights."""
+        """Check that all processes have this agent.
+
+        At first, and where one stands inside an update, all take over the first one's weights and optimiser.
+        """
         if self.workers.size == 1:
             return
-        state = self.optimiser.state_dict()
-        tensors = [*self.actor.trained().values(), *_tensors(state)]
-        names = ("env_id", "seed", "options", "num_updates", "fingerprint")
-        described = {name: getattr(self, name) for name in names}
-        self.workers.agree({"class": type(self).__name__, **described, "tensors": len(tensors)})
-        if not self._joined:
+        self.optimiser.begin()  # of a first update that was torn, some processes may have made a step
+        tensors = [*self.actor.trained().values(), *_tensors(self.optimiser.state_dict())]
+        names = ("env_id", "seed", "options", "num_updates", "fingerprint", "num_timesteps", "kl_coef")
+        described = {
+            "class": type(self).__name__,
+            **{name: getattr(self, name) for name in names},
+            "env_kwargs": text_of(self.env_kwargs),
+            "tensors": len(tensors),
+        }
+        told = self.workers.agree(described, (self._torn, self._joined))
+        if any(torn or not joined for torn, joined in told):
+            self._joined = False
             self.workers.spread(tensors)
-            self._joined = True
+            self._torn, self._joined = told[0][0], True
 
     def _improve(self, batch: Batch) -> dict[str, list[float]]:
         """Learn from a batch; the figures of each gradient step."""

@@ -8,10 +8,12 @@ groups, whitening, minibatches, records) is computed from all of it, by each pro
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import timedelta
@@ -36,7 +38,7 @@ GRADIENTS_AT_ONCE = 2**26
 
 
 class LostProcessError(RuntimeError):
-    """Another process ended, or did not come to an exchange in time."""
+    """Another process ended, or did not come to an exchange in time; or this one was closed."""
 
 
 class RolloutWorkers(Workers):
@@ -58,7 +60,7 @@ class RolloutWorkers(Workers):
         if _asked_for() > 1:
             _check_environment()
         super().__init__()
-        self._ended = False  # whether the others know that this update ended early
+        self._ended = False  # whether the others know that this process ended early
         self._group: Any = None
         if self.size > 1:
             self._group = torch.distributed.new_group(backend="gloo", timeout=WAIT)
@@ -85,45 +87,89 @@ class RolloutWorkers(Workers):
         """
         return [value] if self.size == 1 else self._meet(value, None)
 
+    def begin(self) -> None:
+        """Errors from here on are told anew: all processes know of those before."""
+        self._ended = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that all processes run: they leave it together, and one's error is raised in all."""
+        self.begin()
+        try:
+            yield
+            if self.size > 1:
+                self._meet(None, None, last=True)
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def close(self) -> None:
+        """Leave the others, who hear of it at their next exchange. May be called more than once."""
+        group, self._group = self._group, None
+        if group is not None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group(group)
+
     def fail(self, error: BaseException) -> None:
-        """Tell the other processes, at their next exchange, that this one has ended with an error."""
+        """Tell the other processes, at their next exchange, that this one has ended with an error.
+
+        Raises:
+            RuntimeError, KeyboardInterrupt: where this one was only stopped, and another ended so.
+        """
         if self.size > 1 and not self._ended:
             with suppress(LostProcessError):  # the error itself is what the caller raises
                 self._meet(None, error)
 
-    def _meet(self, value: Any, error: BaseException | None) -> list[Any]:
+    def _meet(self, value: Any, error: BaseException | None, *, last: bool = False) -> list[Any]:
+        """``last``: no exchange follows, so that what happens from here on is not told."""
         outcomes: list[Any] = [None] * self.size
         with _uninterrupted():
-            try:
-                torch.distributed.all_gather_object(outcomes, (_told(error), value), group=self._group)
-            except RuntimeError as lost:
-                self._ended = True
-                raise LostProcessError(
-                    f"another of the {self.size} processes ended, or did not answer within {WAIT}: its own "
-                    "output says why. All processes must make the same calls of the agent"
-                ) from lost
+            self._call(torch.distributed.all_gather_object, outcomes, (_told(error), value))
             failures = {rank: told for rank, (told, _) in enumerate(outcomes) if told is not None}
-            self._ended = bool(failures)
-        if failures and error is None:
+            self._ended = last or bool(failures)
+        if failures and (error is None or isinstance(error, Stopped)):
             raise _as_raised(failures)
         return [value for _, value in outcomes]
 
-    def agree(self, described: dict[str, Any]) -> None:
+    def _call(self, collective: Callable[..., Any], *arguments: Any, device: str = "cpu") -> None:
+        """A collective of torch, over gloo for the CPU or else the processes' own group (NCCL on GPUs)."""
+        if self._group is None:
+            self._ended = True
+            raise LostProcessError(
+                "the agent was closed, and has left the other processes: load or make it anew"
+            )
+        try:
+            collective(*arguments, group=self._group if device == "cpu" else None)
+        except RuntimeError as lost:
+            self._ended = True
+            raise LostProcessError(
+                f"another of the {self.size} processes ended, or did not answer within {WAIT}: its own "
+                "output says why. All processes must make the same calls of the agent"
+            ) from lost
+
+    def agree(self, described: dict[str, Any], carried: T) -> list[T]:
         """Begin an update: check that all processes have the same agent.
+
+        Args:
+            described: what is compared; real numbers to a thousandth.
+            carried: what is not.
+
+        Returns:
+            ``carried`` of every process.
 
         Raises:
             ValueError: in every process, naming what differs.
         """
-        self._ended = False
-        told = self.exchange(described)
+        self.begin()
+        told = self.exchange((described, carried))
         for name in described:
-            values = [one[name] for one in told]
-            if any(value != values[0] for value in values):
+            values = [one[name] for one, _ in told]
+            if not all(_same(value, values[0]) for value in values):
                 self._ended = True
                 raise ValueError(
                     f"the processes have different agents: {name} is {', '.join(map(repr, values))}; all of "
                     "them must make the same calls with the same arguments"
                 )
+        return [own for _, own in told]
 
     @torch.no_grad()
     def spread(self, tensors: Sequence[Tensor]) -> None:
@@ -132,14 +178,14 @@ class RolloutWorkers(Workers):
             with _uninterrupted():
                 self.exchange(None)
                 for tensor in tensors:
-                    torch.distributed.broadcast(tensor, 0, group=self._over(tensor))
+                    self._call(torch.distributed.broadcast, tensor, 0, device=tensor.device.type)
 
     def sum(self, values: Tensor) -> Tensor:
         """Add up tensors of the same shape, in place."""
         if self.size > 1:
             with _uninterrupted():
                 self.exchange(None)
-                torch.distributed.all_reduce(values, group=self._over(values))
+                self._call(torch.distributed.all_reduce, values, device=values.device.type)
         return values
 
     @torch.no_grad()
@@ -158,7 +204,7 @@ class RolloutWorkers(Workers):
             for part in _pieces([p for p, found in zip(parameters, anywhere, strict=True) if found]):
                 flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in part]
                 added = torch.cat([gradient.flatten().float() for gradient in flat])
-                torch.distributed.all_reduce(added, group=self._over(added))
+                self._call(torch.distributed.all_reduce, added, device=added.device.type)
                 for p, piece in zip(part, added.split([p.numel() for p in part]), strict=True):
                     p.grad = piece.view_as(p).to(p.dtype, copy=True)
         names = dict.fromkeys(name for found, _ in told for name in found)
@@ -176,10 +222,6 @@ class RolloutWorkers(Workers):
         told = self.exchange(replace(own, hidden=own.hidden[:0].cpu(), **light))
         return _joined(told, own, self.rank)
 
-    def _over(self, tensor: Tensor) -> Any:
-        """The group that carries a tensor: the processes' own (NCCL on GPUs), or gloo for the CPU."""
-        return self._group if tensor.device.type == "cpu" else None
-
 
 def _check_environment() -> None:
     """Refuse what accelerate is configured for and agents do not do."""
@@ -194,6 +236,22 @@ def _check_environment() -> None:
             f"accelerate is configured for mixed precision {precision!r}, and an agent computes in the type "
             "of its model: leave accelerate's at 'no' and pass dtype="
         )
+
+
+def text_of(value: Any) -> str:
+    """A setting as a text that is the same in every process: no addresses, and sets in order."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(sorted(f"{key!r}: {text_of(one)}" for key, one in value.items())) + "}"
+    if isinstance(value, (set, frozenset)):
+        return "{" + ", ".join(sorted(map(text_of, value))) + "}"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Real numbers may differ as sums of unlike devices do."""
+    if isinstance(value, float) and isinstance(other, float):
+        return math.isclose(value, other, rel_tol=1e-3)
+    return value == other
 
 
 def _told(error: BaseException | None) -> tuple[str, str] | None:

@@ -10,18 +10,21 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 
+import cola_agents.agent
 from cola_agents.agent import Agent
 from cola_agents.grpo import GRPO
 from cola_agents.ppo import PPO
 from cola_agents.remax import ReMax
-from cola_agents.workers import RolloutWorkers
+from cola_agents.workers import RolloutWorkers, text_of
 from cola_envs import Turn
 from tests import tiny
 
@@ -40,6 +43,13 @@ CASES: dict[str, tuple[type[Agent], str, dict[str, Any]]] = {
     "grpo token": (GRPO, "token", {"prompts": 3, "group_size": 3, "lora_rank": 2, "epochs": 2}),
     "grpo steered": (GRPO, "latent", {"prompts": 3, "group_size": 3, "lora_rank": 2, "kl_target": 0.01}),
     "remax token": (ReMax, "token", {"episodes": 9, "kl_in": "reward", "whiten": True}),
+}
+
+#: What one process may have changed by hand.
+DIFFERENT: dict[str, Any] = {
+    "env_kwargs": {"task": list, "max_tokens": 8},
+    "kl_coef": 0.2,
+    "num_timesteps": 1,
 }
 
 
@@ -107,7 +117,15 @@ def main(out: Path) -> None:
     found["interrupted"] = interrupted(rank)
     found["different"] = refused(lambda: make("ppo latent", lr=1e-2 * (1 + rank)).update())
     found["too few"] = refused(lambda: make("ppo latent", episodes=1).update())
+    for name, value in DIFFERENT.items():
+        found[name] = refused(lambda name=name, value=value: changed(name, value, rank).update())
     found["resumed"] = resumed(out / "agent", rank)
+    found["not saved"] = not_saved(out / "other", rank)
+    found["outside"] = outside(rank)
+    found["last"] = interrupted(rank, 1)
+    found["torn"] = torn(rank)
+    found["broken"] = broken()
+    found["closed"] = closed()
     found["lost"] = lost(rank)
     torch.save(found, out / f"{rank}.pt")
 
@@ -135,7 +153,7 @@ def failed(rank: int) -> dict[str, Any]:
     return {"said": said, "weights": state_of(agent), "timesteps": agent.num_timesteps}
 
 
-def interrupted(rank: int) -> str:
+def interrupted(rank: int, timesteps: int = 10**6) -> str:
     """Ctrl-C in one process, inside the gradient step: both finish it and then end."""
     agent = make("grpo latent")
     inner = agent.optimiser.step
@@ -146,16 +164,30 @@ def interrupted(rank: int) -> str:
         return inner(*arguments)
 
     agent.optimiser.step = step  # type: ignore[method-assign]
-    said = refused(lambda: agent.learn(10**6))
+    said = refused(lambda: agent.learn(timesteps))
     return f"{said} after {agent.num_updates}"
 
 
+def changed(name: str, value: Any, rank: int) -> Agent:
+    """An agent of which the second process has another ``name``."""
+    agent = make("grpo latent")
+    if rank == 1:
+        setattr(agent, name, value)
+    return agent
+
+
 def resumed(folder: Path, rank: int) -> dict[str, torch.Tensor]:
-    """One update, saved by the first process and loaded by both, and another update."""
+    """One update, saved slowly by the first process and loaded by both, and another update."""
     agent = make("ppo latent")
-    agent.update()
-    agent.save(folder)
-    agent.workers.exchange(None)
+    write = cola_agents.agent.write_saved
+
+    def slowly(*arguments: Any) -> None:
+        time.sleep(1)
+        write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cola_agents.agent, "write_saved", slowly)
+        agent.learn(1, save_to=folder)
     again = PPO.load(
         folder,
         model=agent.backbone.model,
@@ -164,6 +196,91 @@ def resumed(folder: Path, rank: int) -> dict[str, torch.Tensor]:
     )
     again.update()
     return state_of(again)
+
+
+def not_saved(folder: Path, rank: int) -> str:
+    """The last save of ``learn`` fails in the first process."""
+    agent = make("grpo latent")
+
+    def full(*arguments: Any) -> None:
+        raise OSError("the disk is full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cola_agents.agent, "write_saved", full)
+        return refused(lambda: agent.learn(1, save_to=folder))
+
+
+class Failing(BaseCallback):
+    """Fails in one of a callback's methods; before the end it asks for the end."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        setattr(self, where, self._fail)
+
+    def _fail(self) -> None:
+        raise OSError("the callback is broken")
+
+    def _on_step(self) -> bool:
+        return False
+
+
+def outside(rank: int) -> list[str]:
+    """Errors between updates, one after the other; afterwards an update succeeds."""
+    agent = make("grpo latent")
+    said = []
+    for where in ("_on_training_start", "_on_training_end"):
+        callback = Failing(where) if rank == 0 else None
+        said.append(refused(lambda callback=callback: agent.learn(10**6, callback=callback)))
+    if rank == 1:
+        agent.dump_logs = lambda iteration=0: signal.raise_signal(signal.SIGINT)  # type: ignore[method-assign]
+    said.append(refused(lambda: agent.learn(10**6)))
+    agent.update()
+    return [*said, f"{agent.num_updates} updates"]
+
+
+def torn(rank: int) -> dict[str, Any]:
+    """A second Ctrl-C ends one process before its first gradient step, and the other after; both go on."""
+    agent = make("ppo latent")
+    inner = agent.workers.sum_gradients
+
+    def summed(*arguments: Any) -> Any:
+        inner(*arguments)
+        raise KeyboardInterrupt
+
+    if rank == 1:
+        agent.workers.sum_gradients = summed  # type: ignore[method-assign]
+    said = refused(agent.update)
+    agent.workers.sum_gradients = inner  # type: ignore[method-assign]
+    before = state_of(agent)
+    agent.update()
+    return {"said": said, "before": before, "weights": state_of(agent), "history": timeless(agent.history)}
+
+
+def broken() -> list[str]:
+    """Collectives of tensors fail, as they do where the connection breaks after an exchange of objects."""
+    said = []
+    for name, collective in (("grpo latent", "broadcast"), ("ppo latent", "all_reduce")):
+        agent = make(name)
+
+        def fail(*arguments: Any, **named: Any) -> None:
+            raise RuntimeError("Connection closed by peer")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.distributed, collective, fail)
+            said.append(refused(agent.update))
+    return said
+
+
+def closed() -> dict[str, Any]:
+    """A closed agent leaves no group behind, and says that it is closed."""
+    groups = torch.distributed.distributed_c10d._world.pg_names
+    before = len(groups)
+    agent = make("grpo latent")
+    made = len(groups)
+    agent.update()
+    for _ in range(2):
+        agent.close()
+    return {"groups": (made - before, len(groups) - before), "said": refused(agent.update)}
 
 
 def lost(rank: int) -> str:
@@ -265,6 +382,58 @@ def test_an_error_in_one_process_is_raised_in_both_and_nothing_is_lost(found, ex
 
 def test_an_interrupt_of_one_process_ends_both_after_the_update(found):
     assert {told["interrupted"] for told in found} == {"KeyboardInterrupt:  after 1"}
+
+
+def test_an_interrupt_of_the_last_update_ends_both(found):
+    assert {told["last"] for told in found} == {"KeyboardInterrupt:  after 1"}
+
+
+def test_errors_between_updates_are_raised_in_both_and_learning_goes_on(found):
+    first, second = (told["outside"] for told in found)
+    own = "OSError: the callback is broken"
+    assert first == [own, own, "KeyboardInterrupt: ", "2 updates"]
+    told = f"RuntimeError: process 0 failed: {own}"
+    assert second == [told, told, "KeyboardInterrupt: ", "2 updates"]
+
+
+def test_a_last_save_that_fails_is_an_error_in_both(found):
+    assert found[0]["not saved"] == "OSError: the disk is full"
+    assert found[1]["not saved"] == "RuntimeError: process 0 failed: OSError: the disk is full"
+
+
+def test_processes_that_were_torn_apart_go_on_with_the_weights_of_the_first(found):
+    one, two = (told["torn"] for told in found)
+    assert one["said"] == two["said"] == "KeyboardInterrupt: "
+    assert any(not torch.equal(tensor, two["before"][name]) for name, tensor in one["before"].items())
+    for name, tensor in one["weights"].items():
+        assert torch.equal(tensor, two["weights"][name]), name
+    assert one["history"] == two["history"]
+
+
+def test_a_connection_that_breaks_in_a_sum_is_a_lost_process(found):
+    for told in found:
+        for said in told["broken"]:
+            assert said.startswith("LostProcessError: another of the 2 processes ended"), said
+
+
+def test_a_closed_agent_leaves_the_other_processes(found):
+    for told in found:
+        assert told["closed"]["groups"] == (1, 0)
+        assert "LostProcessError: the agent was closed" in told["closed"]["said"]
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_processes_whose_agents_changed_apart_are_refused(name, found):
+    for told in found:
+        assert f"ValueError: the processes have different agents: {name} is" in told[name]
+
+
+def test_the_text_of_a_setting_is_the_same_in_every_process():
+    one, two = ({"task": lambda: None, "stop": set(order), "max_tokens": 8} for order in ([0, 8], [8, 0]))
+    assert repr(one) != repr(two)
+    assert text_of(one) == text_of(two)
+    assert text_of(one) != text_of({**one, "max_tokens": 9})
+    assert text_of(one) != text_of({**one, "stop": {0}})
 
 
 def test_processes_with_different_agents_are_refused(found):
