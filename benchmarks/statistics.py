@@ -2,8 +2,8 @@
 
 Runs are nested: several RL seeds over each of several pre-trained models. Two runs over one model share
 its luck, so intervals resample models first and RL seeds within them, both arms of a pair together. That
-needs many models: of five, percentile intervals of a nominal 95 % miss the truth in one case of eight.
-Below :data:`FEW_MODELS` intervals and tests are Student's, over the models' means.
+needs many models: of a handful, percentile intervals are too short, as resampling cannot show how far their
+mean may be off. Below :data:`FEW_MODELS` intervals and tests are Student's, over the models' means.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.compare.page import AXES
 from benchmarks.compare.records import Comparison, Run
 from benchmarks.compare.summary import HARMLESS, LABELS, REFERENCE, horizons
-from benchmarks.statistics import hierarchical_means
+from benchmarks.statistics import interval
 
 #: Colour, marker and line of each arm. The colours are those of Okabe and Ito (2008), which people with any
 #: common colour blindness tell apart, without their yellow; markers and lines differ besides.
@@ -54,18 +54,16 @@ def styles(arms: Sequence[str]) -> dict[str, tuple[str, str, str]]:
 
 
 def band(runs: Sequence[Run], axis: str, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean training reward and its 95 % bounds at each x of the grid, by hierarchical bootstrap."""
+    """Mean training reward and its 95 % bounds at each x of the grid."""
     heights = np.stack([np.interp(grid, run.curve[axis], run.curve["reward"]) for run in runs])
     models = sorted({run.model_seed for run in runs})
     members = {model: [i for i, run in enumerate(runs) if run.model_seed == model] for model in models}
-    means = np.stack(
-        [
-            hierarchical_means({m: column[rows] for m, rows in members.items()}, resamples=BAND_RESAMPLES)
-            for column in heights.T
-        ]
-    )
+    bounds = [
+        interval({m: column[rows] for m, rows in members.items()}, resamples=BAND_RESAMPLES)
+        for column in heights.T
+    ]
     centre = np.mean([heights[rows].mean(0) for rows in members.values()], axis=0)
-    low, high = np.quantile(means, [0.025, 0.975], axis=1)
+    low, high = np.clip(np.transpose(bounds), heights.min(), max(1.0, heights.max()))
     return centre, low, high
 
 
