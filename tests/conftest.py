@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from cola_agents.modeling import CoLAForCausalLM
 from tests import tiny
 
 torch.set_num_threads(1)
+# A shell that runs the tests in the background has them ignore Ctrl-C, which some are about.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

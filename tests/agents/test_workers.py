@@ -472,4 +472,6 @@ def test_what_agents_do_not_do_is_refused_before_processes_join(name, value, mes
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # A shell that runs the tests in the background has its children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(Path(sys.argv[1]))
