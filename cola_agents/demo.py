@@ -25,6 +25,8 @@ from cola_agents.provenance import provenance
 from cola_agents.rollout import Rollout, collect
 
 THRESHOLD = 0.9
+#: Training problems that the best constant code is chosen on.
+FLOOR_PROBLEMS = 16
 
 
 @dataclass(frozen=True)
@@ -54,28 +56,44 @@ class FixedCodes:
         return lambda rows: self.logits[list(rows)]
 
 
+def constant_codes(num_codes: int) -> Tensor:
+    """Logits [A, A]: row ``i`` takes code ``i``, always."""
+    return torch.eye(num_codes).clamp_min(1e-30).log()
+
+
+def best_constant_code(num_codes: int, play: Callable[[Tensor, Sequence[int]], Rollout]) -> int:
+    """The code that earns most on :data:`FLOOR_PROBLEMS` training problems when it is taken at every step.
+
+    Args:
+        play: plays one episode a problem, as many as there are codes, row ``i`` with row ``i`` of logits
+            [A, A].
+    """
+    always, totals = constant_codes(num_codes), torch.zeros(num_codes)
+    for problem in range(FLOOR_PROBLEMS):
+        totals += play(always, [problem] * num_codes).episode_rewards
+    return int(totals.argmax())
+
+
 def floor(*, episodes: int = 256, seed: int = 10_000) -> dict[str, float]:
     """The format reward of uniform random codes and of the best constant code, on test problems.
 
-    The constant code is chosen on 16 training problems, which every code plays.
+    The constant code is chosen on training problems, which every code plays.
     """
     backbone = make_backbone(level="latent")
     num_codes = int(backbone.action_space.n)
-    always = torch.eye(num_codes).clamp_min(1e-30).log()
-    scores = torch.zeros(num_codes)
     train = _episodes(backbone, num_codes, "train")
-    for problem in range(16):
-        # As many episodes as rows: row i plays code i.
-        rollout = collect(
-            train, FixedCodes(always), seeds=range(num_codes), problem_seeds=[problem] * num_codes
-        )
-        scores += rollout.episode_rewards
-    best = int(scores.argmax())
+
+    def play(logits: Tensor, problems: Sequence[int]) -> Rollout:
+        seeds = range(len(problems))
+        return collect(train, FixedCodes(logits), seeds=seeds, problem_seeds=problems)
+
+    best = best_constant_code(num_codes, play)
     test, rows = _episodes(backbone, 64, "test"), torch.zeros(64, 1)
+    constant = constant_codes(num_codes)[best] + rows
     seeds = range(seed, seed + episodes)
     return {
         "random_codes": _mean_reward(collect(test, FixedCodes(rows.expand(-1, num_codes)), seeds=seeds)),
-        "constant_code": _mean_reward(collect(test, FixedCodes(always[best] + rows), seeds=seeds)),
+        "constant_code": _mean_reward(collect(test, FixedCodes(constant), seeds=seeds)),
         "constant_code_is": best,
     }
 

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from benchmarks.compare.pushforward import code_groups, pushed, sampled_world_kl
 from benchmarks.compare.rank import RankBackbone
 from cola_agents.actors import score
 from cola_agents.backbones import LatentBackbone
-from cola_agents.demo import FixedCodes
+from cola_agents.demo import FixedCodes, best_constant_code, constant_codes
 from cola_agents.grpo import GRPO
 from cola_agents.losses import categorical_kl
 from cola_agents.probe import probe
@@ -33,8 +33,6 @@ from cola_envs.build import evaluation_split, splits_of
 TEST_SEED = 10_000
 #: k of pass@k, and as many tries at each problem as the largest.
 TRIES = (1, 4, 16, 64)
-#: Training problems that the best constant code is chosen on.
-FLOOR_PROBLEMS = 16
 
 
 @dataclass(frozen=True)
@@ -268,16 +266,10 @@ def floor(name: str, protocol: Protocol, pretrained: Path) -> dict[str, Any]:
     """The test reward of uniform random codes, or of the best constant code (chosen on training problems)."""
     backbone = ARMS["latent"].backbone(pretrained)
     num_codes, splits = int(backbone.action_space.n), _splits(ARMS["latent"].env_id(protocol.task))
-    always = torch.eye(num_codes).clamp_min(1e-30).log()
     chosen, code = torch.zeros(num_codes), None
     if name == "constant-code":
-        totals = torch.zeros(num_codes)
-        for problem in range(FLOOR_PROBLEMS):
-            # As many episodes as rows: row i plays code i.
-            rollout = _play(protocol, backbone, splits[0], always, [problem] * num_codes)
-            totals += rollout.episode_rewards
-        code = int(totals.argmax())
-        chosen = always[code]
+        code = best_constant_code(num_codes, partial(_play, protocol, backbone, splits[0]))
+        chosen = constant_codes(num_codes)[code]
     problems = range(TEST_SEED, TEST_SEED + protocol.episodes)
     rollout = _play(protocol, backbone, splits[1], chosen.expand(protocol.episodes, -1), problems)
     after = {"reward": round(rollout.episode_rewards.mean().item(), 4)}
