@@ -12,7 +12,7 @@ import torch
 
 from cola_agents.search.config import Ending
 from cola_agents.search.core import running_states, vote
-from cola_agents.search.play import Values, checked_logits, play_on
+from cola_agents.search.play import Player, Values, checked_logits
 from cola_envs.episodes import Episodes
 
 
@@ -51,7 +51,8 @@ class Tries:
         try:
             self.episodes.restore(rows, roots, seeds)
             streams = {self.rows[i]: self._streams[i] for i in chosen}
-            found = play_on(self.episodes, rows, self.policy, streams, temperature=temperature, q=self.q)
+            player = Player(self.episodes, self.policy, streams, temperature=temperature, q=self.q)
+            found = player.to_the_end(rows)
         finally:
             self.episodes.restore(rows, roots)
         for i, ending in zip(chosen, found, strict=True):

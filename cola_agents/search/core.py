@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.error import ResetNeeded
 
 from cola_agents.reports import given_answer
 from cola_agents.search.config import Ending, Evaluate, Evaluation, Follow, SearchConfig, SearchResult
+from cola_agents.search.evaluators import RolloutEvaluator, unplayed
 from cola_agents.search.forest import NONE, Forest
+from cola_agents.search.play import Outlook
 from cola_envs.episodes import Episodes
 from cola_envs.state import State
+
+#: (node, edge) pairs from a root; none for the root itself.
+Path = list[tuple[int, int]]
 
 
 def search(
@@ -27,7 +32,10 @@ def search(
 ) -> SearchResult:
     """Search from the states that rows are in, one tree a row, and leave the rows as they were found.
 
-    In each round every tree selects a leaf; all leaves are stepped together and evaluated in one call.
+    In each round every tree selects a leaf; all leaves are stepped together and evaluated in one call. Where
+    a :class:`~cola_agents.search.evaluators.RolloutEvaluator` plays the leaves on, it is not called but its
+    player is: in each step every tree takes one action, on the way to its leaf's end or along a new edge, so
+    that no tree waits for the longest episode (continuous batching: Yu et al. 2022, Orca, OSDI).
 
     Args:
         episodes: whose rows these are. Rows that are not searched are left alone.
@@ -45,7 +53,8 @@ def search(
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
         RuntimeError: for a task that cannot be put back, before the rows are touched.
         ValueError: for priors, values or action values that are not finite numbers, or of another size than
-            the action space; the rows were put back.
+            the action space; the rows were put back. A RolloutEvaluator's policy and Q-function raise
+            FloatingPointError for what is not finite, naming row and action.
     """
     config = config or SearchConfig()
     rows = list(rows)
@@ -84,6 +93,14 @@ def put_back(episodes: Episodes, rows: Sequence[int]) -> Iterator[list[State]]:
         episodes.restore(rows, states)
 
 
+class _Move(NamedTuple):
+    """The next action of rows that are played on, and what their player saw."""
+
+    rows: list[int]
+    actions: list[int]
+    seen: Outlook
+
+
 class _Run:
     """One search under way."""
 
@@ -110,6 +127,11 @@ class _Run:
         self.endings: list[list[Ending]] = [[] for _ in rows]
         #: Which ending a node came with: its own, or that of the evaluation that played it on.
         self.ending_of: list[dict[int, Ending]] = [{} for _ in rows]
+        #: What plays leaves on, where the evaluator does; the path to the leaf of each tree whose row is
+        #: played on; and those of them whose leaf has no edges yet.
+        self.player = evaluate.player if type(evaluate) is RolloutEvaluator else None
+        self.playing: dict[int, Path] = {}
+        self.unopened: list[int] = []
         self.done = np.zeros(len(rows), dtype=np.int64)
         self.new_tokens = np.zeros(len(rows), dtype=np.int64)
         self.forwarded_before = forwarded_since(0, episodes)
@@ -122,33 +144,43 @@ class _Run:
             seeds = self.rng.integers(2**53, size=len(roots)).tolist()
             self.episodes.restore(self.rows, roots, seeds)
             roots = [self.episodes.snapshot(row) for row in self.rows]
-        trees = list(range(len(self.rows)))
-        for tree, root in zip(trees, roots, strict=True):
+        for tree, root in enumerate(roots):
             self.forest.add(tree, root, ())
             self.paid[tree].append(0.0)
-        self._open(trees, [0] * len(trees))
-        if self.config.noise > 0:
-            for tree in trees:
-                edges = self.forest.action[tree, 0] != NONE
-                noise = self.rng.dirichlet([self.config.noise] * int(edges.sum()))
-                prior = self.forest.prior[tree, 0]
-                prior[edges] += self.config.noise_share * (noise - prior[edges])
+        self._evaluate({tree: [] for tree in range(len(roots))})
 
     def grow(self) -> None:
         """Simulate until every tree is done."""
-        while live := [tree for tree in range(len(self.rows)) if not self._finished(tree)]:
-            pairs = list(zip(live, self._select(np.array(live)), strict=True))
-            fresh = [(tree, path) for tree, path in pairs if self._leaf(tree, path) == NONE]
-            if fresh:
-                self._expand(fresh)
-            for tree, path in pairs:
-                leaf = self._leaf(tree, path)
-                value = 0.0 if self.forest.terminal[tree, leaf] else float(self.forest.value[tree, leaf])
-                self.forest.back_up(tree, path, value, self.config.discount)
-                self.done[tree] += 1
+        while True:
+            move = self._move()
+            fresh = self._leaves()
+            if not fresh and not move:
+                return
+            self._step(fresh, move)
 
-    def _leaf(self, tree: int, path: list[tuple[int, int]]) -> int:
-        return int(self.forest.child[tree, path[-1][0], path[-1][1]])
+    def _leaves(self) -> dict[int, Path]:
+        """Of each tree that is neither done nor waiting, the path to an edge that was not taken yet.
+
+        A path that leads to the end of an episode is a simulation at once.
+        """
+        fresh: dict[int, Path] = {}
+        idle = [tree for tree in range(len(self.rows)) if tree not in self.playing]
+        while idle := [tree for tree in idle if tree not in fresh and not self._finished(tree)]:
+            for tree, path in zip(idle, self._select(np.array(idle)), strict=True):
+                if self._leaf(tree, path) == NONE:
+                    fresh[tree] = path
+                else:
+                    self._settle(tree, path, 0.0)
+        return fresh
+
+    def _settle(self, tree: int, path: Path, value: float) -> None:
+        """A simulation is over: its leaf is worth ``value``. That of a root is none."""
+        if path:
+            self.forest.back_up(tree, path, value, self.config.discount)
+            self.done[tree] += 1
+
+    def _leaf(self, tree: int, path: Path) -> int:
+        return int(self.forest.child[tree, path[-1][0], path[-1][1]]) if path else 0
 
     def _finished(self, tree: int) -> bool:
         config, left = self.config, self.config.simulations - int(self.done[tree])
@@ -159,10 +191,10 @@ class _Run:
             return first - (others[0] if others else 0) > left
         return False
 
-    def _select(self, trees: np.ndarray) -> list[list[tuple[int, int]]]:
+    def _select(self, trees: np.ndarray) -> list[Path]:
         """Per tree the path to an edge not taken yet, or to the end of an episode."""
         config = self.config
-        paths: list[list[tuple[int, int]]] = [[] for _ in trees]
+        paths: list[Path] = [[] for _ in trees]
         nodes = np.zeros(len(trees), dtype=np.int64)
         walking = np.arange(len(trees))
         while len(walking):
@@ -177,55 +209,59 @@ class _Run:
             walking = walking[(below != NONE) & ~self.forest.terminal[at, below]]
         return paths
 
-    def _expand(self, fresh: list[tuple[int, list[tuple[int, int]]]]) -> None:
-        """Take the last edge of each path, and evaluate where it leads."""
+    def _step(self, fresh: dict[int, Path], move: _Move | None) -> None:
+        """Take the last edge of each path and make the move of those that play; see where it led."""
         forest = self.forest
-        trees = [tree for tree, _ in fresh]
-        rows = [self.rows[tree] for tree in trees]
-        ends = [path[-1] for _, path in fresh]
-        self.episodes.restore(
-            rows, [forest.states[tree][node] for tree, (node, _) in zip(trees, ends, strict=True)]
-        )
+        rows = [self.rows[tree] for tree in fresh]
+        ends = [path[-1] for path in fresh.values()]
+        if rows:
+            states = [forest.states[tree][node] for tree, (node, _) in zip(fresh, ends, strict=True)]
+            self.episodes.restore(rows, states)
         before = {row: len(self.episodes.tokens(row)) for row in rows}
-        stepped = self._take(
-            rows, [int(forest.action[tree, *end]) for tree, end in zip(trees, ends, strict=True)]
-        )
-        going, nodes = [], []
-        for tree, row, (node, edge) in zip(trees, rows, ends, strict=True):
+        edges = [int(forest.action[tree, *end]) for tree, end in zip(fresh, ends, strict=True)]
+        stepped = self._take(rows, edges, move)
+        going = {}
+        for (tree, path), row, (node, edge) in zip(fresh.items(), rows, ends, strict=True):
             line, reward, paid, info = stepped[row]
             self.paid[tree].append(self.paid[tree][node] + paid)
             child = forest.add(tree, self.episodes.snapshot(row), line, node, edge)
             self.new_tokens[tree] += len(self.episodes.tokens(row)) - before[row]
             if self.episodes.running(row):
                 forest.reward[tree, node, edge] = reward if self.config.rewards == "environment" else 0.0
-                going.append(tree)
-                nodes.append(child)
+                going[tree] = path
             else:
                 worth = self._worth(tree, node, line, reward)
                 forest.terminal[tree, child] = True
                 forest.reward[tree, node, edge] = worth
                 self._found(tree, child, Ending(info["text"], line, worth, paid, info), node)
+                self._settle(tree, path, 0.0)
         if going:
-            self._open(going, nodes)
+            self._evaluate(going)
 
     def _take(
-        self, rows: list[int], actions: list[int]
+        self, rows: list[int], actions: list[int], move: _Move | None
     ) -> dict[int, tuple[tuple[int, ...], float, float, dict[str, Any]]]:
-        """Take an edge in each row: its actions, their rewards discounted and as paid, the last info."""
+        """Take an edge in each row: its actions, their rewards discounted and as paid, the last info.
+
+        The move goes with the first action of the edges.
+        """
         lines: dict[int, list[int]] = {row: [] for row in rows}
         rewards, sums, infos = dict.fromkeys(rows, 0.0), dict.fromkeys(rows, 0.0), {}
-        going, chosen = rows, np.array(actions)
+        going, chosen = rows, actions
         for count in range(self.config.span):
             if count:
                 assert self.follow is not None
-                likelihood = np.asarray(self.follow(going))
-                chosen = likelihood.argmax(-1)
-            _, paid, _, _, told = self.episodes.step(going, chosen)
-            for row, action, reward, info in zip(going, chosen.tolist(), paid, told, strict=True):
+                chosen = np.asarray(self.follow(going)).argmax(-1).tolist()
+            also = None if count else move
+            together = (going, chosen) if also is None else (going + also.rows, chosen + also.actions)
+            _, paid, _, _, told = self.episodes.step(*together)
+            for row, action, reward, info in zip(going, chosen, paid, told, strict=False):
                 lines[row].append(action)
                 rewards[row] += self.config.discount**count * float(reward)
                 sums[row] += float(reward)
                 infos[row] = info
+            if also is not None:
+                self._moved(also, paid[len(going) :], told[len(going) :])
             going = [row for row in going if self.episodes.running(row)]
             if not going:
                 break
@@ -240,23 +276,71 @@ class _Run:
             return float(self.forest.value[tree, node])
         return float(values[line[0]])
 
-    def _open(self, trees: list[int], nodes: list[int]) -> None:
-        """Evaluate nodes, whose states the trees' rows are in, and give them edges."""
-        rows = [self.rows[tree] for tree in trees]
+    def _evaluate(self, paths: dict[int, Path]) -> None:
+        """Judge the leaves that trees' rows are in: at once, or by playing them on from the next step on."""
+        rows = [self.rows[tree] for tree in paths]
+        if self.player is not None:
+            self.player.begin(rows)
+            self.playing |= paths
+            self.unopened = list(paths)
+            return
         before = [len(self.episodes.tokens(row)) for row in rows]
-        same = self.episodes.session.outcomes(rows)[0][:, :, 0] if self.merge else None
+        same = self._same(rows)
         found = Evaluation(*self.evaluate(rows))
-        prior, value = self._checked(found, len(rows))
-        for i, (tree, node) in enumerate(zip(trees, nodes, strict=True)):
+        self._open(paths, found, same)
+        for i, (tree, path) in enumerate(paths.items()):
             self.new_tokens[tree] += len(self.episodes.tokens(rows[i])) - before[i]
+            ending = found.endings[i] if found.endings is not None else None
+            if ending is not None:
+                self._found(tree, self._leaf(tree, path), ending, self._leaf(tree, path))
+            self._settle(tree, path, float(found.value[i]))
+
+    def _move(self) -> _Move | None:
+        """The next action of every row that is played on; those leaves that are new are given their edges."""
+        if self.player is None or not self.playing:
+            return None
+        rows = [self.rows[tree] for tree in self.playing]
+        seen = self.player.look(rows)
+        if self.unopened:
+            new = {tree: self.playing[tree] for tree in self.unopened}
+            at = [rows.index(self.rows[tree]) for tree in new]
+            values = None if seen.values is None else seen.values[at]
+            same = self._same([self.rows[tree] for tree in new])
+            self._open(new, unplayed(Outlook(seen.logits[at], values)), same)
+            self.unopened = []
+        return _Move(rows, self.player.draw(rows, seen), seen)
+
+    def _moved(self, move: _Move, rewards: np.ndarray, infos: Sequence[dict[str, Any]]) -> None:
+        """End the simulations of those trees whose row has come to its end."""
+        assert self.player is not None
+        ended = self.player.took(*move, rewards, infos)
+        for tree in [tree for tree in self.playing if self.rows[tree] in ended]:
+            path, ending = self.playing.pop(tree), ended[self.rows[tree]]
+            leaf = self._leaf(tree, path)
+            self.new_tokens[tree] += ending.spent
+            self.forest.value[tree, leaf] = ending.value
+            self._found(tree, leaf, ending, leaf)
+            self._settle(tree, path, ending.value)
+
+    def _same(self, rows: list[int]) -> np.ndarray | None:
+        """Of each row the token that each code gives, where equal ones are to be merged."""
+        return self.episodes.session.outcomes(rows)[0][:, :, 0] if self.merge else None
+
+    def _open(self, paths: dict[int, Path], found: Evaluation, same: np.ndarray | None) -> None:
+        """Give leaves their edges and what is known of their worth."""
+        prior, value = self._checked(found, len(paths))
+        for i, (tree, path) in enumerate(paths.items()):
+            node = self._leaf(tree, path)
             weights = prior[i] if same is None else merged(prior[i], same[i])
             actions = np.flatnonzero(weights > 0)
             self.forest.open(tree, node, actions, weights[actions], float(value[i]))
             if found.action_values is not None:
                 self.action_values[tree][node] = np.asarray(found.action_values[i])
-            ending = found.endings[i] if found.endings is not None else None
-            if ending is not None:
-                self._found(tree, node, ending, node)
+            if not path and self.config.noise > 0:
+                edges = self.forest.action[tree, 0] != NONE
+                noise = self.rng.dirichlet([self.config.noise] * int(edges.sum()))
+                root = self.forest.prior[tree, 0]
+                root[edges] += self.config.noise_share * (noise - root[edges])
 
     def _found(self, tree: int, node: int, ending: Ending, since: int) -> None:
         """Keep an ending that was played on from the node ``since``, counted from the root."""

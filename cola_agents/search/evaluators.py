@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cola_agents.rollout import InitialPolicy, Policy
 from cola_agents.search.config import Evaluation
-from cola_agents.search.play import Values, play_on
+from cola_agents.search.play import Outlook, Player, Values
 from cola_envs.episodes import Episodes
 
 
@@ -23,6 +23,10 @@ def probabilities(logits: Tensor) -> np.ndarray:
 
 class RolloutEvaluator:
     """Priors from a policy; the value of a state is what came of playing it on to its end.
+
+    A call plays its rows on together, until the last of them has ended. :func:`~cola_agents.search.search`
+    does not call it (but does call a subclass): it has ``player`` play the rows, so that a tree whose row
+    has ended goes on at once. What is found is the same.
 
     Args:
         episodes: whose rows are evaluated.
@@ -44,32 +48,24 @@ class RolloutEvaluator:
         seed: int = 0,
         q: Values | None = None,
     ) -> None:
-        self.episodes = episodes
-        self.q = q
         session = episodes.session
         chosen: Any = policy or InitialPolicy()
         self.logits: Values = (
             chosen.attach(session) if hasattr(chosen, "attach") else partial(chosen, session)
         )
-        self.temperature = temperature
-        self.discount = discount
-        self._streams = {row: np.random.default_rng([seed, row]) for row in range(episodes.num_rows)}
+        streams = {row: np.random.default_rng([seed, row]) for row in range(episodes.num_rows)}
+        self.player = Player(episodes, self.logits, streams, temperature=temperature, discount=discount, q=q)
 
-    @torch.no_grad()
     def __call__(self, rows: Sequence[int], /) -> Evaluation:
-        rows = list(rows)
-        prior = probabilities(self.logits(rows))
-        action_values = None if self.q is None else self.q(rows).double().cpu().numpy()
-        endings = play_on(
-            self.episodes,
-            rows,
-            self.logits,
-            self._streams,
-            temperature=self.temperature,
-            discount=self.discount,
-            q=self.q,
-        )
-        return Evaluation(prior, np.array([ending.value for ending in endings]), action_values, endings)
+        judged = unplayed(self.player.look(rows))
+        endings = self.player.to_the_end(rows)
+        return judged._replace(value=np.array([ending.value for ending in endings]), endings=endings)
+
+
+def unplayed(seen: Outlook) -> Evaluation:
+    """What a player sees of rows, as an evaluation whose values, 0, are still to be played for."""
+    action_values = None if seen.values is None else seen.values.double().cpu().numpy()
+    return Evaluation(probabilities(seen.logits), np.zeros(len(seen.logits)), action_values)
 
 
 class ValueEvaluator:

@@ -15,7 +15,7 @@ from cola_agents.sampling import sample
 from cola_agents.search.config import Ending, SearchResult
 from cola_agents.search.core import forwarded_since, put_back, vote
 from cola_agents.search.forest import NONE, Forest
-from cola_agents.search.play import Values, play_on
+from cola_agents.search.play import Player, Values
 from cola_envs.episodes import Episodes
 
 
@@ -285,14 +285,14 @@ class _Run:
         rows = [self.rows[tree] for tree in trees]
         self.episodes.restore(rows, [self.forest.states[tree][nodes[tree]] for tree in trees])
         seen = self.config.rewards == "environment"
-        found = play_on(
+        player = Player(
             self.episodes,
-            rows,
             self._logits,
             {self.rows[tree]: self.streams[tree] for tree in trees},
             temperature=self.config.temperature,
             q=None if seen else self._values,
         )
+        found = player.to_the_end(rows)
         for tree, ending in zip(trees, found, strict=True):
             self.new_tokens[tree] += ending.spent
             reward = self.paid[tree][nodes[tree]] + ending.reward

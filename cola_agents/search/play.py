@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,68 +19,124 @@ from cola_envs.episodes import Episodes
 Values = Callable[[Sequence[int]], Tensor]
 
 
-@torch.no_grad()
-def play_on(
-    episodes: Episodes,
-    rows: Sequence[int],
-    policy: Values,
-    streams: Mapping[int, np.random.Generator],
-    *,
-    temperature: float = 1.0,
-    discount: float = 1.0,
-    q: Values | None = None,
-) -> list[Ending]:
-    """Play each row to the end of its episode.
+class Outlook(NamedTuple):
+    """What a player sees of B rows: action logits [B, A], and action values [B, A] where it has a judge."""
+
+    logits: Tensor
+    values: Tensor | None
+
+
+@dataclass
+class _Played:
+    """A row that is played on: where that began, and what came of it so far."""
+
+    tokens: int
+    actions: int
+    value: float = 0.0
+    reward: float = 0.0
+    factor: float = 1.0
+
+
+class Player:
+    """Plays rows to the ends of their episodes: :meth:`to_the_end`, or action by action.
+
+    Action by action, rows may begin and end at different times and share their steps with other rows:
+    :meth:`begin` them; then in turn :meth:`look`, :meth:`draw`, step the episodes, and :meth:`took`.
 
     Args:
-        rows: that are running.
+        episodes: whose rows are played.
         policy: rows to action logits [B, A].
         streams: of each row, drawn from once an action.
         temperature: at which actions are drawn; 0 takes the likeliest.
         discount: of an ending's value, per action.
         q: rows to action values [B, A]. Where it is given, an ending is worth what it says of the last
             action, and the task's rewards are not looked at.
-
-    Returns:
-        Per row its ending, everything in it counted from here; ``spent`` are the tokens it took.
-
-    Raises:
-        FloatingPointError: where logits or action values are not finite, naming row and action. A logit of
-            -inf is an action that is never drawn; one action at least must have another.
     """
-    rows = list(rows)
-    tokens = {row: len(episodes.tokens(row)) for row in rows}
-    start = {row: len(episodes.actions(row)) for row in rows}
-    value, reward = dict.fromkeys(rows, 0.0), dict.fromkeys(rows, 0.0)
-    told: dict[int, dict[str, Any]] = {}
-    going, factor = rows, 1.0
-    while going:
-        logits = checked_logits(policy(going), going)
-        judged = None if q is None else _checked_values(q(going), going, episodes)
-        u = torch.tensor([streams[row].random() for row in going], dtype=torch.float64)
-        actions, _ = sample(logits, u.to(logits.device), temperature=temperature)
-        taken = actions.tolist()
-        _, rewards, _, _, infos = episodes.step(going, taken)
-        for i, row in enumerate(going):
-            reward[row] += float(rewards[i])
-            if judged is None:
-                value[row] += factor * float(rewards[i])
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        policy: Values,
+        streams: Mapping[int, np.random.Generator],
+        *,
+        temperature: float = 1.0,
+        discount: float = 1.0,
+        q: Values | None = None,
+    ) -> None:
+        self.episodes, self.policy, self.streams, self.q = episodes, policy, streams, q
+        self.temperature, self.discount = temperature, discount
+        self._played: dict[int, _Played] = {}
+
+    def to_the_end(self, rows: Sequence[int]) -> list[Ending]:
+        """Play each row, which must be running, to the end of its episode.
+
+        Returns:
+            Per row its ending, everything in it counted from here; ``spent`` are the tokens it took.
+
+        Raises:
+            FloatingPointError: as :meth:`look`.
+        """
+        found: dict[int, Ending] = {}
+        self.begin(rows)
+        while going := [row for row in rows if row not in found]:
+            seen = self.look(going)
+            actions = self.draw(going, seen)
+            _, rewards, _, _, infos = self.episodes.step(going, actions)
+            found |= self.took(going, actions, seen, rewards, infos)
+        return [found[row] for row in rows]
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Count from the states that rows are in now; what they were playing before is dropped."""
+        for row in rows:
+            self._played[row] = _Played(len(self.episodes.tokens(row)), len(self.episodes.actions(row)))
+
+    @torch.no_grad()
+    def look(self, rows: Sequence[int]) -> Outlook:
+        """The logits and values of rows, which have begun or are about to.
+
+        Raises:
+            FloatingPointError: where logits or action values are not finite, naming row and action. A logit
+                of -inf is an action that is never drawn; one action at least must have another.
+        """
+        logits = checked_logits(self.policy(rows), rows)
+        return Outlook(logits, None if self.q is None else _checked_values(self.q(rows), rows, self.episodes))
+
+    def draw(self, rows: Sequence[int], seen: Outlook) -> list[int]:
+        """The next action of each row, of which ``seen`` tells."""
+        u = torch.tensor([self.streams[row].random() for row in rows], dtype=torch.float64)
+        actions, _ = sample(seen.logits, u.to(seen.logits.device), temperature=self.temperature)
+        drawn: list[int] = actions.tolist()
+        return drawn
+
+    def took(
+        self,
+        rows: Sequence[int],
+        actions: Sequence[int],
+        seen: Outlook,
+        rewards: Sequence[float] | np.ndarray,
+        infos: Sequence[dict[str, Any]],
+    ) -> dict[int, Ending]:
+        """Count what the step of each row gave; the endings of those whose episode is over."""
+        ended = {}
+        for i, row in enumerate(rows):
+            played, reward = self._played[row], float(rewards[i])
+            played.reward += reward
+            if seen.values is None:
+                played.value += played.factor * reward
             else:
-                value[row] = float(judged[i, taken[i]])
-            told[row] = infos[i]
-        factor *= discount
-        going = [row for row in going if episodes.running(row)]
-    return [
-        Ending(
-            text=told[row]["text"],
-            actions=tuple(episodes.actions(row)[start[row] :]),
-            value=value[row],
-            reward=reward[row],
-            info=told[row],
-            spent=len(episodes.tokens(row)) - tokens[row],
-        )
-        for row in rows
-    ]
+                played.value = float(seen.values[i, actions[i]])
+            played.factor *= self.discount
+            if not self.episodes.running(row):
+                del self._played[row]
+                ended[row] = Ending(
+                    text=infos[i]["text"],
+                    actions=tuple(self.episodes.actions(row)[played.actions :]),
+                    value=played.value,
+                    reward=played.reward,
+                    info=infos[i],
+                    spent=len(self.episodes.tokens(row)) - played.tokens,
+                )
+        return ended
 
 
 def checked_logits(logits: Tensor, rows: Sequence[int]) -> Tensor:
