@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import gymnasium as gym
+
 from benchmarks import credit, diversity, engines, iterations, memory, models, paper, shapes, speed, tune
 from benchmarks.compare import campaign, report
 from benchmarks.peers import command as peers
@@ -37,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add(commands)
     arguments = parser.parse_args(argv)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.run(arguments)
+    try:
+        arguments.run(arguments)
+    except (ValueError, TypeError, FloatingPointError, OSError, ImportError, gym.error.Error) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
     print(f"Wrote {arguments.out}.")
     return 0
 

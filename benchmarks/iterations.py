@@ -160,19 +160,17 @@ def measure_iterations(
     if where.type == "cpu":
         results["note"] = "no GPU: a small shape, which says nothing about 8B"
     memory = PeakMemory(where)
-    given = _latent(model, shape, where)
+    given: LatentBackbone | TokenBackbone = _latent(model, shape, where)
     results["config"] = {"dtype": str(given.model.dtype).removeprefix("torch."), **_sizes(given.model.config)}
     for level in ("latent", "token"):
-        backbone: Any = given
         if level == "token":
             # Only the base stays in memory, as when a plain language model is learned with.
-            whole, tokenizer = causal_lm(given.model), given.tokenizer
-            given = backbone = TokenBackbone(whole, tokenizer)
+            given = TokenBackbone(causal_lm(given.model), given.tokenizer)
         for algorithm in ALGORITHMS:
             arm = {"algorithm": algorithm, "level": level}
             memory.begin()
             try:
-                figures = _measure(backbone, algorithm, level, env, work, updates, where)
+                figures = _measure(given, algorithm, level, env, work, updates, where)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise

@@ -32,7 +32,7 @@ ARMS: dict[str, dict[str, Any]] = {
 def plans(work: dict[str, int] | None = None) -> dict[str, dict[str, float]]:
     """The plan of every arm at the shapes of Llama-3.1-8B in bfloat16, in GiB."""
     config = SHAPES["8b"].config()
-    return {name: memory_plan(config, **arm, **(work or WORK)) for name, arm in ARMS.items()}
+    return {name: memory_plan(config, **{**arm, **(work or WORK)}) for name, arm in ARMS.items()}
 
 
 def plan_table(found: dict[str, dict[str, float]]) -> str:

@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def measure_shapes(
     parts: dict[str, Callable[[], Any]] = {
         "machine": lambda: held.measure(),
         "model": lambda: held.build(config),
-        **{f"decode {n}": lambda n=n: decode(held, n, repeats) for n in shape.rows},
+        **{f"decode {n}": partial(decode, held, n, repeats) for n in shape.rows},
         "update latent": lambda: update_latent(held, repeats),
         "update token": lambda: update_token(held, repeats),
     }
@@ -231,7 +232,7 @@ def decode(held: _Held, rows: int, repeats: int) -> dict[str, Any]:
     assert held.machine is not None
     source = torch.Generator().manual_seed(0)
     prompts = torch.randint(shape.text["vocab_size"], (rows, shape.prompt), generator=source).tolist()
-    backbones = {
+    backbones: dict[str, LatentBackbone | TokenBackbone] = {
         "base": TokenBackbone(model, held.numbers),
         "cola": LatentBackbone(model, held.numbers),
     }

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import decoding, limits, shapes
 from benchmarks.__main__ import main
+from benchmarks.compare import campaign
 from benchmarks.limits import Cost, Machine, decode_cost, measure_machine
 from benchmarks.shapes import SHAPES, measure_shapes, shapes_table
 from benchmarks.speed import BareLoop, record_passes
@@ -271,6 +272,31 @@ def test_tune_writes_runs_and_prints_the_table(tmp_path, capsys):
     assert main([*argv, "--out", str(out)]) == 0
     assert {run["arm"] for run in json.loads(out.read_text())["runs"]} == {"latent", "token"}
     assert "| latent | 0.001 | 0.1 | never |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["compare", "--models", "none", "--out", "there"], "none has no model 0/base"),
+        (["compare", "--models", "none", "--set", "level", "--out", "there"], "is no KEY=VALUE"),
+        (["report", "none"], "config.json"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_line(argv, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("benchmarks: ")
+    assert said in line
+
+
+def test_a_comparison_passes_arguments_on_to_its_environments(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(campaign, "campaign", lambda plan, *_, **__: asked.append(plan.protocol.env_kwargs))
+    monkeypatch.setattr("benchmarks.compare.report.write_report", lambda out: "")
+    argv = ["compare", "--task", "Thinking", "--models", "m", "--set", "level=2", "--set", "stop=a b"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 0
+    assert asked == [{"level": 2, "stop": "a b"}]
 
 
 @pytest.mark.parametrize(

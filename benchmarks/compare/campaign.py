@@ -25,6 +25,7 @@ from benchmarks.compare.runs import FLOORS, Cell, Protocol, run
 from benchmarks.compare.summary import TRAINED
 from benchmarks.compare.tuning import Score, Setting, best, edges, first_settings, next_setting, scored
 from benchmarks.statistics import area_under_curve
+from cola_agents.commands.settings import add_set, settings
 from cola_agents.provenance import provenance
 
 #: First RL seed of the search: the runs that are reported have others.
@@ -127,25 +128,25 @@ def campaign(plan: Plan, models: Path, out: Path, *, jobs: int = 1, frontier: Se
         workers.do("floors", floors)
         if journal.chosen is None:
             journal.choose(_search(plan, journal, workers))
-        settings: dict[str, Setting] = {}
+        chosen: dict[str, Setting] = {}
         for arm in plan.arms:
             one = (journal.chosen or {})[arm]
-            settings[arm] = (one["lr"], one["kl_coef"])
+            chosen[arm] = (one["lr"], one["kl_coef"])
             note = "".join(f"; the edge of {axis} still wins" for axis in one["edges"])
             print(f"{arm}: lr {one['lr']:g}, KL {one['kl_coef']:g} of {one['settings']} settings{note}")
         main = [
-            Cell("main", arm, model, seed_of(model, i), _options(settings[arm]))
+            Cell("main", arm, model, seed_of(model, i), _options(chosen[arm]))
             for i in range(plan.seeds)
             for model in plan.model_seeds
             for arm in plan.arms
         ]
         workers.do("runs", main)
         edge = [
-            Cell("frontier", arm, model, seed_of(model, 0), _options((settings[arm][0], kl)))
+            Cell("frontier", arm, model, seed_of(model, 0), _options((chosen[arm][0], kl)))
             for kl in frontier
             for model in plan.model_seeds
             for arm in plan.arms
-            if kl != settings[arm][1]
+            if kl != chosen[arm][1]
         ]
         workers.do("frontier", edge)
 
@@ -160,14 +161,14 @@ def _search(plan: Plan, journal: Journal, workers: _Workers) -> dict[str, Any]:
     while True:
         cells = [
             Cell("tuning", arm, model, TUNING_SEED + i, _options(setting))
-            for arm, settings in wanted.items()
-            for setting in settings
+            for arm, tries in wanted.items()
+            for setting in tries
             for i, model in enumerate(plan.model_seeds[: plan.tuning_models])
         ]
         workers.do("search", cells)
         scores = {
-            arm: {setting: _score(plan, journal.tried(arm, setting)) for setting in settings}
-            for arm, settings in wanted.items()
+            arm: {setting: _score(plan, journal.tried(arm, setting)) for setting in tries}
+            for arm, tries in wanted.items()
         }
         count = len(next(iter(wanted.values())))
         if count >= plan.settings or not any(edges(found) for found in scores.values()):
@@ -180,8 +181,8 @@ def _search(plan: Plan, journal: Journal, workers: _Workers) -> dict[str, Any]:
                 }
                 for arm, found in scores.items()
             }
-        for arm, settings in wanted.items():
-            settings.append(next_setting(scores[arm]))
+        for arm, tried in wanted.items():
+            tried.append(next_setting(scores[arm]))
 
 
 def _score(plan: Plan, runs: Sequence[dict[str, Any]]) -> Score:
@@ -259,6 +260,7 @@ def add(commands: Commands) -> None:
         "compare", help="latent against token actions, with controls, over many seeds"
     )
     parser.add_argument("--task", default="Thinking", help="name of the environments: CoLA-<task>-v0")
+    add_set(parser)
     parser.add_argument("--models", type=Path, required=True, help="a folder that `benchmarks models` wrote")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
     parser.add_argument("--model-seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -289,6 +291,7 @@ def _run(arguments: argparse.Namespace) -> None:
     plan = Plan(
         protocol=Protocol(
             task=arguments.task,
+            env_kwargs=settings(arguments.set),
             updates=arguments.updates,
             prompts=arguments.prompts,
             group_size=arguments.group_size,
