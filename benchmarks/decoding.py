@@ -60,6 +60,11 @@ def causal_lm(model: CoLAForCausalLM) -> Any:
     return whole.eval()
 
 
+def base_tokens(latent: LatentBackbone) -> TokenBackbone:
+    """The tokens of the very base that a latent backbone's codes stand on, its weights shared."""
+    return TokenBackbone(causal_lm(latent.model), latent.tokenizer)
+
+
 def _middle() -> CoLAForCausalLM:
     text = LlamaConfig(
         vocab_size=4096,

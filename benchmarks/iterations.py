@@ -25,7 +25,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from transformers import AutoTokenizer
 
 from benchmarks import RESULTS, Commands
-from benchmarks.decoding import causal_lm, random_model
+from benchmarks.decoding import base_tokens, random_model
 from benchmarks.limits import synchronise
 from benchmarks.shapes import SHAPES, is_out_of_memory
 from benchmarks.updates import PeakMemory, free_memory
@@ -164,8 +164,9 @@ def measure_iterations(
     results["config"] = {"dtype": str(given.model.dtype).removeprefix("torch."), **_sizes(given.model.config)}
     for level in ("latent", "token"):
         if level == "token":
+            assert isinstance(given, LatentBackbone)
             # Only the base stays in memory, as when a plain language model is learned with.
-            given = TokenBackbone(causal_lm(given.model), given.tokenizer)
+            given = base_tokens(given)
         for algorithm in ALGORITHMS:
             arm = {"algorithm": algorithm, "level": level}
             memory.begin()

@@ -69,7 +69,10 @@ def test_the_cause_names_the_controls_that_do_as_well_and_what_that_shows(tmp_pa
     cause = reward_after(("Arithmetic",), "reward")(given).cause
     assert f"as good as latent: `rank` ({CONTROLS['rank']})" in cause
     assert "worse than latent: `token-lora`" in cause
-    assert "not run: `latent-sampled`, `token-frozen`, `token-truncated`, `pushforward`" in cause
+    assert (
+        "not run: `latent-sampled`, `token-same-base`, `token-frozen`, `token-truncated`, `pushforward`"
+        in cause
+    )
     assert "Before RL the difference was 0.000" in cause
     assert "constant code earns 0.930" in cause
 

@@ -40,6 +40,7 @@ BASELINE = "token"
 #: What a control arm that does as well as the latent arm shows.
 CONTROLS = {
     "latent-sampled": "the world model's argmax is not needed",
+    "token-same-base": "it is the base that the token arm was given that does not learn",
     "token-frozen": "a small trained part on a frozen base is enough",
     "token-lora": "as few trained parameters are enough",
     "token-truncated": "cutting the tail of sampling is enough",

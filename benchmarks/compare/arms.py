@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.compare.pushforward import PushforwardGRPO
 from benchmarks.compare.rank import RankBackbone
+from benchmarks.decoding import base_tokens
 from cola_agents.actors import Actor, run_trunk
 from cola_agents.backbones import TokenBackbone, make_backbone
 from cola_agents.families import Mask
@@ -107,7 +108,7 @@ class Arm:
 
     def backbone(self, pretrained: Path) -> Any:
         """The model of a pre-trained seed (``benchmarks models``) under this arm's actions."""
-        return _backbone(self.model, pretrained)
+        return _backbone(self.model, self.level, pretrained)
 
 
 _LATENT = (1e-3, 3e-3, 1e-2)
@@ -127,6 +128,12 @@ ARMS = {
             lrs=_LATENT,
         ),
         Arm("token", "tokens, all weights", "token", "base"),
+        Arm(
+            "token-same-base",
+            "tokens, all weights, on the base under the codes, which is not trained on as the others' is",
+            "token",
+            "cola",
+        ),
         Arm(
             "token-frozen",
             "tokens, a fresh policy stack and the head on a frozen base",
@@ -158,6 +165,8 @@ ARMS = {
 
 
 @cache
-def _backbone(model: str, pretrained: Path) -> Any:
+def _backbone(model: str, level: str, pretrained: Path) -> Any:
+    if (model, level) == ("cola", "token"):
+        return base_tokens(_backbone("cola", "latent", pretrained))
     found = make_backbone(pretrained / model, level="token" if model == "base" else "latent")
     return RankBackbone(found.model, found.tokenizer) if model == "rank" else found

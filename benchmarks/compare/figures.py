@@ -19,6 +19,7 @@ STYLES = {
     "latent": ("#0072B2", "o", "-"),
     "latent-sampled": ("#56B4E9", "s", "--"),
     "token": ("#D55E00", "^", "-"),
+    "token-same-base": ("#D55E00", "<", ":"),
     "token-frozen": ("#E69F00", "v", "--"),
     "token-lora": ("#CC79A7", "D", "-."),
     "token-truncated": ("#000000", "X", ":"),
@@ -26,7 +27,7 @@ STYLES = {
     "rank": ("#7F7F7F", "*", "--"),
 }
 #: For arms of other names, in their order.
-OTHERS = ("h", "<", ">", "p", "8", "d")
+OTHERS = ("h", ">", "p", "8", "d")
 POINTS = 60
 BAND_RESAMPLES = 1_000
 #: Quantities of the forest plot.

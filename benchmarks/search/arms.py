@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 import cola_envs  # noqa: F401 (registers the ids)
-from benchmarks.decoding import causal_lm
+from benchmarks.decoding import base_tokens
 from cola_agents.backbones import make_backbone
 from cola_agents.generate import generate, read
 from cola_agents.search.play import Values
@@ -55,7 +55,7 @@ def backbone_of(arm: str) -> Any:
     """The model of an arm."""
     if arm == "token-same-base":
         latent: Any = make_backbone(level="latent")
-        return make_backbone(causal_lm(latent.model), level="token", tokenizer=latent.tokenizer)
+        return base_tokens(latent)
     return make_backbone(level="latent" if arm == "latent" else "token")
 
 
