@@ -36,6 +36,25 @@ class Tries:
             raise ValueError(f"{len(self.answers)} answers for {len(self.successes)} tries")
 
 
+def concordance(values: np.ndarray, paid: np.ndarray) -> float | None:
+    """The chance that of two tries that were paid differently the better paid is the one valued higher.
+
+    Ties of value count half; .5 is a coin. Where tries are paid 0 or 1 it is the area under the ROC curve.
+
+    Args:
+        values: of each try, [N].
+        paid: its reward, [N].
+
+    Returns:
+        None where all were paid alike.
+    """
+    better = paid[:, None] > paid[None, :]
+    if not better.any():
+        return None
+    above = (values[:, None] > values[None, :]) + 0.5 * (values[:, None] == values[None, :])
+    return float(above[better].mean())
+
+
 def pass_at_k(tries: int, successes: int, k: int) -> float:
     """The chance that k of the tries, drawn without replacement, hold a success.
 

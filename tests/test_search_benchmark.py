@@ -10,12 +10,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks.search import add
-from benchmarks.search.accuracy import GOING_ON, LINES, auc, by_then, difference, judge, point
+from benchmarks.search.accuracy import GOING_ON, LINES, by_then, difference, judge, point
 from benchmarks.search.arms import backbone_of, narrowed
 from benchmarks.search.engine import measure_engine
 from benchmarks.search.methods import METHODS, Found, Stage, beam, play, read, write
@@ -74,10 +73,7 @@ def test_search_seeds_are_averaged_within_a_problem_and_differences_paired() -> 
     assert difference(one, both)["low"] == -0.5
 
 
-def test_the_area_under_the_curve_counts_pairs_and_ties_by_half() -> None:
-    values, right = np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, True, False, True])
-    # Pairs right, wrong: .4 > .1, .4 = .4, .9 > .1, .9 > .4.
-    assert auc(values, right) == pytest.approx(3.5 / 4)
+def test_the_judge_is_judged_over_all_answers_and_within_problems() -> None:
     judged = judge(RUN)
     assert judged["answers"] == 6
     # Within: (.2 < .3, .9 > .3) and (.1 < .5, .1 < .6).
@@ -167,7 +163,7 @@ def test_the_command_measures_draws_and_goes_on(tmp_path: Path, capsys: pytest.C
     work, out = tmp_path / "work", tmp_path / "search.json"
     small = ["--tasks", "arithmetic-2", "--arms", "latent", "token-same-base", "--problems", "3"]
     small += ["--budgets", "1", "3", "--beams", "2", "--rows", "3", "--q-problems", "4", "--q-answers", "2"]
-    small += ["--q-steps", "2", "--sections", "accuracy"]
+    small += ["--q-steps", "2", "--q-held-out", "0", "--sections", "accuracy"]
     results = _main(*small, "--work", str(work), "--out", str(out))
     assert "tries, seed 0" in capsys.readouterr().out
     arms = results["tasks"]["arithmetic-2"]["arms"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.search.methods import Found
 from benchmarks.statistics import estimate, paired
+from cola_agents.scores import concordance
 from cola_agents.search.config import Ending
 from cola_agents.search.core import vote
 
@@ -154,31 +155,19 @@ def judge(found: Found) -> dict[str, Any]:
         for problem in found.endings
     ]
     values, right = (np.concatenate(parts) for parts in zip(*problems, strict=True))
-    within = [auc(own, marks) for own, marks in problems if _mixed(marks)]
+    overall = concordance(values, right)
+    within = [one for own, marks in problems if (one := concordance(own, marks)) is not None]
     groups = [group for group in np.array_split(np.argsort(values, kind="stable"), 10) if len(group)]
     return {
         "answers": len(values),
         "right": round(float(right.mean()), 4),
-        "auc": round(auc(values, right), 4) if _mixed(right) else None,
+        "auc": None if overall is None else round(overall, 4),
         "auc_within": round(float(np.mean(within)), 4) if within else None,
         "calibration": [
             [round(float(values[group].mean()), 4), round(float(right[group].mean()), 4), len(group)]
             for group in groups
         ],
     }
-
-
-def _mixed(marks: np.ndarray) -> bool:
-    return bool(marks.any() and not marks.all())
-
-
-def auc(values: np.ndarray, positive: np.ndarray) -> float:
-    """The chance that a positive's value is above a negative's, ties counting half (Mann-Whitney)."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    ones = int(positive.sum())
-    zeros = len(positive) - ones
-    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 def reached(runs: Mapping[str, Sequence[Found]]) -> float:

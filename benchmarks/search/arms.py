@@ -17,7 +17,7 @@ from benchmarks.decoding import base_tokens
 from cola_agents.backbones import make_backbone
 from cola_agents.generate import generate, read
 from cola_agents.search.play import Values
-from cola_agents.search.q import QConfig, QFunction, train_q
+from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
 from cola_envs.episodes import Episodes
 
 #: name -> environment and its arguments. The first is where greedy play of the codes mostly fails.
@@ -43,12 +43,15 @@ class Recipe:
     Attributes:
         problems: of the train split.
         n: answers to each.
-        steps: of :func:`cola_agents.search.q.train_q`.
+        steps: of :func:`cola_agents.search.q.train_q`, at most: the weights kept are those that order the
+            answers to held-out problems best.
+        held_out: of the problems; 0 for none, and the last weights.
     """
 
     problems: int = 512
     n: int = 16
-    steps: int = 600
+    steps: int = 300
+    held_out: int = 64
 
 
 def backbone_of(arm: str) -> Any:
@@ -116,8 +119,15 @@ def q_function(
     if not (folder / "q").exists():
         say(f"{task}, {arm}: training Q")
         q = QFunction.over(backbone)
-        records = train_q(q, recorded.rollout(backbone), QConfig(steps=recipe.steps))
-        told = {"commit": commit, "loss": [round(r["loss"], 5) for r in records]}
+        rollout, held_out = recorded.rollout(backbone), None
+        if recipe.held_out:
+            rollout, held_out = split_problems(rollout, recipe.held_out)
+        records = train_q(q, rollout, QConfig(steps=recipe.steps), held_out=held_out)
+        told = {
+            "commit": commit,
+            "loss": [round(r["loss"], 5) for r in records],
+            "held_out": {r["step"]: round(r["held_out"], 4) for r in records if "held_out" in r},
+        }
         (folder / "q_loss.json").write_text(json.dumps(told) + "\n")
         q.save(folder / "q")
     trained = json.loads((folder / "q_loss.json").read_text())

@@ -51,6 +51,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--q-problems", type=int, default=Recipe.problems)
     parser.add_argument("--q-answers", type=int, default=Recipe.n)
     parser.add_argument("--q-steps", type=int, default=Recipe.steps)
+    parser.add_argument("--q-held-out", type=int, default=Recipe.held_out, help="of --q-problems")
     parser.add_argument("--engine-problems", type=int, default=32, help="that the engine is timed on")
     parser.add_argument("--searches", type=int, default=1_000, help="over which memory is watched")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
@@ -68,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> None:
             beams=tuple(arguments.beams),
             seeds=tuple(arguments.seeds),
             rows=arguments.rows,
-            recipe=Recipe(arguments.q_problems, arguments.q_answers, arguments.q_steps),
+            recipe=Recipe(arguments.q_problems, arguments.q_answers, arguments.q_steps, arguments.q_held_out),
         )
         results |= measure_accuracy(arguments.work, arguments.tasks, arguments.arms, plan, _say)
     if "engine" in arguments.sections:

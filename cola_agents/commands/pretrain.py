@@ -38,7 +38,7 @@ _CONFIG = (
 )
 _GROW = ("num_codes", "num_inverse_layers", "num_merge_layers", "num_policy_layers", "readout")
 _CODES = ("tau", "entropy", "marginal")
-_JUDGED = ("trunk", "gamma")
+_JUDGED = ("trunk", "gamma", "held_out_problems")
 _TUNED = ("under", "no_reclone", "lora_rank", "lora_alpha", "keep_adapters")
 #: What other stages than these read.
 _FOREIGN = {"world": (*_TUNED, "held_out"), "policy": (*_TUNED, *_GROW, *_CODES), "fta": (*_GROW, *_CODES)}
@@ -139,6 +139,11 @@ def add(commands: Commands) -> None:
         help="what the head sits on: a copy of either",
     )
     judged.add_argument("--gamma", type=float, help="discount per action (0.99)")
+    judged.add_argument(
+        "--held-out-problems",
+        type=int,
+        help="recorded problems to judge by instead: the weights that do best there are kept",
+    )
     parser.set_defaults(run=_pretrain)
 
 
@@ -149,7 +154,9 @@ def _pretrain(arguments: argparse.Namespace) -> int:
         return _q(arguments)
     for name in _JUDGED:
         if getattr(arguments, name) is not None:
-            raise ValueError(f"--{name} is of the stage q; the stage {arguments.stage} takes none")
+            raise ValueError(
+                f"--{name.replace('_', '-')} is of the stage q; the stage {arguments.stage} takes none"
+            )
     _refuse(arguments, _FOREIGN[arguments.stage])
     from cola_agents.train.training import train
 
@@ -230,7 +237,7 @@ def _check_empty(out: Path) -> None:
 def _q(arguments: argparse.Namespace) -> int:
     from cola_agents.backbones import make_backbone
     from cola_agents.generate import read
-    from cola_agents.search.q import QConfig, QFunction, train_q
+    from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
 
     _only(arguments, *_Q)
     if not arguments.data:
@@ -248,9 +255,14 @@ def _q(arguments: argparse.Namespace) -> int:
     given = {field: value for name, field in named.items() if (value := getattr(arguments, name)) is not None}
     discount = {} if arguments.gamma is None else {"gamma": arguments.gamma}
     q = QFunction.over(backbone, trunk=arguments.trunk, **discount)
-    records = train_q(q, recorded.rollout(backbone), QConfig(**given))
+    rollout, held_out = recorded.rollout(backbone), None
+    if arguments.held_out_problems is not None:
+        rollout, held_out = split_problems(rollout, arguments.held_out_problems)
+    records = train_q(q, rollout, QConfig(**given), held_out=held_out)
     q.save(arguments.out)
-    print(json.dumps({"episodes": len(recorded.episodes), **records[-1]}, indent=2))
+    judged = [record for record in records if "held_out" in record]
+    kept = max(judged, key=lambda record: record["held_out"]) if judged else records[-1]
+    print(json.dumps({"episodes": len(recorded.episodes), **kept}, indent=2))
     print(f"Wrote {arguments.out}.")
     return 0
 

@@ -20,6 +20,7 @@ from cola_agents.backbones import LatentBackbone, TokenBackbone
 from cola_agents.folders import whole_folder
 from cola_agents.losses import td_target
 from cola_agents.rollout import Rollout
+from cola_agents.scores import concordance
 from cola_agents.search.config import Evaluation
 from cola_agents.search.play import Values
 from cola_agents.session import Rows
@@ -180,6 +181,7 @@ class QConfig:
         lr: AdamW's; warmed up over 3 % of the steps and constant after. Official: 5e-6 on an 8B model.
         target_every: steps between two copies into the target network (official: 50 micro steps).
         clip: the largest gradient norm.
+        check_every: steps between two looks at held-out episodes, where there are any.
         seed: of the order of the episodes.
     """
 
@@ -188,11 +190,15 @@ class QConfig:
     lr: float = 1e-3
     target_every: int = 50
     clip: float = 1.0
+    check_every: int = 25
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.target_every) < 1 or not (self.lr > 0 and self.clip > 0):
-            raise ValueError(f"steps, batch_size, target_every >= 1 and lr, clip > 0 are needed, got {self}")
+        counts = (self.steps, self.batch_size, self.target_every, self.check_every)
+        if min(counts) < 1 or not (self.lr > 0 and self.clip > 0):
+            raise ValueError(
+                f"steps, batch_size, target_every, check_every >= 1 and lr, clip > 0 are needed, got {self}"
+            )
 
 
 def train_q(
@@ -200,6 +206,7 @@ def train_q(
     rollout: Rollout,
     config: QConfig | None = None,
     *,
+    held_out: Rollout | None = None,
     watch: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train a Q-function on recorded episodes; returns a record per step.
@@ -212,14 +219,25 @@ def train_q(
     Args:
         q: trained in place.
         rollout: N episodes; their hidden states are read where the trunk reads them.
+        held_out: episodes of other problems, several of each (:func:`split_problems`). Every ``check_every``
+            steps and after the last the record's ``held_out`` says how well the values order the answers
+            to one of these problems (:func:`within_problems`), and the weights of the best are kept: a
+            Q-function soon tells easy problems from hard ones, and later learns answers by heart.
         watch: is shown every record.
 
     Raises:
+        ValueError: for held-out episodes that have no problem whose answers were paid differently.
         FloatingPointError: when the loss stops being finite, naming the step.
 
     Source: van Hasselt et al. 2016 (arXiv 1509.06461); CoLA's Q-function.
     """
     config = config or QConfig()
+    if held_out is not None and within_problems(q, held_out) is None:
+        raise ValueError(
+            "no held-out problem has two answers that were paid differently, which is what is looked at: "
+            "hold out more problems, or record more answers to each"
+        )
+    best, kept = -1.0, None
     target = copy.deepcopy(q).requires_grad_(False)
     optimiser = torch.optim.AdamW(q.parameters(), lr=config.lr, weight_decay=0.0)
     warm = max(1, round(0.03 * config.steps))
@@ -245,11 +263,54 @@ def train_q(
         schedule.step()
         if step % config.target_every == 0:
             target.load_state_dict(q.state_dict())
-        records.append({"step": step, "loss": loss.item(), "q": chosen[mask].mean().item()})
+        record = {"step": step, "loss": loss.item(), "q": chosen[mask].mean().item()}
+        if held_out is not None and (step % config.check_every == 0 or step == config.steps):
+            record["held_out"] = within_problems(q, held_out) or 0.0
+            if record["held_out"] > best:
+                best, kept = record["held_out"], copy.deepcopy(q.state_dict())
+        records.append(record)
         if watch:
-            watch(records[-1])
+            watch(record)
+    if kept is not None:
+        q.load_state_dict(kept)
     q.eval()
     return records
+
+
+@torch.no_grad()
+def within_problems(q: QFunction, rollout: Rollout, batch_size: int = 256) -> float | None:
+    """How well values order the answers to one problem; .5 is a coin, and search by such a Q is blind.
+
+    The mean over problems of the :func:`~cola_agents.scores.concordance` between what an episode's last
+    action is said to be worth and what the episode was paid; None where no problem's answers were paid
+    differently.
+    """
+    parts = []
+    for at in range(0, len(rollout), batch_size):
+        part = rollout.select(np.arange(at, min(at + batch_size, len(rollout))))
+        positions, _, mask, _ = acting(part)
+        last = positions.gather(1, mask.sum(1, keepdim=True) - 1)
+        parts.append(q.at(part, last)[:, 0].gather(1, gathered(part.actions, last))[:, 0])
+    values, paid = torch.cat(parts).cpu().numpy(), rollout.episode_rewards.cpu().numpy()
+    each = [rollout.problem_seeds == problem for problem in np.unique(rollout.problem_seeds)]
+    found = [concordance(values[own], paid[own]) for own in each]
+    told = [one for one in found if one is not None]
+    return float(np.mean(told)) if told else None
+
+
+def split_problems(rollout: Rollout, count: int) -> tuple[Rollout, Rollout]:
+    """The episodes of the first problems, and those of the last ``count``.
+
+    Raises:
+        ValueError: where either would be empty.
+    """
+    problems = np.unique(rollout.problem_seeds)
+    if not 0 < count < len(problems):
+        raise ValueError(
+            f"of {len(problems)} recorded problems 1 to {len(problems) - 1} can be held out, got {count}"
+        )
+    out = np.isin(rollout.problem_seeds, problems[-count:])
+    return rollout.select(np.flatnonzero(~out)), rollout.select(np.flatnonzero(out))
 
 
 def _targets(q: QFunction, online: Tensor, frozen: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:

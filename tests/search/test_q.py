@@ -11,7 +11,16 @@ import torch
 from cola_agents.backbones import LatentBackbone, TokenBackbone
 from cola_agents.losses import td_target
 from cola_agents.rollout import InitialPolicy, Rollout, collect
-from cola_agents.search.q import QConfig, QEvaluator, QFunction, _targets, acting, train_q
+from cola_agents.search.q import (
+    QConfig,
+    QEvaluator,
+    QFunction,
+    _targets,
+    acting,
+    split_problems,
+    train_q,
+    within_problems,
+)
 from cola_envs import EachRow, Episodes, Turn
 from tests.envs.tiny import Talk
 
@@ -98,6 +107,70 @@ def test_it_learns_what_recorded_actions_led_to(latent_backbone: LatentBackbone)
         chosen = q(rollout)[each, first, rollout.actions[each, first]]
     assert records[-1]["loss"] < 0.5 * records[0]["loss"]
     assert chosen[wanted == 1].mean() - chosen[wanted == 0].mean() > 0.4
+
+
+def _told(values: list[float], paid: list[float], problems: list[int]) -> tuple[Any, Rollout]:
+    """A Q-function's stand-in and episodes of two actions: what it says of the last, what each was paid."""
+    count = len(values)
+    rewards = torch.zeros(count, 4)
+    rewards[:, 2] = torch.tensor(paid)
+    rollout = Rollout(
+        ids=torch.zeros(count, 4, dtype=torch.long),
+        lengths=torch.full((count,), 4),
+        hidden=torch.zeros(count, 4, 1),
+        mask=torch.tensor([[False, True, True, False]]).repeat(count, 1),
+        actions=torch.tensor([[0, 0, 1, 0]]).repeat(count, 1),
+        log_probs=torch.zeros(count, 4),
+        rewards=rewards,
+        terminated=torch.ones(count, dtype=torch.bool),
+        seeds=np.arange(count),
+        problem_seeds=np.array(problems),
+        infos=[{"value": value} for value in values],
+    )
+
+    class Said:
+        def at(self, part: Rollout, positions: torch.Tensor) -> torch.Tensor:
+            found = torch.full((*positions.shape, 2), 9.0)
+            assert positions.flatten().tolist() == [2] * len(part)
+            found[..., 1] = torch.tensor([info["value"] for info in part.infos])[:, None]
+            return found
+
+    return Said(), rollout
+
+
+def test_a_judge_is_measured_among_answers_to_one_problem() -> None:
+    # Problem 7: of (.9 paid 0), (.1 paid 1), (.5 paid 1) no better paid one is above. Problem 8: a tie and a
+    # win. Problem 9 is paid alike and says nothing, and that 8's values are above 7's is of no account.
+    q, rollout = _told(
+        [0.9, 0.1, 0.5, 2.0, 2.0, 3.0, 5.0, 6.0], [0, 1, 1, 0, 1, 1, 1, 1], [7, 7, 7, 8, 8, 8, 9, 9]
+    )
+    assert within_problems(q, rollout, batch_size=3) == pytest.approx((0.0 + 0.75) / 2)
+    assert within_problems(q, rollout.select(np.array([6, 7]))) is None
+
+
+def test_problems_are_held_out_whole_and_the_best_weights_there_are_kept(
+    latent_backbone: LatentBackbone,
+) -> None:
+    rollout = played(latent_backbone, count=64)
+    rollout.problem_seeds[:] = np.arange(64) // 4
+    each, first = torch.arange(64), rollout.mask.float().argmax(1)
+    rollout.rewards.zero_()
+    rollout.rewards[each, rollout.lengths - 2] = (rollout.ids[each, first + 1] % 2).float()
+    learned, held_out = split_problems(rollout, 4)
+    assert (len(learned), len(held_out)) == (48, 16)
+    assert not set(learned.problem_seeds) & set(held_out.problem_seeds)
+    q = QFunction.over(latent_backbone, gamma=1.0)
+    config = QConfig(steps=60, batch_size=32, lr=3e-3, target_every=10, check_every=7)
+    records = train_q(q, learned, config, held_out=held_out)
+    looks = {record["step"]: record["held_out"] for record in records if "held_out" in record}
+    assert list(looks) == [7, 14, 21, 28, 35, 42, 49, 56, 60]
+    assert within_problems(q, held_out) == max(looks.values()) > 0.5
+    for count in (0, 16):
+        with pytest.raises(ValueError, match="1 to 15 can be held out"):
+            split_problems(rollout, count)
+    held_out.rewards.zero_()
+    with pytest.raises(ValueError, match="no held-out problem has two answers"):
+        train_q(q, learned, config, held_out=held_out)
 
 
 def test_saved_and_loaded_it_judges_the_same_and_only_its_own_model(
