@@ -75,7 +75,8 @@ def evaluate(
 
     Returns:
         A JSON-ready report (see :func:`cola_agents.reports.summary`). ``dataset`` names the problems really
-        played: a substitute is never reported under the name of the set that it stands in for.
+        played: a substitute is never reported under the name of the set that it stands in for. That of a
+        search which was stopped is of the problems until then, and says ``interrupted``.
 
     Raises:
         ValueError: for a number below 1, an id that is no CoLA environment, several greedy tries, which
@@ -102,7 +103,8 @@ def evaluate(
     env_kwargs = repeatable(env_kwargs)
     policy: Any = InitialPolicy()
     drawing: dict[str, Any] = {"temperature": 1.0}
-    fingerprint, spent = None, 0.0
+    fingerprint: str | None = None
+    told: dict[str, Any] = {}
     if agent is not None:
         loaded = load_agent(agent)
         policy, model, drawing = loaded.actor, loaded.backbone, loaded.options.drawing
@@ -132,14 +134,18 @@ def evaluate(
                 else:
                     found = MCTS(played, search, q=q, policy=policy, seed=seed).solve(seeds)
                     rounds.append(_answers(found))
-                    spent = round(float(found.new_tokens.mean()), 2)
+                    told = {
+                        "searched_simulations_per_problem": round(float(found.simulations.mean()), 2),
+                        "searched_tokens_per_problem": round(float(found.new_tokens.mean()), 2),
+                        **({"interrupted": True} if found.interrupted else {}),
+                    }
         finally:
             envs.close()
     how = "greedy" if greedy else _sampled(**drawing)
     searched: dict[str, Any] = {}
     if search is not None:
         how = f"searched, {type(search).__name__.removesuffix('Config')}"
-        searched = {"search": asdict(search), "searched_tokens_per_problem": spent}
+        searched = {"search": asdict(search), **told}
     return {
         "task": task,
         "split": rounds[0][0].info.get("split", split),
@@ -173,20 +179,24 @@ def _size_of(builder: Any, split: str, kwargs: dict[str, Any]) -> int | None:
 def _answers(found: SearchResult) -> list[Played]:
     """The answers of a search as played episodes.
 
+    Those of a search that was stopped, too, as far as it had come.
+
     Raises:
-        KeyboardInterrupt: if it was stopped: a report of a part would pass for one of the whole.
+        KeyboardInterrupt: if it was stopped before there was any.
         RuntimeError: for a problem whose search came by no end of its episode.
     """
-    if found.interrupted:
-        raise KeyboardInterrupt
     done = []
     for answer in found.answers:
+        if answer is None and found.interrupted:
+            continue
         if answer is None:
             raise RuntimeError(
                 "a search ended without any finished answer; give it more simulations, leaves that are "
                 'played on, and answer="value" or "vote"'
             )
         done.append(Played(answer.info, answer.reward))
+    if not done:
+        raise KeyboardInterrupt
     return done
 
 

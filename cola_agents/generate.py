@@ -1,4 +1,8 @@
-"""Recording episodes for learners that come later: n answers to each problem, with codes and rewards."""
+"""Recording episodes for learners that come later: n answers to each problem, with codes and rewards.
+
+A file is JSON, a line an episode, and no Minari data set: Minari keeps an array of observations a step, here
+a hidden state for each token, which follow from ids and model and are computed anew when read.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ budgets, caches) belongs to :mod:`cola_envs.episodes`.
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
@@ -93,9 +94,10 @@ class EachRow:
         num_rows: how many rows there are.
 
     A row's snapshot is the generator state its episode began with and the segments it has seen;
-    restoring replays them, so that a task needs no code of its own for it. A task that can copy its
-    state cheaply may define ``snapshot()`` and ``restore(state)`` and is then asked instead. A task's
-    ``info`` attribute, where it has one, is a dict shown at reset and at the end of the episode.
+    restoring replays them, so that a task needs no code of its own for it; a replay that does not say
+    what was said is refused. A task that can copy its state cheaply may define ``snapshot()`` and
+    ``restore(state)`` and is then asked instead. A task's ``info`` attribute, where it has one, is a dict
+    shown at reset and at the end of the episode.
 
     Raises:
         TypeError: if the factory returns something that is not a task, or ``stop`` is no tuple of strings.
@@ -120,21 +122,32 @@ class EachRow:
             raise ValueError(f"every row's task must have the same stop strings, {self.stop!r}")
         self._origin: list[dict[str, Any] | None] = [None] * num_rows
         self._segments: list[list[str]] = [[] for _ in range(num_rows)]
+        #: Per row a digest of all that its task has said in this episode.
+        self._said: list[int] = [0] * num_rows
 
     def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
         prompts = []
         for row, rng in zip(rows, rngs, strict=True):
             self._origin[row] = dict(rng.bit_generator.state)
-            self._segments[row] = []
-            prompts.append(self.tasks[row].reset(rng))
+            prompts.append(self._begin(row, rng))
         return prompts
 
+    def _begin(self, row: int, rng: np.random.Generator) -> str:
+        self._segments[row] = []
+        prompt = self.tasks[row].reset(rng)
+        self._said[row] = zlib.crc32(str(prompt).encode())
+        return prompt
+
+    def _go_on(self, row: int, text: str) -> Turn:
+        self._segments[row].append(text)
+        turn = self.tasks[row].step(text)
+        if isinstance(turn, Turn):  # what is none is refused by who asked for it
+            said = (turn.text, turn.reward, turn.done, turn.truncated)
+            self._said[row] = zlib.crc32(repr(said).encode(), self._said[row])
+        return turn
+
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
-        turns = []
-        for row, text in zip(rows, texts, strict=True):
-            self._segments[row].append(text)
-            turns.append(self.tasks[row].step(text))
-        return turns
+        return [self._go_on(row, text) for row, text in zip(rows, texts, strict=True)]
 
     def info(self, row: int) -> dict[str, Any]:
         # A copy all the way down: users keep what they are given, and a task may write to its own.
@@ -144,7 +157,7 @@ class EachRow:
         task = self.tasks[row]
         if hasattr(task, "snapshot"):
             return ("own", copy.deepcopy(task.snapshot()))
-        return ("replay", self._origin[row], tuple(self._segments[row]))
+        return ("replay", self._origin[row], tuple(self._segments[row]), self._said[row])
 
     def restore(self, row: int, state: object) -> None:
         kind, *payload = cast("tuple[Any, ...]", state)
@@ -153,15 +166,18 @@ class EachRow:
             # Several rows may be restored from one state, and a task may keep what it is given.
             task.restore(copy.deepcopy(payload[0]))
             return
-        origin, segments = payload
+        origin, segments, said = payload
         rng = np.random.default_rng()
         rng.bit_generator.state = origin
         self._origin[row] = origin
-        self._segments[row] = []
-        task.reset(rng)
+        self._begin(row, rng)
         for text in segments:
-            self._segments[row].append(text)
-            task.step(text)
+            self._go_on(row, text)
+        if self._said[row] != said:
+            raise RuntimeError(
+                f"{type(task).__name__} cannot be put back: played again, it said something else. "
+                "Draw from the generator that reset is given alone, or define snapshot() and restore(state)"
+            )
 
     def close(self) -> None:
         for task in self.tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -33,6 +34,14 @@ def add(commands: Commands) -> None:
     parser.add_argument("--search", choices=("puct", "mcts-q"), help="search for each answer; needs --q")
     parser.add_argument("--simulations", type=int, default=64, help="of a search, for each problem")
     parser.add_argument("--q", help="folder of a Q-function: `cola pretrain q`")
+    parser.add_argument(
+        "--search-set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a further field of the search's SearchConfig or MCTSQConfig, e.g. stop_at_end=False, with "
+        "which mcts-q spends all of its simulations; may be repeated",
+    )
     add_set(parser)
     parser.add_argument("--json", action="store_true", help="no table")
     parser.set_defaults(run=_evaluate)
@@ -61,21 +70,34 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.problems is None:
         del named["problems"]
     if arguments.search is None:
-        if arguments.q is not None:
-            raise ValueError("--q is of a search: give --search puct or mcts-q")
+        if arguments.q is not None or arguments.search_set:
+            raise ValueError("--q and --search-set are of a search: give --search puct or mcts-q")
     else:
-        kwargs |= {"search": search_config(arguments.search, arguments.simulations), "q": arguments.q}
+        chosen = settings(arguments.search_set, "--search-set")
+        kwargs |= {
+            "search": search_config(arguments.search, arguments.simulations, **chosen),
+            "q": arguments.q,
+        }
     report = evaluate(arguments.task, **named, **kwargs)
     print(json.dumps(report, indent=2))
     if not arguments.json:
         print(table(report), file=sys.stderr)
-    return 0
+    return 130 if report.get("interrupted") else 0
 
 
-def search_config(name: str, simulations: int) -> Any:
-    """How an evaluation searches: by the Q-function's word, never by the task's own rewards."""
+def search_config(name: str, simulations: int, **chosen: Any) -> Any:
+    """How an evaluation searches: by the Q-function's word, never by the task's own rewards.
+
+    Raises:
+        ValueError: for a setting that the search does not have, or has an option of its own for.
+    """
     from cola_agents.search import MCTSQConfig, SearchConfig
 
-    if name == "mcts-q":
-        return MCTSQConfig(rounds=simulations, rewards="estimated")
-    return SearchConfig(simulations=simulations, rewards="estimated", answer="value")
+    kind: type = MCTSQConfig if name == "mcts-q" else SearchConfig
+    count = "rounds" if name == "mcts-q" else "simulations"
+    known = [field.name for field in dataclasses.fields(kind) if field.name not in (count, "rewards")]
+    for one in chosen:
+        if one not in known:
+            raise ValueError(f"--search-set {one}=...: {name} has {', '.join(known)}, and --simulations")
+    start = {} if name == "mcts-q" else {"answer": "value"}
+    return kind(**{count: simulations, "rewards": "estimated", **start, **chosen})

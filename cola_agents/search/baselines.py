@@ -12,7 +12,7 @@ import torch
 
 from cola_agents.search.config import Ending
 from cola_agents.search.core import running_states, vote
-from cola_agents.search.play import Player, Values, checked_logits
+from cola_agents.search.play import Player, Values, checked_logits, streams
 from cola_envs.episodes import Episodes
 
 
@@ -37,7 +37,7 @@ class Tries:
     ) -> None:
         self.episodes, self.rows, self.policy, self.q = episodes, list(rows), policy, q
         self._roots = running_states(episodes, self.rows)
-        self._streams = [np.random.default_rng([seed, index]) for index in range(len(self.rows))]
+        self._streams = streams(seed, len(self.rows))
         self.endings: list[list[Ending]] = [[] for _ in self.rows]
         self.new_tokens = np.zeros(len(self.rows), dtype=np.int64)
 

@@ -12,6 +12,14 @@ import numpy as np
 from cola_agents.search.forest import NONE, Forest, Tree
 
 
+def check_count(name: str, value: Any, *, optional: bool = False) -> None:
+    """Refuse what is no integer of at least 1, with ValueError; None passes where it is ``optional``."""
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
 @dataclass(frozen=True)
 class SearchConfig:
     """How a search goes.
@@ -53,12 +61,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         for name in ("simulations", "token_budget", "width", "span"):
-            value = getattr(self, name)
-            optional = name in ("token_budget", "width")
-            if not (value is None and optional) and (
-                isinstance(value, bool) or not isinstance(value, int) or value < 1
-            ):
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            check_count(name, getattr(self, name), optional=name in ("token_budget", "width"))
         for name, allowed in (
             ("unvisited", ("zero", "parent")),
             ("rewards", ("environment", "estimated")),

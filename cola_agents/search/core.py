@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ from cola_agents.reports import given_answer
 from cola_agents.search.config import Ending, Evaluate, Evaluation, Follow, SearchConfig, SearchResult
 from cola_agents.search.evaluators import RolloutEvaluator, unplayed
 from cola_agents.search.forest import NONE, Forest
-from cola_agents.search.play import Outlook
+from cola_agents.search.play import Outlook, streams
+from cola_envs.checks import check_rows
 from cola_envs.episodes import Episodes
 from cola_envs.state import State
 
@@ -28,7 +29,7 @@ def search(
     config: SearchConfig | None = None,
     *,
     follow: Follow | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> SearchResult:
     """Search from the states that rows are in, one tree a row, and leave the rows as they were found.
 
@@ -44,7 +45,7 @@ def search(
         config: see :class:`~cola_agents.search.config.SearchConfig`.
         follow: the policy that continues an edge; needed where ``span`` is more than 1.
         seed: of the root noise, and of the world's sampling where it has a temperature: the search then
-            draws futures of its own and does not see the one to come.
+            draws futures of its own and does not see the one to come. One, or one for each row.
 
     Returns:
         What was found; after Ctrl-C what had been found until then, marked ``interrupted``.
@@ -53,22 +54,43 @@ def search(
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
         RuntimeError: for a task that cannot be put back, before the rows are touched.
         ValueError: for priors, values or action values that are not finite numbers, or of another size than
-            the action space; the rows were put back. A RolloutEvaluator's policy and Q-function raise
-            FloatingPointError for what is not finite, naming row and action.
+            the action space; for rows that there are not; for estimated rewards without anything that
+            estimates them.
+        FloatingPointError: where a RolloutEvaluator's policy or Q-function gives what is not finite, naming
+            row and action.
+
+    Whatever is raised while searching has what had been found until then as ``error.found``, and the rows
+    are put back.
     """
     config = config or SearchConfig()
     rows = list(rows)
     if config.span > 1 and follow is None:
         raise ValueError(f"span={config.span} needs follow=, the policy that continues an edge")
+    blind = isinstance(evaluate, RolloutEvaluator) and evaluate.player.q is None
+    if config.rewards == "estimated" and blind:
+        raise ValueError(
+            'rewards="estimated" needs a RolloutEvaluator with q=: without it, its values are the very '
+            "rewards that the search is not to see"
+        )
     with put_back(episodes, rows) as roots:
         run = _Run(episodes, rows, evaluate, config, follow, seed)
-        interrupted = False
-        try:
-            run.plant(roots)
-            run.grow()
-        except KeyboardInterrupt:
-            interrupted = True
-        return run.result(interrupted)
+        with saved(run.result):
+            try:
+                run.plant(roots)
+                run.grow()
+            except KeyboardInterrupt:
+                return run.result(interrupted=True)
+        return run.result(interrupted=False)
+
+
+@contextmanager
+def saved(result: Callable[[bool], SearchResult]) -> Iterator[None]:
+    """Give an error the result so far, as its ``found``."""
+    try:
+        yield
+    except Exception as error:
+        error.found = result(True)  # type: ignore[attr-defined]
+        raise
 
 
 def running_states(episodes: Episodes, rows: Sequence[int]) -> list[State]:
@@ -76,8 +98,9 @@ def running_states(episodes: Episodes, rows: Sequence[int]) -> list[State]:
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
+        ValueError: for rows that there are not, or none.
     """
-    for row in rows:
+    for row in check_rows(rows, episodes.num_rows):
         if not episodes.running(row):
             raise ResetNeeded(f"there is nothing to search in row {row}: its episode is over")
     return [episodes.snapshot(row) for row in rows]
@@ -85,8 +108,12 @@ def running_states(episodes: Episodes, rows: Sequence[int]) -> list[State]:
 
 @contextmanager
 def put_back(episodes: Episodes, rows: Sequence[int]) -> Iterator[list[State]]:
-    """The states of running rows, which are put back into them afterwards, come what may."""
+    """The states of running rows, which are put back into them afterwards, come what may.
+
+    They are put back once beforehand: a task that cannot be is known before anything is searched.
+    """
     states = running_states(episodes, rows)
+    episodes.restore(rows, states)
     try:
         yield states
     finally:
@@ -111,11 +138,12 @@ class _Run:
         evaluate: Evaluate,
         config: SearchConfig,
         follow: Follow | None,
-        seed: int,
+        seed: int | Sequence[int],
     ) -> None:
         self.episodes, self.rows, self.evaluate = episodes, rows, evaluate
         self.config, self.follow = config, follow
-        self.rng = np.random.default_rng(seed)
+        # Apart from the evaluator's, which may have been given the same seed.
+        self.rngs = [stream.spawn(1)[0] for stream in streams(seed, len(rows))]
         self.num_actions = int(episodes.action_space.n)
         width = min(config.width or self.num_actions, int(episodes.action_mask.sum()))
         self.forest = Forest(len(rows), config.simulations + 1, width)
@@ -141,7 +169,7 @@ class _Run:
     def plant(self, roots: Sequence[Any]) -> None:
         """Make the roots and evaluate them."""
         if self.episodes.world_temperature > 0:
-            seeds = self.rng.integers(2**53, size=len(roots)).tolist()
+            seeds = [int(rng.integers(2**53)) for rng in self.rngs]
             self.episodes.restore(self.rows, roots, seeds)
             roots = [self.episodes.snapshot(row) for row in self.rows]
         for tree, root in enumerate(roots):
@@ -338,7 +366,7 @@ class _Run:
                 self.action_values[tree][node] = np.asarray(found.action_values[i])
             if not path and self.config.noise > 0:
                 edges = self.forest.action[tree, 0] != NONE
-                noise = self.rng.dirichlet([self.config.noise] * int(edges.sum()))
+                noise = self.rngs[tree].dirichlet([self.config.noise] * int(edges.sum()))
                 root = self.forest.prior[tree, 0]
                 root[edges] += self.config.noise_share * (noise - root[edges])
 

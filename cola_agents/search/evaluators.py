@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cola_agents.rollout import InitialPolicy, Policy
 from cola_agents.search.config import Evaluation
-from cola_agents.search.play import Outlook, Player, Values
+from cola_agents.search.play import Outlook, Player, Values, streams
 from cola_envs.episodes import Episodes
 
 
@@ -33,7 +33,8 @@ class RolloutEvaluator:
         policy: gives action logits, as in :func:`cola_agents.rollout.collect`; None for the model's own.
         temperature: at which the rest is played; 0 takes the likeliest action.
         discount: of the return, per action.
-        seed: of the draws. Each evaluation of a row draws on from one stream of its own.
+        seed: of the draws: one, or one for each row from the first on. The evaluations of a row draw on
+            from one stream of its own.
         q: rows to action values [B, A]. Where it is given, an end is worth what it says of the last action,
             and the task's rewards are not looked at: what an evaluation needs.
     """
@@ -45,7 +46,7 @@ class RolloutEvaluator:
         *,
         temperature: float = 1.0,
         discount: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         q: Values | None = None,
     ) -> None:
         session = episodes.session
@@ -53,8 +54,10 @@ class RolloutEvaluator:
         self.logits: Values = (
             chosen.attach(session) if hasattr(chosen, "attach") else partial(chosen, session)
         )
-        streams = {row: np.random.default_rng([seed, row]) for row in range(episodes.num_rows)}
-        self.player = Player(episodes, self.logits, streams, temperature=temperature, discount=discount, q=q)
+        own = streams(seed, episodes.num_rows if isinstance(seed, int) else len(seed))
+        self.player = Player(
+            episodes, self.logits, dict(enumerate(own)), temperature=temperature, discount=discount, q=q
+        )
 
     def __call__(self, rows: Sequence[int], /) -> Evaluation:
         judged = unplayed(self.player.look(rows))

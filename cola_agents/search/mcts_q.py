@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from cola_agents.sampling import sample
-from cola_agents.search.config import Ending, SearchResult
-from cola_agents.search.core import forwarded_since, put_back, vote
+from cola_agents.search.config import Ending, SearchResult, check_count
+from cola_agents.search.core import forwarded_since, put_back, saved, vote
 from cola_agents.search.forest import NONE, Forest
-from cola_agents.search.play import Player, Values
+from cola_agents.search.play import Player, Values, checked_logits, checked_values, streams
 from cola_envs.episodes import Episodes
 
 
@@ -59,11 +59,8 @@ class MCTSQConfig:
     answer: Literal["value", "vote"] = "value"
 
     def __post_init__(self) -> None:
-        counts = (self.rounds, self.root_width, self.width, self.depth, self.span, self.tries)
-        if min(counts) < 1 or (self.token_budget is not None and self.token_budget < 1):
-            raise ValueError(
-                f"rounds, widths, depth, span, tries and token_budget are at least 1, got {self}"
-            )
+        for name in ("rounds", "root_width", "width", "depth", "span", "tries", "token_budget"):
+            check_count(name, getattr(self, name), optional=name == "token_budget")
         if not (0 <= self.gamma <= 1 and self.c_puct >= 0 and self.certain >= 0 and self.temperature >= 0):
             raise ValueError(f"gamma is in [0, 1] and the other weights are not negative, got {self}")
         if self.rewards not in ("environment", "estimated") or self.answer not in ("value", "vote"):
@@ -77,7 +74,7 @@ def mcts_q(
     q: Values,
     config: MCTSQConfig | None = None,
     *,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> SearchResult:
     """Search from the states that rows are in, one tree a row, and leave the rows as they were found.
 
@@ -94,12 +91,17 @@ def mcts_q(
     Args:
         policy: rows to action logits [B, A]; ``q``: rows to action values [B, A]; both attached to the
             session of these episodes.
-        seed: of the draws.
+        seed: of the draws: one, or one for each row.
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
         RuntimeError: for a task that cannot be put back, before the rows are touched.
-        ValueError: for values of another size than the action space or that are not finite.
+        ValueError: for values of another size than the action space; for rows that there are not.
+        FloatingPointError: where logits or action values are not finite, naming row and action. A logit of
+            -inf is an action that is never taken.
+
+    Whatever is raised while searching has what had been found until then as ``error.found``, and the rows
+    are put back.
 
     Source: CoLA (arXiv 2503.21383), MCTS-Q; constants and details from the official code.
     """
@@ -107,28 +109,34 @@ def mcts_q(
     rows = list(rows)
     with put_back(episodes, rows) as roots:
         run = _Run(episodes, rows, policy, q, config, seed)
-        interrupted = False
-        try:
-            run.plant(roots)
-            for _ in range(config.rounds):
-                if not run.round():
-                    break
-        except KeyboardInterrupt:
-            interrupted = True
-        return run.result(interrupted)
+        with saved(run.result):
+            try:
+                run.plant(roots)
+                for _ in range(config.rounds):
+                    if not run.round():
+                        break
+            except KeyboardInterrupt:
+                return run.result(interrupted=True)
+        return run.result(interrupted=False)
 
 
 class _Run:
     """One search under way."""
 
     def __init__(
-        self, episodes: Episodes, rows: list[int], policy: Values, q: Values, config: MCTSQConfig, seed: int
+        self,
+        episodes: Episodes,
+        rows: list[int],
+        policy: Values,
+        q: Values,
+        config: MCTSQConfig,
+        seed: int | Sequence[int],
     ) -> None:
         self.episodes, self.rows, self.policy, self.q, self.config = episodes, rows, policy, q, config
         self.num_actions = int(episodes.action_space.n)
         nodes = 1 + config.root_width + (config.rounds - 1) * config.width
         self.forest = Forest(len(rows), nodes, max(config.root_width, config.width))
-        self.streams = [np.random.default_rng([seed, tree]) for tree in range(len(rows))]
+        self.streams = streams(seed, len(rows))
         #: Per tree and node: visits, the mean probability of its edge, what was paid on the way to it, and
         #: the return of the episode that was played on from it.
         self.visits: list[list[int]] = [[] for _ in rows]
@@ -218,7 +226,9 @@ class _Run:
         logits, values = self._logits(rows), self._values(rows)
         probabilities = torch.softmax(logits.double(), -1)
         for i, tree in enumerate(trees):
-            logits[i, list(self.tried[tree][nodes[tree]])] = -math.inf
+            tried = self.tried[tree][nodes[tree]]
+            tried.update(torch.isneginf(logits[i]).nonzero().flatten().tolist())
+            logits[i, list(tried)] = -math.inf
         actions = logits.argmax(-1).tolist()
         lines = {tree: [action] for tree, action in zip(trees, actions, strict=True)}
         chances = {tree: [float(probabilities[i, actions[i]])] for i, tree in enumerate(trees)}
@@ -369,11 +379,11 @@ class _Run:
 
     @torch.no_grad()
     def _logits(self, rows: Sequence[int]) -> Tensor:
-        return self._whole(self.policy(rows), len(rows), "policy").clone()
+        return checked_logits(self._whole(self.policy(rows), len(rows), "policy"), rows).clone()
 
     @torch.no_grad()
     def _values(self, rows: Sequence[int]) -> Tensor:
-        return self._whole(self.q(rows), len(rows), "q")
+        return checked_values(self._whole(self.q(rows), len(rows), "q"), rows, self.episodes)
 
     def _whole(self, values: Tensor, count: int, name: str) -> Tensor:
         known = int(self.episodes.action_mask.sum())
@@ -382,10 +392,7 @@ class _Run:
                 f"{name} must give [{count}, {known}], got {list(values.shape)}; was it made for another "
                 "codebook?"
             )
-        values = values[:, :known]
-        if not torch.isfinite(values).all():
-            raise ValueError(f"{name} gave a value that is no finite number")
-        return values
+        return values[:, :known]
 
     def result(self, interrupted: bool) -> SearchResult:
         """What has been found so far."""

@@ -19,6 +19,19 @@ from cola_envs.episodes import Episodes
 Values = Callable[[Sequence[int]], Tensor]
 
 
+def streams(seed: int | Sequence[int], count: int) -> list[np.random.Generator]:
+    """A generator each for ``count`` rows: drawn from their number and one seed, or from a seed each.
+
+    Raises:
+        ValueError: for another number of seeds.
+    """
+    if isinstance(seed, int):
+        return [np.random.default_rng([seed, number]) for number in range(count)]
+    if len(seed) != count:
+        raise ValueError(f"one seed, or one for each of {count} rows, is needed: got {len(seed)}")
+    return [np.random.default_rng([own]) for own in seed]
+
+
 class Outlook(NamedTuple):
     """What a player sees of B rows: action logits [B, A], and action values [B, A] where it has a judge."""
 
@@ -97,9 +110,10 @@ class Player:
         Raises:
             FloatingPointError: where logits or action values are not finite, naming row and action. A logit
                 of -inf is an action that is never drawn; one action at least must have another.
+            ValueError: for action values of another number of actions.
         """
         logits = checked_logits(self.policy(rows), rows)
-        return Outlook(logits, None if self.q is None else _checked_values(self.q(rows), rows, self.episodes))
+        return Outlook(logits, None if self.q is None else checked_values(self.q(rows), rows, self.episodes))
 
     def draw(self, rows: Sequence[int], seen: Outlook) -> list[int]:
         """The next action of each row, of which ``seen`` tells."""
@@ -151,8 +165,19 @@ def checked_logits(logits: Tensor, rows: Sequence[int]) -> Tensor:
     return logits
 
 
-def _checked_values(values: Tensor, rows: Sequence[int], episodes: Episodes) -> Tensor:
-    """Action values [B, A] as they came; those of actions that are not allowed may be anything."""
+def checked_values(values: Tensor, rows: Sequence[int], episodes: Episodes) -> Tensor:
+    """Action values [B, A] as they came; those of actions that are not allowed may be anything.
+
+    Raises:
+        FloatingPointError: for one that is not finite.
+        ValueError: for another number of actions.
+    """
+    sizes = sorted({int(episodes.action_mask.sum()), len(episodes.action_mask)})
+    if values.shape[-1] not in sizes:
+        raise ValueError(
+            f"the Q-function judges {values.shape[-1]} actions and there are "
+            f"{' or '.join(map(str, sizes))}; was it made for another codebook?"
+        )
     allowed = torch.from_numpy(episodes.action_mask[: values.shape[-1]]).to(values.device)
     _refuse(~torch.isfinite(values) & allowed, rows, "the Q-function's value")
     return values

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import gymnasium as gym
+import numpy as np
 
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.rollout import InitialPolicy
@@ -31,7 +33,8 @@ class MCTS:
         evaluate: priors and values of leaves for PUCT, in place of ``policy`` and ``q``.
         leaves: of PUCT: ``"rollout"``: played on to the end; ``"q"``: worth their best action's value.
         num_trees: problems that are searched side by side.
-        seed: of the search's own draws.
+        seed: of the search's own draws, with which goes each problem's seed: what is found of a problem does
+            not depend on the others, nor on ``num_trees`` but for the order of floating-point sums.
         env_kwargs: as for ``gym.make``, where ``env`` is an id.
 
     Raises:
@@ -102,23 +105,45 @@ class MCTS:
     def solve(self, seeds: Sequence[int]) -> SearchResult:
         """Search the problem of each seed from its beginning; a tree a seed, in their order.
 
-        The rows are left with the last problems, not begun.
+        The rows are left with the last problems, not begun. After Ctrl-C the result is that of the problems
+        until then, marked ``interrupted``; where there are none yet, KeyboardInterrupt goes on.
+
+        Raises:
+            ValueError: for no seeds at all.
+            Exception: what a search raises; ``error.found`` is the result of the problems until then.
         """
-        seeds, results = list(seeds), []
+        seeds = list(seeds)
+        if not seeds:
+            raise ValueError("there is nothing to solve: give a seed for each problem")
+        results: list[SearchResult] = []
         for at in range(0, len(seeds), self.episodes.num_rows):
             part = seeds[at : at + self.episodes.num_rows]
             rows = list(range(len(part)))
-            self.episodes.session.forget()
-            self.episodes.reset(rows, part)
-            results.append(self._search(rows))
+            try:
+                self.episodes.session.forget()
+                self.episodes.reset(rows, part)
+                results.append(self._search(rows, [self._drawn_with(seed) for seed in part]))
+            except KeyboardInterrupt:
+                if not results:
+                    raise
+                results[-1] = replace(results[-1], interrupted=True)
+            except Exception as error:
+                partly = [error.found] if hasattr(error, "found") else []
+                if results or partly:
+                    error.found = SearchResult.joined([*results, *partly])  # type: ignore[attr-defined]
+                raise
             if results[-1].interrupted:
                 break
         return SearchResult.joined(results)
 
-    def _search(self, rows: list[int]) -> SearchResult:
+    def _drawn_with(self, problem_seed: int) -> int:
+        """The seed of the draws of one problem's search."""
+        return int(np.random.SeedSequence([self.seed, problem_seed]).generate_state(1, np.uint64)[0]) >> 11
+
+    def _search(self, rows: list[int], seeds: list[int]) -> SearchResult:
         if isinstance(self.config, MCTSQConfig):
             assert self._values is not None
-            return mcts_q(self.episodes, rows, self._logits, self._values, self.config, seed=self.seed)
+            return mcts_q(self.episodes, rows, self._logits, self._values, self.config, seed=seeds)
         evaluate = self._evaluate
         if evaluate is None and self._leaves == "q":
             assert self._values is not None
@@ -126,13 +151,13 @@ class MCTS:
         if evaluate is None:
             judge = self._values if self.config.rewards == "estimated" else None
             evaluate = RolloutEvaluator(
-                self.episodes, self._policy, discount=self.config.discount, seed=self.seed, q=judge
+                self.episodes, self._policy, discount=self.config.discount, seed=seeds, q=judge
             )
 
         def follow(rows: Sequence[int]) -> Any:
             return self._logits(rows).detach().cpu().numpy()
 
-        return search(self.episodes, rows, evaluate, self.config, follow=follow, seed=self.seed)
+        return search(self.episodes, rows, evaluate, self.config, follow=follow, seed=seeds)
 
     def close(self) -> None:
         """Release the environment, where it was made here."""

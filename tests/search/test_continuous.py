@@ -66,6 +66,55 @@ def test_the_same_is_found_as_when_all_play_outs_are_waited_for(
     solver.close()
 
 
+@pytest.mark.parametrize("task", ["CoLA-Arithmetic-v0", "CoLA-TextRooms-v0"])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, FloatingPointError])
+def test_whenever_it_is_stopped_what_was_found_is_returned_and_the_rows_are_put_back(
+    task: str, stop: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solver = MCTS(task, num_trees=4)
+    episodes, rows = solver.episodes, [3, 1]
+    config = SearchConfig(simulations=5)
+
+    def begin() -> RolloutEvaluator:
+        episodes.session.forget()
+        episodes.reset([0, 1, 2, 3], [5, 6, 7, 8])
+        return RolloutEvaluator(episodes)
+
+    step, made, last = episodes.step, 0, 0
+
+    def counted(*given: Any) -> Any:
+        nonlocal made
+        made += 1
+        if made == last:
+            raise stop
+        return step(*given)
+
+    monkeypatch.setattr(episodes, "step", counted)
+    whole = search(episodes, rows, begin(), config)
+    counts, steps = [], made
+    for at in (1, 2, 3, steps // 2, steps):
+        evaluate, made, last = begin(), 0, at
+        before, seen = [episodes.snapshot(row) for row in range(4)], episodes.observe(range(4))
+        if stop is KeyboardInterrupt:
+            found = search(episodes, rows, evaluate, config)
+        else:
+            with pytest.raises(stop) as raised:
+                search(episodes, rows, evaluate, config)
+            found = raised.value.found  # type: ignore[attr-defined]
+        assert found.interrupted
+        assert all(one in many for one, many in zip(found.endings, whole.endings, strict=True) for one in one)
+        assert [episodes.snapshot(row) for row in range(4)] == before
+        np.testing.assert_allclose(episodes.observe(range(4)), seen, atol=1e-4)
+        counts.append(int(found.simulations.sum()))
+    assert counts == sorted(counts)
+    assert counts[-1] > 0
+    last = 0
+    apart = search(episodes, rows, called(begin()), config)
+    assert whole.lines == apart.lines
+    np.testing.assert_array_equal(whole.new_tokens, apart.new_tokens)
+    solver.close()
+
+
 class Uneven:
     """Row 0 writes twelve letters, the others one."""
 

@@ -159,5 +159,23 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> Non
 def test_a_q_of_another_codebook_is_refused() -> None:
     with pytest.raises(ValueError, match="q must give"):
         mcts_q(played(Words), [0], logits(a=1.0), lambda rows: torch.zeros(len(rows), 64))
-    with pytest.raises(ValueError, match="no finite number"):
+    with pytest.raises(FloatingPointError, match="value of action 0 in row 0 is not finite"):
         mcts_q(played(Words), [0], logits(a=1.0), constant(float("nan")))
+
+
+def test_an_action_of_no_probability_is_never_tried() -> None:
+    def policy(rows: Sequence[int]) -> torch.Tensor:
+        found = logits(a=1.0, b=0.5)(rows)
+        return found.masked_fill(found < 0, -torch.inf)
+
+    episodes = played(Words, max_tokens=3)
+    result = mcts_q(episodes, [0], policy, constant(0.0), MCTSQConfig(rounds=4, stop_at_end=False))
+    assert {action for ending in result.endings[0] for action in ending.actions} <= {code("a"), code("b")}
+    assert np.flatnonzero(result.visits[0]).tolist() == [code("a"), code("b")]
+
+
+@pytest.mark.parametrize("name", ["rounds", "width", "token_budget"])
+def test_counts_are_whole_numbers(name: str) -> None:
+    for value in (0, 1.5, True):
+        with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got {value}"):
+            MCTSQConfig(**{name: value})

@@ -363,6 +363,52 @@ def test_a_rollout_evaluator_with_a_q_function_does_not_look_at_rewards() -> Non
     assert judged.answers[0].text.endswith("c")
 
 
+def _flat(session: Any, rows: Sequence[int]) -> torch.Tensor:
+    return torch.zeros(len(rows), 257)
+
+
+def test_without_a_judge_a_search_that_must_not_see_rewards_is_refused() -> None:
+    episodes = played(Words, max_tokens=3)
+    config = SearchConfig(simulations=4, rewards="estimated")
+    with pytest.raises(ValueError, match="needs a RolloutEvaluator with q="):
+        search(episodes, [0], RolloutEvaluator(episodes, _flat), config)
+
+
+@pytest.mark.parametrize("size", [32, 300])
+def test_a_judge_of_another_codebook_is_refused(size: int) -> None:
+    episodes = played(Words, max_tokens=3)
+    evaluate = RolloutEvaluator(episodes, _flat, q=lambda rows: torch.zeros(len(rows), size))
+    with pytest.raises(ValueError, match=f"judges {size} actions and there are 257 or 260; was it made for"):
+        search(episodes, [0], evaluate, SearchConfig(simulations=4, rewards="estimated"))
+
+
+def test_a_task_that_says_other_things_each_time_is_refused_before_the_search_begins() -> None:
+    class Moody:
+        stop = ()
+        turn = 0
+
+        def reset(self, rng: np.random.Generator) -> str:
+            self.turn += 1
+            return f"{self.turn}?"
+
+        def step(self, text: str) -> Turn:
+            return Turn()
+
+    def never(rows: Sequence[int]) -> Evaluation:
+        raise AssertionError("the search has begun")
+
+    episodes = played(Moody)
+    with pytest.raises(RuntimeError, match="Moody cannot be put back: played again, it said something else"):
+        search(episodes, [0], never)
+    with pytest.raises(ResetNeeded):  # and no episode goes on as another
+        episodes.step([0], [code("a")])
+
+
+def test_rows_that_there_are_not_are_named() -> None:
+    with pytest.raises(ValueError, match=r"different indices from 0 to 0, got \[9\]"):
+        search(played(Words), [9], letters({"a": 1.0}))
+
+
 @pytest.mark.parametrize("rewards", ["environment", "estimated"])
 def test_the_reward_of_an_ending_is_the_sum_of_all_that_was_paid(rewards: Any) -> None:
     class Turns:

@@ -11,7 +11,7 @@ import torch
 from cola_agents import PPO
 from cola_agents.cli import main
 from cola_agents.search import MCTS, MCTSQConfig, QFunction, SearchConfig, draw_tree, search, tree_text
-from cola_agents.search.evaluators import RolloutEvaluator, ValueEvaluator
+from cola_agents.search.evaluators import ValueEvaluator
 
 TASK = "CoLA-Arithmetic-v0"
 
@@ -34,12 +34,55 @@ def test_more_problems_than_trees_are_solved_in_their_order() -> None:
     assert result.visits.shape == (6, 64)
     assert len(result.trees) == len(result.answers) == 6
     np.testing.assert_array_equal(result.simulations, np.full(6, 3))
-    episodes = solver.episodes
-    episodes.session.forget()
-    episodes.reset([0, 1], [14, 15])
-    alone = search(episodes, [0, 1], RolloutEvaluator(episodes), config)
-    assert alone.lines == result.lines[4:]
+    assert solver.solve([14, 15]).lines == result.lines[4:]
     solver.close()
+
+
+def test_what_is_found_of_a_problem_depends_on_no_other() -> None:
+    config = SearchConfig(simulations=6, noise=0.3)
+    results = []
+    for trees, seeds in ((2, [3, 4, 5]), (8, [5, 4, 3])):
+        solver = MCTS(TASK, config, num_trees=trees, level=2, world_temperature=1.0)
+        results.append(solver.solve(seeds))
+        solver.close()
+    one, other = results
+    assert one.lines == other.lines[::-1]
+    assert [[e.text for e in endings] for endings in one.endings] == [
+        [e.text for e in endings] for endings in other.endings[::-1]
+    ]
+    assert len({endings[0].actions for endings in one.endings}) == 3
+
+
+def test_problems_that_are_solved_survive_an_interrupt_and_an_error(monkeypatch) -> None:
+    solver = MCTS(TASK, SearchConfig(simulations=3), num_trees=2, level=2)
+    whole = solver.solve([1, 2])
+    reset, calls = solver.episodes.reset, []
+
+    def failing(error: BaseException):
+        def run(*given):
+            calls.append(1)
+            if len(calls) == 2:
+                raise error
+            return reset(*given)
+
+        calls.clear()
+        monkeypatch.setattr(solver.episodes, "reset", run)
+
+    failing(KeyboardInterrupt())
+    found = solver.solve([1, 2, 3, 4])
+    assert found.interrupted
+    assert found.lines == whole.lines
+    failing(OSError("the engine is gone"))
+    with pytest.raises(OSError, match="engine is gone") as raised:
+        solver.solve([1, 2, 3, 4])
+    assert raised.value.found.lines == whole.lines
+    calls.append(1)
+    failing(KeyboardInterrupt())
+    calls.append(1)
+    with pytest.raises(KeyboardInterrupt):
+        solver.solve([1, 2, 3, 4])
+    with pytest.raises(ValueError, match="nothing to solve"):
+        solver.solve([])
 
 
 def test_a_search_that_sees_rewards_solves_more_than_one_try() -> None:
@@ -85,6 +128,38 @@ def test_eval_searches_by_the_q_functions_word(name: str, q_folder: str, capsys)
     assert report["problems"] == 4
     assert report["search"]["rewards"] == "estimated"
     assert report["searched_tokens_per_problem"] > report["tokens_per_episode"]
+
+
+def test_eval_takes_the_settings_of_a_search(q_folder: str, capsys) -> None:
+    argv = ["eval", "--task", TASK, "--set", "level=2", "--episodes", "4", "--search", "mcts-q"]
+    argv += ["--simulations", "6", "--q", q_folder, "--json"]
+    assert main(argv) == 0
+    ended = json.loads(capsys.readouterr().out)
+    assert main([*argv, "--search-set", "stop_at_end=False", "--search-set", "answer=vote"]) == 0
+    spent = json.loads(capsys.readouterr().out)
+    assert spent["search"]["answer"] == "vote"
+    assert spent["searched_simulations_per_problem"] > ended["searched_simulations_per_problem"]
+    assert main([*argv, "--search-set", "rewards=environment"]) == 2
+    assert "mcts-q has c_puct, root_width" in capsys.readouterr().err
+
+
+def test_an_interrupted_evaluation_reports_what_was_solved(q_folder: str, capsys, monkeypatch) -> None:
+    import cola_agents.search.solver as solver
+
+    batches, puct = [], solver.search
+
+    def second(*given, **named):
+        batches.append(1)
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return puct(*given, **named)
+
+    monkeypatch.setattr(solver, "search", second)
+    argv = ["eval", "--task", TASK, "--episodes", "6", "--num-envs", "4", "--search", "puct"]
+    assert main([*argv, "--simulations", "3", "--q", q_folder, "--json"]) == 130
+    report = json.loads(capsys.readouterr().out)
+    assert report["interrupted"] is True
+    assert report["problems"] == 4
 
 
 def test_what_would_read_the_solutions_or_lacks_its_q_is_refused(q_folder: str, capsys) -> None:
