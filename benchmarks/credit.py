@@ -399,7 +399,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--positions", type=int, default=2, help="states of an episode: its first, and so many less one drawn"
     )
-    parser.add_argument("--continuations", type=int, default=24, help="of every action")
+    parser.add_argument("--continuations", type=int, default=64, help="of every action")
     parser.add_argument("--max-actions", type=int, default=64, help="the policy's likeliest")
     parser.add_argument("--groups", type=int, default=128, help="problems that the gradient is measured on")
     parser.add_argument("--group-size", type=int, default=8, help="answers to each")
