@@ -52,7 +52,8 @@ def search(
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
-        RuntimeError: for a task that cannot be put back, before the rows are touched.
+        RuntimeError: for a task that cannot be put back, before anything is searched. A row whose replay said
+            something else must be reset.
         ValueError: for priors, values or action values that are not finite numbers, or of another size than
             the action space; for rows that there are not; for estimated rewards without anything that
             estimates them.

@@ -95,7 +95,8 @@ def mcts_q(
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
-        RuntimeError: for a task that cannot be put back, before the rows are touched.
+        RuntimeError: for a task that cannot be put back, before anything is searched. A row whose replay said
+            something else must be reset.
         ValueError: for values of another size than the action space; for rows that there are not.
         FloatingPointError: where logits or action values are not finite, naming row and action. A logit of
             -inf is an action that is never taken.
