@@ -9,7 +9,7 @@ from cola_agents import collect
 from cola_agents.actors import LatentActor
 from cola_agents.search import MCTS, SearchConfig
 
-TASK = {"id": "CoLA-Arithmetic-v0", "level": 1}
+TASK = {"id": "CoLA-TextRooms-v0"}
 
 
 def visited(result, least):
@@ -38,7 +38,9 @@ def clone(actor, base, optimiser, states, size=64):
         optimiser.step()
 
 
-def main(rounds: int = 3, problems: int = 128, simulations: int = 32, test_episodes: int = 256) -> float:
+def main(
+    rounds: int = 5, problems: int = 96, simulations: int = 24, test_episodes: int = 256, seed: int = 0
+) -> float:
     train, test = (gym.make_vec(num_envs=32, split=split, **TASK).unwrapped for split in ("train", "test"))
     actor = LatentActor(train.episodes.backbone)
     optimiser = torch.optim.AdamW(actor.parameters(), lr=3e-4, weight_decay=0.0)
@@ -47,10 +49,11 @@ def main(rounds: int = 3, problems: int = 128, simulations: int = 32, test_episo
             collect(test.episodes, actor, seeds=range(test_episodes), temperature=temperature).episode_rewards
             for temperature in (0.0, 1.0)
         )
-        print(f"round {number}: test accuracy {greedy.mean():.3f} greedy, {sampled.mean():.3f} sampled")
+        print(f"round {number}: test games won {greedy.mean():.3f} greedy, {sampled.mean():.3f} sampled")
         if number < rounds:
-            search = MCTS(train.episodes, SearchConfig(simulations, noise=0.3), policy=actor, seed=number)
-            result = search.solve(range(number * problems, (number + 1) * problems))
+            search = MCTS(train.episodes, SearchConfig(simulations, noise=0.3), policy=actor, seed=seed)
+            first = 10_000 * seed + number * problems
+            result = search.solve(range(first, first + problems))
             clone(actor, train.episodes.backbone.base, optimiser, list(visited(result, least=8)) * 4)
     return sampled.mean().item()
 
