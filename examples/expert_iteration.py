@@ -9,7 +9,7 @@ from cola_agents import collect
 from cola_agents.actors import LatentActor
 from cola_agents.search import MCTS, SearchConfig
 
-TASK = {"id": "CoLA-TextRooms-v0"}
+TASK = "CoLA-TextRooms-v0"
 
 
 def visited(result, least):
@@ -38,10 +38,8 @@ def clone(actor, base, optimiser, states, size=64):
         optimiser.step()
 
 
-def main(
-    rounds: int = 5, problems: int = 96, simulations: int = 24, test_episodes: int = 256, seed: int = 0
-) -> float:
-    train, test = (gym.make_vec(num_envs=32, split=split, **TASK).unwrapped for split in ("train", "test"))
+def main(rounds=5, problems=96, simulations=24, test_episodes=256, seed=0):
+    train, test = (gym.make_vec(TASK, num_envs=32, split=split).unwrapped for split in ("train", "test"))
     actor = LatentActor(train.episodes.backbone)
     optimiser = torch.optim.AdamW(actor.parameters(), lr=3e-4, weight_decay=0.0)
     for number in range(rounds + 1):
@@ -52,8 +50,7 @@ def main(
         print(f"round {number}: test games won {greedy.mean():.3f} greedy, {sampled.mean():.3f} sampled")
         if number < rounds:
             search = MCTS(train.episodes, SearchConfig(simulations, noise=0.3), policy=actor, seed=seed)
-            first = 10_000 * seed + number * problems
-            result = search.solve(range(first, first + problems))
+            result = search.solve([10_000 * seed + number * problems + i for i in range(problems)])
             clone(actor, train.episodes.backbone.base, optimiser, list(visited(result, least=8)) * 4)
     return sampled.mean().item()
 
