@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import gymnasium as gym
 
@@ -41,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         arguments.run(arguments)
-    except (ValueError, TypeError, FloatingPointError, OSError, ImportError, gym.error.Error) as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
+    except (ValueError, FloatingPointError, OSError, ImportError, gym.error.Error) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        print(f"benchmarks: {error} [{Path(place.filename).name}:{place.lineno}]", file=sys.stderr)
         return 2
     print(f"Wrote {arguments.out}.")
     return 0

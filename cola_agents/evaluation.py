@@ -132,12 +132,12 @@ def evaluate(
                 if search is None:
                     rounds.append(_play(played, policy, seeds, seed, drawing))
                 else:
-                    found = MCTS(played, search, q=q, policy=policy, seed=seed).solve(seeds)
+                    found = _searched(MCTS(played, search, q=q, policy=policy, seed=seed), seeds)
                     rounds.append(_answers(found))
                     told = {
                         "searched_simulations_per_problem": round(float(found.simulations.mean()), 2),
                         "searched_tokens_per_problem": round(float(found.new_tokens.mean()), 2),
-                        **({"interrupted": True} if found.interrupted else {}),
+                        **({"interrupted": True} if len(found.rows) < episodes else {}),
                     }
         finally:
             envs.close()
@@ -179,25 +179,40 @@ def _size_of(builder: Any, split: str, kwargs: dict[str, Any]) -> int | None:
 def _answers(found: SearchResult) -> list[Played]:
     """The answers of a search as played episodes.
 
-    Those of a search that was stopped, too, as far as it had come.
-
     Raises:
-        KeyboardInterrupt: if it was stopped before there was any.
         RuntimeError: for a problem whose search came by no end of its episode.
     """
     done = []
     for answer in found.answers:
-        if answer is None and found.interrupted:
-            continue
         if answer is None:
             raise RuntimeError(
                 "a search ended without any finished answer; give it more simulations, leaves that are "
                 'played on, and answer="value" or "vote"'
             )
         done.append(Played(answer.info, answer.reward))
-    if not done:
-        raise KeyboardInterrupt
     return done
+
+
+def _searched(solver: MCTS, seeds: Sequence[int]) -> SearchResult:
+    """The search of all problems; after Ctrl-C of those whose batch was through.
+
+    A batch that was stopped would have the short ones among its answers more often than not.
+
+    Raises:
+        KeyboardInterrupt: if it was stopped in the first batch.
+    """
+    results: list[SearchResult] = []
+    size = solver.episodes.num_rows
+    try:
+        for at in range(0, len(seeds), size):
+            found = solver.solve(seeds[at : at + size])
+            if found.interrupted:
+                raise KeyboardInterrupt
+            results.append(found)
+    except KeyboardInterrupt:
+        if not results:
+            raise
+    return SearchResult.joined(results)
 
 
 def _play(

@@ -146,6 +146,8 @@ def table(report: dict[str, Any]) -> str:
     played = f"{report['problems']} problems"
     if isinstance(report.get("set_size"), int):
         played += f" of {report['set_size']}"
+    if report.get("interrupted"):
+        played += " until it was interrupted"
     title = f"{report['task']}, {report['dataset']}, split {report['split']}: {played}, {report['actions']}"
     notes = [f"warning: {report['warning']}"] if "warning" in report else []
     if "failed_episodes" in report:

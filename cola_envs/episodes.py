@@ -215,6 +215,8 @@ class Episodes:
         Raises:
             TypeError: something other than a :class:`State`.
             ValueError: lengths that differ, or a state that does not fit this context or budget.
+            RuntimeError: a task that cannot be put back; where its replay said something else, all of
+                ``rows`` must be reset.
         """
         rows = self._check_rows(rows)
         if len(states) != len(rows):

@@ -81,11 +81,14 @@ class Judge:
     Attributes:
         q: the function.
         length: mean number of tokens of a recorded answer.
+        looks: by step, how well it told the answers to held-out problems apart; the best look's weights
+            are kept.
         commits: of the code that began the recording and that trained; None where it is not known.
     """
 
     q: QFunction
     length: float
+    looks: dict[str, float]
     commits: tuple[str | None, str | None]
 
 
@@ -132,7 +135,7 @@ def q_function(
         q.save(folder / "q")
     trained = json.loads((folder / "q_loss.json").read_text())
     commits = (recorded.about["provenance"]["commit"], trained["commit"])
-    return Judge(QFunction.load(folder / "q", backbone), length, commits)
+    return Judge(QFunction.load(folder / "q", backbone), length, trained["held_out"], commits)
 
 
 def narrowed(policy: Values, q: Values, width: int) -> tuple[Values, Values]:

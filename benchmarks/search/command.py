@@ -143,6 +143,7 @@ def measure_accuracy(
         budgets = [budget * unit for budget in plan.budgets]
         compared = _compared(runs, plan.beams, budgets)
         for arm in arms:
+            compared[arm]["q"]["held_out_looks"] = judges[arm].looks
             compared[arm]["commits"] = _commits(judges[arm], runs[arm])
         found[task] = {"tokens_per_answer": unit, "arms": compared}
     told = {"problems": plan.problems, "budgets": plan.budgets, "search_seeds": plan.seeds}

@@ -39,8 +39,8 @@ def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str
         lines += [
             f"### {arm}",
             "",
-            f"Q: AUC {judged['auc']}, within a problem {judged['auc_within']}; some ending of some method is "
-            f"right in {said['reached']:.3f} of the problems.",
+            f"Q: AUC {judged['auc']}, within a problem {judged['auc_within']}{_best_look(judged)}; some "
+            f"ending of some method is right in {said['reached']:.3f} of the problems.",
             "",
             "| | " + " | ".join(f"{budget:g}" for budget in budgets) + " | tokens | CPU-s | forwarded/new |",
             "|---" * (len(budgets) + 4) + "|",
@@ -55,6 +55,18 @@ def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str
             )
         lines += ["", *_differences(said, budgets), ""]
     return lines
+
+
+def _best_look(judged: dict[str, Any]) -> str:
+    """How the weights were chosen."""
+    looks = judged["held_out_looks"]
+    if not looks:
+        return ""
+    step = max(looks, key=lambda step: looks[step])
+    return (
+        f" (chosen at step {step} by {looks[step]:.3f} on held-out training problems, the best of "
+        f"{len(looks)} looks)"
+    )
 
 
 def _differences(said: dict[str, Any], budgets: list[float]) -> list[str]:

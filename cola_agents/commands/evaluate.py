@@ -75,7 +75,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     else:
         chosen = settings(arguments.search_set, "--search-set")
         kwargs |= {
-            "search": search_config(arguments.search, arguments.simulations, **chosen),
+            "search": search_config(arguments.search, arguments.simulations, chosen),
             "q": arguments.q,
         }
     report = evaluate(arguments.task, **named, **kwargs)
@@ -85,7 +85,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 130 if report.get("interrupted") else 0
 
 
-def search_config(name: str, simulations: int, **chosen: Any) -> Any:
+def search_config(name: str, simulations: int, chosen: dict[str, Any]) -> Any:
     """How an evaluation searches: by the Q-function's word, never by the task's own rewards.
 
     Raises:

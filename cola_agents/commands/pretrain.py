@@ -262,7 +262,10 @@ def _q(arguments: argparse.Namespace) -> int:
     q.save(arguments.out)
     judged = [record for record in records if "held_out" in record]
     kept = max(judged, key=lambda record: record["held_out"]) if judged else records[-1]
-    print(json.dumps({"episodes": len(recorded.episodes), **kept}, indent=2))
+    told: dict[str, Any] = {"episodes": len(recorded.episodes), **kept}
+    if judged:
+        told["held_out_looks"] = {record["step"]: round(record["held_out"], 4) for record in judged}
+    print(json.dumps(told, indent=2))
     print(f"Wrote {arguments.out}.")
     return 0
 

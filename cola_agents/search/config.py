@@ -20,6 +20,12 @@ def check_count(name: str, value: Any, *, optional: bool = False) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False, with ValueError."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
 @dataclass(frozen=True)
 class SearchConfig:
     """How a search goes.
@@ -62,6 +68,8 @@ class SearchConfig:
     def __post_init__(self) -> None:
         for name in ("simulations", "token_budget", "width", "span"):
             check_count(name, getattr(self, name), optional=name in ("token_budget", "width"))
+        for name in ("merge", "early_stop"):
+            check_flag(name, getattr(self, name))
         for name, allowed in (
             ("unvisited", ("zero", "parent")),
             ("rewards", ("environment", "estimated")),

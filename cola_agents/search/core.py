@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium.error import ResetNeeded
@@ -52,8 +51,8 @@ def search(
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
-        RuntimeError: for a task that cannot be put back, before anything is searched. A row whose replay said
-            something else must be reset.
+        RuntimeError: for a task that cannot be put back, before anything is searched; where its replay said
+            something else, all ``rows`` must then be reset.
         ValueError: for priors, values or action values that are not finite numbers, or of another size than
             the action space; for rows that there are not; for estimated rewards without anything that
             estimates them.
@@ -73,25 +72,44 @@ def search(
             'rewards="estimated" needs a RolloutEvaluator with q=: without it, its values are the very '
             "rewards that the search is not to see"
         )
-    with put_back(episodes, rows) as roots:
-        run = _Run(episodes, rows, evaluate, config, follow, seed)
-        with saved(run.result):
-            try:
-                run.plant(roots)
-                run.grow()
-            except KeyboardInterrupt:
-                return run.result(interrupted=True)
-        return run.result(interrupted=False)
+    return conduct(episodes, rows, _Run(episodes, rows, evaluate, config, follow, seed))
 
 
-@contextmanager
-def saved(result: Callable[[bool], SearchResult]) -> Iterator[None]:
-    """Give an error the result so far, as its ``found``."""
+class Search(Protocol):
+    """A search under way."""
+
+    def go(self, roots: Sequence[State]) -> None:
+        """Search from the states that the rows are in, to its end."""
+
+    def result(self, interrupted: bool) -> SearchResult:
+        """What has been found so far."""
+
+
+def conduct(episodes: Episodes, rows: Sequence[int], run: Search) -> SearchResult:
+    """Carry a search out and put the rows back, come what may: an error has as ``found`` what was found.
+
+    The rows are put back once beforehand: a task that cannot be is known before anything is searched.
+    """
+    states = running_states(episodes, rows)
+    episodes.restore(rows, states)
+    found: SearchResult | None = None
     try:
-        yield
-    except Exception as error:
-        error.found = result(True)  # type: ignore[attr-defined]
-        raise
+        interrupted = False
+        try:
+            run.go(states)
+        except KeyboardInterrupt:
+            interrupted = True
+        except Exception as error:
+            found = error.found = run.result(True)  # type: ignore[attr-defined]
+            raise
+        found = run.result(interrupted)
+        return found
+    finally:
+        try:
+            episodes.restore(rows, states)
+        except Exception as error:
+            error.found = found  # type: ignore[attr-defined]
+            raise
 
 
 def running_states(episodes: Episodes, rows: Sequence[int]) -> list[State]:
@@ -105,20 +123,6 @@ def running_states(episodes: Episodes, rows: Sequence[int]) -> list[State]:
         if not episodes.running(row):
             raise ResetNeeded(f"there is nothing to search in row {row}: its episode is over")
     return [episodes.snapshot(row) for row in rows]
-
-
-@contextmanager
-def put_back(episodes: Episodes, rows: Sequence[int]) -> Iterator[list[State]]:
-    """The states of running rows, which are put back into them afterwards, come what may.
-
-    They are put back once beforehand: a task that cannot be is known before anything is searched.
-    """
-    states = running_states(episodes, rows)
-    episodes.restore(rows, states)
-    try:
-        yield states
-    finally:
-        episodes.restore(rows, states)
 
 
 class _Move(NamedTuple):
@@ -167,7 +171,11 @@ class _Run:
 
     # ---------------------------------------------------------------- growing
 
-    def plant(self, roots: Sequence[Any]) -> None:
+    def go(self, roots: Sequence[State]) -> None:
+        self.plant(roots)
+        self.grow()
+
+    def plant(self, roots: Sequence[State]) -> None:
         """Make the roots and evaluate them."""
         if self.episodes.world_temperature > 0:
             seeds = [int(rng.integers(2**53)) for rng in self.rngs]

@@ -54,7 +54,7 @@ class RolloutEvaluator:
         self.logits: Values = (
             chosen.attach(session) if hasattr(chosen, "attach") else partial(chosen, session)
         )
-        own = streams(seed, episodes.num_rows if isinstance(seed, int) else len(seed))
+        own = streams(seed, episodes.num_rows if isinstance(seed, (int, np.integer)) else len(seed))
         self.player = Player(
             episodes, self.logits, dict(enumerate(own)), temperature=temperature, discount=discount, q=q
         )

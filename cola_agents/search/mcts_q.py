@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from cola_agents.sampling import sample
-from cola_agents.search.config import Ending, SearchResult, check_count
-from cola_agents.search.core import forwarded_since, put_back, saved, vote
+from cola_agents.search.config import Ending, SearchResult, check_count, check_flag
+from cola_agents.search.core import conduct, forwarded_since, vote
 from cola_agents.search.forest import NONE, Forest
 from cola_agents.search.play import Player, Values, checked_logits, checked_values, streams
 from cola_envs.episodes import Episodes
@@ -61,6 +61,7 @@ class MCTSQConfig:
     def __post_init__(self) -> None:
         for name in ("rounds", "root_width", "width", "depth", "span", "tries", "token_budget"):
             check_count(name, getattr(self, name), optional=name == "token_budget")
+        check_flag("stop_at_end", self.stop_at_end)
         if not (0 <= self.gamma <= 1 and self.c_puct >= 0 and self.certain >= 0 and self.temperature >= 0):
             raise ValueError(f"gamma is in [0, 1] and the other weights are not negative, got {self}")
         if self.rewards not in ("environment", "estimated") or self.answer not in ("value", "vote"):
@@ -95,8 +96,8 @@ def mcts_q(
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
-        RuntimeError: for a task that cannot be put back, before anything is searched. A row whose replay said
-            something else must be reset.
+        RuntimeError: for a task that cannot be put back, before anything is searched; where its replay said
+            something else, all ``rows`` must then be reset.
         ValueError: for values of another size than the action space; for rows that there are not.
         FloatingPointError: where logits or action values are not finite, naming row and action. A logit of
             -inf is an action that is never taken.
@@ -108,17 +109,7 @@ def mcts_q(
     """
     config = config or MCTSQConfig()
     rows = list(rows)
-    with put_back(episodes, rows) as roots:
-        run = _Run(episodes, rows, policy, q, config, seed)
-        with saved(run.result):
-            try:
-                run.plant(roots)
-                for _ in range(config.rounds):
-                    if not run.round():
-                        break
-            except KeyboardInterrupt:
-                return run.result(interrupted=True)
-        return run.result(interrupted=False)
+    return conduct(episodes, rows, _Run(episodes, rows, policy, q, config, seed))
 
 
 class _Run:
@@ -151,6 +142,12 @@ class _Run:
         self.new_tokens = np.zeros(len(rows), dtype=np.int64)
         self.stopped: set[int] = set()
         self.forwarded_before = forwarded_since(0, episodes)
+
+    def go(self, roots: Sequence[Any]) -> None:
+        self.plant(roots)
+        for _ in range(self.config.rounds):
+            if not self.round():
+                break
 
     def plant(self, roots: Sequence[Any]) -> None:
         """Make the roots and evaluate them."""

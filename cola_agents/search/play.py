@@ -25,7 +25,7 @@ def streams(seed: int | Sequence[int], count: int) -> list[np.random.Generator]:
     Raises:
         ValueError: for another number of seeds.
     """
-    if isinstance(seed, int):
+    if isinstance(seed, (int, np.integer)):
         return [np.random.default_rng([seed, number]) for number in range(count)]
     if len(seed) != count:
         raise ValueError(f"one seed, or one for each of {count} rows, is needed: got {len(seed)}")

@@ -221,8 +221,9 @@ def train_q(
         rollout: N episodes; their hidden states are read where the trunk reads them.
         held_out: episodes of other problems, several of each (:func:`split_problems`). Every ``check_every``
             steps and after the last the record's ``held_out`` says how well the values order the answers
-            to one of these problems (:func:`within_problems`), and the weights of the best are kept: a
-            Q-function soon tells easy problems from hard ones, and later learns answers by heart.
+            to one of these problems (:func:`within_problems`), and the weights of the best look are kept:
+            a Q-function soon tells easy problems from hard ones, and later learns answers by heart. The best
+            of several looks flatters: a blind one's is above .5 too.
         watch: is shown every record.
 
     Raises:
@@ -281,9 +282,9 @@ def train_q(
 def within_problems(q: QFunction, rollout: Rollout, batch_size: int = 256) -> float | None:
     """How well values order the answers to one problem; .5 is a coin, and search by such a Q is blind.
 
-    The mean over problems of the :func:`~cola_agents.scores.concordance` between what an episode's last
-    action is said to be worth and what the episode was paid; None where no problem's answers were paid
-    differently.
+    The mean over problems, told apart by their prompts, of the :func:`~cola_agents.scores.concordance`
+    between what an episode's last action is said to be worth and what the episode was paid; None where no
+    problem's answers were paid differently.
     """
     parts = []
     for at in range(0, len(rollout), batch_size):
@@ -292,7 +293,8 @@ def within_problems(q: QFunction, rollout: Rollout, batch_size: int = 256) -> fl
         last = positions.gather(1, mask.sum(1, keepdim=True) - 1)
         parts.append(q.at(part, last)[:, 0].gather(1, gathered(part.actions, last))[:, 0])
     values, paid = torch.cat(parts).cpu().numpy(), rollout.episode_rewards.cpu().numpy()
-    each = [rollout.problem_seeds == problem for problem in np.unique(rollout.problem_seeds)]
+    problems = _problems(rollout)
+    each = [problems == problem for problem in range(problems.max() + 1)]
     found = [concordance(values[own], paid[own]) for own in each]
     told = [one for one in found if one is not None]
     return float(np.mean(told)) if told else None
@@ -304,13 +306,23 @@ def split_problems(rollout: Rollout, count: int) -> tuple[Rollout, Rollout]:
     Raises:
         ValueError: where either would be empty.
     """
-    problems = np.unique(rollout.problem_seeds)
-    if not 0 < count < len(problems):
-        raise ValueError(
-            f"of {len(problems)} recorded problems 1 to {len(problems) - 1} can be held out, got {count}"
-        )
-    out = np.isin(rollout.problem_seeds, problems[-count:])
+    problems = _problems(rollout)
+    known = int(problems.max()) + 1
+    if not 0 < count < known:
+        raise ValueError(f"of {known} recorded problems 1 to {known - 1} can be held out, got {count}")
+    out = problems >= known - count
     return rollout.select(np.flatnonzero(~out)), rollout.select(np.flatnonzero(out))
+
+
+def _problems(rollout: Rollout) -> np.ndarray:
+    """The number of each episode's problem [N], by their first appearance: one prompt is one problem.
+
+    Two seeds may draw the same problem.
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    starts = rollout.mask.int().argmax(1).tolist()
+    prompts = [tuple(ids[: start + 1]) for ids, start in zip(rollout.ids.tolist(), starts, strict=True)]
+    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
 
 
 def _targets(q: QFunction, online: Tensor, frozen: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def _told(values: list[float], paid: list[float], problems: list[int]) -> tuple[
     rewards = torch.zeros(count, 4)
     rewards[:, 2] = torch.tensor(paid)
     rollout = Rollout(
-        ids=torch.zeros(count, 4, dtype=torch.long),
+        ids=torch.tensor(problems)[:, None].repeat(1, 4),
         lengths=torch.full((count,), 4),
         hidden=torch.zeros(count, 4, 1),
         mask=torch.tensor([[False, True, True, False]]).repeat(count, 1),
@@ -151,14 +151,25 @@ def test_a_judge_is_measured_among_answers_to_one_problem() -> None:
 def test_problems_are_held_out_whole_and_the_best_weights_there_are_kept(
     latent_backbone: LatentBackbone,
 ) -> None:
-    rollout = played(latent_backbone, count=64)
-    rollout.problem_seeds[:] = np.arange(64) // 4
+    class Asked(FirstToken):
+        """Sixteen questions, though thirty-two seeds ask them."""
+
+        def reset(self, rng: np.random.Generator) -> str:
+            return f"Q: {next(asked) % 16}"
+
+    asked = (number for number in range(64))
+    episodes = Episodes(latent_backbone, EachRow(Asked, 8), num_rows=8, max_tokens=3)
+    seeds = range(64)
+    rollout = collect(
+        episodes, InitialPolicy(), seeds=seeds, problem_seeds=[s // 2 for s in seeds], temperature=2.0
+    )
     each, first = torch.arange(64), rollout.mask.float().argmax(1)
     rollout.rewards.zero_()
     rollout.rewards[each, rollout.lengths - 2] = (rollout.ids[each, first + 1] % 2).float()
     learned, held_out = split_problems(rollout, 4)
     assert (len(learned), len(held_out)) == (48, 16)
-    assert not set(learned.problem_seeds) & set(held_out.problem_seeds)
+    prompts = [{tuple(ids[:6].tolist()) for ids in part.ids} for part in (learned, held_out)]
+    assert not prompts[0] & prompts[1]
     q = QFunction.over(latent_backbone, gamma=1.0)
     config = QConfig(steps=60, batch_size=32, lr=3e-3, target_every=10, check_every=7)
     records = train_q(q, learned, config, held_out=held_out)

@@ -404,6 +404,24 @@ def test_a_task_that_says_other_things_each_time_is_refused_before_the_search_be
         episodes.step([0], [code("a")])
 
 
+def test_where_rows_cannot_be_put_back_in_the_end_the_error_has_what_was_found() -> None:
+    class Drifting:
+        stop = ()
+        begun = 0
+
+        def reset(self, rng: np.random.Generator) -> str:
+            self.begun += 1
+            return "?" if self.begun < 6 else "!"
+
+        def step(self, text: str) -> Turn:
+            return Turn(reward=1.0)
+
+    episodes = played(Drifting, max_tokens=3)
+    with pytest.raises(RuntimeError, match="said something else") as raised:
+        search(episodes, [0], letters({"a": 1.0}), SearchConfig(simulations=50))
+    assert raised.value.found.simulations[0] > 0  # type: ignore[attr-defined]
+
+
 def test_rows_that_there_are_not_are_named() -> None:
     with pytest.raises(ValueError, match=r"different indices from 0 to 0, got \[9\]"):
         search(played(Words), [9], letters({"a": 1.0}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -141,23 +142,33 @@ def test_eval_takes_the_settings_of_a_search(q_folder: str, capsys) -> None:
     assert spent["searched_simulations_per_problem"] > ended["searched_simulations_per_problem"]
     assert main([*argv, "--search-set", "rewards=environment"]) == 2
     assert "mcts-q has c_puct, root_width" in capsys.readouterr().err
+    assert main([*argv, "--search-set", "rounds=3"]) == 2
+    assert "and --simulations" in capsys.readouterr().err
+    assert main([*argv, "--search-set", "stop_at_end=no"]) == 2
+    assert "stop_at_end must be True or False, got 'no'" in capsys.readouterr().err
 
 
-def test_an_interrupted_evaluation_reports_what_was_solved(q_folder: str, capsys, monkeypatch) -> None:
+@pytest.mark.parametrize("within", [False, True])
+def test_an_interrupted_evaluation_reports_the_batches_that_were_through(
+    within: bool, q_folder: str, capsys, monkeypatch
+) -> None:
     import cola_agents.search.solver as solver
 
     batches, puct = [], solver.search
 
     def second(*given, **named):
         batches.append(1)
-        if len(batches) == 2:
+        if len(batches) == 2 and not within:
             raise KeyboardInterrupt
-        return puct(*given, **named)
+        found = puct(*given, **named)
+        return dataclasses.replace(found, interrupted=len(batches) == 2)
 
     monkeypatch.setattr(solver, "search", second)
     argv = ["eval", "--task", TASK, "--episodes", "6", "--num-envs", "4", "--search", "puct"]
-    assert main([*argv, "--simulations", "3", "--q", q_folder, "--json"]) == 130
-    report = json.loads(capsys.readouterr().out)
+    assert main([*argv, "--simulations", "3", "--q", q_folder]) == 130
+    told = capsys.readouterr()
+    assert "4 problems until it was interrupted" in told.err
+    report = json.loads(told.out)
     assert report["interrupted"] is True
     assert report["problems"] == 4
 
