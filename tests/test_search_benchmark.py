@@ -18,7 +18,7 @@ from benchmarks.search.accuracy import GOING_ON, LINES, by_then, difference, jud
 from benchmarks.search.arms import backbone_of, narrowed
 from benchmarks.search.engine import measure_engine
 from benchmarks.search.methods import METHODS, Found, Stage, beam, play, read, write
-from benchmarks.search.report import table
+from benchmarks.search.report import best_look, table
 from cola_agents.search.config import Ending
 from tests.search.test_mcts_q import UNSURE, logits
 from tests.search.test_search import Words, code, played
@@ -79,6 +79,12 @@ def test_the_judge_is_judged_over_all_answers_and_within_problems() -> None:
     # Within: (.2 < .3, .9 > .3) and (.1 < .5, .1 < .6).
     assert judged["auc_within"] == pytest.approx((0.5 + 0.0) / 2)
     assert sum(count for _, _, count in judged["calibration"]) == 6
+
+
+def test_the_page_says_how_the_judges_weights_were_chosen() -> None:
+    said = best_look({"held_out_looks": {"25": 0.51, "50": 0.6, "75": 0.55}})
+    assert said == " (chosen at step 50 by 0.600 on held-out training problems, the best of 3 looks)"
+    assert best_look({"held_out_looks": {}}) == ""
 
 
 def test_every_method_spends_its_budget_and_no_more_than_a_round_beyond() -> None:

@@ -39,7 +39,7 @@ def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str
         lines += [
             f"### {arm}",
             "",
-            f"Q: AUC {judged['auc']}, within a problem {judged['auc_within']}{_best_look(judged)}; some "
+            f"Q: AUC {judged['auc']}, within a problem {judged['auc_within']}{best_look(judged)}; some "
             f"ending of some method is right in {said['reached']:.3f} of the problems.",
             "",
             "| | " + " | ".join(f"{budget:g}" for budget in budgets) + " | tokens | CPU-s | forwarded/new |",
@@ -57,7 +57,7 @@ def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str
     return lines
 
 
-def _best_look(judged: dict[str, Any]) -> str:
+def best_look(judged: dict[str, Any]) -> str:
     """How the weights were chosen."""
     looks = judged["held_out_looks"]
     if not looks:
