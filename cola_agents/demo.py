@@ -23,6 +23,7 @@ from cola_agents.grpo import GRPO
 from cola_agents.probe import probe
 from cola_agents.provenance import provenance
 from cola_agents.rollout import Rollout, collect
+from cola_agents.threads import fitting_threads
 
 THRESHOLD = 0.9
 #: Training problems that the best constant code is chosen on.
@@ -149,10 +150,11 @@ def run_demo(out: Path, *, updates: int = 50, seeds: Sequence[int] = (0,), episo
         f"Learning <think>...</think><answer>...</answer> with GRPO, {updates} updates of 128 rollouts: "
         "the same loop over 64 latent actions and over tokens.\n"
     )
-    results: dict[str, Any] = {**provenance(), "updates": updates, "floor": floor(episodes=episodes)}
-    results["runs"] = [
-        run_arm(arm, updates=updates, seed=s, episodes=episodes) for s in seeds for arm in ARMS
-    ]
+    with fitting_threads(make_backbone(level="latent").model):
+        results: dict[str, Any] = {**provenance(), "updates": updates, "floor": floor(episodes=episodes)}
+        results["runs"] = [
+            run_arm(arm, updates=updates, seed=s, episodes=episodes) for s in seeds for arm in ARMS
+        ]
     (out / "results.json").write_text(json.dumps(results, indent=1))
     draw(results, out / "curves.png")
     print("\n" + table(results))

@@ -19,6 +19,7 @@ from cola_agents.reports import Played, summary
 from cola_agents.rollout import InitialPolicy, collect
 from cola_agents.saving import saved_path
 from cola_agents.search import MCTS, MCTSQConfig, SearchConfig, SearchResult
+from cola_agents.threads import fitting_threads
 from cola_envs.build import build_tasks, evaluation_split, load, repeatable, splits_of
 
 #: Problems of an evaluation where nothing else is said, and the largest set that is then played whole.
@@ -127,18 +128,20 @@ def evaluate(
         try:
             played: Any = envs.unwrapped.episodes  # type: ignore[attr-defined]
             model, tokenizer = played.backbone, None
-            for j in block:
-                seeds = range(seed + j * _APART, seed + j * _APART + episodes)
-                if search is None:
-                    rounds.append(_play(played, policy, seeds, seed, drawing))
-                else:
-                    found = _searched(MCTS(played, search, q=q, policy=policy, seed=seed), seeds)
-                    rounds.append(_answers(found))
-                    told = {
-                        "searched_simulations_per_problem": round(float(found.simulations.mean()), 2),
-                        "searched_tokens_per_problem": round(float(found.new_tokens.mean()), 2),
-                        **({"interrupted": True} if len(found.rows) < episodes else {}),
-                    }
+            with fitting_threads(played.backbone.model):
+                made_by = provenance()
+                for j in block:
+                    seeds = range(seed + j * _APART, seed + j * _APART + episodes)
+                    if search is None:
+                        rounds.append(_play(played, policy, seeds, seed, drawing))
+                    else:
+                        found = _searched(MCTS(played, search, q=q, policy=policy, seed=seed), seeds)
+                        rounds.append(_answers(found))
+                        told = {
+                            "searched_simulations_per_problem": round(float(found.simulations.mean()), 2),
+                            "searched_tokens_per_problem": round(float(found.new_tokens.mean()), 2),
+                            **({"interrupted": True} if len(found.rows) < episodes else {}),
+                        }
         finally:
             envs.close()
     how = "greedy" if greedy else _sampled(**drawing)
@@ -155,7 +158,7 @@ def evaluate(
         "seed": seed,
         "agent": None if agent is None else Path(agent).name,
         "fingerprint": fingerprint or model.fingerprint,
-        **provenance(),
+        **made_by,
     }
 
 

@@ -24,6 +24,7 @@ import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.backbones import LatentBackbone, TokenBackbone
 from cola_agents.provenance import provenance
 from cola_agents.rollout import InitialPolicy, Policy, Rollout, collect, side_by_side
+from cola_agents.threads import fitting_threads
 from cola_envs.episodes import Episodes
 
 #: Of the first line of a file, which says what the others are.
@@ -139,7 +140,8 @@ def generate(
         done = _resumed(path, json.loads(json.dumps(about)), n)
         policy = policy or InitialPolicy()
         per_round = max(1, episodes.num_rows // n)
-        with _open(path, "at") as file:
+        backbone: Any = episodes.backbone
+        with fitting_threads(backbone.model), _open(path, "at") as file:
             if done is None:
                 file.write(json.dumps({**about, "provenance": provenance()}) + "\n")
             for first in range(done or 0, problems, per_round):

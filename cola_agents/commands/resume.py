@@ -24,6 +24,7 @@ def add(commands: Commands) -> None:
 
 def _resume(arguments: argparse.Namespace) -> int:
     from cola_agents.evaluation import load_agent
+    from cola_agents.threads import fitting_threads
 
     out: Path = arguments.run_folder
     if not (out / SETTINGS).is_file():
@@ -39,4 +40,5 @@ def _resume(arguments: argparse.Namespace) -> int:
             )
         settings["timesteps"] = arguments.timesteps
         write_settings(out, settings)
-    return go_on(agent, out, settings, quiet=arguments.quiet)
+    with fitting_threads(agent.backbone.model):
+        return go_on(agent, out, settings, quiet=arguments.quiet)

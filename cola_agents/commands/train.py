@@ -49,6 +49,7 @@ def add(commands: Commands) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     from cola_agents.logs import check_formats
     from cola_agents.registry import AGENTS
+    from cola_agents.threads import fitting_threads
 
     out: Path = arguments.out
     if out.exists() and (out.is_file() or any(out.iterdir())):
@@ -81,7 +82,8 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     agent.save(out)
     write_settings(out, settings)
-    return go_on(agent, out, settings, quiet=arguments.quiet)
+    with fitting_threads(agent.backbone.model):
+        return go_on(agent, out, settings, quiet=arguments.quiet)
 
 
 def write_settings(out: Path, settings: dict[str, Any]) -> None:
