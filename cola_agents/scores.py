@@ -48,11 +48,12 @@ def concordance(values: np.ndarray, paid: np.ndarray) -> float | None:
     Returns:
         None where all were paid alike.
     """
-    better = paid[:, None] > paid[None, :]
-    if not better.any():
-        return None
-    above = (values[:, None] > values[None, :]) + 0.5 * (values[:, None] == values[None, :])
-    return float(above[better].mean())
+    above, pairs = 0.0, 0
+    for level in np.unique(paid):
+        lower, higher = np.sort(values[paid == level]), values[paid > level]
+        above += sum(np.searchsorted(lower, higher, side).sum() / 2 for side in ("left", "right"))
+        pairs += len(lower) * len(higher)
+    return float(above / pairs) if pairs else None
 
 
 def pass_at_k(tries: int, successes: int, k: int) -> float:

@@ -15,7 +15,7 @@ from cola_agents.cli import main
 from cola_agents.commands.settings import settings
 from cola_agents.evaluation import evaluate
 from cola_agents.reports import Played, given_answer, identity, summary, table
-from cola_agents.scores import Tries, interval, majority, pass_at_k, scores, wilson
+from cola_agents.scores import Tries, concordance, interval, majority, pass_at_k, scores, wilson
 from cola_envs.tasks import substitute
 from cola_envs.tasks.arithmetic import set_hash
 from cola_envs.tasks.math500 import Math500, SubstituteWarning
@@ -31,6 +31,19 @@ def _no_fetched_problems(monkeypatch, tmp_path):
 
 
 # The figures
+
+
+def test_concordance_counts_pairs_that_were_paid_differently_and_ties_of_value_by_half():
+    # Paid 1 against 0: .4 > .1, .4 = .4, .9 > .1, .9 > .4.
+    assert concordance(np.array([0.1, 0.4, 0.4, 0.9]), np.array([0, 1, 0, 1])) == pytest.approx(3.5 / 4)
+    # Three levels: 2 over 1, 2 over 0 and 1 over 0 are pairs; the two that are paid 1 are none.
+    assert concordance(np.array([5.0, 3.0, 9.0, 4.0]), np.array([2, 1, 1, 0])) == pytest.approx(3 / 5)
+    assert concordance(np.array([1.0, 2.0]), np.array([1, 1])) is None
+    rng = np.random.default_rng(0)
+    values, paid = rng.integers(9, size=60), rng.integers(4, size=60)
+    pairs = [(i, j) for i in range(60) for j in range(60) if paid[i] > paid[j]]
+    plain = [(values[i] > values[j]) + 0.5 * (values[i] == values[j]) for i, j in pairs]
+    assert concordance(values, paid) == pytest.approx(np.mean(plain))
 
 
 @pytest.mark.parametrize(("tries", "successes"), [(1, 0), (1, 1), (4, 0), (4, 1), (5, 3), (6, 6), (7, 2)])
