@@ -22,6 +22,7 @@ from cola_agents.backbones import LatentBackbone, TokenBackbone, load_bundled
 from cola_agents.configuration import CoLAConfig
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.static import StaticDecoder
+from cola_agents.versions import cache_argument
 
 #: What ours is compared with, and the least that it should be faster by at these rows.
 PEER, AIM, AIM_ROWS = "transformers_loop", 1.4, (1, 8, 32)
@@ -210,7 +211,7 @@ def looping(whole: Any, prompts: list[list[int]], tokens: int) -> Prepared:
     cache = DynamicCache(config=whole.config)
     ids = torch.tensor(prompts, device=whole.device)
     with torch.no_grad():
-        logits = whole(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        logits = whole(ids, use_cache=True, **cache_argument(cache), logits_to_keep=1).logits
 
     @torch.no_grad()
     def run() -> Tensor:
@@ -218,7 +219,7 @@ def looping(whole: Any, prompts: list[list[int]], tokens: int) -> Prepared:
         said = []
         for _ in range(tokens):
             said.append(logits[:, -1:].argmax(-1))
-            logits = whole(said[-1], past_key_values=cache, use_cache=True).logits
+            logits = whole(said[-1], use_cache=True, **cache_argument(cache)).logits
         return torch.cat(said, dim=1).cpu()
 
     return run

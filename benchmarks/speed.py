@@ -34,6 +34,7 @@ from cola_agents import session as session_module
 from cola_agents.backbones import make_backbone
 from cola_agents.provenance import provenance
 from cola_agents.sb3 import SB3VecEnv, sb3_defaults
+from cola_agents.versions import cache_argument
 
 ENV_ID = "CoLA-Arithmetic-v0"
 Pass = tuple[int, int]
@@ -148,9 +149,9 @@ class BareLoop:
         for rows, width in self.passes:
             if (rows, width) == (self.num_rows, 1):
                 token = self.model.world(h, self.codes).argmax(-1)
-                h = self.model.base(token[:, None], past_key_values=cache, use_cache=True).last_hidden_state[
-                    :, -1
-                ]
+                h = self.model.base(
+                    token[:, None], use_cache=True, **cache_argument(cache)
+                ).last_hidden_state[:, -1]
                 grown += 1
                 if grown == self.episode:
                     cache.crop(-self.episode)
@@ -161,7 +162,7 @@ class BareLoop:
     def _fresh(self, rows: int, width: int) -> tuple[DynamicCache, torch.Tensor]:
         cache = DynamicCache()
         ids = torch.zeros(rows, width, dtype=torch.long)
-        return cache, self.model.base(ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+        return cache, self.model.base(ids, use_cache=True, **cache_argument(cache)).last_hidden_state[:, -1]
 
 
 class _PhaseTimes(BaseCallback):

@@ -3,6 +3,7 @@
 Shapes use one glossary: B rows, T tokens, D hidden, A actions, V vocabulary.
 """
 
+import cola_agents.versions  # noqa: F401  first: it refuses a transformers that was not tested
 from cola_agents.backbones import LatentBackbone, TokenBackbone, load_bundled
 from cola_agents.configuration import CoLAConfig
 from cola_agents.grpo import GRPO

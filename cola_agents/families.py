@@ -1,7 +1,7 @@
 """What differs between the families of Hugging Face decoders, in one place.
 
 Everything else here knows one kind of decoder: it reads ids or hidden states, writes its keys and values
-through ``past_key_values.update``, and gives last hidden states after a final norm. A family adds its own
+through ``cache.update``, and gives last hidden states after a final norm. A family adds its own
 attention mask (sliding windows, one mask or one for each type of layer), how its logits are capped, and
 names of fields. Embeddings are scaled inside Gemma's embedding module, so hidden states that are fed to a
 stack as ``inputs_embeds`` are not scaled again.
@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+from cola_agents.versions import cache_argument
 
 Mask = Tensor | dict[str, Tensor] | None
 
@@ -151,9 +153,9 @@ def cached_mask(stack: Any, embeddings: Tensor, padding: Tensor | None, cache: A
             config=stack.config,
             inputs_embeds=embeddings,
             attention_mask=padding,
-            past_key_values=cache,
             position_ids=positions,
             allow_is_causal_skip=False,
+            **cache_argument(cache),
         )
         for kind in _layer_types(stack.config)
     }

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cola_agents.families import decoder_mask
 from cola_agents.lean import Plan, lean_forward, plan
+from cola_agents.versions import cache_argument
 
 _FIRST_CAPACITY = 64
 
@@ -167,7 +168,7 @@ def run_rows(stack: Any, kv: KVRows, chunk: Chunk, **inputs: Tensor) -> Tensor:
     return stack(
         attention_mask=decoder_mask(stack, chunk.mask(), chunk.positions),
         position_ids=chunk.positions,
-        past_key_values=window,
         use_cache=True,
+        **cache_argument(window),
         **inputs,
     ).last_hidden_state

@@ -32,6 +32,7 @@ from cola_agents.families import (
 )
 from cola_agents.hub import CoLAPreTrainedModel
 from cola_agents.sampling import sample
+from cola_agents.versions import CACHE_NAME, cache_argument
 
 
 @dataclass
@@ -41,16 +42,21 @@ class CoLAOutput(ModelOutput):
     Attributes:
         loss: cross-entropy of the next token where ``labels`` were given.
         logits: token logits of the world model under ``actions``, [B, T, V].
-        past_key_values: the cache: the base's layers first, then the policy's.
+        cache: keys and values: the base's layers first, then the policy's.
         actions: the code chosen at each position, [B, T] int64.
         action_logits: the policy's logits, [B, T, A].
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     actions: Tensor | None = None
     action_logits: Tensor | None = None
+
+    @property
+    def past_key_values(self) -> Cache | None:
+        """The cache under the name that transformers gave it before 5.24."""
+        return self.cache
 
 
 class MergeLayer(nn.Module):
@@ -67,6 +73,17 @@ class MergeLayer(nn.Module):
         """z and e [..., D] -> [..., D], without the residual."""
         x = torch.cat([z, e], dim=-1)
         return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """The cache that was given by either of its names.
+
+    Raises:
+        ValueError: where both name a cache, and not the same.
+    """
+    if cache is not None and past_key_values is not None and cache is not past_key_values:
+        raise ValueError("cache and past_key_values are two names of one argument; give one of them")
+    return past_key_values if cache is None else cache
 
 
 NO_INVERSE_DYNAMICS = (
@@ -283,8 +300,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         return stack(
             attention_mask=decoder_mask(stack, mask),
             position_ids=positions,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **cache_argument(cache),
             **inputs,
         ).last_hidden_state
 
@@ -293,12 +310,13 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         actions: Tensor | None = None,
         code_sampler: CodeSampler | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> CoLAOutput:
         """The Hugging Face contract: token logits under the policy's own codes.
@@ -307,28 +325,33 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
             input_ids: [B, T].
             attention_mask: padding mask [B, S], S counting what the cache holds.
             position_ids: [B, T]; counted over the mask where not given.
-            past_key_values: a cache from an earlier call.
+            cache: a cache from an earlier call, extended in place.
             labels: [B, T]; the next-token cross-entropy is returned, -100 is ignored.
             use_cache: return a cache.
             logits_to_keep: how many last positions to compute logits for; 0 for all.
             actions: codes [B, T] to use in place of the policy's.
             code_sampler: draws the codes; the argmax is taken without one.
+            past_key_values: another name of ``cache``, the one of transformers before 5.24.
+
+        Raises:
+            ValueError: for two different caches.
         """
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
+        cache = one_cache(cache, past_key_values)
+        if use_cache and cache is None:
+            cache = DynamicCache()
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = positions_of(attention_mask)[:, -input_ids.shape[1] :]
         mask: Mask = attention_mask
-        if past_key_values is not None:
+        if cache is not None:
             # One mask serves both stacks: once the base has run, the cache no longer tells the
             # policy how much it held before.
             embeddings = self.base.get_input_embeddings()(input_ids)
-            mask = cached_mask(self.base, embeddings, attention_mask, past_key_values, position_ids)
+            mask = cached_mask(self.base, embeddings, attention_mask, cache, position_ids)
             if position_ids is None:
-                seen = past_key_values.get_seq_length()
+                seen = cache.get_seq_length()
                 position_ids = torch.arange(seen, seen + input_ids.shape[1], device=input_ids.device)[None]
-        h = self.hidden(input_ids, mask=mask, positions=position_ids, cache=past_key_values)
-        action_logits = self.policy(h, mask=mask, positions=position_ids, cache=past_key_values)
+        h = self.hidden(input_ids, mask=mask, positions=position_ids, cache=cache)
+        action_logits = self.policy(h, mask=mask, positions=position_ids, cache=cache)
         h, action_logits = h[:, -logits_to_keep:], action_logits[:, -logits_to_keep:]
         if actions is None:
             actions = code_sampler(action_logits) if code_sampler else action_logits.argmax(-1)
@@ -338,7 +361,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
             loss = nn.functional.cross_entropy(
                 logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100
             )
-        return CoLAOutput(loss, logits, past_key_values, actions, action_logits)
+        return CoLAOutput(loss, logits, cache, actions, action_logits)
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
         """Generate text: the policy picks codes, the world model's likeliest token follows.
@@ -363,9 +386,25 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
             given = {name: kwargs.pop(name, getattr(config, name, None)) for name in names}
             settings = {name: value for name, value in given.items() if value is not None}
             kwargs["code_sampler"] = CodeSampler(**settings)
-        if kwargs.get("use_cache", getattr(config, "use_cache", None)) is not False:
-            kwargs.setdefault("past_key_values", DynamicCache())
+        cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        if cache is not None:
+            kwargs |= cache_argument(cache)
         return super().generate(inputs, do_sample=False, **kwargs)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """As in transformers, but the default cache takes the policy's layers behind the base's."""
+        if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
+            kind = generation_config.cache_implementation
+            if kind not in (None, "dynamic"):
+                raise ValueError(
+                    f"cache_implementation={kind!r} counts the base's layers and leaves no room for the "
+                    "policy's; leave it out, or give a cache of your own"
+                )
+            model_kwargs |= cache_argument(DynamicCache())
+            generation_config.cache_implementation = None
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
     @torch.no_grad()
     def composed_log_prob(self, ids: Tensor, *, mask: Mask = None, chunk: int = 256) -> Tensor:

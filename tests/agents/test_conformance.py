@@ -288,7 +288,7 @@ def test_policy_after_a_cached_prefill_is_the_official_one(folder):
     model, golden = loaded(folder, "ea_cached_last_policy_logits")
     cache = DynamicCache()
     for piece in (golden["input_ids"][:, :-1], golden["input_ids"][:, -1:]):
-        out = model(piece, past_key_values=cache, use_cache=True)
+        out = model(piece, cache=cache, use_cache=True)
     close(out.action_logits[:, -1:], golden["ea_cached_last_policy_logits"])
 
 

@@ -348,7 +348,7 @@ def test_forward_in_pieces_over_one_cache_equals_one_pass(family):
     cache, logits, codes, end = DynamicCache(), [], [], 0
     for width in (3, 1, 10, 1, 8):
         start, end = end, end + width
-        out = model(ids[:, start:end], past_key_values=cache, use_cache=True)
+        out = model(ids[:, start:end], cache=cache, use_cache=True)
         logits.append(out.logits)
         codes.append(out.action_logits)
     torch.testing.assert_close(torch.cat(codes, 1), whole.action_logits, atol=1e-4, rtol=0)

@@ -18,6 +18,7 @@ from transformers import (
 from cola_agents.backbones import TokenBackbone
 from cola_agents.kv import Chunk, GrowingRows, KVRows, Window, run_rows
 from cola_agents.lean import Angles, lean_forward, plan
+from cola_agents.versions import cache_argument
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -80,7 +81,7 @@ def both(stack: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
                     part,
                     attention_mask={"full_attention": mask} if "qwen" in stack.config.model_type else mask,
                     position_ids=chunk.positions,
-                    past_key_values=window,
+                    **cache_argument(window),
                     use_cache=True,
                 ).last_hidden_state
             states.append(h)

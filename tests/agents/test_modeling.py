@@ -50,7 +50,7 @@ def test_shapes_of_every_road(cola, ids):
     assert out.actions.shape == (B, T)
     assert out.action_logits.shape == (B, T, A)
     assert out.loss.shape == ()
-    assert out.past_key_values.get_seq_length() == T
+    assert out.cache.get_seq_length() == T
     assert cola(ids, logits_to_keep=1).logits.shape == (B, 1, V)
 
 
@@ -134,7 +134,7 @@ def test_forward_in_pieces_over_one_cache_equals_one_pass(cola, ids, pieces, pad
         out = cola(
             ids[:, start:end],
             attention_mask=mask[:, :end] if padded else None,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
         logits.append(out.logits)
