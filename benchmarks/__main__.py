@@ -10,7 +10,19 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from benchmarks import credit, diversity, engines, iterations, memory, models, paper, shapes, speed, tune
+from benchmarks import (
+    credit,
+    diversity,
+    engines,
+    iterations,
+    memory,
+    models,
+    paper,
+    shapes,
+    speed,
+    tasks,
+    tune,
+)
 from benchmarks.compare import campaign, report
 from benchmarks.peers import command as peers
 from benchmarks.search import command as search
@@ -23,6 +35,7 @@ MODULES = (
     iterations,
     memory,
     engines,
+    tasks,
     tune,
     models,
     campaign,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
 import pytest
 import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
 from transformers import LlamaForCausalLM
 
 from cola_agents.backbones import LatentBackbone, TokenBackbone

@@ -12,6 +12,7 @@ from benchmarks.compare import campaign
 from benchmarks.limits import Cost, Machine, decode_cost, measure_machine
 from benchmarks.shapes import SHAPES, measure_shapes, shapes_table
 from benchmarks.speed import BareLoop, record_passes
+from benchmarks.tasks import works
 from cola_agents.backbones import make_backbone
 from cola_agents.provenance import _command
 from tests import tiny
@@ -51,6 +52,15 @@ def test_speed_writes_every_figure(tmp_path, capsys):
         assert set(part["limits"]) == {"base", "base_static", "cola", "cola_static"}
         assert set(part["same_tokens"].values()) == {1.0}, "contenders of one model said different things"
     assert "| bundled | 2 |" in capsys.readouterr().out
+
+
+def test_tasks_writes_a_rate_for_every_kind_of_work(tmp_path, capsys):
+    out = tmp_path / "tasks.json"
+    assert main(["tasks", "--turns", "1", "--out", str(out)]) == 0
+    rates = json.loads(out.read_text())["per_cpu_second"]
+    assert set(rates) == set(works())
+    assert all(rate > 0 for rate in rates.values())
+    assert "TextRooms games" in capsys.readouterr().out
 
 
 CONTENDERS = {
