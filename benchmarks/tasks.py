@@ -43,7 +43,7 @@ def works() -> dict[str, tuple[Callable[[int], object], int]]:
 
 def measure(turns: int = 5) -> dict[str, float]:
     """Pieces of work per CPU-second: the median of ``turns`` runs, after one that is not counted."""
-    found = {}
+    found: dict[str, float] = {}
     for name, (work, count) in works().items():
         spent = []
         for _ in range(turns + 1):
