@@ -385,6 +385,7 @@ def _load(path: str, dtype: str) -> PreTrainedModel:
     config = load_config(path)
     if is_official(config):
         return from_official(path, dtype=dtype)
+    check_family(config.get_text_config())
     cls = CoLAForCausalLM if config.model_type == "cola" else AutoModelForCausalLM
     progress = _progress_bar(False)
     try:

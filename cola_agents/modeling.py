@@ -31,7 +31,7 @@ from cola_agents.families import (
     token_head,
 )
 from cola_agents.hub import CoLAPreTrainedModel
-from cola_agents.loading import load_model
+from cola_agents.loading import load_config, load_model
 from cola_agents.sampling import sample
 
 
@@ -164,7 +164,9 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
                 is no embedding.
         """
         if isinstance(base, (str, Path)):
-            base = load_model(AutoModelForCausalLM, base)
+            known = load_config(base)
+            check_family(known)
+            base = load_model(AutoModelForCausalLM, base, config=known)
         check_family(base.config)
         if not hasattr(base, "lm_head"):
             raise ValueError(f"a base has an lm_head, as a causal LM's; {type(base).__name__} has none")

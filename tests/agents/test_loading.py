@@ -8,6 +8,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cola_agents.backbones import BUNDLED, make_backbone
 from cola_agents.cli import main
 from cola_agents.loading import ForeignCodeError, load_config, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.ppo import PPO
 from cola_agents.reward import Pair, RewardModel, train_reward
 from cola_agents.shards import find_tensors
 from cola_agents.train.lora import load_adapters
@@ -94,8 +96,11 @@ def test_a_model_that_asks_for_code_is_refused_by_name(asked: str, tmp_path: Pat
 
 
 def whole_run(folder: Path) -> None:
-    assert main(["pretrain", "world", "--model", str(folder), "--out", "run", "--steps", "1"]) == 2
-    raise ForeignCodeError("told by the command")
+    """A command, whose error is what it prints."""
+    with redirect_stderr(io.StringIO()) as said:
+        assert main(["pretrain", "world", "--model", str(folder), "--out", "run", "--steps", "1"]) == 2
+    if "auto_map" in said.getvalue():
+        raise ForeignCodeError(said.getvalue())
 
 
 WAYS: dict[str, Callable[[Path], Any]] = {
@@ -218,6 +223,23 @@ def test_the_links_of_a_hub_cache_are_followed(tmp_path: Path) -> None:
     index = {"weight_map": {"x": "model-00001-of-00001.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     assert list(find_tensors(snapshot)) == ["x"]
+
+
+def test_a_saved_agent_names_nothing_that_is_called(tmp_path: Path, marker: Path) -> None:
+    with closing(PPO("CoLA-Arithmetic-v0", num_envs=2)) as agent:
+        agent.save(tmp_path / "agent")
+    path = tmp_path / "agent" / "agent.json"
+    said = json.loads(path.read_text())
+    said["env_kwargs"] = {"builder": "subprocess:getoutput", "cmd": f"touch {marker}"}
+    path.write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="builder, which could not be saved: pass env_kwargs="):
+        PPO.load(tmp_path / "agent")
+    own = {"builder": "cola_envs.tasks.arithmetic:ArithmeticTask"}
+    with closing(PPO("CoLA-Arithmetic-v0", num_envs=2, env_kwargs=own)) as agent:
+        agent.save(tmp_path / "own")
+    with pytest.raises(ValueError, match="builder, which could not be saved"):
+        PPO.load(tmp_path / "own")
+    PPO.load(tmp_path / "own", env_kwargs=own).close()
 
 
 def test_a_data_set_that_is_a_script_is_refused(tmp_path: Path, marker: Path) -> None:
