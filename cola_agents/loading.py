@@ -26,7 +26,8 @@ SAFE: Mapping[str, Any] = {
     "kernel_config": None,
     "allow_all_kernels": False,
 }
-ATTENTION = ("eager", "sdpa")
+#: Implementations of attention and of experts that are torch's own.
+IMPLEMENTATIONS = ("eager", "sdpa", "grouped_mm")
 #: A configuration with this field is an official checkpoint's; its ``auto_map`` names the authors' code, in
 #: whose place :mod:`cola_agents.checkpoint` reads the files.
 OFFICIAL = "num_code"
@@ -177,7 +178,7 @@ def _check_fields(fields: Mapping[str, Any], where: str, allowed: Sequence[str] 
     for name, value in _nested(fields):
         if name in allowed or value is None:
             continue
-        if name == "auto_map":
+        if name == "auto_map" and value:
             raise ForeignCodeError(
                 f"auto_map in {where} asks to run code that comes with it ({value!r}); only what "
                 f"transformers itself knows is loaded: {_INSTEAD}, or remove auto_map where transformers' "
@@ -193,12 +194,12 @@ def _check_fields(fields: Mapping[str, Any], where: str, allowed: Sequence[str] 
                 f"transformers_weights in {where} names a file of weights, {value!r}; weights are read from "
                 "model.safetensors or its shards: rename the file and remove the field"
             )
-        if name.endswith(("attn_implementation", "attn_implementation_internal")):
+        if name.strip("_").removesuffix("_internal") in ("attn_implementation", "experts_implementation"):
             for wanted in [v for _, v in _nested(value)] if isinstance(value, dict) else [value]:
-                if wanted is not None and wanted not in ATTENTION:
+                if wanted is not None and wanted not in IMPLEMENTATIONS:
                     raise ForeignCodeError(
-                        f"{name} in {where} asks for the attention {wanted!r}, whose kernels may come "
-                        f"from the hub; {' and '.join(ATTENTION)} are allowed: remove the field, or "
+                        f"{name} in {where} asks for {wanted!r}, whose kernels may come "
+                        f"from the hub; {', '.join(IMPLEMENTATIONS)} are allowed: remove the field, or "
                         f"{_INSTEAD}"
                     )
 

@@ -80,6 +80,7 @@ ASKED = {
     ),
     "hub kernels by part": ("config.json", {"attn_implementation": {"": "sdpa", "text_config": "a/b"}}),
     "kernels that stand in": ("config.json", {"attn_implementation": "flash_attention_2"}),
+    "kernels of experts": ("config.json", {"experts_implementation": "deepgemm"}),
     "quantised weights": ("config.json", {"quantization_config": {"quant_method": "mxfp4"}}),
     "weights of another name": ("config.json", {"transformers_weights": "adapter_model.bin"}),
 }
@@ -130,6 +131,11 @@ def test_an_official_checkpoint_is_read_by_our_code_whatever_its_auto_map_says(
 ) -> None:
     folder = evil(tmp_path, "base", auto_map=CODE, num_code=64)
     assert load_config(folder).model_type == "llama"
+
+
+def test_what_names_no_code_is_no_obstacle(tmp_path: Path, marker: Path) -> None:
+    harmless = {"auto_map": {}, "attn_implementation": "eager", "cache_implementation": "hybrid"}
+    assert make_backbone(evil(tmp_path, "base", **harmless, quantization_config=None), level="token")
 
 
 @pytest.mark.parametrize(
