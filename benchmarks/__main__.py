@@ -26,6 +26,7 @@ from benchmarks import (
 from benchmarks.compare import campaign, report
 from benchmarks.peers import command as peers
 from benchmarks.search import command as search
+from cola_envs.shown import shown
 
 #: Each adds its parser, in the order of the help text.
 MODULES = (
@@ -58,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
     except (ValueError, FloatingPointError, OSError, ImportError, gym.error.Error) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
-        print(f"benchmarks: {error} [{Path(place.filename).name}:{place.lineno}]", file=sys.stderr)
+        print(
+            f"benchmarks: {shown(str(error))} [{Path(place.filename).name}:{place.lineno}]", file=sys.stderr
+        )
         return 2
     print(f"Wrote {arguments.out}.")
     return 0

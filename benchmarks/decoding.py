@@ -54,7 +54,7 @@ def random_model(config: CoLAConfig, device: torch.device, dtype: torch.dtype, s
 def causal_lm(model: CoLAForCausalLM) -> Any:
     """The base as transformers' own causal LM, over the very weights of a CoLA model."""
     with torch.device("meta"):
-        whole = AutoModelForCausalLM.from_config(model.config.text_config)
+        whole = AutoModelForCausalLM.from_config(model.config.text_config, trust_remote_code=False)
     whole.model, whole.lm_head = model.base, model.lm_head
     whole.generation_config.eos_token_id = None  # every row gets as many tokens as are asked for
     whole.generation_config.pad_token_id = 0

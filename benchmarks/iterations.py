@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from transformers import AutoTokenizer
 
 from benchmarks import RESULTS, Commands
 from benchmarks.decoding import base_tokens, random_model
@@ -32,6 +31,7 @@ from benchmarks.updates import PeakMemory, free_memory
 from cola_agents.agent import Agent
 from cola_agents.backbones import BUNDLED, LatentBackbone, TokenBackbone, make_backbone
 from cola_agents.grpo import GRPO
+from cola_agents.loading import load_tokenizer
 from cola_agents.memory import memory_plan
 from cola_agents.ppo import PPO
 from cola_agents.provenance import provenance
@@ -83,7 +83,7 @@ class Filled:
     """The bundled tokenizer, and meaningless ids for the rest of a larger vocabulary."""
 
     def __init__(self, size: int) -> None:
-        self._own = AutoTokenizer.from_pretrained(BUNDLED / "cola")
+        self._own = load_tokenizer(BUNDLED / "cola")
         self._size = size
         self.eos_token_id = self._own.eos_token_id
 

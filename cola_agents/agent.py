@@ -39,6 +39,9 @@ from cola_envs.backbone import Level, resolve
 from cola_envs.build import evaluation_split, repeatable
 from cola_envs.episodes import Episodes
 
+#: The argument of an environment that names what is called: it is never read from a saved agent's file.
+CODE = "builder"
+
 
 class Agent(Updates):
     """Base of the bundled agents.
@@ -427,7 +430,7 @@ class Agent(Updates):
         return path
 
     def _described(self) -> dict[str, Any]:
-        named = {key: value for key, value in self.env_kwargs.items() if is_json(value)}
+        named = {key: value for key, value in self.env_kwargs.items() if key != CODE and is_json(value)}
         timesteps, episodes = self._finished
         return {
             "agent": type(self).__name__,
@@ -466,10 +469,11 @@ class Agent(Updates):
         saved = read_description(path)
         if saved["agent"] != cls.__name__:
             raise ValueError(f"{path} holds a {saved['agent']}: load it with {saved['agent']}.load")
-        if saved["env_kwargs_not_saved"] and "env_kwargs" not in changed:
+        again = saved["env_kwargs_not_saved"] + [key for key in saved["env_kwargs"] if key == CODE]
+        if again and "env_kwargs" not in changed:
             raise ValueError(
-                f"{path} was trained with {', '.join(saved['env_kwargs_not_saved'])}, which could not be "
-                "saved: pass env_kwargs= again"
+                f"{path} was trained with {', '.join(again)}, which could not be saved: pass env_kwargs= "
+                "again"
             )
         kept = ("num_envs", "seed", "model", "tokenizer", "device", "dtype", "env_kwargs")
         arguments = {key: saved[key] for key in kept}

@@ -14,10 +14,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from cola_agents.checkpoint import from_official, is_official
 from cola_agents.families import capped, check_family
+from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.sampling import sample
 from cola_agents.session import Follower, NotFiniteError, Rows, not_finite
@@ -381,13 +382,14 @@ def load_bundled(name: str = "cola") -> Any:
 
 
 def _load(path: str, dtype: str) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(path)
+    config = load_config(path)
     if is_official(config):
         return from_official(path, dtype=dtype)
+    check_family(config.get_text_config())
     cls = CoLAForCausalLM if config.model_type == "cola" else AutoModelForCausalLM
     progress = _progress_bar(False)
     try:
-        return cls.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True).eval()
+        return load_model(cls, path, config=config, dtype=getattr(torch, dtype)).eval()
     finally:
         _progress_bar(progress)
 
@@ -407,7 +409,7 @@ def _bundled_backbone(level: Level, device: str | None, dtype: str) -> LatentBac
     model = _load(path, dtype).requires_grad_(False)
     if device:
         model = model.to(device)
-    return _KINDS[level](model, AutoTokenizer.from_pretrained(path))
+    return _KINDS[level](model, load_tokenizer(path))
 
 
 def make_backbone(
@@ -429,6 +431,7 @@ def make_backbone(
 
     Raises:
         FileNotFoundError: for a path that is no model.
+        ForeignCodeError: for a model or tokenizer that asks to run code of its own.
         ValueError: when no tokenizer is found or it does not fit the model.
         TypeError: when the model cannot act at this level.
     """
@@ -471,8 +474,8 @@ def make_backbone(
             )
     if isinstance(tokenizer, (str, Path)):
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
-        except (OSError, ValueError) as error:
+            tokenizer = load_tokenizer(tokenizer)
+        except FileNotFoundError as error:
             raise ValueError(f"no tokenizer found at {str(tokenizer)!r}: pass tokenizer=") from error
     return _KINDS[level](model, tokenizer)
 

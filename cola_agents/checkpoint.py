@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
+from transformers import LlamaConfig
 
 from cola_agents.configuration import CoLAConfig
-from cola_agents.folders import whole_folder
+from cola_agents.folders import inside, whole_folder
+from cola_agents.loading import OFFICIAL, load_generation_config, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.shards import DTYPES, Stored, find_tensors, missing_shards, read_json, read_tensors, some
 
@@ -118,7 +119,7 @@ def from_official(
     model.config.name_or_path = model.name_or_path = str(folder)
     if (folder / "generation_config.json").is_file():
         # Token ids alone: how codes are drawn is the caller's business.
-        given = GenerationConfig.from_pretrained(folder)
+        given = load_generation_config(folder)
         for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model.generation_config, field, getattr(given, field))
     return finish(model.eval())
@@ -140,9 +141,9 @@ def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype | str 
     """
     folder = _local(source)
     model = from_official(folder, dtype=dtype)
-    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    files = [inside(folder, name) for name in TOKENIZER_FILES if (folder / name).is_file()]
     if files:
-        entries = len(AutoTokenizer.from_pretrained(folder))
+        entries = len(load_tokenizer(folder))
         if entries > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer in {folder} has {entries} entries and the model {model.config.vocab_size} "
@@ -156,7 +157,7 @@ def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype | str 
 
 def is_official(config: Any) -> bool:
     """Whether a loaded configuration is that of an official checkpoint, not a plain Llama's."""
-    return hasattr(config, "num_code")
+    return hasattr(config, OFFICIAL)
 
 
 def read_config(folder: Path) -> CoLAConfig:

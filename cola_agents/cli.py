@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import gymnasium as gym
 
@@ -21,6 +24,7 @@ from cola_agents.commands import (
     train,
     train_reward,
 )
+from cola_envs.shown import shown
 
 COMMANDS = (
     demo,
@@ -41,10 +45,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        with _escaped_warnings():
+            return arguments.run(arguments)
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError, gym.error.Error) as error:
-        print(f"cola: {error}", file=sys.stderr)
+        print(f"cola: {shown(str(error))}", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def _escaped_warnings() -> Iterator[None]:
+    """Warnings may quote a model's or a problem's text: what of it would steer the terminal is escaped."""
+    plain = warnings.formatwarning
+
+    def escaped(*args: Any, **kwargs: Any) -> str:
+        return shown(plain(*args, **kwargs))
+
+    warnings.formatwarning = escaped
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
 
 
 def _parser() -> argparse.ArgumentParser:

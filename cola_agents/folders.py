@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear whole or not at all, and files that do not leave them."""
 
 from __future__ import annotations
 
@@ -46,6 +46,23 @@ def whole_folder(path: Path, replaces: Callable[[Path], bool] | None = None) -> 
         _flush(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file that is said to lie in a folder.
+
+    Raises:
+        ValueError: for a name that leads out of the folder, by itself or through a link.
+    """
+    home = folder.resolve()
+    if home.parent.name == "snapshots":
+        home = home.parent.parent  # in the hub's cache a repository's files are links to its own blobs
+    if Path(name).name != name or not (folder / name).resolve().is_relative_to(home):
+        raise ValueError(
+            f"the file {name!r} does not lie in {folder}; only plain names of files that lie there are "
+            "followed, and no links out of it: copy the file into the folder"
+        )
+    return folder / name
 
 
 def _flush(path: Path) -> None:

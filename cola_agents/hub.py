@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
 from cola_agents.configuration import CoLAConfig
+from cola_agents.loading import check_config, check_files, safe_options
 
 CARD = "README.md"
 
@@ -25,15 +26,21 @@ class CoLAPreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["MergeLayer"]
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but from safetensors alone, and only if they are all of the model's weights.
+    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but without foreign code (:mod:`cola_agents.loading`), and only whole.
 
         Raises:
-            ValueError: for weights that are missing, or that the configuration has no place for.
+            ForeignCodeError: where the configuration asks for code.
+            ValueError: for pickled weights, weights that are missing or that the configuration has no
+                place for, and arguments that would allow any of it.
         """
         report_wanted = kwargs.pop("output_loading_info", False)
-        kwargs |= {"use_safetensors": True, "output_loading_info": True}
-        model, report = super().from_pretrained(*args, **kwargs)
+        options = safe_options(kwargs)
+        if source is not None:
+            if not isinstance(kwargs.get("config"), CoLAConfig):
+                check_config(source, **kwargs)
+            check_files(source)
+        model, report = super().from_pretrained(source, *args, **options, output_loading_info=True)
         for kind in ("missing_keys", "unexpected_keys"):
             if report[kind]:
                 names = sorted(report[kind])

@@ -23,6 +23,7 @@ from cola_agents.train.corpus import documents
 from cola_agents.train.data import IGNORED, Batch, Document, packed_batches
 from cola_agents.train.health import health_warnings
 from cola_agents.train.metrics import CodebookMetrics, Tally, perplexity
+from cola_envs.shown import escaped, shown_line
 
 #: Tokens that a context is made of: the state's own token and those before it in the document.
 CONTEXT = 3
@@ -211,10 +212,7 @@ _SHOWN = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 def visible(text: str) -> str:
     """Text on one line: blank, newline and tab as signs, whatever else cannot be printed escaped."""
-    return "".join(
-        _SHOWN.get(char) or (char if char.isprintable() else char.encode("unicode_escape").decode())
-        for char in text
-    )
+    return "".join(_SHOWN.get(char) or (char if char.isprintable() else escaped(char)) for char in text)
 
 
 def read_documents(path: Path) -> Iterator[Document]:
@@ -271,7 +269,7 @@ def table(found: Inspection) -> str:
         ("  of the world model, code known", f"{m.world_ce:.4f}"),
         ("  composed of policy and world", f"{m.composed_ce:.4f} ({m.composed_excess:+.4f})"),
     ]
-    lines = [f"{found.model} on {m.tokens:,} tokens of {found.text}{cut}", ""]
+    lines = [shown_line(f"{found.model} on {m.tokens:,} tokens of {found.text}{cut}"), ""]
     lines += [f"  {name:36}{value}" for name, value in figures]
     used = [code for code in found.codes if code.uses]
     rows = [
@@ -330,14 +328,20 @@ def draw(found: Inspection, path: Path) -> None:
     _draw_heat(found, heat)
     m = found.metrics
     figure.suptitle(
-        f"{found.model}: {m.codes_used} of {m.num_codes} codes used, perplexity {m.codebook_perplexity:.1f}, "
+        f"{shown_line(found.model)}: {m.codes_used} of {m.num_codes} codes used, "
+        f"perplexity {m.codebook_perplexity:.1f}, "
         f"mutual information {m.mutual_information_corrected:.2f} nats, "
         f"{m.distinct_tokens:.1f} argmax tokens per state, {m.reachability:.0%} within reach",
         fontsize=11,
         parse_math=False,
     )
     figure.supxlabel(
-        f"{m.tokens:,} tokens of {found.text}", fontsize=8, color=grey, x=0.99, ha="right", parse_math=False
+        f"{m.tokens:,} tokens of {shown_line(found.text)}",
+        fontsize=8,
+        color=grey,
+        x=0.99,
+        ha="right",
+        parse_math=False,
     )
     figure.savefig(path, dpi=120)
 
@@ -377,9 +381,7 @@ def _printable(text: str, longest: int = 14) -> str:
     from matplotlib.font_manager import findfont, get_font
 
     font = get_font(findfont("DejaVu Sans"))
-    drawn = "".join(
-        char if font.get_char_index(ord(char)) else char.encode("unicode_escape").decode() for char in text
-    )
+    drawn = "".join(char if font.get_char_index(ord(char)) else escaped(char) for char in text)
     return drawn if len(drawn) <= longest else drawn[: longest - 1] + "…"
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, make_output_format
 from stable_baselines3.common.utils import get_latest_run_id
 
+from cola_envs.shown import shown_line
+
 FORMATS = ("stdout", "log", "csv", "json", "tensorboard", "wandb")
 #: Under which heading a record's figures are logged; what is not here is under ``train/``.
 _HEADINGS = {
@@ -116,7 +118,7 @@ def write_record(
         heading = _HEADINGS.get(name, name if "/" in name else f"train/{name}")
         logger.record(heading, value)
     if sample is not None:
-        line = sample.replace("\n", "\\n")  # SB3's CSV files hold a record a line
+        line = shown_line(sample)  # SB3's CSV files hold a record a line
         logger.record("sample/text", line, exclude=("stdout", "log"))
         logger.info(f"sample: {line}")
     logger.dump(int(record["timesteps"]))

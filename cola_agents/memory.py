@@ -154,7 +154,7 @@ def _parts(config: Any, level: Level) -> tuple[Any, Any, nn.Linear]:
         if level == "latent":
             model = CoLAForCausalLM._from_config(config)
             return model, model.policy_trunk, model.policy_head
-        whole = AutoModelForCausalLM.from_config(config.get_text_config())
+        whole = AutoModelForCausalLM.from_config(config.get_text_config(), trust_remote_code=False)
         return whole, whole.model, whole.lm_head
 
 

@@ -31,6 +31,7 @@ from cola_agents.families import (
     token_head,
 )
 from cola_agents.hub import CoLAPreTrainedModel
+from cola_agents.loading import load_config, load_model
 from cola_agents.sampling import sample
 from cola_agents.versions import CACHE_NAME, cache_argument
 
@@ -113,7 +114,7 @@ def positions_of(mask: Tensor) -> Tensor:
 
 def _stack(config: Any, num_layers: int, first_cache_layer: int = 0) -> nn.Module:
     """A decoder of ``num_layers`` layers of the base's family that reads hidden states, not ids."""
-    stack = AutoModel.from_config(stack_config(config, num_layers))
+    stack = AutoModel.from_config(stack_config(config, num_layers), trust_remote_code=False)
     stack.embed_tokens = None
     for index, layer in enumerate(stack.layers):
         layer.self_attn.layer_idx = first_cache_layer + index
@@ -138,7 +139,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
     def __init__(self, config: CoLAConfig) -> None:
         super().__init__(config)
         text = config.text_config
-        self.base = AutoModel.from_config(text)
+        self.base = AutoModel.from_config(text, trust_remote_code=False)
         self.lm_head = token_head(text)
         self.inverse_trunk: nn.Module | None = None
         self.inverse_head: nn.Module | None = None
@@ -180,7 +181,9 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
                 is no embedding.
         """
         if isinstance(base, (str, Path)):
-            base = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True)
+            known = load_config(base)
+            check_family(known)
+            base = load_model(AutoModelForCausalLM, base, config=known)
         check_family(base.config)
         if not hasattr(base, "lm_head"):
             raise ValueError(f"a base has an lm_head, as a causal LM's; {type(base).__name__} has none")

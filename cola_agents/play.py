@@ -11,6 +11,7 @@ import numpy as np
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_envs.build import twin_id
 from cola_envs.episodes import Episodes
+from cola_envs.shown import shown
 
 Ask = Callable[[str], str]
 Say = Callable[[str], None]
@@ -68,7 +69,8 @@ class _Player:
     def __init__(self, env: Any, ask: Ask, say: Say) -> None:
         self.env = env
         self.episodes: Episodes = env.episodes
-        self.ask, self.say = ask, say
+        self.ask: Ask = ask
+        self.say: Say = lambda text: say(shown(text))
         self.going = True
         self.returns: list[float] = []
         self._stops = tuple(self.episodes.tasks.stop)

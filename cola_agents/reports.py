@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cola_agents.scores import Tries, scores
+from cola_envs.shown import shown_line
 from cola_envs.tasks.substitute import NAME as SUBSTITUTE
 
 #: Fields of ``info`` that problems are grouped by, where they have several values.
@@ -152,7 +153,7 @@ def table(report: dict[str, Any]) -> str:
     notes = [f"warning: {report['warning']}"] if "warning" in report else []
     if "failed_episodes" in report:
         notes.append(f"warning: {report['failed_episodes']} episodes were cut by a failing engine")
-    return "\n".join([title, *lines, "[95 % intervals over problems]", *notes])
+    return "\n".join([shown_line(title), *lines, "[95 % intervals over problems]", *notes])
 
 
 def _row(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[str]:
@@ -160,4 +161,4 @@ def _row(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[str
     for column in columns:
         low, high = figures[f"{column}_95"]
         cells.append(f"{figures[column]:.3f} [{low:.3f}, {high:.3f}]")
-    return [name, str(figures["problems"]), *cells]
+    return [shown_line(name), str(figures["problems"]), *cells]

@@ -15,14 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    get_cosine_with_min_lr_schedule_with_warmup,
-)
+from transformers import AutoModelForSequenceClassification, get_cosine_with_min_lr_schedule_with_warmup
 
 from cola_agents.folders import whole_folder
+from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.provenance import provenance
 
 
@@ -74,19 +70,19 @@ class RewardModel:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            config = AutoConfig.from_pretrained(self.path)
+            config = load_config(self.path)
             if config.num_labels != 1:
                 raise ValueError(
                     f"{self.path} has {config.num_labels} outputs; a reward model is a sequence classifier "
                     "with num_labels=1"
                 )
-            model = AutoModelForSequenceClassification.from_pretrained(self.path, use_safetensors=True)
+            model = load_model(AutoModelForSequenceClassification, self.path, config=config)
             if not hasattr(model, "score"):
                 raise ValueError(
                     f"{self.path} is a {type(model).__name__}, which is no decoder with a head on its last "
                     "token; score with a callable of your own instead"
                 )
-            self._loaded = model.to(self.device).eval(), AutoTokenizer.from_pretrained(self.path)
+            self._loaded = model.to(self.device).eval(), load_tokenizer(self.path)
         return self._loaded
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
@@ -229,11 +225,10 @@ def train_reward(
         raise ValueError(f"at least two pairs are needed, one of them to evaluate on; got {len(pairs)}")
     with whole_folder(Path(out)) as folder:
         torch.manual_seed(config.seed)
-        network = AutoModelForSequenceClassification.from_pretrained(
-            model, num_labels=1, use_safetensors=True
-        )
+        one_output = load_config(model, num_labels=1)
+        network = load_model(AutoModelForSequenceClassification, model, config=one_output)
         network.to(device or "cpu").train()
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = load_tokenizer(model)
         order = np.random.default_rng(config.seed).permutation(len(pairs))
         count = min(len(pairs) - 1, max(1, round(config.held_out * len(pairs))))
         held_out = [pairs[i] for i in order[:count]]

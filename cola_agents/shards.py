@@ -14,6 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from cola_agents.folders import inside
+from cola_envs.shown import shown_line
+
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 INDEX = "model.safetensors.index.json"
@@ -38,7 +41,7 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
     Raises:
         FileNotFoundError: without weights.
         ValueError: for pickled weights, a damaged file, a tensor in two files, or an index that puts a
-            tensor where it is not.
+            tensor where it is not or outside the folder.
     """
     files, index = _weight_files(folder)
     stored: dict[str, Stored] = {}
@@ -64,21 +67,14 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     shards = sorted(path for path in folder.glob("model-*.safetensors") if SHARD.fullmatch(path.name))
     reason = f"there is no {INDEX} beside its shards"
     if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
-            raise ValueError(f"{folder / INDEX} has no weight_map from tensors to files")
+        index = _read_index(folder)
         named = sorted(set(index.values()))
-        absent = [name for name in named if Path(name).name != name or not (folder / name).is_file()]
+        absent = [name for name in named if not (folder / name).is_file()]
         if named and not absent:
             return [folder / name for name in named], index
         reason = f"{INDEX} names files that are not there ({some(absent)})"
     if not shards:
-        pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-        if pickles:
-            raise ValueError(
-                f"{folder} holds pickled weights ({some(pickles)}), which can run code when they are "
-                "loaded: they are refused. Save them as safetensors where you trust them"
-            )
+        refuse_pickles(folder)
         raise FileNotFoundError(
             f"{folder} holds no weights: neither model.safetensors nor model-*-of-*.safetensors"
         )
@@ -88,6 +84,38 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
         stacklevel=4,
     )
     return shards, {}
+
+
+def _read_index(folder: Path) -> dict[str, str]:
+    """From tensors to files, all of them inside the folder."""
+    index = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
+        raise ValueError(f"{folder / INDEX} has no weight_map from tensors to files")
+    for name in set(index.values()):
+        inside(folder, name)
+    return index
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a folder whose weights are pickled, or lie elsewhere by its index.
+
+    Raises:
+        ValueError: naming the files.
+    """
+    if (folder / INDEX).is_file():
+        _read_index(folder)
+    if not any(folder.glob("*.safetensors")):
+        refuse_pickles(folder)
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise ValueError for a folder with pickled weights, of which no others are at hand."""
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise ValueError(
+            f"{folder} holds pickled weights ({some(pickles)}), which can run code when they are "
+            "loaded: they are refused. Save them as safetensors where you trust them"
+        )
 
 
 def missing_shards(files: Iterable[Path]) -> list[str]:
@@ -146,12 +174,12 @@ def read_tensors(
     by_file: dict[Path, list[str]] = {}
     for name in names:
         by_file.setdefault(stored[name].file, []).append(name)
-    for file, inside in by_file.items():
-        mapped = [n for n in inside if DTYPES[stored[n].dtype] == dtype and device_of(n).type == "cpu"]
+    for file, held in by_file.items():
+        mapped = [n for n in held if DTYPES[stored[n].dtype] == dtype and device_of(n).type == "cpu"]
         with safe_open(file, framework="pt") as opened:
             for name in mapped:
                 yield name, opened.get_tensor(name)
-        for name in [n for n in inside if n not in mapped]:
+        for name in [n for n in held if n not in mapped]:
             # Opened anew each time: the pages that were read are given back with the mapping.
             with safe_open(file, framework="pt") as opened:
                 yield name, opened.get_tensor(name).to(device=device_of(name), dtype=dtype)
@@ -169,4 +197,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def some(names: list[str], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(map(shown_line, names[:limit])) + more

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from cola_envs.episodes import Episodes
 from cola_envs.segments import CUT
+from cola_envs.shown import shown
 
 
 def transcript(episodes: Episodes, row: int) -> str:
     """The row's text, each piece of the agent's followed by its action: ``The⟨12⟩ answer⟨40⟩``.
 
-    The prompt and the task's own text stand as they are. A token without text (the end-of-sequence
-    token) is shown as ``∅``. Where a character's bytes are spread over several tokens their actions stand
-    together behind it: ``é⟨7 31⟩``.
+    The prompt and the task's own text stand as they are, but for control characters, which are escaped. A
+    token without text (the end-of-sequence token) is shown as ``∅``. Where a character's bytes are spread
+    over several tokens their actions stand together behind it: ``é⟨7 31⟩``.
     """
     decode = episodes.backbone.tokenizer.decode
     tokens, origins, actions = episodes.tokens(row), episodes.origins(row), episodes.actions(row)
@@ -29,6 +30,7 @@ def transcript(episodes: Episodes, row: int) -> str:
         # A fifth token cannot belong to one character: the bytes are broken, and are shown as such.
         if origin >= 0 and after is not None and after >= 0 and text.endswith(CUT) and len(ids) < 5:
             continue
+        text = shown(text)
         out.append(f"{text or '∅'}⟨{' '.join(map(str, codes))}⟩" if codes else text)
         ids, codes = [], []
     return "".join(out)

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from cola_agents.backbones import LatentBackbone, LatentSession
+from cola_agents.loading import load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.train.clone import POLICY_MODULES
 from cola_agents.train.data import IGNORED, Batch
@@ -98,8 +99,8 @@ class RankLoss(StageLoss):
 
 def clone_ranks(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
     """Grow a policy stack on the base in ``base_path`` and clone it from ranks; saved to ``out``."""
-    tokenizer = AutoTokenizer.from_pretrained(base_path)
-    base = LlamaForCausalLM.from_pretrained(base_path, use_safetensors=True)
+    tokenizer = load_tokenizer(base_path)
+    base = load_model(LlamaForCausalLM, base_path)
     torch.manual_seed(recipe.seed + 2)
     model = CoLAForCausalLM.from_base(base, **GROWTH)
     batches = corpus_batches(recipe.seed * 10 + 5, tokenizer, recipe.policy, recipe.corpus)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings as parsed
+from cola_envs.shown import shown
 
 if TYPE_CHECKING:
     from cola_agents.agent import Agent
@@ -120,7 +121,7 @@ def go_on(agent: Agent, out: Path, settings: dict[str, Any], *, quiet: bool) -> 
         print(f"stopped at {agent.num_timesteps} timesteps; `cola resume {out}` goes on", file=sys.stderr)
         return 130
     except FloatingPointError as error:
-        print(f"cola: {error}; the last whole agent is in {out}", file=sys.stderr)
+        print(f"cola: {shown(str(error))}; the last whole agent is in {out}", file=sys.stderr)
         return 1
     finally:
         logger.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from cola_agents import loading
 from cola_agents.modeling import CoLAForCausalLM
 
 #: The linear layers of a decoder layer, by the names that every supported family gives them.
@@ -88,11 +89,12 @@ def load_adapters(model: CoLAForCausalLM, folder: str | Path) -> None:
     Raises:
         ImportError: without `peft`.
         FileNotFoundError: for a folder without adapters.
+        ValueError: for adapters that are pickled or ask for code.
     """
-    peft = _peft()
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no adapters: there is no adapter_config.json in it")
-    peft.PeftModel.from_pretrained(model.base, str(folder)).merge_and_unload()
+    _peft()
+    if not (Path(folder) / loading.ADAPTER).is_file():
+        raise FileNotFoundError(f"{folder} holds no adapters: there is no {loading.ADAPTER} in it")
+    loading.load_adapters(model.base, Path(folder)).merge_and_unload()
 
 
 def _peft() -> Any:

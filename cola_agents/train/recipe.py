@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cola_agents.backbones import PlainTokenizer
+from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.probe import HELD_OUT
 from cola_agents.train.base import pretrain_base, tiny_llama
@@ -89,8 +90,8 @@ def train_base(recipe: Recipe, out: Path) -> LlamaForCausalLM:
 
 def train_world(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
     """Stage 1 around a trained base, saved to ``out`` with an untrained policy."""
-    tokenizer = AutoTokenizer.from_pretrained(base_path)
-    base = LlamaForCausalLM.from_pretrained(base_path, use_safetensors=True)
+    tokenizer = load_tokenizer(base_path)
+    base = load_model(LlamaForCausalLM, base_path)
     torch.manual_seed(recipe.seed + 1)
     model = CoLAForCausalLM.from_base(base, **GROWTH)
     batches = corpus_batches(recipe.seed * 10 + 2, tokenizer, recipe.world, recipe.corpus)
@@ -100,11 +101,11 @@ def train_world(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
 
 def train_policy(recipe: Recipe, world_path: Path, out: Path) -> CodebookMetrics:
     """Stage 2, saved to ``out``; returns the finished model's metrics."""
-    tokenizer = AutoTokenizer.from_pretrained(world_path)
-    kind = AutoConfig.from_pretrained(world_path).model_type
+    tokenizer = load_tokenizer(world_path)
+    kind = load_config(world_path).model_type
     if kind != "cola":
         raise ValueError(f"{world_path} holds a {kind} model, not one that `cola pretrain world` wrote")
-    model = CoLAForCausalLM.from_pretrained(world_path, use_safetensors=True)
+    model = CoLAForCausalLM.from_pretrained(world_path)
     batches = corpus_batches(recipe.seed * 10 + 3, tokenizer, recipe.policy, recipe.corpus)
     clone_policy(model, batches, recipe.policy, _log(out))
     _saved(model, tokenizer, out)
@@ -118,8 +119,8 @@ def train_policy(recipe: Recipe, world_path: Path, out: Path) -> CodebookMetrics
 
 def continue_base(recipe: Recipe, base_path: Path, out: Path) -> None:
     """Train the base on for the token arm, saved to ``out``."""
-    tokenizer = AutoTokenizer.from_pretrained(base_path)
-    base = LlamaForCausalLM.from_pretrained(base_path, use_safetensors=True)
+    tokenizer = load_tokenizer(base_path)
+    base = load_model(LlamaForCausalLM, base_path)
     stage = recipe.continued
     batches = corpus_batches(recipe.seed * 10 + 4, tokenizer, stage, recipe.corpus)
     pretrain_base(base, batches, stage, _log(out))

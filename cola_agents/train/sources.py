@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
+from cola_agents.loading import stream_dataset
 from cola_agents.train.corpus import CorpusConfig
 from cola_agents.train.corpus import documents as generated
 from cola_agents.train.documents import Document
@@ -306,10 +307,6 @@ class StreamedDocuments(Source):
         name: str | None = None,
         epochs: int | None = None,
     ) -> None:
-        try:
-            from datasets import load_dataset
-        except ImportError as error:
-            raise ImportError("streaming data needs `datasets`: pip install 'cola-rl[data]'") from error
         super().__init__(name or path, epochs)
         self._rows = rows or RowFormat()
         self._described = {
@@ -320,9 +317,7 @@ class StreamedDocuments(Source):
             "format": asdict(self._rows),
         }
         try:
-            self._data = load_dataset(
-                path, subset, split=split, streaming=True, data_files=files and sorted(files)
-            )
+            self._data = stream_dataset(path, subset, split, files and sorted(files))
         except (OSError, ValueError) as error:
             kind = OSError if isinstance(error, OSError) else ValueError
             raise kind(f"{self.name} cannot be streamed: {error}") from error

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from cola_agents.backbones import PlainTokenizer
 from cola_agents.checkpoint import from_official, is_official
+from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.probe import HELD_OUT
 from cola_agents.provenance import provenance
@@ -156,7 +157,7 @@ def _kind(run: Run) -> Any:
             f"that `cola pretrain {'base' if run.stage == 'world' else 'world'}` wrote, or a hub id"
         )
     try:
-        config = AutoConfig.from_pretrained(run.model)
+        config = load_config(run.model)
     except OSError as error:
         raise FileNotFoundError(
             f"--model (--source) {run.model} is no folder here, and no hub model of that name could be "
@@ -176,17 +177,14 @@ def _kind(run: Run) -> Any:
 
 def _tokenizer(run: Run) -> Any:
     try:
-        own = AutoTokenizer.from_pretrained(run.model)
-    except (OSError, ValueError) as error:
+        own = load_tokenizer(run.model)
+    except FileNotFoundError as error:
         own = None
         if run.tokenizer is None:
             raise ValueError(f"no tokenizer found with {run.model}: pass --tokenizer") from error
     if run.tokenizer is None:
         return own
-    try:
-        given = AutoTokenizer.from_pretrained(run.tokenizer)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"no tokenizer found at {run.tokenizer!r}") from error
+    given = load_tokenizer(run.tokenizer)
     if own is not None and own.get_vocab() != given.get_vocab():
         raise ValueError(
             f"the tokenizer {run.tokenizer} has another vocabulary than that of {run.model} "
@@ -247,7 +245,7 @@ def _model(
     elif kind.model_type == "cola":
         model = CoLAForCausalLM.from_pretrained(run.model, dtype=dtype)
     else:
-        base = AutoModelForCausalLM.from_pretrained(run.model, dtype=dtype, use_safetensors=True)
+        base = load_model(AutoModelForCausalLM, run.model, config=kind, dtype=dtype)
         try:
             model = CoLAForCausalLM.from_base(base, **{**PRESETS[run.preset].grow, **run.grow})
         except ValueError as error:

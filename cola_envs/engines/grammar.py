@@ -18,6 +18,7 @@ from textworld.envs.pddl import textgen
 from textworld.logic import Rule
 
 from cola_envs.engines.protocol import GameError
+from cola_envs.shown import shown_line
 
 #: (placeholder -> variable, name -> entity): what a symbol is evaluated in.
 Context = tuple[Mapping[Any, Any], Mapping[str, Any]]
@@ -138,7 +139,7 @@ class Grammar:
         for rule in self._rules.get(name, ()):
             if not rule.condition or _any(state.all_assignments(parse_query(rule.condition), context[0])):
                 return "".join(self._text(symbol, context, state, entities) for symbol in rule.rhs)
-        raise GameError(f"the grammar has no rule #{name}# that applies")
+        raise GameError(f"the grammar has no rule #{shown_line(name)}# that applies")
 
     def _each(self, symbol: Any, context: Context, state: Any, entities: Mapping[str, Any]) -> list[str]:
         """What a symbol says, once for each way in which its condition holds."""

@@ -204,7 +204,7 @@ def _from_file(path: Path) -> list[str]:
                 prompt = json.loads(line)["prompt"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f'{path}, line {number}: not {{"prompt": "..."}}: {line.strip():.80}'
+                    f'{path}, line {number}: not {{"prompt": "..."}}: {line.strip()!r:.80}'
                 ) from error
             if not (isinstance(prompt, str) and prompt):
                 raise ValueError(

@@ -304,7 +304,7 @@ def test_save_and_load_is_exact_and_in_safetensors_only(cola, ids, tmp_path):
 def test_pickled_weights_are_refused(cola, tmp_path):
     cola.config.save_pretrained(tmp_path)
     torch.save(cola.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(ValueError, match="pickled weights"):
         CoLAForCausalLM.from_pretrained(tmp_path)
 
 
