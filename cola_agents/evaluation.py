@@ -151,7 +151,7 @@ def evaluate(
         searched = {"search": asdict(search), **told}
     return {
         "task": task,
-        "split": rounds[0][0].info.get("split", split),
+        "split": rounds[0][0].info.get("split", split) or None,
         **summary(rounds),
         "actions": how,
         **searched,

@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.backbones import LatentBackbone, TokenBackbone
 from cola_agents.provenance import provenance
+from cola_agents.reports import failures
 from cola_agents.rollout import InitialPolicy, Policy, Rollout, collect, side_by_side
 from cola_agents.threads import fitting_threads
 from cola_envs.episodes import Episodes
@@ -41,6 +42,7 @@ INFO = (
     "kind",
     "answer",
     "prompt",
+    "error",
 )
 
 
@@ -113,8 +115,8 @@ def generate(
         env_kwargs: as for ``gym.make``.
 
     Returns:
-        Number of episodes, share of successes, mean reward, and the share of problems that some episode
-        solved.
+        Number of episodes, share of successes, mean reward, the share of problems that some episode solved,
+        and how many episodes a failing task cut, where one was.
 
     Raises:
         ValueError: for counts below 1, or a file that was made otherwise.
@@ -284,4 +286,5 @@ def _figures(episodes: Sequence[dict[str, Any]], n: int) -> dict[str, Any]:
         "success": round(sum(won) / len(won), 4),
         "reward": round(sum(sum(episode["rewards"]) for episode in episodes) / len(episodes), 4),
         "solved_by_some": round(sum(map(any, groups)) / len(groups), 4),
+        **failures([episode["info"] for episode in episodes]),
     }

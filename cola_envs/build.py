@@ -12,6 +12,7 @@ from typing import Any, Literal
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import UnsupportedMode
 
+from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Level, resolve
 from cola_envs.checks import check_settings
 from cola_envs.episodes import Episodes
@@ -36,6 +37,7 @@ def build_episodes(
     world_temperature: float = 0.0,
     observation: Literal["hidden", "features", "tokens"] = "hidden",
     prior_coef: float = 0.0,
+    on_task_error: OnTaskError = "raise",
     device: str | None = None,
     dtype: str = "float32",
     **task_kwargs: Any,
@@ -70,6 +72,7 @@ def build_episodes(
         "world_temperature": world_temperature,
         "observation": observation,
         "prior_coef": prior_coef,
+        "on_task_error": on_task_error,
     }
     check_settings(**settings)
     known = splits_of(builder) or SPLITS
