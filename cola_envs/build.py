@@ -201,7 +201,7 @@ def _parameters(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 def _unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     own = [p for p in inspect.signature(build_episodes).parameters if p not in ("num_rows", "task_kwargs")]
-    shells = ["render_mode", "num_envs", "autoreset_mode"]
+    shells = ["render_mode", "num_envs", "autoreset_mode", "max_episode_steps"]
     theirs = [key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key != "num_rows"]
     if name in ("num_envs", "autoreset_mode"):
         return f"{name} belongs to many environments at once: use gym.make_vec(id, num_envs=...)"

@@ -124,6 +124,10 @@ class Episodes:
         """The actions of the episode so far, one a step."""
         return list(self._row(row).actions)
 
+    def num_steps(self, row: int) -> int:
+        """How many steps the episode has taken."""
+        return len(self._row(row).actions)
+
     def prompt_length(self, row: int) -> int:
         """How many of the row's tokens are the prompt."""
         return self._row(row).prompt_length
@@ -239,6 +243,10 @@ class Episodes:
         for row, state in zip(rows, states, strict=True):
             self.tasks.restore(row, state.task)
         return self._load(rows, [Row.thawed(state, seed) for state, seed in zip(states, seeds, strict=True)])
+
+    def cut(self, rows: Sequence[int]) -> None:
+        """End the rows' episodes where they stand; they must be reset before they are stepped again."""
+        self._halt(self._check_rows(rows))
 
     def close(self) -> None:
         """Drop the rows and close the tasks. May be called more than once; a reset starts anew."""
