@@ -42,15 +42,19 @@ def check_task(
     rows = list(range(len(seeds)))
     tasks = EachRow(factory, len(rows))
 
-    kinds = InfoKinds()
     global_states = random.getstate(), pickle.dumps(np.random.get_state())
-    alone = [_play(EachRow(factory, 1), 0, seed, texts, kinds) for seed in seeds]
+    alone = [_play(EachRow(factory, 1), 0, seed, texts) for seed in seeds]
     assert alone == [_play(EachRow(factory, 1), 0, seed, texts) for seed in seeds], (
         "the same seed gave another episode the second time: draw everything from the rng of reset"
     )
     assert global_states == (random.getstate(), pickle.dumps(np.random.get_state())), (
         "the task drew from the global random state; use only the rng of reset"
     )
+
+    kinds = InfoKinds()
+    for seed in seeds:
+        for first in range(len(texts)):  # of a one-segment task only the first text is ever graded
+            _play(EachRow(factory, 1), 0, seed, [*texts[first:], *texts[:first]], kinds)
 
     played = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
     assert played == alone, "a task played differently beside others: rows must share no state"
