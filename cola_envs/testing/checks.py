@@ -53,8 +53,8 @@ def check_task(
 
     kinds = InfoKinds()
     for seed in seeds:
-        for first in range(len(texts)):  # of a one-segment task only the first text is ever graded
-            _play(EachRow(factory, 1), 0, seed, [*texts[first:], *texts[:first]], kinds)
+        for begin in range(len(texts)):  # of a one-segment task only the first text is ever graded
+            _play(EachRow(factory, 1), 0, seed, [*texts[begin:], *texts[:begin]], kinds)
 
     played = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
     assert played == alone, "a task played differently beside others: rows must share no state"
