@@ -35,11 +35,13 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     ## Episode end
     Terminated: the task says so, or the token budget is spent and ``budget_end="terminate"``.
-    Truncated: the budget is spent and ``budget_end="truncate"``, or the context is full.
+    Truncated: the budget is spent and ``budget_end="truncate"``, the context is full, or the task failed and
+    ``on_task_error="truncate"``.
 
     ## Info
     Every step: ``token``, ``action``. At the end: ``text``, ``success``, ``num_tokens`` and the task's
-    fields. At reset: ``prompt`` and the task's fields.
+    fields. At reset: ``prompt`` and the task's fields. A field has one type in every episode. ``error`` has
+    the cause where a failing task was cut (``on_task_error="truncate"``).
 
     ## Reset
     ``seed`` fixes the problem and the sampling. Without one the next episode follows from the last.
