@@ -24,6 +24,7 @@ from cola_agents.lora import shared_copy
 from cola_agents.optimiser import Adam32
 from cola_agents.options import AgentOptions
 from cola_agents.rollout import Rollout, collect
+from cola_agents.rows import make_rows
 from cola_agents.sampling import sample
 from cola_agents.saving import (
     DESCRIPTION,
@@ -144,7 +145,7 @@ class Agent(Updates):
         return backbone, adapted_actor(backbone, rank, self.options.lora_alpha, self.seed), None
 
     def _episodes(self, env_id: str, num_rows: int, kwargs: dict[str, Any]) -> Episodes:
-        return gym.make_vec(env_id, num_envs=num_rows, model=self.backbone, **kwargs).unwrapped.episodes  # type: ignore[attr-defined]
+        return make_rows(env_id, num_rows, model=self.backbone, **kwargs).episodes
 
     def close(self) -> None:
         """Close the environments, and leave the other processes; the agent can still be saved."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from cola_agents.checkpoint import from_official, is_official
 from cola_agents.families import capped, check_family
 from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.reach import reachable
 from cola_agents.sampling import sample
 from cola_agents.session import Follower, NotFiniteError, Rows, not_finite
 from cola_agents.table import CodeTable, code_table
@@ -430,7 +430,7 @@ def make_backbone(
         device, dtype: where and in which type a model is loaded by path.
 
     Raises:
-        FileNotFoundError: for a path that is no model.
+        FileNotFoundError: for a path that is no model, or a hub id that cannot be read.
         ForeignCodeError: for a model or tokenizer that asks to run code of its own.
         ValueError: when no tokenizer is found or it does not fit the model.
         TypeError: when the model cannot act at this level.
@@ -447,18 +447,7 @@ def make_backbone(
         path = Path(model)
         if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} holds no model: there is no config.json in it")
-        if not path.exists() and not _HUB_ID.fullmatch(str(model)):
-            raise FileNotFoundError(
-                f"model={str(model)!r} is neither a folder here nor a hub id (owner/name)"
-            )
-        try:
-            model = _load(str(model), dtype)
-        except OSError as error:
-            if path.exists():
-                raise
-            raise FileNotFoundError(
-                f"model={str(model)!r} is no folder here, and no hub model of that name could be fetched"
-            ) from error
+        model = _load(reachable(model), dtype)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"model= takes None, a path or hub id, a CoLAForCausalLM, a causal LM or a Backbone; "
@@ -474,7 +463,7 @@ def make_backbone(
             )
     if isinstance(tokenizer, (str, Path)):
         try:
-            tokenizer = load_tokenizer(tokenizer)
+            tokenizer = load_tokenizer(reachable(tokenizer, "tokenizer"))
         except FileNotFoundError as error:
             raise ValueError(f"no tokenizer found at {str(tokenizer)!r}: pass tokenizer=") from error
     return _KINDS[level](model, tokenizer)
@@ -490,5 +479,4 @@ def _check_device(device: Any) -> None:
         raise ValueError(f"device {device!r} cannot be used here: {error}") from error
 
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _KINDS: dict[str, Any] = {"latent": LatentBackbone, "token": TokenBackbone}

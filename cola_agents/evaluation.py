@@ -11,12 +11,12 @@ from typing import Any
 
 import gymnasium as gym
 
-import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.agent import Agent
 from cola_agents.provenance import provenance
 from cola_agents.registry import AGENTS
 from cola_agents.reports import Played, summary
 from cola_agents.rollout import InitialPolicy, collect
+from cola_agents.rows import make_rows
 from cola_agents.saving import saved_path
 from cola_agents.search import MCTS, MCTSQConfig, SearchConfig, SearchResult
 from cola_agents.threads import fitting_threads
@@ -124,9 +124,9 @@ def evaluate(
     rounds: list[list[Played]] = []
     for block in blocks:
         rows = min(num_envs, episodes * len(block))
-        envs = gym.make_vec(task, num_envs=rows, model=model, tokenizer=tokenizer, split=split, **env_kwargs)
+        envs = make_rows(task, rows, model=model, tokenizer=tokenizer, split=split, **env_kwargs)
         try:
-            played: Any = envs.unwrapped.episodes  # type: ignore[attr-defined]
+            played: Any = envs.episodes
             model, tokenizer = played.backbone, None
             with fitting_threads(played.backbone.model):
                 made_by = provenance()
@@ -151,7 +151,7 @@ def evaluate(
         searched = {"search": asdict(search), **told}
     return {
         "task": task,
-        "split": rounds[0][0].info.get("split", split),
+        "split": rounds[0][0].info.get("split", split) or None,
         **summary(rounds),
         "actions": how,
         **searched,

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.backbones import LatentBackbone, TokenBackbone
 from cola_agents.provenance import provenance
+from cola_agents.reports import failures
 from cola_agents.rollout import InitialPolicy, Policy, Rollout, collect, side_by_side
+from cola_agents.rows import make_rows
 from cola_agents.threads import fitting_threads
 from cola_envs.episodes import Episodes
 
@@ -41,6 +41,7 @@ INFO = (
     "kind",
     "answer",
     "prompt",
+    "error",
 )
 
 
@@ -113,8 +114,8 @@ def generate(
         env_kwargs: as for ``gym.make``.
 
     Returns:
-        Number of episodes, share of successes, mean reward, and the share of problems that some episode
-        solved.
+        Number of episodes, share of successes, mean reward, the share of problems that some episode solved,
+        and how many episodes a failing task cut, where one was.
 
     Raises:
         ValueError: for counts below 1, or a file that was made otherwise.
@@ -122,7 +123,7 @@ def generate(
     if problems < 1 or n < 1:
         raise ValueError(f"problems and n must be at least 1, got {problems} and {n}")
     path = Path(path)
-    made: Any = gym.make_vec(task, num_envs=min(num_envs, problems * n), **env_kwargs).unwrapped
+    made = make_rows(task, min(num_envs, problems * n), **env_kwargs)
     try:
         episodes: Episodes = made.episodes
         about = {
@@ -284,4 +285,5 @@ def _figures(episodes: Sequence[dict[str, Any]], n: int) -> dict[str, Any]:
         "success": round(sum(won) / len(won), 4),
         "reward": round(sum(sum(episode["rewards"]) for episode in episodes) / len(episodes), 4),
         "solved_by_some": round(sum(map(any, groups)) / len(groups), 4),
+        **failures([episode["info"] for episode in episodes]),
     }

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cola_agents.families import decoder_mask
 from cola_agents.lean import Plan, lean_forward, plan
+from cola_agents.threads import check_fork
 from cola_agents.versions import cache_argument
 
 _FIRST_CAPACITY = 64
@@ -158,7 +159,11 @@ def run_rows(stack: Any, kv: KVRows, chunk: Chunk, **inputs: Tensor) -> Tensor:
 
     Returns:
         last hidden states [B, T, D]; those of pads mean nothing.
+
+    Raises:
+        RuntimeError: in a process that was forked after its parent computed with several threads.
     """
+    check_fork()
     (given,) = inputs.values()
     window = Window(kv, chunk)
     lean = kv.plan_for(stack)

@@ -12,6 +12,7 @@ import numpy as np
 
 from cola_agents.scores import Tries, scores
 from cola_envs.shown import shown_line
+from cola_envs.tasks.problem_set import NO_LEVEL
 from cola_envs.tasks.substitute import NAME as SUBSTITUTE
 
 #: Fields of ``info`` that problems are grouped by, where they have several values.
@@ -66,9 +67,7 @@ def summary(rounds: Sequence[Sequence[Played]]) -> dict[str, Any]:
         "tokens_per_episode": round(float(np.mean([episode.info["num_tokens"] for episode in every])), 2),
     }
     report |= {name: round(value, 4) for name, value in mean_scores([e.info for e in every]).items()}
-    cut = sum(bool(episode.info.get("error")) for episode in every)
-    if cut:
-        report["failed_episodes"] = cut
+    report |= failures([e.info for e in every])
     groups = {field: by for field in GROUPS if (by := _by(field, first, tries))}
     if groups:
         report["by"] = groups
@@ -88,6 +87,12 @@ def mean_scores(infos: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
+def failures(infos: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many episodes a failing engine or task cut, as ``failed_episodes``; empty where none was."""
+    failed = sum("error" in info for info in infos)
+    return {"failed_episodes": failed} if failed else {}
+
+
 def identity(info: dict[str, Any]) -> str:
     """What tells an episode's problem apart from others; empty where the task says nothing of it."""
     return "|".join(f"{field}={info[field]!r}" for field in IDENTITY if field in info)
@@ -96,13 +101,18 @@ def identity(info: dict[str, Any]) -> str:
 def given_answer(info: dict[str, Any]) -> str | None:
     """The agent's own answer in a task's ``info``: ``answer`` beside ``gold``, or else ``given``."""
     answer = info.get("answer") if "gold" in info else info.get("given")
-    return None if answer is None else str(answer)
+    return None if _untold(answer) else str(answer)
+
+
+def _untold(value: Any) -> bool:
+    """Whether a field of ``info`` says that there is nothing to tell: fields of text do so by ``""``."""
+    return value is None or value == ""
 
 
 def _tries(infos: Sequence[dict[str, Any]]) -> Tries:
     successes = tuple(bool(info["success"]) for info in infos)
     # "correct" beside "success": success is not, or not only, a matter of the answer.
-    told = all(("gold" in info or "given" in info) and "correct" not in info for info in infos)
+    told = any("gold" in info or "given" in info for info in infos) and not any("correct" in i for i in infos)
     return Tries(successes, tuple(given_answer(info) for info in infos) if told else None)
 
 
@@ -115,7 +125,7 @@ def _about(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _said(infos: Sequence[dict[str, Any]], fields: Sequence[str]) -> Any:
     """What the infos say in the first of the fields that they have: one value, or a list of several."""
     for field in fields:
-        values = {repr(info[field]): info[field] for info in infos if info.get(field) is not None}
+        values = {repr(info[field]): info[field] for info in infos if not _untold(info.get(field))}
         if values:
             return (
                 next(iter(values.values())) if len(values) == 1 else [values[key] for key in sorted(values)]
@@ -129,7 +139,8 @@ def _by(field: str, infos: Sequence[dict[str, Any]], tries: Sequence[Tries]) -> 
         groups.setdefault(info.get(field), []).append(problem)
     if len(groups) < 2:
         return {}
-    named = {"not told" if value is None else str(value): found for value, found in groups.items()}
+    missing = (None, "", NO_LEVEL)
+    named = {"not told" if value in missing else str(value): found for value, found in groups.items()}
     return {value: scores(named[value]) for value in sorted(named)}
 
 
@@ -152,7 +163,7 @@ def table(report: dict[str, Any]) -> str:
     title = f"{report['task']}, {report['dataset']}, split {report['split']}: {played}, {report['actions']}"
     notes = [f"warning: {report['warning']}"] if "warning" in report else []
     if "failed_episodes" in report:
-        notes.append(f"warning: {report['failed_episodes']} episodes were cut by a failing engine")
+        notes.append(f"warning: {report['failed_episodes']} episodes were cut by a failing engine or task")
     return "\n".join([shown_line(title), *lines, "[95 % intervals over problems]", *notes])
 
 

@@ -20,6 +20,8 @@ from transformers import AutoModelForSequenceClassification, get_cosine_with_min
 from cola_agents.folders import whole_folder
 from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.provenance import provenance
+from cola_agents.reach import reachable
+from cola_agents.threads import check_fork
 
 
 class RewardModel:
@@ -70,6 +72,7 @@ class RewardModel:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
+            self.path = reachable(self.path, "scorer")
             config = load_config(self.path)
             if config.num_labels != 1:
                 raise ValueError(
@@ -87,6 +90,7 @@ class RewardModel:
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """Scores of the responses, in their order."""
+        check_fork()
         model, tokenizer = self._load()
         rows = [encode(tokenizer, *pair, self.max_length) for pair in zip(prompts, responses, strict=True)]
         # Rows of like length together: less padding, and the scores do not depend on it.
@@ -223,6 +227,7 @@ def train_reward(
     config = config or RewardConfig()
     if len(pairs) < 2:
         raise ValueError(f"at least two pairs are needed, one of them to evaluate on; got {len(pairs)}")
+    model = reachable(model)
     with whole_folder(Path(out)) as folder:
         torch.manual_seed(config.seed)
         one_output = load_config(model, num_labels=1)

@@ -1,8 +1,9 @@
-"""How many threads a small model is computed with."""
+"""How many threads a model is computed with, and what becomes of them when a process forks."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,34 @@ from torch import nn
 
 #: Parameters below which the operations of a model are too short to be shared.
 SMALL = 20_000_000
+
+
+#: Per Python thread the process in which it first computed with several threads of torch.
+_pool = threading.local()
+
+
+def check_fork() -> None:
+    """Refuse to compute with several threads of torch that a fork left behind in the parent.
+
+    They exist in the parent alone, and OpenMP would wait for them without end. A child that computes with
+    one thread (a worker of a torch data loader does) is not concerned.
+
+    Raises:
+        RuntimeError: in a forked child whose parent had computed with several threads; says what to do.
+    """
+    if torch.get_num_threads() == 1:
+        return
+    here = os.getpid()
+    before = getattr(_pool, "process", here)
+    if before != here:
+        raise RuntimeError(
+            f"this process was forked from process {before} after that had computed with several threads "
+            f"of torch, which a fork does not copy: on {torch.get_num_threads()} threads the model would "
+            'wait for ever. Start processes with context="spawn" (gymnasium.vector.AsyncVectorEnv), '
+            'start_method="spawn" (SubprocVecEnv) or multiprocessing.get_context("spawn"); or call '
+            "torch.set_num_threads(1), here or before the fork"
+        )
+    _pool.process = here
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from cola_agents.loop import Progress, Watch, hold_interrupts
 from cola_agents.lora import adapters_off
 from cola_agents.losses import adapted_kl_coef, average, rewards_to_go, whiten
 from cola_agents.optimiser import Adam32
-from cola_agents.reports import mean_scores
+from cola_agents.reports import failures, mean_scores
 from cola_agents.rollout import Rollout, collect
 from cola_agents.workers import RolloutWorkers, text_of
 from cola_envs.episodes import Episodes
@@ -279,6 +279,7 @@ class Updates(ABC):
             "success": float(np.mean([info["success"] for info in rollout.infos])),
             "length": rollout.num_actions / len(rollout),
             **mean_scores(rollout.infos),
+            **failures(rollout.infos),
             **batch.figures,
             **{name: float(np.mean(values)) for name, values in figures.items()},
             "kl_coef": self.kl_coef,

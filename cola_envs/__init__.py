@@ -14,6 +14,7 @@ from typing import Any
 
 from gymnasium.envs.registration import register, registry
 
+from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Backbone, Decoded, Session, Tokenizer
 from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
@@ -39,7 +40,13 @@ __all__ = [
 
 
 def register_task(
-    name: str, builder: str, max_tokens: int, *, nondeterministic: bool = False, **task_kwargs: Any
+    name: str,
+    builder: str,
+    max_tokens: int,
+    *,
+    nondeterministic: bool = False,
+    on_task_error: OnTaskError = "raise",
+    **task_kwargs: Any,
 ) -> None:
     """Register ``CoLA-{name}-v0`` (latent actions) and ``CoLA-{name}-Token-v0`` (token ids).
 
@@ -48,6 +55,7 @@ def register_task(
         builder: ``"module:name"`` of what makes the task; see :func:`cola_envs.build.build_episodes`.
         max_tokens: the token budget where ``gym.make`` is given none.
         nondeterministic: whether the same seed and actions may end differently (Gymnasium's mark).
+        on_task_error: ``"raise"`` or ``"truncate"`` where ``gym.make`` is not told: what a failing task does.
         task_kwargs: defaults of the task's own keywords.
     """
     for actions, middle in (("latent", ""), ("token", "-Token")):
@@ -62,19 +70,28 @@ def register_task(
                     "builder": builder,
                     "actions": actions,
                     "default_max_tokens": max_tokens,
+                    "on_task_error": on_task_error,
                     **task_kwargs,
                 },
             )
 
 
-register_task("Arithmetic", "cola_envs.tasks.arithmetic:ArithmeticTask", 48)
-register_task("Thinking", "cola_envs.tasks.thinking:thinking_arithmetic", 48)
-register_task("Math500", "cola_envs.tasks.math500:Math500", 512)
-register_task("GSM8K", "cola_envs.tasks.gsm8k:GSM8K", 512)
-register_task("Countdown", "cola_envs.tasks.countdown:thinking_countdown", 64)
-register_task("TextRooms", "cola_envs.tasks.textrooms:TextRooms", 64)
-register_task("ALFWorld", "cola_envs.tasks.alfworld:ALFWorld", 512)
-register_task("Household", "cola_envs.tasks.household:Household", 512)
-register_task("ScienceWorld", "cola_envs.tasks.scienceworld:ScienceWorld", 1024, nondeterministic=True)
+# A task of this package does not end a run; what a user brings (a task, a scorer) is heard at once.
+_CUT: OnTaskError = "truncate"
+register_task("Arithmetic", "cola_envs.tasks.arithmetic:ArithmeticTask", 48, on_task_error=_CUT)
+register_task("Thinking", "cola_envs.tasks.thinking:thinking_arithmetic", 48, on_task_error=_CUT)
+register_task("Math500", "cola_envs.tasks.math500:Math500", 512, on_task_error=_CUT)
+register_task("GSM8K", "cola_envs.tasks.gsm8k:GSM8K", 512, on_task_error=_CUT)
+register_task("Countdown", "cola_envs.tasks.countdown:thinking_countdown", 64, on_task_error=_CUT)
+register_task("TextRooms", "cola_envs.tasks.textrooms:TextRooms", 64, on_task_error=_CUT)
+register_task("ALFWorld", "cola_envs.tasks.alfworld:ALFWorld", 512, on_task_error=_CUT)
+register_task("Household", "cola_envs.tasks.household:Household", 512, on_task_error=_CUT)
+register_task(
+    "ScienceWorld",
+    "cola_envs.tasks.scienceworld:ScienceWorld",
+    1024,
+    nondeterministic=True,
+    on_task_error=_CUT,
+)
 register_task("Preference", "cola_envs.tasks.preference:Preference", 64)
 register_task("Text", "cola_envs.build:own_task", 64)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import UnsupportedMode
 
+from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Level, resolve
 from cola_envs.checks import check_settings
 from cola_envs.episodes import Episodes
@@ -36,6 +37,7 @@ def build_episodes(
     world_temperature: float = 0.0,
     observation: Literal["hidden", "features", "tokens"] = "hidden",
     prior_coef: float = 0.0,
+    on_task_error: OnTaskError = "raise",
     device: str | None = None,
     dtype: str = "float32",
     **task_kwargs: Any,
@@ -70,6 +72,7 @@ def build_episodes(
         "world_temperature": world_temperature,
         "observation": observation,
         "prior_coef": prior_coef,
+        "on_task_error": on_task_error,
     }
     check_settings(**settings)
     known = splits_of(builder) or SPLITS
@@ -198,7 +201,7 @@ def _parameters(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 def _unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     own = [p for p in inspect.signature(build_episodes).parameters if p not in ("num_rows", "task_kwargs")]
-    shells = ["render_mode", "num_envs", "autoreset_mode"]
+    shells = ["render_mode", "num_envs", "autoreset_mode", "max_episode_steps"]
     theirs = [key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key != "num_rows"]
     if name in ("num_envs", "autoreset_mode"):
         return f"{name} belongs to many environments at once: use gym.make_vec(id, num_envs=...)"

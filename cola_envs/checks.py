@@ -18,6 +18,7 @@ def check_settings(
     world_temperature: float,
     observation: str,
     prior_coef: float,
+    on_task_error: str,
 ) -> None:
     """Check the settings of :class:`~cola_envs.episodes.Episodes`.
 
@@ -33,6 +34,7 @@ def check_settings(
     for name, choice, allowed in (
         ("budget_end", budget_end, ("terminate", "truncate")),
         ("observation", observation, ("hidden", "features", "tokens")),
+        ("on_task_error", on_task_error, ("raise", "truncate")),
     ):
         if choice not in allowed:
             raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {choice!r}")

@@ -11,6 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from cola_envs.build import build_episodes, check_render_mode, repeatable, resolved_spec, twin_id
 from cola_envs.checks import check_options
 from cola_envs.episodes import Episodes
+from cola_envs.pickling import recipe
 from cola_envs.render import transcript
 from cola_envs.state import State, next_seed
 
@@ -34,11 +35,13 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     ## Episode end
     Terminated: the task says so, or the token budget is spent and ``budget_end="terminate"``.
-    Truncated: the budget is spent and ``budget_end="truncate"``, or the context is full.
+    Truncated: the budget is spent and ``budget_end="truncate"``, the context is full, or the task failed and
+    ``on_task_error="truncate"``.
 
     ## Info
     Every step: ``token``, ``action``. At the end: ``text``, ``success``, ``num_tokens`` and the task's
-    fields. At reset: ``prompt`` and the task's fields.
+    fields. At reset: ``prompt`` and the task's fields. A field has one type in every episode. ``error`` has
+    the cause where a failing task was cut (``on_task_error="truncate"``).
 
     ## Reset
     ``seed`` fixes the problem and the sampling. Without one the next episode follows from the last.
@@ -47,6 +50,10 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
     ## Arguments
     See :func:`cola_envs.build.build_episodes`; ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
     the text so far with the action behind each token) or ``"human"`` (it is printed, as it is written).
+
+    ## Pickling
+    ``pickle`` keeps the arguments and the spec: what is loaded is made anew, with a model that is named
+    loaded again, and begins with a reset. An episode under way is not carried; :meth:`snapshot` keeps one.
 
     ## Version history
     v0: first release.
@@ -62,6 +69,9 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         self.observation_space = self.episodes.observation_space
         self._spec: EnvSpec | None = None
         self._shown = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return recipe(self, self._settings, render_mode=self.render_mode)
 
     @property
     def spec(self) -> EnvSpec | None:

@@ -5,7 +5,6 @@ Shapes: B rows of one call, T tokens of a row, D hidden.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,11 +12,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 
+from cola_envs.answers import Answers, OnTaskError
 from cola_envs.backbone import Backbone, Session
 from cola_envs.checks import ActionCheck, check_rows, check_seeds, check_settings
 from cola_envs.segments import StopStrings
 from cola_envs.spaces import masked
-from cola_envs.state import PROBLEM, Row, State
+from cola_envs.state import Row, State
 from cola_envs.task import TaskBatch, Turn
 
 Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
@@ -34,6 +34,11 @@ class Episodes:
     (``budget_end="terminate"``), or cuts it ungraded and truncates (``"truncate"``). A full context
     truncates, ungraded, unless the same token ended the segment or the budget.
 
+    What a task answers is checked (:mod:`cola_envs.contract`). Where its ``step`` raises, or answers what is
+    refused, ``on_task_error="raise"`` raises it, and ``"truncate"`` cuts the row's episode: reward 0,
+    truncated, ``success`` False and the cause in ``info["error"]``, while the other rows go on. What a batch
+    raises of one call is an error of all rows of that call. What ``reset`` raises is always raised.
+
     Args:
         backbone: the language model and its action space.
         tasks: the rows' tasks; this object closes them.
@@ -46,6 +51,7 @@ class Episodes:
             float32) or ``"tokens"`` (the row's ids, -1 behind them, [context length] int32).
         prior_coef: adds ``prior_coef * log pi0(action | state)`` to every reward, pi0 being the frozen
             initial policy.
+        on_task_error: ``"raise"`` or ``"truncate"``.
 
     Raises:
         TypeError, ValueError: an argument outside what is written above.
@@ -62,6 +68,7 @@ class Episodes:
         world_temperature: float = 0.0,
         observation: Literal["hidden", "features", "tokens"] = "hidden",
         prior_coef: float = 0.0,
+        on_task_error: OnTaskError = "raise",
     ) -> None:
         check_settings(
             num_rows=num_rows,
@@ -70,6 +77,7 @@ class Episodes:
             world_temperature=world_temperature,
             observation=observation,
             prior_coef=prior_coef,
+            on_task_error=on_task_error,
         )
         self.backbone = backbone
         self.tasks = tasks
@@ -79,6 +87,8 @@ class Episodes:
         self.world_temperature = float(world_temperature)
         self.observation = observation
         self.prior_coef = float(prior_coef)
+        self.on_task_error = on_task_error
+        self._answers = Answers(tasks, on_task_error)
         self.session: Session = backbone.session(self.num_rows)
         self.action_mask = np.array(backbone.action_mask(), dtype=bool)
         self.action_space: gym.spaces.Discrete = masked(backbone.action_space, self.action_mask)
@@ -113,6 +123,10 @@ class Episodes:
     def actions(self, row: int) -> list[int]:
         """The actions of the episode so far, one a step."""
         return list(self._row(row).actions)
+
+    def num_steps(self, row: int) -> int:
+        """How many steps the episode has taken."""
+        return len(self._row(row).actions)
 
     def prompt_length(self, row: int) -> int:
         """How many of the row's tokens are the prompt."""
@@ -153,7 +167,7 @@ class Episodes:
             state = self._row(row)
             if state.prompt is None:  # a restored row: its state holds ids alone
                 state.prompt = self.backbone.tokenizer.decode(state.tokens[: state.prompt_length])
-            infos.append({**self.tasks.info(row), "prompt": state.prompt})
+            infos.append({**self._answers.fields(row, state.problem_seed), "prompt": state.prompt})
         return infos
 
     # ---------------------------------------------------------------- starting, keeping, putting back
@@ -176,6 +190,7 @@ class Episodes:
             Observations [B, D] float32.
 
         Raises:
+            TypeError: a prompt that is no string.
             ValueError: a bad row or seed, or a prompt that is empty or leaves no room in the context.
                 Rows that are not named are untouched; those named must then be reset again.
         """
@@ -188,7 +203,7 @@ class Episodes:
             pairs = zip(problem_seeds, seeds, strict=True)
             problems = [seed if own is None else int(own) for own, seed in pairs]
         self._halt(rows)
-        prompts = self.tasks.reset(rows, [np.random.default_rng([seed, PROBLEM]) for seed in problems])
+        prompts = self._answers.prompts(rows, problems)
         fresh = [
             Row(self._encode_prompt(row, prompt), seed, problem, prompt)
             for row, prompt, seed, problem in zip(rows, prompts, seeds, problems, strict=True)
@@ -229,6 +244,10 @@ class Episodes:
             self.tasks.restore(row, state.task)
         return self._load(rows, [Row.thawed(state, seed) for state, seed in zip(states, seeds, strict=True)])
 
+    def cut(self, rows: Sequence[int]) -> None:
+        """End the rows' episodes where they stand; they must be reset before they are stepped again."""
+        self._halt(self._check_rows(rows))
+
     def close(self) -> None:
         """Drop the rows and close the tasks. May be called more than once; a reset starts anew."""
         self._rows = [None] * self.num_rows
@@ -254,6 +273,8 @@ class Episodes:
             gymnasium.error.InvalidAction: an action of the wrong type, out of range, or not allowed.
                 Both are raised before anything changes.
             FloatingPointError: the model gave NaN or infinite values; names row, token and step.
+            TypeError, ValueError: with ``on_task_error="raise"``, a task that answers what is refused; names
+                row, problem, field and value.
         """
         rows = self._check_rows(rows)
         states = [self._row(row) for row in rows]
@@ -308,7 +329,8 @@ class Episodes:
                     texts.append(text)
             state.actions.append(code)
         if graded:
-            turns = self.tasks.step([rows[i] for i in graded], texts)
+            problems = [states[i].problem_seed for i in graded]
+            turns = self._answers.turns([rows[i] for i in graded], problems, texts)
             for i, text, turn in zip(graded, texts, turns, strict=True):
                 rewards[i], terminated[i], truncated[i] = self._answer(
                     rows[i], states[i], infos[i], chunks[i], text, turn
@@ -340,11 +362,6 @@ class Episodes:
         self, row: int, state: Row, info: dict[str, Any], chunk: list[int], text: str, turn: Turn
     ) -> tuple[float, bool, bool]:
         """Take a task's turn: append its text to ``chunk`` and the row; reward, terminated, truncated."""
-        if not isinstance(turn, Turn):
-            raise TypeError(f"task.step must return a cola_envs.Turn, got {turn!r} in row {row}")
-        reward = float(turn.reward)
-        if not math.isfinite(reward):
-            raise ValueError(f"task.step returned reward {reward} in row {row}; rewards must be finite")
         said = self.backbone.tokenizer.encode(turn.text) if turn.text else []
         fits = len(state.tokens) + len(said) <= self.session.max_length
         if fits:
@@ -353,7 +370,7 @@ class Episodes:
             state.origins.extend([-1] * len(said))
         self._count_left(state)
         spent = self._spent(state)
-        terminated = not turn.truncated and (bool(turn.done) or (spent and self.budget_end == "terminate"))
+        terminated = not turn.truncated and (turn.done or (spent and self.budget_end == "terminate"))
         truncated = not terminated and (turn.truncated or spent or not fits or state.left == 0)
         for key, value in turn.info.items():
             info.setdefault(key, value)
@@ -362,16 +379,16 @@ class Episodes:
         else:
             state.segments.append(text)
             state.segment_start = len(state.tokens)
-        return reward, terminated, truncated
+        return turn.reward, terminated, truncated
 
     def _finish(self, row: int, state: Row, info: dict[str, Any], text: str, turn: Turn | None) -> None:
         """End the row's episode and write the end's fields into ``info``."""
         state.segments.append(text)
         state.running = False
         paid = turn is not None and turn.done and not turn.truncated and turn.reward > 0
-        won = turn is not None and bool(turn.info.get("success", paid))
+        won = turn is not None and turn.info.get("success", paid)
         info.update(text="".join(state.segments), success=won, num_tokens=state.num_tokens)
-        for key, value in self.tasks.info(row).items():
+        for key, value in self._answers.last_fields(row, state.problem_seed).items():
             info.setdefault(key, value)
 
     # ---------------------------------------------------------------- small things
@@ -424,8 +441,6 @@ class Episodes:
         return FloatingPointError(f"{error} (at {where})")
 
     def _encode_prompt(self, row: int, prompt: str) -> list[int]:
-        if not isinstance(prompt, str):
-            raise TypeError(f"task.reset must return the prompt as a str, got {prompt!r} in row {row}")
         ids = list(self.backbone.tokenizer.encode(prompt))
         limit = self.session.max_length
         if not ids:

@@ -22,12 +22,15 @@ class Turn:
 
     Attributes:
         text: what the environment says next; appended to the context, never rewarded as the agent's own.
-        reward: paid for the segment.
+        reward: paid for the segment; a finite number.
         done: whether the episode is over by the task's own rules (Gymnasium's ``terminated``).
         truncated: the task cuts the episode for a reason outside its own rules (an engine that failed, a
             limit of commands): Gymnasium's ``truncated``, whatever ``done`` says.
-        info: the task's own fields. ``success`` (bool) is read by every logger of this project; it
-            defaults to ``reward > 0`` at the end of an episode.
+        info: the task's own fields, by name. A field keeps one type over all episodes (say ``""`` and not
+            None for what is missing): Gymnasium's vector environments make arrays of them. ``success`` (bool)
+            is read by every logger of this project; it defaults to ``reward > 0`` at the end of an episode.
+
+    Values of other types are refused when they reach an episode (:mod:`cola_envs.contract`).
     """
 
     text: str = ""
@@ -61,6 +64,9 @@ class TaskBatch(Protocol):
 
     Slow engines, graders and reward models implement this directly so that a vector step is one
     call. A plain :class:`Task` becomes one through :class:`EachRow`.
+
+    What ``step`` raises is an error of all rows of the call, unless it says which rows failed: see
+    :func:`answered`. ``on_task_error`` of Episodes says what follows.
     """
 
     @property
@@ -84,6 +90,23 @@ class TaskBatch(Protocol):
 
     def close(self) -> None:
         """Release engines, processes and files. May be called more than once."""
+
+
+def answered(answers: Sequence[Turn | Exception]) -> list[Turn]:
+    """What a batch's ``step`` returns, of rows that may fail apart.
+
+    Args:
+        answers: per row of the call a turn, or what was raised in its place.
+
+    Raises:
+        Exception: the first among ``answers``, with all of them in its attribute ``row_answers``, so that the
+            other rows can go on.
+    """
+    for answer in answers:
+        if isinstance(answer, Exception):
+            answer.row_answers = list(answers)  # type: ignore[attr-defined]
+            raise answer
+    return cast("list[Turn]", list(answers))
 
 
 class EachRow:
@@ -147,11 +170,18 @@ class EachRow:
         return turn
 
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
-        return [self._go_on(row, text) for row, text in zip(rows, texts, strict=True)]
+        answers: list[Turn | Exception] = []
+        for row, text in zip(rows, texts, strict=True):
+            try:
+                answers.append(self._go_on(row, text))
+            except Exception as error:
+                self._segments[row].pop()  # a replay ends before what failed
+                answers.append(error)
+        return answered(answers)
 
     def info(self, row: int) -> dict[str, Any]:
         # A copy all the way down: users keep what they are given, and a task may write to its own.
-        return copy.deepcopy(dict(getattr(self.tasks[row], "info", {})))
+        return copy.deepcopy(getattr(self.tasks[row], "info", {}))
 
     def snapshot(self, row: int) -> object:
         task = self.tasks[row]

@@ -14,8 +14,9 @@ from gymnasium.vector.utils import batch_space
 
 from cola_envs.build import build_episodes, check_render_mode, repeatable, resolved_spec, twin_id
 from cola_envs.checks import check_options
-from cola_envs.episodes import Episodes
+from cola_envs.episodes import Episodes, Stepped
 from cola_envs.infos import batch_infos
+from cola_envs.pickling import recipe
 from cola_envs.render import transcript
 from cola_envs.spaces import batched
 from cola_envs.state import State, next_seed
@@ -35,11 +36,14 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ``info["final_info"]``), ``"next_step"`` (the step after the end ignores the row's action and
             resets it) or ``"disabled"`` (reset ended rows with ``options={"reset_mask": ...}``).
         render_mode: None, ``"ansi"`` or ``"human"`` (episodes are printed when they end).
+        max_episode_steps: truncates an episode after so many steps, as Gymnasium's TimeLimit around a single
+            environment does: ``info`` is that of the step, and nothing more is graded. None or -1 for no
+            limit. (``max_tokens`` with ``budget_end="truncate"`` is a limit that the episode knows of.)
         settings: as in ``CoLAEnv``.
 
     ``reset`` takes ``seed`` (an int s gives row i the seed s + i; a list one seed a row; None, or a None in
     the list, goes on from the row's last episode) and the options ``problem_seed`` (an int for all
-    rows, which makes them a group, or a list) and ``reset_mask`` ([N] bool).
+    rows, which makes them a group, or a list) and ``reset_mask`` ([N] bool). It pickles as CoLAEnv does.
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium's own form)
@@ -54,9 +58,11 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
         **settings: Any,
     ) -> None:
         self.render_mode = check_render_mode(render_mode)
+        self.max_episode_steps = _step_limit(max_episode_steps)
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self._settings = repeatable(settings)
@@ -68,6 +74,16 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._all = list(range(self.num_envs))
         self._spec: EnvSpec | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return recipe(
+            self,
+            self._settings,
+            num_envs=self.num_envs,
+            autoreset_mode=self.autoreset_mode,
+            render_mode=self.render_mode,
+            max_episode_steps=self.max_episode_steps,
+        )
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -106,7 +122,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             over = [row for row in over if not self.episodes.running(row)]
             if over:
                 return self._step_some(actions, over)
-        observations, rewards, terminated, truncated, infos = self.episodes.step(self._all, actions)
+        observations, rewards, terminated, truncated, infos = self._stepped(self._all, actions)
         ended = np.flatnonzero(terminated | truncated).tolist()
         if ended and self.render_mode == "human":
             self._print(ended)
@@ -137,7 +153,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         truncated = np.zeros(self.num_envs, dtype=bool)
         infos: list[dict[str, Any]] = [{} for _ in self._all]
         if live:
-            stepped = self.episodes.step(live, [codes[row] for row in live])
+            stepped = self._stepped(live, [codes[row] for row in live])
             observations[live], rewards[live], terminated[live], truncated[live] = stepped[:4]
             for row, info in zip(live, stepped[4], strict=True):
                 infos[row] = info
@@ -147,6 +163,16 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for row, info in zip(over, self.episodes.reset_infos(over), strict=True):
             infos[row] = info
         return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
+
+    def _stepped(self, rows: list[int], actions: Any) -> Stepped:
+        """A step of Episodes, within the limit of steps."""
+        stepped = self.episodes.step(rows, actions)
+        if self.max_episode_steps is not None:
+            late = [i for i, row in enumerate(rows) if self.episodes.num_steps(row) >= self.max_episode_steps]
+            if late:
+                stepped[3][late] = True
+                self.episodes.cut([rows[i] for i in late])
+        return stepped
 
     def action_masks(self) -> np.ndarray:
         """Which actions may be taken, [N, A] bool."""
@@ -219,6 +245,16 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             if not mask[row] and self.episodes.seed(row) is None:
                 raise ResetNeeded(f"row {row} has never been reset: the first reset must be of every row")
         return rows
+
+
+def _step_limit(steps: int | None) -> int | None:
+    if steps is None or steps == -1:
+        return None
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
+        raise TypeError(f"max_episode_steps must be an integer, -1 or None (no limit), got {steps!r}")
+    if steps < 1:
+        raise ValueError(f"max_episode_steps must be at least 1, or -1 or None (no limit), got {steps}")
+    return int(steps)
 
 
 def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:

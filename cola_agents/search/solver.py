@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 
-import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.rollout import InitialPolicy
+from cola_agents.rows import make_rows
 from cola_agents.search.config import Evaluate, SearchConfig, SearchResult
 from cola_agents.search.core import search
 from cola_agents.search.evaluators import RolloutEvaluator
@@ -76,10 +75,7 @@ class MCTS:
                 raise TypeError(f"{', '.join(env_kwargs)} cannot be set of Episodes, which are already made")
             self.episodes, self._owned = env, False
         elif isinstance(env, str):
-            made: Any = gym.make_vec(env, num_envs=num_trees, **env_kwargs).unwrapped
-            if not hasattr(made, "episodes"):
-                raise TypeError(f"{env} is not one of the CoLA environments")
-            self.episodes, self._owned = made.episodes, True
+            self.episodes, self._owned = make_rows(env, num_trees, **env_kwargs).episodes, True
         else:
             raise TypeError(f"MCTS takes an environment id or Episodes, got {type(env).__name__}")
         self.config = config

@@ -20,6 +20,7 @@ from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.probe import HELD_OUT
 from cola_agents.provenance import provenance
+from cola_agents.reach import reachable
 from cola_agents.train.checkpoints import RUN, unfinished, write_whole
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data import PackedBatches
@@ -156,6 +157,7 @@ def _kind(run: Run) -> Any:
             f"--model (--source) {run.model} holds no model: there is no config.json in it. Give the folder "
             f"that `cola pretrain {'base' if run.stage == 'world' else 'world'}` wrote, or a hub id"
         )
+    reachable(run.model, "--model (--source)")
     try:
         config = load_config(run.model)
     except OSError as error:

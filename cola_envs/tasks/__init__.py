@@ -1,1 +1,1 @@
-"""The tasks: text in, text and reward out. A task imports only :mod:`cola_envs.task` and the grader."""
+"""The tasks: text in, text and reward out. They import :mod:`cola_envs.task`, its contract and the grader."""

@@ -253,8 +253,9 @@ class ArithmeticTask:
     Episode end: one segment. It ends at the model's end-of-sequence token or when the token budget is
     spent, and is then graded.
 
-    ``info`` at the end: ``question``, ``answer`` (the right one), ``given`` (the agent's, or None),
-    ``kind``, ``level``, ``split``, ``success``, ``dataset``, ``set_hash`` (see :func:`set_hash`).
+    ``info`` at the end: ``question``, ``answer`` (the right one, an int), ``given`` (the agent's integer as
+    a string, ``""`` where there is none), ``kind``, ``level``, ``split``, ``success``, ``dataset``,
+    ``set_hash`` (see :func:`set_hash`).
 
     Args:
         level: difficulty, 1 (single digits) to 5 (three digits; unknowns on both sides).
@@ -293,4 +294,6 @@ class ArithmeticTask:
     def step(self, text: str) -> Turn:
         given = final_answer(text)
         success = given == self.problem.answer
-        return Turn(reward=float(success), info={"success": success, "given": given})
+        return Turn(
+            reward=float(success), info={"success": success, "given": "" if given is None else str(given)}
+        )

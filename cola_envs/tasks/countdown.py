@@ -223,8 +223,8 @@ class CountdownTask:
     spent, and is then graded.
 
     ``info`` at the end: ``unique_id``, ``numbers`` (tuple), ``target``, ``solution`` (one that is right),
-    ``expression`` (the agent's, or None), ``status`` (see :class:`Score`), ``difficulty``, ``split``,
-    ``success``, ``dataset``.
+    ``expression`` (the agent's, ``""`` where there is none), ``status`` (see :class:`Score`), ``difficulty``,
+    ``split``, ``success``, ``dataset``.
 
     Args:
         difficulty: 1 (3 numbers up to 9, targets up to 99), 2 (3, 25, 199), 3 (4, 25, 499),
@@ -260,7 +260,7 @@ class CountdownTask:
     def step(self, text: str) -> Turn:
         expression = final_text(text)
         correct, status = score(expression, self.puzzle.numbers, self.puzzle.target)
-        info = {"success": correct, "expression": expression, "status": status}
+        info = {"success": correct, "expression": expression or "", "status": status}
         return Turn(reward=float(correct), info=info)
 
 

@@ -18,7 +18,7 @@ class GSM8K(ProblemSet):
     and to answer in a ``\boxed{}``, then the problem; one segment; 1.0 if the last complete box equals the
     gold answer, which is what stands behind the last ``####`` of the published solution.
 
-    **Fields.** Those of Math500; ``subject`` and ``level`` are None, and ``unique_id`` is
+    **Fields.** Those of Math500; ``subject`` is ``""``, ``level`` -1, and ``unique_id`` is
     ``"GSM8K/test/17"``, the number of the line in its file, from 0 on.
 
     **Data.** GSM8K (Cobbe et al. 2021): 7,473 training and 1,319 test problems, MIT licence, not part of this

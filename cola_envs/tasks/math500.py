@@ -72,11 +72,11 @@ class Math500(ProblemSet):
     :mod:`cola_envs.grading` compares them, else 0.0; what cannot be graded (no box, refused, timed out) is
     0.0. The rows of a vector step are graded together.
 
-    **Fields.** ``info(row)`` has ``subject`` and ``level`` (None where a problem has none), ``unique_id``,
-    ``split`` (None where it is unknown), ``dataset``, ``dataset_sha256``, ``set_hash`` (of the problems and
-    answers in play; of generated ones, of the first 100) and ``set_size``; the last
-    :class:`~cola_envs.task.Turn` adds ``success``, ``answer`` (None without a box), ``gold`` and ``status``
-    (see :class:`cola_envs.grading.Verdict`).
+    **Fields.** ``info(row)`` has ``subject`` and ``level`` (``""`` and -1 where a problem has none),
+    ``unique_id``, ``split`` (``""`` where it is unknown), ``dataset``, ``dataset_sha256`` (``""`` where there
+    is no file), ``set_hash`` (of the problems and answers in play; of generated ones, of the first 100) and
+    ``set_size``; the last :class:`~cola_envs.task.Turn` adds ``success``, ``answer`` (``""`` without a box or
+    with an empty one), ``gold`` and ``status`` (see :class:`cola_envs.grading.Verdict`).
 
     **Data.** ``split="test"`` is MATH-500 (Lightman et al. 2023, from MATH, Hendrycks et al. 2021), and
     ``split="train"`` (``dataset`` "MATH-train") are the problems of MATH that are not among these 500, as

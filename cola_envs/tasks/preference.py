@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from cola_envs.task import Turn
+from cola_envs.contract import finite_number, one_each, shown
+from cola_envs.task import Turn, answered
 
 #: Prompts and responses, one each a row, to as many scores: higher is better.
 Scorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -58,7 +59,8 @@ class Preference:
 
     Raises:
         TypeError: without prompts or scorer, or of the wrong kind.
-        ValueError: for a bad value, an empty split, or scores that are not one finite number a response.
+        ValueError: for a bad value or an empty split. :meth:`step` raises TypeError or ValueError for scores
+            that are not one finite number a response; where single ones are bad, the other rows may go on.
 
     Data: the caller's own. Source: the preference tasks of CoLA (arXiv 2503.21383), whose post-training
     clamps and whitens rewards in this way. Version history: v0, first release.
@@ -118,16 +120,24 @@ class Preference:
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
         """Score the rows' responses, all at once."""
         prompts = [self._prompt(row) for row in rows]
-        scores = _scores(self._score, "scorer", prompts, texts)
-        others = _scores(self._held_out, "held_out", prompts, texts) if self._held_out else None
-        turns = []
-        for i, score in enumerate(scores):
-            reward = self._reward(score)
-            info: dict[str, Any] = {"score": score, "success": reward > 0}
-            if others is not None:
-                info["held_out_score"] = others[i]
-            turns.append(Turn(reward=reward, info=info))
-        return turns
+        scores = _scores(self._score, "scorer", rows, prompts, texts)
+        if self._held_out is None:
+            return answered([self._answer(score) for score in scores])
+        others = _scores(self._held_out, "held_out", rows, prompts, texts)
+        return answered([self._answer(*pair) for pair in zip(scores, others, strict=True)])
+
+    def _answer(
+        self, score: float | Exception, held_out: float | Exception | None = None
+    ) -> Turn | Exception:
+        if isinstance(score, Exception):
+            return score
+        if isinstance(held_out, Exception):
+            return held_out
+        reward = self._reward(score)
+        info: dict[str, Any] = {"score": score, "success": reward > 0}
+        if held_out is not None:
+            info["held_out_score"] = held_out
+        return Turn(reward=reward, info=info)
 
     def _reward(self, score: float) -> float:
         if self.whiten is not False:
@@ -230,13 +240,18 @@ def _resolved(scorer: Any, name: str, device: str | None) -> Scorer:
     return scorer
 
 
-def _scores(scorer: Scorer, name: str, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
-    scores = [float(score) for score in scorer(list(prompts), list(texts))]
-    if len(scores) != len(texts):
-        raise ValueError(f"{name} gave {len(scores)} scores for {len(texts)} responses; one each is needed")
-    for score, prompt, text in zip(scores, prompts, texts, strict=True):
-        if not math.isfinite(score):
-            raise ValueError(f"{name} scored {score} for the response {text!r:.80} to {prompt!r:.80}")
+def _scores(
+    scorer: Scorer, name: str, rows: Sequence[int], prompts: Sequence[str], texts: Sequence[str]
+) -> list[float | Exception]:
+    """A score for each response, or what is wrong with the one that was given."""
+    given = one_each(scorer(list(prompts), list(texts)), rows, f"what {name}= returns")
+    scores: list[float | Exception] = []
+    for score, row, prompt, text in zip(given, rows, prompts, texts, strict=True):
+        what = f"the score that {name}= gives in row {row} to {shown(text)} after the prompt {shown(prompt)}"
+        try:
+            scores.append(finite_number(score, what))
+        except (TypeError, ValueError) as error:
+            scores.append(error)
     return scores
 
 

@@ -18,6 +18,8 @@ from cola_envs.task import Turn
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}.\n\n"
 #: The prompt of the CoLA paper's code; ``{}`` takes the instruction and the problem.
 PROMPT = "User: {}\nAssistant: "
+#: ``info["level"]`` of a problem that has none: a field keeps one type over all episodes.
+NO_LEVEL = -1
 
 
 class ProblemSet:
@@ -81,22 +83,22 @@ class ProblemSet:
     def _turn(self, row: int, verdict: Verdict) -> Turn:
         fields = self.info(row) | {
             "success": verdict.correct,
-            "answer": verdict.answer,
+            "answer": verdict.answer or "",
             "gold": self._item(row)["answer"],
             "status": verdict.status,
         }
         return Turn(reward=float(verdict.correct), done=True, info=fields)
 
     def info(self, row: int) -> dict[str, Any]:
-        """Return the fields of the row's problem."""
+        """Return the fields of the row's problem; a text that is not told is ``""``, a level -1."""
         item = self._item(row)
         return {
-            "subject": item["subject"],
-            "level": item["level"],
+            "subject": item["subject"] or "",
+            "level": NO_LEVEL if item["level"] is None else item["level"],
             "unique_id": item["unique_id"],
-            "split": self.split,
+            "split": self.split or "",
             "dataset": self.dataset,
-            "dataset_sha256": self.dataset_sha256,
+            "dataset_sha256": self.dataset_sha256 or "",
             "set_hash": self.set_hash,
             "set_size": self.num_problems,
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cola_envs.contract import checked_text, checked_turn
 from cola_envs.task import Task, Turn
 from cola_envs.tasks.arithmetic import KINDS, ArithmeticTask, Split
 
@@ -65,10 +66,10 @@ class ThinkingPrompt:
         return dict(getattr(self.task, "info", {}))
 
     def reset(self, rng: np.random.Generator) -> str:
-        return self.instruction + self.task.reset(rng)
+        return self.instruction + checked_text(self.task.reset(rng), "the wrapped task's prompt")
 
     def step(self, text: str) -> Turn:
-        inner = self.task.step(text)
+        inner = checked_turn(self.task.step(text), "the wrapped task")
         matches = FORMAT.fullmatch(text) is not None
         correct = bool(inner.info.get("success", inner.reward > 0))
         success = (matches or not self.format_weight) and (correct or not self.answer_weight)

@@ -16,9 +16,11 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from gymnasium.vector import AutoresetMode
 
+from cola_envs.contract import checked_fields, checked_turn
 from cola_envs.episodes import Episodes
 from cola_envs.infos import batch_infos
 from cola_envs.task import EachRow, Task, Turn
+from cola_envs.testing.kinds import InfoKinds
 
 TEXTS = ("42", "", "\\boxed{7}", "two words é", "<think>x</think><answer>y</answer>")
 
@@ -26,7 +28,8 @@ TEXTS = ("42", "", "\\boxed{7}", "two words é", "<think>x</think><answer>y</ans
 def check_task(
     factory: Callable[[], Task], texts: Sequence[str] = TEXTS, seeds: Sequence[int] = (0, 1, 2)
 ) -> None:
-    """Check one-row tasks: types, randomness from ``rng`` alone, rows apart, snapshot and restore.
+    """Check one-row tasks: types, also of every field of ``info``, randomness from ``rng`` alone, rows
+    apart, snapshot and restore.
 
     Args:
         factory: makes a task, as for ``gym.make("CoLA-Text-v0", task=factory)``.
@@ -48,6 +51,11 @@ def check_task(
         "the task drew from the global random state; use only the rng of reset"
     )
 
+    kinds = InfoKinds()
+    for seed in seeds:
+        for begin in range(len(texts)):  # of a one-segment task only the first text is ever graded
+            _play(EachRow(factory, 1), 0, seed, [*texts[begin:], *texts[:begin]], kinds)
+
     played = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
     assert played == alone, "a task played differently beside others: rows must share no state"
     again = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
@@ -58,7 +66,9 @@ def check_task(
     for text in texts:
         for row, turn in zip(open_rows, tasks.step(open_rows, [text] * len(open_rows)), strict=True):
             together[row].append(turn)
-        open_rows = [row for row in open_rows if not together[row][-1].done]
+        open_rows = [
+            row for row in open_rows if not together[row][-1].done and not together[row][-1].truncated
+        ]
     assert together == alone, "tasks that took turns played differently: rows must share no state"
 
     for played_alone, seed in zip(alone, seeds, strict=True):
@@ -78,35 +88,41 @@ def check_task(
                 )
 
 
-def _play(tasks: EachRow, row: int, seed: int, texts: Sequence[str]) -> list[Any]:
+def _play(
+    tasks: EachRow, row: int, seed: int, texts: Sequence[str], kinds: InfoKinds | None = None
+) -> list[Any]:
     """The prompt and the turns of one episode, each checked."""
     prompt = tasks.reset([row], [np.random.default_rng([seed, 1])])[0]
     assert isinstance(prompt, str), f"reset must return a non-empty str, got {prompt!r}"
     assert prompt, "reset must return a non-empty str, got ''"
+    infos = [_allowed(checked_fields, tasks.info(row), "task.info")]
     turns = _play_on(tasks, texts, row)
-    info = tasks.info(row)
-    assert all(isinstance(key, str) for key in info), f"info's keys must be strings, got {info!r}"
+    infos += [_allowed(checked_fields, tasks.info(row), "task.info"), *(turn.info for turn in turns)]
+    if kinds is not None:
+        for info in infos:
+            kinds.see(info)
     return [prompt, *turns]
 
 
+def _allowed(check: Callable[..., Any], *given: Any) -> Any:
+    """What ``check`` makes of an answer; its refusal is a failed check."""
+    try:
+        return check(*given)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(str(error)) from error
+
+
 def _play_on(tasks: EachRow, texts: Sequence[str], row: int = 0) -> list[Turn]:
-    turns = []
+    turns: list[Turn] = []
     for text in texts:
-        turn = tasks.step([row], [text])[0]
-        assert isinstance(turn, Turn), f"step must return a cola_envs.Turn, got {turn!r}"
-        assert isinstance(turn.text, str), f"Turn.text must be a str, got {turn.text!r}"
-        assert math.isfinite(turn.reward), f"Turn.reward must be a finite number, got {turn.reward!r}"
-        assert isinstance(turn.done, (bool, np.bool_)), f"Turn.done must be a bool, got {turn.done!r}"
-        assert all(isinstance(key, str) for key in turn.info), (
-            f"Turn.info's keys must be strings: {turn.info!r}"
-        )
+        turn = _allowed(checked_turn, tasks.step([row], [text])[0], f"segment {len(turns)}")
         for key, value in turn.info.items():
             assert not hasattr(value, "requires_grad"), (
                 f"Turn.info[{key!r}] is a tensor; give numbers or text"
             )
             pickle.dumps(value)
         turns.append(turn)
-        if turn.done:
+        if turn.done or turn.truncated:
             break
     return turns
 
@@ -136,6 +152,7 @@ def check_env(env_id: str, num_envs: int = 3, episodes: int = 3, **kwargs: Any) 
     try:
         _check_errors(single)
         runs = [_run(single, seed, episodes) for seed in range(num_envs)]
+        _check_kinds(runs)
         _check_seeding(single, runs, episodes)
         _check_ends(single, runs)
         _check_snapshots(single, runs[0][0])
@@ -188,6 +205,15 @@ def _check_seeding(env: Any, runs: list[Any], episodes: int) -> None:
         assert env.reset(seed=5, options={"problem_seed": 1})[1] == runs[1][0][0][1], (
             "options={'problem_seed': 1} did not give the problem of seed 1"
         )
+
+
+def _check_kinds(runs: list[Any]) -> None:
+    kinds = InfoKinds()
+    for run in runs:
+        for (_, info), *steps in run:
+            kinds.see(info)
+            for step in steps:
+                kinds.see(step[4])
 
 
 def _check_ends(env: Any, runs: list[Any]) -> None:

@@ -216,7 +216,8 @@ def test_rounds_over_different_problems_are_refused():
 
 def test_answers_are_voted_on_only_where_success_is_their_matter():
     assert given_answer({"answer": "5", "gold": "5"}) == given_answer({"answer": 3, "given": 5}) == "5"
-    assert given_answer({"answer": 3, "given": None}) is None
+    assert given_answer({"answer": 3, "given": ""}) is None
+    assert given_answer({"answer": "", "gold": "5"}) is None
     arithmetic = [
         [played(True, question="?", answer=3, given=3)],
         [played(False, question="?", answer=3, given=4)],

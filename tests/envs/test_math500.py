@@ -75,13 +75,13 @@ def test_a_vector_step_is_graded_row_by_row_in_order():
         "subject": "Prealgebra",
         "level": 1,
         "unique_id": f"own/{gold[3]}",
-        "split": None,
+        "split": "",
         "dataset": "problems",
-        "dataset_sha256": None,
+        "dataset_sha256": "",
         "set_hash": task.set_hash,
         "set_size": 50,
     }
-    assert (turns[1].info["status"], turns[1].info["answer"]) == ("no_box", None)
+    assert (turns[1].info["status"], turns[1].info["answer"]) == ("no_box", "")
 
 
 def test_the_problem_follows_from_the_rows_own_generator():
@@ -291,8 +291,8 @@ def test_a_problem_needs_a_text_and_an_answer_alone():
     turns = task.step(range(5), [f"\\boxed{{{k}}}" for k in (1, 2, 3000, 4, 5)])
     assert [turn.reward for turn in turns] == [1.0] * 5
     infos = [task.info(row) for row in range(5)]
-    assert [info["level"] for info in infos] == [None, None, None, 5, None]
-    assert [info["subject"] for info in infos] == [None, None, None, "Algebra", None]
+    assert [info["level"] for info in infos] == [-1, -1, -1, 5, -1]
+    assert [info["subject"] for info in infos] == ["", "", "", "Algebra", ""]
     assert [info["unique_id"] for info in infos][1:4] == ["problems/1", "problems/2", "mine"]
 
 

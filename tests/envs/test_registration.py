@@ -192,3 +192,12 @@ def test_a_task_with_splits_of_its_own_is_trained_on_the_first_and_refuses_other
         ValueError, match="split must be 'train' or 'valid_seen' or 'valid_unseen', got 'test'"
     ):
         build.build_episodes(1, builder=Seasons, actions="token", model=FakeBackbone("token"), split="test")
+
+
+def test_a_failing_task_is_heard_where_it_is_the_users_and_cuts_its_row_elsewhere() -> None:
+    for name in BUDGETS:
+        for middle in ("", "-Token"):
+            told = gym.spec(f"CoLA-{name}{middle}-v0").kwargs["on_task_error"]
+            assert told == ("raise" if name in ("Text", "Preference") else "truncate")
+    with pytest.raises(ValueError, match="on_task_error must be 'raise' or 'truncate', got 'skip'"):
+        gym.make("CoLA-Text-v0", task=Copy, model=FakeBackbone(), on_task_error="skip")

@@ -58,9 +58,84 @@ class Bare(Copy):
         return 1.0
 
 
+class Typed(Copy):
+    """Says ``values`` in ``field`` of its turns, one after another, and the first of them at a reset."""
+
+    values: tuple[Any, ...] = (1, 1)
+    field = "field"
+
+    def step(self, text: str) -> Turn:
+        return Turn(info={self.field: self.values[len(text) % len(self.values)]})
+
+
+def typed(*values: Any, field: str = "field") -> Any:
+    return type("Typed", (Typed,), {"values": values, "field": field})
+
+
+class AtReset(Copy):
+    def step(self, text: str) -> Turn:
+        return Turn(info={"digit": int(self.digit)})
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        typed("", "a"),
+        typed(1, 2),
+        typed(None, None),
+        typed(np.zeros(2), np.ones(2)),
+        typed({"a": 1}, {"b": ""}),
+        typed(1, 2, field="num_tokens"),
+    ],
+)
+def test_fields_of_one_type_pass(factory: Any) -> None:
+    check_task(factory)
+
+
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
+        (typed(None, 1), r"info\['field'\] is (NoneType|int) here and (NoneType|int) elsewhere"),
+        (typed("", None), r"info\['field'\]"),
+        (typed(1, 2.5), "int here and float elsewhere|float here and int elsewhere"),
+        (typed(True, 1), "bool"),
+        (typed((), []), "tuple"),
+        (typed(np.zeros(2), np.zeros(3)), "an array of float64"),
+        (typed({"a": 1}, {"a": None}), r"info\['field'\]\['a'\]"),
+        (typed({"a": 1}, 1), "dict"),
+        (typed(1, 2**63), "too large"),
+        (typed(1, "", field="success"), "success"),
+        (typed("1", "1", field="num_tokens"), "num_tokens"),
+        (typed({}, {}, field="final_info"), "Gymnasium writes"),
+        (type("Masked", (Copy,), {"step": lambda self, text: Turn(info={"a": 1, "_a": 1})}), "_a"),
+        (AtReset, r"info\['digit'\]"),
+    ],
+)
+def test_fields_that_change_their_type_fail(factory: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_task(factory)
+
+
+def test_an_environment_whose_fields_change_their_type_fails() -> None:
+    with pytest.raises(AssertionError, match=r"info\['field'\]"):
+        check_env("CoLA-Text-v0", task=typed(None, 1), model=FakeBackbone(), max_tokens=12)
+
+
+def refused(**fields: Any) -> Any:
+    return type("Refused", (Copy,), {"step": lambda self, text: Turn(**fields)})
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (refused(done="no"), "Turn.done .* got 'no'"),
+        (refused(reward=None), "Turn.reward .* got None"),
+        (refused(text=None), "Turn.text"),
+        (refused(info={1: 2}), "Turn.info"),
+        (
+            type("NoDict", (Copy,), {"info": property(lambda self: None, lambda self, value: None)}),
+            "task.info",
+        ),
         (Global, "global random state"),
         (Entropy, "draw everything from the rng"),
         (Shared, "share no state|another episode"),

@@ -75,6 +75,52 @@ def test_it_equals_gymnasiums_vector_of_single_environments(mode: str, settings:
         assert ended > 4
 
 
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize("limit", [1, 4, -1])
+def test_a_limit_of_steps_is_that_of_single_environments(mode: AutoresetMode, limit: int) -> None:
+    for task in (Copy, Talk):
+        kwargs = {"task": task, "model": FakeBackbone(), "max_tokens": 9, "max_episode_steps": limit}
+        ours = make(4, autoreset_mode=mode, **kwargs)
+        theirs = SyncVectorEnv([partial(gym.make, TEXT, **kwargs) for _ in range(4)], autoreset_mode=mode)
+        for env in (ours, theirs):
+            env.reset(seed=5)
+        rng, cut = np.random.default_rng(0), 0
+        for _ in range(60):
+            actions = rng.integers(0, 8, 4)
+            mine, reference = ours.step(actions), theirs.step(actions)
+            for got, expected in zip(mine[:4], reference[:4], strict=True):
+                np.testing.assert_array_equal(got, expected)
+                assert got.dtype == expected.dtype
+            assert_same(mine[4], reference[4])
+            cut += int(mine[3].sum())
+            over = mine[2] | mine[3]
+            if mode is AutoresetMode.DISABLED and over.any():
+                with pytest.raises(ResetNeeded):
+                    ours.step(actions)
+                for env in (ours, theirs):
+                    env.reset(options={"reset_mask": over})
+        assert (cut > 0) is (limit > 0)
+
+
+def test_steps_before_a_snapshot_count_after_it_is_restored() -> None:
+    env = tokens(num_envs=2, max_episode_steps=3, max_tokens=9)
+    env.reset(seed=0)
+    env.step([A, A])
+    env.step([A, A])
+    states = env.snapshot()
+    assert env.step([A, A])[3].tolist() == [True, True]
+    env.restore(states)
+    assert env.step([A, A])[3].tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"), [(0, ValueError), (-2, ValueError), (2.0, TypeError), (True, TypeError)]
+)
+def test_a_limit_of_steps_is_a_number_of_steps(limit: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="max_episode_steps must be"):
+        make(max_episode_steps=limit)
+
+
 def test_a_row_does_not_depend_on_its_neighbours_over_episodes() -> None:
     streams = np.random.default_rng(0).integers(0, 8, (200, 6))
 

@@ -67,6 +67,20 @@ class Counter:
         self.seen = state
 
 
+class First:
+    """A data set of first observations; its workers have copies of the environment."""
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        observation: np.ndarray = self.env.reset(seed=7)[0]
+        return observation
+
+
 def make(factory: Any = Copy, num_rows: int = 1, level: str = "token", **settings: Any) -> Episodes:
     """Episodes over a FakeBackbone; ``max_length`` and the like go to the backbone."""
     keys = ("max_length", "num_codes", "tokens_per_action", "hidden_size")

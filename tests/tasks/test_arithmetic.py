@@ -439,11 +439,11 @@ def test_the_task_pays_for_the_right_answer_alone():
     assert task.info["dataset"] == "cola-arithmetic-v0"
     answer = task.info["answer"]
     right = task.step(f" \\boxed{{{answer}}}")
-    assert (right.reward, right.done, right.info) == (1.0, True, {"success": True, "given": answer})
+    assert (right.reward, right.done, right.info) == (1.0, True, {"success": True, "given": str(answer)})
     wrong = task.step(f" \\boxed{{{answer + 1}}}")
-    assert (wrong.reward, wrong.info) == (0.0, {"success": False, "given": answer + 1})
+    assert (wrong.reward, wrong.info) == (0.0, {"success": False, "given": str(answer + 1)})
     none = task.step(" I do not know")
-    assert (none.reward, none.info) == (0.0, {"success": False, "given": None})
+    assert (none.reward, none.info) == (0.0, {"success": False, "given": ""})
 
 
 def test_the_task_draws_from_its_generator_alone():

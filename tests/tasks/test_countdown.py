@@ -274,7 +274,7 @@ def test_rewards_are_the_weights_of_format_and_answer():
         assert (turn.info["format"], turn.info["correct"], turn.info["status"]) == (form, correct, status)
         assert turn.info["success"] is (form and correct)
         assert turn.done
-    assert turn.info["expression"] is None
+    assert turn.info["expression"] == ""
     task, _, _ = started(format_weight=0.5, answer_weight=2.0)
     assert task.step(f"<think>a</think><answer>{solution}</answer>").reward == 2.5
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -112,13 +113,47 @@ def test_bad_settings_are_refused_when_made(settings, error, message) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "message"), [([1.0], "1 scores for 2"), ([float("nan"), 1.0], "scored nan")]
+    ("scores", "error", "message"),
+    [
+        ([1.0], ValueError, r"scorer= returns for rows 0, 1 .* got 1 for 2"),
+        (None, TypeError, r"scorer= returns for rows 0, 1 .*got None"),
+        (1.0, TypeError, "got 1.0 "),
+        (np.float32(1), TypeError, "list with one entry a row"),
+        ({1.0, 2.0}, TypeError, "list with one entry a row"),
+        ("12", TypeError, "list with one entry a row"),
+        ([1.0, float("nan")], ValueError, r"scorer= gives in row 1 to 'b' after the prompt .* got nan"),
+        ([None, 1.0], TypeError, r"in row 0 to 'a' .* got None"),
+        ([1.0, "2"], TypeError, "in row 1 .* got '2'"),
+        ([1.0, [2.0]], TypeError, "in row 1 "),
+        ([1.0, 1j], TypeError, "in row 1 "),
+    ],
 )
-def test_scores_that_are_not_one_finite_number_each_are_refused(scores, message) -> None:
+def test_scores_that_are_not_one_finite_number_each_are_refused(scores, error, message) -> None:
     tasks = task(scorer=lambda prompts, responses: scores)
     start(tasks)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         tasks.step([0, 1], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "scores", [[1, True], np.array([1.0, 1.0]), (np.float16(1), np.int8(1)), iter([1, 1])]
+)
+def test_numbers_of_any_kind_are_scores(scores) -> None:
+    tasks = task(scorer=lambda prompts, responses: scores)
+    start(tasks)
+    assert [turn.reward for turn in tasks.step([0, 1], ["a", "b"])] == [1.0, 1.0]
+
+
+def test_a_bad_score_cuts_its_row_alone_where_it_is_not_raised() -> None:
+    settings = {"prompts": PROMPTS, "scorer": lambda p, r: [None, 1.0, 2.0], "max_tokens": 1}
+    envs = gym.make_vec(
+        "CoLA-Preference-v0", num_envs=3, model=FakeBackbone(), on_task_error="truncate", **settings
+    )
+    envs.reset(seed=0)
+    _, rewards, terminated, truncated, infos = envs.step([0, 0, 0])
+    assert rewards.tolist() == [0.0, 1.0, 2.0]
+    assert (terminated.tolist(), truncated.tolist()) == ([False, True, True], [True, False, False])
+    assert "got None" in infos["final_info"]["error"][0]
 
 
 def test_it_plays_in_an_environment_and_conforms() -> None:

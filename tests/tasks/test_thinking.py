@@ -70,7 +70,7 @@ def test_the_answers_correctness_is_reported_and_not_paid():
     assert right.reward == wrong.reward == 1.0
     assert right.info["correct"] is True
     assert wrong.info["correct"] is False
-    assert (right.info["given"], wrong.info["given"]) == (answer, answer + 1)
+    assert (right.info["given"], wrong.info["given"]) == (str(answer), str(answer + 1))
     plain = task.step(f" \\boxed{{{answer}}}")
     assert (plain.reward, plain.info["correct"], plain.info["success"]) == (0.0, True, False)
 

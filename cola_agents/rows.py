@@ -1,0 +1,29 @@
+"""The rows of an environment, for those who play its whole episodes themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+import cola_envs  # noqa: F401 (registers the ids)
+from cola_envs.vector import CoLAVectorEnv
+
+
+def make_rows(env_id: str, num_rows: int, **kwargs: Any) -> CoLAVectorEnv:
+    """``gym.make_vec`` for the sake of ``.episodes``; arguments as there.
+
+    Raises:
+        TypeError: an id that is none of these environments, or a ``max_episode_steps``: the vector
+            environment counts steps, and its Episodes know nothing of it.
+    """
+    made = gym.make_vec(env_id, num_envs=num_rows, **kwargs).unwrapped
+    if not isinstance(made, CoLAVectorEnv):
+        raise TypeError(f"{env_id} is not one of the CoLA environments")
+    if made.max_episode_steps is not None:
+        made.close()
+        raise TypeError(
+            f"max_episode_steps={made.max_episode_steps} is a limit around an environment, and whole "
+            'episodes are played here: limit them by max_tokens=, with budget_end="truncate"'
+        )
+    return made

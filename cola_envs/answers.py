@@ -1,0 +1,87 @@
+"""The tasks of an episode, asked: every answer is checked, and a row whose task fails is told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from cola_envs.contract import checked_fields, checked_text, checked_turn, failed_turn, one_each, one_line
+from cola_envs.state import PROBLEM
+from cola_envs.task import TaskBatch, Turn
+
+OnTaskError = Literal["raise", "truncate"]
+
+
+class Answers:
+    """What the rows' tasks answer, as :mod:`cola_envs.contract` allows it.
+
+    Args:
+        tasks: the rows' tasks.
+        on_error: what follows where ``step`` raises or answers what is refused: ``"raise"`` raises it, and
+            ``"truncate"`` gives the row a turn that cuts its episode, with the cause in ``info["error"]``.
+    """
+
+    def __init__(self, tasks: TaskBatch, on_error: OnTaskError) -> None:
+        self._tasks = tasks
+        self._raises = on_error == "raise"
+
+    def prompts(self, rows: Sequence[int], problem_seeds: Sequence[int]) -> list[str]:
+        """Start an episode in each of B rows, with the problem of its seed: B prompts.
+
+        Raises:
+            TypeError, ValueError: what is no text, whatever ``on_error`` says: there is no episode to cut.
+        """
+        rngs = [np.random.default_rng([seed, PROBLEM]) for seed in problem_seeds]
+        prompts = one_each(self._tasks.reset(rows, rngs), rows, "what task.reset returns")
+        return [
+            checked_text(prompt, f"the prompt that task.reset returns in {_place(row, seed)}")
+            for row, seed, prompt in zip(rows, problem_seeds, prompts, strict=True)
+        ]
+
+    def turns(self, rows: Sequence[int], problem_seeds: Sequence[int], texts: Sequence[str]) -> list[Turn]:
+        """Hand each of B rows a finished segment: B turns."""
+        places = [_place(row, seed) for row, seed in zip(rows, problem_seeds, strict=True)]
+        try:
+            answers = one_each(self._tasks.step(rows, texts), rows, "what task.step returns")
+        except Exception as error:
+            answers = getattr(error, "row_answers", [])
+            if len(answers) != len(rows):
+                answers = [error] * len(rows)
+            if self._raises:
+                failed = [p for p, answer in zip(places, answers, strict=True) if answer is error]
+                error.add_note(f"raised by the task of {', '.join(failed)}")
+                raise
+        return [self._turn(answer, place) for answer, place in zip(answers, places, strict=True)]
+
+    def _turn(self, answer: Any, place: str) -> Turn:
+        if isinstance(answer, Exception):
+            return failed_turn(answer)
+        try:
+            return checked_turn(answer, place)
+        except Exception as error:
+            if self._raises:
+                raise
+            return failed_turn(error)
+
+    def fields(self, row: int, problem_seed: int) -> dict[str, Any]:
+        """The task's own fields about the row's problem.
+
+        Raises:
+            TypeError: what is no dict with strings as keys, whatever ``on_error`` says.
+        """
+        return checked_fields(self._tasks.info(row), f"task.info in {_place(row, problem_seed)}")
+
+    def last_fields(self, row: int, problem_seed: int) -> dict[str, Any]:
+        """The same at an episode's end: where they cannot be had, ``error`` may stand in their place."""
+        try:
+            return self.fields(row, problem_seed)
+        except Exception as error:
+            if self._raises:
+                raise
+            return {"error": one_line(error)}
+
+
+def _place(row: int, problem_seed: int) -> str:
+    return f"row {row} (problem seed {problem_seed})"

@@ -1,0 +1,146 @@
+"""What a task may answer: checked where it enters an episode, and put into words where it fails.
+
+A refusal names the field, what was returned and what is allowed; who asks adds the row and its problem.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import reprlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cola_envs.task import Turn
+
+#: Of an error's text, what ``info["error"]`` holds at most, in characters.
+LONGEST_ERROR = 500
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: short, on one line, whatever it is."""
+    return _short.repr(value)
+
+
+def checked_turn(turn: Any, where: str) -> Turn:
+    """A task's answer, with plain numbers in its fields.
+
+    Args:
+        turn: what ``step`` returned.
+        where: the row and its problem, for the message.
+
+    Raises:
+        TypeError: what is no :class:`Turn`, or a field of another type.
+        ValueError: a reward that is not finite, or a text that is no Unicode.
+    """
+    if not isinstance(turn, Turn):
+        raise TypeError(f"task.step must return a cola_envs.Turn, got {shown(turn)} in {where}")
+    fields = checked_fields(turn.info, f"Turn.info in {where}")
+    if "success" in fields:
+        fields["success"] = _truth(fields["success"], f"Turn.info['success'] in {where}")
+    return Turn(
+        text=checked_text(turn.text, f"Turn.text in {where}"),
+        reward=finite_number(turn.reward, f"Turn.reward in {where}"),
+        done=_truth(turn.done, f"Turn.done in {where}"),
+        truncated=_truth(turn.truncated, f"Turn.truncated in {where}"),
+        info=fields,
+    )
+
+
+def finite_number(value: Any, name: str) -> float:
+    """A real, finite number as a float: Python's, numpy's, or an array or tensor without dimensions.
+
+    Raises:
+        TypeError: anything else.
+        ValueError: NaN, infinity, or an integer too large for a float.
+    """
+    number = _scalar(value) if hasattr(value, "__array__") else value
+    if not isinstance(number, numbers.Real):
+        raise TypeError(f"{name} must be a finite number, got {shown(value)} ({type(value).__name__})")
+    try:
+        found = float(number)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError(f"{name} must be a finite number, got {shown(value)}")
+    return found
+
+
+def checked_text(value: Any, name: str) -> str:
+    """A string that can be written down.
+
+    Raises:
+        TypeError: no string.
+        ValueError: half a surrogate pair in it, which no tokenizer and no file takes.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {shown(value)} ({type(value).__name__})")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is no Unicode text: {error.reason} in {shown(value)}") from error
+    return value
+
+
+def checked_fields(value: Any, name: str) -> dict[str, Any]:
+    """A task's ``info`` as a dict of its own.
+
+    Raises:
+        TypeError: no dict, or a key that is no string.
+    """
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict, got {shown(value)} ({type(value).__name__})")
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"{name} must have strings as keys, got {shown(key)}")
+    return dict(value)
+
+
+def one_each(values: Any, rows: Sequence[int], name: str) -> list[Any]:
+    """``values`` as a list with one entry a row.
+
+    Raises:
+        TypeError: a single value, or values without an order.
+        ValueError: another number of them.
+    """
+    which = f"{name} for row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows))}"
+    unordered = isinstance(values, str | bytes | dict | set | frozenset)
+    if unordered or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise TypeError(
+            f"{which} must be a list with one entry a row, got {shown(values)} ({type(values).__name__})"
+        )
+    found = list(values)
+    if len(found) != len(rows):
+        raise ValueError(f"{which} must have one entry a row: got {len(found)} for {len(rows)}")
+    return found
+
+
+def failed_turn(error: Exception) -> Turn:
+    """The answer of a task that gave none: the episode is cut, unpaid, with the cause in ``error``."""
+    return Turn(done=False, truncated=True, info={"error": one_line(error), "success": False})
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line that shows control characters and does not send them."""
+    said = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
+
+
+def _truth(value: Any, name: str) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {shown(value)} ({type(value).__name__})")
+    return bool(value)
+
+
+def _scalar(value: Any) -> Any:
+    """The number in a numpy scalar, or in an array or tensor without dimensions; None of anything else."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor that needs a gradient, or on another device
+        return None
+    return array.item() if array.ndim == 0 and array.dtype.kind in "biuf" else None

@@ -1,0 +1,63 @@
+"""One type for each field of ``info``, whichever episode it comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+#: Fields that an episode writes itself; ``error`` is there where the task failed.
+OWN = {
+    "token": "int",
+    "tokens": "tuple",
+    "action": "int",
+    "prompt": "str",
+    "text": "str",
+    "success": "bool",
+    "num_tokens": "int",
+    "error": "str",
+}
+#: Names that Gymnasium's vector environments and wrappers write to.
+TAKEN = ("final_obs", "final_info", "episode")
+_INT64 = np.iinfo(np.int64)
+
+
+class InfoKinds:
+    """Checks that every ``info`` it is shown has the types of those before.
+
+    A Gymnasium vector environment keeps a field of all rows in one array, made for the first row's type:
+    what another row has there must fit it.
+    """
+
+    def __init__(self) -> None:
+        self._seen = dict(OWN)
+
+    def see(self, info: dict[str, Any], inside: str = "") -> None:
+        """Compare the fields of an ``info``, and of the dicts in it, with those seen so far.
+
+        Raises:
+            AssertionError: saying which field changed its type, or cannot be kept in an array.
+        """
+        for key, value in info.items():
+            name = f"info{inside}[{key!r}]"
+            assert f"_{key}" not in info, (
+                f"{name} and info{inside}['_{key}']: vector environments write the latter"
+            )
+            assert inside or key not in TAKEN, f"{name} is a name that Gymnasium writes to: choose another"
+            assert type(value) is not int or _INT64.min <= value <= _INT64.max, (
+                f"{name} is {value}, too large for an array of integers: give it as a string"
+            )
+            kind = _kind(value)
+            before = self._seen.setdefault(name if inside else key, kind)
+            assert kind == before, (
+                f"{name} is {kind} here and {before} elsewhere: a field keeps one type over all episodes and "
+                "steps (say '' and not None for what is missing), or Gymnasium's vector environments fail"
+            )
+            if isinstance(value, dict):
+                self.see(value, f"{inside}[{key!r}]")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} {value.shape}"
+    return type(value).__name__
