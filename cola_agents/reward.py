@@ -22,8 +22,11 @@ from transformers import (
     get_cosine_with_min_lr_schedule_with_warmup,
 )
 
+from cola_agents.families import check_rope
 from cola_agents.folders import whole_folder
 from cola_agents.provenance import provenance
+from cola_agents.text import PlainTokenizer
+from cola_envs.text import begun
 
 
 class RewardModel:
@@ -41,8 +44,8 @@ class RewardModel:
         mean, std: of the scores on the model's own evaluation data, where its configuration holds
             ``reward_mean`` and ``reward_std`` (``cola train-reward`` writes them).
 
-    The text is prompt and response, joined as they stand; each is tokenised by itself, without special
-    tokens, as an episode's are.
+    The text is prompt and response, joined as they stand; each is tokenised by itself, as an episode's are,
+    behind the beginning-of-text token, where the tokenizer's template has one.
     """
 
     def __init__(
@@ -86,7 +89,9 @@ class RewardModel:
                     f"{self.path} is a {type(model).__name__}, which is no decoder with a head on its last "
                     "token; score with a callable of your own instead"
                 )
-            self._loaded = model.to(self.device).eval(), AutoTokenizer.from_pretrained(self.path)
+            check_rope(config.get_text_config())
+            tokenizer = PlainTokenizer(AutoTokenizer.from_pretrained(self.path))
+            self._loaded = model.to(self.device).eval(), tokenizer
         return self._loaded
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
@@ -104,11 +109,16 @@ class RewardModel:
         return scores
 
 
-def encode(tokenizer: Any, prompt: str, response: str, max_length: int) -> list[int]:
-    """Ids of prompt and response and the end-of-text token, the last ``max_length`` of them."""
-    ids = [tokenizer.encode(text, add_special_tokens=False) for text in (prompt, response)]
+def encode(tokenizer: PlainTokenizer, prompt: str, response: str, max_length: int) -> list[int]:
+    """Ids of prompt and response, begun as the tokenizer's template says and closed by its end-of-text token.
+
+    Where they are more than ``max_length``, those in front of the prompt and the last of the others are left.
+    """
+    text = [*tokenizer.encode(prompt), *tokenizer.encode(response)]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return [*ids[0], *ids[1], *end][-max_length:] or [0]
+    ids = [*begun(tokenizer, text), *end]
+    start = ids[: min(len(tokenizer.start_ids), max_length - 1)]
+    return [*start, *ids[len(start) :][len(start) - max_length :]] or [0]
 
 
 def score_rows(model: Any, rows: Sequence[list[int]]) -> Tensor:
@@ -232,14 +242,16 @@ def train_reward(
         network = AutoModelForSequenceClassification.from_pretrained(
             model, num_labels=1, use_safetensors=True
         )
+        check_rope(network.config.get_text_config())
         network.to(device or "cpu").train()
         tokenizer = AutoTokenizer.from_pretrained(model)
+        plain = PlainTokenizer(tokenizer)
         order = np.random.default_rng(config.seed).permutation(len(pairs))
         count = min(len(pairs) - 1, max(1, round(config.held_out * len(pairs))))
         held_out = [pairs[i] for i in order[:count]]
-        last = _fit(network, tokenizer, [pairs[i] for i in order[count:]], config, watch)
+        last = _fit(network, plain, [pairs[i] for i in order[count:]], config, watch)
         network.eval()
-        figures: dict[str, Any] = {**_evaluate(network, tokenizer, held_out, config), "loss": round(last, 5)}
+        figures: dict[str, Any] = {**_evaluate(network, plain, held_out, config), "loss": round(last, 5)}
         network.config.reward_mean, network.config.reward_std = figures["reward_mean"], figures["reward_std"]
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -250,7 +262,7 @@ def train_reward(
 
 def _fit(
     network: Any,
-    tokenizer: Any,
+    tokenizer: PlainTokenizer,
     pairs: list[Pair],
     config: RewardConfig,
     watch: Callable[[dict[str, float]], None] | None,
@@ -282,7 +294,7 @@ def _batches(count: int, config: RewardConfig) -> Iterator[np.ndarray]:
         yield from (order[at : at + config.batch_size] for at in range(0, count, config.batch_size))
 
 
-def _margins(network: Any, tokenizer: Any, pairs: Sequence[Pair], config: RewardConfig) -> Tensor:
+def _margins(network: Any, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig) -> Tensor:
     """Score of the chosen less that of the rejected response, [B], in one forward pass."""
     texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     prompts = [pair.prompt for pair in pairs] * 2
@@ -292,7 +304,9 @@ def _margins(network: Any, tokenizer: Any, pairs: Sequence[Pair], config: Reward
 
 
 @torch.no_grad()
-def _evaluate(network: Any, tokenizer: Any, pairs: Sequence[Pair], config: RewardConfig) -> dict[str, float]:
+def _evaluate(
+    network: Any, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig
+) -> dict[str, float]:
     scores: list[float] = []
     right = 0
     for at in range(0, len(pairs), config.batch_size):

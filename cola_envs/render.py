@@ -15,10 +15,11 @@ def transcript(episodes: Episodes, row: int) -> str:
     """
     decode = episodes.backbone.tokenizer.decode
     tokens, origins, actions = episodes.tokens(row), episodes.origins(row), episodes.actions(row)
-    out: list[str] = []
+    out = [episodes.prompt(row)]
     ids: list[int] = []
     codes: list[int] = []
-    for position, (token, origin) in enumerate(zip(tokens, origins, strict=True)):
+    start = episodes.prompt_length(row)
+    for position, (token, origin) in enumerate(zip(tokens[start:], origins[start:], strict=True), start):
         ids.append(token)
         after = origins[position + 1] if position + 1 < len(origins) else None
         if origin >= 0 and after != origin:
