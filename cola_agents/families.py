@@ -87,7 +87,7 @@ def rope_types(config: Any) -> set[str]:
     """The types of rotary embeddings that a decoder has: one, or one for each type of its layers."""
     told = getattr(config, "rope_parameters", None) or {}
     each = [told] if "rope_type" in told else [part for part in told.values() if isinstance(part, dict)]
-    return {parameters["rope_type"] for parameters in each}
+    return {parameters.get("rope_type", "default") for parameters in each}
 
 
 def _layer_types(config: Any) -> set[str]:

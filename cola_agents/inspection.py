@@ -200,7 +200,8 @@ class _Words:
         return visible(self._spell(ids))
 
     def token(self, token: int) -> str:
-        shown = self.text([token])
+        # Twice, because some tokenizers drop the space before the first token of a text.
+        shown = self.text([token, token]).removeprefix(self.text([token]))
         return shown if shown and "\ufffd" not in shown else f"#{token}"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 _PROBE = string.ascii_letters + string.digits
@@ -13,8 +14,8 @@ class PlainTokenizer:
     """A Hugging Face tokenizer as an episode sees it.
 
     Encoding adds no special token: what a context begins with stands apart, in ``start_ids``. Decoding gives
-    the text as the model wrote it, with its spaces and with tags and chat markers that the tokenizer holds
-    as special tokens. Only the ids that end a text are left out.
+    the text as the model wrote it, with tags and chat markers that the tokenizer holds as special tokens.
+    Only the ids that end a text are left out.
 
     Args:
         tokenizer: the Hugging Face tokenizer.
@@ -45,7 +46,9 @@ class PlainTokenizer:
         # transformers' wrapper around a fast tokenizer costs several times the tokenizing.
         self._fast = getattr(tokenizer, "backend_tokenizer", None)
         self.start_ids = self._start()
-        self._anchor = self._find_anchor()
+        added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+        # A byte-level decoder reads the é of a tag as a byte; an added token is spelt as it was added.
+        self._spelt = {id_: str(token) for id_, token in added if self._decoded([id_]) != str(token)}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -63,17 +66,13 @@ class PlainTokenizer:
 
     def spell(self, ids: Sequence[int]) -> str:
         """Text of ``ids``, those that end a text included."""
-        if not self._anchor:
-            return self._text(ids)
-        return self._text([*self._anchor, *ids]).removeprefix(self._text(self._anchor))
+        if self._spelt.keys().isdisjoint(ids):
+            return self._decoded(ids)
+        runs = groupby(ids, key=self._spelt.get)
+        return "".join(self._decoded(run) if spelt is None else spelt * len(list(run)) for spelt, run in runs)
 
-    def _text(self, ids: Sequence[int]) -> str:
+    def _decoded(self, ids: Iterable[int]) -> str:
         return self.source.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    def _find_anchor(self) -> list[int]:
-        """A token to decode in front of every text, where the decoder drops the space of the first one."""
-        word = self.encode("a a")[-1:]
-        return [] if self._text(word * 2) == self._text(word) * 2 else word
 
     def _start(self) -> tuple[int, ...]:
         plain, whole = self.encode(_PROBE), list(self.source.encode(_PROBE))
