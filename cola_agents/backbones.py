@@ -87,7 +87,7 @@ class _Backbone:
         vocabulary = sorted(self.tokenizer.source.get_vocab().items())
         digest.update(json.dumps(vocabulary).encode())
         ends, start = sorted(self.tokenizer.end_ids), self.tokenizer.start_ids
-        if start or len(ends) > 1:  # else the model is the same as before these could be told
+        if start or len(ends) > 1:  # fingerprints of all other models stay as they were published
             digest.update(json.dumps([ends, start]).encode())
         return digest.hexdigest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +72,10 @@ class EndlessTokenizer(PlainTokenizer):
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
         self.eos_token_id, self.end_ids = None, frozenset()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``, without the token that would end it elsewhere."""
+        return self.spell([token for token in ids if token != self.source.eos_token_id])
 
 
 class Weights:
