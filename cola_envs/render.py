@@ -16,6 +16,7 @@ def transcript(episodes: Episodes, row: int) -> str:
     decode = episodes.backbone.tokenizer.decode
     tokens, origins, actions = episodes.tokens(row), episodes.origins(row), episodes.actions(row)
     out = [episodes.prompt(row)]
+    before: list[int] = []  # the agent's piece before: a decoder may drop the space in front of a first id
     ids: list[int] = []
     codes: list[int] = []
     start = episodes.prompt_length(row)
@@ -26,10 +27,11 @@ def transcript(episodes: Episodes, row: int) -> str:
             codes.append(actions[origin])
         if after == origin:
             continue
-        text = decode(ids)
+        text = decode([*before, *ids]).removeprefix(decode(before)) if origin >= 0 else decode(ids)
         # A fifth token cannot belong to one character: the bytes are broken, and are shown as such.
         if origin >= 0 and after is not None and after >= 0 and text.endswith(CUT) and len(ids) < 5:
             continue
         out.append(f"{text or '∅'}⟨{' '.join(map(str, codes))}⟩" if codes else text)
+        before = ids if origin >= 0 and CUT not in text else []
         ids, codes = [], []
     return "".join(out)

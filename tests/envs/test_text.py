@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from cola_envs import EachRow, Episodes
+from cola_envs.render import transcript
 from cola_envs.testing import FakeBackbone
 from cola_envs.testing.fake import ByteTokenizer
 from cola_envs.text import begun, end_ids, largest_id
@@ -100,6 +102,17 @@ def test_a_prompt_that_fits_only_without_its_beginning_is_refused():
 def test_observed_ids_reach_to_the_largest_that_the_tokenizer_names():
     assert make(Several(), observation="tokens").observation_space.high.max() == 300
     assert make(ByteTokenizer(), observation="tokens").observation_space.high.max() == 256
+
+
+def test_a_transcript_has_the_spaces_that_a_decoder_drops_in_front_of_a_text():
+    class Dropping(ByteTokenizer):
+        def decode(self, ids: Sequence[int]) -> str:
+            return super().decode(ids).removeprefix(" ")
+
+    episodes = make(Dropping())
+    episodes.reset([0], [0])
+    write(episodes, "a b  é")
+    assert re.sub("⟨.*?⟩", "", transcript(episodes, 0)) == "Talk!\na b  é"
 
 
 def test_a_restored_row_shows_the_prompt_as_the_task_gave_it():
