@@ -118,7 +118,7 @@ def study(
     decode = agent.backbone.tokenizer.decode
     texts = [
         (
-            decode(found.state.tokens[: found.state.prompt_length]),
+            found.state.prompt,
             decode(found.state.tokens[found.state.prompt_length :]),
             [decode(added) for added in each.tokens],
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,15 @@ class Numbers:
 
     def __len__(self) -> int:
         return self.size
+
+    def get_vocab(self) -> dict[str, int]:
+        return {str(token): token for token in range(self.size)}
+
+    def encode(self, text: str, **settings: Any) -> list[int]:
+        return []
+
+    def decode(self, ids: Sequence[int], **settings: Any) -> str:
+        return ""
 
 
 def random_model(config: CoLAConfig, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -22,6 +23,7 @@ from cola_agents.lora import add_adapters, shared_copy
 from cola_agents.losses import categorical_entropy, categorical_kl, sampled_kl
 from cola_agents.rollout import Rollout
 from cola_agents.sampling import distribution
+from cola_envs.spaces import reach
 
 #: Log-probabilities that are held at once, over all actions: 2 ** 26 are 256 MiB in float32.
 LOGITS_AT_ONCE = 2**26
@@ -33,14 +35,19 @@ class Actor(nn.Module, ABC):
     Args:
         trunk: the decoder stack that makes the features.
         head: D -> A.
-        num_actions: the first ``num_actions`` entries of the head may be drawn (a vocabulary can be
-            padded beyond its tokenizer).
+        mask: which entries of the head may be drawn, [A] bool (a vocabulary can be padded beyond its
+            tokenizer, and its ids can have holes).
+
+    Attributes:
+        num_actions: how many first entries of the head hold all that may be drawn.
     """
 
-    def __init__(self, trunk: Any, head: nn.Linear, num_actions: int) -> None:
+    def __init__(self, trunk: Any, head: nn.Linear, mask: np.ndarray) -> None:
         super().__init__()
         self.head = head
-        self.num_actions = num_actions
+        self.num_actions = reach(mask)
+        holes = torch.from_numpy(~mask[: self.num_actions]).to(head.weight.device)
+        self.register_buffer("_holes", holes if holes.any() else None, persistent=False)
         # In float32 whatever the model's type: returns are small differences of large sums.
         self.value_head = nn.Linear(head.in_features, 1, device=head.weight.device)
         nn.init.zeros_(self.value_head.weight)
@@ -72,8 +79,9 @@ class Actor(nn.Module, ABC):
         return self.encode(rollout.ids, rollout.hidden)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features [..., D] to action logits [..., A]."""
-        return self.head(features)[..., : self.num_actions].float()
+        """Features [..., D] to logits [..., ``num_actions``] of actions, -inf where none may be drawn."""
+        logits = self.head(features)[..., : self.num_actions].float()
+        return logits if self._holes is None else logits.masked_fill(self._holes, float("-inf"))
 
     def values(self, features: Tensor) -> Tensor:
         """Features [..., D] to values [...]."""
@@ -103,7 +111,7 @@ class LatentActor(Actor):
         if parts is None:
             trunk, head = copy.deepcopy(backbone.initial_policy())
             parts = trunk.requires_grad_(True), head.requires_grad_(True)  # type: ignore[union-attr]
-        super().__init__(*parts, int(backbone.action_space.n))
+        super().__init__(*parts, backbone.action_mask())
 
     def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
         features = self.follow(session)
@@ -137,7 +145,7 @@ class TokenActor(Actor):
                 # A tied head stays tied: it is trained as one weight, as the model itself would be.
                 head.weight = embedding.weight
             parts = base, head
-        super().__init__(*parts, len(backbone.tokenizer))
+        super().__init__(*parts, backbone.action_mask())
 
     def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
         return lambda rows: self.logits(session.last(rows))

@@ -23,30 +23,10 @@ from cola_agents.reach import reachable
 from cola_agents.sampling import sample
 from cola_agents.session import Follower, NotFiniteError, Rows, not_finite
 from cola_agents.table import CodeTable, code_table
-from cola_envs.backbone import Decoded, Level, Tokenizer
+from cola_agents.text import PlainTokenizer, check_fits
+from cola_envs.backbone import Decoded, Level
 
 BUNDLED = Path(__file__).parent / "bundled"
-
-
-class PlainTokenizer:
-    """A Hugging Face tokenizer as an episode sees it: no special tokens added, spaces left alone."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.source = tokenizer
-        self.eos_token_id: int | None = tokenizer.eos_token_id
-        # transformers' wrapper around a fast tokenizer costs several times the tokenizing.
-        self._fast = getattr(tokenizer, "backend_tokenizer", None)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def encode(self, text: str) -> list[int]:
-        if self._fast is not None:
-            return self._fast.encode(text, add_special_tokens=False).ids
-        return self.source.encode(text, add_special_tokens=False)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.source.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _lasting(config: PretrainedConfig) -> dict[str, Any]:
@@ -74,20 +54,17 @@ class _Backbone:
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
         self.model = model.eval()
-        self.tokenizer: Tokenizer = (
-            tokenizer if isinstance(tokenizer, PlainTokenizer) else PlainTokenizer(tokenizer)
+        self.tokenizer = (
+            tokenizer if isinstance(tokenizer, PlainTokenizer) else PlainTokenizer(tokenizer, model)
         )
         text = model.config.get_text_config()
         self.hidden_size: int = text.hidden_size
         self.vocab_size: int = text.vocab_size
         self.max_length: int = text.max_position_embeddings
-        if len(self.tokenizer) > self.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {len(self.tokenizer)} entries and the model {self.vocab_size} "
-                "embeddings: they do not belong together; pass the model's own tokenizer="
-            )
+        check_fits(self.tokenizer, self.vocab_size)
         #: [V] bool, True for ids that no token stands for: they are never drawn.
-        self.unused_ids = torch.arange(self.vocab_size, device=model.device) >= len(self.tokenizer)
+        self.unused_ids = torch.ones(self.vocab_size, dtype=torch.bool, device=model.device)
+        self.unused_ids[sorted(self.tokenizer.ids)] = False
 
     @property
     def base(self) -> nn.Module:
@@ -108,8 +85,11 @@ class _Backbone:
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        vocabulary = sorted(self.tokenizer.source.get_vocab().items())  # type: ignore[attr-defined]
+        vocabulary = sorted(self.tokenizer.source.get_vocab().items())
         digest.update(json.dumps(vocabulary).encode())
+        ends, start = sorted(self.tokenizer.end_ids), self.tokenizer.start_ids
+        if start or len(ends) > 1:  # fingerprints of all other models stay as they were published
+            digest.update(json.dumps([ends, start]).encode())
         return digest.hexdigest()
 
     def _length(self, max_length: int | None) -> int:

@@ -27,6 +27,7 @@ from cola_agents.folders import inside, whole_folder
 from cola_agents.loading import OFFICIAL, load_generation_config, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.shards import DTYPES, Stored, find_tensors, missing_shards, read_json, read_tensors, some
+from cola_agents.text import PlainTokenizer, check_fits
 
 #: Official prefix of a tensor's name, ours. The codebook is transposed: a code's vector is a column of
 #: the official weight and a row of ours.
@@ -136,19 +137,14 @@ def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype | str 
 
     Raises:
         FileExistsError: when there is something in ``target``.
-        ValueError: when the tokenizer has more entries than the model, besides what
+        ValueError: when the tokenizer has an id beyond the model's embeddings, besides what
             :func:`from_official` raises.
     """
     folder = _local(source)
     model = from_official(folder, dtype=dtype)
     files = [inside(folder, name) for name in TOKENIZER_FILES if (folder / name).is_file()]
     if files:
-        entries = len(load_tokenizer(folder))
-        if entries > model.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer in {folder} has {entries} entries and the model {model.config.vocab_size} "
-                "embeddings: they do not belong together"
-            )
+        check_fits(PlainTokenizer(load_tokenizer(folder)), model.config.vocab_size)
     with whole_folder(Path(target)) as partial:
         model.save_pretrained(partial, max_shard_size="5GB")
         for file in files:

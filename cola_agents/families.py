@@ -35,15 +35,18 @@ FAMILIES: dict[str, Literal["one", "window", "by layer type"]] = {
 }
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
+#: Rotary embeddings whose frequencies are the same for every row and length.
+ROPES = ("default", "linear", "llama3", "yarn")
+
 
 def check_family(config: Any) -> None:
-    """Refuse a decoder whose masks or heads are not known to be right here.
+    """Refuse a decoder whose masks, heads or positions are not known to be right here.
 
     Args:
         config: the decoder's own configuration.
 
     Raises:
-        ValueError: naming the families that are supported.
+        ValueError: naming the families, or the rotary embeddings, that are supported.
     """
     kind = config.model_type
     if kind not in FAMILIES:
@@ -57,6 +60,36 @@ def check_family(config: Any) -> None:
         )
     if _SLIDING in _layer_types(config) and not config.sliding_window:
         raise ValueError(f"this {kind} has layers of type {_SLIDING!r}, but no sliding_window")
+    check_rope(config)
+
+
+def check_rope(config: Any) -> None:
+    """Refuse rotary embeddings that are not known to depend on a token's own position alone.
+
+    "dynamic" and "longrope" choose their frequencies by the longest row of a pass: a row's states would
+    depend on its neighbours, and keys that a cache holds would not fit those that come after.
+
+    Args:
+        config: a decoder's own configuration; of any family, also of one without rotary embeddings.
+
+    Raises:
+        ValueError: naming those that are supported.
+    """
+    unknown = sorted(rope_types(config) - set(ROPES))
+    if unknown:
+        raise ValueError(
+            f"rotary embeddings of type {unknown[0]!r} are not supported; these are: {', '.join(ROPES)}. "
+            "Others may choose their frequencies by the longest row, so that a row's states change with its "
+            "neighbours. Load the model with rope_parameters of one of these types; up to "
+            "max_position_embeddings tokens 'dynamic' is the same as 'default'"
+        )
+
+
+def rope_types(config: Any) -> set[str]:
+    """The types of rotary embeddings that a decoder has: one, or one for each type of its layers."""
+    told = getattr(config, "rope_parameters", None) or {}
+    each = [told] if "rope_type" in told else [part for part in told.values() if isinstance(part, dict)]
+    return {parameters.get("rope_type", "default") for parameters in each}
 
 
 def _layer_types(config: Any) -> set[str]:

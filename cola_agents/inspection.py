@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cola_agents.backbones import LatentBackbone, make_backbone
 from cola_agents.probe import HELD_OUT
 from cola_agents.provenance import provenance
+from cola_agents.text import PlainTokenizer
 from cola_agents.train.corpus import documents
 from cola_agents.train.data import IGNORED, Batch, Document, packed_batches
 from cola_agents.train.health import health_warnings
@@ -193,13 +194,11 @@ def _next_tokens(counts: Tensor, words: _Words) -> list[tuple[str, float]]:
 class _Words:
     """Token ids as text that shows its whitespace."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._source = tokenizer.source
+    def __init__(self, tokenizer: PlainTokenizer) -> None:
+        self._spell = tokenizer.spell
 
     def text(self, ids: Sequence[int]) -> str:
-        return visible(
-            self._source.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
+        return visible(self._spell(ids))
 
     def token(self, token: int) -> str:
         # Twice, because some tokenizers drop the space before the first token of a text.

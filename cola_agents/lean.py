@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from cola_agents.families import attends_fully
+from cola_agents.families import ROPES, attends_fully, rope_types
 
 #: Families whose layer is ``x + attention(norm(x))`` and then ``x + mlp(norm(x))`` with rotated queries
 #: and keys and a gated MLP. Biases are used where there are some, and so are norms of queries and keys.
@@ -114,6 +114,8 @@ def plan(stack: Any) -> Plan | None:
         return None
     if config._attn_implementation != "sdpa" or not attends_fully(config):
         return None
+    if not rope_types(config).issubset(ROPES):
+        return None  # no table holds frequencies that change with the longest row of a pass
     if not all(
         (type(module).__module__ == home or type(module) in _PLAIN) and untouched(module)
         for module in stack.modules()
@@ -121,9 +123,6 @@ def plan(stack: Any) -> Plan | None:
         return None
     layers = list(stack.layers[: config.num_hidden_layers])
     if not layers or type(layers[0].mlp.act_fn) is not _SILU:
-        return None
-    # These change their frequencies with the longest row of a pass: no table holds them.
-    if any(name in stack.rotary_emb.rope_type for name in ("dynamic", "longrope")):
         return None
     attention = layers[0].self_attn
     return Plan(

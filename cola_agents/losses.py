@@ -274,9 +274,10 @@ def td_target(rewards: Tensor, online: Tensor, target: Tensor, mask: Tensor, *, 
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) of categorical distributions given by log-probabilities [..., A], exactly: [...].
 
-    p may be 0 (log -inf) somewhere; infinite where q is 0 and p is not.
+    p may be 0 (log -inf) somewhere, and q with it; infinite where q is 0 and p is not.
     """
-    return (log_p.exp() * (_finite(log_p) - log_q)).sum(-1)
+    gap = (_finite(log_p) - log_q).masked_fill(log_p.isneginf(), 0.0)
+    return (log_p.exp() * gap).sum(-1)
 
 
 def categorical_entropy(log_p: Tensor) -> Tensor:

@@ -196,6 +196,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         model = cls._from_config(whole, dtype=base.dtype)
         model.base.load_state_dict(base.model.state_dict())
         model.lm_head.load_state_dict(base.lm_head.state_dict())
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(model.generation_config, name, getattr(base.generation_config, name))
         if model.readout_norm is not None:
             with torch.no_grad():
                 for layer in model.merge:

@@ -12,6 +12,7 @@ import cola_envs  # noqa: F401 (registers the ids)
 from cola_envs.build import twin_id
 from cola_envs.episodes import Episodes
 from cola_envs.shown import shown
+from cola_envs.text import end_ids
 
 Ask = Callable[[str], str]
 Say = Callable[[str], None]
@@ -165,11 +166,11 @@ def code_table(episodes: Episodes, row: int = 0) -> str:
     """
     ids, log_probs = episodes.session.outcomes([row])
     prior = np.exp(episodes.session.prior([row])[0])
-    decode, end = episodes.backbone.tokenizer.decode, episodes.backbone.tokenizer.eos_token_id
+    decode, ends = episodes.backbone.tokenizer.decode, end_ids(episodes.backbone.tokenizer)
     cells = []
     for code in np.argsort(-prior, kind="stable").tolist():
         token = int(ids[0, code, 0])
-        text = "<end>" if token == end else repr(decode([token]))
+        text = "<end>" if token in ends else repr(decode([token]))
         cells.append(f"{code:>3} {text:<12.12} {np.exp(log_probs[0, code, 0]):4.2f}  pi {prior[code]:4.2f}")
     rows = -(-len(cells) // COLUMNS)
     return "\n".join(" | ".join(cells[i::rows]) for i in range(rows))

@@ -17,11 +17,14 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, get_cosine_with_min_lr_schedule_with_warmup
 
+from cola_agents.families import check_rope
 from cola_agents.folders import whole_folder
 from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.provenance import provenance
 from cola_agents.reach import reachable
+from cola_agents.text import PlainTokenizer
 from cola_agents.threads import check_fork
+from cola_envs.text import begun
 
 
 class RewardModel:
@@ -39,8 +42,8 @@ class RewardModel:
         mean, std: of the scores on the model's own evaluation data, where its configuration holds
             ``reward_mean`` and ``reward_std`` (``cola train-reward`` writes them).
 
-    The text is prompt and response, joined as they stand; each is tokenised by itself, without special
-    tokens, as an episode's are.
+    The text is prompt and response, joined as they stand; each is tokenised by itself, as an episode's are,
+    behind the beginning-of-text token, where the tokenizer's template has one.
     """
 
     def __init__(
@@ -85,7 +88,8 @@ class RewardModel:
                     f"{self.path} is a {type(model).__name__}, which is no decoder with a head on its last "
                     "token; score with a callable of your own instead"
                 )
-            self._loaded = model.to(self.device).eval(), load_tokenizer(self.path)
+            check_rope(config.get_text_config())
+            self._loaded = model.to(self.device).eval(), PlainTokenizer(load_tokenizer(self.path))
         return self._loaded
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
@@ -104,11 +108,16 @@ class RewardModel:
         return scores
 
 
-def encode(tokenizer: Any, prompt: str, response: str, max_length: int) -> list[int]:
-    """Ids of prompt and response and the end-of-text token, the last ``max_length`` of them."""
-    ids = [tokenizer.encode(text, add_special_tokens=False) for text in (prompt, response)]
+def encode(tokenizer: PlainTokenizer, prompt: str, response: str, max_length: int) -> list[int]:
+    """Ids of prompt and response, begun as the tokenizer's template says and closed by its end-of-text token.
+
+    Where they are more than ``max_length``, those in front of the prompt and the last of the others are left.
+    """
+    text = [*tokenizer.encode(prompt), *tokenizer.encode(response)]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return [*ids[0], *ids[1], *end][-max_length:] or [0]
+    ids = [*begun(tokenizer, text), *end]
+    start = ids[: min(len(tokenizer.start_ids), max_length - 1)]
+    return [*start, *ids[len(start) :][len(start) - max_length :]] or [0]
 
 
 def score_rows(model: Any, rows: Sequence[list[int]]) -> Tensor:
@@ -231,15 +240,17 @@ def train_reward(
     with whole_folder(Path(out)) as folder:
         torch.manual_seed(config.seed)
         one_output = load_config(model, num_labels=1)
+        check_rope(one_output.get_text_config())
         network = load_model(AutoModelForSequenceClassification, model, config=one_output)
         network.to(device or "cpu").train()
         tokenizer = load_tokenizer(model)
+        plain = PlainTokenizer(tokenizer)
         order = np.random.default_rng(config.seed).permutation(len(pairs))
         count = min(len(pairs) - 1, max(1, round(config.held_out * len(pairs))))
         held_out = [pairs[i] for i in order[:count]]
-        last = _fit(network, tokenizer, [pairs[i] for i in order[count:]], config, watch)
+        last = _fit(network, plain, [pairs[i] for i in order[count:]], config, watch)
         network.eval()
-        figures: dict[str, Any] = {**_evaluate(network, tokenizer, held_out, config), "loss": round(last, 5)}
+        figures: dict[str, Any] = {**_evaluate(network, plain, held_out, config), "loss": round(last, 5)}
         network.config.reward_mean, network.config.reward_std = figures["reward_mean"], figures["reward_std"]
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -250,7 +261,7 @@ def train_reward(
 
 def _fit(
     network: Any,
-    tokenizer: Any,
+    tokenizer: PlainTokenizer,
     pairs: list[Pair],
     config: RewardConfig,
     watch: Callable[[dict[str, float]], None] | None,
@@ -282,7 +293,7 @@ def _batches(count: int, config: RewardConfig) -> Iterator[np.ndarray]:
         yield from (order[at : at + config.batch_size] for at in range(0, count, config.batch_size))
 
 
-def _margins(network: Any, tokenizer: Any, pairs: Sequence[Pair], config: RewardConfig) -> Tensor:
+def _margins(network: Any, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig) -> Tensor:
     """Score of the chosen less that of the rejected response, [B], in one forward pass."""
     texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     prompts = [pair.prompt for pair in pairs] * 2
@@ -292,7 +303,9 @@ def _margins(network: Any, tokenizer: Any, pairs: Sequence[Pair], config: Reward
 
 
 @torch.no_grad()
-def _evaluate(network: Any, tokenizer: Any, pairs: Sequence[Pair], config: RewardConfig) -> dict[str, float]:
+def _evaluate(
+    network: Any, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig
+) -> dict[str, float]:
     scores: list[float] = []
     right = 0
     for at in range(0, len(pairs), config.batch_size):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cola_agents.sampling import sample
 from cola_envs.episodes import Episodes
+from cola_envs.spaces import reach
 
 #: Tells a policy's stream from the streams that Episodes draws from with the same row seed.
 _POLICY_STREAM = 3
@@ -240,7 +241,7 @@ def _check_logits(logits: Any, num_rows: int, episodes: Episodes) -> None:
         raise TypeError(
             f"a policy must return a floating tensor of action logits, got {type(logits).__name__}"
         )
-    known = int(episodes.action_mask.sum())  # a token policy may leave out ids that stand for nothing
+    known = reach(episodes.action_mask)  # a token policy may leave out what no token stands for
     sizes = {int(episodes.action_space.n), known}
     if logits.dim() != 2 or len(logits) != num_rows or logits.shape[1] not in sizes:
         wanted = " or ".join(f"[{num_rows}, {size}]" for size in sorted(sizes))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cola_agents.families import check_family
 from cola_agents.kv import Chunk, GrowingRows, KVRows, run_rows
 
 
@@ -38,11 +39,15 @@ class Rows:
             (:meth:`forget` drops everything derived from them).
         num_rows: R.
         max_length: the longest a row may get, in tokens.
+
+    Raises:
+        ValueError: without a row, or for a base that :func:`~cola_agents.families.check_family` refuses.
     """
 
     def __init__(self, base: nn.Module, num_rows: int, max_length: int) -> None:
         if num_rows < 1:
             raise ValueError(f"a session needs at least one row, got num_rows={num_rows}")
+        check_family(base.config)
         self.base = base
         self.num_rows = num_rows
         self.max_length = max_length

@@ -16,7 +16,13 @@ Level = Literal["latent", "token"]
 
 
 class Tokenizer(Protocol):
-    """The few words of a tokenizer that an episode needs (Hugging Face's are adapted to it)."""
+    """The few words of a tokenizer that an episode needs (Hugging Face's are adapted to it).
+
+    Three attributes may be left out (:mod:`cola_envs.text` reads them). ``end_ids`` are all ids that end a
+    text; without them ``eos_token_id`` alone does. ``start_ids`` are what every context begins with; without
+    them nothing is put in front of a prompt. ``largest_id`` is that of a token; without it the ids have no
+    hole.
+    """
 
     eos_token_id: int | None
 
@@ -26,7 +32,7 @@ class Tokenizer(Protocol):
         """Token ids of ``text``; no special token is added."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids``; special tokens are left out, spaces are left as they are."""
+        """Text of ``ids`` as the model wrote it: only ids that end a text are left out."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ class Backbone(Protocol):
         """sha256 of weights, configuration and tokenizer; written into every result file."""
 
     def action_mask(self) -> np.ndarray:
-        """Which actions may be taken, [A] bool: at token level ids beyond the tokenizer's are out."""
+        """Which actions may be taken, [A] bool: at token level not the ids that stand for no token."""
 
     def session(self, num_rows: int, max_length: int | None = None) -> Session:
         """Open a session of ``num_rows`` empty rows of at most ``max_length`` tokens."""

@@ -19,6 +19,7 @@ from cola_envs.segments import StopStrings
 from cola_envs.spaces import masked
 from cola_envs.state import Row, State
 from cola_envs.task import TaskBatch, Turn
+from cola_envs.text import begun, end_ids, largest_id
 
 Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
@@ -26,9 +27,10 @@ Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, A
 class Episodes:
     """Rows of text episodes over one language model, advanced together.
 
-    A *segment* is what the agent writes until the end-of-sequence token, one of the task's stop strings
-    (the segment includes it) or the end of its token budget. Finished segments of all rows go to
-    ``tasks.step`` in one call; what the task answers is appended to the context.
+    A *segment* is what the agent writes until an id that ends a text (the tokenizer's, or the model's
+    configuration's), one of the task's stop strings (the segment includes it) or the end of its token
+    budget. Finished segments of all rows go to ``tasks.step`` in one call, as the model wrote them, less
+    the id that ended them; what the task answers is appended to the context.
 
     Episode end: ``Turn.done`` terminates. A spent budget grades the unfinished segment and terminates
     (``budget_end="terminate"``), or cuts it ungraded and truncates (``"truncate"``). A full context
@@ -97,12 +99,12 @@ class Episodes:
         self._observe = self._ids if observation == "tokens" else getattr(self.session, observation)
         self.observation_space: gym.spaces.Box[Any]
         if observation == "tokens":
-            last = len(backbone.tokenizer) - 1
+            last = largest_id(backbone.tokenizer)
             self.observation_space = gym.spaces.Box(-1, last, (self.session.max_length,), np.int32)
         else:
             self.observation_space = gym.spaces.Box(-np.inf, np.inf, (backbone.hidden_size,), np.float32)
         self._stops = StopStrings(backbone.tokenizer, tasks.stop)
-        self._eos = backbone.tokenizer.eos_token_id
+        self._ends = end_ids(backbone.tokenizer)
         self._rows: list[Row | None] = [None] * self.num_rows
         self._checked: list[int] = []
 
@@ -128,8 +130,12 @@ class Episodes:
         """How many steps the episode has taken."""
         return len(self._row(row).actions)
 
+    def prompt(self, row: int) -> str:
+        """The text of the row's prompt, as the task gave it."""
+        return self._row(row).prompt
+
     def prompt_length(self, row: int) -> int:
-        """How many of the row's tokens are the prompt."""
+        """How many of the row's tokens are the prompt, what every context begins with among them."""
         return self._row(row).prompt_length
 
     def seed(self, row: int) -> int | None:
@@ -162,13 +168,10 @@ class Episodes:
 
     def reset_infos(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """What ``info`` holds at the start of an episode: the task's own fields and ``prompt`` (text)."""
-        infos = []
-        for row in self._check_rows(rows):
-            state = self._row(row)
-            if state.prompt is None:  # a restored row: its state holds ids alone
-                state.prompt = self.backbone.tokenizer.decode(state.tokens[: state.prompt_length])
-            infos.append({**self._answers.fields(row, state.problem_seed), "prompt": state.prompt})
-        return infos
+        return [
+            {**self._answers.fields(row, self._row(row).problem_seed), "prompt": self.prompt(row)}
+            for row in self._check_rows(rows)
+        ]
 
     # ---------------------------------------------------------------- starting, keeping, putting back
 
@@ -205,7 +208,7 @@ class Episodes:
         self._halt(rows)
         prompts = self._answers.prompts(rows, problems)
         fresh = [
-            Row(self._encode_prompt(row, prompt), seed, problem, prompt)
+            Row(self._encode_prompt(row, prompt), prompt, seed, problem)
             for row, prompt, seed, problem in zip(rows, prompts, seeds, problems, strict=True)
         ]
         return self._load(rows, fresh)
@@ -346,7 +349,7 @@ class Episodes:
         if not ids:
             raise ValueError(f"the session decoded the action of row {row} into no token at all")
         for count, token in enumerate(ids, 1):
-            text = self._segment(state) if token == self._eos else None  # without the token itself
+            text = self._segment(state) if token in self._ends else None  # without the token itself
             state.tokens.append(token)
             state.origins.append(len(state.actions))
             state.left -= 1
@@ -445,6 +448,7 @@ class Episodes:
         limit = self.session.max_length
         if not ids:
             raise ValueError(f"the prompt of row {row} has no tokens; a task must return some text")
+        ids = begun(self.backbone.tokenizer, ids)
         if len(ids) >= limit:
             raise ValueError(
                 f"the prompt of row {row} has {len(ids)} tokens and the context holds {limit}, "

@@ -12,8 +12,8 @@ from gymnasium.vector.utils import batch_space
 class MaskedDiscrete(Discrete):
     """``Discrete(n)`` that samples, and contains, only what a mask allows.
 
-    A language model's vocabulary is often padded beyond its tokenizer's: with plain ``Discrete`` a random
-    agent, and so every environment checker, would draw ids that mean nothing.
+    A language model's vocabulary is often padded beyond its tokenizer's, whose ids may have holes: with plain
+    ``Discrete`` a random agent, and so every environment checker, would draw ids that mean nothing.
 
     Args:
         mask: [n] bool, at least one of them True.
@@ -47,6 +47,11 @@ class MaskedMultiDiscrete(MultiDiscrete):
 
     def contains(self, x: Any) -> bool:
         return super().contains(x) and bool(self.masks[0][np.asarray(x)].all())
+
+
+def reach(mask: np.ndarray) -> int:
+    """How many of the first actions hold all that ``mask`` [n] allows: one more than the largest of them."""
+    return int(np.flatnonzero(mask)[-1]) + 1
 
 
 def masked(space: Discrete, mask: np.ndarray) -> Discrete:

@@ -25,6 +25,7 @@ class State:
 
     Attributes:
         tokens: ids of the prompt and everything since.
+        prompt: the prompt's text, as the task gave it.
         origins: per token the index of the step that produced it, or -1 for the prompt and task text.
         actions: the action of each step.
         prompt_length: how many of ``tokens`` are the prompt.
@@ -38,6 +39,7 @@ class State:
     """
 
     tokens: tuple[int, ...]
+    prompt: str
     origins: tuple[int, ...]
     actions: tuple[int, ...]
     prompt_length: int
@@ -58,8 +60,7 @@ class State:
 class Row:
     """The mutable twin of :class:`State`, less the task.
 
-    ``left`` counts the tokens until the budget or the context is spent, whichever comes first; ``prompt``
-    is the prompt's text where the task has just given it.
+    ``left`` counts the tokens until the budget or the context is spent, whichever comes first.
     """
 
     __slots__ = (
@@ -77,12 +78,12 @@ class Row:
         "tokens",
     )
 
-    def __init__(self, prompt: list[int], seed: int, problem_seed: int, text: str | None = None) -> None:
-        self.tokens = prompt
-        self.prompt = text
-        self.origins = [-1] * len(prompt)
+    def __init__(self, tokens: list[int], prompt: str, seed: int, problem_seed: int) -> None:
+        self.tokens = tokens
+        self.prompt = prompt
+        self.origins = [-1] * len(tokens)
         self.actions: list[int] = []
-        self.prompt_length = self.segment_start = len(prompt)
+        self.prompt_length = self.segment_start = len(tokens)
         self.segments: list[str] = []
         self.seed = seed
         self.problem_seed = problem_seed
@@ -104,6 +105,7 @@ class Row:
     def frozen(self, task: object) -> State:
         return State(
             tokens=tuple(self.tokens),
+            prompt=self.prompt,
             origins=tuple(self.origins),
             actions=tuple(self.actions),
             prompt_length=self.prompt_length,
@@ -119,7 +121,8 @@ class Row:
     @classmethod
     def thawed(cls, state: State, seed: int | None = None) -> Row:
         """A row in ``state``; with ``seed`` its sampling and its later episodes come from a new stream."""
-        row = cls(list(state.tokens), state.seed if seed is None else seed, state.problem_seed)
+        own = state.seed if seed is None else seed
+        row = cls(list(state.tokens), state.prompt, own, state.problem_seed)
         row.origins = list(state.origins)
         row.actions = list(state.actions)
         row.prompt_length = state.prompt_length

@@ -44,8 +44,9 @@ class Turn:
 class Task(Protocol):
     """One row of text: what a user writes to make a task of their own.
 
-    ``stop`` holds the strings that end a segment besides the model's end-of-sequence token; a
-    segment includes the stop string that ended it, and never the end-of-sequence token.
+    ``stop`` holds the strings that end a segment besides the model's end-of-text tokens; a segment
+    includes the stop string that ended it, and never an end-of-text token. Other special tokens (tags, chat
+    markers) stand in it as the model wrote them.
     """
 
     @property

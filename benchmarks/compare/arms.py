@@ -42,7 +42,7 @@ class StackActor(Actor):
             weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype
         )
         head.weight.data.copy_(weight)
-        super().__init__(trunk, head, len(backbone.tokenizer))
+        super().__init__(trunk, head, backbone.action_mask())
         self.out = nn.Linear(weight.shape[1], weight.shape[1], bias=False, device=weight.device)
         nn.init.zeros_(self.out.weight)
 

@@ -78,11 +78,17 @@ def ranks(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class RankLoss(StageLoss):
-    """Cross-entropy of the policy against the rank of what comes next; tokens without a rank do not count."""
+    """Cross-entropy of the policy against the rank of what comes next; tokens without a rank do not count.
 
-    def __init__(self, model: CoLAForCausalLM) -> None:
+    Args:
+        model: whose policy is trained.
+        unused: ids that no token stands for, [V] bool: they have no rank. None where there are none.
+    """
+
+    def __init__(self, model: CoLAForCausalLM, unused: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
+        self.register_buffer("unused", unused, persistent=False)
 
     def forward(
         self, batch: Batch, generators: Sequence[torch.Generator], pooled: Tensor | None = None
@@ -90,7 +96,10 @@ class RankLoss(StageLoss):
         with torch.no_grad():
             h = self.model.hidden(batch.ids, mask=batch.mask, positions=batch.positions)
             counts = batch.targets != IGNORED
-            rank = ranks(self.model.lm_head(h), batch.targets.where(counts, 0))
+            logits = self.model.lm_head(h)
+            if self.unused is not None:
+                logits.masked_fill_(self.unused, float("-inf"))
+            rank = ranks(logits, batch.targets.where(counts, 0))
             counts &= rank < self.model.config.num_codes
         logits = self.model.policy(h, mask=batch.mask, positions=batch.positions)
         loss = target_cross_entropy(logits, rank.masked_fill(~counts, IGNORED))
@@ -106,7 +115,8 @@ def clone_ranks(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
     batches = corpus_batches(recipe.seed * 10 + 5, tokenizer, recipe.policy, recipe.corpus)
     out.mkdir(parents=True, exist_ok=True)
     trained = trained_parameters(model, POLICY_MODULES)
-    run_stage("rank", RankLoss(model), trained, batches, recipe.policy, log=out / "log.jsonl")
+    loss = RankLoss(model, RankBackbone(model, tokenizer).unused_ids)
+    run_stage("rank", loss, trained, batches, recipe.policy, log=out / "log.jsonl")
     model.eval()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

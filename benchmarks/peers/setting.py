@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.decoding import causal_lm
-from cola_agents.backbones import LatentBackbone, PlainTokenizer, TokenBackbone, load_bundled, make_backbone
+from cola_agents.backbones import LatentBackbone, TokenBackbone, load_bundled, make_backbone
 from cola_agents.grpo import GRPO
 from cola_agents.ppo import PPO
 from cola_agents.rollout import Rollout, collect
+from cola_agents.text import PlainTokenizer
 from cola_envs.state import PROBLEM
 from cola_envs.task import EachRow
 from cola_envs.tasks.arithmetic import ArithmeticTask
@@ -70,7 +71,11 @@ class EndlessTokenizer(PlainTokenizer):
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
-        self.eos_token_id = None
+        self.eos_token_id, self.end_ids = None, frozenset()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``, without the token that would end it elsewhere."""
+        return self.spell([token for token in ids if token != self.source.eos_token_id])
 
 
 class Weights:

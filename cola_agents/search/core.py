@@ -15,6 +15,7 @@ from cola_agents.search.forest import NONE, Forest
 from cola_agents.search.play import Outlook, streams
 from cola_envs.checks import check_rows
 from cola_envs.episodes import Episodes
+from cola_envs.spaces import reach
 from cola_envs.state import State
 
 #: (node, edge) pairs from a root; none for the root itself.
@@ -395,7 +396,7 @@ class _Run:
 
     def _checked(self, found: Evaluation, count: int) -> tuple[np.ndarray, np.ndarray]:
         prior, value = np.asarray(found.prior, dtype=np.float64), np.asarray(found.value, dtype=np.float64)
-        known = int(self.episodes.action_mask.sum())  # a token policy may leave out ids that mean nothing
+        known = reach(self.episodes.action_mask)  # a token policy may leave out what no token stands for
         shapes = {(count, self.num_actions), (count, known)}
         if prior.shape not in shapes or value.shape != (count,):
             raise ValueError(

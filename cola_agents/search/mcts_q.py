@@ -17,6 +17,7 @@ from cola_agents.search.core import conduct, forwarded_since, vote
 from cola_agents.search.forest import NONE, Forest
 from cola_agents.search.play import Player, Values, checked_logits, checked_values, streams
 from cola_envs.episodes import Episodes
+from cola_envs.spaces import reach
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ class _Run:
     ) -> None:
         self.episodes, self.rows, self.policy, self.q, self.config = episodes, rows, policy, q, config
         self.num_actions = int(episodes.action_space.n)
+        #: How many first actions hold all that are allowed; what is not allowed among them counts as tried.
+        self.known = reach(episodes.action_mask)
         nodes = 1 + config.root_width + (config.rounds - 1) * config.width
         self.forest = Forest(len(rows), nodes, max(config.root_width, config.width))
         self.streams = streams(seed, len(rows))
@@ -196,8 +199,7 @@ class _Run:
     def _room(self, tree: int, node: int) -> bool:
         """Whether a node may have another edge, and there is an action left to try."""
         full = int((self.forest.child[tree, node] != NONE).sum()) >= self._width(node)
-        known = int(self.episodes.action_mask.sum())
-        return not full and len(self.tried[tree].setdefault(node, set())) < known
+        return not full and len(self.tried[tree].setdefault(node, set())) < self.known
 
     def _select(self, tree: int) -> int | None:
         """The node to expand: of all that have room, the one of highest score; None where none has."""
@@ -377,20 +379,21 @@ class _Run:
 
     @torch.no_grad()
     def _logits(self, rows: Sequence[int]) -> Tensor:
-        return checked_logits(self._whole(self.policy(rows), len(rows), "policy"), rows).clone()
+        logits = checked_logits(self._whole(self.policy(rows), len(rows), "policy"), rows)
+        never = torch.from_numpy(~self.episodes.action_mask[: self.known]).to(logits.device)
+        return logits.masked_fill(never, -math.inf)
 
     @torch.no_grad()
     def _values(self, rows: Sequence[int]) -> Tensor:
         return checked_values(self._whole(self.q(rows), len(rows), "q"), rows, self.episodes)
 
     def _whole(self, values: Tensor, count: int, name: str) -> Tensor:
-        known = int(self.episodes.action_mask.sum())
-        if values.shape not in ((count, self.num_actions), (count, known)):
+        if values.shape not in ((count, self.num_actions), (count, self.known)):
             raise ValueError(
-                f"{name} must give [{count}, {known}], got {list(values.shape)}; was it made for another "
-                "codebook?"
+                f"{name} must give [{count}, {self.known}], got {list(values.shape)}; was it made for "
+                "another codebook?"
             )
-        return values[:, :known]
+        return values[:, : self.known]
 
     def result(self, interrupted: bool) -> SearchResult:
         """What has been found so far."""

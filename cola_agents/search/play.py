@@ -14,6 +14,7 @@ from cola_agents.sampling import sample
 from cola_agents.search.config import Ending
 from cola_agents.session import NotFiniteError
 from cola_envs.episodes import Episodes
+from cola_envs.spaces import reach
 
 #: Rows to action logits, or to action values, [B, A].
 Values = Callable[[Sequence[int]], Tensor]
@@ -172,7 +173,7 @@ def checked_values(values: Tensor, rows: Sequence[int], episodes: Episodes) -> T
         FloatingPointError: for one that is not finite.
         ValueError: for another number of actions.
     """
-    sizes = sorted({int(episodes.action_mask.sum()), len(episodes.action_mask)})
+    sizes = sorted({reach(episodes.action_mask), len(episodes.action_mask)})
     if values.shape[-1] not in sizes:
         raise ValueError(
             f"the Q-function judges {values.shape[-1]} actions and there are "

@@ -38,6 +38,7 @@ class QFunction(nn.Module):
             is a language model of its own and reads tokens.
         fingerprint: of the backbone it belongs to.
         gamma: the discount per action that it is trained with.
+        mask: which actions may be taken, [A] bool; the others are worth -inf. None where all may.
     """
 
     def __init__(
@@ -47,10 +48,13 @@ class QFunction(nn.Module):
         reads: Literal["hidden", "ids"],
         fingerprint: str,
         gamma: float = 0.99,
+        mask: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.trunk, self.head = trunk, head
         self.reads, self.fingerprint, self.gamma = reads, fingerprint, gamma
+        never = None if mask is None or mask.all() else torch.from_numpy(~mask).to(head.weight.device)
+        self.register_buffer("_never", never, persistent=False)
 
     @classmethod
     def over(
@@ -81,7 +85,8 @@ class QFunction(nn.Module):
             head.in_features, int(backbone.action_space.n), bias=False, device=head.weight.device
         )
         nn.init.zeros_(start.weight)
-        return cls(body, start, "hidden" if chosen == "policy" else "ids", backbone.fingerprint, gamma)
+        reads: Literal["hidden", "ids"] = "hidden" if chosen == "policy" else "ids"
+        return cls(body, start, reads, backbone.fingerprint, gamma, backbone.action_mask())
 
     @property
     def num_actions(self) -> int:
@@ -102,7 +107,8 @@ class QFunction(nn.Module):
         return self.trunk(**given, use_cache=False).last_hidden_state
 
     def _judged(self, states: Tensor) -> Tensor:
-        return self.head(states.to(self.head.weight.dtype)).float()
+        values = self.head(states.to(self.head.weight.dtype)).float()
+        return values if self._never is None else values.masked_fill(self._never, float("-inf"))
 
     def attach(self, session: Any) -> Values:
         """Begin to judge in a session: a function from rows to action values [B, A].

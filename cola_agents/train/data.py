@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cola_agents.train.documents import Document, Documents, Mixture
 from cola_envs.backbone import Tokenizer
+from cola_envs.text import begun
 
 IGNORED = -100
 
@@ -65,7 +66,8 @@ class Piece:
     """A document, or a part of one, that fits a row.
 
     Attributes:
-        ids: its token ids, the end-of-text token among them where the document ends.
+        ids: its token ids, what a text begins with and the end-of-text token among them where the document
+            begins and ends.
         learned_from: index of the first token that is a target, at least 1: no token comes before the first.
     """
 
@@ -103,7 +105,7 @@ class RowPacker:
         self.name: str = getattr(documents, "name", "the given documents")
         self.documents = documents
         self._stream = iter(documents)
-        self._encode, self._eos = tokenizer.encode, _end_of_text(tokenizer)
+        self._tokenizer, self._eos = tokenizer, _end_of_text(tokenizer)
         self._length, self._long, self._learn_prompts = length, long, learn_prompts
         self._pending: Piece | None = None
         self._splitting = False
@@ -157,8 +159,11 @@ class RowPacker:
         document = next(self._stream, None)
         if document is None:
             return False
-        prompt = self._encode(document.prompt) if document.prompt else []
-        ids = [*prompt, *self._encode(document.continuation), self._eos]
+        encode = self._tokenizer.encode
+        prompt = encode(document.prompt) if document.prompt else []
+        text = [*prompt, *encode(document.continuation)]
+        ids = [*(begun(self._tokenizer, text) if text else ()), self._eos]
+        continuation = len(ids) - 1 - (len(text) - len(prompt))  # where it begins
         self._splitting = len(ids) > self._length and self._long == "chunk"
         if len(ids) > self._length:
             if self._long == "error":
@@ -170,7 +175,7 @@ class RowPacker:
             self.counts["split" if self._splitting else "cut"] += 1
         if not self._splitting:
             ids = ids[: self._length]
-        self._pending = Piece(ids, 1 if self._learn_prompts else max(1, len(prompt)))
+        self._pending = Piece(ids, 1 if self._learn_prompts else max(1, continuation))
         return True
 
     def state_dict(self) -> dict[str, Any]:
@@ -215,14 +220,15 @@ def _end_of_text(tokenizer: Tokenizer) -> int:
 class PackedBatches:
     """Endless or finite batches of packed documents, which know their place.
 
-    Documents are closed by the end-of-text token and laid side by side in their order, as many in a row as
-    fit. No document attends to another and each one's positions start at zero, so that training sees exactly
-    what a prompt sees. Where the documents run out, the last batch may have fewer rows.
+    Documents begin as the tokenizer's own template says (with a beginning-of-text token, where it has one),
+    are closed by the end-of-text token and laid side by side in their order, as many in a row as fit. No
+    document attends to another and each one's positions start at zero, so that training sees exactly what a
+    prompt sees. Where the documents run out, the last batch may have fewer rows.
 
     Args:
         documents: any documents, or a :class:`Mixture`, each row of which is filled from one stream. To be
             resumed they have to know their place (:class:`Documents`).
-        tokenizer: encodes without special tokens and has an end-of-text token.
+        tokenizer: encodes without special tokens, has an end-of-text token, and may have ``start_ids``.
         rows, length: shape of a batch, in rows and tokens.
         long: what becomes of a document longer than a row: see :data:`LongDocuments`.
         learn_prompts: whether tokens of prompts are targets. A document of which nothing would be learned is
@@ -259,6 +265,7 @@ class PackedBatches:
             "long": long,
             "learn_prompts": learn_prompts,
             "end_of_text": _end_of_text(tokenizer),
+            "start_of_text": begun(tokenizer, []),
             "mixture": self._mixture
             and {"weights": self._mixture.weights.tolist(), "seed": self._mixture.seed},
         }
@@ -323,10 +330,9 @@ class PackedBatches:
             TypeError: for documents that do not know their place.
         """
         for name, value in self._settings.items():
-            if state["settings"][name] != value:
-                raise ValueError(
-                    f"the saved place is one in batches of {name}={state['settings'][name]!r}, not {value!r}"
-                )
+            saved = state["settings"].get(name, [])
+            if saved != value:
+                raise ValueError(f"the saved place is one in batches of {name}={saved!r}, not {value!r}")
         names = [packer.name for packer in self._packers]
         if list(state["streams"]) != names:
             raise ValueError(f"the saved place is one in {list(state['streams'])}, not in {names}")

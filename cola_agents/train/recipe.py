@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cola_agents.backbones import PlainTokenizer
 from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.probe import HELD_OUT
+from cola_agents.text import PlainTokenizer
 from cola_agents.train.base import pretrain_base, tiny_llama
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.corpus import CorpusConfig, documents

@@ -14,13 +14,13 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
-from cola_agents.backbones import PlainTokenizer
 from cola_agents.checkpoint import from_official, is_official
 from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.probe import HELD_OUT
 from cola_agents.provenance import provenance
 from cola_agents.reach import reachable
+from cola_agents.text import PlainTokenizer, check_fits
 from cola_agents.train.checkpoints import RUN, unfinished, write_whole
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data import PackedBatches
@@ -68,9 +68,10 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
     _check_fsdp(run)
     kind = _kind(run)
     tokenizer = _tokenizer(run)
-    steps, batches = _batches(run, PlainTokenizer(tokenizer))
+    plain = PlainTokenizer(tokenizer)
+    steps, batches = _batches(run, plain)
     config = run.stage_config(steps)
-    model = _model(run, kind, config, len(tokenizer), batches)
+    model = _model(run, kind, config, plain, batches)
     torch.manual_seed(run.seeded + 7)
     adapters = Adapters(model, run.lora) if run.lora else None
     log, saved = run.out / LOG, run.out / CHECKPOINTS
@@ -228,14 +229,10 @@ def _batches(run: Run, tokenizer: PlainTokenizer) -> tuple[int | None, PackedBat
 
 
 def _model(
-    run: Run, kind: Any, config: StageConfig, vocabulary: int, batches: PackedBatches
+    run: Run, kind: Any, config: StageConfig, tokenizer: PlainTokenizer, batches: PackedBatches
 ) -> CoLAForCausalLM:
     text = getattr(kind, "text_config", kind) if kind.model_type == "cola" else kind
-    if vocabulary > text.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {vocabulary} entries and the model {text.vocab_size} embeddings: they do not "
-            "belong together"
-        )
+    check_fits(tokenizer, text.vocab_size)
     if config.length > text.max_position_embeddings:
         raise ValueError(
             f"length={config.length} is beyond the model's context of {text.max_position_embeddings}"

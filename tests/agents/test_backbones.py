@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from cola_agents.backbones import LatentBackbone, PlainTokenizer, TokenBackbone, load_bundled, make_backbone
+from cola_agents.backbones import LatentBackbone, TokenBackbone, load_bundled, make_backbone
 from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.text import PlainTokenizer
 from cola_envs.backbone import Level, resolve
 from tests import tiny
 
@@ -167,7 +168,7 @@ def test_fingerprint_changes_with_a_weight_a_setting_the_level_and_the_tokenizer
     assert len(set(prints)) == len(prints)
 
 
-def test_plain_tokenizer_adds_nothing_and_hides_special_tokens(tiny_tokenizer):
+def test_plain_tokenizer_adds_nothing_and_hides_the_end(tiny_tokenizer):
     plain = PlainTokenizer(tiny_tokenizer)
     text = "<think> 3+4  =7 .</think>"
     ids = plain.encode(text)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from cola_agents.backbones import PlainTokenizer
+from cola_agents.text import PlainTokenizer
 from cola_agents.train.corpus import (
     CorpusConfig,
     Document,

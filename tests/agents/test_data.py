@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from cola_agents.backbones import PlainTokenizer
+from cola_agents.text import PlainTokenizer
 from cola_agents.train import data
 from cola_agents.train.corpus import documents
 from cola_agents.train.data import IGNORED, Batch, Document, PackedBatches, collate, packed_batches

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from cola_agents.backbones import PlainTokenizer
 from cola_agents.modeling import CoLAForCausalLM, shift_codes
+from cola_agents.text import PlainTokenizer
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data import IGNORED, Batch, Document, PackedBatches, collate
 from cola_agents.train.fta import Codes, TuneLoss, paper_fta, tune_base

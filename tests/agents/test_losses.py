@@ -215,6 +215,9 @@ def test_categorical_kl_and_entropy_by_hand():
     p, q = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
     assert categorical_kl(p, q).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
     assert categorical_kl(p, p).item() == 0.0
+    never = torch.tensor([0.0, -torch.inf])
+    assert categorical_kl(never, never).item() == 0.0
+    assert categorical_kl(p, never).item() == torch.inf
     assert categorical_entropy(q).item() == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75))
     batch = torch.randn(3, 4, 5).log_softmax(-1)
     assert categorical_kl(batch, batch.roll(1, 0)).shape == (3, 4)

@@ -53,7 +53,8 @@ def cached(kv: Any) -> list[Tensor]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("level", "rank"), [("latent", None), ("latent", 4), ("token", None), ("token", 4)])
 def test_parts_of_the_plan_are_what_a_small_model_takes(level, rank, dtype, monkeypatch):
-    base = tiny.make_base(hidden_size=64, intermediate_size=160, initializer_range=0.05)
+    shape = {"hidden_size": 64, "intermediate_size": 160, "initializer_range": 0.05}
+    base = tiny.make_base(**shape, eos_token_id=None)
     model = (tiny.make_cola(base=base) if level == "latent" else base).to(getattr(torch, dtype))
     # No id ends a text, so that every episode is as long as any.
     tokenizer = tiny.make_tokenizer()

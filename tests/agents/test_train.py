@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer
 
-from cola_agents.backbones import PlainTokenizer
 from cola_agents.modeling import CoLAForCausalLM, shift_codes
+from cola_agents.text import PlainTokenizer
 from cola_agents.train import recipe
 from cola_agents.train.base import pretrain_base, tiny_llama
 from cola_agents.train.clone import POLICY_MODULES, clone_policy

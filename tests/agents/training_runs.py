@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from cola_agents.backbones import PlainTokenizer
+from cola_agents.text import PlainTokenizer
 from cola_agents.train.base import pretrain_base
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.corpus import documents

@@ -1,0 +1,117 @@
+"""Text to token ids and back, over a Hugging Face tokenizer and the model that it belongs to."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+_PROBE = string.ascii_letters + string.digits
+
+
+class PlainTokenizer:
+    """A Hugging Face tokenizer as an episode sees it.
+
+    Encoding adds no special token: what a context begins with stands apart, in ``start_ids``. Decoding gives
+    the text as the model wrote it, with tags and chat markers that the tokenizer holds as special tokens.
+    Only the ids that end a text are left out.
+
+    Args:
+        tokenizer: the Hugging Face tokenizer.
+        model: its model, whose configurations may name further ids that end a text.
+
+    Attributes:
+        source: the Hugging Face tokenizer.
+        ids: every id that stands for a token; there may be holes between them.
+        largest_id: of them.
+        end_ids: those that end a text: the tokenizer's and the model's.
+        eos_token_id: the one that closes a document, the tokenizer's own where it has one; None without any.
+        start_ids: what the tokenizer's own template puts in front of a text (a beginning-of-text token).
+
+    Raises:
+        ValueError: for a tokenizer without tokens, or a template that changes the text's own tokens.
+    """
+
+    def __init__(self, tokenizer: Any, model: Any = None) -> None:
+        self.source = tokenizer
+        self.ids = frozenset(tokenizer.get_vocab().values())
+        if not self.ids:
+            raise ValueError("the tokenizer has no tokens: pass the model's own tokenizer=")
+        self.largest_id = max(self.ids)
+        named = [*_as_ids(tokenizer.eos_token_id), *(_model_ends(model, tokenizer) if model else ())]
+        ends = [token for token in named if token in self.ids]
+        self.end_ids = frozenset(ends)
+        self.eos_token_id: int | None = ends[0] if ends else None
+        # transformers' wrapper around a fast tokenizer costs several times the tokenizing.
+        self._fast = getattr(tokenizer, "backend_tokenizer", None)
+        self.start_ids = self._start()
+        added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+        # A byte-level decoder reads the é of a tag as a byte; an added token is spelt as it was added.
+        self._spelt = {id_: str(token) for id_, token in added if self._decoded([id_]) != str(token)}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``, nothing added."""
+        # What a call of the wrapper asked for (truncation, padding) stays set on the fast tokenizer.
+        if self._fast is None or self._fast.truncation is not None or self._fast.padding is not None:
+            return self.source.encode(text, add_special_tokens=False)
+        return self._fast.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``, less those that end a text."""
+        return self.spell([token for token in ids if token not in self.end_ids])
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``, those that end a text included."""
+        if self._spelt.keys().isdisjoint(ids):
+            return self._decoded(ids)
+        runs = groupby(ids, key=self._spelt.get)
+        return "".join(self._decoded(run) if spelt is None else spelt * len(list(run)) for spelt, run in runs)
+
+    def _decoded(self, ids: Iterable[int]) -> str:
+        return self.source.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _start(self) -> tuple[int, ...]:
+        plain, whole = self.encode(_PROBE), list(self.source.encode(_PROBE))
+        for at in range(len(whole) - len(plain) + 1):
+            if whole[at : at + len(plain)] == plain:
+                return tuple(whole[:at])
+        raise ValueError(
+            f"the tokenizer's template makes {whole} of a text whose own tokens are {plain}; a template may "
+            "only add tokens in front of a text and behind it"
+        )
+
+
+def check_fits(tokenizer: PlainTokenizer, vocab_size: int) -> None:
+    """Raise ValueError for a tokenizer with an id beyond a model's embeddings."""
+    if tokenizer.largest_id >= vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} entries and the model {vocab_size} embeddings, none of them "
+            f"for id {tokenizer.largest_id}: they do not belong together; pass the model's own tokenizer="
+        )
+
+
+def _as_ids(told: Any) -> list[int]:
+    """A configuration's token id, or several, or none."""
+    if told is None:
+        return []
+    return list(told) if isinstance(told, (list, tuple)) else [int(told)]
+
+
+def _model_ends(model: Any, tokenizer: Any) -> Iterator[int]:
+    """Ids at which a model's configurations end a text.
+
+    A configuration that was made without one has its class's default (2 for Llama), whatever the tokenizer
+    holds there: it counts where that is an added token, as end-of-text tokens are, and not the first of a
+    text.
+    """
+    text = model.config.get_text_config()
+    default = _as_ids(type(text)().eos_token_id)
+    added = set(getattr(tokenizer, "added_tokens_decoder", ())) - {getattr(tokenizer, "bos_token_id", None)}
+    for config in (getattr(model, "generation_config", None), model.config, text):
+        named = _as_ids(getattr(config, "eos_token_id", None))
+        if named != default or added.issuperset(named):
+            yield from named
