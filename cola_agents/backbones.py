@@ -115,7 +115,7 @@ class LatentBackbone(_Backbone):
         tokenizer: its Hugging Face tokenizer.
 
     Raises:
-        ValueError: if the tokenizer has more entries than the model has embeddings.
+        ValueError: if the tokenizer has an id beyond the model's embeddings.
         TypeError: if the model has no codebook.
     """
 
@@ -161,8 +161,8 @@ class TokenBackbone(_Backbone):
         tokenizer: its Hugging Face tokenizer.
 
     Raises:
-        ValueError: if the model is of another family, or the tokenizer has more entries than it has
-            embeddings.
+        ValueError: if the model is of another family or has rotary embeddings that are not supported, or
+            the tokenizer has an id beyond its embeddings.
         TypeError: if the model is built otherwise.
     """
 

@@ -177,8 +177,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
                 ``tie_word_embeddings=False``.
 
         Raises:
-            ValueError: for a base of another family or without a head, or where its head is to be tied and
-                is no embedding.
+            ValueError: for a base of another family, with rotary embeddings that are not supported or without
+                a head, or where its head is to be tied and is no embedding.
         """
         if isinstance(base, (str, Path)):
             known = load_config(base)
