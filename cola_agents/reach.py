@@ -59,7 +59,7 @@ def reachable(source: str | Path, name: str = "model") -> str:
     except LocalEntryNotFoundError:
         raise FileNotFoundError(
             f"{told}, is not in this machine's cache ({constants.HF_HUB_CACHE}), and cannot be fetched: "
-            f"{reason}. Load it once with a network, or copy its folder here and pass the path as {name}="
+            f"{reason}. Load it once with a network, or copy its folder here and pass the path"
         ) from failure
     warnings.warn(f"{name}={source!r} is read from this machine's cache: {reason}", UserWarning, stacklevel=3)
     return folder
