@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from cola_envs.order import Order, drawn
 from cola_envs.task import Turn
 
 #: Prompts and responses, one each a row, to as many scores: higher is better.
@@ -54,7 +55,8 @@ class Preference:
         split: ``"train"`` or ``"test"``.
         stop: strings that end a response, besides the end-of-sequence token.
         device: where a reward model that is named by its path runs.
-        sequential: play the split's prompts in turn, whatever the seeds: what an evaluation does.
+        sequential: play the split's prompts in turn: what an evaluation does. A problem seed, where one is
+            given, is a prompt's place in that order (:class:`~cola_envs.order.Order`).
 
     Raises:
         TypeError: without prompts or scorer, or of the wrong kind.
@@ -103,16 +105,19 @@ class Preference:
             "dataset_sha256": hashlib.sha256("\0".join(self.prompts).encode()).hexdigest(),
             "num_prompts": len(self.prompts),
         }
-        self._sequential = sequential
-        self._next = 0
+        self.order = Order(self.num_problems) if sequential else None
         self._index: list[int | None] = [None] * num_rows
 
-    def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
-        """Draw a prompt for each row from its own generator."""
-        for row, rng in zip(rows, rngs, strict=True):
-            drawn = self._next if self._sequential else int(rng.integers(self.num_problems))
-            self._next = (self._next + 1) % self.num_problems
-            self._index[row] = drawn
+    def reset(
+        self,
+        rows: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        problem_seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Draw a prompt for each row from its own generator, or by its seed in order."""
+        numbers = drawn(self.num_problems, self.order, rngs, problem_seeds)
+        for row, number in zip(rows, numbers, strict=True):
+            self._index[row] = number
         return [self._prompt(row) for row in rows]
 
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
