@@ -35,22 +35,16 @@ class Order:
         return found
 
 
-def drawn(
-    size: int,
-    order: Order | None,
-    rngs: Sequence[np.random.Generator],
-    problem_seeds: Sequence[int] | None,
-) -> list[int]:
-    """The numbers of the problems that a task of ``size`` problems begins, one for each generator.
+def draw(size: int, order: Order | None, rng: np.random.Generator, problem_seed: int | None = None) -> int:
+    """The number of the problem that a row of a task of ``size`` problems begins.
 
     Args:
-        order: None to draw each from its own generator.
-        problem_seeds: read where there is an order; None for the next in it.
+        order: None to draw the problem from ``rng``.
+        problem_seed: read where there is an order; None for the next in it.
     """
     if order is None:
-        return [int(rng.integers(size)) for rng in rngs]
-    seeds = order.seeds([None] * len(rngs)) if problem_seeds is None else problem_seeds
-    return [seed % size for seed in seeds]
+        return int(rng.integers(size))
+    return order.seeds([problem_seed])[0] % size
 
 
 def order_of(tasks: TaskBatch) -> Order | None:

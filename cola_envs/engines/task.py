@@ -11,7 +11,7 @@ import numpy as np
 
 from cola_envs.engines.pool import EnginePool, Transcript
 from cola_envs.engines.protocol import Failure, Opening, Reply
-from cola_envs.order import Order, drawn
+from cola_envs.order import Order, draw
 from cola_envs.task import Turn
 
 #: No space behind it: most tokenizers put a space at the front of a word, so that text which ends in one is
@@ -145,7 +145,8 @@ class EngineTask:
         Raises:
             GameError, EngineError: see :meth:`EnginePool.reset`.
         """
-        games = self._drawn(rngs, problem_seeds)
+        seeds: Sequence[int | None] = problem_seeds or [None] * len(rows)
+        games = [self._draw(rng, seed) for rng, seed in zip(rngs, seeds, strict=True)]
         for row in rows:
             self._rows[row] = None
         openings = self.pool.reset(rows, [game.spec for game in games])
@@ -218,10 +219,10 @@ class EngineTask:
         commands = "\nCommands: " + ", ".join(said.admissible) if self.admissible == "list" else ""
         return said.text + commands + PROMPT
 
-    def _drawn(self, rngs: Sequence[np.random.Generator], problem_seeds: Sequence[int] | None) -> list[Game]:
+    def _draw(self, rng: np.random.Generator, problem_seed: int | None = None) -> Game:
         if callable(self._games):
-            return [self._games(rng) for rng in rngs]
-        return [self._games[number] for number in drawn(len(self._games), self.order, rngs, problem_seeds)]
+            return self._games(rng)
+        return self._games[draw(len(self._games), self.order, rng, problem_seed)]
 
     def _row(self, row: int) -> _Row:
         state = self._rows[row]

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from cola_envs.order import Order, drawn
+from cola_envs.order import Order, draw
 from cola_envs.task import Turn
 
 #: Prompts and responses, one each a row, to as many scores: higher is better.
@@ -115,9 +115,9 @@ class Preference:
         problem_seeds: Sequence[int] | None = None,
     ) -> list[str]:
         """Draw a prompt for each row from its own generator, or by its seed in order."""
-        numbers = drawn(self.num_problems, self.order, rngs, problem_seeds)
-        for row, number in zip(rows, numbers, strict=True):
-            self._index[row] = number
+        seeds: Sequence[int | None] = problem_seeds or [None] * len(rows)
+        for row, rng, seed in zip(rows, rngs, seeds, strict=True):
+            self._index[row] = draw(self.num_problems, self.order, rng, seed)
         return [self._prompt(row) for row in rows]
 
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from cola_envs.datasets.problems import Item, Problems, math500_keys, problem_key
 from cola_envs.grading import Verdict, grade_batch
-from cola_envs.order import Order, drawn
+from cola_envs.order import Order, draw
 from cola_envs.task import Turn
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}.\n\n"
@@ -72,9 +72,9 @@ class ProblemSet:
         problem_seeds: Sequence[int] | None = None,
     ) -> list[str]:
         """Draw a problem for each row from its own generator, or by its seed in order; the prompts."""
-        numbers = drawn(self.num_problems, self.order, rngs, problem_seeds)
-        for row, number in zip(rows, numbers, strict=True):
-            self._index[row] = number
+        seeds: Sequence[int | None] = problem_seeds or [None] * len(rows)
+        for row, rng, seed in zip(rows, rngs, seeds, strict=True):
+            self._index[row] = draw(self.num_problems, self.order, rng, seed)
         return [PROMPT.format(INSTRUCTION + self._item(row)["problem"]) for row in rows]
 
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
