@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
 from cola_agents.backbones import LatentBackbone, TokenBackbone
@@ -42,7 +43,7 @@ class Actor(nn.Module, ABC):
         self.head = head
         self.num_actions = num_actions
         # In float32 whatever the model's type: returns are small differences of large sums.
-        self.value_head = nn.Linear(head.in_features, 1, device=head.weight.device)
+        self.value_head = skip_init(nn.Linear, head.in_features, 1, device=head.weight.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.trunk = trunk

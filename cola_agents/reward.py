@@ -23,7 +23,9 @@ from transformers import (
 )
 
 from cola_agents.folders import whole_folder
+from cola_agents.losses import alike
 from cola_agents.provenance import provenance
+from cola_agents.randomness import drawn_from
 
 
 class RewardModel:
@@ -227,8 +229,7 @@ def train_reward(
     config = config or RewardConfig()
     if len(pairs) < 2:
         raise ValueError(f"at least two pairs are needed, one of them to evaluate on; got {len(pairs)}")
-    with whole_folder(Path(out)) as folder:
-        torch.manual_seed(config.seed)
+    with whole_folder(Path(out)) as folder, drawn_from(config.seed, device):
         network = AutoModelForSequenceClassification.from_pretrained(
             model, num_labels=1, use_safetensors=True
         )
@@ -303,7 +304,8 @@ def _evaluate(network: Any, tokenizer: Any, pairs: Sequence[Pair], config: Rewar
         scores += given
         right += sum(a > b for a, b in zip(given[::2], given[1::2], strict=True))
     # A model that gives everything one score has nothing to whiten: dividing by 1 leaves it at 0.
-    spread = statistics.pstdev(scores) or 1.0
+    low, high = torch.tensor(scores).aminmax()
+    spread = 1.0 if alike(low, high, torch.maximum(low.abs(), high.abs())) else statistics.pstdev(scores)
     return {
         "accuracy": round(right / len(pairs), 4),
         "reward_mean": statistics.fmean(scores),

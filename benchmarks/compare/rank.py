@@ -100,8 +100,7 @@ def clone_ranks(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
     """Grow a policy stack on the base in ``base_path`` and clone it from ranks; saved to ``out``."""
     tokenizer = AutoTokenizer.from_pretrained(base_path)
     base = LlamaForCausalLM.from_pretrained(base_path, use_safetensors=True)
-    torch.manual_seed(recipe.seed + 2)
-    model = CoLAForCausalLM.from_base(base, **GROWTH)
+    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 2, **GROWTH)
     batches = corpus_batches(recipe.seed * 10 + 5, tokenizer, recipe.policy, recipe.corpus)
     out.mkdir(parents=True, exist_ok=True)
     trained = trained_parameters(model, POLICY_MODULES)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.randomness import drawn_from
 
 #: The linear layers of a decoder layer, by the names that every supported family gives them.
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -92,7 +93,9 @@ def load_adapters(model: CoLAForCausalLM, folder: str | Path) -> None:
     peft = _peft()
     if not (Path(folder) / "adapter_config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no adapters: there is no adapter_config.json in it")
-    peft.PeftModel.from_pretrained(model.base, str(folder)).merge_and_unload()
+    with drawn_from(None):  # peft draws adapters before it reads them
+        adapted = peft.PeftModel.from_pretrained(model.base, str(folder))
+    adapted.merge_and_unload()
 
 
 def _peft() -> Any:
