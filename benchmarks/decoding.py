@@ -21,6 +21,7 @@ from benchmarks.limits import Machine, decode_cost, measure_machine, synchronise
 from cola_agents.backbones import LatentBackbone, TokenBackbone, load_bundled
 from cola_agents.configuration import CoLAConfig
 from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.randomness import drawn_from
 from cola_agents.static import StaticDecoder
 from cola_agents.versions import cache_argument
 
@@ -55,8 +56,7 @@ class Numbers:
 
 def random_model(config: CoLAConfig, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
     """A CoLA model of random weights, made where they stay."""
-    torch.manual_seed(seed)
-    with torch.device(device):
+    with drawn_from(seed, device), torch.device(device):
         return CoLAForCausalLM._from_config(config, dtype=dtype).eval().requires_grad_(False)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
 from cola_agents.backbones import LatentBackbone, TokenBackbone
@@ -49,7 +50,7 @@ class Actor(nn.Module, ABC):
         holes = torch.from_numpy(~mask[: self.num_actions]).to(head.weight.device)
         self.register_buffer("_holes", holes if holes.any() else None, persistent=False)
         # In float32 whatever the model's type: returns are small differences of large sums.
-        self.value_head = nn.Linear(head.in_features, 1, device=head.weight.device)
+        self.value_head = skip_init(nn.Linear, head.in_features, 1, device=head.weight.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.trunk = trunk

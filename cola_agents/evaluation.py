@@ -21,6 +21,7 @@ from cola_agents.saving import saved_path
 from cola_agents.search import MCTS, MCTSQConfig, SearchConfig, SearchResult
 from cola_agents.threads import fitting_threads
 from cola_envs.build import build_tasks, evaluation_split, load, repeatable, splits_of
+from cola_envs.order import order_of
 
 #: Problems of an evaluation where nothing else is said, and the largest set that is then played whole.
 DEFAULT_EPISODES, LARGEST_SET = 256, 5_000
@@ -67,7 +68,8 @@ def evaluate(
         samples: tries at each problem; with several the report has pass@k and, of answers, maj@k.
         split: one of the task's; None for ``"test"``, or else the last it has.
         greedy: take the likeliest action in place of a draw.
-        seed: problem ``i`` is drawn with seed ``seed + i``.
+        seed: problem ``i`` is drawn with seed ``seed + i``; of a finite set it is the set's i-th, whatever
+            the seed.
         num_envs: rows that play side by side, at most; engines that need much memory want fewer.
         search: search for each answer, in place of playing once. Its rewards must be ``"estimated"``: a
             search that sees the task's own has read the solutions.
@@ -119,31 +121,30 @@ def evaluate(
     if in_order and episodes is None:
         episodes = _size_of(builder, split, {key: value for key, value in env_kwargs.items() if key in own})
     episodes = episodes or DEFAULT_EPISODES
-    # Problems that come in order come again from the first on in a new environment alone.
-    blocks = [[j] for j in range(samples)] if in_order else [list(range(samples))]
     rounds: list[list[Played]] = []
-    for block in blocks:
-        rows = min(num_envs, episodes * len(block))
-        envs = make_rows(task, rows, model=model, tokenizer=tokenizer, split=split, **env_kwargs)
-        try:
-            played: Any = envs.episodes
-            model, tokenizer = played.backbone, None
-            with fitting_threads(played.backbone.model):
-                made_by = provenance()
-                for j in block:
-                    seeds = range(seed + j * _APART, seed + j * _APART + episodes)
-                    if search is None:
-                        rounds.append(_play(played, policy, seeds, seed, drawing))
-                    else:
-                        found = _searched(MCTS(played, search, q=q, policy=policy, seed=seed), seeds)
-                        rounds.append(_answers(found))
-                        told = {
-                            "searched_simulations_per_problem": round(float(found.simulations.mean()), 2),
-                            "searched_tokens_per_problem": round(float(found.new_tokens.mean()), 2),
-                            **({"interrupted": True} if len(found.rows) < episodes else {}),
-                        }
-        finally:
-            envs.close()
+    rows = min(num_envs, episodes)
+    envs = make_rows(task, rows, model=model, tokenizer=tokenizer, split=split, **env_kwargs)
+    try:
+        played: Any = envs.episodes
+        first = 0 if order_of(played.tasks) is not None else seed
+        problems = range(first, first + episodes)
+        with fitting_threads(played.backbone.model):
+            made_by = provenance()
+            for j in range(samples):
+                seeds = range(seed + j * _APART, seed + j * _APART + episodes)
+                if search is None:
+                    rounds.append(_play(played, policy, seeds, problems, drawing))
+                else:
+                    solver = MCTS(played, search, q=q, policy=policy, seed=seed)
+                    found = _searched(solver, seeds, problems)
+                    rounds.append(_answers(found))
+                    told = {
+                        "searched_simulations_per_problem": round(float(found.simulations.mean()), 2),
+                        "searched_tokens_per_problem": round(float(found.new_tokens.mean()), 2),
+                        **({"interrupted": True} if len(found.rows) < episodes else {}),
+                    }
+    finally:
+        envs.close()
     how = "greedy" if greedy else _sampled(**drawing)
     searched: dict[str, Any] = {}
     if search is not None:
@@ -157,7 +158,7 @@ def evaluate(
         **searched,
         "seed": seed,
         "agent": None if agent is None else Path(agent).name,
-        "fingerprint": fingerprint or model.fingerprint,
+        "fingerprint": fingerprint or played.backbone.fingerprint,
         **made_by,
     }
 
@@ -196,7 +197,7 @@ def _answers(found: SearchResult) -> list[Played]:
     return done
 
 
-def _searched(solver: MCTS, seeds: Sequence[int]) -> SearchResult:
+def _searched(solver: MCTS, seeds: Sequence[int], problems: Sequence[int]) -> SearchResult:
     """The search of all problems; after Ctrl-C of those whose batch was through.
 
     A batch that was stopped would have the short ones among its answers more often than not.
@@ -208,7 +209,7 @@ def _searched(solver: MCTS, seeds: Sequence[int]) -> SearchResult:
     size = solver.episodes.num_rows
     try:
         for at in range(0, len(seeds), size):
-            found = solver.solve(seeds[at : at + size])
+            found = solver.solve(seeds[at : at + size], problems[at : at + size])
             if found.interrupted:
                 raise KeyboardInterrupt
             results.append(found)
@@ -219,14 +220,13 @@ def _searched(solver: MCTS, seeds: Sequence[int]) -> SearchResult:
 
 
 def _play(
-    episodes: Any, policy: Any, seeds: Sequence[int], first_problem: int, drawing: dict[str, Any]
+    episodes: Any, policy: Any, seeds: Sequence[int], problems: Sequence[int], drawing: dict[str, Any]
 ) -> list[Played]:
-    """One episode a seed, problem ``i`` drawn with ``first_problem + i``; hidden states are not kept."""
+    """One episode a seed, of the problem of its problem seed; hidden states are not kept."""
     done = []
     for at in range(0, len(seeds), _CHUNK):
-        part = seeds[at : at + _CHUNK]
-        problems = range(first_problem + at, first_problem + at + len(part))
-        rollout = collect(episodes, policy, seeds=part, problem_seeds=problems, **drawing)
+        part = slice(at, at + _CHUNK)
+        rollout = collect(episodes, policy, seeds=seeds[part], problem_seeds=problems[part], **drawing)
         rewards = rollout.episode_rewards.tolist()
         done += [Played(info, reward) for info, reward in zip(rollout.infos, rewards, strict=True)]
     return done

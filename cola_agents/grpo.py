@@ -30,6 +30,6 @@ class GRPO(ClippedAgent):
     def gather(self) -> Batch:
         o = self.options
         rollout = self._collect(o.prompts, o.group_size)
-        rewards = rollout.episode_rewards
-        figures = {"frac_zero_advantage": zero_groups(rewards, o.group_size)}
-        return self.spread(rollout, group_advantages(rewards, o.group_size), self.decides(rollout), figures)
+        groups = rollout.episode_rewards, o.group_size, rollout.reward_sizes
+        figures = {"frac_zero_advantage": zero_groups(*groups)}
+        return self.spread(rollout, group_advantages(*groups), self.decides(rollout), figures)

@@ -92,7 +92,8 @@ class Progress:
     def show(self, taken: int, record: dict[str, float]) -> None:
         """An update is over: its figures."""
         self.at(taken)
-        self._bar.set_postfix(reward=f"{record['reward']:.3f}", kl=f"{record['kl']:.3f}")
+        shown = {name: f"{record[name]:.3f}" for name in ("reward", "kl") if name in record}
+        self._bar.set_postfix(shown)
 
     def __enter__(self) -> Progress:
         return self

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cola_agents.randomness import drawn_from
+
 
 def shared_copy(module: Any) -> Any:
     """A module of its own over the same memory: weights are not copied, and none of them is trainable."""
@@ -41,7 +43,7 @@ def add_adapters(stack: nn.Module, rank: int, alpha: float | None, seed: int) ->
         raise ImportError("lora_rank needs peft: pip install 'cola-rl[train]'") from error
     linear = [name.rpartition(".")[2] for name, part in stack.named_modules() if isinstance(part, nn.Linear)]
     config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=sorted(set(linear)))  # type: ignore[arg-type]
-    with torch.random.fork_rng(devices=[]):
+    with drawn_from(seed):
         inject_adapter_in_model(config, stack)
     stack.eval()
     generator = torch.Generator().manual_seed(seed)

@@ -106,52 +106,87 @@ def gae(
     return advantages, (advantages + values) * mask.to(values)
 
 
-def group_advantages(rewards: Tensor, group_size: int, *, eps: float = 1e-8) -> Tensor:
-    """Rewards standardised within groups of consecutive rows: (r - mean) / std.
+#: Numbers that differ by less than this share of what they were computed from are equal: what is between
+#: them is the rounding error of float32, a few units in the last place.
+ROUNDING = 8 * torch.finfo(torch.float32).eps
 
-    The standard deviation is the unbiased one, floored at ``eps``; a group whose rewards are all equal
-    has zero advantages.
+
+def alike(low: Tensor, high: Tensor, size: Tensor) -> Tensor:
+    """Whether the least and the greatest of some numbers are one number but for rounding error, bool [...].
+
+    Args:
+        low, high: the two.
+        size: what they were computed from: the largest of their summands' sums of magnitudes.
+    """
+    return high - low <= ROUNDING * size
+
+
+def equal_groups(rewards: Tensor, group_size: int, sizes: Tensor | None = None) -> Tensor:
+    """Which groups of consecutive rows were all paid the same, [N / group_size] bool.
+
+    Sums that were added up on different ways are the same where they differ by rounding error alone. This
+    goes by the size of what was added, so that .70 and .71 differ, and 7e-7 and 7.1e-7 too.
 
     Args:
         rewards: [N] with N a multiple of ``group_size``.
+        sizes: [N], the sum of magnitudes of what each was added up from, where that is known: 100 - 99.8 has
+            the rounding error of 100. None for the rewards' own.
 
     Raises:
-        ValueError: where it is not, or a group has fewer than two members.
+        ValueError: where N is no multiple, or a group has fewer than two members.
+    """
+    if group_size < 2 or len(rewards) % group_size:
+        raise ValueError(f"{len(rewards)} rewards do not divide into groups of {group_size} (at least 2)")
+    groups = rewards.view(-1, group_size)
+    sizes = rewards.abs() if sizes is None else sizes
+    return alike(groups.amin(1), groups.amax(1), sizes.view(-1, group_size).amax(1))
+
+
+def group_advantages(rewards: Tensor, group_size: int, sizes: Tensor | None = None) -> Tensor:
+    """Rewards standardised within groups of consecutive rows: (r - mean) / std, with the unbiased std.
+
+    A group whose rewards are all equal has zero advantages. Arguments and errors as in :func:`equal_groups`.
 
     Source: Shao et al. 2024 (GRPO, arXiv 2402.03300), section 4.1.2; CoLA's post-training code.
     """
-    if group_size < 2 or len(rewards) % group_size:
-        raise ValueError(f"{len(rewards)} rewards do not divide into groups of {group_size} (at least 2)")
+    equal = equal_groups(rewards, group_size, sizes)[:, None]
     groups = rewards.view(-1, group_size)
+    # Powers of two change no digit, and no square of a tiny or a huge reward leaves the range of floats.
+    exponent = torch.frexp(groups.abs().amax(1, keepdim=True)).exponent.clamp(-126, 126)
+    groups = torch.ldexp(groups, -exponent)
     centred = groups - groups.mean(1, keepdim=True)
-    # The mean of equal numbers is not always that number: what is left must not be blown up by 1 / eps.
-    equal = (groups == groups[:, :1]).all(1, keepdim=True)
-    return (centred / groups.std(1, keepdim=True).clamp_min(eps)).masked_fill(equal, 0.0).flatten()
+    return (centred / groups.std(1, keepdim=True)).masked_fill(equal, 0.0).flatten()
 
 
-def leave_one_out(rewards: Tensor, group_size: int) -> Tensor:
+def leave_one_out(rewards: Tensor, group_size: int, sizes: Tensor | None = None) -> Tensor:
     """Rewards less the mean of the *other* members of their groups of consecutive rows.
 
-    Args:
-        rewards: [N] with N a multiple of ``group_size``.
-
-    Raises:
-        ValueError: where it is not, or a group has fewer than two members.
+    A group whose rewards are all equal has zero advantages. Arguments and errors as in :func:`equal_groups`.
 
     Source: Kool et al. 2019; Ahmadian et al. 2024 (RLOO, arXiv 2402.14740), section 2.3.
     """
-    if group_size < 2 or len(rewards) % group_size:
-        raise ValueError(f"{len(rewards)} rewards do not divide into groups of {group_size} (at least 2)")
+    equal = equal_groups(rewards, group_size, sizes)[:, None]
     groups = rewards.view(-1, group_size)
     others = (groups.sum(1, keepdim=True) - groups) / (group_size - 1)
-    equal = (groups == groups[:, :1]).all(1, keepdim=True)
     return (groups - others).masked_fill(equal, 0.0).flatten()
 
 
-def zero_groups(rewards: Tensor, group_size: int) -> float:
-    """The share of groups of consecutive rows whose rewards are all equal: nothing is learned from these."""
-    groups = rewards.view(-1, group_size)
-    return (groups == groups[:, :1]).all(1).float().mean().item()
+def less_baseline(rewards: Tensor, baselines: Tensor, sizes: Tensor) -> Tensor:
+    """Rewards less a baseline each, [N]; 0 where the two are equal but for rounding error.
+
+    Args:
+        sizes: [N], what each pair was added up from, as in :func:`equal_groups`.
+    """
+    low, high = torch.minimum(rewards, baselines), torch.maximum(rewards, baselines)
+    return (rewards - baselines).masked_fill(alike(low, high, sizes), 0.0)
+
+
+def zero_groups(rewards: Tensor, group_size: int, sizes: Tensor | None = None) -> float:
+    """The share of groups whose rewards are all equal: nothing is learned from these.
+
+    Arguments and errors as in :func:`equal_groups`.
+    """
+    return equal_groups(rewards, group_size, sizes).float().mean().item()
 
 
 def rewards_to_go(rewards: Tensor) -> Tensor:
@@ -183,12 +218,27 @@ def sum_macros(values: Tensor, mask: Tensor, starts: Tensor) -> Tensor:
     return values.new_zeros(int(starts.sum())).index_add(0, which, values)
 
 
-def whiten(values: Tensor, mask: Tensor, *, eps: float = 1e-8) -> Tensor:
-    """Shift and scale to mean 0 and variance 1 (population) over masked entries; 0 elsewhere."""
+def whiten(values: Tensor, mask: Tensor, *, size: Tensor | None = None) -> Tensor:
+    """Shift and scale to mean 0 and variance 1 (population) over masked entries; 0 elsewhere.
+
+    Entries that are all equal but for rounding error become 0.
+
+    Args:
+        values: of any shape; ``mask`` of the same, 1 where an entry counts.
+        size: a scalar, what the values were computed from, as in :func:`equal_groups`: of differences what
+            was subtracted. None for the largest of the values.
+    """
+    counts = mask.bool()
+    if not counts.any():
+        return torch.zeros_like(values)
+    taken = values[counts]
+    if alike(taken.min(), taken.max(), taken.abs().max() if size is None else size):
+        return torch.zeros_like(values)
     mask = mask.to(values)
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
-    return (values - mean) * torch.rsqrt(variance + eps) * mask
+    # The official code's 1e-8, but no more than a hundredth of the variance: small rewards are scaled too.
+    return (values - mean) * torch.rsqrt(variance + (variance / 100).clamp_max(1e-8)) * mask
 
 
 def clipped_surrogate(log_probs: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Tensor:

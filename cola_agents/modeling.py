@@ -32,6 +32,7 @@ from cola_agents.families import (
 )
 from cola_agents.hub import CoLAPreTrainedModel
 from cola_agents.loading import load_config, load_model
+from cola_agents.randomness import drawn_from
 from cola_agents.sampling import sample
 from cola_agents.versions import CACHE_NAME, cache_argument
 
@@ -165,11 +166,15 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
             init.constant_(module.weight, 2.0)
 
     @classmethod
-    def from_base(cls, base: Any, *, calibrate_on: Tensor | None = None, **config: Any) -> CoLAForCausalLM:
+    def from_base(
+        cls, base: Any, *, seed: int | None = None, calibrate_on: Tensor | None = None, **config: Any
+    ) -> CoLAForCausalLM:
         """Grow a CoLA model around a pre-trained causal LM; the new modules are freshly initialised.
 
         Args:
             base: a causal LM of a supported family, or a path or hub id of one (in safetensors).
+            seed: of the new weights; None to draw them as ``torch.manual_seed`` has left torch's generator,
+                which is as it was afterwards.
             calibrate_on: token ids [B, T] of text, for the readout ``"normed_difference"``: see
                 :func:`calibrate_readout`. Without, 256 ids drawn at random stand in for text.
             config: fields of :class:`~cola_agents.configuration.CoLAConfig` besides ``text_config``. Where
@@ -193,7 +198,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         # Where the base was loaded from is nobody's business who loads the whole.
         text = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
         whole = CoLAConfig(text_config=text, **config)
-        model = cls._from_config(whole, dtype=base.dtype)
+        with drawn_from(seed):
+            model = cls._from_config(whole, dtype=base.dtype)
         model.base.load_state_dict(base.model.state_dict())
         model.lm_head.load_state_dict(base.lm_head.state_dict())
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):

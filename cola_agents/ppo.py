@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cola_agents.clipped import ClippedAgent
-from cola_agents.losses import average, gae, sum_macros, value_errors, whiten
+from cola_agents.losses import alike, average, gae, sum_macros, value_errors, whiten
 from cola_agents.options import ClippedOptions
 from cola_agents.rollout import Rollout
 from cola_agents.updates import Batch, Record
@@ -61,7 +61,8 @@ class PPO(ClippedAgent):
     def gather(self) -> Batch:
         rollout = self._collect(self.options.episodes, 1)
         rewards = rollout.episode_rewards
-        figures = {"frac_zero_advantage": float((rewards == rewards[0]).all())}
+        equal = alike(rewards.min(), rewards.max(), rollout.reward_sizes.max())
+        figures = {"frac_zero_advantage": float(equal)}
         return self._judged(rollout, figures)
 
     @torch.no_grad()
@@ -86,8 +87,12 @@ class PPO(ClippedAgent):
         bootstrap = torch.where(rollout.terminated, torch.zeros_like(last), last)
         advantages, returns = gae(rewards, values, decides, bootstrap, gamma=o.gamma, lam=o.lam)
         if o.whiten:
-            advantages = whiten(advantages, decides)
+            size = rewards.abs().sum(1).max() + values.abs().max()
+            advantages = whiten(advantages, decides, size=size)
         return Batch(rollout, decides, advantages, figures, values, returns)
+
+    def has_other_terms(self) -> bool:
+        return super().has_other_terms() or self.options.value_coef > 0
 
     def value_term(self, part: Batch, features: Tensor, decisions: int) -> tuple[Tensor | None, Record]:
         assert part.values is not None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cola_agents.agent import Agent
-from cola_agents.losses import reinforce_objective
+from cola_agents.losses import less_baseline, reinforce_objective
 from cola_agents.options import AgentOptions
 from cola_agents.updates import Batch
+from cola_envs.order import check_prompts
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,14 @@ class ReMax(Agent):
     def gather(self) -> Batch:
         seeds, problems = self._seeds(self.options.episodes, 1)
         rollout = self._play(seeds, problems)
-        greedy = self._play(seeds, problems, greedy=True).episode_rewards
-        advantages = rollout.episode_rewards - greedy
+        greedy = self._play(seeds, problems, greedy=True)
+        check_prompts(self.episodes.tasks, [*problems, *problems], [*rollout.prompts, *greedy.prompts])
+        baselines = greedy.episode_rewards
+        sizes = torch.maximum(rollout.reward_sizes, greedy.reward_sizes)
+        advantages = less_baseline(rollout.episode_rewards, baselines, sizes)
         figures = {
             "frac_zero_advantage": (advantages == 0).float().mean().item(),
-            "greedy_reward": greedy.mean().item(),
+            "greedy_reward": baselines.mean().item(),
         }
         return self.spread(rollout, advantages, rollout.mask, figures)
 

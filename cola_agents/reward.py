@@ -20,7 +20,9 @@ from transformers import AutoModelForSequenceClassification, get_cosine_with_min
 from cola_agents.families import check_rope
 from cola_agents.folders import whole_folder
 from cola_agents.loading import load_config, load_model, load_tokenizer
+from cola_agents.losses import alike
 from cola_agents.provenance import provenance
+from cola_agents.randomness import drawn_from
 from cola_agents.reach import reachable
 from cola_agents.text import PlainTokenizer
 from cola_agents.threads import check_fork
@@ -237,8 +239,7 @@ def train_reward(
     if len(pairs) < 2:
         raise ValueError(f"at least two pairs are needed, one of them to evaluate on; got {len(pairs)}")
     model = reachable(model)
-    with whole_folder(Path(out)) as folder:
-        torch.manual_seed(config.seed)
+    with whole_folder(Path(out)) as folder, drawn_from(config.seed, device):
         one_output = load_config(model, num_labels=1)
         check_rope(one_output.get_text_config())
         network = load_model(AutoModelForSequenceClassification, model, config=one_output)
@@ -316,7 +317,8 @@ def _evaluate(
         scores += given
         right += sum(a > b for a, b in zip(given[::2], given[1::2], strict=True))
     # A model that gives everything one score has nothing to whiten: dividing by 1 leaves it at 0.
-    spread = statistics.pstdev(scores) or 1.0
+    low, high = torch.tensor(scores).aminmax()
+    spread = 1.0 if alike(low, high, torch.maximum(low.abs(), high.abs())) else statistics.pstdev(scores)
     return {
         "accuracy": round(right / len(pairs), 4),
         "reward_mean": statistics.fmean(scores),

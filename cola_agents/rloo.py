@@ -33,13 +33,14 @@ class RLOO(Agent):
     def gather(self) -> Batch:
         o = self.options
         rollout = self._collect(o.prompts, o.group_size)
-        rewards = rollout.episode_rewards
-        figures = {"frac_zero_advantage": zero_groups(rewards, o.group_size)}
+        rewards, sizes = rollout.episode_rewards, rollout.reward_sizes
+        figures = {"frac_zero_advantage": zero_groups(rewards, o.group_size, sizes)}
         if o.kl_in == "reward":
             kl = self.kl_of(rollout)
             figures["kl"] = average(kl[rollout.mask], rollout.mask, "token").item()
             rewards = rewards - self.kl_coef * kl.sum(1)
-        every = leave_one_out(rewards, o.group_size)[:, None] * rollout.mask
+            sizes = sizes + self.kl_coef * kl.abs().sum(1)
+        every = leave_one_out(rewards, o.group_size, sizes)[:, None] * rollout.mask
         return Batch(rollout, rollout.mask, whiten(every, rollout.mask) if o.whiten else every, figures)
 
     def objective(self, log_probs: Tensor, old: Tensor, advantages: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cola_agents.sampling import sample
 from cola_envs.episodes import Episodes
+from cola_envs.order import check_prompts
 from cola_envs.spaces import reach
 
 #: Tells a policy's stream from the streams that Episodes draws from with the same row seed.
@@ -53,7 +54,8 @@ class Rollout:
         log_probs: of the actions, under the distribution drawn from, [N, T]; 0 where none was taken.
         rewards: paid for the action at t, [N, T].
         terminated: [N] bool; False where the episode was cut (then bootstrap from the last state).
-        seeds: the row seed of each episode [N]; ``problem_seeds`` the one its problem was drawn with.
+        seeds: the row seed of each episode [N]; ``problem_seeds`` the one its problem was drawn with, or its
+            place where problems come in order.
         infos: the info dict of each episode's last step.
         held: of episodes that several processes played, the row of ``hidden`` that has each one's states [N],
             -1 for those in another process. None where row n is episode n's, as everywhere else.
@@ -77,8 +79,19 @@ class Rollout:
 
     @property
     def episode_rewards(self) -> Tensor:
-        """Sum of rewards of each episode, [N]."""
-        return self.rewards.sum(1)
+        """Sum of rewards of each episode, [N]; the same however long the episodes beside it are."""
+        return self.rewards.double().sum(1).to(self.rewards.dtype)
+
+    @property
+    def reward_sizes(self) -> Tensor:
+        """Sum of the magnitudes of each episode's rewards, [N]: what rounding error is measured by."""
+        return self.rewards.abs().sum(1)
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """The tokens of each episode that came before its first action."""
+        first = self.mask.int().argmax(1).tolist()
+        return [row[: at + 1] for row, at in zip(self.ids.tolist(), first, strict=True)]
 
     @property
     def num_actions(self) -> int:
@@ -150,7 +163,8 @@ def collect(
         policy: gives action logits: a :class:`Policy`, or a plain function of session and rows.
         seeds: N row seeds: the policy's and the world's draws. None for one episode a row, from fresh
             entropy.
-        problem_seeds: N seeds of the problems; None for the row seeds. A group shares one.
+        problem_seeds: N seeds of the problems; None for the row seeds, or the next problems where they come
+            in order. A group shares one.
         temperature, top_k, top_p: how actions are drawn; 0 is greedy. ``log_probs`` are of the
             distribution that these define, and a learner must use the same.
         on_step: is called after each step of the rows with keywords ``actions``, ``rewards`` and ``dones``
@@ -158,7 +172,8 @@ def collect(
             ``l`` length). What it raises ends the collection.
 
     Raises:
-        ValueError: without seeds, or with another number of problem seeds.
+        ValueError: without seeds, with another number of problem seeds, or for a task that gives two prompts
+            for one problem seed.
         FloatingPointError: where the policy's logits are not finite, naming row, step and token.
     """
     if not isinstance(episodes, Episodes):
@@ -168,9 +183,9 @@ def collect(
         )
     if seeds is None:
         seeds = np.random.default_rng().integers(2**53, size=episodes.num_rows).tolist()
-    problems = list(seeds) if problem_seeds is None else list(problem_seeds)
-    if len(problems) != len(seeds) or not len(seeds):
-        raise ValueError(f"collect got {len(seeds)} seeds and {len(problems)} problem seeds")
+    given = [None] * len(seeds) if problem_seeds is None else [int(seed) for seed in problem_seeds]
+    if len(given) != len(seeds) or not len(seeds):
+        raise ValueError(f"collect got {len(seeds)} seeds and {len(given)} problem seeds")
     session: Any = episodes.session
     # What rows held before, perhaps under other weights, must not show: not in a kept prefix, and not in
     # the last bits of a state that was computed in other company.
@@ -179,14 +194,16 @@ def collect(
     waiting = list(range(len(seeds)))[::-1]
     running: dict[int, _Running] = {}
     done: list[dict[str, Any]] = [{} for _ in seeds]
+    problems = np.zeros(len(seeds), dtype=np.int64)
 
     def refill(rows: list[int]) -> None:
         rows = rows[: len(waiting)]
         if not rows:
             return
         numbers = [waiting.pop() for _ in rows]
-        episodes.reset(rows, [int(seeds[n]) for n in numbers], [int(problems[n]) for n in numbers])
+        episodes.reset(rows, [int(seeds[n]) for n in numbers], [given[n] for n in numbers])
         for row, number in zip(rows, numbers, strict=True):
+            problems[number] = episodes.problem_seed(row)
             stream = np.random.default_rng([int(seeds[number]), _POLICY_STREAM])
             running[row] = _Running(number, stream.random, [], [], [])
 
@@ -232,7 +249,10 @@ def collect(
             on_step(actions=chosen, rewards=rewards, dones=terminated | truncated, infos=seen)
         refill(free)
     hidden = [record.pop("hidden") for record in done]
-    return side_by_side(done, np.asarray(seeds), np.asarray(problems), hidden)
+    rollout = side_by_side(done, np.asarray(seeds), problems, hidden)
+    if problem_seeds is not None:
+        check_prompts(episodes.tasks, given, rollout.prompts)
+    return rollout
 
 
 def _check_logits(logits: Any, num_rows: int, episodes: Episodes) -> None:

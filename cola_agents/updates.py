@@ -27,6 +27,7 @@ from cola_agents.reports import failures, mean_scores
 from cola_agents.rollout import Rollout, collect
 from cola_agents.workers import RolloutWorkers, text_of
 from cola_envs.episodes import Episodes
+from cola_envs.order import check_prompts, order_of
 
 Record = dict[str, float]
 
@@ -108,7 +109,7 @@ class Updates(ABC):
 
     @abstractmethod
     def objective(self, log_probs: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
-        """What is maximised, per decision.
+        """What is maximised, per decision; without a gradient where the advantages are 0.
 
         Args:
             log_probs, old: log-probabilities of decisions, now and when they were taken, [G].
@@ -122,8 +123,13 @@ class Updates(ABC):
         """Sums of ``values`` [M] over what is decided at once, [G]: here each action on its own."""
         return values
 
+    def has_other_terms(self) -> bool:
+        """Whether the loss has terms that teach something where all advantages are 0."""
+        o = self.options
+        return o.entropy_coef > 0 or (o.kl_in == "loss" and self.kl_coef > 0)
+
     def value_term(self, part: Batch, features: Tensor, decisions: int) -> tuple[Tensor | None, Record]:
-        """What an agent that learns values adds to the loss, and its figures.
+        """What an agent that learns values adds to the loss, and its figures; see :meth:`has_other_terms`.
 
         Args:
             features: at the actions, [M, D].
@@ -147,6 +153,9 @@ class Updates(ABC):
 
         Whatever interrupts it: while episodes run nothing has changed, and the next update plays them
         again. Once learning from them has begun, Ctrl-C waits for its end.
+
+        An update whose advantages are all 0 makes no pass and no gradient step where its loss has no other
+        term; its record has ``skipped`` 1, and nothing that only a pass could tell (``kl``, ``entropy``).
 
         Of several processes each plays its share of the episodes; see :mod:`cola_agents.workers`.
         """
@@ -191,9 +200,17 @@ class Updates(ABC):
             self._torn, self._joined = told[0][0], True
 
     def _improve(self, batch: Batch) -> dict[str, list[float]]:
-        """Learn from a batch; the figures of each gradient step."""
+        """Learn from a batch; the figures of each gradient step.
+
+        Without a signal there is no step, which would not leave the policy as it is: Adam would go on by its
+        averages.
+        """
         o = self.options
-        figures: dict[str, list[float]] = defaultdict(list)
+        silent = not self.has_other_terms() and not batch.advantages[batch.decides].any()
+        if all(self.workers.exchange(silent)):
+            still = {"skipped": 1.0, "loss": 0.0, "grad_norm": 0.0, **self.diagnostics(torch.zeros(1))}
+            return {name: [value] for name, value in still.items()}
+        figures: dict[str, list[float]] = defaultdict(list, skipped=[0.0])
         for index in self._minibatches(len(batch.rollout)):
             minibatch = batch.select(index)
             decided = int(minibatch.decides.sum())
@@ -309,7 +326,10 @@ class Updates(ABC):
     def _seeds(self, num_prompts: int, group_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Row seeds and problem seeds of this update's groups, [num_prompts * group_size] each."""
         stream = np.random.default_rng([self.seed, self.num_updates])
-        problems = stream.integers(2**53, size=num_prompts).repeat(group_size)
+        problems = stream.integers(2**53, size=num_prompts)
+        if order_of(self.episodes.tasks) is not None:  # an update takes the problems behind the last one's
+            problems = self.num_updates * num_prompts + np.arange(num_prompts)
+        problems = problems.repeat(group_size)
         return stream.integers(2**53, size=len(problems)), problems
 
     def _play(self, seeds: np.ndarray, problems: np.ndarray, *, greedy: bool = False) -> Rollout:
@@ -324,6 +344,8 @@ class Updates(ABC):
             on_step=self._stepped,
         )
         rollout = self.workers.gather(own)
+        if self.workers.size > 1:  # a group may be in several processes
+            check_prompts(self.episodes.tasks, rollout.problem_seeds.tolist(), rollout.prompts)
         self.num_timesteps += rollout.num_actions - own.num_actions
         self.num_episodes += len(rollout) - len(own)
         return rollout

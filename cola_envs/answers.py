@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cola_envs.contract import checked_fields, checked_text, checked_turn, failed_turn, one_each, one_line
+from cola_envs.order import check_prompts, chosen_problems, order_of
 from cola_envs.state import PROBLEM
 from cola_envs.task import TaskBatch, Turn
 
@@ -27,18 +28,31 @@ class Answers:
         self._tasks = tasks
         self._raises = on_error == "raise"
 
-    def prompts(self, rows: Sequence[int], problem_seeds: Sequence[int]) -> list[str]:
-        """Start an episode in each of B rows, with the problem of its seed: B prompts.
+    def begin(
+        self, rows: Sequence[int], seeds: Sequence[int], given: Sequence[int | None]
+    ) -> tuple[list[str], list[int]]:
+        """Start an episode in each of B rows: the prompts, and the problem seeds that gave them.
+
+        Args:
+            seeds: the row seeds [B].
+            given: the problem seeds [B]; None where :func:`cola_envs.order.chosen_problems` chooses.
 
         Raises:
-            TypeError, ValueError: what is no text, whatever ``on_error`` says: there is no episode to cut.
+            TypeError: a prompt that is no text, whatever ``on_error`` says: there is no episode to cut.
+            ValueError: a prompt too few or too many, and two prompts for one problem seed.
         """
-        rngs = [np.random.default_rng([seed, PROBLEM]) for seed in problem_seeds]
-        prompts = one_each(self._tasks.reset(rows, rngs), rows, "what task.reset returns")
-        return [
-            checked_text(prompt, f"the prompt that task.reset returns in {_place(row, seed)}")
-            for row, seed, prompt in zip(rows, problem_seeds, prompts, strict=True)
+        problems = chosen_problems(self._tasks, seeds, given)
+        rngs = [np.random.default_rng([problem, PROBLEM]) for problem in problems]
+        reset: Any = self._tasks.reset
+        told = reset(rows, rngs) if order_of(self._tasks) is None else reset(rows, rngs, problems)
+        prompts = [
+            checked_text(prompt, f"the prompt that task.reset returns in {_place(row, problem)}")
+            for row, problem, prompt in zip(
+                rows, problems, one_each(told, rows, "what task.reset returns"), strict=True
+            )
         ]
+        check_prompts(self._tasks, given, prompts)
+        return prompts, problems
 
     def turns(self, rows: Sequence[int], problem_seeds: Sequence[int], texts: Sequence[str]) -> list[Turn]:
         """Hand each of B rows a finished segment: B turns."""

@@ -143,6 +143,10 @@ class Episodes:
         state = self._rows[row]
         return None if state is None else state.seed
 
+    def problem_seed(self, row: int) -> int:
+        """The seed that the row's problem was drawn with, or its place where problems come in order."""
+        return self._row(row).problem_seed
+
     def running(self, row: int) -> bool:
         """Whether the row has been reset and its episode has not ended."""
         state = self._rows[row]
@@ -186,27 +190,25 @@ class Episodes:
         Args:
             rows: B different row indices.
             seeds: B row seeds (integers >= 0): each gives the row's own sampling stream.
-            problem_seeds: B seeds that the problems are drawn with; None, or a None among them, means
-                the row seed. One problem seed with different row seeds makes a group.
+            problem_seeds: B seeds that decide the problems; None, or a None among them, means the row
+                seed, or the next problem where they come in order (:class:`~cola_envs.order.Order`). One
+                problem seed with different row seeds makes a group.
 
         Returns:
             Observations [B, D] float32.
 
         Raises:
             TypeError: a prompt that is no string.
-            ValueError: a bad row or seed, or a prompt that is empty or leaves no room in the context.
+            ValueError: a bad row or seed, a prompt that is empty or leaves no room in the context, or two
+                prompts for one problem seed.
                 Rows that are not named are untouched; those named must then be reset again.
         """
         rows = self._check_rows(rows)
         seeds = check_seeds("seeds", seeds, len(rows))
-        if problem_seeds is None:
-            problems = seeds
-        else:
-            check_seeds("problem_seeds", [0 if own is None else own for own in problem_seeds], len(rows))
-            pairs = zip(problem_seeds, seeds, strict=True)
-            problems = [seed if own is None else int(own) for own, seed in pairs]
+        given = [None] * len(rows) if problem_seeds is None else list(problem_seeds)
+        check_seeds("problem_seeds", [0 if own is None else own for own in given], len(rows))
         self._halt(rows)
-        prompts = self._answers.prompts(rows, problems)
+        prompts, problems = self._answers.begin(rows, seeds, given)
         fresh = [
             Row(self._encode_prompt(row, prompt), prompt, seed, problem)
             for row, prompt, seed, problem in zip(rows, prompts, seeds, problems, strict=True)

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from benchmarks.compare.pushforward import PushforwardGRPO
@@ -72,9 +71,7 @@ class FrozenBaseGRPO(GRPO):
     """
 
     def make_policy(self, given: Any) -> tuple[Any, Actor, Actor | None]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            trunk = CoLAForCausalLM.from_base(given.model, **GROWTH).policy_trunk
+        trunk = CoLAForCausalLM.from_base(given.model, seed=self.seed, **GROWTH).policy_trunk
         return given, StackActor(given, trunk), StackActor(given, None).requires_grad_(False)
 
 

@@ -110,8 +110,7 @@ def clone_ranks(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
     """Grow a policy stack on the base in ``base_path`` and clone it from ranks; saved to ``out``."""
     tokenizer = load_tokenizer(base_path)
     base = load_model(LlamaForCausalLM, base_path)
-    torch.manual_seed(recipe.seed + 2)
-    model = CoLAForCausalLM.from_base(base, **GROWTH)
+    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 2, **GROWTH)
     batches = corpus_batches(recipe.seed * 10 + 5, tokenizer, recipe.policy, recipe.corpus)
     out.mkdir(parents=True, exist_ok=True)
     trained = trained_parameters(model, POLICY_MODULES)

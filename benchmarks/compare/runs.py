@@ -136,15 +136,18 @@ def _agent(arm: Arm, protocol: Protocol, pretrained: Path, seed: int, options: d
     )
 
 
-def _curve(history: Sequence[dict[str, float]]) -> dict[str, list[float]]:
-    """The columns of a learning curve; what is counted or spent is cumulative."""
-    columns: dict[str, list[float]] = {
+def _curve(history: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
+    """The columns of a learning curve; what is counted or spent is cumulative.
+
+    An update that had nothing to learn from made no pass, and has neither KL nor entropy: None.
+    """
+    columns: dict[str, list[float | None]] = {
         "episodes": [int(record["episodes"]) for record in history],
         "actions": [int(record["timesteps"]) for record in history],
         "cpu_s": np.cumsum([record["cpu_s"] for record in history]).round(3).tolist(),
     }
     for name in ("reward", "kl", "entropy"):
-        columns[name] = [round(record[name], 4) for record in history]
+        columns[name] = [round(record[name], 4) if name in record else None for record in history]
     return columns
 
 

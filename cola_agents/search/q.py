@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 from tqdm import tqdm
 
 from cola_agents.backbones import LatentBackbone, TokenBackbone
@@ -81,9 +82,8 @@ class QFunction(nn.Module):
             raise ValueError("at token level the policy is the language model itself: trunk must be 'model'")
         copied: Any = policy if chosen == "policy" else backbone.base
         body = copy.deepcopy(copied).requires_grad_(True)
-        start = nn.Linear(
-            head.in_features, int(backbone.action_space.n), bias=False, device=head.weight.device
-        )
+        shape = head.in_features, int(backbone.action_space.n)
+        start = skip_init(nn.Linear, *shape, bias=False, device=head.weight.device)
         nn.init.zeros_(start.weight)
         reads: Literal["hidden", "ids"] = "hidden" if chosen == "policy" else "ids"
         return cls(body, start, reads, backbone.fingerprint, gamma, backbone.action_mask())

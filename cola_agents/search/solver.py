@@ -98,26 +98,33 @@ class MCTS:
     def _bound(self, policy: Any) -> Any:
         return lambda rows: policy(self.episodes.session, list(rows))
 
-    def solve(self, seeds: Sequence[int]) -> SearchResult:
+    def solve(self, seeds: Sequence[int], problem_seeds: Sequence[int] | None = None) -> SearchResult:
         """Search the problem of each seed from its beginning; a tree a seed, in their order.
+
+        Args:
+            seeds: of the episodes, and with the search's own of its draws.
+            problem_seeds: of the problems, one for each of ``seeds``; None for ``seeds``.
 
         The rows are left with the last problems, not begun. After Ctrl-C the result is that of the problems
         until then, marked ``interrupted``; where there are none yet, KeyboardInterrupt goes on.
 
         Raises:
-            ValueError: for no seeds at all.
+            ValueError: for no seeds at all, or another number of problem seeds.
             Exception: what a search raises; ``error.found`` is the result of the problems until then.
         """
         seeds = list(seeds)
         if not seeds:
             raise ValueError("there is nothing to solve: give a seed for each problem")
+        problems = seeds if problem_seeds is None else list(problem_seeds)
+        if len(problems) != len(seeds):
+            raise ValueError(f"solve got {len(seeds)} seeds and {len(problems)} problem seeds")
         results: list[SearchResult] = []
         for at in range(0, len(seeds), self.episodes.num_rows):
             part = seeds[at : at + self.episodes.num_rows]
             rows = list(range(len(part)))
             try:
                 self.episodes.session.forget()
-                self.episodes.reset(rows, part)
+                self.episodes.reset(rows, part, problems[at : at + len(part)])
                 results.append(self._search(rows, [self._drawn_with(seed) for seed in part]))
             except KeyboardInterrupt:
                 if not results:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from cola_agents.randomness import drawn_from
 from cola_agents.train.checkpoints import Saved
 from cola_agents.train.data import IGNORED, Batch, collate
 from cola_agents.train.distributed import Workers, spread_like, whole
@@ -181,14 +182,10 @@ class _Means:
 def _computing(device: torch.device, config: StageConfig, step: int, piece: range) -> Iterator[None]:
     """The stage's precision, and dropout, where a model has any, drawn by (seed, step, first row)."""
     (source,) = row_generators(config.seed, step, piece[:1])
-    cuda = device.type == "cuda"
     with (
-        torch.random.fork_rng([device] if cuda else []),
+        drawn_from(source.initial_seed(), device),
         torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"),
     ):
-        torch.default_generator.set_state(source.get_state())
-        if cuda:
-            torch.cuda.manual_seed(source.initial_seed())
         yield
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from cola_agents import loading
 from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.randomness import drawn_from
 
 #: The linear layers of a decoder layer, by the names that every supported family gives them.
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -94,7 +95,9 @@ def load_adapters(model: CoLAForCausalLM, folder: str | Path) -> None:
     _peft()
     if not (Path(folder) / loading.ADAPTER).is_file():
         raise FileNotFoundError(f"{folder} holds no adapters: there is no {loading.ADAPTER} in it")
-    loading.load_adapters(model.base, Path(folder)).merge_and_unload()
+    with drawn_from(None):  # peft draws adapters before it reads them
+        adapted = loading.load_adapters(model.base, Path(folder))
+    adapted.merge_and_unload()
 
 
 def _peft() -> Any:

@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.probe import HELD_OUT
+from cola_agents.randomness import drawn_from
 from cola_agents.text import PlainTokenizer
 from cola_agents.train.base import pretrain_base, tiny_llama
 from cola_agents.train.clone import clone_policy
@@ -81,8 +81,8 @@ def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
 def train_base(recipe: Recipe, out: Path) -> LlamaForCausalLM:
     """Stage 0 with its tokenizer, saved to ``out``."""
     tokenizer = make_tokenizer(recipe)
-    torch.manual_seed(recipe.seed)
-    base = tiny_llama(len(tokenizer), tokenizer.eos_token_id)
+    with drawn_from(recipe.seed):
+        base = tiny_llama(len(tokenizer), tokenizer.eos_token_id)
     batches = corpus_batches(recipe.seed * 10 + 1, tokenizer, recipe.base, recipe.corpus)
     pretrain_base(base, batches, recipe.base, _log(out))
     return _saved(base, tokenizer, out)
@@ -92,8 +92,7 @@ def train_world(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
     """Stage 1 around a trained base, saved to ``out`` with an untrained policy."""
     tokenizer = load_tokenizer(base_path)
     base = load_model(LlamaForCausalLM, base_path)
-    torch.manual_seed(recipe.seed + 1)
-    model = CoLAForCausalLM.from_base(base, **GROWTH)
+    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 1, **GROWTH)
     batches = corpus_batches(recipe.seed * 10 + 2, tokenizer, recipe.world, recipe.corpus)
     pretrain_world(model, batches, recipe.world, recipe.codes, _log(out))
     return _saved(model, tokenizer, out)

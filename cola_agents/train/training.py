@@ -19,6 +19,7 @@ from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.probe import HELD_OUT
 from cola_agents.provenance import provenance
+from cola_agents.randomness import drawn_from
 from cola_agents.reach import reachable
 from cola_agents.text import PlainTokenizer, check_fits
 from cola_agents.train.checkpoints import RUN, unfinished, write_whole
@@ -72,8 +73,8 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
     steps, batches = _batches(run, plain)
     config = run.stage_config(steps)
     model = _model(run, kind, config, plain, batches)
-    torch.manual_seed(run.seeded + 7)
-    adapters = Adapters(model, run.lora) if run.lora else None
+    with drawn_from(run.seeded + 7):
+        adapters = Adapters(model, run.lora) if run.lora else None
     log, saved = run.out / LOG, run.out / CHECKPOINTS
     workers = Workers(config.precision)
     _train_stages(run, model, adapters, batches, config, log, saved)
@@ -238,24 +239,25 @@ def _model(
             f"length={config.length} is beyond the model's context of {text.max_position_embeddings}"
         )
     dtype = getattr(torch, run.dtype)
-    torch.manual_seed(run.seeded + 1)
-    if is_official(kind):
-        model = from_official(run.model, dtype=dtype)
-    elif kind.model_type == "cola":
-        model = CoLAForCausalLM.from_pretrained(run.model, dtype=dtype)
-    else:
-        base = load_model(AutoModelForCausalLM, run.model, config=kind, dtype=dtype)
-        try:
-            model = CoLAForCausalLM.from_base(base, **{**PRESETS[run.preset].grow, **run.grow})
-        except ValueError as error:
-            if not run.grow:
-                raise
-            raise ValueError(f"{', '.join(map(flag_of, run.grow))}: {error}") from error
-        if model.readout_norm is not None:
-            beginning = batches.state_dict()
-            first = next(batches)
-            batches.load_state_dict(beginning)
-            calibrate_readout(model, first.ids[:4], mask=first.segments[:4] >= 0)
+    with drawn_from(run.seeded + 1):
+        if is_official(kind):
+            model = from_official(run.model, dtype=dtype)
+        elif kind.model_type == "cola":
+            model = CoLAForCausalLM.from_pretrained(run.model, dtype=dtype)
+        else:
+            base = load_model(AutoModelForCausalLM, run.model, config=kind, dtype=dtype)
+            try:
+                grown = {**PRESETS[run.preset].grow, **run.grow}
+                model = CoLAForCausalLM.from_base(base, **grown)
+            except ValueError as error:
+                if not run.grow:
+                    raise
+                raise ValueError(f"{', '.join(map(flag_of, run.grow))}: {error}") from error
+            if model.readout_norm is not None:
+                beginning = batches.state_dict()
+                first = next(batches)
+                batches.load_state_dict(beginning)
+                calibrate_readout(model, first.ids[:4], mask=first.segments[:4] >= 0)
     return model.to(run.device) if run.device else model
 
 

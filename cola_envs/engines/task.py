@@ -11,6 +11,7 @@ import numpy as np
 
 from cola_envs.engines.pool import EnginePool, Transcript
 from cola_envs.engines.protocol import Failure, Opening, Reply
+from cola_envs.order import Order, draw
 from cola_envs.task import Turn
 
 #: No space behind it: most tokenizers put a space at the front of a word, so that text which ends in one is
@@ -87,11 +88,13 @@ class EngineTask:
         admissible: ``"list"`` writes the admissible commands into the text, ``"none"`` does not; the
             engine must have been made so that it gives them.
         sequential: take the games of a sequence in order, each once before any comes again, whichever row
-            asks; otherwise each is drawn from the row's generator.
+            asks (a problem seed, where one is given, is a game's place in that order:
+            :class:`~cola_envs.order.Order`); otherwise each is drawn from the row's generator.
         info: fields of every episode: the data set's name, versions.
 
     Attributes:
         num_problems: how many games an episode may draw from; only where ``games`` is a sequence.
+        order: where they come in order.
 
     Raises:
         TypeError, ValueError: an argument outside what is written above, or no games.
@@ -127,18 +130,23 @@ class EngineTask:
         self.invalid_penalty = float(invalid_penalty)
         self.admissible = admissible
         self._games = games
-        self._sequential = sequential
-        self._next = 0
+        self.order = Order(len(games)) if sequential and not callable(games) else None
         self._info = dict(info or {})
         self._rows: list[_Row | None] = [None] * num_rows
 
-    def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
-        """Begin a game in each of ``rows`` and return the prompts.
+    def reset(
+        self,
+        rows: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        problem_seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Begin a game in each of ``rows``, of its seed where they come in order, and return the prompts.
 
         Raises:
             GameError, EngineError: see :meth:`EnginePool.reset`.
         """
-        games = [self._draw(rng) for rng in rngs]
+        seeds: Sequence[int | None] = problem_seeds or [None] * len(rows)
+        games = [self._draw(rng, seed) for rng, seed in zip(rngs, seeds, strict=True)]
         for row in rows:
             self._rows[row] = None
         openings = self.pool.reset(rows, [game.spec for game in games])
@@ -211,14 +219,10 @@ class EngineTask:
         commands = "\nCommands: " + ", ".join(said.admissible) if self.admissible == "list" else ""
         return said.text + commands + PROMPT
 
-    def _draw(self, rng: np.random.Generator) -> Game:
+    def _draw(self, rng: np.random.Generator, problem_seed: int | None = None) -> Game:
         if callable(self._games):
             return self._games(rng)
-        if not self._sequential:
-            return self._games[int(rng.integers(len(self._games)))]
-        game = self._games[self._next]
-        self._next = (self._next + 1) % len(self._games)
-        return game
+        return self._games[draw(len(self._games), self.order, rng, problem_seed)]
 
     def _row(self, row: int) -> _Row:
         state = self._rows[row]

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from cola_envs.contract import finite_number, one_each, shown
+from cola_envs.order import Order, draw
 from cola_envs.task import Turn, answered
 
 #: Prompts and responses, one each a row, to as many scores: higher is better.
@@ -55,7 +56,8 @@ class Preference:
         split: ``"train"`` or ``"test"``.
         stop: strings that end a response, besides the end-of-sequence token.
         device: where a reward model that is named by its path runs.
-        sequential: play the split's prompts in turn, whatever the seeds: what an evaluation does.
+        sequential: play the split's prompts in turn: what an evaluation does. A problem seed, where one is
+            given, is a prompt's place in that order (:class:`~cola_envs.order.Order`).
 
     Raises:
         TypeError: without prompts or scorer, or of the wrong kind.
@@ -105,16 +107,19 @@ class Preference:
             "dataset_sha256": hashlib.sha256("\0".join(self.prompts).encode()).hexdigest(),
             "num_prompts": len(self.prompts),
         }
-        self._sequential = sequential
-        self._next = 0
+        self.order = Order(self.num_problems) if sequential else None
         self._index: list[int | None] = [None] * num_rows
 
-    def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
-        """Draw a prompt for each row from its own generator."""
-        for row, rng in zip(rows, rngs, strict=True):
-            drawn = self._next if self._sequential else int(rng.integers(self.num_problems))
-            self._next = (self._next + 1) % self.num_problems
-            self._index[row] = drawn
+    def reset(
+        self,
+        rows: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        problem_seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Draw a prompt for each row from its own generator, or by its seed in order."""
+        seeds: Sequence[int | None] = problem_seeds or [None] * len(rows)
+        for row, rng, seed in zip(rows, rngs, seeds, strict=True):
+            self._index[row] = draw(self.num_problems, self.order, rng, seed)
         return [self._prompt(row) for row in rows]
 
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from cola_envs.datasets.problems import Item, Problems, math500_keys, problem_key
 from cola_envs.grading import Verdict, grade_batch
+from cola_envs.order import Order, draw
 from cola_envs.task import Turn
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}.\n\n"
@@ -29,13 +30,16 @@ class ProblemSet:
         num_rows: how many rows there are.
         source: the problems.
         split: the split they are of; None where it is unknown.
-        sequential: take the problems in order, each once before any comes again, whichever row asks.
+        sequential: take the problems in order, each once before any comes again, whichever row asks; a
+            problem seed, where one is given, is a problem's place in that order
+            (:class:`~cola_envs.order.Order`).
         hash_first: hash only so many of the problems: generated sets have no end.
 
     Attributes:
         dataset, dataset_sha256: name and hash of the source.
         set_hash: see :func:`hash_of`.
         num_problems: how many problems an episode may draw from.
+        order: where they come in order.
 
     Raises:
         ValueError: without a row.
@@ -60,19 +64,20 @@ class ProblemSet:
         self.num_problems = len(source.items)
         self._items = source.items
         self.set_hash = hash_of(islice(source.items, hash_first))
-        self._sequential = sequential
-        self._next = 0
+        self.order = Order(self.num_problems) if sequential else None
         self._index: list[int | None] = [None] * num_rows
 
-    def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
-        """Draw a problem for each row from its own generator and return the prompts."""
-        prompts = []
-        for row, rng in zip(rows, rngs, strict=True):
-            drawn = self._next if self._sequential else int(rng.integers(self.num_problems))
-            self._next = (self._next + 1) % self.num_problems
-            self._index[row] = drawn
-            prompts.append(PROMPT.format(INSTRUCTION + self._item(row)["problem"]))
-        return prompts
+    def reset(
+        self,
+        rows: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        problem_seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Draw a problem for each row from its own generator, or by its seed in order; the prompts."""
+        seeds: Sequence[int | None] = problem_seeds or [None] * len(rows)
+        for row, rng, seed in zip(rows, rngs, seeds, strict=True):
+            self._index[row] = draw(self.num_problems, self.order, rng, seed)
+        return [PROMPT.format(INSTRUCTION + self._item(row)["problem"]) for row in rows]
 
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
         """Grade the rows' answers, all at once."""
