@@ -11,8 +11,11 @@ from transformers import PreTrainedModel
 
 from cola_agents.configuration import CoLAConfig
 from cola_agents.loading import check_config, check_files, safe_options
+from cola_agents.reach import reachable
 
 CARD = "README.md"
+#: With one of these a caller says himself where and how the hub is to be read.
+HUB_OPTIONS = frozenset(("cache_dir", "local_files_only", "revision", "subfolder", "token"))
 
 
 class CoLAPreTrainedModel(PreTrainedModel):
@@ -30,6 +33,7 @@ class CoLAPreTrainedModel(PreTrainedModel):
         """As in transformers, but without foreign code (:mod:`cola_agents.loading`), and only whole.
 
         Raises:
+            FileNotFoundError: for what is no folder here and cannot be had from the hub.
             ForeignCodeError: where the configuration asks for code.
             ValueError: for pickled weights, weights that are missing or that the configuration has no
                 place for, and arguments that would allow any of it.
@@ -37,6 +41,8 @@ class CoLAPreTrainedModel(PreTrainedModel):
         report_wanted = kwargs.pop("output_loading_info", False)
         options = safe_options(kwargs)
         if source is not None:
+            if HUB_OPTIONS.isdisjoint(kwargs):
+                source = reachable(source)
             if not isinstance(kwargs.get("config"), CoLAConfig):
                 check_config(source, **kwargs)
             check_files(source)

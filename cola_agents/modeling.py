@@ -33,7 +33,9 @@ from cola_agents.families import (
 from cola_agents.hub import CoLAPreTrainedModel
 from cola_agents.loading import load_config, load_model
 from cola_agents.randomness import drawn_from
+from cola_agents.reach import reachable
 from cola_agents.sampling import sample
+from cola_agents.threads import check_fork
 from cola_agents.versions import CACHE_NAME, cache_argument
 
 
@@ -186,6 +188,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
                 a head, or where its head is to be tied and is no embedding.
         """
         if isinstance(base, (str, Path)):
+            base = reachable(base, "base")
             known = load_config(base)
             check_family(known)
             base = load_model(AutoModelForCausalLM, base, config=known)
@@ -306,6 +309,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
     def _run(
         stack: nn.Module, mask: Mask, positions: Tensor | None, cache: Cache | None, **inputs: Tensor
     ) -> Tensor:
+        check_fork()
         if positions is None and isinstance(mask, Tensor) and mask.dim() == 2:
             positions = positions_of(mask)[:, -next(iter(inputs.values())).shape[1] :]
         return stack(
