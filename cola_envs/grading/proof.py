@@ -1,0 +1,248 @@
+r"""Whether two expressions are equal: refuted by samples, accepted by proof alone.
+
+Two expressions are equal when they agree wherever both are defined and real, as a teacher has it: the
+letters under an even root or a logarithm are positive, unless what stands there is the same whatever their
+signs. So ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{x^2 y}`` is ``x \sqrt y``, but ``|x|`` and
+``\sqrt{x^2}`` are not ``x``, which a negative letter shows. Constants, and expressions in which ``i`` is
+written, are compared as complex numbers.
+
+Samples refute: fixed rational points of every combination of signs, whole numbers, points near the numbers
+in the expressions. Agreement at samples is never enough to accept. Numbers are compared exactly: as
+fractions of any length; algebraic ones to as many bits as tell them apart
+(:mod:`cola_envs.grading.separation`); others, and all expressions with letters, by an equal normal form
+(:mod:`cola_envs.grading.normal`). What neither differs at any sample nor is proven here is left as a claim.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from functools import lru_cache
+from itertools import islice, product
+from typing import Literal
+
+from cola_envs.grading.evaluate import (
+    CHECK_BITS,
+    WORK_BITS,
+    TooBig,
+    Undefined,
+    Unevaluable,
+    as_float,
+    constant_value,
+    precision,
+    real_value,
+    value_of,
+)
+from cola_envs.grading.nodes import Tree
+from cola_envs.grading.normal import proves_equal
+from cola_envs.grading.separation import bits_to_zero, rational
+from cola_envs.grading.trees import has_imaginary_unit, substituted, subtrees, variables
+from cola_envs.grading.verdicts import Claim, Truth
+
+Assignment = Mapping[str, Fraction]
+
+#: Bits of the last sample before a claim: more than the digits of an answer of the greatest length.
+_LAST_BITS = 2600
+_MOST_POINTS = 40
+
+
+def same(a: Tree, b: Tree) -> Truth:
+    """Return whether two expressions are equal, as functions of their variables.
+
+    Raises:
+        TooBig: if either is beyond the bounds.
+    """
+    if a[0] == b[0] == "n":
+        return a[1] == b[1]
+    names = sorted(variables(a) | variables(b))
+    return _same_functions(a, b, names) if names else _same_constants(a, b)
+
+
+def _same_constants(a: Tree, b: Tree) -> Truth:
+    try:
+        x, y = constant_value(a), constant_value(b)
+        if isinstance(x, Fraction) and isinstance(y, Fraction):
+            return x == y
+        if _differ(a, b, {}, False, WORK_BITS):
+            return False
+        if proves_equal(a, b):
+            return True
+        difference = ("+", a, ("neg", b))
+        bits = bits_to_zero(difference)
+        if bits is not None:
+            # As many bits again as a guard against the rounding on the way.
+            with precision(2 * bits + WORK_BITS) as mp:
+                value = abs(as_float(constant_value(difference, mp.prec)))
+                return bool(value < mp.mpf(2) ** (-bits - 1))
+        return False if _differ(a, b, {}, False, _LAST_BITS) else Claim(a, b)
+    except Undefined:
+        return False
+    except Unevaluable:
+        return proves_equal(a, b) or Claim(a, b)
+
+
+def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
+    positive = _taken_positive(a) | _taken_positive(b)
+    ways = [(False, frozenset[str]())]
+    if not (has_imaginary_unit(a) or has_imaginary_unit(b)):
+        # Real values first, of letters under roots at positive ones where there are such.
+        ways = [(True, positive), (True, frozenset()), *ways]
+    try:
+        for real, signs in ways:
+            found = _first_agreement(a, b, names, real, signs)
+            if found is not None:
+                break
+        else:
+            return False
+    except Unevaluable:
+        return proves_equal(a, b) or Claim(a, b)
+    if isinstance(found, bool):
+        return found
+    a, b = _oriented(a, found), _oriented(b, found)
+    if proves_equal(a, b):
+        return True
+    place = {name: abs(value) for name, value in found.items()}
+    return False if _differ(a, b, place, real, _LAST_BITS) else Claim(a, b)
+
+
+def _first_agreement(
+    a: Tree, b: Tree, names: list[str], real: bool, positive: frozenset[str] = frozenset()
+) -> Assignment | Literal[False] | None:
+    """Return the first point where both are defined, False if they differ at any, None if there is none."""
+    first: Assignment | None = None
+    too_big: TooBig | None = None
+    for place in islice(points(a, b, names, positive), _MOST_POINTS):
+        try:
+            if _differ(a, b, place, real, WORK_BITS):
+                return False
+        except Undefined:
+            continue
+        except TooBig as error:
+            too_big = error
+            continue
+        first = first or place
+    if first is None and too_big is not None:
+        raise too_big
+    return first
+
+
+def _oriented(tree: Tree, place: Assignment) -> Tree:
+    """Return the tree in letters that are positive where ``place`` has negative ones."""
+    for name, value in place.items():
+        if value < 0:
+            tree = substituted(tree, name, ("neg", ("v", name)))
+    return tree
+
+
+def _differ(a: Tree, b: Tree, place: Assignment, real: bool, bits: int) -> bool:
+    """Whether two trees have different values at a point, as far as a number of bits tells."""
+    x, y = value_of(a, place, real, bits), value_of(b, place, real, bits)
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x != y
+    with precision(bits) as mp:
+        x, y = as_float(x), as_float(y)
+        difference = abs(x - y)
+        if difference <= max(abs(x), abs(y)) * mp.mpf(2) ** (-bits * 3 // 4):
+            return False
+    # A difference that is rounding alone shrinks with more bits; a true one stays.
+    with precision(max(CHECK_BITS, 2 * bits)) as mp:
+        x, y = (as_float(value_of(tree, place, real, mp.prec)) for tree in (a, b))
+        return bool(abs(abs(x - y) - difference) <= difference / 2)
+
+
+@lru_cache(maxsize=4096)
+def _taken_positive(tree: Tree) -> frozenset[str]:
+    """Return the letters under even roots and logarithms, save where their signs do not matter."""
+    found: set[str] = set()
+    for part in subtrees(tree):
+        inner = None
+        if part[0] == "^" and part[2][0] != "v":
+            exponent = rational(part[2])
+            inner = part[1] if exponent is not None and exponent.denominator % 2 == 0 else None
+        elif part[0] == "f" and part[1] in ("log", "ln"):
+            inner = part[2]
+        if inner is not None and any(
+            not proves_equal(inner, substituted(inner, name, ("neg", ("v", name))))
+            for name in variables(inner)
+        ):
+            found |= variables(inner)
+    return frozenset(found)
+
+
+def points(
+    a: Tree, b: Tree, names: list[str], positive: frozenset[str] = frozenset()
+) -> Iterator[Assignment]:
+    """Yield where two expressions are sampled: it follows from their letters and numbers alone."""
+
+    def place(index: int, sign: Mapping[str, int], shift: Fraction = Fraction(0)) -> Assignment:
+        values = {name: sign.get(name, 1) * (_jitter(index, name) + shift) for name in names}
+        return {name: abs(value) if name in positive else value for name, value in values.items()}
+
+    yield place(0, {})
+    yield place(1, {})
+    # Powers of -1, factorials and their like are real at whole numbers.
+    for index in (2, 3, 4):
+        yield {name: Fraction(_hash(index, name) % 5 + 2 + (index == 4)) for name in names}
+    if len(names) <= 4:
+        patterns = list(product((1, -1), repeat=len(names)))[1:]
+    else:
+        patterns = [tuple(1 if _hash(k, name) & 64 else -1 for name in names) for k in range(12)]
+        patterns.append((-1,) * len(names))
+    for index, pattern in enumerate(patterns, start=5):
+        yield place(index, dict(zip(names, pattern, strict=True)))
+    yield {name: Fraction(_hash(60, name) % 5 + 2) * (1 if name in positive else -1) for name in names}
+    for size in (Fraction(1000), Fraction(1, 1000)):
+        yield {name: _jitter(61, name) * size for name in names}
+    for number in _numbers(a, b):
+        for shift in (number, number - 2, -number, -number - 2):
+            yield place(62, {}, shift)
+
+
+def _hash(index: int, name: str) -> int:
+    return zlib.crc32(f"{index}:{name}".encode())
+
+
+def _jitter(index: int, name: str) -> Fraction:
+    return Fraction(_hash(index, name) % 1999 + 501, 1009)
+
+
+def _numbers(a: Tree, b: Tree) -> list[Fraction]:
+    """Return the numbers in two trees that are large enough to matter as thresholds, the largest first."""
+    found = {abs(part[1]) for tree in (a, b) for part in subtrees(tree) if part[0] == "n"}
+    return sorted((number for number in found if number > 2), reverse=True)[:4]
+
+
+def proportional(a: Tree, b: Tree) -> tuple[Truth, int]:
+    """Return whether ``a = c * b`` for a constant ``c`` other than 0, and the sign of ``c``.
+
+    A complex constant counts as positive.
+
+    Raises:
+        TooBig: if either is beyond the bounds.
+    """
+    names = sorted(variables(a) | variables(b))
+    if variables(a) != variables(b):
+        return False, 0
+    for place in islice(points(a, b, names), _MOST_POINTS):
+        try:
+            values = [value_of(tree, place, True) for tree in (a, b)]
+            if any(abs(value) < 1e-40 for value in values):
+                if all(value == 0 for value in values):
+                    continue
+                return False, 0
+            above, below = (_at(tree, place) for tree in (a, b))
+        except (Undefined, TooBig):
+            continue
+        except Unevaluable:
+            return same(a, b), 1
+        constant: Tree = ("/", above, below)
+        value = real_value(constant)
+        return same(a, ("*", constant, b)), -1 if value is not None and value < 0 else 1
+    return False, 0
+
+
+def _at(tree: Tree, place: Assignment) -> Tree:
+    for name, value in place.items():
+        tree = substituted(tree, name, ("n", value))
+    return tree
