@@ -66,6 +66,15 @@ class Algebra:
             return any(self.is_complex(monomial) for monomial, _ in key[1])  # type: ignore[attr-defined]
         return key[0] in ("turn", "sign")
 
+    def _is_positive(self, generator: int, exponent: Exponent) -> bool:
+        """Whether a power of a generator is not negative where it is real, for positive letters."""
+        key = self._keys[generator]
+        if key[0] == "sum":
+            return Fraction(exponent).denominator % 2 == 0
+        if key[0] == "function":
+            return key[1] == "factorial"
+        return key[0] != "log" and not self._is_complex(generator)
+
     # Arithmetic
 
     def spend(self, amount: int) -> None:
@@ -186,7 +195,7 @@ class Algebra:
     def content(self, a: Poly) -> tuple[Fraction, Monomial, Poly]:
         """Split a polynomial that is not zero into a positive number, a monomial and a primitive part.
 
-        The monomial holds real and positive generators alone; the primitive part keeps the sign.
+        The monomial holds generators alone that are not negative; the primitive part keeps the sign.
         """
         numbers = a.values()
         number = Fraction(
@@ -194,7 +203,7 @@ class Algebra:
         )
         common: dict[int, Exponent] | None = None
         for monomial in a:
-            here = {g: e for g, e in monomial if not self._is_complex(g)}
+            here = {g: e for g, e in monomial if self._is_positive(g, e)}
             if common is None:
                 common = here
             else:

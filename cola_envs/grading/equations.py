@@ -15,7 +15,7 @@ Equal = Callable[[Node, Node], Truth]
 
 
 def asked_value(relation: Relation, equal: Equal, wide: bool) -> tuple[Node, Truth] | None:
-    """Return what ``name = value`` (or ``value = name``, ``a = b = value``) says, and whether it holds itself.
+    """Return what ``name = value`` (or ``value = name``, ``a = b = value``) says, and whether it holds.
 
     ``wide`` allows a compound left side such as ``a + b``: an answer may repeat what was asked for, but
     a gold answer ``x + y = 1`` is an equation, for which None is returned.

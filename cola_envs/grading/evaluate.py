@@ -25,6 +25,8 @@ _MAX_COST = 2_000_000
 _LONGEST_SUM = 2_000
 #: Bits of a usual evaluation, and of one that settles what the usual one leaves open.
 WORK_BITS, CHECK_BITS = 200, 600
+#: Bits that tell apart all numbers that differ in a digit of an answer of the greatest length.
+LAST_BITS = 2600
 _LOCK = threading.RLock()
 
 
@@ -306,13 +308,24 @@ def constant_value(tree: Tree, bits: int = WORK_BITS) -> Any:
     return value_of(tree, {}, False, bits)
 
 
-def real_value(tree: Tree) -> Any | None:
-    """Return a constant's real value as an mpmath number, or None if it is not one."""
+def real_value(tree: Tree) -> Fraction | None:
+    """Return a constant's real value, exactly or to :data:`LAST_BITS`; None if it is not one."""
     if variables(tree):
         return None
-    with precision(WORK_BITS) as mp:
-        try:
-            value = as_float(constant_value(tree))
-        except (Undefined, Unevaluable):
+    try:
+        value = constant_value(tree, LAST_BITS)
+    except (Undefined, Unevaluable):
+        return None
+    if isinstance(value, Fraction):
+        return value
+    with precision(LAST_BITS) as mp:
+        if abs(mp.im(value)) > 1e-50 * (1 + abs(value)):
             return None
-        return None if abs(mp.im(value)) > 1e-50 * (1 + abs(value)) else mp.re(value)
+        return as_fraction(mp.re(value))
+
+
+def as_fraction(value: Any) -> Fraction:
+    """Return an mpmath number, which is a multiple of a power of 2, exactly."""
+    sign, mantissa, exponent, _ = value._mpf_
+    magnitude = Fraction(int(mantissa)) * Fraction(2) ** exponent
+    return -magnitude if sign else magnitude

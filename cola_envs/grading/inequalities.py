@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from cola_envs.grading.evaluate import (
+    LAST_BITS,
     TooBig,
     Undefined,
     Unevaluable,
-    as_float,
-    precision,
     real_value,
     value_of,
 )
@@ -56,8 +55,7 @@ class Condition:
     def holds_between(self, value: Fraction) -> bool:
         """Whether it holds at a number that is no root."""
         try:
-            with precision(200):
-                size = as_float(value_of(self.tree, {self.unknown: value}, True))
+            size = value_of(self.tree, {self.unknown: value}, True, LAST_BITS)
         except Undefined:
             return False
         return bool(_HOLDS[self.op](size, 0))

@@ -7,7 +7,6 @@ point, the first point, the gap behind it, and so on. Union, intersection and co
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
 
 from cola_envs.grading.evaluate import real_value
 from cola_envs.grading.inequalities import Condition
@@ -40,9 +39,12 @@ class Line:
     def __init__(self, points: list[Tree]) -> None:
         self.claims: list[Claim | Every | Some] = []
         self.points: list[Tree] = []
-        sizes: dict[Tree, Any] = {point: real_value(point) for point in points}
-        if any(size is None for size in sizes.values()):
-            raise NotReal("an end that is no real number")
+        sizes: dict[Tree, Fraction] = {}
+        for point in points:
+            size = real_value(point)
+            if size is None:
+                raise NotReal("an end that is no real number")
+            sizes[point] = size
         self._index: dict[Tree, int] = {}
         for point in sorted(sizes, key=sizes.__getitem__):
             truth = same(self.points[-1], point) if self.points else False
@@ -89,13 +91,7 @@ class Line:
         if not self._sizes:
             return Fraction(1, 3)
         if gap == 0:
-            return _fraction(self._sizes[0]) - 1
+            return self._sizes[0] - 1
         if gap == len(self._sizes):
-            return _fraction(self._sizes[-1]) + 1
-        return (_fraction(self._sizes[gap - 1]) + _fraction(self._sizes[gap])) / 2
-
-
-def _fraction(value: object) -> Fraction:
-    sign, mantissa, exponent, _ = value._mpf_  # type: ignore[attr-defined]  # an mpmath number, exactly
-    magnitude = Fraction(int(mantissa)) * Fraction(2) ** exponent
-    return -magnitude if sign else magnitude
+            return self._sizes[-1] + 1
+        return (self._sizes[gap - 1] + self._sizes[gap]) / 2

@@ -2,10 +2,9 @@ r"""Normal forms of expression trees: a proof of equality in exact arithmetic.
 
 A tree becomes a quotient of two polynomials in the generators of :mod:`cola_envs.grading.algebra`. Roots of
 products are products of roots, logarithms of products are sums, ``a^b`` is ``e^{b \ln a}`` and sines and
-cosines are exponentials, so that the identities of a school book come out as equal polynomials. These
-rules hold where every letter and every factor under a root or a logarithm is positive; elsewhere both sides
-of a rule differ at most by a sign or a whole turn, which a sample shows. So :mod:`cola_envs.grading.proof`
-accepts what has one normal form *and* agrees at every sample: neither is enough alone.
+cosines are exponentials, so that the identities of a school book come out as equal polynomials. These rules
+hold where every letter is positive and both sides are real; other signs are put in by the caller
+(:mod:`cola_envs.grading.proof`).
 """
 
 from __future__ import annotations
@@ -17,25 +16,33 @@ from cola_envs.grading.algebra import OutOfReach, Poly, frozen
 from cola_envs.grading.evaluate import TooBig, Undefined, Unevaluable, constant_value
 from cola_envs.grading.nodes import Tree
 from cola_envs.grading.quotients import Quotient, Quotients, constant
+from cola_envs.grading.separation import rational
+from cola_envs.grading.signs import known_sign
 from cola_envs.grading.trees import substituted, variables
 
 _LONGEST_SUM = 120
 
 
 def proves_equal(a: Tree, b: Tree) -> bool:
-    """Whether two trees have one normal form, or their squares, cubes or sixth powers have.
+    """Whether two trees have one normal form, for positive letters, or their squares or cubes have.
 
     The powers settle roots of sums, such as sqrt(3 + 2 sqrt 2) = 1 + sqrt 2: two numbers whose squares are
-    equal differ in sign at most, and a sample tells the sign.
+    equal differ in sign at most. The sign of constants is for the caller to compare; that of expressions with
+    letters must be the same for all letters.
     """
     try:
         form = _Normaliser()
         left, right = form(a), form(b)
         if form.equal(left, right):
             return True
-        for exponent in (2, 3, 6) if form.has_roots_of_sums() else ():
-            if form.equal(form.whole_power(left, exponent), form.whole_power(right, exponent)):
-                return True
+        sign = known_sign(a)
+        if form.has_roots_of_sums() and (
+            (sign is not None and sign == known_sign(b)) or not (variables(a) or variables(b))
+        ):
+            return any(
+                form.equal(form.whole_power(left, exponent), form.whole_power(right, exponent))
+                for exponent in (2, 3, 6)
+            )
     except (OutOfReach, Undefined, Unevaluable, TooBig):
         pass  # no normal form: nothing is proven
     return False
@@ -65,7 +72,7 @@ class _Normaliser(Quotients):
         if kind == "/":
             return self.product(self(tree[1]), self.inverse(self(tree[2])))
         if kind == "^":
-            return self.general_power(self(tree[1]), self(tree[2]))
+            return self.power_of(tree[1], tree[2])
         if kind == "f":
             return self.function(tree[1], tree[2:])
         raise OutOfReach(kind)
@@ -73,6 +80,17 @@ class _Normaliser(Quotients):
     def has_roots_of_sums(self) -> bool:
         """Whether a sum stands under a root."""
         return any(self.kind(generator) == "sum" for generator in range(len(self._keys)))
+
+    def power_of(self, base: Tree, exponent: Tree) -> Quotient:
+        """Return a power; the even root of an odd power a^(2k+1) is a^k times that of a, which is positive."""
+        degree = rational(exponent)
+        if degree is not None and degree.denominator % 2 == 0 and base[0] == "^":
+            inner = rational(base[2])
+            if inner is not None and inner.denominator == 1 and inner > 1 and inner.numerator % 2:
+                product = inner * degree
+                whole = self.rational_power(self(base[1]), Fraction(product.numerator // product.denominator))
+                return self.product(whole, self.general_power(self(base[1]), self.number(product % 1)))
+        return self.general_power(self(base), self(exponent))
 
     def function(self, name: str, arguments: tuple[Tree, ...]) -> Quotient:
         known: Callable[..., Quotient] | None = getattr(self, f"of_{name}", None)

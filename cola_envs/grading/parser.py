@@ -89,11 +89,11 @@ def parse_tokens(tokens: Sequence[Token]) -> Node:
     Raises:
         ParseError: where it is outside the grammar.
     """
-    while len(tokens) > 2 and tokens[0] == ("op", "{") and matching(tokens, 0) == len(tokens) - 1:
+    while len(tokens) > 2 and tokens[0] in _AROUND and matching(tokens, 0) == len(tokens) - 1:
         inner = tokens[1:-1]
-        if not any(kind == "rel" for kind, _ in inner):
+        if all(kind != "rel" for kind, _ in inner) or any(kind == "sep" for kind, _ in inner):
             break
-        tokens = inner  # \boxed{x = 5}
+        tokens = inner  # \boxed{x = 5}, (x = 5)
     parts, connectives = split(tokens, lambda token: token[0] == "sep")
     parts = _without_doubled_separators(parts)
     if len(parts) == 1:
@@ -106,6 +106,7 @@ def parse_tokens(tokens: Sequence[Token]) -> Node:
     return Group("list", tuple(_item(part) for part in parts), words.pop() if words else ",")
 
 
+_AROUND = (("op", "{"), ("op", "("))
 _DOTS = (("op", "…"),)
 
 

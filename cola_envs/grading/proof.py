@@ -1,8 +1,8 @@
 r"""Whether two expressions are equal: refuted by samples, accepted by proof alone.
 
 Two expressions are equal when they agree wherever both are defined and real, as a teacher has it: the
-letters under an even root or a logarithm are positive, unless what stands there is the same whatever their
-signs. So ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{x^2 y}`` is ``x \sqrt y``, but ``|x|`` and
+letters under an even root or a logarithm are positive, unless what stands there cannot be negative anyway.
+So ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{x^2 y}`` is ``x \sqrt y``, but ``|x|`` and
 ``\sqrt{x^2}`` are not ``x``, which a negative letter shows. Constants, and expressions in which ``i`` is
 written, are compared as complex numbers.
 
@@ -10,7 +10,8 @@ Samples refute: fixed rational points of every combination of signs, whole numbe
 in the expressions. Agreement at samples is never enough to accept. Numbers are compared exactly: as
 fractions of any length; algebraic ones to as many bits as tell them apart
 (:mod:`cola_envs.grading.separation`); others, and all expressions with letters, by an equal normal form
-(:mod:`cola_envs.grading.normal`). What neither differs at any sample nor is proven here is left as a claim.
+(:mod:`cola_envs.grading.normal`) for each combination of signs that decides a branch. What neither differs
+at any sample nor is proven here is left as a claim.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice, product
-from typing import Literal
 
 from cola_envs.grading.evaluate import (
     CHECK_BITS,
+    LAST_BITS,
     WORK_BITS,
     TooBig,
     Undefined,
@@ -36,15 +37,16 @@ from cola_envs.grading.evaluate import (
 )
 from cola_envs.grading.nodes import Tree
 from cola_envs.grading.normal import proves_equal
-from cola_envs.grading.separation import bits_to_zero, rational
+from cola_envs.grading.separation import bits_to_zero
+from cola_envs.grading.signs import radicands, sign_sensitive
 from cola_envs.grading.trees import has_imaginary_unit, substituted, subtrees, variables
-from cola_envs.grading.verdicts import Claim, Truth
+from cola_envs.grading.verdicts import Claim, Truth, every
 
 Assignment = Mapping[str, Fraction]
 
-#: Bits of the last sample before a claim: more than the digits of an answer of the greatest length.
-_LAST_BITS = 2600
 _MOST_POINTS = 40
+#: Letters for whose combinations of signs proofs are tried one by one.
+_MOST_LETTERS = 4
 
 
 def same(a: Tree, b: Tree) -> Truth:
@@ -75,7 +77,7 @@ def _same_constants(a: Tree, b: Tree) -> Truth:
             with precision(2 * bits + WORK_BITS) as mp:
                 value = abs(as_float(constant_value(difference, mp.prec)))
                 return bool(value < mp.mpf(2) ** (-bits - 1))
-        return False if _differ(a, b, {}, False, _LAST_BITS) else Claim(a, b)
+        return False if _differ(a, b, {}, False, LAST_BITS) else Claim(a, b)
     except Undefined:
         return False
     except Unevaluable:
@@ -88,51 +90,74 @@ def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
     if not (has_imaginary_unit(a) or has_imaginary_unit(b)):
         # Real values first, of letters under roots at positive ones where there are such.
         ways = [(True, positive), (True, frozenset()), *ways]
+    free = sorted((sign_sensitive(a) | sign_sensitive(b)) - positive)
     try:
-        for real, signs in ways:
-            found = _first_agreement(a, b, names, real, signs)
-            if found is not None:
+        for real, taken_positive in ways:
+            places = _agreements(a, b, names, real, taken_positive)
+            if places is None:
+                return False
+            if places:
                 break
         else:
             return False
     except Unevaluable:
-        return proves_equal(a, b) or Claim(a, b)
-    if isinstance(found, bool):
-        return found
-    a, b = _oriented(a, found), _oriented(b, found)
-    if proves_equal(a, b):
+        return _proven(a, b, [dict(zip(free, signs, strict=True)) for signs in _all_signs(free)])
+    if not taken_positive:
+        free = sorted(sign_sensitive(a) | sign_sensitive(b))
+    # Letters whose sign decides no branch keep that of the first point: what is analytic and equal somewhere
+    # is equal everywhere. Of the others, each combination of signs needs its proof.
+    first = {name: -1 if places[0][name] < 0 else 1 for name in names}
+    seen = {tuple(-1 if place[name] < 0 else 1 for name in free) for place in places}
+    verdict = _proven(
+        a,
+        b,
+        [{**first, **dict(zip(free, signs, strict=True))} for signs in _all_signs(free) if signs in seen],
+    )
+    if verdict is True:
         return True
-    place = {name: abs(value) for name, value in found.items()}
-    return False if _differ(a, b, place, real, _LAST_BITS) else Claim(a, b)
+    return False if _differ(a, b, places[0], real, LAST_BITS) else verdict
 
 
-def _first_agreement(
-    a: Tree, b: Tree, names: list[str], real: bool, positive: frozenset[str] = frozenset()
-) -> Assignment | Literal[False] | None:
-    """Return the first point where both are defined, False if they differ at any, None if there is none."""
-    first: Assignment | None = None
+def _all_signs(letters: list[str]) -> Iterator[tuple[int, ...]]:
+    return product((1, -1), repeat=len(letters)) if len(letters) <= _MOST_LETTERS else iter(())
+
+
+def _proven(a: Tree, b: Tree, cases: list[dict[str, int]]) -> Truth:
+    """Prove equality for each combination of signs; False where there are too many."""
+    proofs: list[Truth] = []
+    for signs in cases:
+        left, right = _turned(a, signs), _turned(b, signs)
+        proofs.append(proves_equal(left, right) or Claim(left, right))
+    return every(proofs) if proofs else False
+
+
+def _turned(tree: Tree, signs: Mapping[str, int]) -> Tree:
+    """Return the tree in letters that are positive where the signs are those given."""
+    for name, sign in signs.items():
+        if sign < 0:
+            tree = substituted(tree, name, ("neg", ("v", name)))
+    return tree
+
+
+def _agreements(
+    a: Tree, b: Tree, names: list[str], real: bool, positive: frozenset[str]
+) -> list[Assignment] | None:
+    """Return the points at which both are defined and agree; None if they differ at any."""
+    found: list[Assignment] = []
     too_big: TooBig | None = None
     for place in islice(points(a, b, names, positive), _MOST_POINTS):
         try:
             if _differ(a, b, place, real, WORK_BITS):
-                return False
+                return None
         except Undefined:
             continue
         except TooBig as error:
             too_big = error
             continue
-        first = first or place
-    if first is None and too_big is not None:
+        found.append(place)
+    if not found and too_big is not None:
         raise too_big
-    return first
-
-
-def _oriented(tree: Tree, place: Assignment) -> Tree:
-    """Return the tree in letters that are positive where ``place`` has negative ones."""
-    for name, value in place.items():
-        if value < 0:
-            tree = substituted(tree, name, ("neg", ("v", name)))
-    return tree
+    return found
 
 
 def _differ(a: Tree, b: Tree, place: Assignment, real: bool, bits: int) -> bool:
@@ -153,21 +178,22 @@ def _differ(a: Tree, b: Tree, place: Assignment, real: bool, bits: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _taken_positive(tree: Tree) -> frozenset[str]:
-    """Return the letters under even roots and logarithms, save where their signs do not matter."""
-    found: set[str] = set()
-    for part in subtrees(tree):
-        inner = None
-        if part[0] == "^" and part[2][0] != "v":
-            exponent = rational(part[2])
-            inner = part[1] if exponent is not None and exponent.denominator % 2 == 0 else None
-        elif part[0] == "f" and part[1] in ("log", "ln"):
-            inner = part[2]
-        if inner is not None and any(
-            not proves_equal(inner, substituted(inner, name, ("neg", ("v", name))))
-            for name in variables(inner)
+    """Return the letters under even roots and logarithms, save where what stands there is never negative."""
+    found: frozenset[str] = frozenset()
+    for inner in radicands(tree):
+        letters = sorted(variables(inner))
+        if not found.issuperset(letters) and any(
+            _is_negative(inner, place) for place in islice(points(inner, inner, letters), _MOST_POINTS)
         ):
-            found |= variables(inner)
-    return frozenset(found)
+            found |= frozenset(letters)
+    return found
+
+
+def _is_negative(tree: Tree, place: Assignment) -> bool:
+    try:
+        return bool(value_of(tree, place, True) < 0)
+    except (Undefined, TooBig):
+        return False
 
 
 def points(

@@ -107,11 +107,19 @@ class Quotients(Algebra):
     def root(self, base: Quotient, degree: int) -> Quotient:
         if degree == 1:
             return base
+        self.refuse_complex_fraction(base)
         above, below = (
             self.root_of_polynomial(base.above, degree),
             self.root_of_polynomial(base.below, degree),
         )
         return self.product(above, self.inverse(below))
+
+    def refuse_complex_fraction(self, a: Quotient) -> None:
+        """A fraction's root is a fraction of roots where it is real; of complex ones it may be another."""
+        if a.below != ONE and any(
+            self.is_complex(monomial) for part in (a.above, a.below) for monomial in part
+        ):
+            raise OutOfReach("root or logarithm of a complex fraction")
 
     def root_of_polynomial(self, a: Poly, degree: int) -> Quotient:
         number, monomial, rest = self.content(a)
@@ -171,6 +179,7 @@ class Quotients(Algebra):
     def logarithm(self, a: Quotient) -> Quotient:
         if not a.above:
             raise Undefined("logarithm of zero")
+        self.refuse_complex_fraction(a)
         return self.sum(self.log_of_polynomial(a.above), self.negative(self.log_of_polynomial(a.below)))
 
     def log_of_polynomial(self, a: Poly) -> Quotient:

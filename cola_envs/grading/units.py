@@ -132,6 +132,7 @@ def read_words(words: str) -> Unit:
 
 
 def _read(text: str) -> tuple[Unit, Fraction]:
+    text = re.sub(r"[{}]", "", text)
     text = _HALF_DAY.sub(lambda match: f" {match.group(1).lower()}m ", text)
     text = _TEMPERATURE.sub(
         lambda match: {"c": "celsius", "f": "fahrenheit"}.get((match[1] or "").lower(), ""), text
