@@ -108,6 +108,12 @@ def _with_unit_letters(gold: str, answer: str, target: Node, given: Node) -> Tru
 
 def equal(gold: Node, answer: Node) -> Truth:
     """Compare two trees. See :func:`compare`."""
+    members = [node.names[0] for node in (gold, answer) if isinstance(node, Relation) and node.ops == ("in",)]
+    if len(members) == 2 and members[0] != members[1]:
+        return False
+    first, second = _system(gold), _system(answer)
+    if first and second:
+        return first.keys() == second.keys() and every(equal(first[name], second[name]) for name in first)
     gold, answer = _plain(gold), _plain(answer)
     if (
         isinstance(gold, Relation)
@@ -128,6 +134,28 @@ def equal(gold: Node, answer: Node) -> Truth:
     if _is_unordered(gold) or _is_unordered(answer):
         return _unordered(gold, answer)
     return _of_one_kind(gold, answer)
+
+
+def _system(node: Node) -> dict[str, Node]:
+    """Return what several unknowns are: ``x = 2, y = 3`` and ``(x, y) = (2, 3)``; nothing for other nodes."""
+    if isinstance(node, Relation) and node.ops == ("=",):
+        names, values = node.sides
+        if not (isinstance(names, Group) and isinstance(values, Group) and names.kind == values.kind == "()"):
+            return {}
+        pairs = [(_letter(name), value) for name, value in zip(names.items, values.items, strict=False)]
+        complete = len(names.items) == len(values.items)
+    elif isinstance(node, Group) and node.kind == "list" and node.connective != "or":
+        items = [item for item in node.items if isinstance(item, Relation) and item.ops == ("=",)]
+        pairs = [(_letter(item.sides[0]), item.sides[1]) for item in items]
+        complete = len(items) == len(node.items)
+    else:
+        return {}
+    found = {name: value for name, value in pairs if name}
+    return found if complete and len(found) == len(pairs) > 1 else {}
+
+
+def _letter(node: Node) -> str | None:
+    return node.tree[1] if isinstance(node, Expr) and node.tree[0] == "v" and node.unit is None else None
 
 
 def _holds_conditions(node: Node) -> bool:

@@ -20,8 +20,9 @@ from cola_envs.grading.trees import substituted, variables
 
 #: Largest exact number, in bits; 2^2004 and 500! are within it.
 _MAX_BITS = 40_000
-#: Bits handled in one evaluation before it is given up: some milliseconds.
+#: Bits handled in one evaluation before it is given up, and what a node counts: some ten milliseconds.
 _MAX_COST = 2_000_000
+_NODE_COST = 60
 _LONGEST_SUM = 2_000
 #: Bits of a usual evaluation, and of one that settles what the usual one leaves open.
 WORK_BITS, CHECK_BITS = 200, 600
@@ -79,6 +80,7 @@ class Evaluator:
         self.cost = 0
 
     def __call__(self, tree: Tree) -> Any:
+        self.spend(_NODE_COST)
         value = self.evaluate(tree)
         if self.real and not isinstance(value, Fraction):
             mp = _mp()
@@ -123,10 +125,15 @@ class Evaluator:
     def checked(self, value: Any) -> Any:
         if isinstance(value, Fraction):
             bits = value.numerator.bit_length() + value.denominator.bit_length()
-            self.cost += bits
-            if bits > _MAX_BITS or self.cost > _MAX_COST:
+            if bits > _MAX_BITS:
                 raise TooBig("number")
+            self.spend(bits)
         return value
+
+    def spend(self, cost: int) -> None:
+        self.cost += cost
+        if self.cost > _MAX_COST:
+            raise TooBig("the way to a value")
 
     def power(self, a: Any, b: Any) -> Any:
         if isinstance(b, Fraction) and isinstance(a, Fraction):

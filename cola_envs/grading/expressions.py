@@ -235,7 +235,8 @@ class _Reader:
         if name == "pi":
             return ("c", "pi")
         if name == "frac":
-            return ("/", self.argument(), self.argument())
+            above, below = self.argument(), self.argument()
+            return _derivative(above, below) or ("/", above, below)
         if name == "binom":
             return ("f", "binom", self.argument(), self.argument())
         if name == "sqrt":
@@ -322,6 +323,20 @@ class _Reader:
         while self.starts_a_factor() and not (self.peek()[0] == "cmd" and self.peek()[1] in FUNCTIONS):
             tree = ("*", tree, self.factor())
         return [tree]
+
+
+def _derivative(above: Tree, below: Tree) -> Tree | None:
+    """Return dy/dx as one letter, which is no fraction of products; None for other fractions.
+
+    Raises:
+        ParseError: for d/dx, which acts on what follows.
+    """
+    d: Tree = ("v", "d")
+    if below[:2] != ("*", d) or below[2][0] != "v":
+        return None
+    if above == d:
+        raise ParseError("a derivative")
+    return ("v", f"d{above[2][1]}/d{below[2][1]}") if above[:2] == ("*", d) and above[2][0] == "v" else None
 
 
 def _signed(sign: str | None, tree: Tree) -> Tree:

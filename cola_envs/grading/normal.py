@@ -18,7 +18,7 @@ from cola_envs.grading.nodes import Tree
 from cola_envs.grading.quotients import Quotient, Quotients, constant
 from cola_envs.grading.separation import rational
 from cola_envs.grading.signs import known_sign
-from cola_envs.grading.trees import substituted, variables
+from cola_envs.grading.trees import has_imaginary_unit, substituted, variables
 
 _LONGEST_SUM = 120
 
@@ -28,13 +28,16 @@ def proves_equal(a: Tree, b: Tree) -> bool:
 
     The powers settle roots of sums, such as sqrt(3 + 2 sqrt 2) = 1 + sqrt 2: two numbers whose squares are
     equal differ in sign at most. The sign of constants is for the caller to compare; that of expressions with
-    letters must be the same for all letters.
+    letters must be the same for all letters. In the same way the exponentials settle logarithms of sums.
     """
     try:
         form = _Normaliser()
         left, right = form(a), form(b)
         if form.equal(left, right):
             return True
+        if form.has_logarithms() and not (has_imaginary_unit(a) or has_imaginary_unit(b)):
+            # Real numbers are equal where their exponentials are.
+            return form.equal(form.exponential(left), form.exponential(right))
         sign = known_sign(a)
         if form.has_roots_of_sums() and (
             (sign is not None and sign == known_sign(b)) or not (variables(a) or variables(b))
@@ -78,11 +81,17 @@ class _Normaliser(Quotients):
         raise OutOfReach(kind)
 
     def has_roots_of_sums(self) -> bool:
-        """Whether a sum stands under a root."""
+        """Whether a sum stands under a root or a logarithm."""
         return any(self.kind(generator) == "sum" for generator in range(len(self._keys)))
 
+    def has_logarithms(self) -> bool:
+        """Whether there are logarithms that did not become those of primes and letters alone."""
+        return self.has_roots_of_sums() and any(
+            self.kind(generator) == "log" for generator in range(len(self._keys))
+        )
+
     def power_of(self, base: Tree, exponent: Tree) -> Quotient:
-        """Return a power; the even root of an odd power a^(2k+1) is a^k times that of a, which is positive."""
+        """Return a power; where it is real, the even root of a^(2k+1) is a^k times that of a."""
         degree = rational(exponent)
         if degree is not None and degree.denominator % 2 == 0 and base[0] == "^":
             inner = rational(base[2])

@@ -22,6 +22,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import islice, product
 
+from cola_envs.grading.angles import turn_of
 from cola_envs.grading.evaluate import (
     CHECK_BITS,
     LAST_BITS,
@@ -39,7 +40,7 @@ from cola_envs.grading.nodes import Tree
 from cola_envs.grading.normal import proves_equal
 from cola_envs.grading.separation import bits_to_zero
 from cola_envs.grading.signs import radicands, sign_sensitive
-from cola_envs.grading.trees import has_imaginary_unit, substituted, subtrees, variables
+from cola_envs.grading.trees import has_imaginary_unit, number, substituted, subtrees, variables
 from cola_envs.grading.verdicts import Claim, Truth, every
 
 Assignment = Mapping[str, Fraction]
@@ -71,17 +72,29 @@ def _same_constants(a: Tree, b: Tree) -> Truth:
         if proves_equal(a, b):
             return True
         difference = ("+", a, ("neg", b))
-        bits = bits_to_zero(difference)
-        if bits is not None:
-            # As many bits again as a guard against the rounding on the way.
-            with precision(2 * bits + WORK_BITS) as mp:
-                value = abs(as_float(constant_value(difference, mp.prec)))
-                return bool(value < mp.mpf(2) ** (-bits - 1))
+        zero = _is_zero(difference)
+        if zero is not None:
+            return zero
+        angle = turn_of(difference)
+        if angle is not None and abs(as_float(constant_value(difference))) * angle[1] < 1:
+            zero = _is_zero(("+", angle[0], number(-1)))
+            if zero is not None:
+                return zero
         return False if _differ(a, b, {}, False, LAST_BITS) else Claim(a, b)
     except Undefined:
         return False
     except Unevaluable:
         return proves_equal(a, b) or Claim(a, b)
+
+
+def _is_zero(tree: Tree) -> bool | None:
+    """Whether an algebraic constant is zero; None where that is not known."""
+    bits = bits_to_zero(tree)
+    if bits is None:
+        return None
+    # As many bits again as a guard against the rounding on the way.
+    with precision(2 * bits + WORK_BITS) as mp:
+        return bool(abs(as_float(constant_value(tree, mp.prec))) < mp.mpf(2) ** (-bits - 1))
 
 
 def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
@@ -127,7 +140,7 @@ def _proven(a: Tree, b: Tree, cases: list[dict[str, int]]) -> Truth:
     proofs: list[Truth] = []
     for signs in cases:
         left, right = _turned(a, signs), _turned(b, signs)
-        proofs.append(proves_equal(left, right) or Claim(left, right))
+        proofs.append(left == right or proves_equal(left, right) or Claim(left, right))
     return every(proofs) if proofs else False
 
 
@@ -152,6 +165,8 @@ def _agreements(
         except Undefined:
             continue
         except TooBig as error:
+            if too_big is not None and not found:
+                raise  # it will be so at the other points too
             too_big = error
             continue
         found.append(place)
@@ -220,8 +235,8 @@ def points(
     yield {name: Fraction(_hash(60, name) % 5 + 2) * (1 if name in positive else -1) for name in names}
     for size in (Fraction(1000), Fraction(1, 1000)):
         yield {name: _jitter(61, name) * size for name in names}
-    for number in _numbers(a, b):
-        for shift in (number, number - 2, -number, -number - 2):
+    for size in _numbers(a, b):
+        for shift in (size, size - 2, -size, -size - 2):
             yield place(62, {}, shift)
 
 
@@ -236,7 +251,7 @@ def _jitter(index: int, name: str) -> Fraction:
 def _numbers(a: Tree, b: Tree) -> list[Fraction]:
     """Return the numbers in two trees that are large enough to matter as thresholds, the largest first."""
     found = {abs(part[1]) for tree in (a, b) for part in subtrees(tree) if part[0] == "n"}
-    return sorted((number for number in found if number > 2), reverse=True)[:4]
+    return sorted((size for size in found if size > 2), reverse=True)[:4]
 
 
 def proportional(a: Tree, b: Tree) -> tuple[Truth, int]:

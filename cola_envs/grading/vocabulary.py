@@ -69,6 +69,7 @@ REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\([pb]?matrix)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\\begin{\1}\2\\end{\1}"),
         (r"\\(?:[dtcsx]|nice)frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
+        (r"\\(p?mod)\s*\{?\s*(\w+)\s*\}?", r"\\\1{\2}"),
         (r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])", "|"),
         (r"\\langle(?![a-zA-Z])", "("),
         (r"\\rangle(?![a-zA-Z])", ")"),
