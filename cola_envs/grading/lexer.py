@@ -19,6 +19,7 @@ from cola_envs.grading.vocabulary import (
     GREEK,
     MATH_FONT,
     NUMBER_SETS,
+    ORDINALS,
     RELATIONS,
     REWRITES,
     SUBSCRIPTS,
@@ -72,7 +73,7 @@ def clean(text: str) -> str:
         text = text.replace("...", "…")
     if "m" in text or "M" in text:
         text = _HALF_DAY.sub(lambda match: f"\\text{{ {(match[1] or match[2]).lower()}m}}", text)
-    text = text.replace("{,}", ",")
+    text = text.replace("{,}", ",").replace("{:}", ":")
     text = text.replace("\\$", "¤").replace("\\%", "%").replace("£", "¤").replace("€", "¤")
     if text.count("$") == 1 and re.search(r"\$\s*\.?\d", text):
         text = text.replace("$", "¤")
@@ -230,9 +231,9 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
             raise ParseError(f"command \\{name}")
         tokens.append(("sym", f"{name} {letters[1] or letters[2]}"))
         return letters.end()
-    elif name == "lor":
+    elif name in ("lor", "vee"):
         tokens.append(("sep", "or"))
-    elif name == "land":
+    elif name in ("land", "wedge"):
         tokens.append(("sep", "and"))
     elif name in ("approx", "sim") and not tokens:
         pass  # "about 8.24" is held to be 8.24 exactly
@@ -302,6 +303,8 @@ def _word(word: str, tokens: list[Token], spaced: bool) -> None:
         tokens.append(("cmd", "pi"))
     elif lower in ("infty", "infinity", "inf"):
         tokens.append(("cmd", "infty"))
+    elif lower in ORDINALS and tokens and tokens[-1][0] == "num" and not spaced:
+        pass  # 1st is 1
     elif (after_value and _is_unit(word, spaced)) or (_continues_a_unit(tokens, lower, spaced)):
         tokens.append(("text", word))
     else:
@@ -311,7 +314,7 @@ def _word(word: str, tokens: list[Token], spaced: bool) -> None:
 def _is_unit(word: str, spaced: bool) -> bool:
     lower = word.lower()
     known = len(word) > 1 and (lower in UNIT_OF or lower in COMPOUND_UNITS)
-    return known or (spaced and (len(word) >= 4 or lower == "per"))
+    return known or (spaced and (len(word) >= 4 or lower in ("per", "sq", "cu")))
 
 
 def _continues_a_unit(tokens: list[Token], word: str, spaced: bool) -> bool:
@@ -320,6 +323,13 @@ def _continues_a_unit(tokens: list[Token], word: str, spaced: bool) -> bool:
         return False
     if tokens[-1][0] == "text":
         return spaced
+    known = len(word) > 1 and word in UNIT_OF
+    if tokens[-1] == ("cmd", "pi"):
+        return known and (len(word) > 2 or word in ("cm", "mm", "km", "dm", "ft"))  # \pi hr is no hour
+    if len(tokens) > 1 and tokens[-1][1] in ("(", "["):
+        return known and _ends_a_value(tokens[:-1])
+    if len(tokens) > 2 and tokens[-2:] == [("cmd", "frac"), ("op", "{")]:
+        return known and _ends_a_value(tokens[:-2])
     if len(tokens) > 1 and tokens[-1] in (("op", "/"), ("op", "*")):
         if tokens[-2][0] == "text":
             return True

@@ -74,7 +74,9 @@ def parse_with_unit_letters(text: str) -> Node | None:
         return None
 
 
-_UNIT_BY_LETTERS = re.compile(r"[\d}]\s+[A-Za-z]|[\d}][A-Za-z]+(?:\^\{?\d\}?)?/|\\frac\s*\{\s*\\math?rm")
+_UNIT_BY_LETTERS = re.compile(
+    r"[\d}]\s+[A-Za-z]|[\d}][A-Za-z]+(?:\^\{?\d\}?)?/|\d\s*\\frac\s*\{|\\pi\s*[ckm]?m\^"
+)
 
 
 def number_of_words(words: str) -> Expr | None:
@@ -91,6 +93,9 @@ def parse_tokens(tokens: Sequence[Token]) -> Node:
     """
     while len(tokens) > 2 and tokens[0] in _AROUND and matching(tokens, 0) == len(tokens) - 1:
         inner = tokens[1:-1]
+        builder = _set_builder(inner) if tokens[0][1] == "{" else None
+        if builder is not None:
+            return builder
         if all(kind != "rel" for kind, _ in inner) or any(kind == "sep" for kind, _ in inner):
             break
         tokens = inner  # \boxed{x = 5}, (x = 5)
@@ -214,7 +219,10 @@ def _removal(tokens: Sequence[Token]) -> Node | None:
     if ("cmd", "setminus") not in tokens and ("op", "\\{") not in tokens:
         return None
     cut = last(tokens, lambda i: tokens[i] == ("cmd", "setminus") or _is_set_minus(tokens, i))
-    return None if cut is None else Difference(_side(tokens[:cut]), _side(tokens[cut + 1 :]))
+    if cut is None:
+        return None
+    whole = REALS if tuple(tokens[:cut]) == (("sym", "R"),) else _side(tokens[:cut])
+    return Difference(whole, _side(tokens[cut + 1 :]))
 
 
 def _is_set_minus(tokens: Sequence[Token], index: int) -> bool:

@@ -209,7 +209,8 @@ def _joined(group: Group) -> _Read | None:
     if either is None or both is None or group.connective == "or":
         return either
     if group.connective == "and":
-        return both
+        # Conditions hold together; intervals one after the other are a union.
+        return both if both.name else either
 
     def cells(line: Line) -> Cells | None:
         together = both.cells(line)

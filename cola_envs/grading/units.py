@@ -21,13 +21,15 @@ from cola_envs.grading.vocabulary import (
     FILLERS,
     MARKS,
     NOT_A_UNIT,
+    ORDINALS,
     SCALES,
     UNIT_LETTERS,
     UNIT_OF,
 )
 
-_PIECE = re.compile(r"[A-Za-z]+|\d+|[/*^()-]")
-_BEFORE_A_UNIT = (("op", "{"), ("op", "("), ("op", "/"), ("op", "*"), ("op", "°"), ("cmd", "frac"))
+_PIECE = re.compile(r"[^\W\d_]+|\d+|[/*^()-]")
+_BEFORE_A_UNIT = (*(("op", sign) for sign in "{([/*°"), ("cmd", "frac"))
+_LAST_OF_A_VALUE = (("op", "}"), ("cmd", "pi"))
 _BETWEEN_UNITS = ("^", "{", "}", "/", "*", "-", "frac")
 _TEMPERATURE = re.compile(r"\bdegrees?\s+(C|F)\b|\bdegrees?\s+(?=celsius|fahrenheit)", re.IGNORECASE)
 _HALF_DAY = re.compile(r"\b([AaPp])\s?\.?\s?[Mm]\b\.?")
@@ -47,6 +49,12 @@ def take_unit(body: list[Token]) -> tuple[Unit | None, Fraction]:
     """
     start = _start(body)
     if start is None:
+        return None, Fraction(1)
+    first = next((value for kind, value in body[start:] if kind == "text"), "")
+    if first.strip() in ORDINALS:  # 10\text{th}, 10^{\text{th}}
+        while start > 1 and body[start - 1] in (("op", "{"), ("op", "^")):
+            start -= 1
+        del body[start:]
         return None, Fraction(1)
     tail = body[start:]
     del body[start:]
@@ -73,7 +81,7 @@ def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
     start = next((i for i, token in enumerate(tokens) if i and token[0] in ("sym", "text")), None)
     while start is not None and start > 1 and tokens[start - 1] in (("op", "{"), ("cmd", "frac")):
         start -= 1
-    if start is None or (tokens[start - 1][0] not in ("num", "rep") and tokens[start - 1] != ("op", "}")):
+    if start is None or not (tokens[start - 1][0] in ("num", "rep") or tokens[start - 1] in _LAST_OF_A_VALUE):
         return None
     read: list[Token] = []
     for index in range(start, len(tokens)):
@@ -100,8 +108,8 @@ def _spelt(tail: Sequence[Token]) -> str:
             continue
         if kind in ("text", "sym", "num"):
             out.append(f" {value} ")
-        elif kind == "op" and value in "^*/()-":
-            out.append(value)
+        elif kind == "op" and value in "^*/()-[]":
+            out.append({"[": "(", "]": ")"}.get(value, value))
         elif kind == "op" and value == "°":
             out.append(" degree ")
         elif kind != "op" or value not in "{}":
@@ -137,7 +145,7 @@ def _read(text: str) -> tuple[Unit, Fraction]:
     text = _TEMPERATURE.sub(
         lambda match: {"c": "celsius", "f": "fahrenheit"}.get((match[1] or "").lower(), ""), text
     )
-    text = re.sub(r"(?<=[A-Za-z])\.|\bo'clock\b", " ", text)
+    text = re.sub(r"(?<=[A-Za-z])\.", " ", text).replace("o'clock", "clock")
     pieces = _PIECE.findall(text)
     if "".join(pieces) != re.sub(r"[\s,']", "", text):
         raise ParseError("signs in a unit")

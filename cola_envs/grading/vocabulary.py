@@ -73,6 +73,8 @@ REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])", "|"),
         (r"\\langle(?![a-zA-Z])", "("),
         (r"\\rangle(?![a-zA-Z])", ")"),
+        (r"\\(?:R|reals|Reals)(?![a-zA-Z])", r"\\mathbb{R}"),
+        (r"\\Bbb(?![a-zA-Z])", r"\\mathbb"),
         (r"\\lbrack(?![a-zA-Z])", "["),
         (r"\\rbrack(?![a-zA-Z])", "]"),
         (r"\\lparen(?![a-zA-Z])", "("),
@@ -120,7 +122,8 @@ NOT_A_UNIT = _set(
     "or and not no about approximately approx around roughly nearly almost maybe perhaps possibly than at "
     "least most more less over under below above between up to from if unless except eg ie etc plus minus "
     "times divided half quarter double twice squared cubed mod base pi power factorial any all every both "
-    "either neither is are be answer wrong remainder"
+    "either neither is are be answer wrong remainder halves thirds quarters fourths fifths sixths sevenths "
+    "eighths ninths tenth tenths hundredth hundredths thousandth thousandths millionths"
 )
 #: Words after a number that multiply it.
 SCALES = {
@@ -147,6 +150,7 @@ MARKS = {
 FILLERS = _set("old long wide tall high deep of a an the each total clock")
 #: Letters that are units where a unit must stand; elsewhere they are variables.
 UNIT_LETTERS = frozenset("mgshlLJNWV")
+ORDINALS = _set("st nd rd th")
 _UNIT_NAMES = {
     "degree": "degree degrees deg", "celsius": "celsius", "fahrenheit": "fahrenheit",
     "kelvin": "kelvin kelvins", "dollar": "dollar dollars usd", "cent": "cent cents",
@@ -166,7 +170,8 @@ _UNIT_NAMES = {
     "gallon": "gallon gallons gal",
     "quart": "quart quarts qt", "pint": "pint pints", "cup": "cup cups", "acre": "acre acres",
     "joule": "joule joules j", "newton": "newton newtons n", "watt": "watt watts w", "volt": "volt volts v",
-    "hertz": "hertz hz", "knot": "knot knots", "revolution": "revolution revolutions rev",
+    "hertz": "hertz hz", "kilowatt": "kilowatt kilowatts kw", "kilowatt hour": "kwh", "psi": "psi",
+    "knot": "knot knots", "revolution": "revolution revolutions rev",
 }  # fmt: skip
 UNIT_OF = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
 COMPOUND_UNITS = {
