@@ -74,7 +74,7 @@ def compare(gold: str, answer: str) -> Truth:
 
 def _same_words(gold: str, answer: str, target: Node | None, given: Node | None) -> bool:
     """Whether two answers are the same words; a word without \\text reads as a product of letters."""
-    spelt = isinstance(target, Text) or isinstance(given, Text) or (_is_word(gold) and _is_word(answer))
+    spelt = isinstance(target, Text) or isinstance(given, Text) or _is_word(gold) or _is_choice(gold, answer)
     if spelt and words_of(gold) == words_of(answer):
         return True
     if target is None and given is None:
@@ -90,8 +90,15 @@ _PLAIN_WORDS = re.compile(r"[\w\s,.:;'-]*[a-z]{2}[\w\s,.:;'-]*")
 
 def _is_word(text: str) -> bool:
     text = clean(text)
-    # One capital is a choice, (D) is d; one small letter, and up to three of any kind, can be algebra.
-    return text.isalpha() and (len(text) > 3 or (len(text) == 1 and text in "ABCDEFGH") or text in "abcdefgh")
+    return text.isalpha() and (
+        len(text) > 3 or text.lower() in ("yes", "no", "odd")
+    )  # others may be products
+
+
+def _is_choice(gold: str, answer: str) -> bool:
+    """Whether the gold answer is one capital, which a choice may write small: D is d, but x is not X."""
+    gold, answer = clean(gold).strip("() "), clean(answer).strip("() ")
+    return len(gold) == len(answer) == 1 and gold in "ABCDEFGH"
 
 
 def _is_list_of_words(node: Node | None) -> bool:
