@@ -73,7 +73,7 @@ def clean(text: str) -> str:
         text = text.replace("...", "…")
     if "m" in text or "M" in text:
         text = _HALF_DAY.sub(lambda match: f"\\text{{ {(match[1] or match[2]).lower()}m}}", text)
-    text = text.replace("{,}", ",").replace("{:}", ":")
+    text = text.replace("{,}", ",").replace("{:}", ":").replace("{.}", ".")
     text = text.replace("\\$", "¤").replace("\\%", "%").replace("£", "¤").replace("€", "¤")
     if text.count("$") == 1 and re.search(r"\$\s*\.?\d", text):
         text = text.replace("$", "¤")

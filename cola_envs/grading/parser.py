@@ -36,9 +36,10 @@ from cola_envs.grading.vocabulary import NUMBER_WORDS
 
 REALS = Group("()", (Infinity(-1), Infinity(1)))
 EMPTY = Group("{}", ())
-_PHRASES = {
+_PHRASES: dict[str, Node] = {
     "all real numbers": REALS,
     "all reals": REALS,
+    "infinity": Infinity(1),
     "no solution": EMPTY,
     "no solutions": EMPTY,
     "no real solution": EMPTY,

@@ -65,6 +65,15 @@ def _limit_time(seconds: float) -> None:
 def _load() -> Callable[[Any, Any], bool]:
     import sympy
 
+    def of_whole_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+        # Of letters sympy takes the divisor of polynomials, by which m and n have none in common.
+        def checked(*arguments: Any) -> Any:
+            if not all(argument.is_Integer for argument in arguments):
+                raise ValueError("a divisor of what is no whole number")
+            return function(arguments)
+
+        return checked
+
     functions: dict[str, Callable[..., Any]] = {
         "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec,
         "csc": sympy.csc,
@@ -73,7 +82,8 @@ def _load() -> Callable[[Any, Any], bool]:
         "tanh": sympy.tanh,
         "ln": sympy.log, "log": sympy.log, "exp": sympy.exp, "abs": sympy.Abs, "floor": sympy.floor,
         "ceil": sympy.ceiling, "factorial": sympy.factorial, "doublefactorial": sympy.factorial2,
-        "binom": sympy.binomial, "gcd": sympy.gcd, "lcm": sympy.lcm, "max": sympy.Max, "min": sympy.Min,
+        "binom": sympy.binomial, "gcd": of_whole_numbers(sympy.gcd),
+        "lcm": of_whole_numbers(sympy.lcm), "max": sympy.Max, "min": sympy.Min,
     }  # fmt: skip
     constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
     repeated = {"sum": sympy.Sum, "prod": sympy.Product}
