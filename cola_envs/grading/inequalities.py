@@ -22,6 +22,7 @@ from cola_envs.grading.evaluate import (
 from cola_envs.grading.nodes import Expr, Infinity, Relation, Tree
 from cola_envs.grading.normal import proves_equal
 from cola_envs.grading.proof import same
+from cola_envs.grading.signs import sign_sensitive
 from cola_envs.grading.trees import has_plus_minus, number, substituted, subtrees, variables, with_sign
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -133,6 +134,10 @@ def _polynomial_roots(tree: Tree, name: str) -> list[Tree] | None:
     """Return the real roots of a function that is at most quadratic; None for others."""
     if name not in variables(tree):
         return []
+    if name in sign_sensitive(tree) or any(
+        part[0] == "/" and name in variables(part[2]) for part in subtrees(tree)
+    ):
+        return None  # of a form like x / x it is not said where it is defined
 
     def at(value: int) -> Tree:
         return substituted(tree, name, number(value))
