@@ -11,7 +11,7 @@ Nothing in an answer is ever evaluated as code. The conventions (what counts as 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -21,8 +21,8 @@ from cola_envs.grading.compare import compare
 from cola_envs.grading.evaluate import TooBig
 from cola_envs.grading.extract import extract_boxed, unreadable
 from cola_envs.grading.lexer import canonical, words_of
-from cola_envs.grading.pool import Outcome, shared_pool
-from cola_envs.grading.verdicts import Claim, Truth, claims, settle
+from cola_envs.grading.pool import shared_pool
+from cola_envs.grading.verdicts import Truth, claims, settle
 
 __all__ = ["Status", "Verdict", "extract_boxed", "grade_answers", "grade_batch"]
 
@@ -79,21 +79,22 @@ def grade_answers(
             decided[gold, answer] = _decide(gold, answer)
     asked = list(dict.fromkeys(claim for truth, _ in decided.values() for claim in claims(truth)))
     outcomes = dict(zip(asked, shared_pool().run(asked, deadline), strict=True)) if asked else {}
+    proven = frozenset(claim for claim, (is_proven, _) in outcomes.items() if is_proven)
+
+    def settled(truth: Truth, status: Status) -> tuple[bool, Status]:
+        if isinstance(truth, bool):
+            return truth, status
+        if settle(truth, proven):
+            return True, "ok"
+        failed = [outcomes[claim][1] for claim in claims(truth) if outcomes[claim][1] != "ok"]
+        return False, failed[0] if failed else "ok"
+
     return [
         Verdict(False, "no_box", None)
         if answer is None
-        else Verdict(*_settled(*decided[gold, answer], outcomes), answer)
+        else Verdict(*settled(*decided[gold, answer]), answer)
         for gold, answer in zip(golds, answers, strict=True)
     ]
-
-
-def _settled(truth: Truth, status: Status, outcomes: Mapping[Claim, Outcome]) -> tuple[bool, Status]:
-    if isinstance(truth, bool):
-        return truth, status
-    if settle(truth, [claim for claim, (proven, _) in outcomes.items() if proven]):
-        return True, "ok"
-    failed = [outcomes[claim][1] for claim in claims(truth) if outcomes[claim][1] != "ok"]
-    return False, failed[0] if failed else "ok"
 
 
 _PLAIN_INTEGER = re.compile(r"-?[1-9]\d{0,17}|0")
