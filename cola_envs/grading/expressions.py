@@ -10,7 +10,7 @@ from cola_envs.grading.lexer import ParseError, Token
 from cola_envs.grading.nodes import Expr, Tree, Unit
 from cola_envs.grading.trees import renamed
 from cola_envs.grading.units import take_unit
-from cola_envs.grading.vocabulary import FUNCTIONS
+from cola_envs.grading.vocabulary import CURRENCIES, FUNCTIONS
 
 
 def expression(tokens: Sequence[Token]) -> Expr:
@@ -27,9 +27,10 @@ def expression(tokens: Sequence[Token]) -> Expr:
     elif body and body[-1] == ("op", "%"):
         percent = True
         body.pop()
-    if ("op", "¤") in body[:2]:
-        body.remove(("op", "¤"))
-        unit = _in_dollars(unit)
+    for sign, currency in CURRENCIES.items():
+        if ("op", sign) in body[:2]:
+            body.remove(("op", sign))
+            unit = _in_currency(unit, currency)
     if len(body) > 1 and body[-1] == ("op", "°") and not any(value in FUNCTIONS for _, value in body):
         body.pop()
         unit = unit or Unit((("degree", 1),))
@@ -45,10 +46,10 @@ def expression(tokens: Sequence[Token]) -> Expr:
 _PERCENT = Unit((("percent", 1),))
 
 
-def _in_dollars(unit: Unit | None) -> Unit:
+def _in_currency(unit: Unit | None, currency: str) -> Unit:
     r"""Return the unit of an amount with its sign before it: \$18, \$18/hour, \$18 dollars."""
     powers = dict(unit.powers) if unit else {}
-    powers.setdefault("dollar", 1)
+    powers.setdefault(currency, 1)
     return Unit(tuple(sorted(powers.items())), unit.words if unit else (), unit.marks if unit else ())
 
 

@@ -74,7 +74,7 @@ def clean(text: str) -> str:
     if "m" in text or "M" in text:
         text = _HALF_DAY.sub(lambda match: f"\\text{{ {(match[1] or match[2]).lower()}m}}", text)
     text = text.replace("{,}", ",").replace("{:}", ":").replace("{.}", ".")
-    text = text.replace("\\$", "¤").replace("\\%", "%").replace("£", "¤").replace("€", "¤")
+    text = text.replace("\\$", "¤").replace("\\%", "%")
     if text.count("$") == 1 and re.search(r"\$\s*\.?\d", text):
         text = text.replace("$", "¤")
     text = text.replace("$", "")
@@ -147,7 +147,7 @@ def tokenise(text: str, grouped: bool = True) -> tuple[Token, ...]:
         elif character in ",;":
             tokens.append(("sep", ","))
             position += 1
-        elif character in "+-*/^_()[]{}|!:'°%¤&¶":
+        elif character in "+-*/^_()[]{}|!:'°%¤€£&¶":
             if character == "*" and text[position + 1 : position + 2] == "*":
                 raise ParseError("**")
             if character in "([":

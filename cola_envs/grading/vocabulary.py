@@ -150,6 +150,8 @@ MARKS = {
 FILLERS = _set("old long wide tall high deep of a an the each total clock")
 #: Letters that are units where a unit must stand; elsewhere they are variables.
 UNIT_LETTERS = frozenset("mgshlLJNWV")
+#: Signs before an amount; the dollar's is kept apart from TeX's.
+CURRENCIES = {"¤": "dollar", "€": "euro", "£": "pound"}
 ORDINALS = _set("st nd rd th")
 _UNIT_NAMES = {
     "degree": "degree degrees deg", "celsius": "celsius", "fahrenheit": "fahrenheit",
