@@ -1,22 +1,33 @@
-"""Whether a given answer is the same mathematical object as the gold answer.
+r"""Whether a given answer is the same mathematical object as the gold answer.
 
-The conventions, which a few test sets leave open, are these. Surface form does not matter, unsimplified
-forms count; rounded values do not. Lists without brackets and sets are unordered; tuples, intervals and
-matrices are ordered. ``x = 5`` is ``5`` and is not ``y = 5``. Equations that are constant multiples of one
-another are equal; a real set may be written as interval, inequality or membership. A unit may be left out
-or added; two known units must be the same. A percentage may drop its sign or be written as a ratio. Digits
-in a base must agree in digits and base; the base may be left out.
+The conventions, which a few test sets leave open, are these.
+
+- Surface form does not matter, unsimplified forms count; rounded values do not. Numbers are compared
+  exactly, at any length. Expressions are equal when they agree wherever both are defined and real
+  (:mod:`cola_envs.grading.proof`): ``\sqrt{xy}`` is ``\sqrt x \sqrt y``; ``\sqrt{x^2}`` is not ``x``.
+- Lists without brackets and sets are unordered; tuples, intervals, matrices and lists with dots are ordered.
+- ``x = 5`` is ``5`` and is not ``y = 5``. Equations that are constant multiples of one another are equal.
+- A real set may be written as interval, inequality, membership, union, difference or condition
+  (:mod:`cola_envs.grading.reals`).
+- A unit may be left out or added; two units, and all other words, must agree
+  (:mod:`cola_envs.grading.units`).
+- A percentage may drop its sign or be written as a ratio. Digits in a base must agree in digits and base; the
+  base may be left out. 5:00 p.m. is 5 p.m.; a time is no ratio.
+- Words ignore case, articles and font.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import permutations
 
-from cola_envs.grading.evaluate import has_plus_minus, proportional, same, variables, with_sign
+from cola_envs.grading.equations import asked_value, equations, inequalities
 from cola_envs.grading.lexer import clean, words_of
 from cola_envs.grading.nodes import (
     Based,
+    Dotted,
     Expr,
     Group,
     Infinity,
@@ -24,74 +35,148 @@ from cola_envs.grading.nodes import (
     Node,
     Ratio,
     Relation,
+    SetOf,
     Text,
-    Tree,
-    Union,
 )
-from cola_envs.grading.parser import number_of_words, parse
-from cola_envs.grading.reals import (
-    FLIPPED,
-    all_equations,
-    compare_sets,
-    every,
-    is_real_set,
-    joined,
-    unknowns,
-)
+from cola_envs.grading.parser import number_of_words, parse, parse_with_unit_letters
+from cola_envs.grading.proof import same
+from cola_envs.grading.reals import all_equations, compare_sets, is_interval, is_set_of_reals
+from cola_envs.grading.trees import has_plus_minus, number, variables, with_sign
+from cola_envs.grading.units import agree
+from cola_envs.grading.verdicts import Truth, every, some
+
+#: Undecided items of a list whose every order is tried.
+_MOST_PERMUTED = 4
 
 
-def compare(gold: str, answer: str) -> bool | None:
-    """Return whether two final answers are equal, or None where this module cannot tell.
+def compare(gold: str, answer: str) -> Truth:
+    """Return whether two final answers are equal, perhaps on claims that are still to be proven.
 
     Raises:
         TooBig: if a value is beyond the bounds of :mod:`cola_envs.grading.evaluate`.
     """
-    target = parse(gold)
-    if isinstance(target, Text):
-        if words_of(gold) == words_of(answer):
-            return True
-        given = parse(answer)
-        return given is not None and equal(target, given) is True
-    if _is_list_of_words(target) and sorted(words_of(gold).split(",")) == sorted(words_of(answer).split(",")):
+    target, given = parse(gold), parse(answer)
+    if _same_words(gold, answer, target, given):
         return True
-    given = parse(answer)
-    if isinstance(given, Text) and words_of(gold) == words_of(answer):
-        return True  # a word without \text reads as a product of letters
     if target is None or given is None:
-        return None
+        return False
     verdict = equal(target, given)
-    if verdict is not True and "," in answer and isinstance(given, Expr) and isinstance(target, Group):
+    if verdict is False and "," in answer and isinstance(given, Expr) and isinstance(target, Group):
         ungrouped = parse(answer, grouped=False)
-        verdict = verdict if ungrouped is None else equal(target, ungrouped)
-    elif verdict is not True and "," in gold and isinstance(target, Expr) and isinstance(given, Group):
+        verdict = False if ungrouped is None else equal(target, ungrouped)
+    elif verdict is False and "," in gold and isinstance(target, Expr) and isinstance(given, Group):
         ungrouped = parse(gold, grouped=False)
         # Here a list is one reading of the gold answer only: the order written must be kept.
         if isinstance(ungrouped, Group) and given.kind == ungrouped.kind == "list":
             verdict = _ordered(ungrouped.items, given.items)
-    if verdict is False and _word(clean(gold)) and words_of(gold) == words_of(answer):
+    return verdict if verdict is not False else _with_unit_letters(gold, answer, target, given)
+
+
+def _same_words(gold: str, answer: str, target: Node | None, given: Node | None) -> bool:
+    """Whether two answers are the same words; a word without \\text reads as a product of letters."""
+    spelt = isinstance(target, Text) or isinstance(given, Text) or _is_word(gold) or _is_choice(gold, answer)
+    if spelt and words_of(gold) == words_of(answer):
         return True
-    return verdict
+    if target is None and given is None:
+        # 1 hour 30 minutes: outside the grammar, but the same words in other typesetting.
+        return words_of(gold) == words_of(answer) and _PLAIN_WORDS.fullmatch(words_of(gold)) is not None
+    return _is_list_of_words(target) and sorted(words_of(gold).split(",")) == sorted(
+        words_of(answer).split(",")
+    )
 
 
-def _word(text: str) -> bool:
-    return len(text) == 1 or (text.isalpha() and len(text) > 3)
+_PLAIN_WORDS = re.compile(r"[\w\s,.:;'-]*[a-z]{2}[\w\s,.:;'-]*")
+
+
+def _is_word(text: str) -> bool:
+    text = clean(text)
+    return text.isalpha() and (
+        len(text) > 3 or text.lower() in ("yes", "no", "odd")
+    )  # others may be products
+
+
+def _is_choice(gold: str, answer: str) -> bool:
+    """Whether the gold answer is one capital, which a choice may write small: D is d, but x is not X."""
+    gold, answer = clean(gold).strip("() "), clean(answer).strip("() ")
+    return len(gold) == len(answer) == 1 and gold in "ABCDEFGH"
 
 
 def _is_list_of_words(node: Node | None) -> bool:
     return isinstance(node, Group) and all(isinstance(item, Text) for item in node.items)
 
 
-def equal(gold: Node, answer: Node) -> bool | None:
-    """Compare two trees; None where it cannot be told. See :func:`compare`."""
+def _with_unit_letters(gold: str, answer: str, target: Node, given: Node) -> Truth:
+    """Read letters behind a number as its unit, where the other side says that they are no variables."""
+    if not (isinstance(target, Expr) and isinstance(given, Expr)):
+        return False
+    if not variables(target.tree):
+        read = parse_with_unit_letters(answer)
+        return isinstance(read, Expr) and _expressions(target, read)
+    if not variables(given.tree):
+        read = parse_with_unit_letters(gold)
+        # 18 m may be a product: then a bare 18 is not it.
+        sure = isinstance(read, Expr) and read.unit and (given.unit or len(read.unit.powers) > 1)
+        return isinstance(read, Expr) and bool(sure) and _expressions(read, given)
+    return False
+
+
+def equal(gold: Node, answer: Node) -> Truth:
+    """Compare two trees. See :func:`compare`."""
+    members = [node.names[0] for node in (gold, answer) if isinstance(node, Relation) and node.ops == ("in",)]
+    if len(members) == 2 and members[0] != members[1]:
+        return False
+    first, second = _system(gold), _system(answer)
+    if first and second:
+        return first.keys() == second.keys() and every(equal(first[name], second[name]) for name in first)
     gold, answer = _plain(gold), _plain(answer)
-    if isinstance(gold, Relation) or isinstance(answer, Relation):
-        return _relations(gold, answer)
-    if is_real_set(gold) or is_real_set(answer):
-        verdict = compare_sets(gold, answer)
-        if verdict is not None or isinstance(gold, Union) or isinstance(answer, Union):
-            return verdict
+    if (
+        isinstance(gold, Relation)
+        and isinstance(answer, Relation)
+        and all_equations(gold)
+        and all_equations(answer)
+    ):
+        return equations(gold, answer, equal)
+    for relation, other in ((gold, answer), (answer, gold)):
+        if isinstance(relation, Relation) and all_equations(relation) and not _holds_conditions(other):
+            value = asked_value(relation, equal, wide=relation is answer)
+            if value is None or value[1] is False:
+                return False
+            pair = (value[0], other) if relation is gold else (other, value[0])
+            return every([value[1], equal(*pair)])
+    if is_set_of_reals(gold) or is_set_of_reals(answer):
+        return _sets(gold, answer)
     if _is_unordered(gold) or _is_unordered(answer):
         return _unordered(gold, answer)
+    return _of_one_kind(gold, answer)
+
+
+def _system(node: Node) -> dict[str, Node]:
+    """Return what several unknowns are: ``x = 2, y = 3`` and ``(x, y) = (2, 3)``; nothing for other nodes."""
+    if isinstance(node, Relation) and node.ops == ("=",):
+        names, values = node.sides
+        if not (isinstance(names, Group) and isinstance(values, Group) and names.kind == values.kind == "()"):
+            return {}
+        pairs = [(_letter(name), value) for name, value in zip(names.items, values.items, strict=False)]
+        complete = len(names.items) == len(values.items)
+    elif isinstance(node, Group) and node.kind == "list" and node.connective != "or":
+        items = [item for item in node.items if isinstance(item, Relation) and item.ops == ("=",)]
+        pairs = [(_letter(item.sides[0]), item.sides[1]) for item in items]
+        complete = len(items) == len(node.items)
+    else:
+        return {}
+    found = {name: value for name, value in pairs if name}
+    return found if complete and len(found) == len(pairs) > 1 else {}
+
+
+def _letter(node: Node) -> str | None:
+    return node.tree[1] if isinstance(node, Expr) and node.tree[0] == "v" and node.unit is None else None
+
+
+def _holds_conditions(node: Node) -> bool:
+    return is_set_of_reals(node) and not is_interval(node)
+
+
+def _of_one_kind(gold: Node, answer: Node) -> Truth:
     if isinstance(gold, Group) and isinstance(answer, Group):
         brackets_agree = gold.kind == answer.kind or len(gold.items) > 2
         return brackets_agree and _ordered(gold.items, answer.items)
@@ -104,52 +189,53 @@ def equal(gold: Node, answer: Node) -> bool | None:
     if isinstance(gold, Based) and isinstance(answer, Based):
         return (gold.digits, gold.base) == (answer.digits, answer.base)
     if isinstance(gold, Based) and isinstance(answer, Expr) and gold.digits.isdigit():
-        return same(("n", Fraction(int(gold.digits))), answer.tree)
+        return same(number(int(gold.digits)), answer.tree)
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
             return False
         return _ordered(
             [cell for row in gold.rows for cell in row], [cell for row in answer.rows for cell in row]
         )
-    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
+    if isinstance(gold, Dotted) and isinstance(answer, Dotted):
+        return gold.operators == answer.operators and every(
+            g is a if g is None or a is None else equal(g, a)
+            for g, a in zip(gold.terms, answer.terms, strict=True)
+        )
+    if isinstance(gold, Ratio) or isinstance(answer, Ratio):
         return _ratios(gold, answer)
     return False
 
 
 def _plain(node: Node) -> Node:
-    r"""Drop the ``x \in`` of a set; read plus-or-minus as its two values and joined inequalities as a set."""
+    r"""Drop the ``x \in`` of a value; read plus-or-minus as its two values."""
     if isinstance(node, Relation) and node.ops == ("in",) and node.names[0]:
-        return _plain(node.sides[1])
+        inner = _plain(node.sides[1])
+        return node if is_set_of_reals(inner) or is_interval(inner) else inner
     if isinstance(node, Expr) and has_plus_minus(node.tree):
-        return Group("list", _both_signs(node))
-    if isinstance(node, Group) and node.kind == "list":
-        one = joined(node)
-        return node if one is None else one
+        return Group(
+            "list", tuple(Expr(with_sign(node.tree, sign), node.unit, node.percent) for sign in (1, -1))
+        )
     return node
 
 
-def _both_signs(node: Expr) -> tuple[Expr, Expr]:
-    return (Expr(with_sign(node.tree, 1), node.unit, node.percent), Expr(with_sign(node.tree, -1), node.unit))
-
-
-def _expressions(gold: Expr, answer: Expr) -> bool | None:
-    if gold.unit and answer.unit and gold.unit != answer.unit:
+def _expressions(gold: Expr, answer: Expr) -> Truth:
+    if not agree(gold.unit, answer.unit):
         return False
     if gold.percent != answer.percent:
         if gold.unit or answer.unit:
             return False
         part, other = (gold, answer) if gold.percent else (answer, gold)
-        hundredth = ("/", part.tree, ("n", Fraction(100)))
-        return _any([same(part.tree, other.tree), same(hundredth, other.tree)])
+        hundredth = ("/", part.tree, number(100))
+        return some([same(part.tree, other.tree), same(hundredth, other.tree)])
     return same(gold.tree, answer.tree)
 
 
-def _words(gold: Node, answer: Node) -> bool | None:
+def _words(gold: Node, answer: Node) -> Truth:
     for text, other in ((gold, answer), (answer, gold)):
         if isinstance(text, Text) and isinstance(other, Expr):
-            number = number_of_words(text.words)
-            if number is not None:
-                return same(number.tree, other.tree)
+            value = number_of_words(text.words)
+            if value is not None:
+                return same(value.tree, other.tree)
     spelt = [
         node.words if isinstance(node, Text) else node.tree[1].lower()
         if isinstance(node, Expr) and node.tree[0] in "vc" else None
@@ -158,31 +244,71 @@ def _words(gold: Node, answer: Node) -> bool | None:
     return spelt[0] is not None and spelt[1] is not None and words_of(spelt[0]) == words_of(spelt[1])
 
 
-def _ratios(gold: Ratio, answer: Ratio) -> bool | None:
+def _ratios(gold: Node, answer: Node) -> Truth:
+    times = [_time(node) for node in (gold, answer)]
+    units = [node.unit if isinstance(node, Ratio | Expr) else None for node in (gold, answer)]
+    if times[0] and times[1]:
+        return times[0] == times[1] and agree(*units)
+    if not (isinstance(gold, Ratio) and isinstance(answer, Ratio)) or not agree(*units):
+        return False
     if gold.spelling == answer.spelling:
         return True
     if len(gold.items) != len(answer.items) or _like_a_time(gold):
         return False
     first = (gold.items[0].tree, answer.items[0].tree)
-    crossed = [
+    return every(
         same(("*", first[1], g.tree), ("*", first[0], a.tree))
         for g, a in zip(gold.items, answer.items, strict=True)
-    ]
-    return every(crossed)
+    )
 
 
 def _like_a_time(ratio: Ratio) -> bool:
     return all(len(part) == 2 for part in ratio.spelling.split(":")[1:])
 
 
+def _time(node: Node) -> tuple[Fraction, ...] | None:
+    """Return hours and minutes of a time of day: ``5:00``, and ``5 p.m.``."""
+    if isinstance(node, Ratio):
+        parts = [item.tree[1] for item in node.items if item.tree[0] == "n"]
+        return tuple(parts) if len(parts) == len(node.items) == 2 and _like_a_time(node) else None
+    half_day = isinstance(node, Expr) and node.unit and {"am", "pm"} & set(node.unit.marks)
+    return (
+        (node.tree[1], Fraction(0)) if half_day and isinstance(node, Expr) and node.tree[0] == "n" else None
+    )
+
+
 # Lists and sets
+
+
+def _sets(gold: Node, answer: Node) -> Truth:
+    if (
+        isinstance(gold, Group)
+        and isinstance(answer, Group)
+        and gold.kind == answer.kind
+        and is_interval(gold)
+    ):
+        return _ordered(gold.items, answer.items)
+    verdict = compare_sets(gold, answer)
+    if verdict is not None:
+        return verdict
+    gold, answer = (node.condition if isinstance(node, SetOf) else node for node in (gold, answer))
+    if isinstance(gold, Relation) and isinstance(answer, Relation):
+        return inequalities(gold, answer, equal)
+    if type(gold) is not type(answer):
+        return False
+    if isinstance(gold, Group) and isinstance(answer, Group):
+        return gold.kind == answer.kind and (
+            _unordered(gold, answer) if gold.kind == "list" else _ordered(gold.items, answer.items)
+        )
+    parts = [getattr(node, "parts", ()) for node in (gold, answer)]
+    return bool(parts[0]) and _matched(*parts)
 
 
 def _is_unordered(node: Node) -> bool:
     return isinstance(node, Group) and node.kind in ("list", "{}")
 
 
-def _unordered(gold: Node, answer: Node) -> bool | None:
+def _unordered(gold: Node, answer: Node) -> Truth:
     names, items = zip(*(_named_items(node) for node in (gold, answer)), strict=True)
     if names[0] and names[1] and names[0] != names[1]:
         return False
@@ -213,119 +339,34 @@ def _named_items(node: Node) -> tuple[str | None, list[Node]]:
 def _distinct(items: Sequence[Node]) -> list[Node]:
     kept: list[Node] = []
     for item in items:
-        if not any(equal(other, item) for other in kept):
+        if not any(equal(other, item) is True for other in kept):
             kept.append(item)
     return kept
 
 
-def _matched(gold: Sequence[Node], answer: Sequence[Node]) -> bool | None:
+def _matched(gold: Sequence[Node], answer: Sequence[Node]) -> Truth:
+    """Whether two lists have the same items, in any order."""
     if len(gold) != len(answer):
         return False
     left = list(answer)
-    unsure = False
+    rest: list[Node] = []
     for item in gold:
-        verdicts = [equal(item, other) for other in left]
-        if True in verdicts:
-            del left[verdicts.index(True)]
-        elif None in verdicts:
-            unsure = True
+        found = next((index for index, other in enumerate(left) if equal(item, other) is True), None)
+        if found is None:
+            rest.append(item)
         else:
-            return False
-    return None if unsure else True
+            del left[found]
+    if not rest:
+        return True
+    if len(rest) > _MOST_PERMUTED:
+        return False
+    return some(
+        every(equal(item, other) for item, other in zip(rest, order, strict=True))
+        for order in permutations(left)
+    )
 
 
-def _ordered(gold: Sequence[Node], answer: Sequence[Node]) -> bool | None:
+def _ordered(gold: Sequence[Node], answer: Sequence[Node]) -> Truth:
     if len(gold) != len(answer):
         return False
-    return every([equal(g, a) for g, a in zip(gold, answer, strict=True)])
-
-
-def _any(verdicts: Sequence[bool | None]) -> bool | None:
-    return True if True in verdicts else None if None in verdicts else False
-
-
-# Relations
-
-
-def _relations(gold: Node, answer: Node) -> bool | None:
-    if isinstance(gold, Relation) and isinstance(answer, Relation):
-        if all_equations(gold) and all_equations(answer):
-            return _equations(gold, answer)
-        sets = compare_sets(gold, answer) if unknowns(gold) == unknowns(answer) else None
-        return sets if sets is not None else _inequalities(gold, answer)
-    relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
-    assert isinstance(relation, Relation)
-    if all_equations(relation):
-        value = _asked_value(relation, wide=relation is answer)
-        if value is None:
-            return False
-        return equal(value, other) if relation is gold else equal(other, value)
-    if isinstance(other, Expr | Text | Matrix | Ratio | Based):
-        return False
-    return compare_sets(gold, answer)
-
-
-def _asked_value(relation: Relation, wide: bool) -> Node | None:
-    """Return what ``name = value`` (or ``value = name``, ``a = b = value``) says; None if it is no such one.
-
-    ``wide`` allows a compound left side such as ``a + b``: an answer may repeat what was asked for, but
-    a gold answer ``x + y = 1`` is an equation.
-    """
-    names = [name if name and (wide or _is_simple(name)) else None for name in relation.names]
-    values = [side for side, name in zip(relation.sides, names, strict=True) if not name]
-    if not values:
-        return relation.sides[-1] if len(relation.sides) == 2 else None
-    if len(values) == len(relation.sides) and not all(
-        isinstance(value, Expr) and not variables(value.tree) for value in values
-    ):
-        return None
-    if len(relation.sides) == 2 and names[0]:
-        return relation.sides[1]
-    # Several values must be the same one: 1 = 2 = 3 names none.
-    return values[-1] if all(equal(values[-1], value) is True for value in values[:-1]) else None
-
-
-def _is_simple(name: str) -> bool:
-    return not any(sign in name.split("(")[0] for sign in "+-*/^") or name.startswith("(")
-
-
-def _equations(gold: Relation, answer: Relation) -> bool | None:
-    if len(gold.sides) == len(answer.sides) == 2:
-        for g, a in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            if gold.names[g] and gold.names[g] == answer.names[a]:
-                verdict = equal(gold.sides[1 - g], answer.sides[1 - a])
-                if verdict is True:
-                    return True
-        gold_difference, answer_difference = _difference(gold), _difference(answer)
-        if gold_difference is None or answer_difference is None:
-            return None if gold_difference or answer_difference else False
-        sign = proportional(gold_difference, answer_difference)
-        return None if sign is None else sign != 0
-    values = _asked_value(gold, wide=False), _asked_value(answer, wide=True)
-    if values[0] is None or values[1] is None or gold.names[0] != answer.names[0]:
-        return None
-    return equal(values[0], values[1])
-
-
-def _difference(relation: Relation) -> Tree | None:
-    left, right = relation.sides[0], relation.sides[1]
-    if not isinstance(left, Expr) or not isinstance(right, Expr):
-        return None
-    return ("+", left.tree, ("neg", right.tree))
-
-
-def _inequalities(gold: Relation, answer: Relation) -> bool | None:
-    if len(gold.ops) != len(answer.ops):
-        return False
-    if len(gold.ops) == 1:
-        left, right = _difference(gold), _difference(answer)
-        if left is None or right is None:
-            return None
-        sign = proportional(left, right)
-        if sign is None:
-            return None
-        op = answer.ops[0] if sign > 0 else FLIPPED.get(answer.ops[0], answer.ops[0])
-        return sign != 0 and gold.ops[0] == op
-    if all(FLIPPED.get(op) == other for op, other in zip(gold.ops, reversed(answer.ops), strict=True)):
-        return _ordered(gold.sides, answer.sides[::-1])
-    return gold.ops == answer.ops and _ordered(gold.sides, answer.sides)
+    return every(equal(g, a) for g, a in zip(gold, answer, strict=True))

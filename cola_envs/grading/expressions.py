@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from cola_envs.grading.lexer import ParseError, Token
-from cola_envs.grading.nodes import Expr, Tree
-from cola_envs.grading.vocabulary import FUNCTIONS, NOT_A_UNIT, UNIT_OF
+from cola_envs.grading.nodes import Expr, Tree, Unit
+from cola_envs.grading.trees import renamed
+from cola_envs.grading.units import take_unit
+from cola_envs.grading.vocabulary import CURRENCIES, FUNCTIONS
 
 
 def expression(tokens: Sequence[Token]) -> Expr:
@@ -18,47 +20,40 @@ def expression(tokens: Sequence[Token]) -> Expr:
         ParseError: where it is outside the grammar.
     """
     body = list(tokens)
-    unit = _take_unit(body)
-    percent = False
-    if unit == "percent" or (body and body[-1] == ("op", "%")):
+    unit, scale = take_unit(body)
+    percent = unit == _PERCENT
+    if percent:
+        unit = None
+    elif body and body[-1] == ("op", "%"):
         percent = True
-        if unit == "percent":
-            unit = None
-        else:
-            body.pop()
-    if ("op", "¤") in body[:2]:
-        body.remove(("op", "¤"))
-        unit = unit or "dollar"
+        body.pop()
+    for sign, currency in CURRENCIES.items():
+        if ("op", sign) in body[:2]:
+            body.remove(("op", sign))
+            unit = _in_currency(unit, currency)
     if len(body) > 1 and body[-1] == ("op", "°") and not any(value in FUNCTIONS for _, value in body):
         body.pop()
-        unit = "degree"
+        unit = unit or Unit((("degree", 1),))
     if not body:
         raise ParseError("nothing")
     reader = _Reader(body)
     tree = reader.sum()
     if reader.position != len(reader.tokens):
         raise ParseError("something after an expression")
-    return Expr(tree, unit, percent)
+    return Expr(tree if scale == 1 else ("*", ("n", scale), tree), unit, percent)
 
 
-def _take_unit(body: list[Token]) -> str | None:
-    start = next((i for i, (kind, _) in enumerate(body) if kind == "text"), -1)
-    if start < 0:
-        return None
-    if start == 0:
-        raise ParseError("words before an expression")
-    tail = body[start:]
-    if any(kind not in ("text", "num") and value not in "^{}/-" for kind, value in tail):
-        raise ParseError("something after a unit")
-    words = re.findall(r"[a-z]+", " ".join(value for kind, value in tail if kind == "text").lower())
-    if not words or NOT_A_UNIT.intersection(words) or len(words) > 5:
-        raise ParseError("words that are no unit")
-    numbers = [value for kind, value in tail if kind == "num"]
-    if any(number not in ("1", "2", "3") for number in numbers):
-        raise ParseError("a number after a unit")
-    del body[start:]
-    known = [word for word in words if word not in ("sq", "square", "cubic", "old", "long", "per")]
-    return UNIT_OF.get(known[0], "") if len(known) == 1 else ""
+_PERCENT = Unit((("percent", 1),))
+
+
+def _in_currency(unit: Unit | None, currency: str) -> Unit:
+    r"""Return the unit of an amount with its sign before it: \$18, \$18/hour, \$18 dollars."""
+    powers = dict(unit.powers) if unit else {}
+    powers.setdefault(currency, 1)
+    return Unit(tuple(sorted(powers.items())), unit.words if unit else (), unit.marks if unit else ())
+
+
+_MOST_SUMS = 3
 
 
 class _Reader:
@@ -68,6 +63,7 @@ class _Reader:
         self.tokens = tokens
         self.position = 0
         self.inside_bars = False
+        self.depth = 0  # of sums within sums
 
     def peek(self) -> Token:
         return self.tokens[self.position] if self.position < len(self.tokens) else ("end", "")
@@ -87,7 +83,8 @@ class _Reader:
         sign = self.accept("+", "-", "pm", "mp")
         tree = _signed(sign, self.product())
         while sign := self.accept("+", "-", "pm", "mp"):
-            tree = ("+", tree, _signed(sign, self.product()))
+            minus = self.accept("-") if sign in "+-" else None  # 6+-5
+            tree = ("+", tree, _signed(sign, _signed(minus, self.product())))
         return tree
 
     def product(self) -> Tree:
@@ -110,7 +107,7 @@ class _Reader:
         if kind == "sym":
             return True
         if kind == "cmd":
-            return value in FUNCTIONS or value in ("frac", "binom", "pi", "lfloor", "lceil")
+            return value in FUNCTIONS or value in ("frac", "binom", "pi", "lfloor", "lceil", "sum", "prod")
         return kind == "op" and (value in ("(", "[", "{") or (value == "|" and not self.inside_bars))
 
     def factor(self) -> Tree:
@@ -121,11 +118,18 @@ class _Reader:
             if self.accept("^"):
                 base = ("^", base, self.exponent())
             elif self.accept("!"):
-                base = ("f", "factorial", base)
+                base = ("f", self.factorial(), base)
             elif self.accept("°"):
                 base = ("deg", base)
             else:
                 return base
+
+    def factorial(self) -> str:
+        if not self.accept("!"):
+            return "factorial"
+        if self.accept("!"):
+            raise ParseError("three factorial signs")
+        return "doublefactorial"
 
     def exponent(self) -> Tree:
         sign = self.accept("-", "+")
@@ -171,6 +175,10 @@ class _Reader:
         if kind == "op" and value in ("(", "[", "{"):
             self.position += 1
             tree = self.sum()
+            infix = self.accept("choose", "over") if value == "{" else None
+            if infix:
+                below = self.sum()
+                tree = ("f", "binom", tree, below) if infix == "choose" else ("/", tree, below)
             self.expect({"(": ")", "[": "]", "{": "}"}[value])
             return tree
         if kind == "op" and value == "|":
@@ -228,7 +236,8 @@ class _Reader:
         if name == "pi":
             return ("c", "pi")
         if name == "frac":
-            return ("/", self.argument(), self.argument())
+            above, below = self.argument(), self.argument()
+            return _derivative(above, below) or ("/", above, below)
         if name == "binom":
             return ("f", "binom", self.argument(), self.argument())
         if name == "sqrt":
@@ -237,9 +246,44 @@ class _Reader:
             tree = self.sum()
             self.expect("r" + name[1:])
             return ("f", name[1:], tree)
+        if name in ("sum", "prod"):
+            return self.repeated(name)
         if name in FUNCTIONS:
             return self.function(name)
         raise ParseError(f"unexpected {name}")
+
+    def repeated(self, name: str) -> Tree:
+        r"""``\sum_{k=1}^{n}`` of the product that follows."""
+        if not (self.accept("_") and self.accept("{")):
+            raise ParseError("a sum without its letter")
+        kind, letter = self.peek()
+        self.position += 1
+        if kind != "sym" or self.peek() != ("rel", "="):
+            raise ParseError("a sum without its letter")
+        self.position += 1
+        low = self.sum()
+        self.expect("}")
+        self.expect("^")
+        high = self.bound()
+        self.depth += 1
+        if self.depth > _MOST_SUMS:
+            raise ParseError("sums within sums")
+        body = self.product()
+        self.depth -= 1
+        # The letter is bound: whatever it is called, it is the same sum (and i is no imaginary unit there).
+        bound = "index" + "abcd"[self.depth]
+        return ("f", name, ("v", bound), low, high, renamed(body, letter, bound))
+
+    def bound(self) -> Tree:
+        braces = self.accept("{")
+        self.accept("+")
+        if self.accept("infty"):
+            tree: Tree = ("c", "oo")
+        else:
+            tree = self.sum() if braces else self.single()
+        if braces:
+            self.expect("}")
+        return tree
 
     def root(self) -> Tree:
         degree: Tree = ("n", Fraction(2))
@@ -259,7 +303,10 @@ class _Reader:
             power = self.exponent()
         if power == ("neg", ("n", Fraction(1))) and name in ("sin", "cos", "tan", "cot"):
             name, power = "arc" + name, None
-        tree: Tree = ("f", name, *self.function_arguments())
+        arguments = self.function_arguments()
+        if len(arguments) > 1 and name not in ("gcd", "lcm", "max", "min"):
+            raise ParseError(f"{name} of several arguments")
+        tree: Tree = ("f", name, *arguments)
         if name == "log":
             tree = ("f", "log", tree[2], base or ("n", Fraction(10)))
         return ("^", tree, power) if power else tree
@@ -277,6 +324,20 @@ class _Reader:
         while self.starts_a_factor() and not (self.peek()[0] == "cmd" and self.peek()[1] in FUNCTIONS):
             tree = ("*", tree, self.factor())
         return [tree]
+
+
+def _derivative(above: Tree, below: Tree) -> Tree | None:
+    """Return dy/dx as one letter, which is no fraction of products; None for other fractions.
+
+    Raises:
+        ParseError: for d/dx, which acts on what follows.
+    """
+    d: Tree = ("v", "d")
+    if below[:2] != ("*", d) or below[2][0] != "v":
+        return None
+    if above == d:
+        raise ParseError("a derivative")
+    return ("v", f"d{above[2][1]}/d{below[2][1]}") if above[:2] == ("*", d) and above[2][0] == "v" else None
 
 
 def _signed(sign: str | None, tree: Tree) -> Tree:

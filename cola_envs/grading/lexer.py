@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 from cola_envs.grading.vocabulary import (
+    ACCENTS,
     COMMANDS,
+    COMPOUND_UNITS,
     FUNCTIONS,
     GREEK,
     MATH_FONT,
+    NUMBER_SETS,
+    ORDINALS,
     RELATIONS,
     REWRITES,
+    SUBSCRIPTS,
+    SUPERSCRIPTS,
     TEXT,
     UNICODE,
+    UNIT_LETTERS,
     UNIT_OF,
 )
 
@@ -26,18 +34,28 @@ Token = tuple[str, str]
 
 
 class ParseError(ValueError):
-    """The text is outside the grammar; math-verify may still read it."""
+    """The text is outside the grammar of final answers."""
 
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)(?:\.\d+)?")
 _GROUPED_BY_SPACE = re.compile(r"[1-9]\d{0,2}(?: \d{3})+(?![\d/]| \d)")
+#: Text in which no rewriting finds anything, so that the commonest answers skip them all.
+_AS_IT_IS = re.compile(r"(?:[^\\&<>!°~]|\\(?:[{}%$]|(?:frac|sqrt|pi|infty|pm|cup|text)(?![a-zA-Z])))*")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣ]+")
+_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙₓ]+")
+#: What begins a value, where it stands on a new line.
+_NEXT_VALUE = re.compile(r"[\w.(]|\\(?:frac|sqrt|pi|binom|left|sin|cos|tan|log|ln)(?![a-zA-Z])")
+_ENDS = tuple(("op", sign) for sign in "]!°%|")
+#: The a.m. or p.m. of a time without \text: spaced or with points, or behind minutes.
+_HALF_DAY = re.compile(r"(?:(?<=\d)\s+|(?<=:\d\d))([AaPp])\.?\s?[Mm]\b\.?|(?<=\d)([AaPp])\.\s?[Mm]\b\.?")
 _WORD = re.compile(r"[A-Za-z]+")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _CONNECTIVE = re.compile(r"^[\s,;]*(and|or)[\s,;]*$", re.IGNORECASE)
 
 
+@lru_cache(maxsize=16384)
 def clean(text: str) -> str:
     r"""Return ``text`` without the typesetting that carries no meaning (``\left``, ``\,``, ``$``, ...)."""
     text = text.strip()
@@ -45,13 +63,18 @@ def clean(text: str) -> str:
         if text.isalnum():
             return text
     else:
+        text = _SUPERSCRIPT.sub(lambda match: "^{" + match[0].translate(SUPERSCRIPTS) + "}", text)
+        text = _SUBSCRIPT.sub(lambda match: "_{" + match[0].translate(SUBSCRIPTS) + "}", text)
         text = text.translate(UNICODE)
-    if "\\" in text or "&" in text or "<" in text or ">" in text or "!" in text or "°" in text or "~" in text:
+    if _AS_IT_IS.fullmatch(text) is None:
         for pattern, replacement in REWRITES:
             text = pattern.sub(replacement, text)
-        text = text.replace("__GROUP__", "")
-    text = text.replace("{,}", ",")
-    text = text.replace("\\$", "¤").replace("\\%", "%").replace("£", "¤").replace("€", "¤")
+    if "." in text:
+        text = text.replace("...", "…")
+    if "m" in text or "M" in text:
+        text = _HALF_DAY.sub(lambda match: f"\\text{{ {(match[1] or match[2]).lower()}m}}", text)
+    text = text.replace("{,}", ",").replace("{:}", ":").replace("{.}", ".")
+    text = text.replace("\\$", "¤").replace("\\%", "%")
     if text.count("$") == 1 and re.search(r"\$\s*\.?\d", text):
         text = text.replace("$", "¤")
     text = text.replace("$", "")
@@ -59,7 +82,12 @@ def clean(text: str) -> str:
 
 
 def canonical(text: str) -> str:
-    """Return a key that is the same for texts that differ in typesetting alone; empty if nothing is left."""
+    """Return a key that is the same for texts that differ in typesetting alone; empty if nothing is left.
+
+    Text of several lines has none: what stands on two lines need not be one answer.
+    """
+    if "\n" in clean(text):
+        return ""
     key = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", clean(text))
     key = re.sub(r"([\^_])\{(\w)\}", r"\1\2", key)
     while len(key) > 1 and key[0] == "{" and key[-1] == "}" and "{" not in key[1:-1]:
@@ -75,7 +103,7 @@ def words_of(text: str) -> str:
     text = clean(text)
     text = re.sub(r"\\(?:" + "|".join(TEXT) + r")(?![a-zA-Z])", " ", text)
     text = re.sub(r"[{}]", "", text)
-    text = re.sub(r"\s+", " ", text).strip().rstrip(".,;!").lower()
+    text = re.sub(r"\s+", " ", text).strip().rstrip(".,;").lower()
     text = re.sub(r"\s*(?:,\s*and\b|,|\band\b)\s*", ",", text)
     text = re.sub(r"^(?:an?|the) (?=\w)", "", text)
     inner = re.fullmatch(r"\(\s*([a-z]+|[a-z]\d?)\s*\)", text)
@@ -98,6 +126,9 @@ def tokenise(text: str, grouped: bool = True) -> tuple[Token, ...]:
     while position < len(text):
         character = text[position]
         if character.isspace():
+            position = _space(text, position, tokens)
+        elif character == "…":
+            tokens.append(("op", "…"))
             position += 1
         elif character.isdigit() or character == ".":
             position = _number(text, position, tokens, grouped and depth == 0)
@@ -116,7 +147,7 @@ def tokenise(text: str, grouped: bool = True) -> tuple[Token, ...]:
         elif character in ",;":
             tokens.append(("sep", ","))
             position += 1
-        elif character in "+-*/^_()[]{}|!:'°%¤&¶":
+        elif character in "+-*/^_()[]{}|!:'°%¤€£&¶":
             if character == "*" and text[position + 1 : position + 2] == "*":
                 raise ParseError("**")
             if character in "([":
@@ -128,6 +159,17 @@ def tokenise(text: str, grouped: bool = True) -> tuple[Token, ...]:
         else:
             raise ParseError(f"character {character!r}")
     return tuple(tokens)
+
+
+def _space(text: str, position: int, tokens: list[Token]) -> int:
+    end = position
+    while end < len(text) and text[end].isspace():
+        end += 1
+    if "\n" in text[position:end] and tokens and _NEXT_VALUE.match(text, end):
+        last = tokens[-1]
+        if _ends_a_value(tokens) or last[0] == "sym" or last in _ENDS or last == ("cmd", "pi"):
+            raise ParseError("a value on a new line")  # two values, not a product
+    return end
 
 
 def _number(text: str, position: int, tokens: list[Token], grouped: bool) -> int:
@@ -168,9 +210,10 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
         return _text_macro(name, text, end, tokens)
     if name == "mathbb":
         letter = re.compile(r"\s*\{?\s*([A-Z])\s*\}?").match(text, end)
-        if not letter or letter.group(1) != "R":
+        if not letter or letter.group(1) not in ("R", *NUMBER_SETS):
             raise ParseError("\\mathbb")
-        tokens.append(("cmd", "reals"))
+        name = letter.group(1)
+        tokens.append(("cmd", "reals") if name == "R" else ("text", NUMBER_SETS[name]))
         return letter.end()
     if name in ("begin", "end"):
         environment = re.compile(r"\s*\{([a-z]+)\*?\}(\{[clr|\s]*\})?").match(text, end)
@@ -182,9 +225,15 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
         tokens.append(("cmd", name))
     elif name in GREEK:
         tokens.append(("sym", name))
-    elif name == "lor":
+    elif name in ACCENTS:
+        letters = re.compile(r"\s*(?:\{\s*([A-Za-z]+)\s*\}|([A-Za-z]))").match(text, end)
+        if not letters:
+            raise ParseError(f"command \\{name}")
+        tokens.append(("sym", f"{name} {letters[1] or letters[2]}"))
+        return letters.end()
+    elif name in ("lor", "vee"):
         tokens.append(("sep", "or"))
-    elif name == "land":
+    elif name in ("land", "wedge"):
         tokens.append(("sep", "and"))
     elif name in ("approx", "sim") and not tokens:
         pass  # "about 8.24" is held to be 8.24 exactly
@@ -211,7 +260,9 @@ def _text_macro(name: str, text: str, end: int, tokens: list[Token]) -> int:
         pass
     elif connective:
         tokens.append(("sep", connective.group(1).lower()))
-    elif name == "operatorname" and content in FUNCTIONS:
+    elif content in FUNCTIONS and (
+        name == "operatorname" or (name in MATH_FONT and not _ends_a_value(tokens))
+    ):
         tokens.append(("cmd", content))
     elif _is_symbol(name, content, tokens):
         tokens.append(("sym", content))
@@ -252,9 +303,37 @@ def _word(word: str, tokens: list[Token], spaced: bool) -> None:
         tokens.append(("cmd", "pi"))
     elif lower in ("infty", "infinity", "inf"):
         tokens.append(("cmd", "infty"))
-    elif (after_value and len(word) > 1 and (lower in UNIT_OF or (spaced and len(word) >= 4))) or (
-        tokens and tokens[-1][0] == "text" and spaced
-    ):
+    elif lower in ORDINALS and tokens and tokens[-1][0] == "num" and not spaced:
+        pass  # 1st is 1
+    elif (after_value and _is_unit(word, spaced)) or (_continues_a_unit(tokens, lower, spaced)):
         tokens.append(("text", word))
     else:
         tokens.extend(("sym", letter) for letter in word)
+
+
+def _is_unit(word: str, spaced: bool) -> bool:
+    lower = word.lower()
+    known = len(word) > 1 and (lower in UNIT_OF or lower in COMPOUND_UNITS)
+    return known or (spaced and (len(word) >= 4 or lower in ("per", "sq", "cu")))
+
+
+def _continues_a_unit(tokens: list[Token], word: str, spaced: bool) -> bool:
+    """Whether a word goes on with a unit: ``km/h``, ``kg m``, ``18/hour``."""
+    if not tokens:
+        return False
+    if tokens[-1][0] == "text":
+        return spaced
+    known = len(word) > 1 and word in UNIT_OF
+    if tokens[-1] == ("cmd", "pi"):
+        return known and (len(word) > 2 or word in ("cm", "mm", "km", "dm", "ft"))  # \pi hr is no hour
+    if len(tokens) > 1 and tokens[-1][1] in ("(", "["):
+        return known and _ends_a_value(tokens[:-1])
+    if len(tokens) > 2 and tokens[-2:] == [("cmd", "frac"), ("op", "{")]:
+        return known and _ends_a_value(tokens[:-2])
+    if len(tokens) > 1 and tokens[-1] in (("op", "/"), ("op", "*")):
+        if tokens[-2][0] == "text":
+            return True
+        # $18/hour, and the cm of 18 g/cm^3
+        letter = tokens[-2][0] == "sym" and tokens[-2][1] in UNIT_LETTERS and _ends_a_value(tokens[:-2])
+        return word in UNIT_OF and (letter or _ends_a_value(tokens[:-1])) and len(word) > (1 if letter else 2)
+    return False

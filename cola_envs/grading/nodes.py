@@ -2,7 +2,8 @@
 
 Expression trees are nested tuples: ``("n", Fraction)``, ``("v", name)``, ``("c", "pi" | "e" | "i")``,
 ``("+" | "*" | "/" | "^", a, b)``, ``("neg", a)``, ``("pm", a)`` (plus or minus), ``("mp", a)``,
-``("deg", a)`` and ``("f", name, *arguments)``.
+``("deg", a)`` and ``("f", name, *arguments)``; a sum is ``("f", "sum", ("v", k), low, high, body)``, with
+``("c", "oo")`` as an end that is infinite.
 """
 
 from __future__ import annotations
@@ -14,11 +15,26 @@ Tree = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Unit:
+    """The words behind a number.
+
+    Attributes:
+        powers: the known units with their exponents, sorted: ``m/s`` is ``(("meter", 1), ("second", -1))``.
+        words: other nouns, in the singular, sorted.
+        marks: words that change what is said (a.m., north), sorted.
+    """
+
+    powers: tuple[tuple[str, int], ...] = ()
+    words: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Expr:
-    """An expression; ``unit`` is the canonical unit, "" for one that is unknown, None where there is none."""
+    """An expression with the unit behind it, if any."""
 
     tree: Tree
-    unit: str | None = None
+    unit: Unit | None = None
     percent: bool = False
 
 
@@ -53,6 +69,38 @@ class Union:
 
 
 @dataclass(frozen=True, slots=True)
+class Intersection:
+    """What is common to several sets."""
+
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A set without the elements of another."""
+
+    whole: Node
+    removed: Node
+
+
+@dataclass(frozen=True, slots=True)
+class SetOf:
+    """The set of all values of a letter, in ``domain`` if there is one, for which a condition holds."""
+
+    name: str
+    condition: Node
+    domain: Node | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dotted:
+    r"""Terms with dots among them, ``1 + 2 + \cdots + n``: a term that is None stands for the dots."""
+
+    operators: tuple[str, ...]
+    terms: tuple[Node | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Relation:
     """A chain ``side op side op side``; ``names[k]`` is how a side is spelt that can be what is asked for."""
 
@@ -82,6 +130,21 @@ class Ratio:
 
     items: tuple[Expr, ...]
     spelling: str
+    unit: Unit | None = None
 
 
-Node = Expr | Text | Infinity | Group | Union | Relation | Matrix | Based | Ratio
+Node = (
+    Expr
+    | Text
+    | Infinity
+    | Group
+    | Union
+    | Intersection
+    | Difference
+    | SetOf
+    | Dotted
+    | Relation
+    | Matrix
+    | Based
+    | Ratio
+)

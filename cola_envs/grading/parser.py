@@ -1,41 +1,45 @@
 r"""From tokens to a small tree: numbers, expressions, lists, tuples, intervals, relations, matrices, words.
 
-The grammar is that of short final answers, not of LaTeX. What is outside it raises
-:class:`~cola_envs.grading.lexer.ParseError` and is left to math-verify; nothing is ever guessed here, and
-nothing is ever evaluated as code.
+The grammar is that of short final answers, not of LaTeX. What is outside it is not read: then an answer is
+right only if it is the gold answer in other typesetting. Nothing is ever guessed here, and nothing is ever
+evaluated as code.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
 from cola_envs.grading.expressions import expression
 from cola_envs.grading.lexer import ParseError, Token, clean, tokenise
+from cola_envs.grading.matrices import matrix
 from cola_envs.grading.nodes import (
     Based,
+    Difference,
+    Dotted,
     Expr,
     Group,
     Infinity,
-    Matrix,
+    Intersection,
     Node,
     Ratio,
     Relation,
+    SetOf,
     Text,
-    Tree,
     Union,
 )
+from cola_envs.grading.splitting import CLOSE, OPEN, last, matching, split, straightened
+from cola_envs.grading.trees import number
+from cola_envs.grading.units import letters_as_units, read_words
 from cola_envs.grading.vocabulary import NUMBER_WORDS
 
 REALS = Group("()", (Infinity(-1), Infinity(1)))
 EMPTY = Group("{}", ())
-_OPEN, _CLOSE = ("(", "[", "{", "\\{"), (")", "]", "}", "\\}")
-_PHRASES = {
+_PHRASES: dict[str, Node] = {
     "all real numbers": REALS,
     "all reals": REALS,
+    "infinity": Infinity(1),
     "no solution": EMPTY,
     "no solutions": EMPTY,
     "no real solution": EMPTY,
@@ -46,17 +50,40 @@ _PHRASES = {
 
 @lru_cache(maxsize=16384)
 def parse(text: str, grouped: bool = True) -> Node | None:
-    """Return the tree of a final answer, or None where it is outside the grammar."""
+    """Return the tree of a final answer, or None where it is outside the grammar.
+
+    ``grouped`` says whether ``1,234`` is one number rather than a list of two.
+    """
     try:
-        return parse_tokens(tokenise(clean(text), grouped))
+        return parse_tokens(straightened(tokenise(clean(text), grouped)))
     except (ParseError, RecursionError):
         return None
+
+
+def parse_with_unit_letters(text: str) -> Node | None:
+    """Return the tree with letters behind a number read as its unit (``18 m/s``); None where there are none.
+
+    Letters right behind a number, unless they are divided by others, are variables: ``4t`` is not 4.
+    """
+    text = clean(text)
+    if not _UNIT_BY_LETTERS.search(text):
+        return None
+    try:
+        tokens = letters_as_units(straightened(tokenise(text)))
+        return parse_tokens(tokens) if tokens else None
+    except (ParseError, RecursionError):
+        return None
+
+
+_UNIT_BY_LETTERS = re.compile(
+    r"[\d}]\s+[A-Za-z]|[\d}][A-Za-z]+(?:\^\{?\d\}?)?/|\d\s*\\frac\s*\{|\\pi\s*[ckm]?m\^"
+)
 
 
 def number_of_words(words: str) -> Expr | None:
     """Return ``two`` as 2; None for other words."""
     value = NUMBER_WORDS.get(words)
-    return None if value is None else Expr(("n", Fraction(value)))
+    return None if value is None else Expr(number(value))
 
 
 def parse_tokens(tokens: Sequence[Token]) -> Node:
@@ -65,14 +92,50 @@ def parse_tokens(tokens: Sequence[Token]) -> Node:
     Raises:
         ParseError: where it is outside the grammar.
     """
-    parts, connectives = _split(tokens, lambda token: token[0] == "sep")
+    while len(tokens) > 2 and tokens[0] in _AROUND and matching(tokens, 0) == len(tokens) - 1:
+        inner = tokens[1:-1]
+        builder = _set_builder(inner) if tokens[0][1] == "{" else None
+        if builder is not None:
+            return builder
+        if all(kind != "rel" for kind, _ in inner) or any(kind == "sep" for kind, _ in inner):
+            break
+        tokens = inner  # \boxed{x = 5}, (x = 5)
+    parts, connectives = split(tokens, lambda token: token[0] == "sep")
     parts = _without_doubled_separators(parts)
     if len(parts) == 1:
         return _item(parts[0])
+    if any(tuple(part) == _DOTS for part in parts):
+        return _sequence_of(parts)
     words = {connective for connective in connectives if connective != ","}
     if len(words) > 1:
         raise ParseError("both and and or")
     return Group("list", tuple(_item(part) for part in parts), words.pop() if words else ",")
+
+
+_AROUND = (("op", "{"), ("op", "("))
+_DOTS = (("op", "…"),)
+
+
+def _sequence_of(parts: Sequence[Sequence[Token]]) -> Dotted:
+    return Dotted(
+        tuple("," for _ in parts[1:]), tuple(None if tuple(part) == _DOTS else _item(part) for part in parts)
+    )
+
+
+def _sequence(tokens: Sequence[Token]) -> Node | None:
+    r"""Read ``1 + 2 + \cdots + n``: terms in order, with the signs between them."""
+    if _DOTS[0] not in tokens:
+        return None
+    parts, signs = split(tokens, lambda token: token in _SIGNS)
+    if len(parts) < 2 or not any(tuple(part) == _DOTS for part in parts):
+        raise ParseError("dots within a term")
+    # "1 2 … n" and "1*2*…*n" are the same product; a sign before the first term belongs to it.
+    if not parts[0]:
+        parts, signs = parts[1:], signs[1:] if signs[0] == "+" else ["first-", *signs[1:]]
+    return Dotted(tuple(signs), tuple(None if tuple(part) == _DOTS else expression(part) for part in parts))
+
+
+_SIGNS = (("op", "+"), ("op", "-"), ("op", "*"))
 
 
 def _without_doubled_separators(parts: list[Sequence[Token]]) -> list[Sequence[Token]]:
@@ -83,40 +146,31 @@ def _without_doubled_separators(parts: list[Sequence[Token]]) -> list[Sequence[T
     return kept
 
 
-def _split(tokens: Sequence[Token], at: Any) -> tuple[list[Sequence[Token]], list[str]]:
-    parts: list[Sequence[Token]] = []
-    found: list[str] = []
-    depth = begin = bars = 0
-    for index, token in enumerate(tokens):
-        kind, value = token
-        if kind == "op":
-            if value in _OPEN:
-                depth += 1
-            elif value in _CLOSE:
-                depth -= 1
-            elif value == "|" and depth == 0:
-                bars ^= 1
-        elif kind == "cmd":
-            depth += 1 if value.startswith("begin ") else -1 if value.startswith("end ") else 0
-        if depth < 0:
-            raise ParseError("a bracket that closes nothing")
-        if depth == 0 and not bars and at(token):
-            parts.append(tokens[begin:index])
-            found.append(value)
-            begin = index + 1
-    if depth:
-        raise ParseError("an open bracket")
-    parts.append(tokens[begin:])
-    return parts, found
-
-
 def _item(tokens: Sequence[Token]) -> Node:
-    sides, ops = _split(tokens, lambda token: token[0] == "rel")
+    if all(kind != "rel" for kind, _ in tokens):
+        return _side(tokens)
+    sides, ops = split(tokens, lambda token: token[0] == "rel")
     if len(sides) == 1:
         return _side(tokens)
     if not sides[-1] or not sides[0]:
         raise ParseError("half a relation")
-    return Relation(tuple(ops), tuple(_side(side) for side in sides), tuple(_name(side) for side in sides))
+    names = tuple(_name(side) for side in sides)
+    return Relation(
+        tuple(ops), tuple(_named_side(side, name) for side, name in zip(sides, names, strict=True)), names
+    )
+
+
+def _named_side(tokens: Sequence[Token], name: str | None) -> Node:
+    """Read a side; what is asked for may be a function of several letters: p(a, b, c)."""
+    try:
+        return _side(tokens)
+    except ParseError:
+        if name is None or not _CALL.fullmatch(name):
+            raise
+        return Text(name)
+
+
+_CALL = re.compile(r"[A-Za-z]+\([^…]*\)")
 
 
 def _name(tokens: Sequence[Token]) -> str | None:
@@ -127,9 +181,9 @@ def _name(tokens: Sequence[Token]) -> str | None:
     depth = 0
     letters = False
     for index, (kind, value) in enumerate(tokens):
-        if kind == "op" and value in _OPEN:
+        if kind == "op" and value in OPEN:
             depth += 1
-        elif kind == "op" and value in _CLOSE:
+        elif kind == "op" and value in CLOSE:
             depth -= 1
         elif kind in ("num", "rep"):
             subscript = index and tokens[index - 1] == ("op", "_")
@@ -141,44 +195,60 @@ def _name(tokens: Sequence[Token]) -> str | None:
 
 
 def _side(tokens: Sequence[Token]) -> Node:
-    while len(tokens) > 2 and tokens[0] == ("op", "{") and _matching(tokens, 0) == len(tokens) - 1:
+    while len(tokens) > 2 and tokens[0] == ("op", "{") and matching(tokens, 0) == len(tokens) - 1:
         inner = tokens[1:-1]
-        if len(_split(inner, lambda token: token[0] == "sep")[0]) > 1:
+        if len(split(inner, lambda token: token[0] == "sep")[0]) > 1:
             return Group("{}", _items(inner))
+        if ("cmd", "choose") in inner or ("cmd", "over") in inner:
+            break
         tokens = inner
     if not tokens:
         raise ParseError("nothing")
-    parts, _ = _split(tokens, lambda token: token == ("cmd", "cup"))
-    if len(parts) > 1:
-        return Union(tuple(_side(part) for part in parts))
-    for read in (_matrix, _bracketed, _words, _special, _based, _ratio):
+    if ("cmd", "cup") in tokens:
+        parts, _ = split(tokens, lambda token: token == ("cmd", "cup"))
+        if len(parts) > 1:
+            return Union(tuple(_side(part) for part in parts))
+    for read in (_removal, _common, matrix, _bracketed, _words, _special, _sequence, _based, _ratio):
         node = read(tokens)
         if node is not None:
             return node
     return expression(tokens)
 
 
+def _removal(tokens: Sequence[Token]) -> Node | None:
+    r"""``A \setminus B``, also written with a minus before a brace."""
+    if ("cmd", "setminus") not in tokens and ("op", "\\{") not in tokens:
+        return None
+    cut = last(tokens, lambda i: tokens[i] == ("cmd", "setminus") or _is_set_minus(tokens, i))
+    if cut is None:
+        return None
+    whole = REALS if tuple(tokens[:cut]) == (("sym", "R"),) else _side(tokens[:cut])
+    return Difference(whole, _side(tokens[cut + 1 :]))
+
+
+def _is_set_minus(tokens: Sequence[Token], index: int) -> bool:
+    following = tokens[index + 1 : index + 2]
+    after_a_set = index and tokens[index - 1] in (("cmd", "reals"), ("op", ")"), ("op", "]"), ("op", "\\}"))
+    return tokens[index] == ("op", "-") and following == (("op", "\\{"),) and bool(after_a_set)
+
+
+def _common(tokens: Sequence[Token]) -> Node | None:
+    if ("cmd", "cap") not in tokens:
+        return None
+    parts, _ = split(tokens, lambda token: token == ("cmd", "cap"))
+    return Intersection(tuple(_side(part) for part in parts)) if len(parts) > 1 else None
+
+
 def _items(tokens: Sequence[Token]) -> tuple[Node, ...]:
-    parts, _ = _split(tokens, lambda token: token[0] == "sep")
+    parts, _ = split(tokens, lambda token: token[0] == "sep")
     return tuple(_side(part) for part in _without_doubled_separators(parts))
-
-
-def _matching(tokens: Sequence[Token], start: int) -> int:
-    depth = 0
-    for index in range(start, len(tokens)):
-        kind, value = tokens[index]
-        if kind == "op":
-            depth += 1 if value in _OPEN else -1 if value in _CLOSE else 0
-            if depth == 0:
-                return index
-    raise ParseError("an open bracket")
 
 
 def _bracketed(tokens: Sequence[Token]) -> Node | None:
     if (
         tokens[0][0] != "op"
         or tokens[0][1] not in ("(", "[", "\\{")
-        or _matching(tokens, 0) != len(tokens) - 1
+        or matching(tokens, 0) != len(tokens) - 1
     ):
         return None
     opening, closing = tokens[0][1], tokens[-1][1]
@@ -186,11 +256,14 @@ def _bracketed(tokens: Sequence[Token]) -> Node | None:
     if opening == "\\{":
         if closing != "\\}":
             raise ParseError("a set that does not close")
-        if len(inner) > 2 and inner[0][0] == "sym" and inner[1] in (("op", "|"), ("op", ":")):
-            return _set_builder(inner[2:])
-        return Group("{}", _items(inner)) if inner else EMPTY
+        if not inner:
+            return EMPTY
+        builder = _set_builder(inner)
+        return builder if builder is not None else _braced(inner)
     if closing not in (")", "]"):
         raise ParseError("brackets")
+    if any(tuple(part) == _DOTS for part in split(inner, lambda token: token[0] == "sep")[0]):
+        return None
     items = _items(inner)
     if len(items) == 1:
         # (3/4) and [5] are brackets around a value; ((1,2)) keeps the inner pair.
@@ -198,11 +271,37 @@ def _bracketed(tokens: Sequence[Token]) -> Node | None:
     return Group(opening + closing, items)
 
 
-def _set_builder(condition: Sequence[Token]) -> Node:
-    node = parse_tokens(condition)
-    if isinstance(node, Relation) or (isinstance(node, Group) and node.connective != ","):
-        return node
-    raise ParseError("a set by a condition that is no inequality")
+def _braced(inner: Sequence[Token]) -> Node:
+    parts = split(inner, lambda token: token[0] == "sep")[0]
+    return _sequence_of(parts) if any(tuple(part) == _DOTS for part in parts) else Group("{}", _items(inner))
+
+
+def _set_builder(inner: Sequence[Token]) -> Node | None:
+    r"""Read ``x \mid 0 < x``, ``x \in A : x \ne 3`` and ``x \in A``; None where there is no condition."""
+    if len(inner) < 3 or inner[0][0] != "sym":
+        return None
+    bar = 1 if inner[1] in _SUCH_THAT else _bar_after_a_set(inner) if inner[1] == ("rel", "in") else None
+    if bar is None:
+        return None
+    condition = parse_tokens(inner[bar + 1 :])
+    conditions = (
+        condition.items if isinstance(condition, Group) and condition.kind == "list" else (condition,)
+    )
+    if not any(isinstance(item, Relation) for item in conditions):
+        raise ParseError("a set by a condition that is none")
+    return SetOf(inner[0][1], condition, None if bar == 1 else _side(inner[2:bar]))
+
+
+_SUCH_THAT = (("op", "|"), ("op", ":"))
+
+
+def _bar_after_a_set(inner: Sequence[Token]) -> int | None:
+    depth = 0
+    for index, (kind, value) in enumerate(inner):
+        depth += (value in OPEN) - (value in CLOSE) if kind == "op" else 0
+        if depth == 0 and (kind, value) in _SUCH_THAT:
+            return index
+    return None
 
 
 def _words(tokens: Sequence[Token]) -> Node | None:
@@ -219,9 +318,18 @@ def _special(tokens: Sequence[Token]) -> Node | None:
         return Infinity(sign)
     if len(tokens) == 1 and tokens[0] == ("cmd", "emptyset"):
         return EMPTY
-    if len(tokens) == 1 and tokens[0] == ("cmd", "reals"):
-        return REALS
+    if tokens[0] == ("cmd", "reals"):
+        return _HALF_LINES.get("".join(value for _, value in tokens[1:] if value not in "{}"))
     return None
+
+
+_HALF_LINES = {
+    "": REALS,
+    "^+": Group("()", (Expr(number(0)), Infinity(1))), "_+": Group("()", (Expr(number(0)), Infinity(1))),
+    "_>0": Group("()", (Expr(number(0)), Infinity(1))), "_>=0": Group("[)", (Expr(number(0)), Infinity(1))),
+    "^-": Group("()", (Infinity(-1), Expr(number(0)))), "_-": Group("()", (Infinity(-1), Expr(number(0)))),
+    "_<0": Group("()", (Infinity(-1), Expr(number(0)))), "_<=0": Group("(]", (Infinity(-1), Expr(number(0)))),
+}  # fmt: skip
 
 
 def _based(tokens: Sequence[Token]) -> Node | None:
@@ -246,46 +354,16 @@ def _based(tokens: Sequence[Token]) -> Node | None:
 
 
 def _ratio(tokens: Sequence[Token]) -> Node | None:
-    parts, _ = _split(tokens, lambda token: token == ("op", ":"))
+    if ("op", ":") not in tokens:
+        return None
+    parts, _ = split(tokens, lambda token: token == ("op", ":"))
     if len(parts) == 1:
         return None
-    while parts[-1] and parts[-1][-1][0] == "text":
-        parts[-1] = parts[-1][:-1]  # the "p.m." of a time
+    end = next((i for i, (kind, _) in enumerate(parts[-1]) if kind == "text"), len(parts[-1]))
+    words = parts[-1][end:]
+    if any(kind != "text" for kind, _ in words):
+        raise ParseError("something after the words of a time")
+    parts[-1] = parts[-1][:end]
     spelling = ":".join("".join(value for _, value in part) for part in parts)
-    return Ratio(tuple(expression(part) for part in parts), spelling)
-
-
-def _matrix(tokens: Sequence[Token]) -> Node | None:
-    begin = next(
-        (i for i, (kind, value) in enumerate(tokens) if kind == "cmd" and value.startswith("begin ")), -1
-    )
-    if begin < 0:
-        return None
-    name = tokens[begin][1][6:]
-    if name not in ("pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix"):
-        raise ParseError(f"environment {name}")
-    end = next((i for i, token in enumerate(tokens) if token == ("cmd", f"end {name}")), -1)
-    prefix, suffix = list(tokens[:begin]), list(tokens[end + 1 :])
-    if name in ("array", "matrix", "smallmatrix") and prefix and suffix:
-        if (prefix.pop(), suffix.pop(0)) not in ((("op", "["), ("op", "]")), (("op", "("), ("op", ")"))):
-            raise ParseError("brackets of an array")
-    elif name == "array":
-        raise ParseError("an array without brackets")
-    if end < 0 or suffix:
-        raise ParseError("something after a matrix")
-    scale: Tree | None = None
-    if prefix == [("op", "-")]:
-        scale = ("n", Fraction(-1))
-    elif prefix:
-        while prefix[-1] == ("op", "*"):
-            prefix.pop()
-        scale = expression(prefix).tree
-    rows = []
-    lines, _ = _split(tokens[begin + 1 : end], lambda token: token == ("op", "¶"))
-    for line in lines if lines[-1] else lines[:-1]:
-        cells, _ = _split(line, lambda token: token == ("op", "&"))
-        row = [expression(cell) for cell in cells]
-        rows.append(tuple(Expr(("*", scale, cell.tree)) if scale else cell for cell in row))
-    if not rows or len({len(row) for row in rows}) != 1:
-        raise ParseError("a ragged matrix")
-    return Matrix(tuple(rows))
+    unit = read_words(" ".join(value for _, value in words)) if words else None
+    return Ratio(tuple(expression(part) for part in parts), spelling, unit)

@@ -1,7 +1,9 @@
 """Worker processes that can be killed: what a deadline on sympy needs.
 
 A thread cannot be stopped, and an alarm works in the main thread alone, so each worker is a process of
-its own on a pipe, killed and replaced when an item passes its deadline.
+its own on a pipe, replaced when an item has used up its deadline. The deadline counts the worker's own
+processor time, and the kernel ends the worker by it: by the clock, a grade would depend on how busy the
+machine is.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import contextlib
 import os
 import queue
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Literal
 
-from cola_envs.grading.worker import receive, send
+from cola_envs.grading.verdicts import Claim
+from cola_envs.grading.worker import as_json, receive, send
 
 Outcome = tuple[bool, Literal["ok", "timeout", "error"]]
 
@@ -29,6 +33,14 @@ MEMORY = 2 << 30
 RECYCLE_AFTER = 2000
 #: How long a worker may take to import its libraries, in seconds; above five even a loaded machine is rare.
 START_LIMIT = 120.0
+#: How many workers in a row may end while they start, before that is an error.
+MOST_STARTS = 3
+#: How many deadlines long an item may take by the clock; where no processor time is counted, one.
+WALL_LIMIT = 60.0 if hasattr(signal, "setitimer") else 1.0
+
+
+#: The exit code of a worker that has used up its processor time.
+_OUT_OF_TIME = -signal.SIGPROF if hasattr(signal, "SIGPROF") else None
 
 
 class _Worker:
@@ -78,12 +90,13 @@ class Pool:
             self._free.put(None)
         self._all: set[_Worker] = set()
         self._lock = threading.Lock()
+        self._failed_starts = 0
 
-    def run(self, items: Sequence[tuple[str, str]], deadline: float) -> list[Outcome]:
-        """Grade (gold, answer) pairs, each within ``deadline`` seconds of being sent to a ready worker.
+    def run(self, items: Sequence[Claim], deadline: float) -> list[Outcome]:
+        """Say which claims are proven, each within ``deadline`` seconds of a worker's processor time.
 
         Raises:
-            RuntimeError: if a worker does not start.
+            RuntimeError: if no worker starts.
         """
         outcomes: list[Outcome] = [(False, "error")] * len(items)
         todo = list(enumerate(items))[::-1]
@@ -110,7 +123,7 @@ class Pool:
     def _drive(
         self,
         slots: list[_Worker | None],
-        todo: list[tuple[int, tuple[str, str]]],
+        todo: list[tuple[int, Claim]],
         outcomes: list[Outcome],
         deadline: float,
     ) -> None:
@@ -146,7 +159,7 @@ class Pool:
         self,
         slots: list[_Worker | None],
         slot: int,
-        todo: list[tuple[int, tuple[str, str]]],
+        todo: list[tuple[int, Claim]],
         deadline: float,
     ) -> tuple[int | None, float]:
         worker = slots[slot]
@@ -159,12 +172,15 @@ class Pool:
                 self._all.add(worker)
         if not worker.ready:
             return None, time.monotonic() + START_LIMIT
-        index, (gold, answer) = todo.pop()
+        index, claim = todo.pop()
         worker.served += 1
         # Should it have died since it was asked, the read finds the end of its stream.
         with contextlib.suppress(BrokenPipeError):
-            send(worker.input, {"gold": gold, "answer": answer, "deadline": deadline})
-        return index, time.monotonic() + deadline
+            send(
+                worker.input,
+                {"left": as_json(claim.left), "right": as_json(claim.right), "deadline": deadline},
+            )
+        return index, time.monotonic() + WALL_LIMIT * deadline
 
     def _take(
         self, slots: list[_Worker | None], slot: int, item: int | None, outcomes: list[Outcome]
@@ -172,23 +188,29 @@ class Pool:
         worker = slots[slot]
         assert worker is not None
         reply = receive(worker.output)
-        if item is None:
-            if reply is None:
-                code = worker.process.wait()
-                self._discard(worker)
-                slots[slot] = None
-                raise RuntimeError(
-                    f"a grading worker ended with code {code} while starting; is math-verify installed? "
-                    "try: python -c 'import math_verify'"
-                )
+        if item is None and reply is not None:
             worker.ready = True
-        elif reply is None or "error" in reply:
-            # Out of memory or deep in recursion: its state is not worth keeping.
+            self._failed_starts = 0
+        elif item is not None and reply is not None and "error" not in reply:
+            outcomes[item] = (bool(reply["proven"]), "ok")
+        else:
+            # Ended, out of memory or deep in recursion: its state is not worth keeping.
+            code = worker.process.wait() if reply is None else None
             self._discard(worker)
             slots[slot] = None
-            outcomes[item] = (False, "error")
-        else:
-            outcomes[item] = (bool(reply["verdict"]), "ok")
+            if item is None:
+                self._start_failed(code)
+            else:
+                outcomes[item] = (False, "timeout" if code == _OUT_OF_TIME else "error")
+
+    def _start_failed(self, code: int | None) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= MOST_STARTS:
+            self._failed_starts = 0
+            raise RuntimeError(
+                f"{MOST_STARTS} grading workers in a row ended while starting, the last with code {code}; is "
+                "sympy installed, and is there memory for it? try: python -c 'import sympy'"
+            )
 
     def _discard(self, worker: _Worker) -> None:
         with self._lock:

@@ -1,23 +1,34 @@
-"""Sets of real numbers: intervals, unions and the inequalities that say the same."""
+r"""Sets of real numbers in their usual notations, and whether two of them are the same set.
+
+Read are intervals, also with brackets turned round (``]2, 5[``), unions, intersections and differences
+(``\mathbb{R} \setminus \{3\}``), finite sets, inequalities and chains of them, ``x \ne 3``, memberships, and
+sets by a condition (``\{x \in \mathbb{R} \mid |x| < 2\}``). Of conditions joined by "and" all hold, by "or"
+one does; a comma stands for "and" where all can hold together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fractions import Fraction
-from functools import cmp_to_key
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from cola_envs.grading.evaluate import real_value, same, same_number, variables
-from cola_envs.grading.nodes import Expr, Group, Infinity, Node, Relation, Tree, Union
+from cola_envs.grading.inequalities import conditions
+from cola_envs.grading.line import Cells, End, Line, NotReal
+from cola_envs.grading.nodes import (
+    Difference,
+    Expr,
+    Group,
+    Infinity,
+    Intersection,
+    Node,
+    Relation,
+    SetOf,
+    Tree,
+    Union,
+)
+from cola_envs.grading.proof import same
+from cola_envs.grading.verdicts import Truth, every
 
-FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-#: One end of an interval: the value's tree or an infinity, and whether the end belongs to the set.
-End = tuple[Tree | Infinity, bool]
-
-
-def every(verdicts: Sequence[bool | None]) -> bool | None:
-    """False if any is False, else None if any is None, else True."""
-    return False if False in verdicts else None if None in verdicts else True
+_INTERVALS = ("()", "(]", "[)", "[]")
 
 
 def all_equations(relation: Relation) -> bool:
@@ -25,43 +36,62 @@ def all_equations(relation: Relation) -> bool:
     return all(op == "=" for op in relation.ops)
 
 
-def unknowns(relation: Relation) -> frozenset[str]:
-    """Return the names of the variables of a relation's expressions."""
-    found: frozenset[str] = frozenset()
-    for side in relation.sides:
-        if isinstance(side, Expr):
-            found |= variables(side.tree)
-    return found
+def is_interval(node: Node) -> bool:
+    """Whether a node is written as an interval, which may be a pair too."""
+    return isinstance(node, Group) and len(node.items) == 2 and node.kind in _INTERVALS
 
 
-def is_real_set(node: Node) -> bool:
-    """Whether a node is written as an interval (also a pair) or a union."""
-    if isinstance(node, Union):
+def is_set_of_reals(node: Node) -> bool:
+    """Whether a node can be nothing but a set of reals, or a condition for one."""
+    if isinstance(node, Union | Intersection | Difference | SetOf):
         return True
-    return isinstance(node, Group) and len(node.items) == 2 and node.kind in ("(]", "[)", "[]", "()")
+    if isinstance(node, Relation):
+        return not all_equations(node)
+    if isinstance(node, Group) and node.kind == "list":
+        items = [item for item in _conditions_of(node) if isinstance(item, Relation)]
+        return len(items) == len(node.items) and not all(map(all_equations, items))
+    return (
+        is_interval(node)
+        and isinstance(node, Group)
+        and (node.kind in ("(]", "[)") or any(isinstance(item, Infinity) for item in node.items))
+    )
 
 
-def compare_sets(gold: Node, answer: Node) -> bool | None:
+@dataclass(slots=True)
+class _Read:
+    """A set as it was read: the letter it is a condition on, its points, and its cells on a line of them."""
+
+    name: str | None
+    points: list[Tree]
+    cells: Callable[[Line], Cells | None]
+
+
+def compare_sets(gold: Node, answer: Node) -> Truth | None:
     """Whether two nodes are the same set of reals; None where either is not read as one."""
-    sets = [_intervals(node) for node in (gold, answer)]
-    if sets[0] is None or sets[1] is None:
-        # A union against something that is no set is wrong; two spellings that are not read are unknown.
-        return False if (sets[0] is None) != (sets[1] is None) and not _unread(gold, answer, sets) else None
-    first, second = (_merged(intervals) for intervals in sets if intervals is not None)
+    first, second = _read(gold), _read(answer)
     if first is None or second is None:
-        return None
-    if len(first) != len(second):
+        return _with_letters(gold, answer)
+    if first.name and second.name and first.name != second.name:
         return False
-    ends = [(g, a) for pair in zip(first, second, strict=True) for g, a in zip(*pair, strict=True)]
-    return every([_same_end(g, a) for g, a in ends])
+    try:
+        line = Line([*first.points, *second.points])
+    except NotReal:
+        return _with_letters(gold, answer)
+    cells = first.cells(line), second.cells(line)
+    if cells[0] is None or cells[1] is None:
+        return None
+    return every(line.claims) if cells[0] == cells[1] else False
 
 
-def _unread(gold: Node, answer: Node, sets: Sequence[Any]) -> bool:
-    node = gold if sets[0] is None else answer
-    return isinstance(node, Relation | Union) or (isinstance(node, Group) and node.kind != "list")
+def _with_letters(gold: Node, answer: Node) -> Truth | None:
+    """Compare two intervals whose ends hold letters, end by end."""
+    ends = [_ends(node) for node in (gold, answer)]
+    if ends[0] is None or ends[1] is None:
+        return None
+    return every(_same_end(g, a) for g, a in zip(*ends, strict=True))
 
 
-def _same_end(gold: End, answer: End) -> bool | None:
+def _same_end(gold: End, answer: End) -> Truth:
     if gold[1] != answer[1]:
         return False
     if isinstance(gold[0], Infinity) or isinstance(answer[0], Infinity):
@@ -69,19 +99,19 @@ def _same_end(gold: End, answer: End) -> bool | None:
     return same(gold[0], answer[0])
 
 
-def _intervals(node: Node) -> list[tuple[End, End]] | None:
-    """Return a set of reals as intervals, or None if it is not read as one."""
-    if isinstance(node, Union):
-        parts = [_intervals(part) for part in node.parts]
-        return None if None in parts else [interval for part in parts if part for interval in part]
-    if isinstance(node, Relation):
-        return _solved(node)
-    if isinstance(node, Group) and node.kind == "{}":
-        points = [item.tree for item in node.items if isinstance(item, Expr)]
-        return [((p, True), (p, True)) for p in points] if len(points) == len(node.items) else None
-    if isinstance(node, Group) and len(node.items) == 2 and node.kind != "list":
+def _ends(node: Node) -> tuple[End, End] | None:
+    if isinstance(node, Group) and is_interval(node):
         low, high = (_end(item, bracket in "[]") for item, bracket in zip(node.items, node.kind, strict=True))
-        return None if low is None or high is None else [(low, high)]
+        return None if low is None or high is None else (low, high)
+    if isinstance(node, Relation) and len(node.sides) == 3 and node.names[1]:
+        ascending = set(node.ops) <= {"<", "<="}
+        if not ascending and not set(node.ops) <= {">", ">="}:
+            return None
+        low = _end(node.sides[0], "=" in node.ops[0])
+        high = _end(node.sides[2], "=" in node.ops[1])
+        if low is None or high is None:
+            return None
+        return (low, high) if ascending else (high, low)
     return None
 
 
@@ -91,143 +121,110 @@ def _end(node: Node, closed: bool) -> End | None:
     return (node.tree, closed) if isinstance(node, Expr) else None
 
 
-def _solved(relation: Relation) -> list[tuple[End, End]] | None:
-    """Solve a linear inequality in one unknown, or a chain of two round what is asked for."""
-    if relation.ops == ("in",):
-        return _intervals(relation.sides[1]) if relation.names[0] else None
-    if len(relation.ops) == 2:
-        return _between(relation)
-    left, right = relation.sides[0], relation.sides[1]
-    if (
-        len(relation.ops) != 1
-        or relation.ops[0] == "="
-        or not isinstance(left, Expr)
-        or not isinstance(right, Expr)
-    ):
-        return None
-    difference = ("+", left.tree, ("neg", right.tree))
-    unknown = variables(difference)
-    if len(unknown) != 1:
-        return None
-    bound, slope = _linear_root(difference, next(iter(unknown)))
-    if bound is None:
-        return None
-    op = relation.ops[0] if slope > 0 else FLIPPED.get(relation.ops[0], relation.ops[0])
-    low, high = (Infinity(-1), False), (Infinity(1), False)
-    if op == "!=":
-        return [(low, (bound, False)), ((bound, False), high)]
-    end = (bound, op in ("<=", ">="))
-    return [(end, high)] if op in (">", ">=") else [(low, end)]
+def _read(node: Node) -> _Read | None:
+    if isinstance(node, Union):
+        return _combined(node.parts, any)
+    if isinstance(node, Intersection):
+        return _combined(node.parts, all)
+    if isinstance(node, Difference):
+        return _combined((node.whole, node.removed), lambda cells: cells[0] and not cells[1])
+    if isinstance(node, SetOf):
+        parts = (node.condition,) if node.domain is None else (node.domain, node.condition)
+        found = _combined(parts, all)
+        if found is None or found.name not in (None, node.name):
+            return None
+        return _Read(None, found.points, found.cells)
+    if isinstance(node, Relation):
+        return _relation(node)
+    if isinstance(node, Group):
+        return _group(node)
+    return None
 
 
-def _between(relation: Relation) -> list[tuple[End, End]] | None:
-    ascending = relation.ops[0] in ("<", "<=")
-    if (
-        any((op in ("<", "<=")) != ascending or op not in FLIPPED for op in relation.ops)
-        or not relation.names[1]
-    ):
-        return None
-    low = _end(relation.sides[0], relation.ops[0] in ("<=", ">="))
-    high = _end(relation.sides[2], relation.ops[1] in ("<=", ">="))
-    if low is None or high is None:
-        return None
-    return [(low, high) if ascending else (high, low)]
-
-
-def _linear_root(tree: Tree, name: str) -> tuple[Tree | None, int]:
-    """Return a linear function's root and the sign of its slope; (None, 0) if it is not linear."""
-
-    def at(value: int) -> Tree:
-        return _substituted(tree, name, ("n", Fraction(value)))
-
-    constant = at(0)
-    slope = ("+", at(1), ("neg", constant))
-    predicted = ("+", constant, ("*", ("n", Fraction(7)), slope))
-    size = real_value(slope)
-    if size is None or size == 0 or same(at(7), predicted) is not True:
-        return None, 0
-    return ("neg", ("/", constant, slope)), 1 if size > 0 else -1
-
-
-def _substituted(tree: Tree, name: str, value: Tree) -> Tree:
-    if tree == ("v", name):
-        return value
-    return tuple(_substituted(part, name, value) if isinstance(part, tuple) else part for part in tree)
-
-
-def joined(group: Group) -> Node | None:
-    """Read ``x < 2 or x > 3`` as a union and ``x > 2 and x < 3`` as an interval.
-
-    A comma stands for either: for "and" where both can hold.
-    """
-    if not all(isinstance(item, Relation) and not all_equations(item) for item in group.items):
-        return None
-    if len({unknowns(item) for item in group.items if isinstance(item, Relation)}) != 1:
-        return None
-    pairs = [part[0] for part in map(_intervals, group.items) if part and len(part) == 1]
-    if len(pairs) != len(group.items) or not all(_is_real(end) for pair in pairs for end in pair):
-        return None
-    union = Union(tuple(_as_group(low, high) for low, high in pairs))
-    if group.connective == "or":
-        return union
-    low, high = pairs[0]
-    for other_low, other_high in pairs[1:]:
-        low = _tighter(low, other_low, 1)
-        high = _tighter(high, other_high, -1)
-    if group.connective == "," and _order_ends(low[0], high[0]) > 0:
-        return union
-    return _as_group(low, high)
-
-
-def _tighter(a: End, b: End, direction: int) -> End:
-    order = _order_ends(a[0], b[0]) * direction
-    if order == 0:
-        return a if not a[1] else b
-    return a if order > 0 else b
-
-
-def _as_group(low: End, high: End) -> Group:
-    kind = ("[" if low[1] else "(") + ("]" if high[1] else ")")
-    items = tuple(end[0] if isinstance(end[0], Infinity) else Expr(end[0]) for end in (low, high))
-    return Group(kind, items)
-
-
-def _order_ends(a: Tree | Infinity, b: Tree | Infinity) -> int:
-    if isinstance(a, Infinity) or isinstance(b, Infinity):
-        size_a = a.sign if isinstance(a, Infinity) else 0
-        size_b = b.sign if isinstance(b, Infinity) else 0
-        return (size_a > size_b) - (size_a < size_b)
-    if same_number(a, b):
-        return 0
-    x, y = real_value(a), real_value(b)
-    return 1 if x is not None and y is not None and x - y > 0 else -1
-
-
-def _merged(intervals: list[tuple[End, End]]) -> list[tuple[End, End]] | None:
-    """Sort intervals and join those that touch; None if the ends are not all real constants.
-
-    A single interval is returned as it is.
-    """
-    if len(intervals) == 1:
-        return intervals
-    if not all(_is_real(end) for interval in intervals for end in interval):
+def _combined(parts: tuple[Node, ...], join: Callable[[tuple[bool, ...]], bool]) -> _Read | None:
+    read = [_read(part) for part in parts]
+    sets = [part for part in read if part is not None]
+    names = {part.name for part in sets if part.name}
+    if len(sets) != len(parts) or len(names) > 1:
         return None
 
-    def by_low(p: tuple[End, End], q: tuple[End, End]) -> int:
-        # Of two that begin at one point, the one that holds it comes first.
-        return _order_ends(p[0][0], q[0][0]) or q[0][1] - p[0][1]
+    def cells(line: Line) -> Cells | None:
+        pieces = [part.cells(line) for part in sets]
+        known = [piece for piece in pieces if piece is not None]
+        return tuple(map(join, zip(*known, strict=True))) if len(known) == len(pieces) else None
 
-    ordered = sorted(intervals, key=cmp_to_key(by_low))
-    merged = ordered[:1]
-    for low, high in ordered[1:]:
-        last_low, last_high = merged[-1]
-        gap = _order_ends(low[0], last_high[0])
-        if gap > 0 or (gap == 0 and not low[1] and not last_high[1]):
-            merged.append((low, high))
-        elif (_order_ends(high[0], last_high[0]) or high[1] - last_high[1]) > 0:
-            merged[-1] = (last_low, high)
-    return merged
+    return _Read(names.pop() if names else None, [point for part in sets for point in part.points], cells)
 
 
-def _is_real(end: End) -> bool:
-    return isinstance(end[0], Infinity) or real_value(end[0]) is not None
+def _relation(relation: Relation) -> _Read | None:
+    if relation.ops in (("in",), ("not in",)):
+        inner = _read(relation.sides[1])
+        name = relation.names[0]
+        if inner is None or not name or inner.name:
+            return None
+        outside = relation.ops == ("not in",)
+
+        def members(line: Line) -> Cells | None:
+            cells = inner.cells(line)
+            return tuple(not cell for cell in cells) if outside and cells is not None else cells
+
+        return _Read(name, inner.points, members)
+    solved = conditions(relation)
+    if solved is None:
+        return None
+    name, parts = solved
+    points: list[Tree] = []
+    for part in parts:
+        roots = part.candidates()
+        if roots is None:
+            return None
+        points += roots
+
+    def solutions(line: Line) -> Cells:
+        pieces = [line.where(part) for part in parts]
+        return tuple(all(piece[cell] for piece in pieces) for cell in range(line.size))
+
+    return _Read(name, points, solutions)
+
+
+def _group(group: Group) -> _Read | None:
+    if group.kind == "{}":
+        points = [item.tree for item in group.items if isinstance(item, Expr)]
+        if len(points) < len(group.items):
+            return None
+        return _Read(None, points, lambda line: line.among(points))
+    if group.kind == "list":
+        return _joined(group)
+    ends = _ends(group)
+    if ends is None:
+        return None
+    low, high = ends
+    points = [end for end, _ in ends if not isinstance(end, Infinity)]
+    return _Read(None, points, lambda line: line.interval(low, high))
+
+
+def _joined(group: Group) -> _Read | None:
+    parts = tuple(_conditions_of(group))
+    either, both = _combined(parts, any), _combined(parts, all)
+    if either is None or both is None or group.connective == "or":
+        return either
+    if group.connective == "and":
+        # Conditions hold together; intervals one after the other are a union.
+        return both if both.name else either
+
+    def cells(line: Line) -> Cells | None:
+        together = both.cells(line)
+        return together if together is None or any(together) else either.cells(line)
+
+    return _Read(both.name, both.points, cells)
+
+
+def _conditions_of(group: Group) -> list[Node]:
+    r"""Return the items, with ``x \ne 1, 2`` read as ``x \ne 1, x \ne 2``."""
+    found: list[Node] = []
+    for item in group.items:
+        before = found[-1] if found else None
+        if isinstance(item, Expr) and isinstance(before, Relation) and before.ops == ("!=",):
+            item = Relation(("!=",), (before.sides[0], item), (before.names[0], None))
+        found.append(item)
+    return found

@@ -9,16 +9,23 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-RELATIONS = {"=": "=", "<": "<", ">": ">", "≤": "<=", "≥": ">=", "≠": "!=", "∈": "in"}
+RELATIONS = {"=": "=", "<": "<", ">": ">", "≤": "<=", "≥": ">=", "≠": "!=", "∈": "in", "∉": "not in"}
 FUNCTIONS = _set(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log exp sqrt gcd lcm max min"
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log exp sqrt gcd lcm max min abs"
 )
 GREEK = _set(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
     "sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega "
-    "ell angle triangle"
+    "ell hbar angle triangle det dim ker"
 )
-COMMANDS = _set("frac sqrt binom pi infty pm mp cup cap emptyset lfloor rfloor lceil rceil begin end")
+#: Signs over letters: with its sign, a letter is another letter.
+ACCENTS = _set("overline overrightarrow vec hat widehat bar tilde widetilde dot ddot underline")
+COMMANDS = _set(
+    "frac sqrt binom choose over sum prod pi infty pm mp cup cap setminus emptyset lfloor rfloor lceil rceil "
+    "begin end"
+)
+#: Sets of numbers by the letter of their blackboard type; the real numbers are read as a set.
+NUMBER_SETS = {"Z": "integers", "N": "natural numbers", "Q": "rational numbers", "C": "complex numbers"}
 TEXT = _set(
     "text textbf textit textrm textnormal textsf texttt mbox hbox mathrm mathbf mathit mathsf mathtt "
     "boldsymbol bm operatorname"
@@ -27,29 +34,55 @@ MATH_FONT = _set("mathrm mathbf mathit mathsf mathtt boldsymbol bm")
 
 UNICODE = str.maketrans(
     {
-        "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "π": "\\pi ",
-        "∞": "\\infty ", "√": "\\sqrt ", "∪": "\\cup ", "∩": "\\cap ", "±": "\\pm ", "∓": "\\mp ", "°": "°",
-        "∘": "°", "²": "^2", "³": "^3", "½": "\\frac12", "¼": "\\frac14", "¾": "\\frac34", "∅": "\\emptyset ",
-        "ℝ": "\\mathbb{R}", "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ", "\u00a0": " ", "\u2009": " ",
-        "\u202f": " ", "，": ",", "（": "(", "）": ")", "∣": "|", "⌊": "\\lfloor ", "⌋": "\\rfloor ",
-        "⟨": "(", "⟩": ")", "′": "'", "¢": "\\text{cents}",
+        **dict.fromkeys("−–—‐‑‒﹣－", "-"), **dict.fromkeys("×·⋅∗✕✖", "*"), "÷": "/", "∕": "/", "⁄": "/",
+        "＋": "+", "＝": "=", "π": "\\pi ", "∞": "\\infty ", "√": "\\sqrt ", "∛": "\\sqrt[3]",
+        "∜": "\\sqrt[4]", "∪": "\\cup ", "∩": "\\cap ", "±": "\\pm ", "∓": "\\mp ", "∘": "°", "º": "°",
+        "½": "\\frac12", "⅓": "\\frac13", "⅔": "\\frac23", "¼": "\\frac14", "¾": "\\frac34",
+        "⅕": "\\frac15", "⅖": "\\frac25", "⅗": "\\frac35", "⅘": "\\frac45", "⅙": "\\frac16",
+        "⅚": "\\frac56", "⅛": "\\frac18", "⅜": "\\frac38", "⅝": "\\frac58", "⅞": "\\frac78",
+        "∅": "\\emptyset ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}",
+        "ℂ": "\\mathbb{C}", "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ", "γ": "\\gamma ",
+        "δ": "\\delta ", "λ": "\\lambda ", "μ": "\\mu ", "σ": "\\sigma ", "φ": "\\phi ", "ω": "\\omega ",
+        "Σ": "\\Sigma ", "Δ": "\\Delta ", "∑": "\\sum ", "∏": "\\prod ", "∖": "\\setminus ", "⋯": "…",
+        **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2007\u2009\u200a\u202f\u3000", " "),
+        **dict.fromkeys("\u200b\u2060\ufeff\u2061\u2062", None), "，": ",", "；": ";", "：": ":", "（": "(",
+        "）": ")", "［": "[", "］": "]", "｛": "\\{", "｝": "\\}", "∣": "|", "｜": "|", "⌊": "\\lfloor ",
+        "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "⟨": "(", "⟩": ")", "′": "'", "″": "''", "’": "'",
+        "¢": "\\text{cents}", "％": "%", "⩽": "≤", "≦": "≤", "⩾": "≥", "≧": "≥", "∨": "\\lor ",
+        "∧": "\\land ",
+        **{chr(ord("０") + digit): str(digit) for digit in range(10)},
     }
 )  # fmt: skip
-REWRITES = [
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣ", "0123456789+-()nx")
+SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙₓ", "0123456789+-nx")
+_GROUP_OF_THOUSANDS = "__GROUP__"
+REWRITES: list[tuple[re.Pattern[str], str]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
-        (r"\\\\(?:\s*\[-?[\d.]*(?:pt|em|ex|mm|cm)\])?", " ¶ "),
+        (r"\\\\\*?(?:\s*\[-?[\d.]*(?:pt|em|ex|mm|cm)\])?|\\(?:cr|newline|tabularnewline)(?![a-zA-Z])", " ¶ "),
         (r"\\(?:left|right)(?![a-zA-Z])\s*\.?", ""),
         (r"\\(?:middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits)(?![a-zA-Z])", ""),
         (r"(?<!\\)\\[()\[\]]", ""),
-        (r"\\(?:text)?color\s*\{\w+\}|\\(?:underline|boxed|fbox|mathstrut|strut)(?![a-zA-Z])", ""),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\(?:text)?color\s*\{\w+\}|\\(?:boxed|fbox|mathstrut|strut|num)(?![a-zA-Z])", ""),
+        (r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1\\text{ \2}"),
+        (r"\\(?:si|unit)\s*\{([^{}]*)\}", r"\\text{ \1}"),
+        (r"\\([pb]?matrix)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\\begin{\1}\2\\end{\1}"),
+        (r"\\(?:[dtcsx]|nice)frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
+        (r"\\(p?mod)\s*\{?\s*(\w+)\s*\}?", r"\\\1{\2}"),
         (r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])", "|"),
         (r"\\langle(?![a-zA-Z])", "("),
         (r"\\rangle(?![a-zA-Z])", ")"),
+        (r"\\(?:R|reals|Reals)(?![a-zA-Z])", r"\\mathbb{R}"),
+        (r"\\Bbb(?![a-zA-Z])", r"\\mathbb"),
+        (r"\\lbrack(?![a-zA-Z])", "["),
+        (r"\\rbrack(?![a-zA-Z])", "]"),
+        (r"\\lparen(?![a-zA-Z])", "("),
+        (r"\\rparen(?![a-zA-Z])", ")"),
         (r"\\lbrace(?![a-zA-Z])", r"\\{"),
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+        (r"\\not\s*(?:=|\\eq(?![a-zA-Z]))", "≠"),
+        (r"\\not\s*\\in(?![a-zA-Z])|\\notin(?![a-zA-Z])", "∉"),
         (r"\\(?:leq?|leqslant|leqq)(?![a-zA-Z])", "≤"),
         (r"\\(?:geq?|geqslant|geqq)(?![a-zA-Z])", "≥"),
         (r"\\lt(?![a-zA-Z])|&lt;", "<"),
@@ -60,39 +93,95 @@ REWRITES = [
         (r">=", "≥"),
         (r"!=", "≠"),
         (r"\\(?:varnothing|O)(?![a-zA-Z])", r"\\emptyset "),
-        (r"\\(?:times|cdot|ast|centerdot)(?![a-zA-Z])", "*"),
+        (r"\\(?:smallsetminus|backslash)(?![a-zA-Z])", r"\\setminus "),
+        (r"\\(?:times|cdot|ast|centerdot|bullet)(?![a-zA-Z])", "*"),
         (r"\\div(?![a-zA-Z])", "/"),
         (r"\\colon(?![a-zA-Z])", ":"),
+        (r"\\(?:[lc]?dots|dots[cbmio])(?![a-zA-Z])", "…"),
+        (r"\\(?:cosec)(?![a-zA-Z])", r"\\csc"),
+        (r"\\(?:tg)(?![a-zA-Z])", r"\\tan"),
+        (r"\\(?:ctg|cotan)(?![a-zA-Z])", r"\\cot"),
+        (r"\\(?:arctg)(?![a-zA-Z])", r"\\arctan"),
+        (r"\\lg(?![a-zA-Z])", r"\\log_{10}"),
         (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|\^\s*\{?°\}?", "°"),
         # A comma in braces, or one with a negative or thin space before three digits, groups thousands.
-        (r"(?<=\d)(?:\{,\}|,?\s*\\!\s*,?\s*(?:\\!)?|\{,\}\\!|\\,)\s*(?=\d{3}(?!\d))", "__GROUP__"),
+        (r"(?<=\d)(?:\{,\}|,?\s*\\!\s*,?\s*(?:\\!)?|\{,\}\\!|\\,)\s*(?=\d{3}(?!\d))", _GROUP_OF_THOUSANDS),
         (r"\\[!]", ""),
-        (r"\\(?:[,;:> ]|q?quad(?![a-zA-Z])|thinspace(?![a-zA-Z])|space(?![a-zA-Z])|hspace\{[^{}]*\})|~", " "),
-        (r"\\[hp]?phantom\{[^{}]*\}", " "),
+        (
+            r"\\(?:[,;:>/ ]|q?quad(?![a-zA-Z])|(?:thin|thick|med|en|)space(?![a-zA-Z])"
+            r"|[hm]space\*?\{[^{}]*\}|[hm]skip\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|mu))|~",
+            " ",
+        ),
+        (r"\\[hv]?phantom\s*(?:\{[^{}]*\}|[^\s{}\\])", " "),
+        (r"\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])\s*([^{}\\]*)\}", r"\\text{\1}"),
+        (_GROUP_OF_THOUSANDS, ""),
     ]
-]
-#: Words after a number that change its value, deny it or hedge: then it is no unit.
+]  # fmt: skip
+#: Words after a number that deny or hedge it, or change its value: then it is no answer.
 NOT_A_UNIT = _set(
     "or and not no about approximately approx around roughly nearly almost maybe perhaps possibly than at "
     "least most more less over under below above between up to from if unless except eg ie etc plus minus "
-    "times divided hundred thousand million billion trillion dozen half quarter double twice squared "
-    "cubed mod base pi power factorial any all every both either neither is are be answer wrong remainder"
+    "times divided half quarter double twice squared cubed mod base pi power factorial any all every both "
+    "either neither is are be answer wrong remainder halves thirds quarters fourths fifths sixths sevenths "
+    "eighths ninths tenth tenths hundredth hundredths thousandth thousandths millionths"
 )
+#: Words after a number that multiply it.
+SCALES = {
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
+#: Words that change what a number says, by the word that stands for them.
+MARKS = {
+    **{word: word for word in _set(
+        "am pm noon midnight north south east west northeast northwest southeast southwest left right down "
+        "clockwise counterclockwise profit loss gain debt ahead behind early late before after bc ad bce ce "
+        "forward backward inside outside inward outward upward downward ago later heads tails won lost "
+        "increase decrease deposit withdrawal")},
+    "anticlockwise": "counterclockwise", "northwards": "north", "southwards": "south", "eastwards": "east",
+    "westwards": "west", "northward": "north", "southward": "south", "eastward": "east", "westward": "west",
+    "forwards": "forward", "backwards": "backward", "upwards": "upward", "downwards": "downward",
+    "inwards": "inward", "outwards": "outward",
+}  # fmt: skip
+#: Words that add nothing to the unit they stand by.
+FILLERS = _set("old long wide tall high deep of a an the each total clock")
+#: Letters that are units where a unit must stand; elsewhere they are variables.
+UNIT_LETTERS = frozenset("mgshlLJNWV")
+#: Signs before an amount; the dollar's is kept apart from TeX's.
+CURRENCIES = {"¤": "dollar", "€": "euro", "£": "pound"}
+ORDINALS = _set("st nd rd th")
 _UNIT_NAMES = {
-    "degree": "degree degrees deg", "dollar": "dollar dollars usd", "cent": "cent cents",
-    "euro": "euro euros", "pound": "pound pounds lb lbs", "ounce": "ounce ounces oz",
-    "inch": "inch inches in", "foot": "foot feet ft",
-    "yard": "yard yards yd yds", "mile": "mile miles mi", "meter": "meter meters metre metres m",
+    "degree": "degree degrees deg", "celsius": "celsius", "fahrenheit": "fahrenheit",
+    "kelvin": "kelvin kelvins", "dollar": "dollar dollars usd", "cent": "cent cents",
+    "euro": "euro euros eur",
+    "pound": "pound pounds lb lbs", "ounce": "ounce ounces oz", "ton": "ton tons tonne tonnes",
+    "inch": "inch inches in", "foot": "foot feet ft", "yard": "yard yards yd yds", "mile": "mile miles mi",
+    "meter": "meter meters metre metres m", "decimeter": "decimeter decimeters decimetre decimetres dm",
     "centimeter": "centimeter centimeters centimetre centimetres cm",
-    "millimeter": "millimeter millimeters mm", "kilometer": "kilometer kilometers kilometre kilometres km",
-    "gram": "gram grams g", "kilogram": "kilogram kilograms kg", "milligram": "milligram milligrams mg",
-    "liter": "liter liters litre litres l", "milliliter": "milliliter milliliters ml",
+    "millimeter": "millimeter millimeters millimetre millimetres mm",
+    "kilometer": "kilometer kilometers kilometre kilometres km",
+    "gram": "gram grams g", "kilogram": "kilogram kilograms kilo kilos kg",
+    "milligram": "milligram milligrams mg",
+    "liter": "liter liters litre litres l", "milliliter": "milliliter milliliters millilitre millilitres ml",
     "second": "second seconds sec secs s", "minute": "minute minutes min mins", "hour": "hour hours hr hrs h",
     "day": "day days", "week": "week weeks", "month": "month months", "year": "year years yr yrs",
-    "mph": "mph", "kph": "kph kmh", "unit": "unit units", "percent": "percent",
-    "radian": "radian radians rad", "gallon": "gallon gallons gal", "acre": "acre acres",
+    "unit": "unit units", "percent": "percent", "radian": "radian radians rad",
+    "gallon": "gallon gallons gal",
+    "quart": "quart quarts qt", "pint": "pint pints", "cup": "cup cups", "acre": "acre acres",
+    "joule": "joule joules j", "newton": "newton newtons n", "watt": "watt watts w", "volt": "volt volts v",
+    "hertz": "hertz hz", "kilowatt": "kilowatt kilowatts kw", "kilowatt hour": "kwh", "psi": "psi",
+    "knot": "knot knots", "revolution": "revolution revolutions rev",
 }  # fmt: skip
 UNIT_OF = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
+COMPOUND_UNITS = {
+    "mph": (("mile", 1), ("hour", -1)), "kph": (("kilometer", 1), ("hour", -1)),
+    "kmh": (("kilometer", 1), ("hour", -1)),
+    "fps": (("foot", 1), ("second", -1)), "rpm": (("revolution", 1), ("minute", -1)),
+    "mpg": (("mile", 1), ("gallon", -1)),
+}  # fmt: skip
 NUMBER_WORDS = {
     word: value
     for value, word in enumerate(

@@ -1,30 +1,35 @@
-r"""The process that asks math-verify: run as a script, it reads and writes length-prefixed JSON.
+r"""The process that asks sympy for a proof: run as a script, it reads and writes length-prefixed JSON.
 
 It is a script and not a module of the package on purpose: it needs neither the package nor Gymnasium,
 so that it starts in the time that sympy takes, and it is started by its path, so that the program's own
 ``__main__`` is never imported again. First message in: ``{"path": sys.path of the parent, "memory": bytes}``;
-first message out: ``{"ready": true}``. Then, for each ``{"gold", "answer", "deadline"}``, one
-``{"verdict": bool}`` or ``{"error": text}``.
+first message out: ``{"ready": true}``. Then, for each ``{"left", "right", "deadline"}``, one
+``{"proven": bool}`` or ``{"error": text}``. Both sides are expression trees
+(:mod:`cola_envs.grading.nodes`), so that sympy parses no text.
 
-Known defects of math-verify 0.9.0 are worked around here: golds are always boxed (a bare ``p - q`` is not
-read), units are not cut (``4t`` would be 4), ``5i`` is spaced so that it is seen to be complex, and numbers
-that it holds equal to six places are compared again to forty.
+Letters are positive here, as in the normal form that did not settle the pair; what holds at other signs is
+for the samples to say, which come first (:mod:`cola_envs.grading.proof`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import struct
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from typing import IO, Any
 
 _HEADER = struct.Struct("!I")
-#: How long a worker outlives an item's deadline if its parent is no longer there to end it, in seconds.
-_GRACE = 5.0
+
+
+def as_json(tree: Any) -> Any:
+    """Return an expression tree in what JSON has: fractions as text, in hexadecimal for their length."""
+    if isinstance(tree, Fraction):
+        return f"{tree.numerator:x}/{tree.denominator:x}"
+    return [as_json(part) for part in tree] if isinstance(tree, tuple) else tree
 
 
 def send(stream: IO[bytes], message: dict[str, Any]) -> None:
@@ -51,46 +56,83 @@ def _limit_memory(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _load() -> Callable[[str, str], bool]:
-    import logging
+def _limit_time(seconds: float) -> None:
+    """Let the kernel end this process after so many seconds of its own processor time; 0 takes that back."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
-    logging.disable(logging.CRITICAL)
+
+def _load() -> Callable[[Any, Any], bool]:
     import sympy
-    from latex2sympy2_extended.math_normalization import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse, verify
 
-    normalization = NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
-    )
-    config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalization)]
-    golds: dict[str, list[Any]] = {}
+    def of_whole_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+        # Of letters sympy takes the divisor of polynomials, by which m and n have none in common.
+        def checked(*arguments: Any) -> Any:
+            if not all(argument.is_Integer for argument in arguments):
+                raise ValueError("a divisor of what is no whole number")
+            return function(arguments)
 
-    def read(text: str) -> list[Any]:
-        text = re.sub(r"(\d)i(?![a-zA-Z])", r"\1 i", text)
-        return parse(
-            f"\\boxed{{{text}}}", extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None
-        )
+        return checked
 
-    def close(a: Any, b: Any) -> bool:
-        if not (isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr) and a.is_number and b.is_number):
-            return True
-        x, y = sympy.N(a, 50), sympy.N(b, 50)
-        return bool(abs(x - y) <= 1e-40 * max(abs(x), abs(y)))
+    functions: dict[str, Callable[..., Any]] = {
+        "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec,
+        "csc": sympy.csc,
+        "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
+        "arccot": lambda x: sympy.pi / 2 - sympy.atan(x), "sinh": sympy.sinh, "cosh": sympy.cosh,
+        "tanh": sympy.tanh,
+        "ln": sympy.log, "log": sympy.log, "exp": sympy.exp, "abs": sympy.Abs, "floor": sympy.floor,
+        "ceil": sympy.ceiling, "factorial": sympy.factorial, "doublefactorial": sympy.factorial2,
+        "binom": sympy.binomial, "gcd": of_whole_numbers(sympy.gcd),
+        "lcm": of_whole_numbers(sympy.lcm), "max": sympy.Max, "min": sympy.Min,
+    }  # fmt: skip
+    constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
+    repeated = {"sum": sympy.Sum, "prod": sympy.Product}
 
-    def grade(gold: str, answer: str) -> bool:
-        if gold not in golds:
-            if len(golds) >= 4096:
-                golds.clear()
-            golds[gold] = read(gold)
-        target, given = golds[gold], read(answer)
-        if not target or not given:
-            return False
-        if not verify(target, given, allow_set_relation_comp=True, timeout_seconds=None):
-            return False
-        return close(target[0], given[0])
+    def build(tree: Any, bound: dict[str, Any]) -> Any:
+        kind = tree[0]
+        if kind == "n":
+            above, below = tree[1].split("/")
+            return sympy.Rational(int(above, 16), int(below, 16))
+        if kind == "v":
+            return bound.get(tree[1]) or sympy.Symbol(tree[1], positive=True)
+        if kind == "c":
+            return constants[tree[1]]
+        if kind == "f" and tree[1] in repeated:
+            letter = sympy.Symbol(f"bound {tree[2][1]}", integer=True)
+            low, high = build(tree[3], bound), build(tree[4], bound)
+            return repeated[tree[1]](build(tree[5], {**bound, tree[2][1]: letter}), (letter, low, high))
+        if kind == "f":
+            angle = tree[2][0] == "deg" and tree[1] in ("sin", "cos", "tan", "cot", "sec", "csc")
+            arguments = [build(argument, bound) for argument in tree[2:]]
+            return functions[tree[1]](
+                arguments[0] * sympy.pi / 180 if angle else arguments[0], *arguments[1:]
+            )
+        parts = [build(part, bound) for part in tree[1:]]
+        if kind in ("neg", "deg"):
+            return -parts[0] if kind == "neg" else parts[0]
+        if kind == "^":
+            return power(*parts)
+        return {"+": sympy.Add, "*": sympy.Mul, "/": lambda a, b: a / b}[kind](*parts)
 
-    grade("\\sin x + 1", "1 + \\sin x")  # loads what sympy loads lazily, before any deadline runs
-    return grade
+    def power(base: Any, exponent: Any) -> Any:
+        # The real root of a negative number, as the parent has it.
+        if base.is_negative and exponent.is_Rational and exponent.q % 2 and exponent.q > 1:
+            return (-1) ** exponent.p * (-base) ** exponent
+        return base**exponent
+
+    def proves(left: Any, right: Any) -> bool:
+        difference = build(left, {}) - build(right, {})
+        for simpler in (sympy.sympify, sympy.Basic.doit, sympy.expand, sympy.simplify):
+            difference = simpler(difference)
+            if difference == 0:
+                return True
+        return difference.equals(0) is True  # which proves by a minimal polynomial where it says True
+
+    one, two = ["n", "1/1"], ["n", "2/1"]
+    proves(
+        ["f", "sin", ["v", "x"]], ["+", one, two]
+    )  # loads what sympy loads lazily, before any deadline runs
+    return proves
 
 
 def main() -> None:
@@ -105,17 +147,15 @@ def main() -> None:
         return
     sys.path[:] = settings["path"]
     _limit_memory(settings["memory"])
-    grade = _load()
+    proves = _load()
     send(outgoing, {"ready": True})
     while (item := receive(incoming)) is not None:
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, item["deadline"] + _GRACE)
+        _limit_time(item["deadline"])
         try:
-            reply: dict[str, Any] = {"verdict": grade(item["gold"], item["answer"])}
+            reply: dict[str, Any] = {"proven": proves(item["left"], item["right"])}
         except (Exception, RecursionError, MemoryError) as error:
             reply = {"error": type(error).__name__}
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        _limit_time(0)
         send(outgoing, reply)
 
 

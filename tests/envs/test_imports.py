@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "sympy", "math_verify", "stable_baselines3", "matplotlib", "cola_agents")
+HEAVY = ("torch", "transformers", "sympy", "stable_baselines3", "matplotlib", "cola_agents")
 
 
 def run(code: str) -> str:

@@ -1,0 +1,289 @@
+r"""Whether two expressions are equal: refuted by samples, accepted by proof alone.
+
+Two expressions are equal when they agree wherever both are defined and real, as a teacher has it: the
+letters under an even root or a logarithm are positive, unless what stands there cannot be negative anyway.
+So ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{x^2 y}`` is ``x \sqrt y``, but ``|x|`` and
+``\sqrt{x^2}`` are not ``x``, which a negative letter shows. Constants, and expressions in which ``i`` is
+written, are compared as complex numbers.
+
+Samples refute: fixed rational points of every combination of signs, whole numbers, points near the numbers
+in the expressions. Agreement at samples is never enough to accept. Numbers are compared exactly: as
+fractions of any length; algebraic ones to as many bits as tell them apart
+(:mod:`cola_envs.grading.separation`); others, and all expressions with letters, by an equal normal form
+(:mod:`cola_envs.grading.normal`) for each combination of signs that decides a branch. What neither differs
+at any sample nor is proven here is left as a claim.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from functools import lru_cache
+from itertools import islice, product
+
+from cola_envs.grading.angles import turn_of
+from cola_envs.grading.evaluate import (
+    CHECK_BITS,
+    LAST_BITS,
+    WORK_BITS,
+    TooBig,
+    Undefined,
+    Unevaluable,
+    as_float,
+    constant_value,
+    precision,
+    real_value,
+    value_of,
+)
+from cola_envs.grading.nodes import Tree
+from cola_envs.grading.normal import proves_equal
+from cola_envs.grading.separation import bits_to_zero
+from cola_envs.grading.signs import radicands, sign_sensitive
+from cola_envs.grading.trees import has_imaginary_unit, number, substituted, subtrees, variables
+from cola_envs.grading.verdicts import Claim, Truth, every
+
+Assignment = Mapping[str, Fraction]
+
+_MOST_POINTS = 40
+#: Letters for whose combinations of signs proofs are tried one by one.
+_MOST_LETTERS = 4
+
+
+def same(a: Tree, b: Tree) -> Truth:
+    """Return whether two expressions are equal, as functions of their variables.
+
+    Raises:
+        TooBig: if either is beyond the bounds.
+    """
+    if a[0] == b[0] == "n":
+        return a[1] == b[1]
+    names = sorted(variables(a) | variables(b))
+    return _same_functions(a, b, names) if names else _same_constants(a, b)
+
+
+def _same_constants(a: Tree, b: Tree) -> Truth:
+    try:
+        x, y = constant_value(a), constant_value(b)
+        if isinstance(x, Fraction) and isinstance(y, Fraction):
+            return x == y
+        if _differ(a, b, {}, False, WORK_BITS):
+            return False
+        if proves_equal(a, b):
+            return True
+        difference = ("+", a, ("neg", b))
+        zero = _is_zero(difference)
+        if zero is not None:
+            return zero
+        angle = turn_of(difference)
+        if angle is not None and abs(as_float(constant_value(difference))) * angle[1] < 1:
+            zero = _is_zero(("+", angle[0], number(-1)))
+            if zero is not None:
+                return zero
+        return False if _differ(a, b, {}, False, LAST_BITS) else Claim(a, b)
+    except Undefined:
+        return False
+    except Unevaluable:
+        return proves_equal(a, b) or Claim(a, b)
+
+
+def _is_zero(tree: Tree) -> bool | None:
+    """Whether an algebraic constant is zero; None where that is not known."""
+    bits = bits_to_zero(tree)
+    if bits is None:
+        return None
+    # As many bits again as a guard against the rounding on the way.
+    with precision(2 * bits + WORK_BITS) as mp:
+        return bool(abs(as_float(constant_value(tree, mp.prec))) < mp.mpf(2) ** (-bits - 1))
+
+
+def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
+    positive = _taken_positive(a) | _taken_positive(b)
+    ways = [(False, frozenset[str]())]
+    if not (has_imaginary_unit(a) or has_imaginary_unit(b)):
+        # Real values first, of letters under roots at positive ones where there are such.
+        ways = [(True, positive), (True, frozenset()), *ways]
+    free = sorted((sign_sensitive(a) | sign_sensitive(b)) - positive)
+    try:
+        for real, taken_positive in ways:
+            places = _agreements(a, b, names, real, taken_positive)
+            if places is None:
+                return False
+            if places:
+                break
+        else:
+            return False
+    except Unevaluable:
+        return _proven(a, b, [dict(zip(free, signs, strict=True)) for signs in _all_signs(free)])
+    if not taken_positive:
+        free = sorted(sign_sensitive(a) | sign_sensitive(b))
+    # Letters whose sign decides no branch keep that of the first point: what is analytic and equal somewhere
+    # is equal everywhere. Of the others, each combination of signs needs its proof.
+    first = {name: -1 if places[0][name] < 0 else 1 for name in names}
+    seen = {tuple(-1 if place[name] < 0 else 1 for name in free) for place in places}
+    verdict = _proven(
+        a,
+        b,
+        [{**first, **dict(zip(free, signs, strict=True))} for signs in _all_signs(free) if signs in seen],
+    )
+    if verdict is True:
+        return True
+    return False if _differ(a, b, places[0], real, LAST_BITS) else verdict
+
+
+def _all_signs(letters: list[str]) -> Iterator[tuple[int, ...]]:
+    return product((1, -1), repeat=len(letters)) if len(letters) <= _MOST_LETTERS else iter(())
+
+
+def _proven(a: Tree, b: Tree, cases: list[dict[str, int]]) -> Truth:
+    """Prove equality for each combination of signs; False where there are too many."""
+    proofs: list[Truth] = []
+    for signs in cases:
+        left, right = _turned(a, signs), _turned(b, signs)
+        proofs.append(left == right or proves_equal(left, right) or Claim(left, right))
+    return every(proofs) if proofs else False
+
+
+def _turned(tree: Tree, signs: Mapping[str, int]) -> Tree:
+    """Return the tree in letters that are positive where the signs are those given."""
+    for name, sign in signs.items():
+        if sign < 0:
+            tree = substituted(tree, name, ("neg", ("v", name)))
+    return tree
+
+
+def _agreements(
+    a: Tree, b: Tree, names: list[str], real: bool, positive: frozenset[str]
+) -> list[Assignment] | None:
+    """Return the points at which both are defined and agree; None if they differ at any."""
+    found: list[Assignment] = []
+    too_big: TooBig | None = None
+    for place in islice(points(a, b, names, positive), _MOST_POINTS):
+        try:
+            if _differ(a, b, place, real, WORK_BITS):
+                return None
+        except Undefined:
+            continue
+        except TooBig as error:
+            if too_big is not None and not found:
+                raise  # it will be so at the other points too
+            too_big = error
+            continue
+        found.append(place)
+    if not found and too_big is not None:
+        raise too_big
+    return found
+
+
+def _differ(a: Tree, b: Tree, place: Assignment, real: bool, bits: int) -> bool:
+    """Whether two trees have different values at a point, as far as a number of bits tells."""
+    x, y = value_of(a, place, real, bits), value_of(b, place, real, bits)
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x != y
+    with precision(bits) as mp:
+        x, y = as_float(x), as_float(y)
+        difference = abs(x - y)
+        if difference <= max(abs(x), abs(y)) * mp.mpf(2) ** (-bits * 3 // 4):
+            return False
+    # A difference that is rounding alone shrinks with more bits; a true one stays.
+    with precision(max(CHECK_BITS, 2 * bits)) as mp:
+        x, y = (as_float(value_of(tree, place, real, mp.prec)) for tree in (a, b))
+        return bool(abs(abs(x - y) - difference) <= difference / 2)
+
+
+@lru_cache(maxsize=4096)
+def _taken_positive(tree: Tree) -> frozenset[str]:
+    """Return the letters under even roots and logarithms, save where what stands there is never negative."""
+    found: frozenset[str] = frozenset()
+    for inner in radicands(tree):
+        letters = sorted(variables(inner))
+        if not found.issuperset(letters) and any(
+            _is_negative(inner, place) for place in islice(points(inner, inner, letters), _MOST_POINTS)
+        ):
+            found |= frozenset(letters)
+    return found
+
+
+def _is_negative(tree: Tree, place: Assignment) -> bool:
+    try:
+        return bool(value_of(tree, place, True) < 0)
+    except (Undefined, TooBig):
+        return False
+
+
+def points(
+    a: Tree, b: Tree, names: list[str], positive: frozenset[str] = frozenset()
+) -> Iterator[Assignment]:
+    """Yield where two expressions are sampled: it follows from their letters and numbers alone."""
+
+    def place(index: int, sign: Mapping[str, int], shift: Fraction = Fraction(0)) -> Assignment:
+        values = {name: sign.get(name, 1) * (_jitter(index, name) + shift) for name in names}
+        return {name: abs(value) if name in positive else value for name, value in values.items()}
+
+    yield place(0, {})
+    yield place(1, {})
+    # Powers of -1, factorials and their like are real at whole numbers.
+    for index in (2, 3, 4):
+        yield {name: Fraction(_hash(index, name) % 5 + 2 + (index == 4)) for name in names}
+    if len(names) <= 4:
+        patterns = list(product((1, -1), repeat=len(names)))[1:]
+    else:
+        patterns = [tuple(1 if _hash(k, name) & 64 else -1 for name in names) for k in range(12)]
+        patterns.append((-1,) * len(names))
+    for index, pattern in enumerate(patterns, start=5):
+        yield place(index, dict(zip(names, pattern, strict=True)))
+    yield {name: Fraction(_hash(60, name) % 5 + 2) * (1 if name in positive else -1) for name in names}
+    for size in (Fraction(1000), Fraction(1, 1000)):
+        yield {name: _jitter(61, name) * size for name in names}
+    for size in _numbers(a, b):
+        for shift in (size, size - 2, -size, -size - 2):
+            yield place(62, {}, shift)
+
+
+def _hash(index: int, name: str) -> int:
+    return zlib.crc32(f"{index}:{name}".encode())
+
+
+def _jitter(index: int, name: str) -> Fraction:
+    return Fraction(_hash(index, name) % 1999 + 501, 1009)
+
+
+def _numbers(a: Tree, b: Tree) -> list[Fraction]:
+    """Return the numbers in two trees that are large enough to matter as thresholds, the largest first."""
+    found = {abs(part[1]) for tree in (a, b) for part in subtrees(tree) if part[0] == "n"}
+    return sorted((size for size in found if size > 2), reverse=True)[:4]
+
+
+def proportional(a: Tree, b: Tree) -> tuple[Truth, int]:
+    """Return whether ``a = c * b`` for a constant ``c`` other than 0, and the sign of ``c``.
+
+    A complex constant counts as positive.
+
+    Raises:
+        TooBig: if either is beyond the bounds.
+    """
+    names = sorted(variables(a) | variables(b))
+    if variables(a) != variables(b):
+        return False, 0
+    for place in islice(points(a, b, names), _MOST_POINTS):
+        try:
+            values = [value_of(tree, place, True) for tree in (a, b)]
+            if any(abs(value) < 1e-40 for value in values):
+                if all(value == 0 for value in values):
+                    continue
+                return False, 0
+            above, below = (_at(tree, place) for tree in (a, b))
+        except (Undefined, TooBig):
+            continue
+        except Unevaluable:
+            return same(a, b), 1
+        constant: Tree = ("/", above, below)
+        value = real_value(constant)
+        return same(a, ("*", constant, b)), -1 if value is not None and value < 0 else 1
+    return False, 0
+
+
+def _at(tree: Tree, place: Assignment) -> Tree:
+    for name, value in place.items():
+        tree = substituted(tree, name, ("n", value))
+    return tree

@@ -1,0 +1,157 @@
+r"""How close to zero an algebraic constant can be without being zero.
+
+The bound is that of Burnikel, Funke, Mehlhorn, Schirra and Schmitt (2001). Every constant built from whole
+numbers by sums, products, quotients and roots is U / L for algebraic integers U and L of a field of degree at
+most D, the product of the roots' degrees. With u and l bounds on the conjugates of U and L, a U that is not
+zero has a norm of at least 1, so the constant is 0 or at least 1 / (u^(D-1) l) in size. Sines and cosines of
+rational parts of pi are half sums of roots of unity. So evaluating the constant to that many bits decides
+whether it is zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd, lcm, log2
+
+from cola_envs.grading.nodes import Tree
+
+#: More bits than this are not worth an evaluation.
+MOST_BITS = 12_000
+
+
+class NotAlgebraic(ValueError):
+    """The constant is not built as the bound needs it."""
+
+
+#: The entry among the radicals for the order of a root of unity that generates all there are.
+_UNITY = "unity"
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """Base-2 logarithms of bounds on the conjugates of numerator and denominator."""
+
+    above: float
+    below: float
+
+
+def bits_to_zero(tree: Tree) -> int | None:
+    """Return how many bits tell a constant from zero, or None where it is not known or too many."""
+    radicals: dict[object, int] = {}
+    try:
+        size = _size(tree, radicals)
+    except (NotAlgebraic, OverflowError):
+        return None
+    degree = _totient(radicals.pop(_UNITY, 1))
+    for radical in radicals.values():
+        degree *= radical
+        if degree > MOST_BITS:
+            return None
+    bits = (degree - 1) * max(size.above, 0.0) + max(size.below, 0.0)
+    return None if bits > MOST_BITS else int(bits) + 2
+
+
+def _size(tree: Tree, radicals: dict[object, int]) -> _Size:
+    kind = tree[0]
+    if kind == "n":
+        return _Size(log2(max(1, abs(tree[1].numerator))), log2(tree[1].denominator))
+    if kind == "c" and tree[1] == "i":
+        _add_root_of_unity(radicals, 4)
+        return _Size(0.0, 0.0)
+    if kind in ("neg", "deg"):
+        return _size(tree[1], radicals)
+    if kind == "+":
+        a, b = _size(tree[1], radicals), _size(tree[2], radicals)
+        return _Size(1 + max(a.above + b.below, b.above + a.below), a.below + b.below)
+    if kind in "*/":
+        a, b = _size(tree[1], radicals), _size(tree[2], radicals)
+        if kind == "/":
+            b = _Size(b.below, b.above)
+        return _Size(a.above + b.above, a.below + b.below)
+    if kind == "^":
+        return _power(tree, radicals)
+    if kind == "f" and tree[1] in ("sin", "cos", "tan", "cot", "sec", "csc"):
+        return _trigonometric(tree, radicals)
+    raise NotAlgebraic(kind)
+
+
+def _power(tree: Tree, radicals: dict[object, int]) -> _Size:
+    exponent = rational(tree[2])
+    base = _size(tree[1], radicals)
+    if exponent is None:
+        raise NotAlgebraic("exponent")
+    if exponent < 0:
+        base, exponent = _Size(base.below, base.above), -exponent
+    degree = exponent.denominator
+    if degree > 1:
+        radicals[tree[1], degree] = degree
+        # The root of U / L is the root of U L^(k-1) over L, or U over the root of U^(k-1) L.
+        if base.above >= base.below:
+            base = _Size((base.above + (degree - 1) * base.below) / degree, base.below)
+        else:
+            base = _Size(base.above, ((degree - 1) * base.above + base.below) / degree)
+    return _Size(base.above * exponent.numerator, base.below * exponent.numerator)
+
+
+def _trigonometric(tree: Tree, radicals: dict[object, int]) -> _Size:
+    turns = _half_turns(tree[2])
+    if turns is None:
+        raise NotAlgebraic("angle")
+    _add_root_of_unity(radicals, lcm(4, 2 * turns.denominator))  # with i, for the sine
+    return {
+        "sin": _Size(1.0, 1.0),
+        "cos": _Size(1.0, 1.0),
+        "sec": _Size(1.0, 1.0),
+        "csc": _Size(1.0, 1.0),
+    }.get(tree[1], _Size(2.0, 2.0))
+
+
+def _add_root_of_unity(radicals: dict[object, int], order: int) -> None:
+    radicals[_UNITY] = lcm(radicals.get(_UNITY, 1), order)
+    if radicals[_UNITY] > MOST_BITS:
+        raise NotAlgebraic("a root of unity of high order")
+
+
+def _totient(order: int) -> int:
+    return sum(gcd(k, order) == 1 for k in range(1, order + 1))
+
+
+def _half_turns(tree: Tree) -> Fraction | None:
+    """Return an angle over pi where that is rational."""
+    if tree[0] == "deg":
+        value = rational(tree[1])
+        return None if value is None else value / 180
+    if tree == ("c", "pi"):
+        return Fraction(1)
+    if tree[0] == "neg":
+        value = _half_turns(tree[1])
+        return None if value is None else -value
+    if tree[0] == "*":
+        for angle, factor in ((tree[1], tree[2]), (tree[2], tree[1])):
+            turns, scale = _half_turns(angle), rational(factor)
+            if turns is not None and scale is not None:
+                return turns * scale
+    if tree[0] == "/":
+        turns, scale = _half_turns(tree[1]), rational(tree[2])
+        return None if turns is None or not scale else turns / scale
+    if tree[0] == "+":
+        first, second = _half_turns(tree[1]), _half_turns(tree[2])
+        return None if first is None or second is None else first + second
+    value = rational(tree)
+    return Fraction(0) if value == 0 else None
+
+
+def rational(tree: Tree) -> Fraction | None:
+    """Return the value of a constant of sums, products and quotients of numbers; None for others."""
+    if tree[0] == "n":
+        return tree[1]
+    if tree[0] == "neg":
+        value = rational(tree[1])
+        return None if value is None else -value
+    if tree[0] in ("+", "*", "/"):
+        a, b = rational(tree[1]), rational(tree[2])
+        if a is None or b is None or (tree[0] == "/" and b == 0):
+            return None
+        return a + b if tree[0] == "+" else a * b if tree[0] == "*" else a / b
+    return None

@@ -1,0 +1,87 @@
+"""Reading and rewriting expression trees."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+
+from cola_envs.grading.nodes import Tree
+
+#: Functions that bind their first argument, a letter, within the others.
+BINDERS = ("sum", "prod")
+
+
+def number(value: int) -> Tree:
+    """Return a whole number's tree."""
+    return ("n", Fraction(value))
+
+
+def parts(tree: Tree) -> Iterator[Tree]:
+    """Yield the trees directly below a tree."""
+    return (part for part in tree[1:] if isinstance(part, tuple))
+
+
+@lru_cache(maxsize=8192)
+def variables(tree: Tree) -> frozenset[str]:
+    """Return the names of a tree's free variables."""
+    if tree[0] == "v":
+        return frozenset([tree[1]])
+    found = frozenset[str]().union(*map(variables, parts(tree)))
+    return found - {tree[2][1]} if tree[0] == "f" and tree[1] in BINDERS else found
+
+
+def subtrees(tree: Tree) -> Iterator[Tree]:
+    """Yield a tree and all that is in it."""
+    yield tree
+    for part in parts(tree):
+        yield from subtrees(part)
+
+
+def has_imaginary_unit(tree: Tree) -> bool:
+    """Whether ``i`` is written in a tree."""
+    return any(part == ("c", "i") for part in subtrees(tree))
+
+
+def has_plus_minus(tree: Tree) -> bool:
+    """Whether a tree stands for two values."""
+    return any(part[0] in ("pm", "mp") for part in subtrees(tree))
+
+
+def with_sign(tree: Tree, sign: int) -> Tree:
+    """Return the tree with every plus-or-minus read as ``sign``."""
+    if tree[0] in ("pm", "mp"):
+        inner = with_sign(tree[1], sign)
+        return inner if (tree[0] == "pm") == (sign > 0) else ("neg", inner)
+    return tuple(with_sign(part, sign) if isinstance(part, tuple) else part for part in tree)
+
+
+def substituted(tree: Tree, name: str, value: Tree) -> Tree:
+    """Return a tree with a value for a free variable, also where it is a subscript (``a_k``).
+
+    Raises:
+        ValueError: where the variable is part of a longer subscript (``a_{n-k}``), which is not looked into.
+    """
+    if tree == ("v", name):
+        return value
+    if tree[0] == "v" and "_" in tree[1]:
+        stem, index = tree[1].split("_", 1)
+        if index == name and value[0] == "n":
+            return ("v", f"{stem}_{value[1]}")
+        if name in re.findall(r"[A-Za-z]+", index):
+            raise ValueError(f"{name} in the subscript of {tree[1]}")
+        return tree
+    if tree[0] == "f" and tree[1] in BINDERS and tree[2] == ("v", name):
+        return tree  # a bound variable of the same name
+    return tuple(substituted(part, name, value) if isinstance(part, tuple) else part for part in tree)
+
+
+def renamed(tree: Tree, old: str, new: str) -> Tree:
+    """Return a tree with another name for a letter, also within subscripts."""
+    if tree in (("v", old), ("c", old)):
+        return ("v", new)
+    if tree[0] == "v" and "_" in tree[1]:
+        stem, index = tree[1].split("_", 1)
+        return ("v", stem + "_" + re.sub(rf"(?<![A-Za-z]){re.escape(old)}(?![A-Za-z])", new, index))
+    return tuple(renamed(part, old, new) if isinstance(part, tuple) else part for part in tree)

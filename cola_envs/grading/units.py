@@ -1,0 +1,273 @@
+r"""The words behind a number: which of them are units, and when two readings agree.
+
+A unit, simple or compound, may be left out or added: ``18``, ``18 \text{ km/h}`` and ``18 km per hour``
+agree, and so may any noun (``18 \text{ students}``). Where both sides have words, they must be the same.
+Words that change what is said are no units: a.m. is not p.m. and north is not south. They may be added to a
+gold answer that has none, but not left out, except the a.m. or p.m. of a time. Words that deny, hedge or
+change the value (``5 \text{ or } 6``, ``5 \text{ squared}``) are no answer at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+
+from cola_envs.grading.lexer import ParseError, Token
+from cola_envs.grading.nodes import Unit
+from cola_envs.grading.vocabulary import (
+    COMPOUND_UNITS,
+    FILLERS,
+    MARKS,
+    NOT_A_UNIT,
+    ORDINALS,
+    SCALES,
+    UNIT_LETTERS,
+    UNIT_OF,
+)
+
+_PIECE = re.compile(r"[^\W\d_]+|\d+|[/*^()-]")
+_BEFORE_A_UNIT = (*(("op", sign) for sign in "{([/*°"), ("cmd", "frac"))
+_LAST_OF_A_VALUE = (("op", "}"), ("cmd", "pi"))
+_BETWEEN_UNITS = ("^", "{", "}", "/", "*", "-", "frac")
+_TEMPERATURE = re.compile(r"\bdegrees?\s+(C|F)\b|\bdegrees?\s+(?=celsius|fahrenheit)", re.IGNORECASE)
+_HALF_DAY = re.compile(r"\b([AaPp])\s?\.?\s?[Mm]\b\.?")
+
+
+def take_unit(body: list[Token]) -> tuple[Unit | None, Fraction]:
+    """Cut the unit off the end of an expression's tokens.
+
+    Args:
+        body: the tokens; the unit's are removed.
+
+    Returns:
+        The unit, None where there is none, and the factor that its words stand for (``million``), mostly 1.
+
+    Raises:
+        ParseError: where there are words that are no unit, or something after a unit.
+    """
+    start = _start(body)
+    if start is None:
+        return None, Fraction(1)
+    first = next((value for kind, value in body[start:] if kind == "text"), "")
+    if first.strip() in ORDINALS:  # 10\text{th}, 10^{\text{th}}
+        while start > 1 and body[start - 1] in (("op", "{"), ("op", "^")):
+            start -= 1
+        del body[start:]
+        return None, Fraction(1)
+    tail = body[start:]
+    del body[start:]
+    if not body:
+        raise ParseError("words before an expression")
+    return _read(_spelt(tail))
+
+
+def _start(body: Sequence[Token]) -> int | None:
+    """Return where the unit begins, or None."""
+    start = next((i for i, (kind, _) in enumerate(body) if kind == "text"), None)
+    if start is None:
+        # 18^\circ C
+        scale = len(body) > 2 and body[-2] == ("op", "°") and body[-1] in (("sym", "C"), ("sym", "F"))
+        return len(body) - 2 if scale else None
+    # \frac{\text{km}}{\text{h}}, and the bar of \$18/\text{hour}
+    while start > 1 and body[start - 1] in _BEFORE_A_UNIT:
+        start -= 1
+    return start
+
+
+def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
+    """Read the letters behind a number as a unit (``18 m/s``), or return None where they can be none."""
+    start = next((i for i, token in enumerate(tokens) if i and token[0] in ("sym", "text")), None)
+    while start is not None and start > 1 and tokens[start - 1] in (("op", "{"), ("cmd", "frac")):
+        start -= 1
+    if start is None or not (tokens[start - 1][0] in ("num", "rep") or tokens[start - 1] in _LAST_OF_A_VALUE):
+        return None
+    read: list[Token] = []
+    for index in range(start, len(tokens)):
+        kind, value = tokens[index]
+        if kind == "sym" and value not in UNIT_LETTERS:
+            return None
+        power = kind == "num" and tokens[index - 1][1] in ("^", "{", "-")
+        if kind not in ("sym", "text") and not power and value not in _BETWEEN_UNITS:
+            return None
+        read.append(("text", value) if kind == "sym" else (kind, value))
+    return (*tokens[:start], *read)
+
+
+def _spelt(tail: Sequence[Token]) -> str:
+    """Spell a unit in one line: a fraction as ``(a)/(b)``."""
+    out: list[str] = []
+    index = 0
+    while index < len(tail):
+        kind, value = tail[index]
+        if kind == "cmd" and value == "frac":
+            above, index = _braced(tail, index + 1)
+            below, index = _braced(tail, index)
+            out.append(f"({_spelt(above)})/({_spelt(below)})")
+            continue
+        if kind in ("text", "sym", "num"):
+            out.append(f" {value} ")
+        elif kind == "op" and value in "^*/()-[]":
+            out.append({"[": "(", "]": ")"}.get(value, value))
+        elif kind == "op" and value == "°":
+            out.append(" degree ")
+        elif kind != "op" or value not in "{}":
+            raise ParseError("something after a unit")
+        index += 1
+    return "".join(out)
+
+
+def _braced(tail: Sequence[Token], start: int) -> tuple[Sequence[Token], int]:
+    if start >= len(tail):
+        raise ParseError("half a fraction")
+    if tail[start] != ("op", "{"):
+        return tail[start : start + 1], start + 1
+    depth = 0
+    for index in range(start, len(tail)):
+        depth += {"{": 1, "}": -1}.get(tail[index][1], 0) if tail[index][0] == "op" else 0
+        if depth == 0:
+            return tail[start + 1 : index], index + 1
+    raise ParseError("an open brace")
+
+
+def read_words(words: str) -> Unit:
+    """Read a unit that is words alone, as of a time. Raises ParseError as :func:`take_unit`."""
+    unit, scale = _read(words)
+    if scale != 1:
+        raise ParseError("a number word behind a number")
+    return unit
+
+
+def _read(text: str) -> tuple[Unit, Fraction]:
+    text = re.sub(r"[{}]", "", text)
+    text = _HALF_DAY.sub(lambda match: f" {match.group(1).lower()}m ", text)
+    text = _TEMPERATURE.sub(
+        lambda match: {"c": "celsius", "f": "fahrenheit"}.get((match[1] or "").lower(), ""), text
+    )
+    text = re.sub(r"(?<=[A-Za-z])\.", " ", text).replace("o'clock", "clock")
+    pieces = _PIECE.findall(text)
+    if "".join(pieces) != re.sub(r"[\s,']", "", text):
+        raise ParseError("signs in a unit")
+    scale = Fraction(1)
+    while pieces and pieces[0].lower() in SCALES:
+        scale *= SCALES[pieces.pop(0).lower()]
+    reader = _UnitReader(pieces)
+    reader.sequence()
+    if reader.position != len(pieces) or (not reader.found and scale == 1):
+        raise ParseError("words that are no unit")
+    return reader.unit(), scale
+
+
+class _UnitReader:
+    """Recursive descent over the pieces of a unit."""
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self.pieces = pieces
+        self.position = 0
+        self.powers: Counter[str] = Counter()
+        self.words: list[str] = []
+        self.marks: list[str] = []
+        self.found = 0
+
+    def unit(self) -> Unit:
+        powers = tuple(sorted((name, power) for name, power in self.powers.items() if power))
+        return Unit(powers, tuple(sorted(self.words)), tuple(sorted(self.marks)))
+
+    def peek(self) -> str:
+        return self.pieces[self.position] if self.position < len(self.pieces) else ""
+
+    def sequence(self, sign: int = 1) -> None:
+        """Read factors up to the end or a closing bracket; what follows a bar or "per" is divided by."""
+        outer = sign
+        power = 1
+        while (piece := self.peek()) and piece != ")":
+            self.position += 1
+            word = piece.lower()
+            if piece == "*":
+                continue
+            if piece == "/" or word == "per":
+                sign = -outer
+            elif piece == "(":
+                self.sequence(sign)
+                if self.peek() != ")":
+                    raise ParseError("an open bracket in a unit")
+                self.position += 1
+                sign = outer
+            elif word in ("sq", "square", "cubic", "cu"):
+                power = 3 if word.startswith("cu") else 2
+            elif word.isalpha():
+                self.word(piece, sign, power)
+                # "miles per hour" ends its division; "m/s kg" is not written.
+                sign, power = outer, 1
+            else:
+                raise ParseError("a number behind a unit")
+            self.found += 1
+        if power != 1:
+            raise ParseError("a power of no unit")
+
+    def word(self, piece: str, sign: int, power: int) -> None:
+        word = piece.lower()
+        power *= self.exponent()
+        if word in MARKS:
+            self.marks.append(MARKS[word])
+        elif word in NOT_A_UNIT:
+            raise ParseError("words that are no unit")
+        elif word in COMPOUND_UNITS:
+            for name, exponent in COMPOUND_UNITS[word]:
+                self.powers[name] += exponent * sign * power
+        elif word in UNIT_OF and (len(piece) > 1 or piece in UNIT_LETTERS):
+            self.powers[UNIT_OF[word]] += sign * power
+        elif word not in FILLERS:
+            self.words.append(_singular(word) if power * sign == 1 else f"{_singular(word)}^{power * sign}")
+
+    def exponent(self) -> int:
+        following = self.peek().lower()
+        if following in ("squared", "cubed"):
+            self.position += 1
+            return 2 if following == "squared" else 3
+        if following != "^":
+            return 1
+        self.position += 1
+        sign = 1
+        if self.peek() == "-":
+            self.position += 1
+            sign = -1
+        digits = self.peek()
+        if digits not in ("1", "2", "3", "4"):
+            raise ParseError("a power of a unit")
+        self.position += 1
+        return sign * int(digits)
+
+
+def _singular(word: str) -> str:
+    if len(word) > 3 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and re.search(r"(?:s|x|z|ch|sh)es$", word):
+        return word[:-2]
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def agree(gold: Unit | None, answer: Unit | None) -> bool:
+    """Whether the words behind two equal numbers let the answers be equal."""
+    gold, answer = gold or Unit(), answer or Unit()
+    if gold.marks != answer.marks:
+        left_out = not answer.marks and set(gold.marks) <= {"am", "pm"}
+        if gold.marks and not left_out:
+            return False
+    if not (gold.powers or gold.words) or not (answer.powers or answer.words):
+        return True
+    if gold.words != answer.words and gold.words and answer.words:
+        return False
+    if not gold.powers or not answer.powers:
+        return bool(gold.words == answer.words and gold.words)
+    return _general(gold.powers, answer.powers) or _general(answer.powers, gold.powers)
+
+
+def _general(a: tuple[tuple[str, int], ...], b: tuple[tuple[str, int], ...]) -> bool:
+    """Whether two units are the same, or the first is an unnamed one of the same power."""
+    if a == b:
+        return True
+    if len(a) == len(b) == 1 and a[0][1] == b[0][1]:
+        return a[0][0] == "unit" or (a[0][0] == "degree" and b[0][0] in ("celsius", "fahrenheit"))
+    return False

@@ -1,0 +1,85 @@
+"""Truth values that may rest on claims still to be proven.
+
+A comparison of two answers is True, False, or a formula over claims: pairs of expressions that agree wherever
+they were sampled, but whose equality is not proven here. A worker proves them or does not
+(:mod:`cola_envs.grading.pool`), and :func:`settle` then says what the comparison is. A claim that is not
+proven counts as false: an answer is only paid when it is proven right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+
+from cola_envs.grading.nodes import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """That two expressions are equal."""
+
+    left: Tree
+    right: Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """That all parts hold."""
+
+    parts: tuple[Truth, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """That one part holds."""
+
+    parts: tuple[Truth, ...]
+
+
+Truth = bool | Claim | Every | Some
+
+
+def every(parts: Iterable[Truth]) -> Truth:
+    """Return the conjunction; a part that is False spares the parts after it."""
+    unsure: list[Truth] = []
+    for part in parts:
+        if part is False:
+            return False
+        if part is not True:
+            unsure.append(part)
+    if len(unsure) < 2:
+        return unsure[0] if unsure else True
+    return Every(tuple(unsure))
+
+
+def some(parts: Iterable[Truth]) -> Truth:
+    """Return the disjunction; a part that is True spares the parts after it."""
+    unsure: list[Truth] = []
+    for part in parts:
+        if part is True:
+            return True
+        if part is not False:
+            unsure.append(part)
+    if len(unsure) < 2:
+        return unsure[0] if unsure else False
+    return Some(tuple(unsure))
+
+
+def claims(truth: Truth) -> Iterator[Claim]:
+    """Yield the claims that a truth value rests on."""
+    if isinstance(truth, Claim):
+        yield truth
+    elif isinstance(truth, Every | Some):
+        for part in truth.parts:
+            yield from claims(part)
+
+
+def settle(truth: Truth, proven: Container[Claim]) -> bool:
+    """Return what a truth value is, given the claims that are proven."""
+    if isinstance(truth, Claim):
+        return truth in proven
+    if isinstance(truth, Every):
+        return all(settle(part, proven) for part in truth.parts)
+    if isinstance(truth, Some):
+        return any(settle(part, proven) for part in truth.parts)
+    return truth
