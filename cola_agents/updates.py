@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from cola_agents.actors import Actor, Scores, score
-from cola_agents.loop import Progress, Watch, hold_interrupts
+from cola_agents.interrupts import hold_interrupts
+from cola_agents.loop import Progress, Watch
 from cola_agents.lora import adapters_off
 from cola_agents.losses import adapted_kl_coef, average, rewards_to_go, whiten
-from cola_agents.optimiser import Adam32
+from cola_agents.optimiser import Adam32, tensors_of
 from cola_agents.reports import failures, mean_scores
 from cola_agents.rollout import Rollout, collect
 from cola_agents.workers import RolloutWorkers, text_of
@@ -152,7 +153,8 @@ class Updates(ABC):
         """Collect episodes, learn from them once, and return the figures of this update.
 
         Whatever interrupts it: while episodes run nothing has changed, and the next update plays them
-        again. Once learning from them has begun, Ctrl-C waits for its end.
+        again. Once learning from them has begun, Ctrl-C waits for its end, as SIGTERM does
+        where it has a handler.
 
         An update whose advantages are all 0 makes no pass and no gradient step where its loss has no other
         term; its record has ``skipped`` 1, and nothing that only a pass could tell (``kl``, ``entropy``).
@@ -185,7 +187,7 @@ class Updates(ABC):
         if self.workers.size == 1:
             return
         self.optimiser.begin()  # of a first update that was torn, some processes may have made a step
-        tensors = [*self.actor.trained().values(), *_tensors(self.optimiser.state_dict())]
+        tensors = [*self.actor.trained().values(), *tensors_of(self.optimiser.state_dict())]
         names = ("env_id", "seed", "options", "num_updates", "fingerprint", "num_timesteps", "kl_coef")
         described = {
             "class": type(self).__name__,
@@ -421,15 +423,3 @@ class Updates(ABC):
         if self.options.whiten:
             every = whiten(every, decides)
         return Batch(rollout, decides, every, figures)
-
-
-def _tensors(state: Any) -> Iterator[Tensor]:
-    """The tensors of a nested state, in its order."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict):
-        for value in state.values():
-            yield from _tensors(value)
-    elif isinstance(state, (list, tuple)):
-        for value in state:
-            yield from _tensors(value)

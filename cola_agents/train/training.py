@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from cola_agents.checkpoint import from_official, is_official
+from cola_agents.folders import unfinished, write_whole
 from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.probe import HELD_OUT
@@ -22,7 +23,7 @@ from cola_agents.provenance import provenance
 from cola_agents.randomness import drawn_from
 from cola_agents.reach import reachable
 from cola_agents.text import PlainTokenizer, check_fits
-from cola_agents.train.checkpoints import RUN, unfinished, write_whole
+from cola_agents.train.checkpoints import RUN
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data import PackedBatches
 from cola_agents.train.distributed import Workers, whole_state
