@@ -1,13 +1,61 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and that one process writes at a time."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import socket
+import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
+
+#: In a folder that is being written: says which process writes it.
+LOCK = ".writer.lock"
+
+
+class InUseError(OSError):
+    """Another process writes there."""
+
+
+# ---------------------------------------------------------------- whole, or not at all
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unfinished(path: Path) -> Path:
+    """What :func:`write_whole` writes first; a kill may leave it."""
+    return path.with_name(f".{path.name}.new")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole, or as it was before, if the machine stops at any moment.
+
+    Raises:
+        OSError: where it cannot be written; the file is as it was before.
+    """
+    beside = unfinished(path)
+    try:
+        beside.write_bytes(content)
+        flush(beside)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
 
 
 @contextmanager
@@ -33,9 +81,10 @@ def whole_folder(path: Path, replaces: Callable[[Path], bool] | None = None) -> 
     beside.mkdir()
     try:
         yield beside
-        for file in beside.rglob("*"):
-            if file.is_file():
-                _flush(file)
+        for folder, _, files in os.walk(beside, topdown=False):
+            for file in files:
+                flush(Path(folder, file))
+            flush(Path(folder))
         if path.exists():
             old = beside.with_name(beside.name + "-old")
             os.replace(path, old)
@@ -43,15 +92,153 @@ def whole_folder(path: Path, replaces: Callable[[Path], bool] | None = None) -> 
             shutil.rmtree(old)
         else:
             os.replace(beside, path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
-    """Have the system write a file, or a folder's names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+# ---------------------------------------------------------------- one writer
+
+
+@dataclass
+class _Held:
+    """A lock of this process: its open file, and how many blocks want it."""
+
+    descriptor: int
+    blocks: int = 0
+
+
+_held: dict[Path, _Held] = {}
+_guard = threading.RLock()
+
+
+@contextmanager
+def one_writer(path: str | Path, kind: Literal["folder", "file"] = "folder") -> Iterator[None]:
+    """A block in which this process alone writes a folder or a file.
+
+    The lock is the operating system's (``flock``) on a small file, :data:`LOCK` in a folder or ``.NAME.lock``
+    beside a file, whose text says which process has it. It ends with the block or with the process, however
+    that dies; a forked child does not have it. The same process may take it again inside the block. A folder
+    that is absent is made, and removed again where the block leaves it empty.
+
+    It is not taken from the package ``filelock``: the versions of it that torch and huggingface_hub admit
+    empty the file that a second process tries, leave the lock to forked children, or fall back on a lock that
+    outlives its process.
+
+    Raises:
+        InUseError: where another process has it, named; nothing was changed.
+        FileExistsError: where a folder is asked for and a file has the name.
+    """
+    path = Path(path).resolve()
+    if kind == "folder" and path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file, and a folder is to be written: give another name")
+    folder = path if kind == "folder" else path.parent
+    lock = path / LOCK if kind == "folder" else path.with_name(f".{path.name}.lock")
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
-        os.fsync(descriptor)
+        with _guard:
+            held = _take(lock, path)
+        try:
+            yield
+        finally:
+            with _guard:
+                _give_back(lock, held)
     finally:
-        os.close(descriptor)
+        _remove_empty(missing)
+
+
+def _take(lock: Path, path: Path) -> _Held:
+    """The lock for one more block."""
+    held = _held.get(lock)
+    if held is None:
+        held = _held[lock] = _Held(_locked(lock, path))
+    elif not _is_there(held.descriptor, lock):  # somebody removed the folder meanwhile
+        descriptor = _locked(lock, path)
+        os.close(held.descriptor)
+        held.descriptor = descriptor
+    held.blocks += 1
+    return held
+
+
+def _give_back(lock: Path, held: _Held) -> None:
+    """One block less wants the lock."""
+    if _held.get(lock) is not held:  # in a forked child
+        return
+    held.blocks -= 1
+    if not held.blocks:
+        del _held[lock]
+        if _is_there(held.descriptor, lock):
+            lock.unlink()  # while it is held: afterwards the name may be another's
+        os.close(held.descriptor)
+
+
+def _locked(lock: Path, path: Path) -> int:
+    """The open and locked file that says that this process writes ``path``."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:  # another, who made the folder, has just removed it
+            continue
+        try:
+            _flock(descriptor, path)
+            if _is_there(descriptor, lock):
+                since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+                text = f"process {os.getpid()} on {socket.gethostname()}, since {since}\n"
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, text.encode(), 0)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed it between the opening and the locking
+
+
+def _flock(descriptor: int, path: Path) -> None:
+    """Lock an open file, or say who has locked it."""
+    import fcntl  # POSIX alone has it
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+            raise InUseError(
+                f"{path} is being written by {holder or 'another process'}: wait until that has ended, or "
+                "stop it, or give another name; nothing was changed"
+            ) from None
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+        warnings.warn(
+            f"the file system of {path} has no locks ({error}): nothing keeps a second process from writing "
+            "there at the same time",
+            stacklevel=6,
+        )
+
+
+def _is_there(descriptor: int, lock: Path) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), lock.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, as far as they are empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something, or is gone
+            return
+
+
+def _forget() -> None:
+    """A forked child closes what its parent has locked: the lock is the parent's, and ends with it."""
+    for held in _held.values():
+        os.close(held.descriptor)
+    _held.clear()
+    _guard.release()
+
+
+os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_forget)

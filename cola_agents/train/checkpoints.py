@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cola_agents.folders import whole_folder
+from cola_agents.folders import unfinished, whole_folder, write_whole
 
 RUN, STATE = "run.json", "state.json"
 TRAINED, OPTIMISER = "trained.safetensors", "optimiser.safetensors"
@@ -207,23 +206,3 @@ def _set_aside(path: Path) -> Path:
         number += 1
     path.rename(aside)
     return aside
-
-
-def unfinished(path: Path) -> Path:
-    """What :func:`write_whole` writes first; a kill may leave it."""
-    return path.with_name(f".{path.name}.new")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole, or as it was before, if the machine stops at any moment."""
-    beside = unfinished(path)
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from cola_agents.train.checkpoints import unfinished, write_whole
+from cola_agents.folders import flush, unfinished, write_whole
 
 
 class RecordLog:
@@ -56,8 +55,7 @@ class RecordLog:
     def flush(self) -> None:
         """Have everything on the disk."""
         if self._path and self._path.exists():
-            with self._path.open("rb") as file:
-                os.fsync(file.fileno())
+            flush(self._path)
         if self._writer:
             self._writer.flush()
 

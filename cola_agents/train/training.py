@@ -16,10 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cola_agents.backbones import PlainTokenizer
 from cola_agents.checkpoint import from_official, is_official
+from cola_agents.folders import unfinished, write_whole
 from cola_agents.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.probe import HELD_OUT
 from cola_agents.provenance import provenance
-from cola_agents.train.checkpoints import RUN, unfinished, write_whole
+from cola_agents.train.checkpoints import RUN
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data import PackedBatches
 from cola_agents.train.distributed import Workers, whole_state
