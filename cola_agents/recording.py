@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cola_agents.provenance import provenance
 from cola_agents.folders import write_whole
+from cola_agents.provenance import provenance
 from cola_envs import jsonl
 
 #: Of the first line of a file, which says what the others are.

@@ -107,7 +107,7 @@ def read(path: Path) -> Iterator[tuple[str, Any]]:
         if line.raw.strip():
             where = f"{path}, line {line.number}"
             yield where, parsed(line.raw, where)
-    if path.suffix == ".gz" and (line.end is None if line else path.stat().st_size):
+    if path.suffix == ".gz" and path.stat().st_size != (line.end if line else 0):
         raise ValueError(f"{path} breaks off behind line {line.number if line else 0}: it is not whole")
 
 

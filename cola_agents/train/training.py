@@ -28,11 +28,12 @@ from cola_agents.train.fta import tune_base
 from cola_agents.train.lora import Adapters
 from cola_agents.train.metrics import CodebookMetrics, measure
 from cola_agents.train.presets import PRESETS
-from cola_agents.train.records import RecordLog
+from cola_agents.train.records import RecordLog, check_log
 from cola_agents.train.runs import Run, flag_of
 from cola_agents.train.specs import DataSpec, open_data
 from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import pretrain_world
+from cola_envs import jsonl
 
 CHECKPOINTS, ADAPTERS = "checkpoints", "adapters"
 LOG, METRICS, FINISHED = "log.jsonl", "metrics.json", "training.json"
@@ -124,11 +125,12 @@ def _train_stages(
 def _finished(run: Run) -> bool:
     """Whether the folder is this run's and finished; an error where it is something else."""
     if (run.out / FINISHED).is_file():
-        done = json.loads((run.out / FINISHED).read_text())
+        done = jsonl.read_object(run.out / FINISHED, "digest")
         if done["digest"] != run.digest:
             raise FileExistsError(
                 f"{run.out} holds a finished run of other settings (see {FINISHED}): give another folder"
             )
+        check_log(run.out / LOG)
         return True
     if not run.out.exists() or (run.out.is_dir() and not any(run.out.iterdir())):
         return False
