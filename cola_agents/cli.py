@@ -21,6 +21,7 @@ from cola_agents.commands import (
     train,
     train_reward,
 )
+from cola_agents.interrupts import exit_status, sigterm_as_interrupt
 
 COMMANDS = (
     demo,
@@ -38,10 +39,14 @@ COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; returns the exit status: 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        with sigterm_as_interrupt():
+            return arguments.run(arguments)
+    except KeyboardInterrupt as stopped:
+        print("cola: stopped", file=sys.stderr)
+        return exit_status(stopped)
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError, gym.error.Error) as error:
         print(f"cola: {error}", file=sys.stderr)
         return 2

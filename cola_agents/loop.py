@@ -1,13 +1,8 @@
-"""What surrounds the updates of ``agent.learn``: callbacks, interrupts, the progress bar."""
+"""What surrounds the updates of ``agent.learn``: callbacks, the progress bar."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
@@ -99,30 +94,3 @@ class Progress:
 
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
-
-
-@contextmanager
-def hold_interrupts() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block; a second one does not wait.
-
-    Outside the main thread, where no signals arrive, nothing is changed.
-    """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is None:
-        yield
-        return
-    came: list[int] = []
-
-    def wait(number: int, frame: FrameType | None) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-        print("finishing this update first; interrupt again to stop at once", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, wait)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if came:
-        raise KeyboardInterrupt

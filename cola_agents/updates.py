@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from cola_agents.actors import Actor, Scores, score
-from cola_agents.loop import Progress, Watch, hold_interrupts
+from cola_agents.interrupts import hold_interrupts
+from cola_agents.loop import Progress, Watch
 from cola_agents.lora import adapters_off
 from cola_agents.losses import adapted_kl_coef, average, rewards_to_go, whiten
 from cola_agents.optimiser import Adam32
@@ -146,7 +147,8 @@ class Updates(ABC):
         """Collect episodes, learn from them once, and return the figures of this update.
 
         Whatever interrupts it: while episodes run nothing has changed, and the next update plays them
-        again. Once learning from them has begun, Ctrl-C waits for its end.
+        again. Once learning from them has begun, Ctrl-C waits for its end, as SIGTERM does
+        where it has a handler.
 
         Of several processes each plays its share of the episodes; see :mod:`cola_agents.workers`.
         """

@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cola_agents.interrupts import hold_interrupts
 from cola_agents.loop import Stopped
 from cola_agents.rollout import Rollout
 from cola_agents.train.distributed import Workers, _asked_for
@@ -46,7 +45,8 @@ class RolloutWorkers(Workers):
 
     All processes make the same calls in the same order. One that fails says so in place of its next
     exchange (:meth:`fail`), so that the others raise too, and do not wait for it. Exchanges of objects go
-    through the CPU (gloo), with :data:`WAIT` as their patience; tensors stay on their device.
+    through the CPU (gloo), with :data:`WAIT` as their patience; tensors stay on their device. Ctrl-C waits
+    for the end of an exchange: half of one would leave the other processes in it.
 
     Attributes:
         rank, size: which process this is, and of how many.
@@ -122,7 +122,7 @@ class RolloutWorkers(Workers):
     def _meet(self, value: Any, error: BaseException | None, *, last: bool = False) -> list[Any]:
         """``last``: no exchange follows, so that what happens from here on is not told."""
         outcomes: list[Any] = [None] * self.size
-        with _uninterrupted():
+        with hold_interrupts(patient=True):
             self._call(torch.distributed.all_gather_object, outcomes, (_told(error), value))
             failures = {rank: told for rank, (told, _) in enumerate(outcomes) if told is not None}
             self._ended = last or bool(failures)
@@ -175,7 +175,7 @@ class RolloutWorkers(Workers):
     def spread(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite tensors with those of the first process."""
         if self.size > 1:
-            with _uninterrupted():
+            with hold_interrupts(patient=True):
                 self.exchange(None)
                 for tensor in tensors:
                     self._call(torch.distributed.broadcast, tensor, 0, device=tensor.device.type)
@@ -183,7 +183,7 @@ class RolloutWorkers(Workers):
     def sum(self, values: Tensor) -> Tensor:
         """Add up tensors of the same shape, in place."""
         if self.size > 1:
-            with _uninterrupted():
+            with hold_interrupts(patient=True):
                 self.exchange(None)
                 self._call(torch.distributed.all_reduce, values, device=values.device.type)
         return values
@@ -198,7 +198,7 @@ class RolloutWorkers(Workers):
         """
         if self.size == 1:
             return figures
-        with _uninterrupted():
+        with hold_interrupts(patient=True):
             told = self.exchange((figures, [p.grad is not None for p in parameters]))
             anywhere = np.any([has for _, has in told], axis=0)
             for part in _pieces([p for p, found in zip(parameters, anywhere, strict=True) if found]):
@@ -255,7 +255,9 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def _told(error: BaseException | None) -> tuple[str, str] | None:
-    """An error as the others hear of it."""
+    """An error as the others hear of it: SIGTERM as Ctrl-C."""
+    if isinstance(error, KeyboardInterrupt):
+        return KeyboardInterrupt.__name__, ""
     return None if error is None else (type(error).__name__, str(error))
 
 
@@ -266,23 +268,6 @@ def _as_raised(failures: dict[int, tuple[str, str]]) -> BaseException:
             return RuntimeError(f"process {rank} failed: {kind}: {message}")
     interrupted = any(kind == KeyboardInterrupt.__name__ for kind, _ in failures.values())
     return KeyboardInterrupt() if interrupted else Stopped()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block: half an exchange would leave the other processes in it."""
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is None:
-        yield
-        return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if came:
-            signal.raise_signal(signal.SIGINT)
 
 
 def _pieces(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

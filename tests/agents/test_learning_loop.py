@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import types
 import warnings
@@ -36,7 +35,6 @@ from stable_baselines3.common.logger import configure
 from cola_agents import saving, updates
 from cola_agents.grpo import GRPO
 from cola_agents.logs import make_logger
-from cola_agents.loop import hold_interrupts
 from cola_agents.ppo import PPO
 from cola_agents.sb3 import SB3VecEnv
 from cola_envs import Turn
@@ -558,19 +556,6 @@ def test_a_second_ctrl_c_inside_an_update_keeps_the_earlier_save(models, tmp_pat
     kept = again(models, tmp_path / "run")
     assert kept.num_updates == 1
     assert torch.equal(weights_of(kept), before)
-
-
-def test_interrupts_are_left_alone_outside_the_main_thread():
-    ran: list[int] = []
-
-    def run() -> None:
-        with hold_interrupts():
-            ran.append(1)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert ran == [1]
 
 
 KILLED = """
