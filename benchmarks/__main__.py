@@ -14,6 +14,7 @@ from benchmarks import credit, diversity, engines, iterations, memory, models, p
 from benchmarks.compare import campaign, report
 from benchmarks.peers import command as peers
 from benchmarks.search import command as search
+from cola_agents.interrupts import exit_status, sigterm_as_interrupt
 
 #: Each adds its parser, in the order of the help text.
 MODULES = (
@@ -35,6 +36,7 @@ MODULES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 130 after Ctrl-C, 143 after SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="benchmark")
     for module in MODULES:
@@ -42,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        arguments.run(arguments)
+        with sigterm_as_interrupt():
+            arguments.run(arguments)
+    except KeyboardInterrupt as stopped:
+        print("benchmarks: stopped", file=sys.stderr)
+        return exit_status(stopped)
     except (ValueError, FloatingPointError, OSError, ImportError, gym.error.Error) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(f"benchmarks: {error} [{Path(place.filename).name}:{place.lineno}]", file=sys.stderr)

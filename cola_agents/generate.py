@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.backbones import LatentBackbone, TokenBackbone
+from cola_agents.folders import one_writer
 from cola_agents.recording import KIND, Recording, check_episode, check_header
 from cola_agents.rollout import InitialPolicy, Policy, Rollout, collect, side_by_side
 from cola_agents.threads import fitting_threads
@@ -117,13 +119,14 @@ def generate(
     Raises:
         ValueError: for counts below 1, a file that was made otherwise, or one with a damaged line that others
             follow, naming the line; the file is left as it is.
+        InUseError: where another process writes the file, named.
         OSError: where the file cannot be written, on a full disk, say; what was whole in it still is.
     """
     if problems < 1 or n < 1:
         raise ValueError(f"problems and n must be at least 1, got {problems} and {n}")
     path = Path(path)
     made: Any = gym.make_vec(task, num_envs=min(num_envs, problems * n), **env_kwargs).unwrapped
-    try:
+    with closing(made), one_writer(path, "file"):
         episodes: Episodes = made.episodes
         about = {
             "kind": KIND,
@@ -147,8 +150,6 @@ def generate(
                 recording.append(list(_played(episodes, policy, seed + first, count, n, temperature)))
                 if watch:
                     watch((first + count) * n)
-    finally:
-        made.close()
     return recording.figures()
 
 

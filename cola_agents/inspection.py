@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cola_agents.backbones import LatentBackbone, make_backbone
+from cola_agents.folders import write_whole
 from cola_agents.probe import HELD_OUT
 from cola_agents.provenance import provenance
 from cola_agents.train.corpus import documents
@@ -415,7 +416,7 @@ def run_inspection(
     found = inspect_codebook(backbone, source, tokens=tokens, named=named)
     out.mkdir(parents=True, exist_ok=True)
     record = {**provenance(), "fingerprint": backbone.fingerprint, **found.as_dict()}
-    (out / "inspection.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_whole(out / "inspection.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
     draw(found, out / "codebook.png")
     print(table(found))
     print(f"\nWrote {out / 'codebook.png'} and {out / 'inspection.json'}.")

@@ -23,7 +23,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cola_agents.folders import unfinished, whole_folder, write_whole
+from cola_agents.folders import unfinished, whole_folder, write_json
 from cola_envs import jsonl
 
 RUN, STATE = "run.json", "state.json"
@@ -129,8 +129,7 @@ class Checkpoints:
         if begun:
             return _read_run(self.folder / RUN)["log_size"]
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"log_size": log_size, "settings": self._settings}, indent=1) + "\n"
-        write_whole(self.folder / RUN, text.encode())
+        write_json(self.folder / RUN, {"log_size": log_size, "settings": self._settings}, indent=1)
         return log_size
 
     def save(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cola_agents.backbones import PlainTokenizer
 from cola_agents.checkpoint import from_official, is_official
-from cola_agents.folders import unfinished, write_whole
+from cola_agents.folders import LOCK, one_writer, unfinished, write_json
 from cola_agents.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.probe import HELD_OUT
 from cola_agents.provenance import provenance
@@ -61,7 +61,15 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
             else, a model that is none or of another kind, data that cannot be read or hold nothing, a
             tokenizer of another vocabulary, rows longer than the context; and what
             :func:`cola_agents.train.loop.run_stage` raises.
+        InUseError: where another process writes the folder, named; nothing was changed.
     """
+    # Rank 0 alone writes, and so it alone keeps others from the folder.
+    first = int(os.environ.get("RANK", "0")) == 0
+    with one_writer(run.out) if first else nullcontext():
+        return _train(run, say)
+
+
+def _train(run: Run, say: Callable[[str], None]) -> CodebookMetrics | None:
     if _finished(run):
         say(f"{run.out} is finished: nothing to do.")
         return None
@@ -132,8 +140,6 @@ def _finished(run: Run) -> bool:
             )
         check_log(run.out / LOG)
         return True
-    if not run.out.exists() or (run.out.is_dir() and not any(run.out.iterdir())):
-        return False
     if not any((run.out / CHECKPOINTS).glob(f"*/{RUN}")) and not _only_begun(run.out):
         raise FileExistsError(
             f"{run.out} holds something else than a run to go on with: give an empty folder"
@@ -146,7 +152,7 @@ def _only_begun(out: Path) -> bool:
     if not out.is_dir():
         return False
     files = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
-    left = set((out / CHECKPOINTS).glob(f"*/{unfinished(Path(RUN))}"))
+    left = {out / LOCK, *(out / CHECKPOINTS).glob(f"*/{unfinished(Path(RUN))}")}
     return left.issuperset(files)
 
 
@@ -309,7 +315,7 @@ def _save(
     if metrics:
         # Kept adapters are not in the model that is written: these are figures of both together.
         folder = run.out / ADAPTERS if run.keep_adapters else run.out
-        (folder / METRICS).write_text(json.dumps(metrics.as_dict(), indent=2) + "\n")
+        write_json(folder / METRICS, metrics.as_dict(), indent=2)
         with RecordLog("codebook", run.out / LOG, config.tensorboard) as log:
             log.write({"step": config.steps, **metrics.as_dict()})
     done = {
@@ -319,4 +325,4 @@ def _save(
         "tokens": config.tokens,
         **provenance(),
     }
-    write_whole(run.out / FINISHED, (json.dumps(done, indent=1) + "\n").encode())
+    write_json(run.out / FINISHED, done, indent=1)
