@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,6 +20,8 @@ import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.acting import AgentVecEnv, PolicyState
 from cola_agents.actors import Actor, adapted_actor, make_actor, reference_actor
 from cola_agents.backbones import TokenBackbone
+from cola_agents.folders import one_writer
+from cola_agents.interrupts import sigterm_as_interrupt
 from cola_agents.logs import default_logger, write_record
 from cola_agents.loop import Callback, Progress, Stopped, Watch
 from cola_agents.lora import shared_copy
@@ -25,15 +29,8 @@ from cola_agents.optimiser import Adam32
 from cola_agents.options import AgentOptions
 from cola_agents.rollout import Rollout, collect
 from cola_agents.sampling import sample
-from cola_agents.saving import (
-    DESCRIPTION,
-    check_free,
-    is_json,
-    read_description,
-    read_tensors,
-    saved_path,
-    write_saved,
-)
+from cola_agents.saver import Saver
+from cola_agents.saving import SavedAgent, check_free, holds_agent, is_json, read_saved, saved_path
 from cola_agents.updates import Updates
 from cola_envs.backbone import Level, resolve
 from cola_envs.build import evaluation_split, repeatable
@@ -122,6 +119,7 @@ class Agent(Updates):
         self._started = (0, time.perf_counter())
         self._env: AgentVecEnv | None = None
         self._predictions = np.random.default_rng([seed, 4])
+        self._saver = Saver()
 
     def make_policy(self, given: Any) -> tuple[Any, Actor, Actor | None]:
         """The backbone to play on, the policy to train, and the one that it starts as.
@@ -180,12 +178,14 @@ class Agent(Updates):
                 random streams go on as they are.
             progress_bar: show reward, KL, tokens a second and the time that is left.
             save_every: save whenever so many more timesteps have passed; needs ``save_to``.
-            save_to: a folder that the agent is saved to, at the end and on Ctrl-C too. A periodic save
-                that fails is a warning, the last one an error. An agent that a second Ctrl-C stopped inside
-                an update does not replace one that was saved there before.
+            save_to: a folder that the agent is saved to, at the end and on Ctrl-C or SIGTERM too. No other
+                process may write there meanwhile. A periodic save that fails is a warning, the last one an
+                error. An agent that a second Ctrl-C stopped inside an update does not replace one that was
+                saved there before.
 
         Raises:
-            ValueError, FileExistsError: before anything is played.
+            ValueError, FileExistsError, InUseError: before anything is played.
+            Terminated: a KeyboardInterrupt, after SIGTERM, with ``save_to``; the agent is saved.
         """
         if total_timesteps < 1 or log_interval < 1:
             raise ValueError(
@@ -195,9 +195,7 @@ class Agent(Updates):
         if save_every is not None and (save_to is None or save_every < 1):
             raise ValueError(f"save_every={save_every} must be at least 1 and needs save_to=, a folder")
         folder = None if save_to is None else saved_path(save_to)
-        with self.workers.together():
-            if folder is not None:
-                check_free(folder)
+        with self.workers.together(), self._writing(folder):
             if reset_num_timesteps:
                 self.num_timesteps, self.num_episodes = self._finished = (0, 0)
                 self.history = []
@@ -231,9 +229,19 @@ class Agent(Updates):
                 self.save(folder)
         return self
 
+    @contextmanager
+    def _writing(self, folder: Path | None) -> Iterator[None]:
+        """A block in which these processes alone write ``folder``, and SIGTERM is as Ctrl-C."""
+        if folder is None:
+            yield
+            return
+        with one_writer(folder) if self.workers.rank == 0 else nullcontext(), sigterm_as_interrupt():
+            check_free(folder)
+            yield
+
     def _save_stopped(self, folder: Path) -> None:
         """Save after Ctrl-C, but no agent that stands inside an update over a whole one."""
-        if self._torn and (folder / DESCRIPTION).is_file():
+        if self._torn and holds_agent(folder):
             warnings.warn(
                 f"update {self.num_updates + 1} ended half-way through its gradient steps: not saved, and "
                 f"the earlier save in {folder} was kept",
@@ -401,7 +409,8 @@ class Agent(Updates):
     def save(self, path: str | Path) -> Path:
         """Save the agent into a folder: weights (safetensors), optimiser, options, history.
 
-        Whatever interrupts it, the folder holds a whole agent: the one saved there before, or this one.
+        Whatever interrupts it, the folder holds a whole agent: the one saved there before, or this one. The
+        save before is kept beside it, with its files, for the case that this one is damaged later.
         Of several processes the first one writes, and the others do not wait for it: before they load it all
         must meet, in an update or ``agent.workers.exchange(None)``. :meth:`learn` with ``save_to`` returns
         when it is written.
@@ -413,6 +422,9 @@ class Agent(Updates):
 
         Raises:
             FileExistsError: if ``path`` holds something that is no saved agent.
+            InUseError: while another process writes there.
+            FloatingPointError: where a weight is not finite.
+            OSError: where it cannot be written. After each of them what was saved before is as it was.
         """
         if self._torn:
             warnings.warn(
@@ -423,7 +435,7 @@ class Agent(Updates):
         path = saved_path(path)
         weights = {name: p.detach().contiguous() for name, p in self.actor.trained().items()}
         if self.workers.rank == 0:  # nothing is exchanged: a callback of the first process may save
-            write_saved(path, self._described(), weights, self.optimiser.state_dict())
+            self._saver.write(path, self._described(), weights, self.optimiser.state_dict(), self.history)
         return path
 
     def _described(self) -> dict[str, Any]:
@@ -443,14 +455,14 @@ class Agent(Updates):
             "num_timesteps": timesteps,
             "num_episodes": episodes,
             "num_updates": self.num_updates,
-            "history": self.history,
         }
 
     @classmethod
     def load(cls, path: str | Path, **changed: Any) -> Self:
         """Load an agent that :meth:`save` wrote; it goes on exactly where it stopped.
 
-        Several processes all read it; :meth:`save` says when they may.
+        Several processes all read it; :meth:`save` says when they may. Files are checked against their
+        digests. Where the newest save is damaged, the one before is loaded, with a warning.
 
         Args:
             path: the folder.
@@ -460,10 +472,15 @@ class Agent(Updates):
 
         Raises:
             FileNotFoundError: where there is no saved agent.
+            DamagedError: a ValueError, where no save is whole; it names the damaged file.
             ValueError: for an agent of another class, or a model other than the one it was trained over.
         """
-        path = saved_path(path)
-        saved = read_description(path)
+        return cls.restored(read_saved(saved_path(path)), **changed)
+
+    @classmethod
+    def restored(cls, read: SavedAgent, **changed: Any) -> Self:
+        """:meth:`load`, of what was read already."""
+        path, saved = read.path, read.description
         if saved["agent"] != cls.__name__:
             raise ValueError(f"{path} holds a {saved['agent']}: load it with {saved['agent']}.load")
         if saved["env_kwargs_not_saved"] and "env_kwargs" not in changed:
@@ -480,20 +497,29 @@ class Agent(Updates):
                 f"{path} was trained over a model with fingerprint {saved['fingerprint'][:12]}, and this one "
                 f"has {agent.fingerprint[:12]}; pass model= the one it was trained over"
             )
-        weights, optimiser = read_tensors(path, saved["files"])
         trained = agent.actor.trained()
-        if set(weights) != set(trained):
-            odd = sorted(set(weights) ^ set(trained))
+        if set(read.weights) != set(trained):
+            odd = sorted(set(read.weights) ^ set(trained))
             raise ValueError(
                 f"{path} holds other weights than this agent trains: {odd[0]} and {len(odd) - 1} more"
             )
+        for name, parameter in trained.items():
+            weight = read.weights[name]
+            if weight.shape != parameter.shape or (
+                "dtype" not in changed and weight.dtype != parameter.dtype
+            ):
+                raise ValueError(
+                    f"{path} holds {name} as {weight.dtype} of shape {tuple(weight.shape)}, and this agent "
+                    f"trains it as {parameter.dtype} of shape {tuple(parameter.shape)}"
+                )
         with torch.no_grad():
             for name, parameter in trained.items():
-                parameter.copy_(weights[name])
-        agent.optimiser.load_state_dict(optimiser, keep_lr="lr" in changed)
+                parameter.copy_(read.weights[name])
+        agent.optimiser.load_state_dict(read.optimiser, keep_lr="lr" in changed)
+        numbers = {**saved, "history": read.history}
         for name in ("num_timesteps", "num_episodes", "num_updates", "history", "kl_coef"):
             if name not in changed:
-                setattr(agent, name, saved[name])
+                setattr(agent, name, numbers[name])
         agent._finished = agent.num_timesteps, agent.num_episodes
         return agent
 

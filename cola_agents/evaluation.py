@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from cola_agents.provenance import provenance
 from cola_agents.registry import AGENTS
 from cola_agents.reports import Played, summary
 from cola_agents.rollout import InitialPolicy, collect
-from cola_agents.saving import saved_path
+from cola_agents.saving import read_saved, saved_path
 from cola_agents.search import MCTS, MCTSQConfig, SearchConfig, SearchResult
 from cola_agents.threads import fitting_threads
 from cola_envs.build import build_tasks, evaluation_split, load, repeatable, splits_of
@@ -33,13 +32,11 @@ _APART = 1_000_003
 def load_agent(path: str | Path, **changed: Any) -> Agent:
     """Load a saved agent of whichever class; arguments as in :meth:`cola_agents.agent.Agent.load`."""
     path = saved_path(path)
-    description = path / "agent.json"
-    if not description.is_file():
-        raise FileNotFoundError(f"{path} holds no saved agent: there is no agent.json in it")
-    name = json.loads(description.read_text())["agent"]
+    read = read_saved(path)
+    name = read.description["agent"]
     if name not in AGENTS:
         raise ValueError(f"{path} holds an agent of the unknown class {name}; known are {', '.join(AGENTS)}")
-    return AGENTS[name].load(path, **changed)
+    return AGENTS[name].restored(read, **changed)
 
 
 def evaluate(

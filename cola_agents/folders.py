@@ -19,6 +19,10 @@ from typing import Any, Literal
 
 #: In a folder that is being written: says which process writes it.
 LOCK = ".writer.lock"
+#: Beside the agent of `cola train`: how far it is to learn, how often it is saved, what is logged.
+SETTINGS = "run.json"
+#: Where the launchers of several processes say which one this is.
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 class InUseError(OSError):
@@ -50,7 +54,9 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     beside = unfinished(path)
     try:
-        beside.write_bytes(content)
+        beside.unlink(missing_ok=True)
+        with beside.open("xb") as file:  # a link that lies there is not followed
+            file.write(content)
         flush(beside)
         os.replace(beside, path)
     except BaseException:
@@ -151,6 +157,11 @@ def one_writer(path: str | Path, kind: Literal["folder", "file"] = "folder") -> 
                 _give_back(lock, held)
     finally:
         _remove_empty(missing)
+
+
+def first_process() -> bool:
+    """Whether this is the one that writes, of the processes that a launcher has started; usually the only."""
+    return all(int(os.environ.get(name) or 0) == 0 for name in _RANKS)
 
 
 def _take(lock: Path, path: Path) -> _Held:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -75,16 +75,58 @@ class Adam32:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any], *, keep_lr: bool = False) -> None:
-        """Take over what :meth:`state_dict` gave; the weights themselves are loaded beside it.
+        """Take over what :meth:`state_dict` gave, after the weights themselves.
 
         Args:
             keep_lr: keep the learning rate that this one was made with, in place of the saved one.
+
+        Raises:
+            ValueError: for the state of an optimiser of other weights; nothing is taken over then.
         """
+        self._check(state)
         rates = [group["lr"] for group in self.adam.param_groups]
         self.adam.load_state_dict(state["adam"])
         if keep_lr:
             for group, rate in zip(self.adam.param_groups, rates, strict=True):
                 group["lr"] = rate
-        for twin, saved in zip(self._twins, state["twins"], strict=True):
-            if saved is not None:
-                twin.copy_(saved)
+        for twin, parameter, saved in zip(self._twins, self.parameters, state["twins"], strict=True):
+            if saved is not None or twin is not parameter:  # no twin was saved of a weight of another type
+                twin.copy_(parameter if saved is None else saved)
+
+    def _check(self, state: Any) -> None:
+        """Raise ValueError for a state that is not of these weights."""
+        try:
+            averages, twins = state["adam"]["state"], state["twins"]
+            groups = [len(group["params"]) for group in state["adam"]["param_groups"]]
+            fits = (
+                groups == [len(self._twins)]
+                and set(averages) <= set(range(len(self._twins)))
+                and all(
+                    one is None or _alike(one, twin) for one, twin in zip(twins, self._twins, strict=True)
+                )
+                and all(
+                    _alike(averages[i][name], self._twins[i])
+                    for i in averages
+                    for name in ("exp_avg", "exp_avg_sq")
+                )
+            )
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"this is no state of an optimiser: {error!r}") from error
+        if not fits:
+            raise ValueError("this is the state of an optimiser of other weights: shapes or types differ")
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return (one.shape, one.dtype) == (other.shape, other.dtype)
+
+
+def tensors_of(state: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a nested state, in its order."""
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from tensors_of(value)
+    elif isinstance(state, (list, tuple)):
+        for value in state:
+            yield from tensors_of(value)

@@ -23,7 +23,7 @@ from cola_agents.interrupts import hold_interrupts
 from cola_agents.loop import Progress, Watch
 from cola_agents.lora import adapters_off
 from cola_agents.losses import adapted_kl_coef, average, rewards_to_go, whiten
-from cola_agents.optimiser import Adam32
+from cola_agents.optimiser import Adam32, tensors_of
 from cola_agents.reports import mean_scores
 from cola_agents.rollout import Rollout, collect
 from cola_agents.workers import RolloutWorkers, text_of
@@ -178,7 +178,7 @@ class Updates(ABC):
         if self.workers.size == 1:
             return
         self.optimiser.begin()  # of a first update that was torn, some processes may have made a step
-        tensors = [*self.actor.trained().values(), *_tensors(self.optimiser.state_dict())]
+        tensors = [*self.actor.trained().values(), *tensors_of(self.optimiser.state_dict())]
         names = ("env_id", "seed", "options", "num_updates", "fingerprint", "num_timesteps", "kl_coef")
         described = {
             "class": type(self).__name__,
@@ -400,15 +400,3 @@ class Updates(ABC):
         if self.options.whiten:
             every = whiten(every, decides)
         return Batch(rollout, decides, every, figures)
-
-
-def _tensors(state: Any) -> Iterator[Tensor]:
-    """The tensors of a nested state, in its order."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict):
-        for value in state.values():
-            yield from _tensors(value)
-    elif isinstance(state, (list, tuple)):
-        for value in state:
-            yield from _tensors(value)

@@ -6,11 +6,11 @@ A run that has learned all it was to learn is only evaluated.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from cola_agents.commands import Commands
-from cola_agents.commands.train import SETTINGS, go_on, write_settings
+from cola_agents.commands.train import go_on, read_settings, write_settings, writing
+from cola_agents.folders import SETTINGS
 
 
 def add(commands: Commands) -> None:
@@ -29,16 +29,17 @@ def _resume(arguments: argparse.Namespace) -> int:
     out: Path = arguments.run_folder
     if not (out / SETTINGS).is_file():
         raise FileNotFoundError(f"{out} holds no run of `cola train`: there is no {SETTINGS} in it")
-    settings = json.loads((out / SETTINGS).read_text())
-    agent = load_agent(out)
-    if arguments.timesteps is not None:
-        if agent.num_timesteps >= arguments.timesteps:
-            agent.close()
-            raise ValueError(
-                f"{out} has taken {agent.num_timesteps} of {arguments.timesteps} timesteps: give "
-                "--timesteps a larger total, or leave it out to evaluate"
-            )
-        settings["timesteps"] = arguments.timesteps
-        write_settings(out, settings)
-    with fitting_threads(agent.backbone.model):
-        return go_on(agent, out, settings, quiet=arguments.quiet)
+    with writing(out):
+        settings = read_settings(out)
+        agent = load_agent(out)
+        if arguments.timesteps is not None:
+            if agent.num_timesteps >= arguments.timesteps:
+                agent.close()
+                raise ValueError(
+                    f"{out} has taken {agent.num_timesteps} of {arguments.timesteps} timesteps: give "
+                    "--timesteps a larger total, or leave it out to evaluate"
+                )
+            settings["timesteps"] = arguments.timesteps
+            write_settings(out, settings)
+        with fitting_threads(agent.backbone.model):
+            return go_on(agent, out, settings, quiet=arguments.quiet)

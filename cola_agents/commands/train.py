@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings as parsed
+from cola_agents.folders import SETTINGS, first_process, one_writer, write_whole
+from cola_agents.interrupts import exit_status
+from cola_agents.sealed import DamagedError, sealed, unsealed
 
 if TYPE_CHECKING:
     from cola_agents.agent import Agent
 
 ALGORITHMS = ("grpo", "ppo", "remax", "rloo")
-#: Beside the saved agent: how far it is to learn, how often it is saved, what is logged.
-SETTINGS = "run.json"
 
 
 def add(commands: Commands) -> None:
@@ -49,11 +50,8 @@ def add(commands: Commands) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     from cola_agents.logs import check_formats
     from cola_agents.registry import AGENTS
-    from cola_agents.threads import fitting_threads
+    from cola_agents.saving import is_free
 
-    out: Path = arguments.out
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is not empty: give another --out, or go on with `cola resume {out}`")
     if min(arguments.timesteps, arguments.log_interval, arguments.episodes) < 1:
         raise ValueError("--timesteps, --log-interval and --episodes must be at least 1")
     save_every = max(1, arguments.timesteps // 20) if arguments.save_every is None else arguments.save_every
@@ -69,6 +67,20 @@ def _train(arguments: argparse.Namespace) -> int:
         "log_interval": arguments.log_interval,
         "episodes": arguments.episodes,
     }
+    out: Path = arguments.out
+    with writing(out):
+        if first_process() and not is_free(out):
+            raise FileExistsError(
+                f"{out} is not empty: give another --out, or go on with `cola resume {out}`"
+            )
+        return _begin(cls, arguments, settings)
+
+
+def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Make the agent, save it as it begins, and have it learn."""
+    from cola_agents.threads import fitting_threads
+
+    out: Path = arguments.out
     agent = cls(
         arguments.task,
         num_envs=arguments.num_envs,
@@ -80,24 +92,43 @@ def _train(arguments: argparse.Namespace) -> int:
         env_kwargs=parsed(arguments.env, "--env"),
         **parsed(arguments.set),
     )
+    write_settings(out, settings)  # first: a folder with an agent in it is a run that can be resumed
     agent.save(out)
-    write_settings(out, settings)
     with fitting_threads(agent.backbone.model):
         return go_on(agent, out, settings, quiet=arguments.quiet)
 
 
+def writing(out: Path) -> AbstractContextManager[None]:
+    """A block in which this run alone writes its folder. Of several processes the first one writes."""
+    return one_writer(out) if first_process() else nullcontext()
+
+
 def write_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Write :data:`SETTINGS` in one step."""
-    beside = out / f".{SETTINGS}"
-    beside.write_text(json.dumps(settings, indent=2))
-    beside.replace(out / SETTINGS)
+    """Write :data:`SETTINGS`."""
+    if first_process():
+        write_whole(out / SETTINGS, sealed(settings))
+
+
+def read_settings(out: Path) -> dict[str, Any]:
+    """What :func:`write_settings` wrote.
+
+    Raises:
+        DamagedError: a ValueError, where that is not what is there.
+    """
+    settings = unsealed(out / SETTINGS)
+    formats = settings.get("log")
+    numbers = [settings.get(name) for name in ("timesteps", "save_every", "log_interval", "episodes")]
+    if not isinstance(formats, list) or not all(type(number) is int and number > 0 for number in numbers):
+        raise DamagedError(f"{out / SETTINGS} is damaged, or not what `cola train` writes")
+    return settings
 
 
 def go_on(agent: Agent, out: Path, settings: dict[str, Any], *, quiet: bool) -> int:
     """Learn until ``settings["timesteps"]``, then play test problems and print one line of it.
 
     Returns:
-        the exit status: 130 after Ctrl-C, with the agent saved; 1 where the loss was not finite.
+        the exit status: 130 after Ctrl-C and 143 after SIGTERM, with the agent saved; 1 where the loss was
+        not finite.
     """
     from cola_agents.logs import make_logger
     from cola_agents.scores import wilson
@@ -116,9 +147,9 @@ def go_on(agent: Agent, out: Path, settings: dict[str, Any], *, quiet: bool) -> 
                 save_to=out,
             )
         rollout = agent.evaluate(settings["episodes"])
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print(f"stopped at {agent.num_timesteps} timesteps; `cola resume {out}` goes on", file=sys.stderr)
-        return 130
+        return exit_status(stopped)
     except FloatingPointError as error:
         print(f"cola: {error}; the last whole agent is in {out}", file=sys.stderr)
         return 1

@@ -643,6 +643,7 @@ def test_an_agent_over_a_path_loads_without_being_told_anything(saved):
     assert sorted(path.name.split("-")[0] for path in (saved / "run").iterdir()) == [
         "actor",
         "agent.json",
+        "history",
         "optimiser",
     ]
 
@@ -654,14 +655,16 @@ def test_an_agent_in_another_dtype_loads_in_it(saved):
     assert PPO.load(saved / "half").backbone.model.dtype == torch.bfloat16
 
 
-def test_saving_again_replaces_and_leaves_nothing_beside(saved):
+def test_saving_again_replaces_keeps_one_save_before_and_leaves_nothing_beside(saved):
     agent = PPO.load(saved / "run")
-    agent.update()
-    agent.save(saved / "run")
+    for _ in range(3):
+        agent.update()
+        agent.save(saved / "run")
+        names = sorted(path.name.split("-")[0] for path in (saved / "run").iterdir())
+        assert names == ["actor", "actor", "agent", "agent.json", "history", "optimiser", "optimiser"]
     agent.save(saved / "deep" / "er" / "run")
-    assert PPO.load(str(saved / "run")).num_updates == 2
+    assert PPO.load(str(saved / "run")).num_updates == 4
     assert {path.name for path in saved.iterdir()} == {"latent", "token", "run", "deep"}
-    assert len(list((saved / "run").iterdir())) == 3
 
 
 def test_load_errors_say_what_is_wrong(saved, models):

@@ -1,0 +1,57 @@
+"""JSON files that carry the digest of their own bytes, so that no damage to one goes unseen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+SEAL, FORMAT = "sha256", "format"
+#: Of what :func:`sealed` writes; files of before have neither a seal nor a format.
+VERSION = 2
+_BLANK = b"0" * 64
+
+
+class DamagedError(ValueError):
+    """A file is not what was written."""
+
+
+def sealed(content: dict[str, Any]) -> bytes:
+    """A JSON object as a text that holds the sha256 of itself, with zeros in the place of that."""
+    text = json.dumps({SEAL: _BLANK.decode(), FORMAT: VERSION, **content}, indent=2).encode()
+    return text.replace(_BLANK, _digest(text), 1)
+
+
+def unsealed(path: Path) -> dict[str, Any]:
+    """Read what :func:`sealed` made, seal and all, or a JSON object of before there were seals.
+
+    Raises:
+        DamagedError: for anything else, and where it cannot be read.
+    """
+    try:
+        text = path.read_bytes()
+        content = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path} is damaged: it holds no JSON object")
+    if not {SEAL, FORMAT} & set(content):
+        return content
+    seal = str(content.get(SEAL)).encode()
+    if _digest(text.replace(seal, _BLANK, 1)) != seal:
+        raise DamagedError(f"{path} is damaged: its sha256 is not what was written")
+    if content[FORMAT] != VERSION:
+        raise DamagedError(
+            f"{path} is of format {content[FORMAT]!r}, and this version of cola-rl reads {VERSION}: upgrade"
+        )
+    return content
+
+
+def is_sealed(content: dict[str, Any]) -> bool:
+    """Whether what :func:`unsealed` read had a seal."""
+    return SEAL in content
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
