@@ -19,33 +19,21 @@ from benchmarks.compare.campaign import Plan, campaign
 from benchmarks.compare.journal import Journal
 from benchmarks.compare.pushforward import EMPTY, code_groups, pushed, sampled_world_kl
 from benchmarks.compare.rank import RankBackbone, RankLoss, ranks
-from benchmarks.compare.runs import Cell, Protocol, run, token_kl
+from benchmarks.compare.runs import Cell, run, token_kl
 from benchmarks.compare.tuning import Score, best, edges, first_settings, next_setting, scored
 from cola_agents.backbones import LatentBackbone
 from cola_agents.losses import categorical_kl
 from cola_agents.train.data import IGNORED, Batch
 from tests import tiny
+from tests.comparisons import SMALL
 
-SMALL = Protocol("Thinking", {"max_tokens": 8}, 2, 2, 2, episodes=4, hard_problems=1, kl_episodes=2)
 OPTIONS = (("lr", 1e-3), ("kl_coef", 0.1))
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A folder of pre-trained models as ``benchmarks models`` writes it, random and tiny."""
-    out = tmp_path_factory.mktemp("models")
-    tokenizer = tiny.make_tokenizer()
-    for seed in (0, 1):
-        base = tiny.make_base(seed, initializer_range=0.02)
-        made = {
-            "base": base,
-            "cola": tiny.make_cola(seed=seed, num_codes=64),
-            "rank": tiny.make_cola(base=base, num_codes=64),
-        }
-        for name, model in made.items():
-            model.save_pretrained(out / str(seed) / name)
-            tokenizer.save_pretrained(out / str(seed) / name)
-    return out
+    return tiny.write_models(tmp_path_factory.mktemp("models"), seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cola_agents.backbones import PlainTokenizer
 from cola_agents.checkpoint import from_official, is_official
-from cola_agents.folders import LOCK, one_writer, unfinished, write_json
+from cola_agents.folders import LOCK, first_process, one_writer, unfinished, write_json
 from cola_agents.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.probe import HELD_OUT
 from cola_agents.provenance import provenance
@@ -63,9 +63,7 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
             :func:`cola_agents.train.loop.run_stage` raises.
         InUseError: where another process writes the folder, named; nothing was changed.
     """
-    # Rank 0 alone writes, and so it alone keeps others from the folder.
-    first = int(os.environ.get("RANK", "0")) == 0
-    with one_writer(run.out) if first else nullcontext():
+    with one_writer(run.out) if first_process() else nullcontext():
         return _train(run, say)
 
 

@@ -108,8 +108,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_by_the_same_command(start, tm
             return true_step(self, number, batch)
 
         monkeypatch.setattr(Learner, "step", step)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(*argv(stage))
+        assert pretrain(*argv(stage)) == 130
         monkeypatch.setattr(Learner, "step", true_step)
         assert not (tmp_path / stage / "training.json").exists()
         assert pretrain(*argv(stage)) == 0
