@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import random
 import signal
@@ -29,6 +28,7 @@ from benchmarks.compare.campaign import Plan, campaign
 from cola_agents import cli
 from cola_agents.backbones import BUNDLED
 from cola_agents.evaluation import load_agent
+from cola_agents.folders import InUseError
 from cola_envs import jsonl
 from tests import comparisons, tiny
 
@@ -40,23 +40,17 @@ def cola(*words: Any) -> int:
 
 
 def lines(path: Path) -> list[Any]:
-    """The whole lines of a file that may be being written."""
-    return [item for _, item in jsonl.records(path, lambda item, line: None)]
-
-
-def timeless(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "cpu_s"}
-
-
-# ---------------------------------------------------------------- what writes, and what is recorded by then
+    """The whole lines of a file that may be being written, less the CPU seconds, which differ."""
+    found = [item for _, item in jsonl.records(path, lambda item, line: None)]
+    return [{name: value for name, value in item.items() if name != "cpu_s"} for item in found]
 
 
 def train(out: Path) -> int:
     if (out / "agent.json").is_file():
-        return cola("resume", out, "--quiet")
+        return cola("resume", out)
     sizes = ("--num-envs", 4, "--episodes", 4, "--save-every", 20, "--log-interval", 1, "--timesteps", 400)
     options = ("--set", "prompts=2", "--set", "group_size=2", "--set", "lr=1e-3", "--env", "max_tokens=5")
-    return cola("train", *TASK, "--algo", "grpo", "--out", out, "--quiet", *sizes, *options)
+    return cola("train", *TASK, "--algo", "grpo", "--out", out, *sizes, *options)
 
 
 def trained(out: Path) -> list[Any]:
@@ -65,12 +59,12 @@ def trained(out: Path) -> list[Any]:
         return []
     agent = load_agent(out)
     agent.close()
-    return [timeless(record) for record in agent.history]
+    return [{**record, "cpu_s": None} for record in agent.history]
 
 
 def generate(out: Path) -> int:
     path = out / ("a.jsonl" if out.name[-1] in "02468" else "a.jsonl.gz")
-    return cola("generate", *TASK, "--out", path, "--problems", 100, "--n", 2, "--num-envs", 4)
+    return cola("generate", *TASK, "--out", path, "--problems", 40, "--n", 2, "--num-envs", 4)
 
 
 def generated(out: Path) -> list[Any]:
@@ -85,60 +79,49 @@ def pretrain(out: Path) -> int:
 
 
 def pretrained(out: Path) -> list[Any]:
-    """The log up to the newest checkpoint, whose own records it must have; at the end the weights' digest."""
-    saved = sorted((out / "checkpoints" / "world").glob("step-*/state.json"))
-    if not saved:
-        return []
-    own = json.loads(json.loads(saved[-1].read_text())["state"])["records"]
-    logged = lines(out / "log.jsonl")[: len(own)]
-    assert [{"stage": "world", **record} for record in own] == logged, "the log lacks records"
-    found: list[Any] = [timeless(record) for record in logged]
+    """The log up to the newest checkpoint; at the end the weights' digest, too."""
+    saved = sorted((out / "checkpoints" / "world").glob("step-*"))
+    found: list[Any] = lines(out / "log.jsonl")[: int(saved[-1].name[5:])] if saved else []
     if (out / "training.json").is_file():
         found.append(hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest())
     return found
 
 
 def compare(out: Path) -> int:
-    plan = Plan(comparisons.SMALL, ("latent",), (0,), 8, tuning_models=1, keep=None, allowed=0.0, settings=1)
+    plan = Plan(comparisons.SMALL, ("latent",), (0,), 4, tuning_models=1, keep=None, allowed=0.0, settings=1)
     campaign(plan, out.parent / "models", out)
     return 0
 
 
 def compared(out: Path) -> list[Any]:
     """The runs, by what was run and what came out; the report's own reader takes them."""
-    if not (out / "runs.jsonl").is_file():
+    if not (out / "runs.jsonl").is_file() or not records.read(out).runs:
         return []
-    records.read(out)
-    names = ("phase", "arm", "seed", "options", "after")
-    return [[item[name] for name in names] for item in lines(out / "runs.jsonl")]
+    return [[item["phase"], item["arm"], item["seed"], item["after"]] for item in lines(out / "runs.jsonl")]
 
 
 #: What writes, what is recorded (what comes later stands behind), and whether that may be read meanwhile.
-WRITERS: dict[str, tuple[Callable[[Path], int], Callable[[Path], list[Any]], bool]] = {
+WRITERS = {
     "train": (train, trained, False),
     "generate": (generate, generated, True),
     "pretrain": (pretrain, pretrained, False),
     "compare": (compare, compared, True),
 }
 
-# ---------------------------------------------------------------- killed
-
 
 def started(write: Callable[[Path], int], out: Path) -> int:
     """A process that writes; what it prints goes into a file beside the folder."""
     out.mkdir(exist_ok=True)
-    pid = os.fork()
-    if pid:
+    if pid := os.fork():
         return pid
-    status = 1
     try:
-        printed = os.open(out.with_suffix(f".{os.getpid()}.txt"), os.O_WRONLY | os.O_CREAT)
+        printed = os.open(out.with_suffix(f".{os.getpid()}.txt"), os.O_WRONLY | os.O_CREAT, 0o666)
         os.dup2(printed, 1)
         os.dup2(printed, 2)
         status = write(out)
     except BaseException as error:
         traceback.print_exc()
-        status = 2 if isinstance(error, OSError) else 1
+        status = 2 if isinstance(error, InUseError) else 1
     finally:
         sys.stdout.flush()
         os._exit(status)
@@ -167,26 +150,22 @@ def kill(name: str, kills: int, folder: Path, draw: random.Random) -> list[str]:
     begun, whole = time.monotonic(), folder / f"{name}-0"
     assert ended([started(write, whole)], 600, lambda: None) == [0], f"{name} does not come to its end"
     span, expected = time.monotonic() - begun, recorded(whole)
-    wrong: list[str] = []
-    seen: list[Any] = []
-    killed = kept = 0
-    number = 1
+    wrong, seen = list[str](), list[Any]()
+    killed, kept, number = 0, 0, 1
 
     def look() -> None:
         nonlocal seen
         found = recorded(folder / f"{name}-{number}")
         if found[: len(seen)] != seen:
-            wrong.append(
-                f"{name}-{number} before kill {killed}: {len(seen)} records became {len(found)} others"
-            )
+            wrong.append(f"{name}-{number}, kill {killed}: {len(seen)} records became {len(found)} others")
         seen = found
 
     while killed < kills:
         pids = [started(write, folder / f"{name}-{number}") for _ in range(1 + killed % 2)]
-        statuses = sorted(ended(pids, draw.uniform(0, span), look if live else lambda: None))
+        statuses = ended(pids, draw.uniform(0, span), look if live else lambda: None)
         look()
         if statuses not in ([0], [-9], [0, 2], [-9, 0], [-9, 2], [-9, -9]):
-            wrong.append(f"{name}-{number} before kill {killed}: exit statuses {statuses}")
+            wrong.append(f"{name}-{number}, kill {killed}: exit statuses {statuses}")
         if -9 in statuses:
             killed, kept = killed + 1, kept + len(seen)
         if 0 in statuses:
@@ -194,8 +173,7 @@ def kill(name: str, kills: int, folder: Path, draw: random.Random) -> list[str]:
                 wrong.append(f"{name}-{number} ends otherwise than an undisturbed run")
             number, seen = number + 1, []
     print(
-        f"{name}: {killed} kills with {kept} records by then, {number - 1} ends, {len(wrong)} losses",
-        flush=True,
+        f"{name}: {killed} kills, {kept} records by then, {number - 1} ends, {len(wrong)} losses", flush=True
     )
     return wrong
 
