@@ -261,7 +261,10 @@ class Agent(Updates):
             assert self._progress is not None
             self._progress.show(self.num_timesteps, record)
             if (self.num_updates - first) % log_interval == 0:
-                self.dump_logs()
+                try:
+                    self.dump_logs()
+                except OSError as error:
+                    warnings.warn(f"not logged, learning on: {error}", stacklevel=3)
             if every and folder and self.num_timesteps // every > saved // every:
                 saved = self.num_timesteps
                 try:

@@ -200,15 +200,23 @@ def _locked(lock: Path, path: Path) -> int:
         try:
             _flock(descriptor, path)
             if _is_there(descriptor, lock):
-                since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-                text = f"process {os.getpid()} on {socket.gethostname()}, since {since}\n"
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, text.encode(), 0)
+                try:
+                    _sign(descriptor)
+                except BaseException:
+                    lock.unlink()
+                    raise
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed it between the opening and the locking
+
+
+def _sign(descriptor: int) -> None:
+    """Write into a locked file who has locked it."""
+    since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode(), 0)
 
 
 def _flock(descriptor: int, path: Path) -> None:

@@ -58,25 +58,18 @@ class Ledger:
             name: of a new file, where there is nothing to add to.
 
         Raises:
-            OSError: where it cannot be written; the file is then as it was for the last save.
+            OSError: where it cannot be written; :func:`cut` undoes what was.
         """
         self._follow(history)
         start = last if last is not None and self._begins(folder, last) else Place(name, 0, 0, "")
         path = folder / start.file
-        try:
-            with path.open("r+b" if start is last else "xb") as file:
-                file.truncate(start.bytes)
-                file.seek(start.bytes)
-                check = start.check
-                for at in range(start.records, len(history)):
-                    line, check = _line(history[at], check)
-                    file.write(line)
-        except BaseException:
-            if start is last:
-                os.truncate(path, start.bytes)
-            else:
-                path.unlink(missing_ok=True)
-            raise
+        with path.open("r+b" if start is last else "xb") as file:
+            file.truncate(start.bytes)
+            file.seek(start.bytes)
+            check = start.check
+            for at in range(start.records, len(history)):
+                line, check = _line(history[at], check)
+                file.write(line)
         flush(path)
         return Place(start.file, len(history), self._ends[-1], self._checks[-1])
 
@@ -99,6 +92,12 @@ class Ledger:
             self._known.append(history[at])
             self._ends.append(self._ends[-1] + len(line))
             self._checks.append(check)
+
+
+def cut(folder: Path, place: Place) -> None:
+    """Take out of a file what is beyond a place."""
+    if (folder / place.file).is_file():
+        os.truncate(folder / place.file, place.bytes)
 
 
 def read_history(folder: Path, place: Place) -> tuple[list[Record], bool]:

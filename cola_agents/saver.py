@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from cola_agents.folders import LOCK, flush, one_writer, write_whole
-from cola_agents.history import Ledger, Record
+from cola_agents.history import Ledger, Record, cut
 from cola_agents.saving import DESCRIPTION, LEFT, PREVIOUS, Described, check_free, read_described
 from cola_agents.sealed import SEAL, DamagedError, is_sealed, sealed
 
@@ -96,6 +96,8 @@ class Saver:
             if not (path / DESCRIPTION).is_file() or (path / DESCRIPTION).read_bytes() != text:
                 for new in (*files.values(), name):
                     (path / new).unlink(missing_ok=True)
+                if last and last.place:
+                    cut(path, last.place)
             raise
         self._last = json.loads(text)[SEAL]
 

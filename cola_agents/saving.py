@@ -127,7 +127,10 @@ def read_saved(path: Path) -> SavedAgent:
     except DamagedError as damage:
         if not (path / PREVIOUS).exists():
             raise
-        described, weights, optimiser = _read(path, PREVIOUS)
+        try:
+            described, weights, optimiser = _read(path, PREVIOUS)
+        except DamagedError:
+            raise damage from None
         warnings.warn(
             f"{damage}; the save before it is loaded, of update {described.content['num_updates']}",
             stacklevel=3,

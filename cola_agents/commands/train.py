@@ -115,11 +115,15 @@ def read_settings(out: Path) -> dict[str, Any]:
     Raises:
         DamagedError: a ValueError, where that is not what is there.
     """
-    settings = unsealed(out / SETTINGS)
+    beside = "the agent beside it can be loaded: cola_agents.evaluation.load_agent"
+    try:
+        settings = unsealed(out / SETTINGS)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {beside}") from error
     formats = settings.get("log")
     numbers = [settings.get(name) for name in ("timesteps", "save_every", "log_interval", "episodes")]
     if not isinstance(formats, list) or not all(type(number) is int and number > 0 for number in numbers):
-        raise DamagedError(f"{out / SETTINGS} is damaged, or not what `cola train` writes")
+        raise DamagedError(f"{out / SETTINGS} is damaged, or not what `cola train` writes; {beside}")
     return settings
 
 

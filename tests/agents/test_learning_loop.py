@@ -13,6 +13,7 @@ import sys
 import time
 import types
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,12 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 
 from cola_agents import updates
+from cola_agents.folders import InUseError
 from cola_agents.grpo import GRPO
+from cola_agents.interrupts import Terminated
 from cola_agents.logs import make_logger
 from cola_agents.ppo import PPO
+from cola_agents.saving import read_saved
 from cola_agents.sb3 import SB3VecEnv
 from cola_envs import Turn
 from tests import tiny
@@ -556,6 +560,112 @@ def test_a_second_ctrl_c_inside_an_update_keeps_the_earlier_save(models, tmp_pat
     kept = again(models, tmp_path / "run")
     assert kept.num_updates == 1
     assert torch.equal(weights_of(kept), before)
+
+
+@pytest.mark.parametrize("moment", ["playing", "learning"])
+def test_sigterm_saves_as_ctrl_c_does_and_goes_on_exactly(moment, models, tmp_path):
+    agent, straight = (make(models) for _ in range(2))
+    straight.learn(1)
+    straight.update()
+    name = {"playing": "gather", "learning": "_improve"}[moment]
+    real = getattr(agent, name)
+
+    def terminated(*given: Any) -> Any:
+        done = real(*given)
+        if agent.num_updates == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+        return done
+
+    setattr(agent, name, terminated)
+    handlers = []
+    before = signal.signal(signal.SIGTERM, lambda *_: handlers.append(1))
+    try:
+        with pytest.raises(Terminated):
+            agent.learn(10_000, save_to=tmp_path / "run")
+        assert handlers == [], "while it learns, the caller's handler is not called"
+        signal.raise_signal(signal.SIGTERM)
+        assert handlers == [1], "afterwards it is"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    loaded = again(models, tmp_path / "run")
+    assert loaded.num_updates == {"playing": 1, "learning": 2}[moment]
+    if loaded.num_updates == 1:
+        loaded.update()
+    assert torch.equal(weights_of(loaded), weights_of(straight))
+
+
+def test_sigterm_is_left_alone_where_nothing_is_to_be_saved(models):
+    agent = make(models)
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+    try:
+        agent.learn(1, callback=lambda *_: signal.raise_signal(signal.SIGTERM) if not came else None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert came == [1]
+
+
+def test_while_an_agent_learns_no_other_process_writes_its_folder(models, tmp_path):
+    agent, other = make(models), make(models)
+    run = tmp_path / "run"
+
+    def refused() -> bool:
+        try:
+            other.learn(1, save_to=run)
+        except InUseError as error:
+            return str(os.getppid()) in str(error) and other.num_timesteps == 0
+        return False
+
+    def callback(*_: Any) -> None:
+        if not children:
+            agent.save(run)  # the process that learns may
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if refused() else 1)
+            children.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    children: list[int] = []
+    agent.learn(1, callback, save_to=run)
+    assert children == [0]
+    assert not list(run.glob("*.lock")), "the lock ends with learning"
+    other.learn(1, save_to=run)
+
+
+def test_a_full_disk_under_the_logs_is_a_warning_too(models, monkeypatch):
+    agent = make(models)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(agent, "dump_logs", full)
+    with pytest.warns(UserWarning, match="not logged, learning on: .*No space left"):
+        agent.learn(200)
+    assert agent.num_timesteps >= 200
+
+
+def test_an_agent_of_another_shape_is_refused_by_the_name_of_the_weight(models, tmp_path):
+    make(models).save(tmp_path / "run")
+    read = read_saved(tmp_path / "run")
+    name = next(iter(read.weights))
+    given = {
+        "model": models["latent"],
+        "tokenizer": models["tokenizer"],
+        "env_kwargs": {"task": FirstIsAscii},
+    }
+    for wrong in (torch.zeros(2, 2), read.weights[name].double()):
+        with pytest.raises(ValueError, match=f"holds {name} as torch.float"):
+            GRPO.restored(replace(read, weights={**read.weights, name: wrong}), **given)
+    agent = make(models)
+    agent.update()
+    agent.save(tmp_path / "run")
+    read = read_saved(tmp_path / "run")
+    read.optimiser["adam"]["state"][0]["exp_avg"] = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match="optimiser of other weights"):
+        GRPO.restored(read, **given)
+    for foreign in ({}, {"adam": 3, "twins": None}, {"adam": {"state": {}, "param_groups": []}, "twins": []}):
+        with pytest.raises(ValueError, match="optimiser"):
+            GRPO.restored(replace(read, optimiser=foreign), **given)
 
 
 KILLED = """

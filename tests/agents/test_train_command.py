@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from cola_agents.agent import Agent
 from cola_agents.commands import resume, train
 from cola_agents.commands.settings import settings
 from cola_agents.evaluation import load_agent
+from cola_agents.folders import LOCK, InUseError, one_writer
 from cola_agents.updates import Updates
 
 SMALL = {
@@ -175,3 +179,73 @@ def test_a_loss_that_is_not_finite_ends_with_the_last_agent_named(tmp_path, caps
     assert start(tmp_path / "run") == 1
     assert "the loss is nan in update 0; the last whole agent is in" in capsys.readouterr().err
     assert load_agent(tmp_path / "run").num_updates == 0
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path, capsys, monkeypatch):
+    assert start(tmp_path / "through", timesteps=90) == 0
+    update = Updates.update
+
+    def terminated(self: Any) -> Any:
+        if self.num_updates == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return update(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Updates, "update", terminated)
+        assert start(tmp_path / "run", timesteps=90) == 128 + signal.SIGTERM
+    assert "`cola resume" in capsys.readouterr().err
+    assert load_agent(tmp_path / "run").num_updates == 3
+    assert cola("resume", tmp_path / "run", "--quiet") == 0
+    assert torch.equal(weights_of(tmp_path / "run"), weights_of(tmp_path / "through"))
+
+
+@pytest.mark.parametrize("command", ["train", "resume"])
+def test_a_run_that_goes_on_elsewhere_is_refused_before_anything_changes(command, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    start(out)
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with one_writer(out):
+            os.write(told, b"1")
+            time.sleep(60)
+    os.read(ready, 1)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    monkeypatch.setattr(Updates, "update", lambda self: pytest.fail("played"))
+    try:
+        with pytest.raises(InUseError, match=f"is being written by process {child} on "):
+            start(out) if command == "train" else cola("resume", out, "--timesteps", 999)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_was_killed_before_its_agent_was_saved_begins_anew(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Agent, "save", lambda *_: os._exit(9))
+        child = os.fork()
+        if child == 0:
+            start(out)
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert {path.name for path in out.iterdir()} == {"run.json", LOCK}
+    assert start(out) == 0
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"timesteps": "60"}', '{"log": ["csv"], "timesteps": true}']
+)
+def test_damaged_settings_are_named(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        cola("resume", tmp_path)
+
+
+def test_a_flipped_bit_in_the_settings_is_seen(tmp_path):
+    start(tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    path.write_bytes(path.read_bytes().replace(b'"timesteps": 60', b'"timesteps": 70'))
+    with pytest.raises(ValueError, match=r"run\.json is damaged: its sha256 is not what was written"):
+        cola("resume", tmp_path / "run")

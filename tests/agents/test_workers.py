@@ -19,11 +19,11 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-import cola_agents.agent
 from cola_agents.agent import Agent
 from cola_agents.grpo import GRPO
 from cola_agents.ppo import PPO
 from cola_agents.remax import ReMax
+from cola_agents.saver import Saver
 from cola_agents.workers import RolloutWorkers, text_of
 from cola_envs import Turn
 from tests import tiny
@@ -179,14 +179,14 @@ def changed(name: str, value: Any, rank: int) -> Agent:
 def resumed(folder: Path, rank: int) -> dict[str, torch.Tensor]:
     """One update, saved slowly by the first process and loaded by both, and another update."""
     agent = make("ppo latent")
-    write = cola_agents.agent.write_saved
+    write = Saver.write
 
     def slowly(*arguments: Any) -> None:
         time.sleep(1)
         write(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cola_agents.agent, "write_saved", slowly)
+        patch.setattr(Saver, "write", slowly)
         agent.learn(1, save_to=folder)
     again = PPO.load(
         folder,
@@ -206,7 +206,7 @@ def not_saved(folder: Path, rank: int) -> str:
         raise OSError("the disk is full")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cola_agents.agent, "write_saved", full)
+        patch.setattr(Saver, "write", full)
         return refused(lambda: agent.learn(1, save_to=folder))
 
 
