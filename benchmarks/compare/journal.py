@@ -40,6 +40,7 @@ class Journal:
         self.config = json.loads(json.dumps(config))
         if self._config.is_file():
             held = jsonl.read_object(self._config, "plan", "models")
+            _check_held(held, self._config)
             _check(held, self.config, folder)
             self.config["chosen"] = held.get("chosen")
         self._records = self._read()
@@ -98,6 +99,15 @@ def _check_record(record: Any, line: int) -> None:
 
 def _key(record: dict[str, Any]) -> str:
     return json.dumps({name: record[name] for name in KEY}, sort_keys=True)
+
+
+def _check_held(held: dict[str, Any], path: Path) -> None:
+    """Raise ValueError for a configuration that does not say what a comparison was begun with."""
+    plan, names = held["plan"], {*FIXED, "model_seeds", "arms"}
+    if not (isinstance(plan, dict) and plan.keys() >= names and isinstance(held["models"], dict)):
+        raise ValueError(
+            f"{path} is damaged: its plan has {', '.join(sorted(names))}, and its models are named"
+        )
 
 
 def _check(held: dict[str, Any], config: dict[str, Any], folder: Path) -> None:

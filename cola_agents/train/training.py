@@ -138,6 +138,8 @@ def _finished(run: Run) -> bool:
             )
         check_log(run.out / LOG)
         return True
+    if not run.out.exists():  # as a process may find it that is not the first
+        return False
     if not any((run.out / CHECKPOINTS).glob(f"*/{RUN}")) and not _only_begun(run.out):
         raise FileExistsError(
             f"{run.out} holds something else than a run to go on with: give an empty folder"
@@ -146,7 +148,7 @@ def _finished(run: Run) -> bool:
 
 
 def _only_begun(out: Path) -> bool:
-    """Whether a folder holds nothing but what a kill leaves before a run's first file is whole."""
+    """Whether a folder holds nothing but its lock and what a kill leaves before a run's first file is whole."""
     if not out.is_dir():
         return False
     files = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -20,6 +22,7 @@ from cola_agents.recording import Recording
 from cola_agents.rollout import InitialPolicy, collect
 from cola_agents.search.q import QConfig, QFunction, train_q
 from cola_envs import jsonl
+from tests.agents.test_folders import hold, status_of
 
 TASK = "CoLA-Arithmetic-v0"
 
@@ -236,3 +239,20 @@ generate({TASK!r}, sys.argv[1], problems=6, n=2, num_envs=4)
     generate(TASK, path, problems=6, n=2, num_envs=4)
     assert path.read_bytes()[: len(before)] == before
     assert len(played(path)) == 12
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_second_writer_of_a_recording_is_refused_and_changes_nothing(suffix, recordings, tmp_path, capsys):
+    path = tmp_path / f"a{suffix}"
+    shutil.copy(recordings / f"whole{suffix}", path)
+    before = path.read_bytes()
+    child = hold(path, "file")
+    try:
+        argv = ["generate", "--task", TASK, "--out", str(path), "--problems", "6", "--n", "2"]
+        assert main(argv) == 2
+        assert f"is being written by process {child} on" in capsys.readouterr().err
+        assert path.read_bytes() == before
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status_of(child)
+    assert generate(TASK, path, problems=4, n=2)["episodes"] == 8, "the lock died with its process"
