@@ -148,7 +148,7 @@ def _finished(run: Run) -> bool:
 
 
 def _only_begun(out: Path) -> bool:
-    """Whether a folder holds nothing but its lock and what a kill leaves before a run's first file is whole."""
+    """Whether a folder holds its lock alone, and what a kill leaves before a run's first file is whole."""
     if not out.is_dir():
         return False
     files = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
