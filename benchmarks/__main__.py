@@ -26,6 +26,7 @@ from benchmarks import (
 from benchmarks.compare import campaign, report
 from benchmarks.peers import command as peers
 from benchmarks.search import command as search
+from cola_agents.interrupts import exit_status, sigterm_as_interrupt
 from cola_envs.shown import shown
 
 #: Each adds its parser, in the order of the help text.
@@ -49,6 +50,7 @@ MODULES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 130 after Ctrl-C, 143 after SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="benchmark")
     for module in MODULES:
@@ -56,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        arguments.run(arguments)
+        with sigterm_as_interrupt():
+            arguments.run(arguments)
+    except KeyboardInterrupt as stopped:
+        print("benchmarks: stopped", file=sys.stderr)
+        return exit_status(stopped)
     except (ValueError, FloatingPointError, OSError, ImportError, gym.error.Error) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(

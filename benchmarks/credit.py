@@ -8,7 +8,6 @@ gradient's mean is held against its spread (:mod:`benchmarks.gradients`).
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from benchmarks.gradients import Signal, gradient_snr
 from benchmarks.statistics import Runs, estimate, hierarchical_means
 from cola_agents.agent import Agent
 from cola_agents.backbones import BUNDLED
+from cola_agents.folders import write_json, write_whole
 from cola_agents.provenance import provenance
 from cola_agents.reports import mean_scores
 from cola_agents.rollout import Rollout
@@ -428,9 +428,9 @@ def _run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     results = results_of(studies)
-    arguments.out.write_text(json.dumps(results) + "\n")
+    write_json(arguments.out, results)
     table = credit_table(results)
-    arguments.out.with_suffix(".md").write_text(table + "\n")
+    write_whole(arguments.out.with_suffix(".md"), (table + "\n").encode())
     draw(studies, arguments.out.with_suffix(".png"))
     if arguments.returns is not None:
         returns: dict[str, Any] = {

@@ -15,7 +15,6 @@ Shapes: N prefixes, M texts of each, G temperatures.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from benchmarks.branching import seed_of
 from benchmarks.compare.arms import ARMS
 from benchmarks.similarity import Embed, NGramEmbedding, mean_similarity
 from cola_agents.backbones import BUNDLED
+from cola_agents.folders import write_json, write_whole
 from cola_agents.probe import distinct
 from cola_agents.provenance import provenance
 from cola_agents.rollout import InitialPolicy, collect
@@ -404,8 +404,8 @@ def _run(arguments: argparse.Namespace) -> None:
         samples=arguments.samples,
         seed=arguments.seed,
     )
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(arguments.out, results, indent=1)
     table = diversity_table(results)
-    arguments.out.with_suffix(".md").write_text(table + "\n")
+    write_whole(arguments.out.with_suffix(".md"), (table + "\n").encode())
     draw(results, arguments.out.with_suffix(".png"))
     print(table)

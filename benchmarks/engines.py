@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import RESULTS, Commands
+from cola_agents.folders import write_json
 from cola_agents.provenance import provenance
 from cola_envs.engines import EnginePool, Reply
 from cola_envs.household import LEVELS, TASK_TYPES, generate
@@ -225,6 +226,5 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     names = ("rows", "workers", "level", "commands", "tokens", "resets", "stock_commands")
     results = measure_engines(**{name: getattr(arguments, name) for name in names})
-    text = json.dumps(results, indent=1)
-    arguments.out.write_text(text + "\n")
-    print(text)
+    write_json(arguments.out, results, indent=1)
+    print(json.dumps(results, indent=1))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 import warnings
@@ -30,6 +29,7 @@ from benchmarks.shapes import SHAPES, is_out_of_memory
 from benchmarks.updates import PeakMemory, free_memory
 from cola_agents.agent import Agent
 from cola_agents.backbones import BUNDLED, LatentBackbone, TokenBackbone, make_backbone
+from cola_agents.folders import write_json
 from cola_agents.grpo import GRPO
 from cola_agents.loading import load_tokenizer
 from cola_agents.memory import memory_plan
@@ -298,7 +298,7 @@ def _run(arguments: argparse.Namespace) -> None:
     names = ("model", "shape", "device", "env", "updates")
     results = measure_iterations(
         **{name: getattr(arguments, name) for name in names},
-        save=lambda found: partial.write_text(json.dumps(found, indent=1) + "\n"),
+        save=lambda found: write_json(partial, found, indent=1),
     )
     partial.replace(arguments.out)
     print(iterations_table(results))

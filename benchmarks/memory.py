@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks import RESULTS, Commands
 from benchmarks.shapes import SHAPES
+from cola_agents.folders import write_json
 from cola_agents.memory import memory_plan
 from cola_agents.provenance import provenance
 
@@ -56,6 +56,6 @@ def _run(arguments: argparse.Namespace) -> None:
     work = {name: getattr(arguments, name) for name in WORK}
     found = plans(work)
     rounded = {arm: {part: round(gib, 3) for part, gib in plan.items()} for arm, plan in found.items()}
-    text = json.dumps({"command": provenance()["command"], "work": work, "plans_gib": rounded}, indent=1)
-    arguments.out.write_text(text + "\n")
+    results = {"command": provenance()["command"], "work": work, "plans_gib": rounded}
+    write_json(arguments.out, results, indent=1)
     print(plan_table(found))

@@ -22,8 +22,10 @@ from typing import Any
 from benchmarks import Commands
 from benchmarks.compare.rank import clone_ranks
 from cola_agents.backbones import BUNDLED
+from cola_agents.folders import one_writer, write_json
 from cola_agents.provenance import provenance
 from cola_agents.train.recipe import Recipe, train_bundled
+from cola_envs import jsonl
 
 #: Written last: a folder that has it is whole.
 DONE = "pretrained.json"
@@ -51,30 +53,36 @@ def pretrain(seed: int, scale: float, out: Path) -> Path:
 
     Raises:
         ValueError: where the folder holds models of another scale.
+        InUseError: where another process writes the folder.
     """
     folder = out / str(seed)
+    with one_writer(folder):
+        _pretrain(seed, scale, folder)
+    return folder
+
+
+def _pretrain(seed: int, scale: float, folder: Path) -> None:
     done = folder / DONE
     recipe = scaled(seed, scale)
     described = json.loads(json.dumps(dataclasses.asdict(recipe)))
     if done.is_file():
-        held = json.loads(done.read_text())["scale"]
+        held = jsonl.read_object(done, "scale")["scale"]
         if held != scale:
             raise ValueError(
                 f"{folder.name} holds models trained at scale {held}, not {scale}: use another folder"
             )
-        return folder
+        return
     started = time.process_time()
     if described == _bundled_recipe():
         for name in ("cola", "base"):
             shutil.copytree(BUNDLED / name, folder / name, dirs_exist_ok=True)
     elif not (folder / "recipe.json").is_file():
         train_bundled(recipe, folder)
-    elif json.loads((folder / "recipe.json").read_text()) != described:
+    elif jsonl.read_object(folder / "recipe.json") != described:
         raise ValueError(f"{folder} holds models of another recipe: use another folder")
     clone_ranks(recipe, folder / "base", folder / "rank")
     figures = {**provenance(), "seed": seed, "scale": scale, "cpu_s": round(time.process_time() - started, 1)}
-    done.write_text(json.dumps(figures, indent=1) + "\n")
-    return folder
+    write_json(done, figures, indent=1)
 
 
 def _bundled_recipe() -> dict[str, Any]:

@@ -7,7 +7,6 @@ stand in :mod:`benchmarks.claims.table`.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,9 @@ from benchmarks.claims.findings import Finding, Inputs
 from benchmarks.claims.table import CLAIMS, Claim
 from benchmarks.compare.page import bullets, table
 from benchmarks.compare.records import Comparison, read
+from cola_agents.folders import write_json, write_whole
 from cola_agents.provenance import provenance
+from cola_envs import jsonl
 
 #: Benchmarks whose JSON file is read beside the comparisons.
 OTHERS = ("peers", "diversity", "search")
@@ -47,9 +48,9 @@ def _run(arguments: argparse.Namespace) -> None:
         folders = sorted(path.parent for path in RESULTS.rglob("runs.jsonl"))
     inputs = gather(folders, {name: getattr(arguments, name) for name in OTHERS})
     results = {**provenance(), **decide(inputs)}
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(arguments.out, results, indent=1)
     text = page(results)
-    arguments.out.with_suffix(".md").write_text(text)
+    write_whole(arguments.out.with_suffix(".md"), text.encode())
     print(text)
 
 
@@ -72,10 +73,7 @@ def gather(folders: Sequence[Path], files: Mapping[str, Path]) -> Inputs:
     results = {}
     for name, path in files.items():
         if path.is_file():
-            try:
-                results[name] = json.loads(path.read_text())
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path.name} is not JSON: {error}") from error
+            results[name] = jsonl.read_object(path)
     return Inputs(comparisons, results)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from benchmarks.updates import MeasuredPPO, PeakMemory, free_memory, random_roll
 from cola_agents.actors import Actor, make_actor, reference_actor
 from cola_agents.backbones import LatentBackbone, TokenBackbone
 from cola_agents.configuration import CoLAConfig
+from cola_agents.folders import write_json
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.provenance import provenance
 from cola_agents.static import StaticDecoder
@@ -367,7 +367,7 @@ def _run(arguments: argparse.Namespace) -> None:
         SHAPES.get(arguments.shape),
         device=arguments.device,
         repeats=arguments.repeats,
-        save=lambda found: partial.write_text(json.dumps(found, indent=1) + "\n"),
+        save=lambda found: write_json(partial, found, indent=1),
     )
     partial.replace(arguments.out)
     print(shapes_table(results))

@@ -32,6 +32,7 @@ from benchmarks import RESULTS, Commands
 from benchmarks.decoding import decoding_table, measure_decoding
 from cola_agents import session as session_module
 from cola_agents.backbones import make_backbone
+from cola_agents.folders import write_json
 from cola_agents.provenance import provenance
 from cola_agents.sb3 import SB3VecEnv, sb3_defaults
 from cola_agents.versions import cache_argument
@@ -252,7 +253,6 @@ def _run(arguments: argparse.Namespace) -> None:
         long_steps=arguments.long_steps,
         decode_tokens=arguments.decode_tokens,
     )
-    text = json.dumps(results, indent=1)
-    arguments.out.write_text(text + "\n")
-    print(text)
+    write_json(arguments.out, results, indent=1)
+    print(json.dumps(results, indent=1))
     print(decoding_table(results["decoding"]))

@@ -6,12 +6,12 @@ Tuning seeds are not the demo's, so that the demo's curves are not the ones it w
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks import RESULTS, Commands
 from cola_agents.demo import Arm, run_arm
+from cola_agents.folders import write_json
 from cola_agents.provenance import provenance
 
 ENVS = {"latent": "CoLA-Thinking-v0", "token": "CoLA-Thinking-Token-v0"}
@@ -85,5 +85,5 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     for run in results["runs"]:
         del run["history"]
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(arguments.out, results, indent=1)
     print(tuning_table(results))

@@ -6,7 +6,6 @@ number of rollouts; what each lost elsewhere is measured before and after.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cola_agents.backbones import make_backbone
+from cola_agents.folders import write_json
 from cola_agents.grpo import GRPO
 from cola_agents.probe import probe
 from cola_agents.provenance import provenance
@@ -155,7 +155,7 @@ def run_demo(out: Path, *, updates: int = 50, seeds: Sequence[int] = (0,), episo
         results["runs"] = [
             run_arm(arm, updates=updates, seed=s, episodes=episodes) for s in seeds for arm in ARMS
         ]
-    (out / "results.json").write_text(json.dumps(results, indent=1))
+    write_json(out / "results.json", results, indent=1)
     draw(results, out / "curves.png")
     print("\n" + table(results))
     print(

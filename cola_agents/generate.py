@@ -6,10 +6,9 @@ a hidden state for each token, which follow from ids and model and are computed 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from cola_agents.backbones import LatentBackbone, TokenBackbone
-from cola_agents.provenance import provenance
-from cola_agents.reports import failures
+from cola_agents.folders import one_writer
+from cola_agents.recording import KIND, Recording, check_episode, check_header
 from cola_agents.rollout import InitialPolicy, Policy, Rollout, collect, side_by_side
 from cola_agents.rows import make_rows
 from cola_agents.threads import fitting_threads
+from cola_envs import jsonl
 from cola_envs.episodes import Episodes
 
-#: Of the first line of a file, which says what the others are.
-KIND = "cola-episodes"
 #: Fields of ``info`` that are kept, where a task gives them.
 INFO = (
     "success",
@@ -100,7 +98,8 @@ def generate(
 ) -> dict[str, Any]:
     """Play ``n`` episodes of each of ``problems`` problems and write them, a line of JSON each.
 
-    A file that breaks off is gone on with: the problems that are whole in it are not played again.
+    A file that breaks off is gone on with: the problems that are whole in it stay as they are and are not
+    played again. The problems of a round are on the disk before the next one begins.
 
     Args:
         task: an environment id.
@@ -118,13 +117,16 @@ def generate(
         and how many episodes a failing task cut, where one was.
 
     Raises:
-        ValueError: for counts below 1, or a file that was made otherwise.
+        ValueError: for counts below 1, a file that was made otherwise, or one with a damaged line that others
+            follow, naming the line; the file is left as it is.
+        InUseError: where another process writes the file, named.
+        OSError: where the file cannot be written, on a full disk, say; what was whole in it still is.
     """
     if problems < 1 or n < 1:
         raise ValueError(f"problems and n must be at least 1, got {problems} and {n}")
     path = Path(path)
     made = make_rows(task, min(num_envs, problems * n), **env_kwargs)
-    try:
+    with closing(made), one_writer(path, "file"):
         episodes: Episodes = made.episodes
         about = {
             "kind": KIND,
@@ -138,23 +140,17 @@ def generate(
             "policy": _named(policy),
             "env_kwargs": {key: value for key, value in env_kwargs.items() if _plain(value)},
         }
-        done = _resumed(path, json.loads(json.dumps(about)), n)
+        recording = Recording(path, about, n)
         policy = policy or InitialPolicy()
         per_round = max(1, episodes.num_rows // n)
         backbone: Any = episodes.backbone
-        with fitting_threads(backbone.model), _open(path, "at") as file:
-            if done is None:
-                file.write(json.dumps({**about, "provenance": provenance()}) + "\n")
-            for first in range(done or 0, problems, per_round):
+        with fitting_threads(backbone.model):
+            for first in range(recording.done, problems, per_round):
                 count = min(per_round, problems - first)
-                for record in _played(episodes, policy, seed + first, count, n, temperature):
-                    file.write(json.dumps(record) + "\n")
-                file.flush()
+                recording.append(list(_played(episodes, policy, seed + first, count, n, temperature)))
                 if watch:
                     watch((first + count) * n)
-    finally:
-        made.close()
-    return _figures(read(path).episodes, n)
+    return recording.figures()
 
 
 def _played(
@@ -205,20 +201,16 @@ def _read(path: Path) -> Recorded:
         raise FileNotFoundError(f"{path} is no file; `cola generate` makes one")
     about: dict[str, Any] = {}
     episodes = []
-    with _open(path, "rt") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                item = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not a line of JSON: {error}") from error
-            if number == 1:
-                if not isinstance(item, dict) or item.get("kind") != KIND:
-                    raise ValueError(
-                        f"{path} does not begin with a line of kind {KIND!r}: it holds no episodes"
-                    )
-                about = item
-            else:
+    for where, item in jsonl.read(path):
+        try:
+            if about:
+                check_episode(item)
                 episodes.append(item)
+            else:
+                check_header(item)
+                about = item
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
     if not episodes:
         raise ValueError(f"{path} holds no episode")
     return Recorded(about, episodes)
@@ -237,53 +229,7 @@ def _named(policy: Any) -> str:
     return getattr(policy, "__qualname__", type(policy).__qualname__)
 
 
-def _resumed(path: Path, about: dict[str, Any], n: int) -> int | None:
-    """How many problems are whole in the file, which is cut behind them; None where nothing is in it yet."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return None
-    with _open(path, "rt") as file:
-        try:
-            lines = file.readlines()
-        except EOFError:  # a compressed file that breaks off
-            raise ValueError(f"{path} breaks off and is compressed: remove it, and begin anew") from None
-    if not lines:
-        return None
-    try:
-        found = json.loads(lines[0])
-    except ValueError:
-        found = {}
-    differing = [key for key in about if not isinstance(found, dict) or found.get(key) != about[key]]
-    if differing:
-        raise ValueError(
-            f"{path} was made otherwise ({', '.join(differing)} differ): write to another file, or remove it"
-        )
-    whole = [line for line in lines[1:] if line.endswith("\n")]
-    done = len(whole) // n
-    with _open(path, "wt") as file:
-        file.writelines([lines[0], *whole[: done * n]])
-    return done
-
-
-def _open(path: Path, mode: str) -> Any:
-    return (
-        gzip.open(path, mode, encoding="utf-8") if path.suffix == ".gz" else path.open(mode, encoding="utf-8")
-    )
-
-
 def _plain(value: Any) -> bool:
     return isinstance(value, (str, int, float, bool, type(None))) or (
         isinstance(value, (list, tuple)) and all(_plain(item) for item in value)
     )
-
-
-def _figures(episodes: Sequence[dict[str, Any]], n: int) -> dict[str, Any]:
-    won = [bool(episode["info"].get("success")) for episode in episodes]
-    groups = [won[at : at + n] for at in range(0, len(won), n)]
-    return {
-        "episodes": len(episodes),
-        "success": round(sum(won) / len(won), 4),
-        "reward": round(sum(sum(episode["rewards"]) for episode in episodes) / len(episodes), 4),
-        "solved_by_some": round(sum(map(any, groups)) / len(groups), 4),
-        **failures([episode["info"] for episode in episodes]),
-    }

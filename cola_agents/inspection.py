@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cola_agents.backbones import LatentBackbone, make_backbone
+from cola_agents.folders import write_whole
 from cola_agents.probe import HELD_OUT
 from cola_agents.provenance import provenance
 from cola_agents.text import PlainTokenizer
@@ -24,6 +25,7 @@ from cola_agents.train.corpus import documents
 from cola_agents.train.data import IGNORED, Batch, Document, packed_batches
 from cola_agents.train.health import health_warnings
 from cola_agents.train.metrics import CodebookMetrics, Tally, perplexity
+from cola_envs import jsonl
 from cola_envs.shown import escaped, shown_line
 
 #: Tokens that a context is made of: the state's own token and those before it in the document.
@@ -226,19 +228,21 @@ def read_documents(path: Path) -> Iterator[Document]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} to read text from")
     found = False
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                line = raw.decode().strip("\r\n")
-                text = json.loads(line)["text"] if path.suffix == ".jsonl" and line.strip() else line
-            except (ValueError, KeyError, TypeError) as error:
-                wanted = "an object with a field 'text'" if path.suffix == ".jsonl" else "UTF-8 text"
-                raise ValueError(f"{path}, line {number}: every line must be {wanted}") from error
-            if not isinstance(text, str):
-                raise ValueError(f"{path}, line {number}: the field 'text' must be a string")
-            if text.strip():
-                found = True
-                yield Document("", text)
+    objects = path.suffix == ".jsonl"
+    for line in jsonl.lines(path):
+        where = f"{path}, line {line.number}"
+        try:
+            text = jsonl.decoded(line.raw, where).strip("\r\n")
+            if objects and text.strip():
+                text = jsonl.parsed(line.raw, where)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            wanted = "an object with a field 'text'" if objects else "UTF-8 text"
+            raise ValueError(f"{where}: every line must be {wanted}") from error
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: the field 'text' must be a string")
+        if text.strip():
+            found = True
+            yield Document("", text)
     if not found:
         raise ValueError(f"{path} holds no text")
 
@@ -413,7 +417,7 @@ def run_inspection(
     found = inspect_codebook(backbone, source, tokens=tokens, named=named)
     out.mkdir(parents=True, exist_ok=True)
     record = {**provenance(), "fingerprint": backbone.fingerprint, **found.as_dict()}
-    (out / "inspection.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_whole(out / "inspection.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
     draw(found, out / "codebook.png")
     print(table(found))
     print(f"\nWrote {out / 'codebook.png'} and {out / 'inspection.json'}.")

@@ -26,6 +26,7 @@ from cola_agents.randomness import drawn_from
 from cola_agents.reach import reachable
 from cola_agents.text import PlainTokenizer
 from cola_agents.threads import check_fork
+from cola_envs import jsonl
 from cola_envs.text import begun
 
 
@@ -164,6 +165,10 @@ class RewardConfig:
             raise ValueError(f"held_out is a share between 0 and 1, got {self.held_out}")
 
 
+#: Fields of a line of pairs.
+_PAIR = ("prompt", "chosen", "rejected")
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two responses to a prompt, of which one was preferred."""
@@ -184,20 +189,12 @@ def read_pairs(path: str | Path) -> list[Pair]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file; pairs are lines of prompt, chosen and rejected in JSON")
     pairs = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-                fields = [item[name] for name in ("prompt", "chosen", "rejected")]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: a pair has prompt, chosen and rejected: {line.strip():.80}"
-                ) from error
-            if not all(isinstance(field, str) for field in fields):
-                raise ValueError(f"{path}, line {number}: prompt, chosen and rejected must be strings")
-            pairs.append(Pair(*fields))
+    for where, item in jsonl.read(path):
+        fields = [item.get(name) for name in _PAIR] if isinstance(item, dict) else []
+        texts = [field for field in fields if isinstance(field, str)]
+        if len(texts) < len(_PAIR):
+            raise ValueError(f"{where}: a pair has the strings {', '.join(_PAIR)}: {item!r:.80}")
+        pairs.append(Pair(*texts))
     if not pairs:
         raise ValueError(f"{path} holds no pair")
     return pairs

@@ -1,4 +1,4 @@
-"""Synthetic comparisons for the tests of reports: records with effects that are known."""
+"""Comparisons for tests: of the smallest runs, and synthetic ones, whose effects are known, for reports."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.compare.runs import Protocol
+
+#: A protocol of the smallest runs, over :func:`tests.tiny.write_models`.
+SMALL = Protocol("Thinking", {"max_tokens": 8}, 2, 2, 2, episodes=4, hard_problems=1, kl_episodes=2)
 UPDATES, ROLLOUTS = 40, 64
 #: An arm unless said otherwise: figures after RL, the rollouts at which its reward rises, seconds an update.
 NEUTRAL: dict[str, Any] = {

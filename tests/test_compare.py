@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,33 +20,24 @@ from benchmarks.compare.campaign import Plan, campaign
 from benchmarks.compare.journal import Journal
 from benchmarks.compare.pushforward import EMPTY, code_groups, pushed, sampled_world_kl
 from benchmarks.compare.rank import RankBackbone, RankLoss, ranks
-from benchmarks.compare.runs import Cell, Protocol, run, token_kl
+from benchmarks.compare.runs import Cell, run, token_kl
 from benchmarks.compare.tuning import Score, best, edges, first_settings, next_setting, scored
 from cola_agents.backbones import LatentBackbone
+from cola_agents.folders import LOCK, InUseError
 from cola_agents.losses import categorical_kl
 from cola_agents.train.data import IGNORED, Batch
 from tests import tiny
+from tests.agents.test_folders import hold, status_of
+from tests.comparisons import SMALL
 
-SMALL = Protocol("Thinking", {"max_tokens": 8}, 2, 2, 2, episodes=4, hard_problems=1, kl_episodes=2)
+ROOT = Path(__file__).parents[1]
 OPTIONS = (("lr", 1e-3), ("kl_coef", 0.1))
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A folder of pre-trained models as ``benchmarks models`` writes it, random and tiny."""
-    out = tmp_path_factory.mktemp("models")
-    tokenizer = tiny.make_tokenizer()
-    for seed in (0, 1):
-        base = tiny.make_base(seed, initializer_range=0.02)
-        made = {
-            "base": base,
-            "cola": tiny.make_cola(seed=seed, num_codes=64),
-            "rank": tiny.make_cola(base=base, num_codes=64),
-        }
-        for name, model in made.items():
-            model.save_pretrained(out / str(seed) / name)
-            tokenizer.save_pretrained(out / str(seed) / name)
-    return out
+    return tiny.write_models(tmp_path_factory.mktemp("models"), seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -461,3 +453,60 @@ def _runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+# ---------------------------------------------------------------- damaged, held by another, ended by SIGTERM
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\0" * 30, b"null", b'{"phase": "ma', b'{"a": "\xff"}', b"{}", b"[" * 100_000]
+)
+def test_a_damaged_record_is_made_again_at_the_end_and_named_in_the_middle(raw, models, fake_runs, tmp_path):
+    campaign(_plan(), models, tmp_path / "c")
+    path = tmp_path / "c" / "runs.jsonl"
+    whole, count = path.read_bytes(), len(fake_runs)
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + raw + b"\n")
+    campaign(_plan(), models, tmp_path / "c")
+    assert path.read_bytes() == whole
+    assert len(fake_runs) == count + 1
+    path.write_bytes(b"".join([*lines[:2], raw + b"\n", *lines[3:]]))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 3"):
+        campaign(_plan(), models, tmp_path / "c")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "null", "[", '{"plan": 1, "models": {}}', '{"plan": {}}', "\0\0"])
+def test_a_damaged_configuration_is_named_and_left_alone(content, models, fake_runs, tmp_path):
+    campaign(_plan(), models, tmp_path / "c")
+    (tmp_path / "c" / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        campaign(_plan(), models, tmp_path / "c")
+    assert (tmp_path / "c" / "config.json").read_text() == content
+
+
+def test_a_second_campaign_in_a_folder_is_refused_with_the_name_of_the_first(models, fake_runs, tmp_path):
+    child = hold(tmp_path / "c", "folder")
+    try:
+        with pytest.raises(InUseError, match=f"is being written by process {child} on"):
+            campaign(_plan(), models, tmp_path / "c")
+        assert [path.name for path in (tmp_path / "c").iterdir()] == [LOCK]
+        assert not fake_runs
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status_of(child)
+
+
+def test_sigterm_ends_a_campaign_of_two_processes_at_once(models, tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "compare", "--models", str(models), "--out", str(tmp_path)]
+    small = ["--arms", "latent", "--model-seeds", "0", "--tuning-models", "1", "--jobs", "2"]
+    with subprocess.Popen([*command, *small], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (tmp_path / "config.json").is_file():
+            time.sleep(0.05)
+        time.sleep(1)
+        process.terminate()
+        told = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, told
+    assert "benchmarks: stopped" in told
+    assert not (tmp_path / LOCK).exists()

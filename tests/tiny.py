@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,19 @@ def make_cola(readout: str = "state", seed: int = 0, base: Any = None, **changed
             if "norm" in name:
                 parameter.copy_(1 + 0.3 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def write_models(out: Path, seeds: Iterable[int]) -> Path:
+    """A folder of pre-trained models as ``benchmarks models`` writes it, random and tiny."""
+    tokenizer = make_tokenizer()
+    for seed in seeds:
+        base = make_base(seed, initializer_range=0.02)
+        made = {
+            "base": base,
+            "cola": make_cola(seed=seed, num_codes=64),
+            "rank": make_cola(base=base, num_codes=64),
+        }
+        for name, model in made.items():
+            model.save_pretrained(out / str(seed) / name)
+            tokenizer.save_pretrained(out / str(seed) / name)
+    return out

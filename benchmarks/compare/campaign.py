@@ -26,6 +26,7 @@ from benchmarks.compare.summary import TRAINED
 from benchmarks.compare.tuning import Score, Setting, best, edges, first_settings, next_setting, scored
 from benchmarks.statistics import area_under_curve
 from cola_agents.commands.settings import add_set, settings
+from cola_agents.folders import one_writer
 from cola_agents.provenance import provenance
 
 #: First RL seed of the search: the runs that are reported have others.
@@ -113,7 +114,13 @@ def campaign(plan: Plan, models: Path, out: Path, *, jobs: int = 1, frontier: Se
 
     Raises:
         FileNotFoundError: for a model that is not there.
+        InUseError: where another process goes on with the folder, named; nothing was changed.
     """
+    with one_writer(out):
+        _campaign(plan, models, out, jobs, frontier)
+
+
+def _campaign(plan: Plan, models: Path, out: Path, jobs: int, frontier: Sequence[float]) -> None:
     for seed in plan.model_seeds:
         for kind in sorted({ARMS[arm].model for arm in plan.arms} | {ARMS["latent"].model}):
             if not (models / str(seed) / kind).is_dir():
@@ -233,9 +240,12 @@ class _Workers:
             torch.set_num_threads(1)
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         torch.set_num_threads(self._threads)
         if self._pool is not None:
+            if kind is not None:  # nobody is there to keep what they are at
+                for process in multiprocessing.active_children():
+                    process.terminate()
             self._pool.shutdown(cancel_futures=True)
 
     def do(self, name: str, cells: Sequence[Cell]) -> None:

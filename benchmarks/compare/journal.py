@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compare.runs import Cell
 from benchmarks.compare.tuning import Setting
+from cola_agents.folders import write_json
+from cola_envs import jsonl
 
+#: What tells a run from the others.
+KEY = ("phase", "arm", "model_seed", "seed", "options")
 #: What a comparison that goes on must have in common with what was begun.
 FIXED = ("protocol", "tuning_models", "keep", "allowed", "settings")
 
@@ -26,7 +29,9 @@ class Journal:
             held.
 
     Raises:
-        ValueError: for a folder that was begun with another plan or other models.
+        ValueError: for a folder that was begun with another plan or other models, and for a damaged record
+            that others follow, naming its line. A last one that is damaged is cut off, and its run is made
+            again.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
@@ -34,7 +39,8 @@ class Journal:
         self._runs, self._config = folder / "runs.jsonl", folder / "config.json"
         self.config = json.loads(json.dumps(config))
         if self._config.is_file():
-            held = json.loads(self._config.read_text())
+            held = jsonl.read_object(self._config, "plan", "models")
+            _check_held(held, self._config)
             _check(held, self.config, folder)
             self.config["chosen"] = held.get("chosen")
         self._records = self._read()
@@ -52,10 +58,7 @@ class Journal:
 
     def add(self, record: dict[str, Any]) -> None:
         """Keep a record; it is on the disk when this returns."""
-        with self._runs.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        jsonl.append(self._runs, [record])
         self._records[_key(record)] = record
 
     def get(self, cell: Cell) -> dict[str, Any] | None:
@@ -72,23 +75,39 @@ class Journal:
         ]
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        """The records by their cell; a last line that an interruption cut off is cut from the file."""
+        """The records by their cell; a last line that is cut off or damaged is cut from the file."""
         if not self._runs.is_file():
             return {}
-        *lines, rest = self._runs.read_bytes().split(b"\n")
-        if rest:
-            os.truncate(self._runs, sum(len(line) + 1 for line in lines))
-        return {_key(record): record for record in map(json.loads, lines)}
+        found, end = {}, 0
+        for line, record in jsonl.records(self._runs, _check_record):
+            found[_key(record)] = record
+            end = line.end or end
+        if end < self._runs.stat().st_size:
+            jsonl.cut(self._runs, end)
+        return found
 
     def _write(self) -> None:
-        partial = self._config.with_suffix(".partial")
-        partial.write_text(json.dumps(self.config, indent=1) + "\n")
-        partial.replace(self._config)
+        write_json(self._config, self.config, indent=1)
+
+
+def _check_record(record: Any, line: int) -> None:
+    """Raise ValueError for a value that tells no run."""
+    missing = [name for name in KEY if not isinstance(record, dict) or name not in record]
+    if missing:
+        raise ValueError(f"the record of a run has {', '.join(missing)}: {record!r:.60}")
 
 
 def _key(record: dict[str, Any]) -> str:
-    names = ("phase", "arm", "model_seed", "seed", "options")
-    return json.dumps({name: record[name] for name in names}, sort_keys=True)
+    return json.dumps({name: record[name] for name in KEY}, sort_keys=True)
+
+
+def _check_held(held: dict[str, Any], path: Path) -> None:
+    """Raise ValueError for a configuration that does not say what a comparison was begun with."""
+    plan, names = held["plan"], {*FIXED, "model_seeds", "arms"}
+    if not (isinstance(plan, dict) and plan.keys() >= names and isinstance(held["models"], dict)):
+        raise ValueError(
+            f"{path} is damaged: its plan has {', '.join(sorted(names))}, and its models are named"
+        )
 
 
 def _check(held: dict[str, Any], config: dict[str, Any], folder: Path) -> None:

@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cola_envs import jsonl
+
 PHASES = ("tuning", "main", "frontier", "floor")
 #: What a learning curve must have, a value an update; ``episodes`` and ``cpu_s`` are cumulative.
 CURVE = ("episodes", "cpu_s", "reward")
@@ -65,7 +67,8 @@ class Comparison:
         folder: its name.
         config: ``config.json``.
         runs: of every phase, in the order of the file.
-        cut: whether the last line is cut off, as an interruption leaves it; it is not among the runs.
+        cut: whether the last line is cut off or damaged, as an interruption leaves it; it is not among the
+            runs.
     """
 
     folder: str
@@ -119,8 +122,9 @@ def read(folder: Path) -> Comparison:
 
     Raises:
         FileNotFoundError: without ``config.json`` or ``runs.jsonl``.
-        ValueError: for a line that is no record, a figure that is not finite, a run that is there twice,
-            several tasks or sets of test problems, or an arm with two settings in the main phase.
+        ValueError: for a line before the last that is no record, a figure that is not finite, a run that is
+            there twice, several tasks or sets of test problems, or an arm with two settings in the main
+            phase.
     """
     folder = Path(folder)
     for name in ("config.json", "runs.jsonl"):
@@ -129,29 +133,28 @@ def read(folder: Path) -> Comparison:
                 f"{folder} has no {name}, so it is no comparison's folder: `python -m benchmarks compare` "
                 "makes one"
             )
-    config = json.loads((folder / "config.json").read_text())
+    config = jsonl.read_object(folder / "config.json")
     for name in ("task", "arms", "seeds", "model_seeds"):
         if name not in config:
             raise ValueError(f"{folder.name}/config.json has no {name!r}")
-    text = (folder / "runs.jsonl").read_text()
-    # A record is written with the newline that ends it: what follows the last one was not finished.
-    *lines, rest = text.split("\n")
-    runs = tuple(_runs(lines, str(config["task"])))
+    path = folder / "runs.jsonl"
+    found = list(jsonl.records(path, _check_record))
+    end = found[-1][0].end if found else 0
+    runs = tuple(_runs(found, str(config["task"])))
     _check(runs)
     config["commits"] = list(dict.fromkeys(run.commit for run in runs if run.commit))
-    return Comparison(folder.resolve().name, config, runs, cut=bool(rest.strip()))
+    return Comparison(folder.resolve().name, config, runs, cut=path.stat().st_size != end)
 
 
-def _runs(lines: list[str], task: str) -> Iterator[Run]:
+def _check_record(record: Any, line: int) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"a record is an object, got {record!r:.60}")
+
+
+def _runs(found: list[tuple[jsonl.Line, dict[str, Any]]], task: str) -> Iterator[Run]:
     names = set(Run.__dataclass_fields__)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"line {number} of runs.jsonl"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is not JSON: {error}") from error
+    for line, record in found:
+        where = f"line {line.number} of runs.jsonl"
         if "failed" in record:
             continue  # a run that diverged: it is among the missing
         missing = [name for name in ("phase", "arm", "model_seed", "after") if name not in record]

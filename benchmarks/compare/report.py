@@ -7,8 +7,6 @@ benchmarks report DIR`` is the command.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +18,7 @@ from benchmarks.compare.page import CURVES, DIFFERENCES, FRONTIER, page, sentenc
 from benchmarks.compare.records import Comparison, read
 from benchmarks.compare.summary import HARMLESS, REFERENCE, THRESHOLD, TIE, Judged
 from benchmarks.statistics import Estimate, estimate
+from cola_agents.folders import write_json, write_whole
 
 #: Losses that a setting without harm stays within, on the mean of its runs.
 SHARES = ("arithmetic", "grammar")
@@ -64,16 +63,9 @@ def write_report(
         FRONTIER: draw_frontier(found, out / FRONTIER),
     }
     text = page(found, plots=[name for name, there in drawn.items() if there])
-    _write(out / "report.json", json.dumps(found, indent=1) + "\n")
-    _write(out / "report.md", text)
+    write_json(out / "report.json", found, indent=1)
+    write_whole(out / "report.md", text.encode())
     return text
-
-
-def _write(path: Path, text: str) -> None:
-    """An interrupted write leaves the earlier file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def summarise(

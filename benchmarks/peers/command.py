@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from benchmarks import RESULTS, Commands
+from cola_agents.folders import write_json
 
 
 def add(commands: Commands) -> None:
@@ -46,5 +46,5 @@ def _run(arguments: argparse.Namespace) -> None:
         work_rows=tuple(arguments.work_rows),
         with_trl=not arguments.without_trl,
     )
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(arguments.out, results, indent=1)
     print(peers_table(results))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,11 @@ from torch import Tensor
 import cola_envs  # noqa: F401 (registers the ids)
 from benchmarks.decoding import base_tokens
 from cola_agents.backbones import make_backbone
+from cola_agents.folders import write_json
 from cola_agents.generate import generate, read
 from cola_agents.search.play import Values
 from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
+from cola_envs import jsonl
 from cola_envs.episodes import Episodes
 
 #: name -> environment and its arguments. The first is where greedy play of the codes mostly fails.
@@ -131,9 +132,9 @@ def q_function(
             "loss": [round(r["loss"], 5) for r in records],
             "held_out": {r["step"]: round(r["held_out"], 4) for r in records if "held_out" in r},
         }
-        (folder / "q_loss.json").write_text(json.dumps(told) + "\n")
+        write_json(folder / "q_loss.json", told)
         q.save(folder / "q")
-    trained = json.loads((folder / "q_loss.json").read_text())
+    trained = jsonl.read_object(folder / "q_loss.json", "commit", "held_out")
     commits = (recorded.about["provenance"]["commit"], trained["commit"])
     return Judge(QFunction.load(folder / "q", backbone), length, trained["held_out"], commits)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +26,9 @@ from benchmarks.search.arms import (
 from benchmarks.search.engine import measure_engine
 from benchmarks.search.methods import METHODS, SEEDLESS, Found, Stage, beam, play, read, write
 from benchmarks.search.report import draw, table
+from cola_agents.folders import one_writer, write_json, write_whole
 from cola_agents.provenance import provenance
+from cola_envs import jsonl
 from cola_envs.episodes import Episodes
 
 SECTIONS = ("accuracy", "engine")
@@ -74,9 +75,9 @@ def _run(arguments: argparse.Namespace) -> None:
         results |= measure_accuracy(arguments.work, arguments.tasks, arguments.arms, plan, _say)
     if "engine" in arguments.sections:
         results["engine"] = measure_engine(problems=arguments.engine_problems, searches=arguments.searches)
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(arguments.out, results, indent=1)
     text = table(results)
-    arguments.out.with_suffix(".md").write_text(text)
+    write_whole(arguments.out.with_suffix(".md"), text.encode())
     if "tasks" in results:
         draw(results, arguments.out.with_suffix(".png"))
     print(text)
@@ -122,7 +123,15 @@ def measure_accuracy(
 
     Raises:
         ValueError: for a ``work`` folder that was made with other settings.
+        InUseError: where another process writes that folder.
     """
+    with one_writer(work):
+        return _measure_accuracy(work, tasks, arms, plan, say)
+
+
+def _measure_accuracy(
+    work: Path, tasks: Sequence[str], arms: Sequence[str], plan: Plan, say: Callable[[str], None]
+) -> dict[str, Any]:
     models = {arm: backbone_of(arm) for arm in arms}
     commit = provenance()["commit"]
     found: dict[str, Any] = {}
@@ -161,12 +170,9 @@ def _same(folder: Path, plan: Plan, fingerprint: str) -> None:
     path = folder / "settings.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings) + "\n")
-    elif json.loads(path.read_text()) != settings:
-        raise ValueError(
-            f"{folder} was made with {path.read_text().strip()} and not with {json.dumps(settings)}: take "
-            "another --work"
-        )
+        write_json(path, settings)
+    elif (held := jsonl.read_object(path)) != settings:
+        raise ValueError(f"{folder} was made with {held} and not with {settings}: take another --work")
 
 
 def _commits(judge: Judge, runs: dict[str, list[Found]]) -> list[str]:

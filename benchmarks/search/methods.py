@@ -6,7 +6,6 @@ stopped at b tokens has the answers that it would have had by then.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.branching import seed_of
+from cola_agents.folders import write_json
 from cola_agents.search.baselines import Tries, beam_search
 from cola_agents.search.config import Ending, SearchConfig
 from cola_agents.search.core import answer_of, forwarded_since, search
 from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
 from cola_agents.search.play import Values
+from cola_envs import jsonl
 from cola_envs.episodes import Episodes
 
 
@@ -186,11 +187,16 @@ def _kept(ending: Ending) -> Ending:
 
 def write(path: Path, found: Found) -> None:
     """Keep what a run found; a run that breaks off leaves nothing behind that looks whole."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(found.as_dict()) + "\n")
-    part.replace(path)
+    write_json(path, found.as_dict())
 
 
 def read(path: Path) -> Found:
-    """What :func:`write` kept."""
-    return Found.of_dict(json.loads(path.read_text()))
+    """What :func:`write` kept.
+
+    Raises:
+        ValueError: for a file that is damaged, naming it.
+    """
+    try:
+        return Found.of_dict(jsonl.read_object(path, "endings"))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} does not hold a run ({error}): remove it to play it again") from error

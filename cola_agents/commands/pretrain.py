@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
+from cola_agents.folders import LOCK, one_writer
 
 if TYPE_CHECKING:
     from cola_agents.train.metrics import CodebookMetrics
@@ -230,18 +231,23 @@ def _refuse(arguments: argparse.Namespace, names: Sequence[str]) -> None:
 
 def _check_empty(out: Path) -> None:
     """Refuse a folder with something in it: these stages do not go on with what was stopped."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise FileExistsError(f"{out} is not an empty folder: nothing was written")
 
 
 def _q(arguments: argparse.Namespace) -> int:
+    _only(arguments, *_Q)
+    if not arguments.data:
+        raise ValueError("the stage q needs --data: a file that `cola generate` wrote")
+    with one_writer(arguments.out, "file"):
+        return _train_q(arguments)
+
+
+def _train_q(arguments: argparse.Namespace) -> int:
     from cola_agents.backbones import make_backbone
     from cola_agents.generate import read
     from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
 
-    _only(arguments, *_Q)
-    if not arguments.data:
-        raise ValueError("the stage q needs --data: a file that `cola generate` wrote")
     _check_empty(arguments.out)
     recorded = read(*arguments.data)
     backbone = make_backbone(
@@ -271,10 +277,15 @@ def _q(arguments: argparse.Namespace) -> int:
 
 
 def _recipe(arguments: argparse.Namespace) -> int:
+    _only(arguments, *_RECIPE[arguments.stage])
+    with one_writer(arguments.out):
+        return _train_recipe(arguments)
+
+
+def _train_recipe(arguments: argparse.Namespace) -> int:
     from cola_agents.train import recipe as stages
     from cola_agents.train.card import write_card
 
-    _only(arguments, *_RECIPE[arguments.stage])
     recipe = stages.Recipe(seed=arguments.seed or 0)
     if arguments.stage == "card":
         write_card(arguments.out, recipe)

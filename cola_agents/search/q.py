@@ -25,6 +25,7 @@ from cola_agents.scores import concordance
 from cola_agents.search.config import Evaluation
 from cola_agents.search.play import Values
 from cola_agents.session import Rows
+from cola_envs import jsonl
 
 
 class QFunction(nn.Module):
@@ -160,7 +161,7 @@ class QFunction(nn.Module):
         description = Path(path) / "q.json"
         if not description.is_file():
             raise FileNotFoundError(f"{path} holds no Q-function: there is no q.json in it")
-        described = json.loads(description.read_text())
+        described = jsonl.read_object(description, "reads", "fingerprint", "gamma", "num_actions")
         if described["num_actions"] != int(backbone.action_space.n):
             raise ValueError(
                 f"{path} judges {described['num_actions']} actions and this model has "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from cola_agents.backbones import make_backbone
+from cola_agents.folders import write_json, write_whole
 from cola_agents.grpo import GRPO
 from cola_agents.probe import probe
 from cola_agents.provenance import provenance
 from cola_agents.train.recipe import Recipe
+from cola_envs import jsonl
 from cola_envs.tasks.substitute import NAME as SUBSTITUTE
 
 MEASURED = 1024
@@ -34,9 +35,9 @@ def write_card(folder: Path, recipe: Recipe, *, episodes: int = MEASURED) -> dic
     figures: dict[str, Any] = {**provenance(), "recipe": asdict(recipe)}
     for name, twin in (("cola", ""), ("base", "-Token")):
         figures[name] = _measured(folder / name, twin, episodes)
-    figures["cola"]["codebook"] = json.loads((folder / "cola" / "metrics.json").read_text())
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (folder / "README.md").write_text(_card(figures))
+    figures["cola"]["codebook"] = jsonl.read_object(folder / "cola" / "metrics.json")
+    write_json(folder / "metrics.json", figures, indent=1)
+    write_whole(folder / "README.md", _card(figures).encode())
     return figures
 
 

@@ -23,10 +23,13 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cola_agents.folders import unfinished, whole_folder, write_whole
+from cola_agents.folders import unfinished, whole_folder, write_json
+from cola_envs import jsonl
 
 RUN, STATE = "run.json", "state.json"
 TRAINED, OPTIMISER = "trained.safetensors", "optimiser.safetensors"
+#: CPU seconds that no run spends.
+_LONG = 1e12
 
 
 class CheckpointWarning(UserWarning):
@@ -90,7 +93,7 @@ class Checkpoints:
         for path in reversed(self._steps()):
             try:
                 saved = _read(path)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError) as error:
                 broken.append((path, error))
                 continue
             for worse, why in broken:
@@ -124,10 +127,9 @@ class Checkpoints:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._prune()
         if begun:
-            return json.loads((self.folder / RUN).read_text())["log_size"]
+            return _read_run(self.folder / RUN)["log_size"]
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"log_size": log_size, "settings": self._settings}, indent=1) + "\n"
-        write_whole(self.folder / RUN, text.encode())
+        write_json(self.folder / RUN, {"log_size": log_size, "settings": self._settings}, indent=1)
         return log_size
 
     def save(
@@ -141,7 +143,7 @@ class Checkpoints:
         cpu_s: float,
     ) -> None:
         """Write a checkpoint, and delete those before the last ``keep``."""
-        with whole_folder(self.folder / f"step-{step:08d}") as new:
+        with whole_folder(self.folder / _step_name(step)) as new:
             save_file(trained, new / TRAINED)
             save_file(optimiser, new / OPTIMISER)
             state = {"step": step, "stream": stream, "records": records, "cpu_s": cpu_s}
@@ -164,10 +166,7 @@ class Checkpoints:
                     f"{self.folder} holds something else than checkpoints (no {RUN}): give an empty folder"
                 )
             return False
-        try:
-            before = json.loads(path.read_text())["settings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}): give another folder to begin anew") from error
+        before = _read_run(path)["settings"]
         for name in [*before, *self._settings]:
             was, now = before.get(name), self._settings.get(name)
             if was != now:
@@ -184,15 +183,68 @@ class Checkpoints:
         return [*self.folder.glob(".step-*"), *self.folder.glob(unfinished(Path(RUN)).name)]
 
 
+def _read_run(path: Path) -> dict[str, Any]:
+    """What a run was begun with."""
+    try:
+        found = jsonl.read_object(path, "log_size", "settings")
+        size = found["log_size"]
+        if not isinstance(found["settings"], dict):
+            raise ValueError(f"its settings are {found['settings']!r:.60}")
+        if size is not None and (type(size) is not int or size < 0):
+            raise ValueError(f"its log_size is {size!r:.60}")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}), and so it is not known what the run was begun with: put a copy of "
+            "the file back, or give another folder to begin anew"
+        ) from error
+    return found
+
+
 def _read(path: Path) -> Saved:
-    outer = json.loads((path / STATE).read_text())
-    if hashlib.sha256(outer["state"].encode()).hexdigest() != outer["sha256"]:
+    """A checkpoint, whose files are compared with what was written.
+
+    Raises:
+        OSError, ValueError: for one that is not whole, naming the file.
+    """
+    outer = jsonl.read_object(path / STATE, "sha256", "state")
+    if not isinstance(outer["state"], str):
         raise ValueError(f"{STATE} is not what was written")
-    state = json.loads(outer["state"])
+    body = outer["state"].encode(errors="surrogatepass")
+    if hashlib.sha256(body).hexdigest() != outer["sha256"]:
+        raise ValueError(f"{STATE} is not what was written")
+    state = jsonl.parsed(body, STATE)
+    _check_state(state, path)
     for name, digest in state["digests"].items():
         if _digest(path / name) != digest:
             raise ValueError(f"{name} is not what was written")
     return Saved(path, state["step"], state["stream"], state["records"], state["cpu_s"])
+
+
+def _check_state(state: Any, path: Path) -> None:
+    """Raise ValueError for what :meth:`Checkpoints.save` does not write as a state."""
+    names = ("step", "stream", "records", "cpu_s", "digests")
+    if not isinstance(state, dict) or not state.keys() >= set(names):
+        raise ValueError(f"{STATE} lacks some of {', '.join(names)}")
+    step, records, cpu_s, digests = (state[name] for name in ("step", "records", "cpu_s", "digests"))
+    if type(step) is not int or path.name != _step_name(step):
+        raise ValueError(f"{STATE} is of step {step!r:.60}")
+    if not isinstance(records, list) or not all(
+        isinstance(record, dict) and "step" in record and all(map(_is_number, record.values()))
+        for record in records
+    ):
+        raise ValueError(f"{STATE} holds other records than numbers by name")
+    if not _is_number(cpu_s) or not 0 <= cpu_s < _LONG:
+        raise ValueError(f"{STATE} says that {cpu_s!r:.60} CPU seconds were spent")
+    if not isinstance(digests, dict) or digests.keys() != {TRAINED, OPTIMISER}:
+        raise ValueError(f"{STATE} has digests of other files than {TRAINED} and {OPTIMISER}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _step_name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _digest(path: Path) -> str:
@@ -201,8 +253,14 @@ def _digest(path: Path) -> str:
 
 
 def _set_aside(path: Path) -> Path:
+    aside = broken_name(path)
+    path.rename(aside)
+    return aside
+
+
+def broken_name(path: Path) -> Path:
+    """A free name beside ``path`` for what is kept of it though it is damaged."""
     number = 0
     while (aside := path.with_name(f"broken-{number}-{path.name}")).exists():
         number += 1
-    path.rename(aside)
     return aside

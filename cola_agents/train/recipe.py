@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from cola_agents.folders import write_json
 from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.probe import HELD_OUT
@@ -110,7 +110,7 @@ def train_policy(recipe: Recipe, world_path: Path, out: Path) -> CodebookMetrics
     _saved(model, tokenizer, out)
     held_out = corpus_batches(HELD_OUT, tokenizer, recipe.base, recipe.corpus)
     metrics = measure(model, islice(held_out, 12))
-    (out / "metrics.json").write_text(json.dumps(metrics.as_dict(), indent=2))
+    write_json(out / "metrics.json", metrics.as_dict(), indent=2)
     with RecordLog("codebook", _log(out), recipe.policy.tensorboard) as log:
         log.write({"step": recipe.policy.steps, **metrics.as_dict()})
     return metrics
@@ -133,7 +133,7 @@ def train_bundled(recipe: Recipe, out: Path) -> CodebookMetrics:
     train_world(recipe, started / "base", started / "world")
     metrics = train_policy(recipe, started / "world", out / "cola")
     continue_base(recipe, started / "base", out / "base")
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+    write_json(out / "recipe.json", asdict(recipe), indent=2)
     return metrics
 
 

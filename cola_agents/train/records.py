@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 from cola_agents.folders import flush, unfinished, write_whole
+from cola_agents.train.checkpoints import broken_name
+from cola_envs import jsonl
 
 
 class RecordLog:
@@ -67,8 +72,15 @@ class RecordLog:
             self._writer.close()
 
 
+class LogWarning(UserWarning):
+    """A line of a log is damaged."""
+
+
 def rewind(path: Path, name: str, step: int, start: int) -> None:
     """Take out of a log what a killed run wrote after the checkpoint that it is resumed from.
+
+    A damaged line goes, too, with a :class:`LogWarning` that names it; the log as it was is then kept under
+    another name.
 
     Args:
         path: the log; it may be absent.
@@ -79,15 +91,60 @@ def rewind(path: Path, name: str, step: int, start: int) -> None:
     unfinished(path).unlink(missing_ok=True)
     if not path.exists():
         return
-    content = path.read_bytes()
-    kept = [line for line in content[start:].splitlines(keepends=True) if not _void(line, name, step)]
-    rewound = content[:start] + b"".join(kept)
-    if rewound != content:
+    kept, damage = [], []
+    for line in jsonl.lines(path):
+        if line.end is not None and line.end > start:
+            # A kill cuts a line off, which is made again; zeros are what a power cut leaves, and are said.
+            if not line.whole and b"\0" not in line.raw:
+                continue
+            try:
+                record = _record(line, path)
+            except ValueError as error:
+                damage.append(str(error))
+                continue
+            if record["stage"] == name and record["step"] > step:
+                continue
+        kept.append(line.raw)
+    rewound = b"".join(kept)
+    if damage:
+        aside = broken_name(path)
+        shutil.copyfile(path, aside)
+        flush(aside)
+        _warn(damage, f"it is left out, and the log as it was is kept as {aside.name}")
+    if len(rewound) != path.stat().st_size:
         write_whole(path, rewound)
 
 
-def _void(line: bytes, name: str, step: int) -> bool:
-    if not line.endswith(b"\n"):
-        return True
-    record = json.loads(line)
-    return record.get("stage") == name and record["step"] > step
+def check_log(path: Path) -> None:
+    """Warn, naming the lines, where a log that is not written any more is damaged; it may be absent."""
+    damage = []
+    for line in jsonl.lines(path) if path.exists() else ():
+        try:
+            _record(line, path)
+        except ValueError as error:
+            damage.append(str(error))
+    if damage:
+        _warn(damage, "the log is left as it is")
+
+
+def _record(line: jsonl.Line, path: Path) -> dict[str, Any]:
+    """The record of a line.
+
+    Raises:
+        ValueError: for a line that holds none, naming file and line.
+    """
+    where = f"{path}, line {line.number}"
+    record = jsonl.parsed(line.raw, where)
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("stage"), str)
+        or type(record.get("step")) not in (int, float)
+        or not 0 <= record["step"] < math.inf
+    ):
+        raise ValueError(f"{where} is no record of a stage's step: {record!r:.60}")
+    return record
+
+
+def _warn(damage: list[str], done: str) -> None:
+    more = f" (and {len(damage) - 1} lines more)" if len(damage) > 1 else ""
+    warnings.warn(f"a damaged line in a log: {damage[0]}{more}; {done}", LogWarning, stacklevel=3)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import gzip
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from cola_agents.train.corpus import CorpusConfig
 from cola_agents.train.corpus import documents as generated
 from cola_agents.train.documents import Document
 from cola_agents.train.formats import RowFormat
+from cola_envs import jsonl
 
 #: What is one document of a text file: a line, what stands between blank lines, or the whole file.
 Unit = Literal["line", "paragraph", "file"]
@@ -181,12 +181,13 @@ class FileDocuments(Source):
         if path.name.endswith(LINES):
             for number, raw in enumerate(iter(file.readline, b""), line + 1):
                 if raw.strip():
-                    yield self._rows.document(_parsed(raw, path, number), f"{path}, line {number}"), number
+                    where = f"{path}, line {number}"
+                    yield self._rows.document(jsonl.parsed(raw, where), where), number
             return
         block: list[str] = []
         number = line
         for number, raw in enumerate(iter(file.readline, b""), line + 1):
-            text = _decoded(raw, path, number)
+            text = jsonl.decoded(raw, f"{path}, line {number}")
             ends = self._unit == "line" or (self._unit == "paragraph" and not text.strip())
             block.append(text)
             if ends:
@@ -221,20 +222,6 @@ def files_in(folder: Path) -> list[Path]:
 
 def _opened(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def _decoded(raw: bytes, path: Path, line: int) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, line {line} is not UTF-8 text: {error}") from error
-
-
-def _parsed(raw: bytes, path: Path, line: int) -> Any:
-    try:
-        return json.loads(_decoded(raw, path, line))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {line} is not JSON: {error}") from error
 
 
 class GeneratedDocuments:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from cola_agents.train.documents import Documents, Mixture
 from cola_agents.train.formats import RowFormat
 from cola_agents.train.sources import FileDocuments, GeneratedDocuments, StreamedDocuments
+from cola_envs import jsonl
 
 GENERATED, HUB, PARQUET = "generated", "hub:", ".parquet"
 _ALWAYS = ("source", "weight", "name")
@@ -136,10 +136,7 @@ def parse_data(texts: Iterable[str]) -> list[DataSpec]:
 
 
 def _read_file(path: Path) -> list[DataSpec]:
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    listed = jsonl.parsed(path.read_bytes(), str(path))
     if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) for one in listed):
         raise ValueError(f"{path} must hold a list of objects, each with a 'source'")
     found = []

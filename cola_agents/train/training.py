@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from cola_agents.checkpoint import from_official, is_official
-from cola_agents.folders import unfinished, write_whole
+from cola_agents.folders import LOCK, first_process, one_writer, unfinished, write_json
 from cola_agents.loading import load_config, load_model, load_tokenizer
 from cola_agents.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.probe import HELD_OUT
@@ -31,11 +31,12 @@ from cola_agents.train.fta import tune_base
 from cola_agents.train.lora import Adapters
 from cola_agents.train.metrics import CodebookMetrics, measure
 from cola_agents.train.presets import PRESETS
-from cola_agents.train.records import RecordLog
+from cola_agents.train.records import RecordLog, check_log
 from cola_agents.train.runs import Run, flag_of
 from cola_agents.train.specs import DataSpec, open_data
 from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import pretrain_world
+from cola_envs import jsonl
 
 CHECKPOINTS, ADAPTERS = "checkpoints", "adapters"
 LOG, METRICS, FINISHED = "log.jsonl", "metrics.json", "training.json"
@@ -63,7 +64,13 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
             else, a model that is none or of another kind, data that cannot be read or hold nothing, a
             tokenizer of another vocabulary, rows longer than the context; and what
             :func:`cola_agents.train.loop.run_stage` raises.
+        InUseError: where another process writes the folder, named; nothing was changed.
     """
+    with one_writer(run.out) if first_process() else nullcontext():
+        return _train(run, say)
+
+
+def _train(run: Run, say: Callable[[str], None]) -> CodebookMetrics | None:
     if _finished(run):
         say(f"{run.out} is finished: nothing to do.")
         return None
@@ -128,13 +135,14 @@ def _train_stages(
 def _finished(run: Run) -> bool:
     """Whether the folder is this run's and finished; an error where it is something else."""
     if (run.out / FINISHED).is_file():
-        done = json.loads((run.out / FINISHED).read_text())
+        done = jsonl.read_object(run.out / FINISHED, "digest")
         if done["digest"] != run.digest:
             raise FileExistsError(
                 f"{run.out} holds a finished run of other settings (see {FINISHED}): give another folder"
             )
+        check_log(run.out / LOG)
         return True
-    if not run.out.exists() or (run.out.is_dir() and not any(run.out.iterdir())):
+    if not run.out.exists():  # as a process may find it that is not the first
         return False
     if not any((run.out / CHECKPOINTS).glob(f"*/{RUN}")) and not _only_begun(run.out):
         raise FileExistsError(
@@ -144,11 +152,11 @@ def _finished(run: Run) -> bool:
 
 
 def _only_begun(out: Path) -> bool:
-    """Whether a folder holds nothing but what a kill leaves before a run's first file is whole."""
+    """Whether a folder holds its lock alone, and what a kill leaves before a run's first file is whole."""
     if not out.is_dir():
         return False
     files = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
-    left = set((out / CHECKPOINTS).glob(f"*/{unfinished(Path(RUN))}"))
+    left = {out / LOCK, *(out / CHECKPOINTS).glob(f"*/{unfinished(Path(RUN))}")}
     return left.issuperset(files)
 
 
@@ -306,7 +314,7 @@ def _save(
     if metrics:
         # Kept adapters are not in the model that is written: these are figures of both together.
         folder = run.out / ADAPTERS if run.keep_adapters else run.out
-        (folder / METRICS).write_text(json.dumps(metrics.as_dict(), indent=2) + "\n")
+        write_json(folder / METRICS, metrics.as_dict(), indent=2)
         with RecordLog("codebook", run.out / LOG, config.tensorboard) as log:
             log.write({"step": config.steps, **metrics.as_dict()})
     done = {
@@ -316,4 +324,4 @@ def _save(
         "tokens": config.tokens,
         **provenance(),
     }
-    write_whole(run.out / FINISHED, (json.dumps(done, indent=1) + "\n").encode())
+    write_json(run.out / FINISHED, done, indent=1)

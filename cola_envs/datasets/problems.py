@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cola_envs import jsonl
 from cola_envs.datasets.catalogue import DataFile, identify
 from cola_envs.grading.extract import extract_boxed
 
@@ -89,7 +90,7 @@ def read_plain(path: Path) -> bytes:
         return raw
     try:
         return gzip.decompress(raw)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: a damaged gzip file: {error}") from error
 
 
@@ -111,10 +112,7 @@ def read_problems(path: Path) -> Problems:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            item = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where}: not a line of JSON: {error}") from error
+        item = jsonl.parsed(line, where)
         try:
             items.append(checked(item, where, f"{prefix}/{len(items)}"))
         except Unanswered:

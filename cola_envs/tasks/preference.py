@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from cola_envs import jsonl
 from cola_envs.contract import finite_number, one_each, shown
 from cola_envs.order import Order, draw
 from cola_envs.task import Turn, answered
@@ -211,21 +211,11 @@ def _from_file(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"prompts={str(path)!r} is no file; pass a JSONL file, or a list of strings")
     prompts = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                prompt = json.loads(line)["prompt"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f'{path}, line {number}: not {{"prompt": "..."}}: {line.strip()!r:.80}'
-                ) from error
-            if not (isinstance(prompt, str) and prompt):
-                raise ValueError(
-                    f"{path}, line {number}: prompt must be a non-empty string, got {prompt!r:.80}"
-                )
-            prompts.append(prompt)
+    for where, item in jsonl.read(path):
+        prompt = item.get("prompt") if isinstance(item, dict) else None
+        if not (isinstance(prompt, str) and prompt):
+            raise ValueError(f'{where}: not {{"prompt": "..."}} with a non-empty string: {item!r:.80}')
+        prompts.append(prompt)
     return prompts
 
 

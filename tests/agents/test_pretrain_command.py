@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,14 +17,17 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from cola_agents.cli import main
+from cola_agents.folders import LOCK
 from cola_agents.modeling import CoLAForCausalLM
 from cola_agents.train import recipe
 from cola_agents.train.learner import Learner
 from cola_agents.train.lora import load_adapters
+from cola_agents.train.records import LogWarning
 from cola_agents.train.runs import Run
 from cola_agents.train.stage import StageConfig
 from cola_agents.train.training import train
 from tests import tiny
+from tests.agents.test_folders import hold, status_of
 
 #: A stage of a few quick steps.
 SHORT = ("--rows", "2", "--length", "48", "--save-every", "2", "--log-every", "1")
@@ -108,8 +112,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_by_the_same_command(start, tm
             return true_step(self, number, batch)
 
         monkeypatch.setattr(Learner, "step", step)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(*argv(stage))
+        assert pretrain(*argv(stage)) == 130
         monkeypatch.setattr(Learner, "step", true_step)
         assert not (tmp_path / stage / "training.json").exists()
         assert pretrain(*argv(stage)) == 0
@@ -318,3 +321,32 @@ def test_two_processes_train_what_one_does(start, tmp_path):
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
     for name, tensor in weights(tmp_path / "two").items():
         torch.testing.assert_close(tensor, weights(tmp_path / "one")[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["world", "base"])
+def test_a_second_writer_of_a_run_is_refused_with_the_name_of_the_first(stage, start, tmp_path, capsys):
+    out = tmp_path / "run"
+    child = hold(out, "folder")
+    try:
+        model = ("--model", start / "base") if stage == "world" else ()
+        assert pretrain(stage, *model, "--out", out, "--steps", "2") == 2
+        assert f"is being written by process {child} on" in capsys.readouterr().err
+        assert [path.name for path in out.iterdir()] == [LOCK]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status_of(child)
+
+
+def test_a_finished_run_whose_files_are_damaged_says_so(start, tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = ("policy", "--model", start / "cola", "--out", out, "--data", start / "text.txt", "--steps", "2")
+    assert pretrain(*argv, *SHORT) == 0
+    log = out / "log.jsonl"
+    log.write_bytes(b"\0" * 40 + b"\n" + log.read_bytes())
+    with pytest.warns(LogWarning, match=r"log\.jsonl, line 1 .*left as it is"):
+        assert pretrain(*argv, *SHORT) == 0
+    assert "is finished" in capsys.readouterr().out
+    for content in ("null", "[", '{"run": 1}', "\0"):
+        (out / "training.json").write_text(content)
+        assert pretrain(*argv, *SHORT) == 2
+        assert "training.json" in capsys.readouterr().err

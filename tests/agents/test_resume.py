@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from cola_agents.train.checkpoints import CheckpointWarning
-from cola_agents.train.records import RecordLog, rewind
+from cola_agents.train.checkpoints import Checkpoints, CheckpointWarning
+from cola_agents.train.records import LogWarning, RecordLog, check_log, rewind
 from cola_agents.train.world import CodeConfig
 from tests import tiny
 from tests.agents.training_runs import Batches, Stopped, run, timeless
@@ -232,6 +233,89 @@ def test_without_a_whole_checkpoint_nothing_begins_anew(made, tmp_path):
     assert sorted(str(path) for path in folder.rglob("*")) == before
 
 
+OTHER_JSON = {
+    "other types": '{"sha256": 1, "state": 1}',
+    "a list as state": '{"sha256": "a", "state": []}',
+    "a deep nest": "[" * 100_000,
+    "a deep nest of objects": '{"a":' * 100_000,
+    "null": "null",
+    "a list": "[]",
+    "a number": "1" * 5000,
+    "text": '"state"',
+    "zeros": "\0" * 200,
+    "nothing": "",
+    "NaN": "NaN",
+    "a lone surrogate": '{"sha256": "a", "state": "\\ud800"}',
+}
+
+
+@pytest.fixture
+def two_saved(tmp_path) -> Checkpoints:
+    """Checkpoints of steps 1 and 2."""
+    kept = Checkpoints(tmp_path / "steps", {"lr": 1}, 3)
+    kept.begin(None)
+    for step in (1, 2):
+        kept.save(step, {"a": torch.ones(2)}, {"b": torch.ones(2)}, stream=None, records=[], cpu_s=0)
+    return kept
+
+
+@pytest.mark.parametrize("content", OTHER_JSON.values(), ids=OTHER_JSON)
+def test_other_json_in_place_of_a_state_falls_back_and_names_the_file(content, two_saved):
+    (two_saved.folder / "step-00000002" / "state.json").write_text(content)
+    with pytest.warns(CheckpointWarning, match=r"step-00000002 is not whole .*state\.json"):
+        saved = two_saved.newest()
+    assert saved is not None
+    assert saved.step == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"step": 3},
+        {"step": True},
+        {"step": None},
+        {"step": 10**400},
+        {"records": None},
+        {"records": [None]},
+        {"records": [{"step": "1"}]},
+        {"cpu_s": float("nan")},
+        {"cpu_s": 10**400},
+        {"cpu_s": "0"},
+        {"digests": {}},
+        {"digests": {"../../secret": "a"}},
+        {"digests": []},
+    ],
+    ids=str,
+)
+def test_a_state_of_another_form_falls_back_though_its_digest_is_right(changed, two_saved):
+    path = two_saved.folder / "step-00000002" / "state.json"
+    body = json.dumps(json.loads(json.loads(path.read_text())["state"]) | changed)
+    path.write_text(json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "state": body}))
+    with pytest.warns(CheckpointWarning, match=r"step-00000002 is not whole .*state\.json"):
+        saved = two_saved.newest()
+    assert saved is not None
+    assert saved.step == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *OTHER_JSON.values(),
+        '{"settings": {"lr": 1}}',
+        '{"settings": null, "log_size": 0}',
+        '{"settings": {"lr": 1}, "log_size": "0"}',
+        '{"settings": {"lr": 1}, "log_size": -1}',
+    ],
+)
+def test_a_damaged_description_of_a_run_is_said_and_nothing_is_changed(content, two_saved):
+    (two_saved.folder / "run.json").write_text(content)
+    before = sorted(two_saved.folder.iterdir())
+    for call in (two_saved.newest, lambda: two_saved.begin(None)):
+        with pytest.raises(ValueError, match=r"run\.json is damaged .*put a copy of the file back"):
+            call()
+    assert sorted(two_saved.folder.iterdir()) == before
+
+
 # ------------------------------------------------------------------ not the same run
 
 
@@ -308,6 +392,49 @@ def test_rewinding_a_log_takes_out_this_runs_later_records_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
     rewind(tmp_path / "absent.jsonl", "world", 0, 0)
     assert not (tmp_path / "absent.jsonl").exists()
+
+
+DAMAGED_LINES = {
+    "zeros": b"\0" * 50 + b"\n",
+    "zeros at the end": b"\0" * 50,
+    "null": b"null\n",
+    "a list": b"[1]\n",
+    "cut": b'{"stage": "world", "st\n',
+    "no UTF-8": b'{"stage": "\xff", "step": 1}\n',
+    "no step": b'{"stage": "world"}\n',
+    "no stage": b'{"step": 1}\n',
+    "a step of text": b'{"stage": "world", "step": "1"}\n',
+    "NaN": b'{"stage": "world", "step": NaN}\n',
+    "a nest": b"[" * 100_000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("raw", DAMAGED_LINES.values(), ids=DAMAGED_LINES)
+def test_a_damaged_line_is_left_out_of_a_log_with_a_warning_that_names_it(raw, tmp_path):
+    log = tmp_path / "log.jsonl"
+    first, last = (b'{"stage": "world", "step": %d}\n' % step for step in (1, 2))
+    content = first + raw + (last if raw.endswith(b"\n") else b"")
+    log.write_bytes(content)
+    with pytest.warns(LogWarning, match=r"log\.jsonl, line 2 .*kept as broken-0-log\.jsonl"):
+        rewind(log, "world", 2, 0)
+    assert log.read_bytes() == content.replace(raw, b"")
+    assert (tmp_path / "broken-0-log.jsonl").read_bytes() == content, "nothing is thrown away"
+    log.write_bytes(content)
+    with pytest.warns(LogWarning, match=r"log\.jsonl, line 2 .*left as it is"):
+        check_log(log)
+    assert log.read_bytes() == content
+
+
+def test_a_run_goes_on_though_its_log_is_damaged(whole, made, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(made, folder)
+    log = folder / "log.jsonl"
+    first, *others = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first + b"\0" * 99 + b"\n" + b"".join(others))
+    with pytest.warns(LogWarning, match=r"log\.jsonl, line 2"):
+        found = resumed(folder)
+    assert_equal_runs(found, whole)
+    assert [record["step"] for record in logged(log)] == [1, 2, 3, 4, 5]
 
 
 def test_tensorboard_has_every_step_and_keeps_other_stages(tmp_path):

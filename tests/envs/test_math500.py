@@ -203,7 +203,7 @@ def test_a_hub_id_must_be_fetched_first():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("not json", "own.jsonl, line 3: not a line of JSON"),
+        ("not json", "own.jsonl, line 3 is not JSON"),
         ("[1, 2]", "line 3: a problem must be an object"),
         (json.dumps({"problem": "?"}), "line 3: the field 'answer' is missing, and there is no solution"),
         (json.dumps({"problem": "?", "solution": "It is 3."}), "line 3: the field 'answer' is missing"),
@@ -214,7 +214,7 @@ def test_a_hub_id_must_be_fetched_first():
         (json.dumps(PROBLEM | {"level": True}), "line 3: the field 'level' must be a whole number"),
         (json.dumps(PROBLEM | {"answer": 2}), "line 3: the field 'answer' must be a string"),
         (json.dumps(PROBLEM | {"level": "hard"}), "line 3: the field 'level' must be a whole number"),
-        (b"\xff\xfe", "line 3: not a line of JSON"),
+        (b"\xff\xfe", "line 3 is not UTF-8 text"),
     ],
 )
 def test_a_line_that_is_no_problem_is_named_with_file_and_line(tmp_path, line, message):
