@@ -212,3 +212,13 @@ def test_the_engine_is_measured_with_many_trees_and_with_one() -> None:
     assert found["together_of_alone"] > 0
     assert found["memory"]["resident_mib"].keys() == {"1", "10"}
     assert "| 2 trees, simulations per CPU-s |" in table({"command": "", "engine": found})
+
+
+@pytest.mark.parametrize(
+    "content", ["", "null", "[", '{"endings": 1}', '{"endings": [[1]]}', '{"endings": []}', "\0"]
+)
+def test_a_damaged_run_of_a_method_is_named(content, tmp_path):
+    path = tmp_path / "tries-9-0.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"tries-9-0\.json does not hold a run .*remove it"):
+        read(path)

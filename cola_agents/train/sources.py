@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gzip
 import hashlib
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -169,10 +170,15 @@ class FileDocuments(Source):
         for number in range(first, len(self._files)):
             path = self._files[number]
             with _opened(path) as file:
-                file.seek(offset)
-                for document, lines in self._read(path, file, line):
-                    self._at = (number, file.tell(), lines)
-                    yield document
+                try:
+                    file.seek(offset)
+                    for document, lines in self._read(path, file, line):
+                        self._at = (number, file.tell(), lines)
+                        yield document
+                except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                    raise ValueError(
+                        f"{path} breaks off, or is damaged, behind line {self._at[2]}: {error}"
+                    ) from error
             offset = line = 0
             self._at = (number + 1, 0, 0)
 

@@ -362,3 +362,12 @@ def test_a_mixture_file_that_is_none_is_refused(tmp_path):
     path.write_text('[{"source": "generated"}]')
     with pytest.raises(ValueError, match="put weight=2 into the file"):
         parse_data([f"{path},weight=2"])
+
+
+def test_a_compressed_file_that_breaks_off_is_named(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    packed = gzip.compress("".join(f'{{"text": "number {n}"}}\n' for n in range(99)).encode())
+    for content in (packed[:-30], packed[:20], packed[:20] + b"\xff" * 40, b"no gzip at all"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.jsonl\.gz breaks off, or is damaged, behind line"):
+            list(FileDocuments(path, epochs=1))
