@@ -10,23 +10,14 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from benchmarks import (
-    credit,
-    diversity,
-    engines,
-    iterations,
-    memory,
-    models,
-    paper,
-    shapes,
-    speed,
-    tasks,
-    tune,
-)
+from benchmarks import models, tasks, tune
+from benchmarks.claims import paper
 from benchmarks.compare import campaign, report
+from benchmarks.credit import credit, diversity
 from benchmarks.peers import command as peers
 from benchmarks.search import command as search
-from cola_agents.interrupts import exit_status, sigterm_as_interrupt
+from benchmarks.speed import engines, iterations, memory, shapes, speed
+from cola_agents.common.interrupts import exit_status, sigterm_as_interrupt
 from cola_envs.shown import shown
 
 #: Each adds its parser, in the order of the help text.

@@ -21,10 +21,10 @@ from typing import Any
 
 from benchmarks import Commands
 from benchmarks.compare.rank import clone_ranks
-from cola_agents.backbones import BUNDLED
-from cola_agents.folders import one_writer, write_json
-from cola_agents.provenance import provenance
-from cola_agents.train.recipe import Recipe, train_bundled
+from cola_agents.common.files import one_writer, write_json
+from cola_agents.common.provenance import provenance
+from cola_agents.decoding.loading import BUNDLED
+from cola_agents.train.bundled.recipe import Recipe, train_bundled
 from cola_envs import jsonl
 
 #: Written last: a folder that has it is whole.

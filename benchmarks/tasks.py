@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks import RESULTS, Commands
-from cola_agents.provenance import provenance
+from cola_agents.common.provenance import provenance
 from cola_envs.grading import grade_answers
 from cola_envs.tasks import arithmetic, countdown, substitute, textrooms
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import RESULTS, Commands
-from cola_agents.demo import Arm, run_arm
-from cola_agents.folders import write_json
-from cola_agents.provenance import provenance
+from cola_agents.common.files import write_json
+from cola_agents.common.provenance import provenance
+from cola_agents.evaluation.demo import Arm, run_arm
 
 ENVS = {"latent": "CoLA-Thinking-v0", "token": "CoLA-Thinking-Token-v0"}
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)

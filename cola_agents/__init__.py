@@ -3,15 +3,17 @@
 Shapes use one glossary: B rows, T tokens, D hidden, A actions, V vocabulary.
 """
 
-import cola_agents.versions  # noqa: F401  first: it refuses a transformers that was not tested
-from cola_agents.backbones import LatentBackbone, TokenBackbone, load_bundled
-from cola_agents.configuration import CoLAConfig
-from cola_agents.grpo import GRPO
-from cola_agents.modeling import CoLAForCausalLM
-from cola_agents.ppo import PPO
-from cola_agents.remax import ReMax
-from cola_agents.rloo import RLOO
-from cola_agents.rollout import Rollout, collect
+import cola_agents.model.versions  # noqa: F401  first: it refuses a transformers that was not tested
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.decoding.loading import load_bundled
+from cola_agents.model.configuration import CoLAConfig
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.moved import let_old_names_work
+from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.ppo import PPO
+from cola_agents.rl.remax import ReMax
+from cola_agents.rl.rloo import RLOO
+from cola_agents.rl.rollout import Rollout, collect
 from cola_agents.sb3 import ClonedPolicy, SB3VecEnv, sb3_defaults
 
 __all__ = [
@@ -30,3 +32,5 @@ __all__ = [
     "load_bundled",
     "sb3_defaults",
 ]
+
+let_old_names_work()

@@ -24,7 +24,7 @@ from cola_agents.commands import (
     train,
     train_reward,
 )
-from cola_agents.interrupts import exit_status, sigterm_as_interrupt
+from cola_agents.common.interrupts import exit_status, sigterm_as_interrupt
 from cola_envs.shown import shown
 
 COMMANDS = (

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from torch import Tensor, nn
 
 import cola_envs  # noqa: F401 (registers the ids)
-from cola_agents.families import CappedLinear
+from cola_agents.model.families import CappedLinear
 
 NEVER = -1e9  # the logit of an id that no token stands for: finite, so that entropies stay free of NaN
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -119,33 +119,3 @@ class Backbone(Protocol):
 
     def session(self, num_rows: int, max_length: int | None = None) -> Session:
         """Open a session of ``num_rows`` empty rows of at most ``max_length`` tokens."""
-
-
-def resolve(
-    model: Any = None,
-    *,
-    level: Level,
-    tokenizer: Any = None,
-    device: str | None = None,
-    dtype: str = "float32",
-) -> Backbone:
-    """Turn whatever a user passes as ``model=`` into a :class:`Backbone` of the level an id needs.
-
-    This is the only place where :mod:`cola_envs` reaches for torch, and it does so when called. A
-    Backbone is checked and returned as it is; everything else is handed to
-    :func:`cola_agents.backbones.make_backbone`.
-    """
-    if hasattr(model, "session") and hasattr(model, "action_space"):
-        found = getattr(model, "level", level)
-        if found != level:
-            other = "the -Token-v0 id" if found == "token" else "the id without -Token"
-            raise ValueError(
-                f"this id acts at {level} level and the backbone passed as model= at {found} level; "
-                f"use {other}, or another backbone"
-            )
-        if tokenizer is not None and tokenizer is not model.tokenizer:
-            raise ValueError("tokenizer= cannot be changed for a Backbone: it already holds its own")
-        return model
-    from cola_agents.backbones import make_backbone
-
-    return make_backbone(model, level=level, tokenizer=tokenizer, device=device, dtype=dtype)

@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import UnsupportedMode
 
 from cola_envs.answers import OnTaskError
-from cola_envs.backbone import Level, resolve
+from cola_envs.backbone import Backbone, Level
 from cola_envs.checks import check_settings
 from cola_envs.episodes import Episodes
 from cola_envs.task import EachRow, TaskBatch
@@ -51,7 +51,7 @@ def build_episodes(
             :class:`~cola_envs.task.Task`.
         actions: ``"latent"`` or ``"token"``: what level of Backbone is needed.
         default_max_tokens: the budget where ``max_tokens`` is None.
-        model, tokenizer, device, dtype: see :func:`cola_envs.backbone.resolve`.
+        model, tokenizer, device, dtype: see :func:`cola_envs.build.resolve`.
         split: ``"train"``, ``"test"`` or whatever the builder's ``splits`` name; handed to builders that
             know splits.
         task_kwargs: handed to the builder.
@@ -209,3 +209,33 @@ def _unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     meant = f" Did you mean {close[0]!r}?" if close else ""
     takes = ", ".join(key for key in theirs if key != "split") or "none of its own"
     return f"unknown keyword argument {name!r}.{meant} This task takes: {takes}"
+
+
+def resolve(
+    model: Any = None,
+    *,
+    level: Level,
+    tokenizer: Any = None,
+    device: str | None = None,
+    dtype: str = "float32",
+) -> Backbone:
+    """Turn whatever a user passes as ``model=`` into a :class:`Backbone` of the level an id needs.
+
+    This is the only place where :mod:`cola_envs` reaches for torch, and it does so when called. A
+    Backbone is checked and returned as it is; everything else is handed to
+    :func:`cola_agents.decoding.loading.make_backbone`.
+    """
+    if hasattr(model, "session") and hasattr(model, "action_space"):
+        found = getattr(model, "level", level)
+        if found != level:
+            other = "the -Token-v0 id" if found == "token" else "the id without -Token"
+            raise ValueError(
+                f"this id acts at {level} level and the backbone passed as model= at {found} level; "
+                f"use {other}, or another backbone"
+            )
+        if tokenizer is not None and tokenizer is not model.tokenizer:
+            raise ValueError("tokenizer= cannot be changed for a Backbone: it already holds its own")
+        return model
+    from cola_agents.decoding.loading import make_backbone
+
+    return make_backbone(model, level=level, tokenizer=tokenizer, device=device, dtype=dtype)

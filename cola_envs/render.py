@@ -16,7 +16,7 @@ def transcript(episodes: Episodes, row: int) -> str:
     """
     decode = episodes.backbone.tokenizer.decode
     tokens, origins, actions = episodes.tokens(row), episodes.origins(row), episodes.actions(row)
-    out = [episodes.prompt(row)]
+    out = [shown(episodes.prompt(row))]
     before: list[int] = []  # the agent's piece before: a decoder may drop the space in front of a first id
     ids: list[int] = []
     codes: list[int] = []

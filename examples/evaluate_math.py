@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 from cola_agents.evaluation import evaluate
-from cola_agents.reports import table
+from cola_agents.evaluation.reports import table
 from cola_envs.tasks.math500 import SubstituteWarning
 
 

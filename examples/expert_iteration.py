@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents import collect
-from cola_agents.actors import LatentActor
+from cola_agents.rl.actors import LatentActor
 from cola_agents.search import MCTS, SearchConfig
 
 TASK = "CoLA-TextRooms-v0"

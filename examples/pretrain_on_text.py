@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 from cola_agents import CoLAForCausalLM
-from cola_agents.backbones import BUNDLED
+from cola_agents.decoding.loading import BUNDLED
 from cola_agents.train.runs import Run
 from cola_agents.train.specs import parse_data
 from cola_agents.train.training import train

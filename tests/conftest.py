@@ -13,8 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 from transformers import LlamaForCausalLM
 
-from cola_agents.backbones import LatentBackbone, TokenBackbone
-from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.model.modeling import CoLAForCausalLM
 from tests import tiny
 
 torch.set_num_threads(1)

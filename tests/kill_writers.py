@@ -26,9 +26,9 @@ import torch
 from benchmarks.compare import records
 from benchmarks.compare.campaign import Plan, campaign
 from cola_agents import cli
-from cola_agents.backbones import BUNDLED
-from cola_agents.evaluation import load_agent
-from cola_agents.folders import InUseError
+from cola_agents.common.files import InUseError
+from cola_agents.decoding.loading import BUNDLED
+from cola_agents.evaluation.run import load_agent
 from cola_envs import jsonl
 from tests import comparisons, tiny
 

@@ -6,15 +6,15 @@ import json
 import pytest
 import torch
 
-from benchmarks import decoding, limits, shapes
 from benchmarks.__main__ import main
 from benchmarks.compare import campaign
-from benchmarks.limits import Cost, Machine, decode_cost, measure_machine
-from benchmarks.shapes import SHAPES, measure_shapes, shapes_table
-from benchmarks.speed import BareLoop, record_passes
+from benchmarks.speed import decoding, limits, shapes
+from benchmarks.speed.limits import Cost, Machine, decode_cost, measure_machine
+from benchmarks.speed.shapes import SHAPES, measure_shapes, shapes_table
+from benchmarks.speed.speed import BareLoop, record_passes
 from benchmarks.tasks import works
-from cola_agents.backbones import make_backbone
-from cola_agents.provenance import _command
+from cola_agents.common.provenance import _command
+from cola_agents.decoding.loading import make_backbone
 from tests import tiny
 
 

@@ -13,11 +13,10 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import cola_envs
 from cola_agents import CoLAForCausalLM, collect, load_bundled
-from cola_agents.backbones import BUNDLED, make_backbone
-from cola_agents.probe import HELD_OUT
-from cola_agents.rollout import InitialPolicy
-from cola_agents.train.corpus import documents
-from cola_agents.train.data import packed_batches
+from cola_agents.decoding.loading import BUNDLED, make_backbone
+from cola_agents.rl.rollout import InitialPolicy
+from cola_agents.train.bundled.corpus import HELD_OUT, documents
+from cola_agents.train.data.packing import packed_batches
 from cola_agents.train.metrics import measure
 from cola_envs.tasks.math500 import SubstituteWarning
 from cola_envs.testing import check_env

@@ -22,12 +22,12 @@ from benchmarks.compare.pushforward import EMPTY, code_groups, pushed, sampled_w
 from benchmarks.compare.rank import RankBackbone, RankLoss, ranks
 from benchmarks.compare.runs import Cell, run, token_kl
 from benchmarks.compare.tuning import Score, best, edges, first_settings, next_setting, scored
-from cola_agents.backbones import LatentBackbone
-from cola_agents.folders import LOCK, InUseError
-from cola_agents.losses import categorical_kl
-from cola_agents.train.data import IGNORED, Batch
+from cola_agents.common.files import LOCK, InUseError
+from cola_agents.decoding.backbones import LatentBackbone
+from cola_agents.rl.losses import categorical_kl
+from cola_agents.train.data.packing import IGNORED, Batch
 from tests import tiny
-from tests.agents.test_folders import hold, status_of
+from tests.common.test_files import hold, status_of
 from tests.comparisons import SMALL
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import credit as module
-from benchmarks.branching import (
+from benchmarks.credit import credit as module
+from benchmarks.credit.branching import (
     Branched,
     Visited,
     best_gain,
@@ -21,10 +21,10 @@ from benchmarks.branching import (
     states_along,
     within_variance,
 )
-from benchmarks.credit import results_of, study
-from benchmarks.gradients import gradient_snr, group_gradients, products_of, signal_to_noise
+from benchmarks.credit.credit import results_of, study
+from benchmarks.credit.gradients import gradient_snr, group_gradients, products_of, signal_to_noise
 from cola_agents import GRPO, RLOO
-from cola_agents.rollout import InitialPolicy
+from cola_agents.rl.rollout import InitialPolicy
 from cola_envs import EachRow, Episodes, State, Turn
 from tests import tiny
 from tests.envs.tiny import make

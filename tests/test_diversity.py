@@ -9,8 +9,8 @@ import random
 import numpy as np
 import pytest
 
-from benchmarks import diversity as module
-from benchmarks.diversity import (
+from benchmarks.credit import diversity as module
+from benchmarks.credit.diversity import (
     MEASURES,
     Continuation,
     Speaker,
@@ -20,9 +20,9 @@ from benchmarks.diversity import (
     diversity_table,
     measures,
 )
-from benchmarks.similarity import NGramEmbedding, mean_similarity
-from cola_agents.rollout import InitialPolicy
-from cola_agents.train.english import story
+from benchmarks.credit.similarity import NGramEmbedding, mean_similarity
+from cola_agents.rl.rollout import InitialPolicy
+from cola_agents.train.bundled.english import story
 from cola_envs.testing import check_task
 
 STORY = "The small cat sees a red ball. It sleeps near the river."

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from cola_agents import GRPO, PPO, RLOO, ReMax
 from cola_agents.search import MCTS, SearchConfig
-from tests.agents.training_runs import run
+from tests.train.training_runs import run
 
 GOLDEN = Path(__file__).with_name("golden_runs.json")
 UNTIMED = ("cpu_s", "tokens_per_s")

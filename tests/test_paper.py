@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from benchmarks import paper
+from benchmarks.claims import paper
 from benchmarks.claims.findings import FAILS, HOLDS, NO_DATA, NOT_HERE, OPEN, Inputs
 from benchmarks.claims.others import search_above_greedy, semantic_diversity, time_per_update
 from benchmarks.claims.runs import CONTROLS, agent_tasks, half, kept_without_kl, reward_after

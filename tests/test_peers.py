@@ -20,7 +20,7 @@ from benchmarks.peers.rows import PAD, rows_ppo
 from benchmarks.peers.setting import Clock, PeerSetting, TaskRewards, TurnGRPO, TurnPPO, Weights
 from benchmarks.peers.trl_grpo import TRLRun, endless_tokenizer
 from benchmarks.peers.updates import measure_updates, rows_beside
-from cola_agents import rollout as rollout_module
+from cola_agents.rl import rollout as rollout_module
 from tests import tiny
 
 needs_trl = pytest.mark.skipif(

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from cola_agents import GRPO, RLOO, ReMax
-from cola_agents.evaluation import evaluate
-from cola_agents.generate import generate, read
-from cola_agents.rollout import InitialPolicy, collect
+from cola_agents.evaluation.run import evaluate
+from cola_agents.rl.generate import generate, read
+from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.search import MCTS, SearchConfig
 from cola_envs import CoLAVectorEnv, EachRow, Episodes, Turn
 from cola_envs.build import load
@@ -141,7 +141,7 @@ def test_a_greedy_baseline_answers_the_problem_that_the_drawn_answer_was_to(env_
 
 
 def test_an_evaluation_plays_each_problem_once_a_round_and_in_order(monkeypatch):
-    import cola_agents.evaluation as module
+    import cola_agents.evaluation.run as module
 
     rounds: list[Any] = []
     summary = module.summary

@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from cola_agents import GRPO, PPO, RLOO, ReMax, SB3VecEnv
-from cola_agents.agent import Agent
-from cola_agents.backbones import BUNDLED
-from cola_agents.evaluation import evaluate
-from cola_agents.generate import generate, read
-from cola_agents.modeling import CoLAForCausalLM
-from cola_agents.reward import Pair, RewardConfig, RewardModel, train_reward
-from cola_agents.rollout import InitialPolicy, collect
+from cola_agents.decoding.loading import BUNDLED
+from cola_agents.evaluation.run import evaluate
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.rl.agent import Agent
+from cola_agents.rl.generate import generate, read
+from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.search import MCTS, MCTSQConfig, SearchConfig
 from cola_agents.search.q import QConfig, QFunction, train_q
-from cola_agents.train import recipe
+from cola_agents.train.adapters import LoRA, load_adapters
+from cola_agents.train.bundled import recipe
 from cola_agents.train.loop import StageConfig
-from cola_agents.train.lora import LoRA, load_adapters
+from cola_agents.train.reward import Pair, RewardConfig, RewardModel, train_reward
 from cola_agents.train.runs import Run
 from cola_agents.train.specs import DataSpec
 from cola_agents.train.training import train

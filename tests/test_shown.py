@@ -14,9 +14,10 @@ import pytest
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, make_output_format
 
 import cola_envs  # noqa: F401 (registers the ids)
-from cola_agents import cli, inspection, reports
-from cola_agents.logs import write_record
-from cola_agents.play import code_table, play
+from cola_agents import cli
+from cola_agents.evaluation import inspection, reports
+from cola_agents.evaluation.play import code_table, play
+from cola_agents.rl.logs import write_record
 from cola_agents.search import draw_tree, tree_text
 from cola_envs.shown import shown, shown_line
 
@@ -82,7 +83,7 @@ def evaluation(folder: Path, capsys: Any) -> str:
 
 
 def code_words(folder: Path, capsys: Any) -> str:
-    return inspection._Words(SimpleNamespace(source=hostile_tokenizer())).token(0)
+    return inspection._Words(SimpleNamespace(spell=hostile_tokenizer().decode)).token(0)  # type: ignore[arg-type]
 
 
 def log_line(folder: Path, capsys: Any) -> str:
@@ -163,7 +164,7 @@ def test_a_commands_warnings_are_shown_escaped(monkeypatch: Any, tmp_path: Path,
     def warn(*_: Any) -> None:
         print(warnings.formatwarning(HOSTILE, UserWarning, "file.py", 1))
 
-    monkeypatch.setattr("cola_agents.checkpoint.convert", lambda *_, **__: warn())
+    monkeypatch.setattr("cola_agents.commands.convert.convert", lambda *_, **__: warn())
     assert cli.main(["convert", str(tmp_path), str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "\\x1b[2J" in said

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cola_agents.modeling import CoLAForCausalLM
-from cola_agents.train.tokenizer import train_tokenizer
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.train.bundled.tokenizer import train_tokenizer
 
 #: Values of the official code on tiny models; they live beside a developer's checkout, not in it.
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from benchmarks.compare.pushforward import PushforwardGRPO
 from benchmarks.compare.rank import RankBackbone
-from benchmarks.decoding import base_tokens
-from cola_agents.actors import Actor, run_trunk
-from cola_agents.backbones import TokenBackbone, make_backbone
-from cola_agents.families import Mask
-from cola_agents.grpo import GRPO
-from cola_agents.modeling import CoLAForCausalLM
-from cola_agents.train.recipe import GROWTH
+from benchmarks.speed.decoding import base_tokens
+from cola_agents.decoding.backbones import TokenBackbone
+from cola_agents.decoding.loading import make_backbone
+from cola_agents.model.families import Mask
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.rl.actors import Actor, run_trunk
+from cola_agents.rl.grpo import GRPO
+from cola_agents.train.bundled.recipe import GROWTH
 
 
 class StackActor(Actor):

@@ -26,8 +26,8 @@ from benchmarks.compare.summary import TRAINED
 from benchmarks.compare.tuning import Score, Setting, best, edges, first_settings, next_setting, scored
 from benchmarks.statistics import area_under_curve
 from cola_agents.commands.settings import add_set, settings
-from cola_agents.folders import one_writer
-from cola_agents.provenance import provenance
+from cola_agents.common.files import one_writer
+from cola_agents.common.provenance import provenance
 
 #: First RL seed of the search: the runs that are reported have others.
 TUNING_SEED = 9_000

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.compare.runs import Cell
 from benchmarks.compare.tuning import Setting
-from cola_agents.folders import write_json
+from cola_agents.common.files import write_json
 from cola_envs import jsonl
 
 #: What tells a run from the others.

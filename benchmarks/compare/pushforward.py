@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cola_agents.actors import Scores
-from cola_agents.grpo import GRPO
-from cola_agents.losses import categorical_entropy, categorical_kl
-from cola_agents.rollout import Rollout
-from cola_agents.table import code_table
+from cola_agents.decoding.code_table import code_table
+from cola_agents.rl.actors import Scores
+from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.losses import categorical_entropy, categorical_kl
+from cola_agents.rl.rollout import Rollout
 
 #: States whose [states, A, V] logits are held at once.
 CHUNK = 128
@@ -64,7 +64,7 @@ class GroupedRollout(Rollout):
 class PushforwardGRPO(GRPO):
     """GRPO on the latent policy's own weights, with probabilities of tokens in place of codes.
 
-    What is played is what :class:`~cola_agents.grpo.GRPO` plays; only the log-probability that is learned,
+    What is played is what :class:`~cola_agents.rl.grpo.GRPO` plays; only the log-probability that is learned,
     the entropy and the KL are those of tokens. It tells the action space of the *gradient* from all else.
     """
 

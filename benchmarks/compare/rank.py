@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from cola_agents.backbones import LatentBackbone, LatentSession
-from cola_agents.loading import load_model, load_tokenizer
-from cola_agents.modeling import CoLAForCausalLM
+from cola_agents.decoding.backbones import LatentBackbone, LatentSession
+from cola_agents.model.loading import load_model, load_tokenizer
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.train.bundled.recipe import GROWTH, Recipe, corpus_batches
 from cola_agents.train.clone import POLICY_MODULES
-from cola_agents.train.data import IGNORED, Batch
+from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.loop import run_stage
-from cola_agents.train.recipe import GROWTH, Recipe, corpus_batches
 from cola_agents.train.stage import StageLoss, target_cross_entropy
 from cola_agents.train.world import trained_parameters
 

@@ -18,7 +18,7 @@ from benchmarks.compare.page import CURVES, DIFFERENCES, FRONTIER, page, sentenc
 from benchmarks.compare.records import Comparison, read
 from benchmarks.compare.summary import HARMLESS, REFERENCE, THRESHOLD, TIE, Judged
 from benchmarks.statistics import Estimate, estimate
-from cola_agents.folders import write_json, write_whole
+from cola_agents.common.files import write_json, write_whole
 
 #: Losses that a setting without harm stays within, on the mean of its runs.
 SHARES = ("arithmetic", "grammar")

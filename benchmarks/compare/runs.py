@@ -18,15 +18,15 @@ import torch
 from benchmarks.compare.arms import ARMS, Arm
 from benchmarks.compare.pushforward import code_groups, pushed, sampled_world_kl
 from benchmarks.compare.rank import RankBackbone
-from cola_agents.actors import score
-from cola_agents.backbones import LatentBackbone
-from cola_agents.demo import FixedCodes, best_constant_code, constant_codes
-from cola_agents.grpo import GRPO
-from cola_agents.losses import categorical_kl
-from cola_agents.probe import probe
-from cola_agents.provenance import provenance
-from cola_agents.rollout import Rollout, collect
-from cola_agents.scores import pass_at_k
+from cola_agents.common.provenance import provenance
+from cola_agents.decoding.backbones import LatentBackbone
+from cola_agents.evaluation.demo import FixedCodes, best_constant_code, constant_codes
+from cola_agents.evaluation.probe import probe
+from cola_agents.evaluation.scores import pass_at_k
+from cola_agents.rl.actors import score
+from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.losses import categorical_kl
+from cola_agents.rl.rollout import Rollout, collect
 from cola_envs.build import evaluation_split, splits_of
 
 #: Of an evaluation: the seed of its problems, far from those that RL draws.

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks import RESULTS, Commands
-from cola_agents.folders import write_json
+from cola_agents.common.files import write_json
 
 
 def add(commands: Commands) -> None:

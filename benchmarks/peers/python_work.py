@@ -20,9 +20,9 @@ from typing import Any
 import gymnasium as gym
 
 from benchmarks.peers.setting import ENV_IDS, Weights
-from cola_agents import rollout as rollout_module
-from cola_agents.backbones import LatentSession, TokenSession
-from cola_agents.rollout import InitialPolicy, collect
+from cola_agents.decoding.backbones import LatentSession, TokenSession
+from cola_agents.rl import rollout as rollout_module
+from cola_agents.rl.rollout import InitialPolicy, collect
 
 #: Calls that are named: those of at least so many a row and step.
 LEAST_NAMED = 0.05

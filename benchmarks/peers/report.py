@@ -14,7 +14,7 @@ from benchmarks.peers.python_work import measure_python_work
 from benchmarks.peers.rollouts import measure_rollouts
 from benchmarks.peers.setting import PeerSetting, Weights
 from benchmarks.peers.updates import measure_updates
-from cola_agents.provenance import provenance
+from cola_agents.common.provenance import provenance
 
 #: The least that was aimed at.
 ROLLOUTS, UPDATE = 1.2, 2.0

@@ -17,8 +17,8 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
 from benchmarks.peers.setting import PeerSetting
-from cola_agents.actors import TokenActor
-from cola_agents.rollout import Rollout
+from cola_agents.rl.actors import TokenActor
+from cola_agents.rl.rollout import Rollout
 
 #: Stands behind a row's prefix.
 PAD = -1

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.decoding import causal_lm
-from cola_agents.backbones import LatentBackbone, TokenBackbone, load_bundled, make_backbone
-from cola_agents.grpo import GRPO
-from cola_agents.ppo import PPO
-from cola_agents.rollout import Rollout, collect
-from cola_agents.text import PlainTokenizer
+from benchmarks.speed.decoding import causal_lm
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.decoding.loading import load_bundled, make_backbone
+from cola_agents.model.text import PlainTokenizer
+from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.ppo import PPO
+from cola_agents.rl.rollout import Rollout, collect
 from cola_envs.state import PROBLEM
 from cola_envs.task import EachRow
 from cola_envs.tasks.arithmetic import ArithmeticTask
@@ -82,7 +83,7 @@ class Weights:
     """One latent-action model, and its base as a language model: the weights of every contender.
 
     Args:
-        model: a :class:`~cola_agents.modeling.CoLAForCausalLM`; None for the bundled one.
+        model: a :class:`~cola_agents.model.modeling.CoLAForCausalLM`; None for the bundled one.
         tokenizer: its Hugging Face tokenizer; None for the bundled one's.
 
     Raises:

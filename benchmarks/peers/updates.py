@@ -10,8 +10,8 @@ import torch
 from benchmarks.peers.figures import ratios, seconds
 from benchmarks.peers.rows import rows_ppo
 from benchmarks.peers.setting import Clock, PeerSetting, TurnPPO, Weights
-from cola_agents.rollout import Rollout
-from cola_agents.updates import Batch
+from cola_agents.rl.rollout import Rollout
+from cola_agents.rl.updates import Batch
 
 #: What the three updates do not do alike; part of every result.
 DIFFERENCES = (

@@ -10,9 +10,9 @@ import numpy as np
 
 from benchmarks.search.methods import Found
 from benchmarks.statistics import estimate, paired
-from cola_agents.scores import concordance
 from cola_agents.search.config import Ending
-from cola_agents.search.core import vote
+from cola_agents.search.puct import vote
+from cola_agents.search.q import concordance
 
 _RESAMPLES = 2_000
 

@@ -12,11 +12,11 @@ import numpy as np
 from torch import Tensor
 
 import cola_envs  # noqa: F401 (registers the ids)
-from benchmarks.decoding import base_tokens
-from cola_agents.backbones import make_backbone
-from cola_agents.folders import write_json
-from cola_agents.generate import generate, read
-from cola_agents.search.play import Values
+from benchmarks.speed.decoding import base_tokens
+from cola_agents.common.files import write_json
+from cola_agents.decoding.loading import make_backbone
+from cola_agents.rl.generate import generate, read
+from cola_agents.search.playout import Values
 from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes

@@ -26,8 +26,8 @@ from benchmarks.search.arms import (
 from benchmarks.search.engine import measure_engine
 from benchmarks.search.methods import METHODS, SEEDLESS, Found, Stage, beam, play, read, write
 from benchmarks.search.report import draw, table
-from cola_agents.folders import one_writer, write_json, write_whole
-from cola_agents.provenance import provenance
+from cola_agents.common.files import one_writer, write_json, write_whole
+from cola_agents.common.provenance import provenance
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes
 

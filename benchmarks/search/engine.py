@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import in_turn
+from benchmarks.speed.speed import in_turn
 from cola_agents.search import MCTS, SearchConfig
 
 TASK = "CoLA-Arithmetic-v0"

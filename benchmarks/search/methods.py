@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.branching import seed_of
-from cola_agents.folders import write_json
+from benchmarks.credit.branching import seed_of
+from cola_agents.common.files import write_json
 from cola_agents.search.baselines import Tries, beam_search
 from cola_agents.search.config import Ending, SearchConfig
-from cola_agents.search.core import answer_of, forwarded_since, search
 from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
-from cola_agents.search.play import Values
+from cola_agents.search.playout import Values
+from cola_agents.search.puct import answer_of, forwarded_since, search
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
+import torch
+
 from cola_agents.commands import Commands
+from cola_agents.common.files import inside, whole_folder
+from cola_agents.model.loading import load_tokenizer
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.official import TOKENIZER_FILES, _local
+from cola_agents.model.text import PlainTokenizer, check_fits
 
 
 def add(commands: Commands) -> None:
@@ -18,8 +26,31 @@ def add(commands: Commands) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from cola_agents.checkpoint import convert
-
     convert(arguments.official, arguments.ours, dtype=arguments.dtype)
     print(f"Wrote {arguments.ours}.")
     return 0
+
+
+def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype | str | None = None) -> None:
+    """Write an official checkpoint in our format, with its tokenizer where it has one.
+
+    The folder appears when it is complete, never half written.
+
+    Args:
+        source, dtype: as in :func:`cola_agents.model.official.from_official`.
+        target: a folder that does not exist or is empty.
+
+    Raises:
+        FileExistsError: when there is something in ``target``.
+        ValueError: when the tokenizer has an id beyond the model's embeddings, besides what
+            :func:`cola_agents.model.official.from_official` raises.
+    """
+    folder = _local(source)
+    model = CoLAForCausalLM.from_official(folder, dtype=dtype)
+    files = [inside(folder, name) for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if files:
+        check_fits(PlainTokenizer(load_tokenizer(folder)), model.config.vocab_size)
+    with whole_folder(Path(target)) as partial:
+        model.save_pretrained(partial, max_shard_size="5GB")
+        for file in files:
+            shutil.copyfile(file, partial / file.name)

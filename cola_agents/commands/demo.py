@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from cola_agents.demo import run_demo
+    from cola_agents.evaluation.demo import run_demo
 
     if min(arguments.updates, arguments.seeds, arguments.episodes) < 1:
         raise ValueError("--updates, --seeds and --episodes must be at least 1")

@@ -48,8 +48,8 @@ def add(commands: Commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from cola_agents.evaluation import evaluate
-    from cola_agents.reports import table
+    from cola_agents.evaluation.reports import table
+    from cola_agents.evaluation.run import evaluate
 
     kwargs = settings(arguments.set)
     named = {

@@ -28,13 +28,13 @@ def add(commands: Commands) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from cola_agents.generate import generate
+    from cola_agents.rl.generate import generate
 
     kwargs = settings(arguments.set)
     kwargs |= {key: value for key in ("model", "split") if (value := getattr(arguments, key)) is not None}
     policy = None
     if arguments.agent is not None:
-        from cola_agents.evaluation import load_agent
+        from cola_agents.evaluation.run import load_agent
 
         if arguments.model is not None:
             raise ValueError("give --model or --agent, not both: an agent knows its model")

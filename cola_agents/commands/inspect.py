@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from cola_agents.inspection import run_inspection
+    from cola_agents.evaluation.inspection import run_inspection
 
     run_inspection(
         arguments.out,

@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
 
 
 def _play(arguments: argparse.Namespace) -> int:
-    from cola_agents.play import play
+    from cola_agents.evaluation.play import play
 
     kwargs = settings(arguments.set)
     kwargs |= {key: value for key in ("model", "split") if (value := getattr(arguments, key)) is not None}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
-from cola_agents.folders import LOCK, one_writer
+from cola_agents.common.files import LOCK, one_writer
 
 if TYPE_CHECKING:
     from cola_agents.train.metrics import CodebookMetrics
@@ -172,7 +172,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> Any:
     """The run that a command line describes."""
-    from cola_agents.train.lora import LoRA
+    from cola_agents.train.adapters import LoRA
     from cola_agents.train.runs import Run, flag_of
     from cola_agents.train.specs import parse_data
 
@@ -244,8 +244,8 @@ def _q(arguments: argparse.Namespace) -> int:
 
 
 def _train_q(arguments: argparse.Namespace) -> int:
-    from cola_agents.backbones import make_backbone
-    from cola_agents.generate import read
+    from cola_agents.decoding.loading import make_backbone
+    from cola_agents.rl.generate import read
     from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
 
     _check_empty(arguments.out)
@@ -283,8 +283,8 @@ def _recipe(arguments: argparse.Namespace) -> int:
 
 
 def _train_recipe(arguments: argparse.Namespace) -> int:
-    from cola_agents.train import recipe as stages
-    from cola_agents.train.card import write_card
+    from cola_agents.evaluation.bundled_card import write_card
+    from cola_agents.train.bundled import recipe as stages
 
     recipe = stages.Recipe(seed=arguments.seed or 0)
     if arguments.stage == "card":

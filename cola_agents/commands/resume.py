@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cola_agents.commands import Commands
 from cola_agents.commands.train import go_on, read_settings, write_settings, writing
-from cola_agents.folders import SETTINGS
+from cola_agents.common.files import SETTINGS
 
 
 def add(commands: Commands) -> None:
@@ -23,8 +23,8 @@ def add(commands: Commands) -> None:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from cola_agents.evaluation import load_agent
-    from cola_agents.threads import fitting_threads
+    from cola_agents.common.threads import fitting_threads
+    from cola_agents.evaluation.run import load_agent
 
     out: Path = arguments.run_folder
     if not (out / SETTINGS).is_file():

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings as parsed
-from cola_agents.folders import SETTINGS, first_process, one_writer, write_whole
-from cola_agents.interrupts import exit_status
-from cola_agents.sealed import DamagedError, sealed, unsealed
+from cola_agents.common.files import SETTINGS, first_process, one_writer, write_whole
+from cola_agents.common.interrupts import exit_status
+from cola_agents.common.sealed import DamagedError, sealed, unsealed
 from cola_envs.shown import shown
 
 if TYPE_CHECKING:
-    from cola_agents.agent import Agent
+    from cola_agents.rl.agent import Agent
 
 ALGORITHMS = ("grpo", "ppo", "remax", "rloo")
 
@@ -49,9 +49,9 @@ def add(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from cola_agents.logs import check_formats
-    from cola_agents.registry import AGENTS
-    from cola_agents.saving import is_free
+    from cola_agents.rl.logs import check_formats
+    from cola_agents.rl.registry import AGENTS
+    from cola_agents.rl.saving import is_free
 
     if min(arguments.timesteps, arguments.log_interval, arguments.episodes) < 1:
         raise ValueError("--timesteps, --log-interval and --episodes must be at least 1")
@@ -79,7 +79,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Make the agent, save it as it begins, and have it learn."""
-    from cola_agents.threads import fitting_threads
+    from cola_agents.common.threads import fitting_threads
 
     out: Path = arguments.out
     agent = cls(
@@ -116,7 +116,7 @@ def read_settings(out: Path) -> dict[str, Any]:
     Raises:
         DamagedError: a ValueError, where that is not what is there.
     """
-    beside = "the agent beside it can be loaded: cola_agents.evaluation.load_agent"
+    beside = "the agent beside it can be loaded: cola_agents.evaluation.run.load_agent"
     try:
         settings = unsealed(out / SETTINGS)
     except DamagedError as error:
@@ -135,8 +135,8 @@ def go_on(agent: Agent, out: Path, settings: dict[str, Any], *, quiet: bool) -> 
         the exit status: 130 after Ctrl-C and 143 after SIGTERM, with the agent saved; 1 where the loss was
         not finite.
     """
-    from cola_agents.logs import make_logger
-    from cola_agents.scores import wilson
+    from cola_agents.evaluation.scores import wilson
+    from cola_agents.rl.logs import make_logger
 
     learns = agent.num_timesteps < settings["timesteps"]
     formats = [name for name in settings["log"] if learns and not (quiet and name == "stdout")]

@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
 
 def _train_reward(arguments: argparse.Namespace) -> int:
-    from cola_agents.reward import RewardConfig, read_pairs, train_reward
+    from cola_agents.train.reward import RewardConfig, read_pairs, train_reward
 
     config = RewardConfig(
         lr=arguments.lr,

@@ -5,8 +5,8 @@ the Q-function and what is built of them.
 """
 
 from cola_agents.search.config import Ending, Evaluate, Evaluation, SearchConfig, SearchResult
-from cola_agents.search.core import search
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
+from cola_agents.search.puct import search
 from cola_agents.search.q import QConfig, QFunction, train_q
 from cola_agents.search.solver import MCTS
 from cola_agents.search.view import draw_tree, tree_text

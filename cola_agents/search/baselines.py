@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from cola_agents.search.config import Ending
-from cola_agents.search.core import running_states, vote
-from cola_agents.search.play import Player, Values, checked_logits, streams
+from cola_agents.search.playout import Player, Values, checked_logits, streams
+from cola_agents.search.puct import running_states, vote
 from cola_envs.episodes import Episodes
 
 

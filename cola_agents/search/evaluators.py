@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cola_agents.rollout import InitialPolicy, Policy
+from cola_agents.rl.rollout import InitialPolicy, Policy
 from cola_agents.search.config import Evaluation
-from cola_agents.search.play import Outlook, Player, Values, streams
+from cola_agents.search.playout import Outlook, Player, Values, streams
 from cola_envs.episodes import Episodes
 
 
@@ -30,7 +30,7 @@ class RolloutEvaluator:
 
     Args:
         episodes: whose rows are evaluated.
-        policy: gives action logits, as in :func:`cola_agents.rollout.collect`; None for the model's own.
+        policy: gives action logits, as in :func:`cola_agents.rl.rollout.collect`; None for the model's own.
         temperature: at which the rest is played; 0 takes the likeliest action.
         discount: of the return, per action.
         seed: of the draws: one, or one for each row from the first on. The evaluations of a row draw on

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cola_agents.sampling import sample
+from cola_agents.model.sampling import sample
 from cola_agents.search.config import Ending, SearchResult, check_count, check_flag
-from cola_agents.search.core import conduct, forwarded_since, vote
 from cola_agents.search.forest import NONE, Forest
-from cola_agents.search.play import Player, Values, checked_logits, checked_values, streams
+from cola_agents.search.playout import Player, Values, checked_logits, checked_values, streams
+from cola_agents.search.puct import conduct, forwarded_since, vote
 from cola_envs.episodes import Episodes
 from cola_envs.spaces import reach
 

@@ -17,14 +17,12 @@ from torch.nn import functional
 from torch.nn.utils import skip_init
 from tqdm import tqdm
 
-from cola_agents.backbones import LatentBackbone, TokenBackbone
-from cola_agents.folders import whole_folder
-from cola_agents.losses import td_target
-from cola_agents.rollout import Rollout
-from cola_agents.scores import concordance
+from cola_agents.common.files import whole_folder
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.decoding.session import Rows
+from cola_agents.rl.rollout import Rollout
 from cola_agents.search.config import Evaluation
-from cola_agents.search.play import Values
-from cola_agents.session import Rows
+from cola_agents.search.playout import Values
 from cola_envs import jsonl
 
 
@@ -289,7 +287,7 @@ def train_q(
 def within_problems(q: QFunction, rollout: Rollout, batch_size: int = 256) -> float | None:
     """How well values order the answers to one problem; .5 is a coin, and search by such a Q is blind.
 
-    The mean over problems, told apart by their prompts, of the :func:`~cola_agents.scores.concordance`
+    The mean over problems, told apart by their prompts, of the :func:`~cola_agents.search.q.concordance`
     between what an episode's last action is said to be worth and what the episode was paid; None where no
     problem's answers were paid differently.
     """
@@ -394,3 +392,41 @@ class QEvaluator:
             considered = considered.gather(1, likeliest)
         best = considered.amax(-1)
         return Evaluation(prior.cpu().numpy(), best.double().cpu().numpy(), values.double().cpu().numpy())
+
+
+def td_target(rewards: Tensor, online: Tensor, target: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """Double-Q targets: ``y_t = r_t + gamma Q_target(s_t+1, argmax_a Q_online(s_t+1, a)) mask_t+1``.
+
+    Args:
+        rewards: [B, T], paid for the action at t.
+        online, target: action values of the two networks, [B, T, A].
+        mask: [B, T], 1 where an action was taken: what follows the last one is worth nothing.
+
+    Returns:
+        [B, T - 1]; entries where ``mask`` is 0 mean nothing.
+
+    Source: van Hasselt et al. 2016 (arXiv 1509.06461), as CoLA's Q-function uses it.
+    """
+    best = online[:, 1:].argmax(-1, keepdim=True)
+    following = target[:, 1:].gather(-1, best).squeeze(-1)
+    return rewards[:, :-1] + gamma * following * mask[:, 1:].to(following)
+
+
+def concordance(values: np.ndarray, paid: np.ndarray) -> float | None:
+    """The chance that of two tries that were paid differently the better paid is the one valued higher.
+
+    Ties of value count half; .5 is a coin. Where tries are paid 0 or 1 it is the area under the ROC curve.
+
+    Args:
+        values: of each try, [N].
+        paid: its reward, [N].
+
+    Returns:
+        None where all were paid alike.
+    """
+    above, pairs = 0.0, 0
+    for level in np.unique(paid):
+        lower, higher = np.sort(values[paid == level]), values[paid > level]
+        above += sum(np.searchsorted(lower, higher, side).sum() / 2 for side in ("left", "right"))
+        pairs += len(lower) * len(higher)
+    return float(above / pairs) if pairs else None

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cola_agents.rollout import InitialPolicy
-from cola_agents.rows import make_rows
+from cola_agents.rl.rollout import InitialPolicy
+from cola_agents.rl.rows import make_rows
 from cola_agents.search.config import Evaluate, SearchConfig, SearchResult
-from cola_agents.search.core import search
 from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
+from cola_agents.search.puct import search
 from cola_agents.search.q import QEvaluator, QFunction
 from cola_envs.episodes import Episodes
 

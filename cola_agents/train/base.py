@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from cola_agents.families import capped, decoder_mask
-from cola_agents.train.data import Batch
+from cola_agents.model.families import capped, decoder_mask
+from cola_agents.train.data.packing import Batch
 from cola_agents.train.loop import run_stage
 from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
 

@@ -23,7 +23,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cola_agents.folders import unfinished, whole_folder, write_json
+from cola_agents.common.files import unfinished, whole_folder, write_json
 from cola_envs import jsonl
 
 RUN, STATE = "run.json", "state.json"

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cola_agents.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
-from cola_agents.train.data import IGNORED, Batch
+from cola_agents.model.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
+from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.loop import run_stage
 from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
 from cola_agents.train.world import trained_parameters

@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cola_agents.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
-from cola_agents.train.data import Batch
+from cola_agents.model.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
+from cola_agents.train.adapters import Adapters
+from cola_agents.train.data.packing import Batch
 from cola_agents.train.loop import run_stage
-from cola_agents.train.lora import Adapters
 from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
 
 #: Whose argmax the base is trained under: the inverse dynamics' (FTA-I) or the policy's (FTA-P).

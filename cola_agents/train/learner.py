@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from cola_agents.randomness import drawn_from
+from cola_agents.common.processes import Workers, spread_like, whole
+from cola_agents.common.randomness import drawn_from
 from cola_agents.train.checkpoints import Saved
-from cola_agents.train.data import IGNORED, Batch, collate
-from cola_agents.train.distributed import Workers, spread_like, whole
+from cola_agents.train.data.packing import IGNORED, Batch, collate
 from cola_agents.train.stage import StageConfig, StageLoss, row_generators
 
 

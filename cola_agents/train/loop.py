@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from cola_agents.common.processes import Workers
 from cola_agents.train.checkpoints import Checkpoints, Saved
-from cola_agents.train.data import Batch
-from cola_agents.train.distributed import Workers
+from cola_agents.train.data.packing import Batch
 from cola_agents.train.learner import Cut, Learner
 from cola_agents.train.records import RecordLog, rewind
 from cola_agents.train.stage import StageConfig, StageLoss
@@ -58,7 +58,7 @@ def run_stage(
         name: shown in the progress bar and in the records.
         objective: what is minimised, with the model. Modules with something trained are in training mode
             meanwhile, all are in evaluation mode afterwards. Under FSDP its weights stay spread over the
-            processes: see :func:`cola_agents.train.distributed.whole_state`.
+            processes: see :func:`cola_agents.common.processes.whole_state`.
         trained: the parameters that learn: all of the objective's that require gradients.
         batches: of ``config.rows`` rows; one with fewer, the last of a finite corpus, is as good. With
             ``checkpoints`` they have ``state_dict()`` and ``load_state_dict()``, which JSON can hold. What
@@ -198,7 +198,7 @@ def _check_place(name: str, batches: Any) -> None:
         if not hasattr(batches, method):
             raise ValueError(
                 f"{name}: checkpoints need batches that know their place; {type(batches).__name__} has no "
-                f"{method}(). cola_agents.train.data.PackedBatches has"
+                f"{method}(). cola_agents.train.data.packing.PackedBatches has"
             )
     state = batches.state_dict()
     if json.loads(json.dumps(state)) != state:

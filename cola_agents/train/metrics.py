@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cola_agents.modeling import CoLAForCausalLM, shift_codes
-from cola_agents.train.data import IGNORED, Batch
+from cola_agents.model.modeling import CoLAForCausalLM, shift_codes
+from cola_agents.train.data.packing import IGNORED, Batch
 
 #: Token logits that are held at a time where no ``chunk`` is given: 128 MiB of float32.
 _HELD = 2**25

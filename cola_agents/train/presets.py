@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cola_agents.train.bundled.recipe import GROWTH, Recipe
 from cola_agents.train.fta import paper_fta
-from cola_agents.train.recipe import GROWTH, Recipe
 from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import CodeConfig
 
@@ -22,7 +22,7 @@ class Preset:
 
     Attributes:
         seed: of weights, data and noise.
-        grow: fields of :class:`~cola_agents.configuration.CoLAConfig`.
+        grow: fields of :class:`~cola_agents.model.configuration.CoLAConfig`.
         codes: how codes are assigned in the stage ``world``.
         config: a stage (``world``, ``policy`` or ``fta``), its number of steps or None for the preset's, and
             other fields that differ, to its configuration.

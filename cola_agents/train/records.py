@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from cola_agents.folders import flush, unfinished, write_whole
+from cola_agents.common.files import flush, unfinished, write_whole
 from cola_agents.train.checkpoints import broken_name
 from cola_envs import jsonl
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from cola_agents.train.data import LongDocuments
+from cola_agents.train.adapters import LoRA
+from cola_agents.train.data.packing import LongDocuments
 from cola_agents.train.fta import Codes
-from cola_agents.train.lora import LoRA
 from cola_agents.train.presets import PRESETS, Preset
 from cola_agents.train.specs import DataSpec
 from cola_agents.train.stage import StageConfig
@@ -55,8 +55,9 @@ class Run:
             by a pass that packs them. None of them for the preset's.
         seed: of new weights, data and noise; None for the preset's.
         config, grow, codes: what differs from the preset, by field of
-            :class:`~cola_agents.train.stage.StageConfig`, :class:`~cola_agents.configuration.CoLAConfig`
-            and :class:`~cola_agents.train.world.CodeConfig`.
+            :class:`~cola_agents.train.stage.StageConfig`,
+            :class:`~cola_agents.model.configuration.CoLAConfig` and
+            :class:`~cola_agents.train.world.CodeConfig`.
         long: what becomes of documents longer than a row; None for ``"cut"`` in ``fta`` and on the generated
             corpus, ``"chunk"`` elsewhere.
         tune: whose codes ``fta`` trains the base under.

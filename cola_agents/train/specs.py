@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from cola_agents.train.documents import Documents, Mixture
-from cola_agents.train.formats import RowFormat
-from cola_agents.train.sources import FileDocuments, GeneratedDocuments, StreamedDocuments
+from cola_agents.train.data.documents import Documents, Mixture
+from cola_agents.train.data.formats import RowFormat
+from cola_agents.train.data.sources import FileDocuments, GeneratedDocuments, StreamedDocuments
 from cola_envs import jsonl
 
 GENERATED, HUB, PARQUET = "generated", "hub:", ".parquet"
@@ -34,8 +34,8 @@ class DataSpec:
         weight: its share of the rows where there are several sources, in proportion to the others'.
         name: what errors, logs and saved places call it; None for one made of ``source``.
         epochs: passes through finite data; None for without end.
-        unit: of text files: see :class:`~cola_agents.train.sources.FileDocuments`.
-        text, prompt, response, template: of objects: see :class:`~cola_agents.train.formats.RowFormat`.
+        unit: of text files: see :class:`~cola_agents.train.data.sources.FileDocuments`.
+        text, prompt, response, template: of objects: see :class:`~cola_agents.train.data.formats.RowFormat`.
         subset, split: of ``hub:``, where the split is "train" without one.
         seed: of ``generated``; None for the run's own.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cola_agents.train.data import IGNORED, Batch
+from cola_agents.train.data.packing import IGNORED, Batch
 
 PRECISIONS = ("float32", "bf16")
 

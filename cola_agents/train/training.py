@@ -14,21 +14,21 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
-from cola_agents.checkpoint import from_official, is_official
-from cola_agents.folders import LOCK, first_process, one_writer, unfinished, write_json
-from cola_agents.loading import load_config, load_model, load_tokenizer
-from cola_agents.modeling import CoLAForCausalLM, calibrate_readout
-from cola_agents.probe import HELD_OUT
-from cola_agents.provenance import provenance
-from cola_agents.randomness import drawn_from
-from cola_agents.reach import reachable
-from cola_agents.text import PlainTokenizer, check_fits
+from cola_agents.common.files import LOCK, first_process, one_writer, unfinished, write_json
+from cola_agents.common.processes import Workers, whole_state
+from cola_agents.common.provenance import provenance
+from cola_agents.common.randomness import drawn_from
+from cola_agents.model.loading import load_config, load_model, load_tokenizer
+from cola_agents.model.modeling import CoLAForCausalLM, calibrate_readout
+from cola_agents.model.official import is_official
+from cola_agents.model.reach import reachable
+from cola_agents.model.text import PlainTokenizer, check_fits
+from cola_agents.train.adapters import Adapters
+from cola_agents.train.bundled.corpus import HELD_OUT
 from cola_agents.train.checkpoints import RUN
 from cola_agents.train.clone import clone_policy
-from cola_agents.train.data import PackedBatches
-from cola_agents.train.distributed import Workers, whole_state
+from cola_agents.train.data.packing import PackedBatches
 from cola_agents.train.fta import tune_base
-from cola_agents.train.lora import Adapters
 from cola_agents.train.metrics import CodebookMetrics, measure
 from cola_agents.train.presets import PRESETS
 from cola_agents.train.records import RecordLog, check_log
@@ -250,7 +250,7 @@ def _model(
     dtype = getattr(torch, run.dtype)
     with drawn_from(run.seeded + 1):
         if is_official(kind):
-            model = from_official(run.model, dtype=dtype)
+            model = CoLAForCausalLM.from_official(run.model, dtype=dtype)
         elif kind.model_type == "cola":
             model = CoLAForCausalLM.from_pretrained(run.model, dtype=dtype)
         else:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cola_agents.losses import (
+from cola_agents.model.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
+from cola_agents.train.code_losses import (
     CodeAssignment,
     assign_codes,
     gumbel_noise,
@@ -18,8 +19,7 @@ from cola_agents.losses import (
     negative_entropy,
     negative_marginal_entropy,
 )
-from cola_agents.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
-from cola_agents.train.data import IGNORED, Batch
+from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.health import CollapseWatch
 from cola_agents.train.loop import run_stage
 from cola_agents.train.metrics import perplexity

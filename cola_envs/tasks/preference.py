@@ -44,8 +44,8 @@ class Preference:
             mapping from split to such a sequence. Of a plain sequence or file one prompt in ten is a test
             prompt, chosen by the hash of its text, so that a split does not depend on the order.
         scorer: a callable from (prompts, responses) to scores, or the path or hub id of a Hugging Face
-            sequence-classification decoder with one output (:class:`cola_agents.reward.RewardModel`), which
-            is loaded at the first score.
+            sequence-classification decoder with one output (:class:`cola_agents.train.reward.RewardModel`),
+            which is loaded at the first score.
         held_out: a second scorer, never rewarded. A reward that rises while this score falls has been
             hacked.
         whiten: subtract a mean and divide by a standard deviation: a pair of numbers, or True for the
@@ -226,7 +226,7 @@ def _is_test(prompt: str) -> bool:
 def _resolved(scorer: Any, name: str, device: str | None) -> Scorer:
     if isinstance(scorer, str | Path):
         # A task knows neither torch nor transformers: a reward model is the agents' side's.
-        return importlib.import_module("cola_agents.reward").RewardModel(scorer, device=device)
+        return importlib.import_module("cola_agents.train.reward").RewardModel(scorer, device=device)
     if not callable(scorer):
         raise TypeError(
             f"{name} must be a callable (prompts, responses) -> scores or the path of a reward model, "

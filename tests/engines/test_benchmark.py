@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks.engines import _engine, _memory, _stock
+from benchmarks.speed.engines import _engine, _memory, _stock
 
 # Not importorskip: importing alfworld makes a folder in the user's cache and sets a variable.
 pytestmark = pytest.mark.skipif(

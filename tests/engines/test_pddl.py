@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.stock import complete
+from benchmarks.speed.stock import complete
 from cola_envs.engines import EnginePool, GameError
 from cola_envs.household import TASK_TYPES, generate
 
@@ -38,7 +38,7 @@ def cached() -> Iterator[EnginePool]:
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnginePool]:
     data = str(tmp_path_factory.mktemp("alfworld"))
-    pool = EnginePool("benchmarks.stock:StockEngine", {"data": data}, num_rows=1)
+    pool = EnginePool("benchmarks.speed.stock:StockEngine", {"data": data}, num_rows=1)
     yield pool
     pool.close()
 

@@ -20,8 +20,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch.utils.data import DataLoader
 
 import cola_envs
-from cola_agents import threads
-from cola_agents.backbones import BUNDLED
+from cola_agents.common import threads
+from cola_agents.decoding.loading import BUNDLED
 from cola_envs.testing import FakeBackbone
 from tests.envs.tiny import Copy, First
 

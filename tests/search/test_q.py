@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cola_agents.backbones import LatentBackbone, TokenBackbone
-from cola_agents.losses import td_target
-from cola_agents.rollout import InitialPolicy, Rollout, collect
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.rl.rollout import InitialPolicy, Rollout, collect
 from cola_agents.search.q import (
     QConfig,
     QEvaluator,
@@ -18,6 +17,7 @@ from cola_agents.search.q import (
     _targets,
     acting,
     split_problems,
+    td_target,
     train_q,
     within_problems,
 )

@@ -13,9 +13,9 @@ import torch
 from gymnasium.error import ResetNeeded
 
 from cola_agents.search import Ending, Evaluation, SearchConfig, search
-from cola_agents.search.core import merged, vote
 from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.forest import Forest
+from cola_agents.search.puct import merged, vote
 from cola_envs import EachRow, Episodes, Turn
 from cola_envs.testing import FakeBackbone
 

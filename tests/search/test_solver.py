@@ -174,7 +174,7 @@ def test_an_interrupted_evaluation_reports_the_batches_that_were_through(
 
 
 def test_what_would_read_the_solutions_or_lacks_its_q_is_refused(q_folder: str, capsys) -> None:
-    from cola_agents.evaluation import evaluate
+    from cola_agents.evaluation.run import evaluate
 
     with pytest.raises(ValueError, match="must not see the solutions"):
         evaluate(TASK, search=SearchConfig())

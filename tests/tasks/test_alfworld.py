@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.stock import complete
+from benchmarks.speed.stock import complete
 from cola_envs.engines import GameError
 from cola_envs.household import SPLITS, TASK_TYPES, generate
 from cola_envs.household.generator import Split

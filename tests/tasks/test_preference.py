@@ -177,7 +177,7 @@ def test_it_plays_in_an_environment_and_conforms() -> None:
 
 def test_training_and_evaluation_show_the_held_out_score_beside_the_rewarded_one() -> None:
     from cola_agents import GRPO
-    from cola_agents.evaluation import evaluate
+    from cola_agents.evaluation.run import evaluate
 
     settings: dict[str, Any] = {
         "prompts": PROMPTS,

@@ -1,0 +1,1 @@
+"""Where credit is due: the value of every action, by playing on from it many times."""

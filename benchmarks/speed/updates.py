@@ -1,0 +1,138 @@
+"""A PPO update of either level over random episodes, and the memory that it takes."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.rl.actors import Actor
+from cola_agents.rl.ppo import PPO, PPOOptions
+from cola_agents.rl.rollout import Rollout
+from cola_agents.rl.updates import Updates
+
+
+class MeasuredPPO(PPO):
+    """The agent's own update, over a rollout that is given: no environment, no tokenizer."""
+
+    def __init__(self, actor: Actor, reference: Actor, micro: int) -> None:
+        self.options = PPOOptions(epochs=1, minibatch=None, micro_batch=micro, lr=1e-6)
+        Updates.__init__(self)
+        self.seed = 0
+        self.actor = actor
+        self.reference = reference
+        self.optimiser = OwnTypeAdam(actor.parameters(), lr=1e-6)  # type: ignore[assignment]
+
+    def once(self, rollout: Rollout) -> None:
+        """Values, advantages, and one gradient step on all of the rollout."""
+        self._improve(self._judged(rollout, {}))
+
+
+class OwnTypeAdam:
+    """Adam whose state is of the weights' own type.
+
+    The agents' own optimiser keeps float32 twins beside lower types. 8B weights, their twins and a
+    reference are more than a GPU holds, so both arms do without.
+    """
+
+    def __init__(self, parameters: Iterator[nn.Parameter], lr: float) -> None:
+        self._parameters = [p for p in parameters if p.requires_grad]
+        fused = self._parameters[0].device.type == "cuda"
+        self._adam = torch.optim.Adam(self._parameters, lr=lr, betas=(0.9, 0.95), fused=fused)
+
+    def zero_grad(self) -> None:
+        self._adam.zero_grad(set_to_none=True)
+
+    def step(self, max_norm: float) -> float:
+        norm = nn.utils.clip_grad_norm_(self._parameters, max_norm)
+        self._adam.step()
+        return float(norm)
+
+
+@torch.no_grad()
+def random_rollout(
+    backbone: LatentBackbone | TokenBackbone, episodes: int, length: int, micro: int
+) -> Rollout:
+    """Whole episodes of random tokens and actions, an action a token.
+
+    At latent level with the hidden states that playing them would have kept, made of ``micro`` episodes
+    at a time.
+    """
+    base: Any = backbone.base
+    device, source = backbone.model.device, torch.Generator().manual_seed(1)
+    size = (episodes, length)
+    num_actions = int(backbone.action_space.n)
+    ids = torch.randint(backbone.vocab_size, size, generator=source).to(device)
+    hidden = torch.empty(*size, 0, device=device, dtype=backbone.model.dtype)
+    if isinstance(backbone, LatentBackbone):
+        hidden = torch.cat([base(part, use_cache=False).last_hidden_state for part in ids.split(micro)])
+    rewards = torch.zeros(size)
+    rewards[:, -1] = torch.rand(episodes, generator=source)
+    return Rollout(
+        ids=ids,
+        lengths=torch.full((episodes,), length, device=device),
+        hidden=hidden,
+        mask=torch.ones(size, dtype=torch.bool, device=device),
+        actions=torch.randint(num_actions, size, generator=source).to(device),
+        log_probs=torch.full(size, -math.log(num_actions), device=device),
+        rewards=rewards.to(device),
+        terminated=torch.ones(episodes, dtype=torch.bool, device=device),
+        seeds=np.arange(episodes),
+        problem_seeds=np.arange(episodes),
+        infos=[{} for _ in range(episodes)],
+    )
+
+
+def free_memory(device: torch.device) -> None:
+    """Collect garbage, and hand a GPU's unused memory back."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+class PeakMemory:
+    """The most memory in use since :meth:`begin`.
+
+    On a GPU what tensors took. On Linux what the process took beyond what it had when this was made, as
+    the kernel counts it; elsewhere nothing is known.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._status = Path("/proc/self/status")
+        self._reset = Path("/proc/self/clear_refs")
+        self._before = self._field("VmRSS")
+        if device.type == "cuda":
+            self.what = "tensors on the GPU"
+        else:
+            self.what = "the process beyond its start" if self._before is not None else "not measured here"
+
+    def begin(self) -> None:
+        """Forget what was; garbage is collected first."""
+        free_memory(self._device)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        elif self._before is not None:
+            self._reset.write_text("5")  # the peak becomes what is resident now
+
+    def mib(self) -> float | None:
+        if self._device.type == "cuda":
+            return round(torch.cuda.max_memory_allocated(self._device) / 2**20, 1)
+        peak = self._field("VmHWM")
+        return None if peak is None or self._before is None else round(peak - self._before, 1)
+
+    def _field(self, name: str) -> float | None:
+        """A field of the process's status in MiB; None where there is none, or no way to set it back."""
+        if not self._status.is_file() or not self._reset.exists():
+            return None
+        for line in self._status.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) / 1024
+        return None

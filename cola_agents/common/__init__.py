@@ -1,0 +1,1 @@
+"""Files, provenance, threads and processes: what every other room uses."""

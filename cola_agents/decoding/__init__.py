@@ -1,0 +1,1 @@
+"""Decoding: caches with rows of unequal length, sessions, and the two backbones (action spaces) over them."""

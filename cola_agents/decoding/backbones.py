@@ -1,0 +1,337 @@
+"""The same weights under two action spaces: codes of a latent-action model, or tokens."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from cola_agents.decoding.code_table import CodeTable, code_table
+from cola_agents.decoding.session import Follower, NotFiniteError, Rows, not_finite
+from cola_agents.model.families import capped, check_family
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.sampling import sample
+from cola_agents.model.text import PlainTokenizer, check_fits
+from cola_envs.backbone import Decoded, Level
+
+
+def _lasting(config: PretrainedConfig) -> dict[str, Any]:
+    """What a configuration says beyond its class's defaults.
+
+    A field that a later release adds, with a default that changes nothing, must not make the same model
+    look like another one; nor must what saving and loading write.
+    """
+    passing = ("_name_or_path", "transformers_version", "dtype", "architectures")
+    defaults = type(config)().to_dict()
+    said = {}
+    for key, value in config.to_dict().items():
+        nested = getattr(config, key, None)
+        if isinstance(nested, PretrainedConfig):
+            said[key] = _lasting(nested)
+        elif key == "model_type" or (key not in passing and value != defaults.get(key)):
+            said[key] = value
+    return said
+
+
+class _Backbone:
+    """What both levels share. A copy of a backbone is the backbone: its weights are never copied."""
+
+    level: Level
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+        self.model = model.eval()
+        self.tokenizer = (
+            tokenizer if isinstance(tokenizer, PlainTokenizer) else PlainTokenizer(tokenizer, model)
+        )
+        text = model.config.get_text_config()
+        self.hidden_size: int = text.hidden_size
+        self.vocab_size: int = text.vocab_size
+        self.max_length: int = text.max_position_embeddings
+        check_fits(self.tokenizer, self.vocab_size)
+        #: [V] bool, True for ids that no token stands for: they are never drawn.
+        self.unused_ids = torch.ones(self.vocab_size, dtype=torch.bool, device=model.device)
+        self.unused_ids[sorted(self.tokenizer.ids)] = False
+
+    @property
+    def base(self) -> nn.Module:
+        """The base decoder, whose last hidden states are the observations."""
+        return self.model.base if isinstance(self.model, CoLAForCausalLM) else self.model.model
+
+    @functools.cached_property
+    def lm_head(self) -> nn.Linear:
+        """From the base's hidden states to its token logits, capped where the family caps them."""
+        return capped(self.model.lm_head, self.model.config.get_text_config())
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of level, configuration, weights and tokenizer."""
+        digest = hashlib.sha256(self.level.encode())
+        config = _lasting(self.model.config)
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        vocabulary = sorted(self.tokenizer.source.get_vocab().items())
+        digest.update(json.dumps(vocabulary).encode())
+        ends, start = sorted(self.tokenizer.end_ids), self.tokenizer.start_ids
+        if start or len(ends) > 1:  # fingerprints of all other models stay as they were published
+            digest.update(json.dumps([ends, start]).encode())
+        return digest.hexdigest()
+
+    def _length(self, max_length: int | None) -> int:
+        if max_length is not None and max_length > self.max_length:
+            raise ValueError(f"max_length={max_length} is beyond the model's context of {self.max_length}")
+        return max_length or self.max_length
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+    def __repr__(self) -> str:
+        name = self.model.name_or_path or type(self.model).__name__
+        return f"{type(self).__name__}({name!r}, actions={self.action_space.n})"
+
+    action_space: gym.spaces.Discrete
+
+
+class LatentBackbone(_Backbone):
+    """Actions are codes: the world model turns a code into the next token.
+
+    Args:
+        model: a :class:`~cola_agents.model.modeling.CoLAForCausalLM`; put in eval mode.
+        tokenizer: its Hugging Face tokenizer.
+
+    Raises:
+        ValueError: if the tokenizer has an id beyond the model's embeddings.
+        TypeError: if the model has no codebook.
+    """
+
+    level: Level = "latent"
+    model: CoLAForCausalLM
+
+    def __init__(self, model: CoLAForCausalLM, tokenizer: Any) -> None:
+        if not isinstance(model, CoLAForCausalLM):
+            raise TypeError(
+                f"latent actions need a CoLAForCausalLM, got {type(model).__name__}; use the -Token-v0 id "
+                "for a plain language model, or grow one with CoLAForCausalLM.from_base"
+            )
+        super().__init__(model, tokenizer)
+        self.action_space = gym.spaces.Discrete(model.config.num_codes)
+
+    def action_mask(self) -> np.ndarray:
+        """Every code may be taken: [A] bool."""
+        return np.ones(int(self.action_space.n), dtype=bool)
+
+    def initial_policy(self) -> tuple[nn.Module | None, nn.Linear]:
+        """The frozen policy's trunk and the linear head on it."""
+        return self.model.policy_trunk, self.model.policy_head
+
+    def compose(self, hidden: Tensor, log_actions: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities of tokens when codes are drawn and the world model is sampled from, [M].
+
+        Args:
+            hidden: base states, [M, D].
+            log_actions: log-probabilities of the codes there, [M, A].
+            targets: tokens, [M].
+        """
+        return self.model.compose(hidden, log_actions, targets)
+
+    def session(self, num_rows: int, max_length: int | None = None) -> LatentSession:
+        return LatentSession(self, num_rows, self._length(max_length))
+
+
+class TokenBackbone(_Backbone):
+    """Actions are token ids: decoding is the identity.
+
+    Args:
+        model: a causal LM of a supported family, or a CoLA model, of which only the base is used.
+        tokenizer: its Hugging Face tokenizer.
+
+    Raises:
+        ValueError: if the model is of another family or has rotary embeddings that are not supported, or
+            the tokenizer has an id beyond its embeddings.
+        TypeError: if the model is built otherwise.
+    """
+
+    level: Level = "token"
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+        if not isinstance(model, CoLAForCausalLM) and not all(
+            hasattr(model, n) for n in ("model", "lm_head")
+        ):
+            raise TypeError(
+                f"token actions need a causal LM with .model and .lm_head, as Llama's or Qwen2's; "
+                f"{type(model).__name__} is built otherwise"
+            )
+        check_family(model.config.get_text_config())
+        super().__init__(model, tokenizer)
+        self.action_space = gym.spaces.Discrete(self.vocab_size)
+
+    def action_mask(self) -> np.ndarray:
+        """Ids that the tokenizer knows: [V] bool."""
+        return ~self.unused_ids.cpu().numpy()
+
+    def initial_policy(self) -> tuple[nn.Module | None, nn.Linear]:
+        """No trunk (the base is the policy) and ``lm_head``."""
+        return None, self.lm_head
+
+    def compose(self, hidden: Tensor, log_actions: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities of tokens, [M]: here the actions themselves."""
+        return log_actions.gather(-1, targets[:, None]).squeeze(-1)
+
+    def session(self, num_rows: int, max_length: int | None = None) -> TokenSession:
+        return TokenSession(self, num_rows, self._length(max_length))
+
+
+class LatentSession(Rows):
+    """Rows that are advanced by codes, which are looked up (:mod:`cola_agents.decoding.code_table`) where
+    they can be."""
+
+    def __init__(self, backbone: LatentBackbone, num_rows: int, max_length: int) -> None:
+        super().__init__(backbone.base, num_rows, max_length)
+        self._backbone = backbone
+        self._model = backbone.model
+        self._any_unused = bool(backbone.unused_ids.any())
+        self._policy: Follower | None = None
+        self._table: CodeTable | None = None
+        self._looks_up = True
+
+    def forget(self) -> None:
+        super().forget()
+        self._table, self._looks_up = None, True
+
+    @torch.no_grad()
+    def decode(
+        self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0
+    ) -> Decoded:
+        """Codes [B] to tokens: the world model's argmax, or a draw at ``temperature`` with uniforms ``u``.
+
+        Raises:
+            FloatingPointError: when a row's token logits are not finite, naming row and code.
+        """
+        codes = torch.as_tensor(np.asarray(actions), device=self._device)
+        logits = self._token_logits(self.last(rows), codes)
+        best = logits.max(-1)
+        # NaN and infinity survive a maximum, and V values become one to look at.
+        self._refuse(best.values, rows, codes)
+        if temperature == 0:
+            chosen = best.indices.cpu().numpy()
+            return Decoded(list(chosen.reshape(-1, 1)), list(np.zeros((len(chosen), 1), dtype=np.float32)))
+        if u is None:
+            raise ValueError(f"a world temperature of {temperature} needs a uniform u for every row")
+        drawn, log_probs = sample(logits, torch.as_tensor(u, device=self._device), temperature=temperature)
+        return Decoded(list(drawn.cpu().numpy().reshape(-1, 1)), list(log_probs.cpu().numpy().reshape(-1, 1)))
+
+    def _token_logits(self, h: Tensor, codes: Tensor) -> Tensor:
+        """States [..., D] and codes that broadcast with them to token logits [..., V]."""
+        if self._looks_up and (self._table is None or not self._table.holds()):
+            self._table = code_table(self._model)
+            self._looks_up = self._table is not None
+        if self._table is None:
+            shape = torch.broadcast_shapes(h.shape[:-1], codes.shape)
+            logits = self._model.world(h.expand(*shape, -1), codes.expand(shape))
+        else:
+            logits = self._table.world(h, codes)
+        if self._any_unused:
+            logits.masked_fill_(self._backbone.unused_ids, float("-inf"))
+        return logits
+
+    def _refuse(self, best: Tensor, rows: Sequence[int], codes: Tensor) -> None:
+        """Raise where the largest logit of a row [B, ...] is not finite."""
+        bad = not_finite(best)
+        if bad:
+            row, action = rows[bad[0]], codes[bad[0]].tolist()
+            raise NotFiniteError(
+                row,
+                f"token logits of row {row} are not finite under action {action}, "
+                f"after token {self.tokens[row][-1]}",
+            )
+
+    def policy(self, rows: Sequence[int]) -> Tensor:
+        """Logits of the frozen cloned policy at the rows' last tokens, [B, A]."""
+        with torch.no_grad():
+            return _finite_policy(self._model.policy_head(self._follow_policy().features(rows)), rows)
+
+    def features(self, rows: Sequence[int]) -> np.ndarray:
+        """The cloned policy's last hidden state, [B, D] float32."""
+        return self._follow_policy().features(rows).to(torch.float32, copy=True).cpu().numpy()
+
+    def _follow_policy(self) -> Follower:
+        if self._policy is None:
+            self._policy = self.follow(self._model.policy_trunk)
+        return self._policy
+
+    def prior(self, rows: Sequence[int]) -> np.ndarray:
+        """Log-probabilities of the frozen cloned policy, [B, A] float32."""
+        return self.policy(rows).float().log_softmax(-1).cpu().numpy()
+
+    @torch.no_grad()
+    def outcomes(
+        self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``top_k`` likeliest tokens under each code, and their log-probs: both [B, A, top_k]."""
+        wanted = range(int(self._backbone.action_space.n)) if actions is None else actions
+        codes = torch.tensor(list(wanted), device=self._device)
+        logits = self._token_logits(self.last(rows)[:, None], codes)
+        self._refuse(logits.amax(-1), rows, codes.expand(len(rows), -1))
+        log_probs = logits.float().log_softmax(-1)
+        best = log_probs.topk(top_k, dim=-1)
+        return best.indices.cpu().numpy(), best.values.cpu().numpy()
+
+
+class TokenSession(Rows):
+    """Rows that are advanced by token ids."""
+
+    def __init__(self, backbone: TokenBackbone, num_rows: int, max_length: int) -> None:
+        super().__init__(backbone.base, num_rows, max_length)
+        self._backbone = backbone
+        self._any_unused = bool(backbone.unused_ids.any())
+
+    def decode(
+        self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0
+    ) -> Decoded:
+        """The identity: an action is a token."""
+        chosen = np.asarray(actions, dtype=np.int64)
+        return Decoded(list(chosen.reshape(-1, 1)), list(np.zeros((len(chosen), 1), dtype=np.float32)))
+
+    def features(self, rows: Sequence[int]) -> np.ndarray:
+        """The same as :meth:`hidden`: at token level the base is the policy."""
+        return self.hidden(rows)
+
+    def policy(self, rows: Sequence[int]) -> Tensor:
+        """The LM's token logits at the rows' last tokens, -inf for unused ids, [B, V]."""
+        with torch.no_grad():
+            logits = _finite_policy(self._backbone.lm_head(self.last(rows)), rows)
+            if self._any_unused:
+                logits.masked_fill_(self._backbone.unused_ids, float("-inf"))
+        return logits
+
+    def prior(self, rows: Sequence[int]) -> np.ndarray:
+        """The LM's own log-probabilities, [B, V] float32."""
+        return self.policy(rows).float().log_softmax(-1).cpu().numpy()
+
+    def outcomes(
+        self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """An action gives itself, with certainty; ``top_k`` must be 1."""
+        if top_k != 1:
+            raise ValueError(
+                f"at token level an action gives exactly one token: top_k must be 1, got {top_k}"
+            )
+        wanted = range(int(self._backbone.action_space.n)) if actions is None else actions
+        ids = np.tile(np.array(list(wanted), dtype=np.int64)[None, :, None], (len(rows), 1, 1))
+        return ids, np.zeros(ids.shape, dtype=np.float32)
+
+
+def _finite_policy(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    bad = not_finite(logits)
+    if bad:
+        raise NotFiniteError(rows[bad[0]], f"the policy's logits of row {rows[bad[0]]} are not finite")
+    return logits

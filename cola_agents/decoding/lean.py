@@ -1,0 +1,215 @@
+"""A lean forward pass of the plain decoder layer of Llama, Mistral, Qwen2 and Qwen3, for decoding.
+
+With few rows and one token each, a small model's time goes into what surrounds the arithmetic: module
+calls, hooks, argument checks, angles and masks that are made again for every pass or layer. This does the
+arithmetic of ``transformers``' decoder over the same weights and nothing else. A stack that is anything
+but plain (another family, sliding windows, adapters, hooks, other attention) gets no plan, and runs as
+it is.
+
+Shapes: B rows, T queries, S keys, D hidden; H heads of keys, each shared by G heads of queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+
+from cola_agents.model.families import ROPES, attends_fully, rope_types
+
+#: Families whose layer is ``x + attention(norm(x))`` and then ``x + mlp(norm(x))`` with rotated queries
+#: and keys and a gated MLP. Biases are used where there are some, and so are norms of queries and keys.
+_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+_SILU = type(ACT2FN["silu"])
+_PLAIN = (nn.ModuleList, nn.Embedding, nn.Linear, _SILU)
+_FIRST_ANGLES = 64
+
+Weights = tuple[Tensor, Tensor | None]
+
+
+class Cache(Protocol):
+    """Where a lean pass puts its keys and values."""
+
+    length: int
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write [B, T, H, head_dim]; return those of positions 0 to ``length``, [B, S, H, head_dim]."""
+
+
+class Angles:
+    """Cosines and sines of rotary positions, made by the family's own module and then looked up."""
+
+    def __init__(self, rotary: nn.Module) -> None:
+        self._rotary = rotary
+        self._table: Tensor | None = None
+
+    def at(self, positions: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [B, T, 1, head_dim] at positions [B, T], all of them below ``length``.
+
+        The first half of the sines is negated, so that rotating needs no negation.
+        """
+        table = self._table
+        if table is None or len(table) < length or table.dtype != like.dtype or table.device != like.device:
+            table = self._table = self._make(max(_FIRST_ANGLES, 1 << (length - 1).bit_length()), like)
+        cos, sin = table[positions].unbind(2)
+        return cos, sin
+
+    @torch.no_grad()
+    def _make(self, length: int, like: Tensor) -> Tensor:
+        cos, sin = self._rotary(like, position_ids=torch.arange(length, device=like.device)[None])
+        left, right = sin.chunk(2, dim=-1)
+        return torch.stack([cos[0], torch.cat([-left, right], dim=-1)[0]], dim=1).unsqueeze(2)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer's weights: the parameters themselves, so that training them in place shows here."""
+
+    cache_layer: int
+    attention_norm: Tensor
+    mlp_norm: Tensor
+    q: Weights
+    k: Weights
+    v: Weights
+    o: Weights
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    gate: Weights
+    up: Weights
+    down: Weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`lean_forward` needs of a stack, looked up once."""
+
+    layers: tuple[_Layer, ...]
+    norm: Tensor
+    eps: float
+    head_dim: int
+    key_heads: int
+    scaling: float
+    angles: Angles
+
+
+def untouched(module: nn.Module) -> bool:
+    """Whether calling a module does what its class says: no hook, no ``forward`` put in its place."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def plan(stack: Any) -> Plan | None:
+    """A plan of a stack, or None where only the stack itself is sure to compute what it computes.
+
+    A session plans when it first runs and after :meth:`~cola_agents.decoding.session.Rows.forget`; a hook
+    that is registered in between is not called.
+    """
+    config: Any = getattr(stack, "config", None)
+    kind = getattr(config, "model_type", None)
+    home = f"transformers.models.{kind}.modeling_{kind}"
+    if kind not in _FAMILIES or type(stack).__module__ != home or stack.training:
+        return None
+    if config._attn_implementation != "sdpa" or not attends_fully(config):
+        return None
+    if not rope_types(config).issubset(ROPES):
+        return None  # no table holds frequencies that change with the longest row of a pass
+    if not all(
+        (type(module).__module__ == home or type(module) in _PLAIN) and untouched(module)
+        for module in stack.modules()
+    ):
+        return None
+    layers = list(stack.layers[: config.num_hidden_layers])
+    if not layers or type(layers[0].mlp.act_fn) is not _SILU:
+        return None
+    attention = layers[0].self_attn
+    return Plan(
+        layers=tuple(_weights(layer) for layer in layers),
+        norm=stack.norm.weight,
+        eps=stack.norm.variance_epsilon,
+        head_dim=attention.head_dim,
+        key_heads=config.num_key_value_heads,
+        scaling=attention.scaling,
+        angles=Angles(stack.rotary_emb),
+    )
+
+
+def _weights(layer: Any) -> _Layer:
+    def of(linear: nn.Linear) -> Weights:
+        return linear.weight, linear.bias
+
+    attention, mlp = layer.self_attn, layer.mlp
+    normed = hasattr(attention, "q_norm")
+    return _Layer(
+        cache_layer=attention.layer_idx,
+        attention_norm=layer.input_layernorm.weight,
+        mlp_norm=layer.post_attention_layernorm.weight,
+        q=of(attention.q_proj),
+        k=of(attention.k_proj),
+        v=of(attention.v_proj),
+        o=of(attention.o_proj),
+        q_norm=attention.q_norm.weight if normed else None,
+        k_norm=attention.k_norm.weight if normed else None,
+        gate=of(mlp.gate_proj),
+        up=of(mlp.up_proj),
+        down=of(mlp.down_proj),
+    )
+
+
+def lean_forward(plan: Plan, hidden: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
+    """Run a planned stack.
+
+    Args:
+        plan: of a decoder in eval mode.
+        hidden: what its first layer reads, [B, T, D].
+        positions: [B, T].
+        cache: takes and gives keys and values.
+        mask: which keys a query sees, [B, 1, T, S] bool; None where each sees all of them.
+
+    Returns:
+        last hidden states [B, T, D].
+    """
+    linear, rms_norm, eps = functional.linear, functional.rms_norm, plan.eps
+    size, head = hidden.shape[-1:], (plan.head_dim,)
+    cos, sin = plan.angles.at(positions, cache.length, hidden)
+    bias = None
+    if mask is not None:
+        # Attention would make this of a mask in every layer.
+        bias = hidden.new_zeros(()).masked_fill(~mask, float("-inf"))
+    heads = (*hidden.shape[:2], -1, plan.head_dim)
+    for layer in plan.layers:
+        x = rms_norm(hidden, size, layer.attention_norm, eps)
+        q, k, v = linear(x, *layer.q).view(heads), linear(x, *layer.k).view(heads), linear(x, *layer.v)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = rms_norm(q, head, layer.q_norm, eps), rms_norm(k, head, layer.k_norm, eps)
+        keys, values = cache.store(layer.cache_layer, _rotate(k, cos, sin), v.view(heads))
+        seen = _attend(plan, _rotate(q, cos, sin), keys, values, bias)
+        hidden = hidden + linear(seen, *layer.o)
+        x = rms_norm(hidden, size, layer.mlp_norm, eps)
+        hidden = hidden + linear(functional.silu(linear(x, *layer.gate)) * linear(x, *layer.up), *layer.down)
+    return rms_norm(hidden, size, plan.norm, eps)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of [B, T, heads, head_dim]; angles [B, T, 1, head_dim], the first sines negated."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+def _attend(plan: Plan, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention of queries [B, T, G * H, head_dim] over [B, S, H, head_dim]: [B, T, G * H * head_dim]."""
+    rows, width, heads, _ = q.shape
+    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+    if width == 1:
+        # A group's queries see the same keys, so they can stand where a chunk's tokens would: no kernel
+        # has to know about groups, or to repeat the keys.
+        q = q.view(rows, plan.key_heads, -1, plan.head_dim)
+        grouped = False
+    else:
+        q = q.transpose(1, 2)
+        grouped = heads > plan.key_heads
+    seen = functional.scaled_dot_product_attention(
+        q, keys, values, attn_mask=bias, scale=plan.scaling, enable_gqa=grouped
+    )
+    return (seen if width == 1 else seen.transpose(1, 2)).reshape(rows, width, -1)

@@ -1,0 +1,140 @@
+"""Backbones by name: the bundled models, folders, hub ids and models that are loaded already."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.model.families import check_family
+from cola_agents.model.loading import load_config, load_model, load_tokenizer
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.official import is_official
+from cola_agents.model.reach import reachable
+from cola_envs.backbone import Level
+
+BUNDLED = Path(__file__).parents[1] / "bundled"
+
+
+def load_bundled(name: str = "cola") -> Any:
+    """Load a model that comes with the package, in eval mode on the CPU in float32.
+
+    Args:
+        name: ``"cola"``, the latent-action model, or ``"base"``, the same base LM trained further on the
+            same corpus for as many tokens as the latent-action stages took: a fair token-level start.
+
+    Returns:
+        a :class:`~cola_agents.model.modeling.CoLAForCausalLM` or a ``LlamaForCausalLM``. Every call loads
+        afresh, so that what one user trains another does not see.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in ("cola", "base"):
+        raise ValueError(f"bundled model {name!r} does not exist; there are 'cola' and 'base'")
+    return _load(str(BUNDLED / name), dtype="float32")
+
+
+def _load(path: str, dtype: str) -> PreTrainedModel:
+    config = load_config(path)
+    if is_official(config):
+        return CoLAForCausalLM.from_official(path, dtype=dtype)
+    check_family(config.get_text_config())
+    cls = CoLAForCausalLM if config.model_type == "cola" else AutoModelForCausalLM
+    progress = _progress_bar(False)
+    try:
+        return load_model(cls, path, config=config, dtype=getattr(torch, dtype)).eval()
+    finally:
+        _progress_bar(progress)
+
+
+def _progress_bar(enabled: bool) -> bool:
+    """Switch transformers' loading bar; returns what it was."""
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if enabled else logging.disable_progress_bar)()
+    return before
+
+
+@functools.lru_cache(maxsize=4)
+def _bundled_backbone(level: Level, device: str | None, dtype: str) -> LatentBackbone | TokenBackbone:
+    path = str(BUNDLED / ("cola" if level == "latent" else "base"))
+    model = _load(path, dtype).requires_grad_(False)
+    if device:
+        model = model.to(device)
+    return _KINDS[level](model, load_tokenizer(path))
+
+
+def make_backbone(
+    model: Any = None,
+    *,
+    level: Level,
+    tokenizer: Any = None,
+    device: str | None = None,
+    dtype: str = "float32",
+) -> LatentBackbone | TokenBackbone:
+    """Build a backbone from what a user passes as ``model=``.
+
+    Args:
+        model: None for the bundled one (shared between callers, frozen), a path or hub id, or a model
+            object, which keeps its own dtype and is moved only where ``device`` is given.
+        level: ``"latent"`` or ``"token"``.
+        tokenizer: a tokenizer, a path or hub id; None for the model's own, found by its ``name_or_path``.
+        device, dtype: where and in which type a model is loaded by path.
+
+    Raises:
+        FileNotFoundError: for a path that is no model, or a hub id that cannot be read.
+        ForeignCodeError: for a model or tokenizer that asks to run code of its own.
+        ValueError: when no tokenizer is found or it does not fit the model.
+        TypeError: when the model cannot act at this level.
+    """
+    dtype = str(dtype).removeprefix("torch.")
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype {dtype!r} is not a torch type; use 'float32', 'bfloat16' or 'float16'")
+    _check_device(device)
+    if model is None and tokenizer is None:
+        return _bundled_backbone(level, device, dtype)
+    if model is None:
+        model = str(BUNDLED / ("cola" if level == "latent" else "base"))
+    if isinstance(model, (str, Path)):
+        path = Path(model)
+        if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
+            raise FileNotFoundError(f"{path} holds no model: there is no config.json in it")
+        model = _load(reachable(model), dtype)
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            f"model= takes None, a path or hub id, a CoLAForCausalLM, a causal LM or a Backbone; "
+            f"got {type(model).__name__}"
+        )
+    if device:
+        model = model.to(device)
+    if tokenizer is None:
+        tokenizer = model.name_or_path
+        if not tokenizer:
+            raise ValueError(
+                "this model does not know its tokenizer (its name_or_path is empty): pass tokenizer="
+            )
+    if isinstance(tokenizer, (str, Path)):
+        try:
+            tokenizer = load_tokenizer(reachable(tokenizer, "tokenizer"))
+        except FileNotFoundError as error:
+            raise ValueError(f"no tokenizer found at {str(tokenizer)!r}: pass tokenizer=") from error
+    return _KINDS[level](model, tokenizer)
+
+
+def _check_device(device: Any) -> None:
+    """Raise ValueError for a device that torch does not know or does not have."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device {device!r} cannot be used here: {error}") from error
+
+
+_KINDS: dict[str, Any] = {"latent": LatentBackbone, "token": TokenBackbone}

@@ -1,0 +1,262 @@
+"""Rows of context over one base LM: tokens are the truth, hidden states and caches are derived."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
+from cola_agents.model.families import check_family
+
+
+class NotFiniteError(FloatingPointError):
+    """NaN or infinity in a row; ``row`` says which."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+def not_finite(values: Tensor) -> list[int]:
+    """Which entries of [B, ...] hold NaN or infinity."""
+    # NaN and infinity survive a sum, and one number is looked at sooner than many; a sum that overflows
+    # is looked into like any other.
+    if math.isfinite(values.sum(dtype=torch.float32)):
+        return []
+    return (~torch.isfinite(values)).reshape(len(values), -1).any(-1).nonzero().flatten().tolist()
+
+
+class Rows:
+    """R rows of tokens, their hidden states under a base LM, and whoever follows those.
+
+    Args:
+        base: a Hugging Face decoder; its weights must not change while rows are loaded
+            (:meth:`forget` drops everything derived from them).
+        num_rows: R.
+        max_length: the longest a row may get, in tokens.
+
+    Raises:
+        ValueError: without a row, or for a base that :func:`~cola_agents.model.families.check_family`
+        refuses.
+    """
+
+    def __init__(self, base: nn.Module, num_rows: int, max_length: int) -> None:
+        if num_rows < 1:
+            raise ValueError(f"a session needs at least one row, got num_rows={num_rows}")
+        check_family(base.config)
+        self.base = base
+        self.num_rows = num_rows
+        self.max_length = max_length
+        self.tokens: list[list[int]] = [[] for _ in range(num_rows)]
+        self.tokens_forwarded = 0
+        self._device = next(base.parameters()).device
+        self._order = list(range(num_rows))
+        self._kv = KVRows(num_rows, max_length)
+        self._states = GrowingRows(num_rows, max_length)
+        self._last: Tensor | None = None
+        self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+
+    def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """Make each row hold exactly these ids; the longest common prefix is kept and not recomputed.
+
+        Raises:
+            ValueError: for an empty row or one beyond ``max_length``; nothing is changed then.
+        """
+        for row, ids in zip(rows, tokens, strict=True):
+            if not 0 < len(ids) <= self.max_length:
+                raise ValueError(
+                    f"row {row} would hold {len(ids)} tokens; 1 to {self.max_length} fit this session"
+                )
+        behind, chunks = [], []
+        for row, ids in zip(rows, tokens, strict=True):
+            held = self.tokens[row]
+            keep = _common_prefix(held, ids)
+            self.tokens[row] = held[:keep]
+            for follower in self._followers:
+                follower.roll_back(row, keep)
+            if keep < len(ids):
+                behind.append(row)
+                chunks.append(list(ids[keep:]))
+            else:
+                assert self._states.data is not None
+                assert self._last is not None
+                self._last[row] = self._states.data[row, keep - 1]
+        if behind:
+            self.extend(behind, chunks)
+
+    def extend(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """Append a chunk to each row: one forward pass for single tokens, one for longer chunks.
+
+        Raises:
+            ValueError: for an empty chunk or a row that would get too long; nothing is changed then.
+            FloatingPointError: when a hidden state is not finite, naming row and token.
+        """
+        for row, chunk in zip(rows, tokens, strict=True):
+            length = len(self.tokens[row]) + len(chunk)
+            if not chunk or length > self.max_length:
+                raise ValueError(
+                    f"row {row}: a chunk of {len(chunk)} tokens makes {length}; chunks hold at least one "
+                    f"and rows at most {self.max_length} tokens"
+                )
+        single = [i for i, chunk in enumerate(tokens) if len(chunk) == 1]
+        if len(single) == len(tokens):
+            self._forward(rows, tokens)
+            return
+        longer = [i for i, chunk in enumerate(tokens) if len(chunk) > 1]
+        for group in (single, longer):
+            if group:
+                self._forward([rows[i] for i in group], [tokens[i] for i in group])
+
+    @torch.no_grad()
+    def _forward(self, rows: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
+        widths = [len(chunk) for chunk in chunks]
+        width = max(widths)
+        padded = chunks if width == 1 else [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
+        ids = torch.tensor(padded, device=self._device)
+        starts = [len(self.tokens[row]) for row in rows]
+        chunk = Chunk(self.num_rows, rows, starts, width, self._device)
+        h = run_rows(self.base, self._kv, chunk, input_ids=ids)
+        self.tokens_forwarded += sum(widths)
+        self._states.ensure(chunk.length, h)[chunk.where] = h
+        last = h[:, 0] if width == 1 else _ends(h, widths)
+        bad = not_finite(last)
+        if bad:
+            for i in bad:
+                self._kv.erase(rows[i], starts[i])
+                self._states.erase(rows[i], starts[i])
+            i = bad[0]
+            raise NotFiniteError(
+                rows[i],
+                f"hidden state of row {rows[i]} is not finite at position {starts[i] + widths[i] - 1}, "
+                f"token {chunks[i][-1]}",
+            )
+        if chunk.rows is None:
+            self._last = last
+        else:
+            if self._last is None:
+                self._last = h.new_zeros(self.num_rows, h.shape[-1])
+            self._last[chunk.rows] = last
+        for row, gained in zip(rows, chunks, strict=True):
+            self.tokens[row].extend(gained)
+
+    def _every(self, rows: Sequence[int]) -> bool:
+        """Whether ``rows`` are all of them in order: then nothing has to be gathered."""
+        return len(rows) == self.num_rows and list(rows) == self._order
+
+    def last(self, rows: Sequence[int]) -> Tensor:
+        """Hidden states at the rows' last tokens, [B, D], in the model's dtype."""
+        if self._last is None:
+            raise RuntimeError("the session holds no tokens yet: load() its rows first")
+        if self._every(rows):
+            return self._last
+        return self._last[list(rows)]
+
+    def hidden(self, rows: Sequence[int]) -> np.ndarray:
+        """Hidden states at the rows' last tokens, [B, D] float32."""
+        # float() alone would return the very tensor that the next step writes to.
+        return self.last(rows).to(torch.float32, copy=True).cpu().numpy()
+
+    def states(self, row: int) -> Tensor:
+        """Hidden states of all of a row's tokens, [T, D]; a view, valid until the row changes."""
+        assert self._states.data is not None
+        return self._states.data[row, : len(self.tokens[row])]
+
+    def follow(self, trunk: nn.Module) -> Follower:
+        """Keep the hidden states of another decoder that reads this session's (a policy, say)."""
+        follower = Follower(self, trunk)
+        self._followers.add(follower)
+        return follower
+
+    def forget(self) -> None:
+        """Drop what the rows hold and everything derived from it, after weights changed, say."""
+        self.tokens = [[] for _ in range(self.num_rows)]
+        self._kv.forget_plan()
+        for follower in self._followers:
+            follower.forget()
+
+
+class Follower:
+    """A decoder stack that reads a session's hidden states with a cache of its own.
+
+    It does nothing until it is asked, and then catches up with whatever its rows have gained.
+    """
+
+    def __init__(self, session: Rows, trunk: nn.Module) -> None:
+        self._session = weakref.proxy(session)
+        self.trunk = trunk
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the cache, after the trunk's weights changed."""
+        self._kv = KVRows(self._session.num_rows, self._session.max_length)
+        self._held = [0] * self._session.num_rows
+        self._last: Tensor | None = None
+
+    def roll_back(self, row: int, length: int) -> None:
+        """The session kept only ``length`` tokens of a row; the last of them is read again."""
+        self._held[row] = min(self._held[row], max(0, length - 1))
+
+    @torch.no_grad()
+    def features(self, rows: Sequence[int]) -> Tensor:
+        """The trunk's hidden state at each row's last token, [B, D], in the model's dtype."""
+        lengths = [len(self._session.tokens[row]) for row in rows]
+        missing = [length - self._held[row] for row, length in zip(rows, lengths, strict=True)]
+        for wanted in (
+            [i for i, count in enumerate(missing) if count == 1],
+            [i for i, count in enumerate(missing) if count > 1],
+        ):
+            if wanted:
+                self._catch_up([rows[i] for i in wanted], [missing[i] for i in wanted])
+        if self._last is None:
+            raise RuntimeError("the session holds no tokens yet: load() its rows first")
+        return self._last if self._session._every(rows) else self._last[list(rows)]
+
+    def _catch_up(self, rows: list[int], counts: list[int]) -> None:
+        session = self._session
+        starts = [self._held[row] for row in rows]
+        width = max(counts)
+        chunk = Chunk(session.num_rows, rows, starts, width, session._device)
+        if width == 1:
+            h = session.last(rows)[:, None]
+        else:
+            # A short row's surplus positions lie behind its end; they are read as pads.
+            states = session._states.data
+            index, at = chunk.where
+            h = states[index, at.clamp_max(states.shape[1] - 1)]
+        out = run_rows(self.trunk, self._kv, chunk, inputs_embeds=h)
+        last = out[:, 0] if width == 1 else _ends(out, counts)
+        bad = not_finite(last)
+        if bad:
+            for i in bad:
+                self._kv.erase(rows[i], starts[i])
+            row = rows[bad[0]]
+            token = session.tokens[row][-1]
+            raise NotFiniteError(
+                row, f"the policy's state of row {row} is not finite at its last token, {token}"
+            )
+        if chunk.rows is None:
+            self._last = last
+        else:
+            if self._last is None:
+                self._last = out.new_zeros(session.num_rows, out.shape[-1])
+            self._last[chunk.rows] = last
+        for row, count in zip(rows, counts, strict=True):
+            self._held[row] += count
+
+
+def _ends(states: Tensor, widths: Sequence[int]) -> Tensor:
+    """Of rows that are padded on the right, [B, T, D], each row's last state before the pads: [B, D]."""
+    rows = torch.arange(len(widths), device=states.device)
+    return states[rows, torch.tensor(widths, device=states.device) - 1]
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    for index, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return index
+    return min(len(a), len(b))

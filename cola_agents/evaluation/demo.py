@@ -1,0 +1,235 @@
+"""``cola demo``: one task learned over latent actions and over tokens, on the bundled models.
+
+The task is the format reward of ``CoLA-Thinking-v0``. Both arms run the same GRPO loop for the same
+number of rollouts; what each lost elsewhere is measured before and after.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cola_agents.common.files import write_json
+from cola_agents.common.provenance import provenance
+from cola_agents.common.threads import fitting_threads
+from cola_agents.decoding.loading import make_backbone
+from cola_agents.evaluation.probe import probe
+from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.rollout import Rollout, collect
+
+THRESHOLD = 0.9
+#: Training problems that the best constant code is chosen on.
+FLOOR_PROBLEMS = 16
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of the comparison: an id and the options it was tuned to."""
+
+    name: str
+    env_id: str
+    options: dict[str, Any]
+
+
+#: Of the grid in benchmarks/results/format_reward_tuning.md: for either arm the options that reached .9 in
+#: the fewest rollouts among those that kept arithmetic within .02 of its start (of equals, the most of it).
+ARMS = (
+    Arm("latent", "CoLA-Thinking-v0", {"lr": 3e-3, "kl_coef": 0.1}),
+    Arm("token", "CoLA-Thinking-Token-v0", {"lr": 3e-4, "kl_coef": 0.1}),
+)
+
+
+@dataclass(frozen=True)
+class FixedCodes:
+    """A policy that does not look: the logits of each row, [R, A], in every state."""
+
+    logits: Tensor
+
+    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+        return lambda rows: self.logits[list(rows)]
+
+
+def constant_codes(num_codes: int) -> Tensor:
+    """Logits [A, A]: row ``i`` takes code ``i``, always."""
+    return torch.eye(num_codes).clamp_min(1e-30).log()
+
+
+def best_constant_code(num_codes: int, play: Callable[[Tensor, Sequence[int]], Rollout]) -> int:
+    """The code that earns most on :data:`FLOOR_PROBLEMS` training problems when it is taken at every step.
+
+    Args:
+        play: plays one episode a problem, as many as there are codes, row ``i`` with row ``i`` of logits
+            [A, A].
+    """
+    always, totals = constant_codes(num_codes), torch.zeros(num_codes)
+    for problem in range(FLOOR_PROBLEMS):
+        totals += play(always, [problem] * num_codes).episode_rewards
+    return int(totals.argmax())
+
+
+def floor(*, episodes: int = 256, seed: int = 10_000) -> dict[str, float]:
+    """The format reward of uniform random codes and of the best constant code, on test problems.
+
+    The constant code is chosen on training problems, which every code plays.
+    """
+    backbone = make_backbone(level="latent")
+    num_codes = int(backbone.action_space.n)
+    train = _episodes(backbone, num_codes, "train")
+
+    def play(logits: Tensor, problems: Sequence[int]) -> Rollout:
+        seeds = range(len(problems))
+        return collect(train, FixedCodes(logits), seeds=seeds, problem_seeds=problems)
+
+    best = best_constant_code(num_codes, play)
+    test, rows = _episodes(backbone, 64, "test"), torch.zeros(64, 1)
+    constant = constant_codes(num_codes)[best] + rows
+    seeds = range(seed, seed + episodes)
+    return {
+        "random_codes": _mean_reward(collect(test, FixedCodes(rows.expand(-1, num_codes)), seeds=seeds)),
+        "constant_code": _mean_reward(collect(test, FixedCodes(constant), seeds=seeds)),
+        "constant_code_is": best,
+    }
+
+
+def _episodes(backbone: Any, num_rows: int, split: str) -> Any:
+    envs: Any = gym.make_vec("CoLA-Thinking-v0", num_envs=num_rows, model=backbone, split=split)
+    return envs.unwrapped.episodes
+
+
+def _mean_reward(rollout: Rollout) -> float:
+    return rollout.episode_rewards.mean().item()
+
+
+def run_arm(arm: Arm, *, updates: int, seed: int, model: Any = None, episodes: int = 256) -> dict[str, Any]:
+    """Train one arm and measure it before and after; the returned record is what results files hold."""
+    agent = GRPO(arm.env_id, num_envs=128, seed=seed, model=model, **arm.options)
+    before = {"format": _format(agent, episodes), **probe(agent, episodes=episodes).as_dict()}
+    for _ in (bar := tqdm(range(updates), desc=f"{arm.name:>6} RL", unit="update")):
+        record = agent.update()
+        bar.set_postfix(reward=f"{record['reward']:.2f}", kl=f"{record['kl']:.2f}")
+    after = {"format": _format(agent, episodes), **probe(agent, episodes=episodes).as_dict()}
+    return {
+        "arm": arm.name,
+        "env_id": arm.env_id,
+        "options": arm.options,
+        "seed": seed,
+        "fingerprint": agent.fingerprint,
+        "before": before,
+        "after": after,
+        "rollouts_to_threshold": rollouts_to(agent.history, THRESHOLD),
+        "train_cpu_s": round(sum(record["cpu_s"] for record in agent.history), 1),
+        "history": agent.history,
+    }
+
+
+def _format(agent: GRPO, episodes: int) -> float:
+    return _mean_reward(agent.evaluate(episodes))
+
+
+def rollouts_to(history: list[dict[str, float]], threshold: float, window: int = 3) -> int | None:
+    """Rollouts until the mean reward of ``window`` updates reached ``threshold``; None if it never did."""
+    for end in range(window, len(history) + 1):
+        if sum(record["reward"] for record in history[end - window : end]) / window >= threshold:
+            return int(history[end - 1]["episodes"])
+    return None
+
+
+def run_demo(out: Path, *, updates: int = 50, seeds: Sequence[int] = (0,), episodes: int = 256) -> Path:
+    """Run the demo, print its table, and write ``results.json`` and ``curves.png`` into ``out``."""
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    print(
+        f"Learning <think>...</think><answer>...</answer> with GRPO, {updates} updates of 128 rollouts: "
+        "the same loop over 64 latent actions and over tokens.\n"
+    )
+    with fitting_threads(make_backbone(level="latent").model):
+        results: dict[str, Any] = {**provenance(), "updates": updates, "floor": floor(episodes=episodes)}
+        results["runs"] = [
+            run_arm(arm, updates=updates, seed=s, episodes=episodes) for s in seeds for arm in ARMS
+        ]
+    write_json(out / "results.json", results, indent=1)
+    draw(results, out / "curves.png")
+    print("\n" + table(results))
+    print(
+        f"\nWrote {out / 'curves.png'} and {out / 'results.json'} in {time.perf_counter() - started:.0f} s."
+    )
+    return out
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as a Markdown table."""
+    head = "| policy | format reward | arithmetic | grammar | held-out CE | rollouts to .9 | CPU-s |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    floors = results["floor"]
+    lines.append(f"| uniform random codes | {floors['random_codes']:.3f} | | | | | |")
+    lines.append(
+        f"| best constant code ({floors['constant_code_is']}) | {floors['constant_code']:.3f} | | | | | |"
+    )
+    for run in results["runs"]:
+        before, after = run["before"], run["after"]
+        cells = [
+            f"{before[key]:.3f} → {after[key]:.3f}"
+            for key in ("format", "arithmetic", "grammar", "cross_entropy")
+        ]
+        reached = run["rollouts_to_threshold"] or f"not in {int(run['history'][-1]['episodes'])}"
+        name = f"{run['arm']} GRPO, seed {run['seed']}"
+        lines.append(f"| {name} | {' | '.join(cells)} | {reached} | {run['train_cpu_s']:.0f} |")
+    lines.append(
+        f"\nShares of {results['runs'][0]['before']['episodes']} episodes on test problems, before → after "
+        "RL. Arithmetic is graded whatever the form of the answer; cross-entropy is in nats per token "
+        "(latent: summed over the codes). Options: "
+        + "; ".join(f"{run['arm']} {_options(run)}" for run in results["runs"][: len(ARMS)])
+        + "."
+    )
+    return "\n".join(lines)
+
+
+def _options(run: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value:g}" for key, value in run["options"].items())
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Learning curves, and what was kept elsewhere, as a PNG."""
+    from matplotlib.figure import Figure
+
+    colours = {"latent": "#1b6ca8", "token": "#d1495b"}
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for run in results["runs"]:
+        x = [record["episodes"] for record in run["history"]]
+        y = [record["reward"] for record in run["history"]]
+        label = run["arm"] + " actions" if run["seed"] == results["runs"][0]["seed"] else None
+        left.plot(x, y, color=colours[run["arm"]], label=label, linewidth=1.8, alpha=0.9)
+    floors = results["floor"]
+    for name, style, words in (
+        ("constant_code", "--", "best constant code"),
+        ("random_codes", ":", "uniform random codes"),
+    ):
+        left.axhline(floors[name], color="grey", linestyle=style, linewidth=1.2, label=words)
+    left.set(xlabel="rollouts", ylabel="format reward (training)", ylim=(-0.03, 1.03))
+    left.set_title("CoLA-Thinking-v0: learning the answer format", fontsize=10)
+    left.legend(frameon=False, loc="center right", fontsize=9)
+    measures = ("arithmetic", "grammar")
+    for offset, arm in enumerate(ARMS):
+        runs = [run for run in results["runs"] if run["arm"] == arm.name]
+        for place, measure in enumerate(measures):
+            at = place * 3 + offset
+            before = sum(run["before"][measure] for run in runs) / len(runs)
+            after = sum(run["after"][measure] for run in runs) / len(runs)
+            right.bar(at, before, width=0.85, fill=False, edgecolor=colours[arm.name], linestyle="--")
+            right.bar(at, after, width=0.85, color=colours[arm.name], alpha=0.8)
+            right.text(at, max(before, after) + 0.02, f"{after:.2f}", ha="center", fontsize=8)
+    right.set_xticks([0.5, 3.5], measures)
+    right.set(ylim=(0, 1.12), ylabel="share right on test problems")
+    right.set_title("What else it can do: before (dashed) and after RL", fontsize=10)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,424 @@
+"""``cola inspect``: what each code of a codebook is used for, measured on text.
+
+Nothing here is interpreted. A code is a number; beside it stand how often inverse dynamics and policy use
+it, and the tokens that follow and precede where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from cola_agents.common.files import write_whole
+from cola_agents.common.provenance import provenance
+from cola_agents.decoding.backbones import LatentBackbone
+from cola_agents.decoding.loading import make_backbone
+from cola_agents.model.text import PlainTokenizer
+from cola_agents.train.bundled.corpus import HELD_OUT, documents
+from cola_agents.train.data.packing import IGNORED, Batch, Document, packed_batches
+from cola_agents.train.health import health_warnings
+from cola_agents.train.metrics import CodebookMetrics, Tally, perplexity
+from cola_envs import jsonl
+from cola_envs.shown import escaped, shown_line
+
+#: Tokens that a context is made of: the state's own token and those before it in the document.
+CONTEXT = 3
+#: Next tokens and contexts that are kept of each code.
+KEPT = 5
+#: Tokens of a batch; its rows are as long as the model's context and 1,024 allow.
+_BATCH, _LONGEST = 2048, 1024
+
+
+@dataclass(frozen=True)
+class CodeUse:
+    """One code, over the states where the inverse dynamics gives it.
+
+    Attributes:
+        code: its number.
+        uses, share: how many states it is given in, and their share of all.
+        policy_share: the policy's probability of it, mean over all states.
+        distinct_tokens: how many different tokens follow it.
+        token_perplexity: exp of the entropy of the tokens that follow it; 0 for a code without uses.
+        next_tokens: the most frequent ones and their shares of its uses, first the most frequent.
+        contexts: likewise the most frequent last tokens of the text before.
+    """
+
+    code: int
+    uses: int
+    share: float
+    policy_share: float
+    distinct_tokens: int
+    token_perplexity: float
+    next_tokens: list[tuple[str, float]]
+    contexts: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was measured of a codebook.
+
+    Attributes:
+        model, text: what was measured, and on what.
+        metrics, warnings: figures of the whole codebook, and what is wrong with them.
+        documents_cut: documents that were longer than a row and lost their end.
+        codes: every code, the most used first.
+        joint: how often each code went with each next token, [A, V] int64.
+        top_tokens: the most frequent next tokens of the text, ids and their visible texts.
+    """
+
+    model: str
+    text: str
+    metrics: CodebookMetrics
+    warnings: list[str]
+    documents_cut: int
+    codes: list[CodeUse]
+    joint: Tensor
+    top_tokens: list[tuple[int, str]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; the table of counts is left out."""
+        return {
+            "model": self.model,
+            "text": self.text,
+            "documents_cut": self.documents_cut,
+            "metrics": self.metrics.as_dict(),
+            "mutual_information_is": "plug-in estimate; corrected: Miller-Madow",
+            "warnings": self.warnings,
+            "context_tokens": CONTEXT,
+            "codes": [asdict(code) for code in self.codes],
+        }
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def inspect_codebook(
+    backbone: LatentBackbone,
+    text: Iterable[Document],
+    *,
+    tokens: int = 20_000,
+    named: str = "given documents",
+) -> Inspection:
+    """Measure a codebook on documents, one pass.
+
+    Args:
+        backbone: a model with inverse dynamics, and its tokenizer.
+        text: documents; no more of them are read than are needed.
+        tokens: how many tokens are scored at most.
+        named: what the report calls the text.
+
+    Raises:
+        ValueError: for fewer than one token, a model without inverse dynamics, or where no document holds
+            a token.
+    """
+    if tokens < 1:
+        raise ValueError(f"tokens must be at least 1, got {tokens}")
+    tally = Tally(backbone.model)
+    contexts: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(len(tally.policy))]
+    length = min(backbone.max_length, _LONGEST)
+    cut = 0
+    batches = packed_batches(text, backbone.tokenizer, rows=max(1, _BATCH // length), length=length)
+    with tqdm(total=tokens, desc="inspect", unit="token", leave=False) as bar:
+        for batch in _first(batches, tokens):
+            _count_contexts(batch, tally.add(batch), contexts)
+            whole = batch.positions[:, -1] == length - 1
+            cut += int((whole & (batch.ids[:, -1] != (backbone.tokenizer.eos_token_id or 0))).sum())
+            bar.update(tally.tokens - bar.n)
+    metrics = tally.metrics()
+    words = _Words(backbone.tokenizer)
+    name = backbone.model.name_or_path or type(backbone.model).__name__
+    uses = tally.joint.sum(1)
+    policy = (tally.policy / tally.tokens).tolist()
+    most = tally.joint.sum(0).topk(min(24, tally.joint.shape[1]))
+    return Inspection(
+        model=Path(name).name if Path(name).is_absolute() else name,
+        text=named,
+        metrics=metrics,
+        warnings=health_warnings(metrics),
+        documents_cut=cut,
+        codes=[
+            CodeUse(
+                code=code,
+                uses=int(uses[code]),
+                share=int(uses[code]) / tally.tokens,
+                policy_share=policy[code],
+                distinct_tokens=int((tally.joint[code] > 0).sum()),
+                token_perplexity=perplexity(tally.joint[code]) if uses[code] else 0.0,
+                next_tokens=_next_tokens(tally.joint[code], words),
+                contexts=[
+                    (words.text(ids), count / int(uses[code]))
+                    for ids, count in contexts[code].most_common(KEPT)
+                ],
+            )
+            for code in uses.argsort(descending=True, stable=True).tolist()
+        ],
+        joint=tally.joint,
+        top_tokens=[
+            (token, words.token(token))
+            for token, count in zip(most.indices.tolist(), most.values.tolist(), strict=True)
+            if count
+        ],
+    )
+
+
+def _first(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
+    """Batches until ``tokens`` targets were had; what is over in the last one is ignored."""
+    left = tokens
+    while left and (batch := next(batches, None)) is not None:
+        order = (batch.targets != IGNORED).flatten().cumsum(0).view(batch.targets.shape)
+        yield replace(batch, targets=batch.targets.masked_fill(order > left, IGNORED))
+        left -= min(left, int(order[-1, -1]))
+
+
+def _count_contexts(batch: Batch, codes: Tensor, contexts: list[Counter[tuple[int, ...]]]) -> None:
+    ids, positions = batch.ids.tolist(), batch.positions.tolist()
+    for row, at in (codes != IGNORED).nonzero().tolist():
+        start = at - min(positions[row][at], CONTEXT - 1)
+        contexts[int(codes[row, at])][tuple(ids[row][start : at + 1])] += 1
+
+
+def _next_tokens(counts: Tensor, words: _Words) -> list[tuple[str, float]]:
+    best = counts.topk(min(KEPT, int((counts > 0).sum())))
+    total = int(counts.sum())
+    return [
+        (words.token(token), count / total)
+        for token, count in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+class _Words:
+    """Token ids as text that shows its whitespace."""
+
+    def __init__(self, tokenizer: PlainTokenizer) -> None:
+        self._spell = tokenizer.spell
+
+    def text(self, ids: Sequence[int]) -> str:
+        return visible(self._spell(ids))
+
+    def token(self, token: int) -> str:
+        # Twice, because some tokenizers drop the space before the first token of a text.
+        shown = self.text([token, token]).removeprefix(self.text([token]))
+        return shown if shown and "\ufffd" not in shown else f"#{token}"
+
+
+_SHOWN = {" ": "␣", "\n": "↵", "\t": "⇥"}
+
+
+def visible(text: str) -> str:
+    """Text on one line: blank, newline and tab as signs, whatever else cannot be printed escaped."""
+    return "".join(_SHOWN.get(char) or (char if char.isprintable() else escaped(char)) for char in text)
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """The documents of a local file, one a line: text, or in a ``.jsonl`` file objects with a field ``text``.
+
+    Blank lines are skipped.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a line that is not of this form, naming it, or a file without any text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} to read text from")
+    found = False
+    objects = path.suffix == ".jsonl"
+    for line in jsonl.lines(path):
+        where = f"{path}, line {line.number}"
+        try:
+            text = jsonl.decoded(line.raw, where).strip("\r\n")
+            if objects and text.strip():
+                text = jsonl.parsed(line.raw, where)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            wanted = "an object with a field 'text'" if objects else "UTF-8 text"
+            raise ValueError(f"{where}: every line must be {wanted}") from error
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: the field 'text' must be a string")
+        if text.strip():
+            found = True
+            yield Document("", text)
+    if not found:
+        raise ValueError(f"{path} holds no text")
+
+
+# ------------------------------------------------------------------ reporting
+
+
+def table(found: Inspection) -> str:
+    """The figures and the codes for a terminal."""
+    m = found.metrics
+    cut = f"; {found.documents_cut} documents cut" if found.documents_cut else ""
+    figures = [
+        ("codes used", f"{m.codes_used} of {m.num_codes} ({m.dead_codes} dead)"),
+        (
+            "perplexity of the codes",
+            f"{m.codebook_perplexity:.1f}; of the policy's {m.policy_perplexity:.1f}",
+        ),
+        (
+            "mutual information with next token",
+            f"{m.mutual_information:.3f} nats (plug-in), {m.mutual_information_corrected:.3f} (Miller-Madow)",
+        ),
+        ("distinct argmax tokens per state", f"{m.distinct_tokens:.2f}"),
+        ("gold tokens within reach", f"{m.reachability:.1%}"),
+        ("entropy of the policy", f"{m.policy_entropy:.3f} nats"),
+        ("its argmax is the code", f"{m.clone_accuracy:.1%} of the time"),
+        ("cross-entropy of the base", f"{m.base_ce:.4f} nats per token"),
+        ("  of the world model, code known", f"{m.world_ce:.4f}"),
+        ("  composed of policy and world", f"{m.composed_ce:.4f} ({m.composed_excess:+.4f})"),
+    ]
+    lines = [shown_line(f"{found.model} on {m.tokens:,} tokens of {found.text}{cut}"), ""]
+    lines += [f"  {name:36}{value}" for name, value in figures]
+    used = [code for code in found.codes if code.uses]
+    rows = [
+        (
+            f"{code.code:4}  {code.share:6.2%}  {code.policy_share:6.2%}  {code.distinct_tokens:6}",
+            _shares(code.next_tokens[:4]),
+            _shares(code.contexts[:3]),
+        )
+        for code in used
+    ]
+    width = max([len(row[1]) for row in rows] + [len("next tokens")])
+    lines += ["", f"code     use  policy  tokens  {'next tokens':{width}}  contexts"]
+    lines += [f"{head}  {tokens:{width}}  {contexts}" for head, tokens, contexts in rows]
+    dead = sorted(code.code for code in found.codes if not code.uses)
+    if dead:
+        lines.append(f"never used: {', '.join(map(str, dead))}")
+    lines += ["", *(f"warning: {warning}" for warning in found.warnings)]
+    return "\n".join(lines if found.warnings else lines[:-1])
+
+
+def _shares(pairs: list[tuple[str, float]]) -> str:
+    return "  ".join(f"{text} {share:.0%}" for text, share in pairs)
+
+
+def draw(found: Inspection, path: Path) -> None:
+    """Use, distinct tokens, and tokens by code, as a PNG."""
+    from matplotlib.figure import Figure
+
+    blue, red, grey = "#1b6ca8", "#d1495b", "#8a8a8a"
+    figure = Figure(figsize=(13, 7.4), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(5, 6))
+    use, variety, heat = (figure.add_subplot(at) for at in (grid[0, 0], grid[1, 0], grid[:, 1]))
+    ranks = range(1, len(found.codes) + 1)
+    use.bar(ranks, [code.share for code in found.codes], width=0.85, color=blue, label="inverse dynamics")
+    policy = [code.policy_share for code in found.codes]
+    use.plot(ranks, policy, "o", color=red, markersize=3.5, label="policy (mean probability)")
+    even = 1 / len(found.codes)
+    use.axhline(even, color=grey, linestyle=":", linewidth=1.2, label=f"even use (1/{len(found.codes)})")
+    use.set_ylabel("share of use")
+    use.set_title("Use of the codes", fontsize=10)
+    use.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    distinct = [code.distinct_tokens for code in found.codes]
+    variety.bar(ranks, distinct, width=0.85, color=blue, label="distinct next tokens")
+    spread = [code.token_perplexity for code in found.codes]
+    variety.plot(ranks, spread, "o", color=red, markersize=3.5, label="their perplexity")
+    variety.set(xlabel="codes, the most used first", ylabel="next tokens")
+    variety.set_title("Next tokens of a code", fontsize=10)
+    for axis in (use, variety):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlim(0, len(found.codes) + 1)
+        handles, labels = axis.get_legend_handles_labels()
+        bars_first = sorted(range(len(labels)), key=lambda i: not hasattr(handles[i], "patches"))
+        axis.legend(
+            [handles[i] for i in bars_first], [labels[i] for i in bars_first], frameon=False, fontsize=8
+        )
+    _draw_heat(found, heat)
+    m = found.metrics
+    figure.suptitle(
+        f"{shown_line(found.model)}: {m.codes_used} of {m.num_codes} codes used, "
+        f"perplexity {m.codebook_perplexity:.1f}, "
+        f"mutual information {m.mutual_information_corrected:.2f} nats, "
+        f"{m.distinct_tokens:.1f} argmax tokens per state, {m.reachability:.0%} within reach",
+        fontsize=11,
+        parse_math=False,
+    )
+    figure.supxlabel(
+        f"{m.tokens:,} tokens of {shown_line(found.text)}",
+        fontsize=8,
+        color=grey,
+        x=0.99,
+        ha="right",
+        parse_math=False,
+    )
+    figure.savefig(path, dpi=120)
+
+
+def _draw_heat(found: Inspection, axis: Any) -> None:
+    """Shares of the most frequent tokens among each code's next tokens."""
+    from matplotlib.colors import PowerNorm
+
+    used = [code.code for code in found.codes if code.uses][:32]
+    ids = [token for token, _ in found.top_tokens]
+    counts = found.joint[used].double()
+    shares = counts[:, ids] / counts.sum(1, keepdim=True)
+    # Codes of one token side by side, so that what belongs together is seen together.
+    most, column = shares.max(1)
+    order = sorted(range(len(used)), key=lambda i: (not most[i], int(column[i]), -most[i].item()))
+    # The root shows small shares, too; the colour bar says which colour is which.
+    image = axis.imshow(
+        shares[order].numpy(), cmap="Blues", aspect="auto", norm=PowerNorm(0.5, vmin=0, vmax=1)
+    )
+    axis.set_yticks(range(len(used)), [used[i] for i in order], fontsize=7)
+    names = [_printable(text) for _, text in found.top_tokens]
+    axis.set_xticks(range(len(names)), names, fontsize=8, family="DejaVu Sans", parse_math=False)
+    for label, name in zip(axis.get_xticklabels(), names, strict=True):
+        label.set_rotation(0 if len(name) < 3 else 90)
+    axis.set_ylabel("code, ordered by its most frequent token")
+    axis.set_title(
+        f"Next token given the code: {len(used)} most used codes, {len(ids)} most frequent tokens",
+        fontsize=10,
+    )
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.figure.colorbar(image, ax=axis, shrink=0.5, pad=0.01, label="share of the code's uses")
+
+
+def _printable(text: str, longest: int = 14) -> str:
+    """Text with signs that the font lacks escaped, shortened to fit under a column."""
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont("DejaVu Sans"))
+    drawn = "".join(char if font.get_char_index(ord(char)) else escaped(char) for char in text)
+    return drawn if len(drawn) <= longest else drawn[: longest - 1] + "…"
+
+
+def run_inspection(
+    out: Path,
+    *,
+    model: Any = None,
+    text: Path | None = None,
+    tokens: int = 20_000,
+    device: str | None = None,
+    dtype: str = "float32",
+) -> Inspection:
+    """Measure a codebook, print its table, and write ``inspection.json`` and ``codebook.png`` into ``out``.
+
+    Args:
+        out: made where it is missing; nothing is written there if the measurement fails.
+        model, device, dtype: as in :func:`cola_agents.decoding.loading.make_backbone`.
+        text: as in :func:`read_documents`; None for held-out documents of the generated corpus.
+        tokens: how many tokens are scored at most.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: as those functions and :func:`inspect_codebook` do.
+    """
+    if text is not None and not text.is_file():
+        raise FileNotFoundError(f"there is no file {text} to read text from")
+    backbone = make_backbone(model, level="latent", device=device, dtype=dtype)
+    assert isinstance(backbone, LatentBackbone)
+    source = documents(HELD_OUT) if text is None else read_documents(text)
+    named = f"the generated corpus (held-out seed {HELD_OUT})" if text is None else text.name
+    found = inspect_codebook(backbone, source, tokens=tokens, named=named)
+    out.mkdir(parents=True, exist_ok=True)
+    record = {**provenance(), "fingerprint": backbone.fingerprint, **found.as_dict()}
+    write_whole(out / "inspection.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
+    draw(found, out / "codebook.png")
+    print(table(found))
+    print(f"\nWrote {out / 'codebook.png'} and {out / 'inspection.json'}.")
+    return found

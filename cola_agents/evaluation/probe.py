@@ -1,0 +1,109 @@
+"""What a policy can do besides what it is rewarded for: the same measures for every agent.
+
+Reward learning can cost a language model what it knew. The probe asks for three things that the
+format reward does not pay for: arithmetic, graded whatever the form of the answer; grammatical English;
+and the cross-entropy of held-out text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from cola_agents.model.families import decoder_mask
+from cola_agents.rl.actors import LatentActor
+from cola_agents.rl.agent import Agent
+from cola_agents.train.bundled.corpus import HELD_OUT, documents
+from cola_agents.train.bundled.english import check_story
+from cola_agents.train.data.packing import IGNORED, packed_batches
+from cola_envs.task import Turn
+
+
+class StoryTask:
+    """Tell a story after ``Story:``; reward 1.0 if every complete sentence is grammatical, else 0.0."""
+
+    stop: tuple[str, ...] = ()
+
+    def reset(self, rng: np.random.Generator) -> str:
+        return "Story:"
+
+    def step(self, text: str) -> Turn:
+        verdicts = check_story(text)
+        good = bool(verdicts) and all(verdicts)
+        return Turn(reward=float(good), info={"success": good, "sentences": len(verdicts)})
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Figures of :func:`probe`.
+
+    Attributes:
+        arithmetic: share of test problems solved, actions drawn at temperature 1.
+        arithmetic_greedy: the same with the likeliest action.
+        grammar: share of stories in which every sentence is grammatical.
+        distinct_2: distinct word pairs among all word pairs of those stories; depends on their number.
+        cross_entropy: nats per token of held-out documents; at latent level summed over the codes.
+        episodes: how many episodes each share is of.
+    """
+
+    arithmetic: float
+    arithmetic_greedy: float
+    grammar: float
+    distinct_2: float
+    cross_entropy: float
+    episodes: int
+
+    def as_dict(self) -> dict[str, float]:
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
+def probe(agent: Agent, *, episodes: int = 256, seed: int = 20_000, num_batches: int = 4) -> Probe:
+    """Measure an agent of either level on the bundled corpus' tasks.
+
+    Args:
+        episodes: per measure.
+        seed: of the problems: agents probed with one seed face the same ones.
+        num_batches: of held-out documents, 2,048 tokens each; 0 leaves the cross-entropy out (NaN).
+    """
+    twin = "" if isinstance(agent.actor, LatentActor) else "-Token"
+    arithmetic = f"CoLA-Arithmetic{twin}-v0"
+    sampled = agent.evaluate(episodes, env_id=arithmetic, seed=seed)
+    greedy = agent.evaluate(episodes, env_id=arithmetic, seed=seed, greedy=True)
+    stories = agent.evaluate(episodes, env_id=f"CoLA-Text{twin}-v0", seed=seed, task=StoryTask)
+    return Probe(
+        arithmetic=sampled.episode_rewards.mean().item(),
+        arithmetic_greedy=greedy.episode_rewards.mean().item(),
+        grammar=stories.episode_rewards.mean().item(),
+        distinct_2=distinct([info["text"] for info in stories.infos], 2),
+        cross_entropy=held_out_cross_entropy(agent, num_batches=num_batches),
+        episodes=episodes,
+    )
+
+
+def distinct(texts: list[str], n: int) -> float:
+    """Distinct n-grams of words among all n-grams of the texts; 0.0 where there are none."""
+    grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+@torch.no_grad()
+def held_out_cross_entropy(agent: Agent, *, num_batches: int = 4) -> float:
+    """Nats per token of held-out corpus documents under the agent's policy (and world model)."""
+    total, count = 0.0, 0
+    actor, backbone = agent.actor, agent.backbone
+    for batch in islice(
+        packed_batches(documents(HELD_OUT), agent.backbone.tokenizer, rows=8, length=256), num_batches
+    ):
+        where = batch.targets != IGNORED
+        targets = batch.targets[where]
+        mask = decoder_mask(backbone.base, batch.mask)
+        read = backbone.base(batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False)
+        h = read.last_hidden_state
+        features = actor.encode(batch.ids, h, mask=batch.mask, positions=batch.positions)
+        log_actions = actor.logits(features[where]).log_softmax(-1)
+        total -= backbone.compose(h[where], log_actions, targets).sum().item()
+        count += len(targets)
+    return total / count if count else float("nan")

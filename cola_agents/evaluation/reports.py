@@ -1,0 +1,141 @@
+"""What an evaluation reports of the episodes that were played, and the same as a table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cola_agents.evaluation.scores import Tries, scores
+from cola_envs.fields import _untold, failures, given_answer, identity, mean_scores
+from cola_envs.shown import shown_line
+from cola_envs.tasks.problem_set import NO_LEVEL
+from cola_envs.tasks.substitute import NAME as SUBSTITUTE
+
+#: Fields of ``info`` that problems are grouped by, where they have several values.
+GROUPS = ("subject", "level", "kind", "task_type", "difficulty")
+#: What a report says of the set that was played, and the fields of ``info`` that tasks tell it in.
+SET_FIELDS = {
+    "dataset_sha256": ("dataset_sha256",),
+    "set_hash": ("set_hash", "games_sha256"),
+    "set_size": ("set_size", "games", "num_prompts"),
+}
+ENGINE_FIELDS = ("engine", "java")
+
+
+@dataclass(frozen=True)
+class Played:
+    """One finished episode: the last step's ``info``, and the sum of its rewards."""
+
+    info: dict[str, Any]
+    reward: float
+
+
+def summary(rounds: Sequence[Sequence[Played]]) -> dict[str, Any]:
+    """Figures of an evaluation, ready for JSON.
+
+    Args:
+        rounds: the episodes, a list for each round over the same problems in the same order.
+
+    Raises:
+        RuntimeError: if the rounds did not play the same problems: pass@k would mean nothing.
+    """
+    first = [episode.info for episode in rounds[0]]
+    names = [identity(info) for info in first]
+    for again in rounds[1:]:
+        if [identity(episode.info) for episode in again] != names:
+            raise RuntimeError("the task gave other problems in a later round, so that no pass@k can be told")
+    every = [episode for episodes in rounds for episode in episodes]
+    tries = [_tries([episodes[i].info for episodes in rounds]) for i in range(len(first))]
+    datasets = Counter(info.get("dataset", "not named by the task") for info in first)
+    report: dict[str, Any] = {
+        "dataset": " + ".join(sorted(datasets)),
+        **{key: value for key, value in _about(first).items() if value is not None},
+        "episodes": len(every),
+        "samples": len(rounds),
+        "distinct_problems": len(set(names)) if any(names) else None,
+        "played_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest() if any(names) else None,
+        **scores(tries),
+        "reward": round(float(np.mean([episode.reward for episode in every])), 4),
+        "tokens_per_episode": round(float(np.mean([episode.info["num_tokens"] for episode in every])), 2),
+    }
+    report |= {name: round(value, 4) for name, value in mean_scores([e.info for e in every]).items()}
+    report |= failures([e.info for e in every])
+    groups = {field: by for field in GROUPS if (by := _by(field, first, tries))}
+    if groups:
+        report["by"] = groups
+    if SUBSTITUTE in datasets:
+        report["warning"] = (
+            "a substitute set of this project's own making was played: this is no MATH-500 result"
+        )
+    return report
+
+
+def _tries(infos: Sequence[dict[str, Any]]) -> Tries:
+    successes = tuple(bool(info["success"]) for info in infos)
+    # "correct" beside "success": success is not, or not only, a matter of the answer.
+    told = any("gold" in info or "given" in info for info in infos) and not any("correct" in i for i in infos)
+    return Tries(successes, tuple(given_answer(info) for info in infos) if told else None)
+
+
+def _about(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    about = {key: _said(infos, fields) for key, fields in SET_FIELDS.items()}
+    engines = {field: _said(infos, (field,)) for field in ENGINE_FIELDS}
+    return {**about, "engines": {key: value for key, value in engines.items() if value is not None} or None}
+
+
+def _said(infos: Sequence[dict[str, Any]], fields: Sequence[str]) -> Any:
+    """What the infos say in the first of the fields that they have: one value, or a list of several."""
+    for field in fields:
+        values = {repr(info[field]): info[field] for info in infos if not _untold(info.get(field))}
+        if values:
+            return (
+                next(iter(values.values())) if len(values) == 1 else [values[key] for key in sorted(values)]
+            )
+    return None
+
+
+def _by(field: str, infos: Sequence[dict[str, Any]], tries: Sequence[Tries]) -> dict[str, Any]:
+    groups: dict[Any, list[Tries]] = {}
+    for info, problem in zip(infos, tries, strict=True):
+        groups.setdefault(info.get(field), []).append(problem)
+    if len(groups) < 2:
+        return {}
+    missing = (None, "", NO_LEVEL)
+    named = {"not told" if value in missing else str(value): found for value, found in groups.items()}
+    return {value: scores(named[value]) for value in sorted(named)}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The figures of a report for people to read: a line for all problems and one for each group."""
+    groups: dict[str, dict[str, Any]] = report.get("by", {})
+    columns = [key.removesuffix("_95") for key in report if key.endswith("_95") and key != "success_95"]
+    rows = [["", "problems", *columns], _row("all", report, columns)]
+    for field, by in groups.items():
+        rows += [_row(f"{field} {value}", figures, columns) for value, figures in by.items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    ]
+    played = f"{report['problems']} problems"
+    if isinstance(report.get("set_size"), int):
+        played += f" of {report['set_size']}"
+    if report.get("interrupted"):
+        played += " until it was interrupted"
+    title = f"{report['task']}, {report['dataset']}, split {report['split']}: {played}, {report['actions']}"
+    notes = [f"warning: {report['warning']}"] if "warning" in report else []
+    if "failed_episodes" in report:
+        notes.append(f"warning: {report['failed_episodes']} episodes were cut by a failing engine or task")
+    return "\n".join([shown_line(title), *lines, "[95 % intervals over problems]", *notes])
+
+
+def _row(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[str]:
+    cells = []
+    for column in columns:
+        low, high = figures[f"{column}_95"]
+        cells.append(f"{figures[column]:.3f} [{low:.3f}, {high:.3f}]")
+    return [shown_line(name), str(figures["problems"]), *cells]

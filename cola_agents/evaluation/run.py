@@ -1,0 +1,230 @@
+"""Playing a task with a checkpoint and saying what came out, under its right name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from cola_agents.common.provenance import provenance
+from cola_agents.common.threads import fitting_threads
+from cola_agents.evaluation.reports import Played, summary
+from cola_agents.rl.agent import Agent
+from cola_agents.rl.registry import AGENTS
+from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.rl.rows import make_rows
+from cola_agents.rl.saving import read_saved, saved_path
+from cola_agents.search import MCTS, MCTSQConfig, SearchConfig, SearchResult
+from cola_envs.build import build_tasks, evaluation_split, load, repeatable, splits_of
+from cola_envs.order import order_of
+
+#: Problems of an evaluation where nothing else is said, and the largest set that is then played whole.
+DEFAULT_EPISODES, LARGEST_SET = 256, 5_000
+#: Episodes whose hidden states are held at once.
+_CHUNK = 256
+#: Between the row seeds of one round over the problems and of the next.
+_APART = 1_000_003
+
+
+def load_agent(path: str | Path, **changed: Any) -> Agent:
+    """Load a saved agent of whichever class; arguments as in :meth:`cola_agents.rl.agent.Agent.load`."""
+    path = saved_path(path)
+    read = read_saved(path)
+    name = read.description["agent"]
+    if name not in AGENTS:
+        raise ValueError(f"{path} holds an agent of the unknown class {name}; known are {', '.join(AGENTS)}")
+    return AGENTS[name].restored(read, **changed)
+
+
+def evaluate(
+    task: str,
+    *,
+    model: Any = None,
+    agent: str | Path | None = None,
+    tokenizer: Any = None,
+    episodes: int | None = None,
+    samples: int = 1,
+    split: str | None = None,
+    greedy: bool = False,
+    seed: int = 10_000,
+    num_envs: int = 64,
+    search: SearchConfig | MCTSQConfig | None = None,
+    q: Any = None,
+    **env_kwargs: Any,
+) -> dict[str, Any]:
+    """Play problems, each ``samples`` times, and report shares with their intervals.
+
+    Args:
+        task: an environment id.
+        model, tokenizer: as in ``gym.make``; or ``agent``, a folder that an agent was saved to.
+        episodes: how many problems; None for each problem of a finite test set once, or else 256.
+        samples: tries at each problem; with several the report has pass@k and, of answers, maj@k.
+        split: one of the task's; None for ``"test"``, or else the last it has.
+        greedy: take the likeliest action in place of a draw.
+        seed: problem ``i`` is drawn with seed ``seed + i``; of a finite set it is the set's i-th, whatever
+            the seed.
+        num_envs: rows that play side by side, at most; engines that need much memory want fewer.
+        search: search for each answer, in place of playing once. Its rewards must be ``"estimated"``: a
+            search that sees the task's own has read the solutions.
+        q: the Q-function that estimates them, or its folder.
+        env_kwargs: further arguments of the environment.
+
+    Returns:
+        A JSON-ready report (see :func:`cola_agents.evaluation.reports.summary`). ``dataset`` names the
+        problems really
+        played: a substitute is never reported under the name of the set that it stands in for. That of a
+        search which was stopped is of the problems until then, and says ``interrupted``.
+
+    Raises:
+        ValueError: for a number below 1, an id that is no CoLA environment, several greedy tries, which
+            would all be the same, or a search that sees the task's rewards.
+    """
+    for name, value in (("episodes", episodes), ("samples", samples), ("num_envs", num_envs)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if greedy and samples > 1 and not env_kwargs.get("world_temperature"):
+        raise ValueError(f"greedy tries are all alike: {samples} of them tell no more than one")
+    if search is not None:
+        if greedy or samples > 1:
+            raise ValueError("a search gives one answer a problem: leave out greedy and samples")
+        if search.rewards != "estimated":
+            raise ValueError('an evaluation must not see the solutions: give a search rewards="estimated"')
+    if agent is not None and (model is not None or tokenizer is not None):
+        raise ValueError("give model= or agent=, not both: an agent knows its model")
+    builder = gym.spec(task).kwargs.get("builder")
+    if builder is None:
+        raise ValueError(f"{task} is not one of the CoLA environments")
+    if not splits_of(builder):
+        raise ValueError(f"{task} takes a task of your own, which no report can name: use collect()")
+    split = split or evaluation_split(builder)
+    env_kwargs = repeatable(env_kwargs)
+    policy: Any = InitialPolicy()
+    drawing: dict[str, Any] = {"temperature": 1.0}
+    fingerprint: str | None = None
+    told: dict[str, Any] = {}
+    if agent is not None:
+        loaded = load_agent(agent)
+        policy, model, drawing = loaded.actor, loaded.backbone, loaded.options.drawing
+        fingerprint = loaded.fingerprint
+        env_kwargs = {**loaded.kwargs_on(task), **env_kwargs}
+        env_kwargs.pop("split", None)  # the one that it was trained on
+    if greedy:
+        drawing = {"temperature": 0.0}
+    own = inspect.signature(load(builder)).parameters
+    in_order = "sequential" in own and env_kwargs.setdefault("sequential", True)
+    if in_order and episodes is None:
+        episodes = _size_of(builder, split, {key: value for key, value in env_kwargs.items() if key in own})
+    episodes = episodes or DEFAULT_EPISODES
+    rounds: list[list[Played]] = []
+    rows = min(num_envs, episodes)
+    envs = make_rows(task, rows, model=model, tokenizer=tokenizer, split=split, **env_kwargs)
+    try:
+        played: Any = envs.episodes
+        first = 0 if order_of(played.tasks) is not None else seed
+        problems = range(first, first + episodes)
+        with fitting_threads(played.backbone.model):
+            made_by = provenance()
+            for j in range(samples):
+                seeds = range(seed + j * _APART, seed + j * _APART + episodes)
+                if search is None:
+                    rounds.append(_play(played, policy, seeds, problems, drawing))
+                else:
+                    solver = MCTS(played, search, q=q, policy=policy, seed=seed)
+                    found = _searched(solver, seeds, problems)
+                    rounds.append(_answers(found))
+                    told = {
+                        "searched_simulations_per_problem": round(float(found.simulations.mean()), 2),
+                        "searched_tokens_per_problem": round(float(found.new_tokens.mean()), 2),
+                        **({"interrupted": True} if len(found.rows) < episodes else {}),
+                    }
+    finally:
+        envs.close()
+    how = "greedy" if greedy else _sampled(**drawing)
+    searched: dict[str, Any] = {}
+    if search is not None:
+        how = f"searched, {type(search).__name__.removesuffix('Config')}"
+        searched = {"search": asdict(search), **told}
+    return {
+        "task": task,
+        "split": rounds[0][0].info.get("split", split) or None,
+        **summary(rounds),
+        "actions": how,
+        **searched,
+        "seed": seed,
+        "agent": None if agent is None else Path(agent).name,
+        "fingerprint": fingerprint or played.backbone.fingerprint,
+        **made_by,
+    }
+
+
+def _sampled(temperature: float, top_k: int | None = None, top_p: float = 1.0) -> str:
+    """How actions were drawn, in words."""
+    how = f"sampled at temperature {temperature:g}"
+    how += "" if top_k is None else f", top {top_k}"
+    return how if top_p == 1 else f"{how}, top_p {top_p:g}"
+
+
+def _size_of(builder: Any, split: str, kwargs: dict[str, Any]) -> int | None:
+    """How many problems a finite set has; None for more than are played unasked, or no end of them."""
+    tasks: Any = build_tasks(1, load(builder), split=split, **kwargs)
+    try:
+        size = getattr(tasks, "num_problems", None)
+    finally:
+        tasks.close()
+    return size if size is not None and size <= LARGEST_SET else None
+
+
+def _answers(found: SearchResult) -> list[Played]:
+    """The answers of a search as played episodes.
+
+    Raises:
+        RuntimeError: for a problem whose search came by no end of its episode.
+    """
+    done = []
+    for answer in found.answers:
+        if answer is None:
+            raise RuntimeError(
+                "a search ended without any finished answer; give it more simulations, leaves that are "
+                'played on, and answer="value" or "vote"'
+            )
+        done.append(Played(answer.info, answer.reward))
+    return done
+
+
+def _searched(solver: MCTS, seeds: Sequence[int], problems: Sequence[int]) -> SearchResult:
+    """The search of all problems; after Ctrl-C of those whose batch was through.
+
+    A batch that was stopped would have the short ones among its answers more often than not.
+
+    Raises:
+        KeyboardInterrupt: if it was stopped in the first batch.
+    """
+    results: list[SearchResult] = []
+    size = solver.episodes.num_rows
+    try:
+        for at in range(0, len(seeds), size):
+            found = solver.solve(seeds[at : at + size], problems[at : at + size])
+            if found.interrupted:
+                raise KeyboardInterrupt
+            results.append(found)
+    except KeyboardInterrupt:
+        if not results:
+            raise
+    return SearchResult.joined(results)
+
+
+def _play(
+    episodes: Any, policy: Any, seeds: Sequence[int], problems: Sequence[int], drawing: dict[str, Any]
+) -> list[Played]:
+    """One episode a seed, of the problem of its problem seed; hidden states are not kept."""
+    done = []
+    for at in range(0, len(seeds), _CHUNK):
+        part = slice(at, at + _CHUNK)
+        rollout = collect(episodes, policy, seeds=seeds[part], problem_seeds=problems[part], **drawing)
+        rewards = rollout.episode_rewards.tolist()
+        done += [Played(info, reward) for info, reward in zip(rollout.infos, rewards, strict=True)]
+    return done

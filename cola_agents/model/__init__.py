@@ -1,0 +1,1 @@
+"""The latent-action model: its configuration, weights, checkpoint formats, and the one sampler."""

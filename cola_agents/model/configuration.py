@@ -1,0 +1,81 @@
+"""The configuration of a CoLA model."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PretrainedConfig
+
+from cola_agents.model.families import check_family
+
+READOUTS = ("difference", "state", "normed_difference")
+
+
+class CoLAConfig(PretrainedConfig):
+    """Configuration of :class:`~cola_agents.model.modeling.CoLAForCausalLM`.
+
+    Args:
+        text_config: configuration of the base language model (a ``PretrainedConfig`` of a decoder of a
+            supported family, or its dict). The inverse dynamics and the policy are built from the same
+            family's layer.
+        num_codes: size A of the codebook. 64 in the paper (official field ``num_code``).
+        num_inverse_layers: decoder layers of the inverse dynamics model (``num_action_layer``, 4); 0 for a
+            model without, as the official version 0 is.
+        num_merge_layers: gated MLPs of the world model (``num_dyna_layer``, 2).
+        num_policy_layers: decoder layers of the policy (``num_policy_layer``, 8).
+        readout: how the world model's state z becomes token logits. ``"difference"`` is the official
+            ``lm_head(norm(z) - h)`` with the base's own final norm; it starts from a uniform language
+            model. ``"state"`` is ``lm_head(z)``; it starts as the base itself and trains far better
+            from scratch. ``"normed_difference"`` is ``lm_head(norm2(z) - h)``, the paper's shape with a
+            norm of its own, whose gain is trained and begins at ``2 * rms(h)``: it starts as the base, too.
+        detach_state: whether the h that a difference readout subtracts passes a gradient back:
+            not in the official versions 1 and 2 (True here), as any other term in version 0 (False).
+        tie_word_embeddings: whether ``lm_head`` and the base's embedding are one weight.
+
+    Raises:
+        ValueError: for an unknown readout, a size below its least value or a base of another family.
+
+    Source: CoLA, arXiv 2503.21383; sizes from the official pre-training code.
+    """
+
+    model_type = "cola"
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
+
+    text_config: Any = None
+    num_codes: int = 64
+    num_inverse_layers: int = 4
+    num_merge_layers: int = 2
+    num_policy_layers: int = 8
+    readout: str = "difference"
+    detach_state: bool = True
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.text_config is None:
+            self.text_config = AutoConfig.for_model("llama")
+        elif isinstance(self.text_config, dict):
+            fields = dict(self.text_config)
+            self.text_config = AutoConfig.for_model(fields.pop("model_type", "llama"), **fields)
+        check_family(self.text_config)
+        if self.readout not in READOUTS:
+            raise ValueError(f"readout {self.readout!r} is not one of {READOUTS}")
+        least = {"num_codes": 2, "num_inverse_layers": 0, "num_merge_layers": 1, "num_policy_layers": 1}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
+        kwargs.setdefault("eos_token_id", self.text_config.eos_token_id)
+        kwargs.setdefault("bos_token_id", self.text_config.bos_token_id)
+        kwargs.setdefault("pad_token_id", self.text_config.pad_token_id)
+        super().__post_init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.text_config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text_config.vocab_size
+
+    @property
+    def max_position_embeddings(self) -> int:
+        return self.text_config.max_position_embeddings

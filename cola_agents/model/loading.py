@@ -1,0 +1,212 @@
+"""The only place that reads configurations, models, tokenizers, adapters and data sets of other people.
+
+None of their code runs, and nothing is asked on stdin: a file that asks for code (``auto_map``, attention
+kernels from the hub, quantised weights, whose reader brings kernels of its own) is refused before anything
+is loaded, and weights are read from safetensors alone. Who trusts such a model loads it and passes the
+object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from cola_agents.model.shards import check_weights, read_json, refuse_pickles
+
+#: What transformers may be told about code that comes with a model, and nothing else.
+SAFE: Mapping[str, Any] = {
+    "trust_remote_code": False,
+    "use_safetensors": True,
+    "use_kernels": False,
+    "kernel_config": None,
+    "allow_all_kernels": False,
+}
+#: Implementations of attention and of experts that are torch's own.
+IMPLEMENTATIONS = ("eager", "sdpa", "grouped_mm")
+#: A configuration with this field is an official checkpoint's; its ``auto_map`` names the authors' code, in
+#: whose place :mod:`cola_agents.model.official` reads the files.
+OFFICIAL = "num_code"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_INSTEAD = "where you trust it, load it with transformers yourself and pass the object as model= (tokenizer=)"
+
+
+class ForeignCodeError(ValueError):
+    """A model's files ask for code that is neither this package's nor an installed library's."""
+
+
+def load_config(source: str | Path, **fields: Any) -> PretrainedConfig:
+    """A model's configuration.
+
+    Args:
+        source: a folder or a hub id.
+        fields: values that replace the file's.
+
+    Raises:
+        OSError: where there is none.
+        ForeignCodeError: for one that asks for code.
+        ValueError: for a type of model that transformers does not know.
+    """
+    check_config(source)
+    return AutoConfig.from_pretrained(source, trust_remote_code=False, **fields)
+
+
+def load_model(
+    kind: Any, source: str | Path, *, config: PretrainedConfig | None = None, **options: Any
+) -> Any:
+    """A model of transformers.
+
+    Args:
+        kind: the class whose ``from_pretrained`` is called.
+        source: a folder or a hub id.
+        config: what :func:`load_config` gave, or None.
+        options: other arguments of ``from_pretrained``, such as ``dtype``.
+
+    Raises:
+        OSError: where there is none, or none in safetensors.
+        ForeignCodeError: for one that asks for code.
+        ValueError: for pickled weights, and for weights outside the folder.
+    """
+    config = load_config(source) if config is None else config
+    check_files(source)
+    return kind.from_pretrained(source, config=config, **safe_options(options))
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """A model's tokenizer.
+
+    Raises:
+        FileNotFoundError: where there is none that can be read.
+        ForeignCodeError: for one that asks for code.
+    """
+    try:
+        _check_fields(get_tokenizer_config(source), f"tokenizer_config.json of {source}")
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except ForeignCodeError:
+        raise
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"no tokenizer found at {str(source)!r}: {error}") from error
+
+
+def load_generation_config(folder: Path) -> GenerationConfig:
+    """The defaults of ``generate`` that lie in a folder: values, never code."""
+    return GenerationConfig.from_pretrained(folder)
+
+
+def load_adapters(model: nn.Module, folder: Path) -> Any:
+    """A model with the low-rank adapters of a folder put in, as a ``peft.PeftModel``.
+
+    Raises:
+        ImportError: without `peft`.
+        FileNotFoundError: without their weights.
+        ForeignCodeError: for other adapters, which import what their description names.
+        ValueError: for pickled weights.
+    """
+    check_adapters(folder)
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder))
+
+
+def stream_dataset(path: str, subset: str | None, split: str, files: Sequence[str] | None) -> Any:
+    """A data set of the hub or a folder, read row by row; `datasets` from 4.0 on runs no loading script.
+
+    Raises:
+        ImportError: without `datasets`.
+        OSError: where it cannot be found or reached.
+        ValueError: for a split or subset that does not exist, and for a data set that is a script.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ImportError("streaming data needs `datasets`: pip install 'cola-rl[data]'") from error
+    try:
+        return load_dataset(path, subset, split=split, streaming=True, data_files=files)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+def safe_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for ``from_pretrained`` with :data:`SAFE` among them.
+
+    Raises:
+        ValueError: where they ask for the contrary.
+    """
+    for name, safe in SAFE.items():
+        if options.get(name) not in (None, safe):
+            raise ValueError(
+                f"{name}={options[name]!r} is refused: no code that comes with a model is run, and weights "
+                f"are read from safetensors alone ({name}={safe}); {_INSTEAD}"
+            )
+    return {**options, **SAFE}
+
+
+def check_config(source: str | Path, **options: Any) -> None:
+    """Refuse a ``config.json`` that asks for code; options are those of ``from_pretrained``."""
+    fields, _ = PretrainedConfig.get_config_dict(source, **options)
+    _check_fields(fields, f"config.json of {source}", allowed=("auto_map",) if OFFICIAL in fields else ())
+
+
+def check_files(source: str | Path) -> None:
+    """Refuse a folder with pickled weights, weights that lie elsewhere, or adapters that ask for code."""
+    folder = Path(source)
+    if folder.is_dir():
+        check_weights(folder)
+        if (folder / ADAPTER).is_file():
+            check_adapters(folder)
+
+
+def check_adapters(folder: Path) -> None:
+    """Refuse adapters whose description names code, or whose weights are pickled or absent."""
+    said = read_json(folder / ADAPTER)
+    if said.get("peft_type") != "LORA" or said.get("megatron_config"):
+        raise ForeignCodeError(
+            f"{folder / ADAPTER} asks for peft_type={said.get('peft_type')!r} with "
+            f"megatron_config={said.get('megatron_config')!r}; only plain LORA adapters are loaded, since "
+            "others import what their description names. Merge them into the model where you trust them"
+        )
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        refuse_pickles(folder)
+        raise FileNotFoundError(f"{folder} holds {ADAPTER} but no {ADAPTER_WEIGHTS}: copy it there")
+
+
+def _check_fields(fields: Mapping[str, Any], where: str, allowed: Sequence[str] = ()) -> None:
+    for name, value in _nested(fields):
+        if name in allowed or value is None:
+            continue
+        if name == "auto_map" and value:
+            raise ForeignCodeError(
+                f"auto_map in {where} asks to run code that comes with it ({value!r}); only what "
+                f"transformers itself knows is loaded: {_INSTEAD}, or remove auto_map where transformers' "
+                "own class is meant"
+            )
+        if name in ("quantization_config", "compression_config"):
+            raise ForeignCodeError(
+                f"{name} in {where} asks for quantised weights, whose reader brings kernels of its own; "
+                f"float weights are loaded: {_INSTEAD}"
+            )
+        if name == "transformers_weights":
+            raise ForeignCodeError(
+                f"transformers_weights in {where} names a file of weights, {value!r}; weights are read from "
+                "model.safetensors or its shards: rename the file and remove the field"
+            )
+        if name.strip("_").removesuffix("_internal") in ("attn_implementation", "experts_implementation"):
+            for wanted in [v for _, v in _nested(value)] if isinstance(value, dict) else [value]:
+                if wanted is not None and wanted not in IMPLEMENTATIONS:
+                    raise ForeignCodeError(
+                        f"{name} in {where} asks for {wanted!r}, whose kernels may come "
+                        f"from the hub; {', '.join(IMPLEMENTATIONS)} are allowed: remove the field, or "
+                        f"{_INSTEAD}"
+                    )
+
+
+def _nested(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values of a configuration and of the configurations inside it."""
+    for name, value in fields.items():
+        yield name, value
+        if isinstance(value, Mapping) and name != "auto_map":
+            yield from _nested(value)

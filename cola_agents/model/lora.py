@@ -1,0 +1,75 @@
+"""Low-rank adapters on a stack whose own weights are shared and stay as they are."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from cola_agents.common.randomness import drawn_from
+
+
+def shared_copy(module: Any) -> Any:
+    """A module of its own over the same memory: weights are not copied, and none of them is trainable."""
+    memo: dict[int, Any] = {id(b): b for b in module.buffers()}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(module, memo)
+
+
+def add_adapters(stack: nn.Module, rank: int, alpha: float | None, seed: int) -> None:
+    """Put adapters into every linear layer of a stack, in place; only they are trainable then.
+
+    They start as the identity: the first factor is drawn from ``seed``, the second is 0. Adapters
+    are in the stack's type; the optimiser keeps float32 twins of them where that is a shorter one.
+
+    Args:
+        rank: of the two factors.
+        alpha: the scale is ``alpha / rank``; None for ``2 rank``.
+
+    Raises:
+        ImportError: without peft.
+
+    Source: Hu et al. 2021, arXiv 2106.09685.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError("lora_rank needs peft: pip install 'cola-rl[train]'") from error
+    linear = [name.rpartition(".")[2] for name, part in stack.named_modules() if isinstance(part, nn.Linear)]
+    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=sorted(set(linear)))  # type: ignore[arg-type]
+    with drawn_from(seed):
+        inject_adapter_in_model(config, stack)
+    stack.eval()
+    generator = torch.Generator().manual_seed(seed)
+    for layer in _adapters(stack):
+        for name, factor in layer.lora_A.items():
+            bound = 1 / math.sqrt(factor.in_features)
+            drawn = torch.rand(factor.weight.shape, generator=generator)
+            with torch.no_grad():
+                factor.weight.copy_((2 * drawn - 1) * bound)
+                layer.lora_B[name].weight.zero_()
+
+
+@contextmanager
+def adapters_off(stack: nn.Module) -> Iterator[None]:
+    """For a while the stack computes what it did before its adapters were put in."""
+    layers = _adapters(stack)
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def _adapters(stack: nn.Module) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [part for part in stack.modules() if isinstance(part, BaseTunerLayer)]

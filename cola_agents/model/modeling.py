@@ -1,0 +1,515 @@
+"""The latent-action model: base LM, inverse dynamics, world model and policy over one codebook.
+
+Every public method is a pure function of the weights and its arguments. Shapes: B rows, T tokens,
+D hidden, A codes, V vocabulary.
+
+Source: CoLA, arXiv 2503.21383, and the published code of its authors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.utils import ModelOutput
+
+from cola_agents.common.randomness import drawn_from
+from cola_agents.common.threads import check_fork
+from cola_agents.model.configuration import CoLAConfig
+from cola_agents.model.families import (
+    Mask,
+    activation,
+    cached_mask,
+    check_family,
+    decoder_mask,
+    stack_config,
+    token_head,
+)
+from cola_agents.model.hub import CoLAPreTrainedModel
+from cola_agents.model.loading import load_config, load_model
+from cola_agents.model.official import from_official
+from cola_agents.model.reach import reachable
+from cola_agents.model.sampling import sample
+from cola_agents.model.versions import CACHE_NAME, cache_argument
+
+
+@dataclass
+class CoLAOutput(ModelOutput):
+    """What :meth:`CoLAForCausalLM.forward` returns.
+
+    Attributes:
+        loss: cross-entropy of the next token where ``labels`` were given.
+        logits: token logits of the world model under ``actions``, [B, T, V].
+        cache: keys and values: the base's layers first, then the policy's.
+        actions: the code chosen at each position, [B, T] int64.
+        action_logits: the policy's logits, [B, T, A].
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    cache: Cache | None = None
+    actions: Tensor | None = None
+    action_logits: Tensor | None = None
+
+    @property
+    def past_key_values(self) -> Cache | None:
+        """The cache under the name that transformers gave it before 5.24."""
+        return self.cache
+
+
+class MergeLayer(nn.Module):
+    """A gated MLP on a state and a code's vector: ``down(act(gate([z; e])) * up([z; e]))``."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: str) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(2 * hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(2 * hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.activation = ACT2FN[activation]
+
+    def forward(self, z: Tensor, e: Tensor) -> Tensor:
+        """z and e [..., D] -> [..., D], without the residual."""
+        x = torch.cat([z, e], dim=-1)
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """The cache that was given by either of its names.
+
+    Raises:
+        ValueError: where both name a cache, and not the same.
+    """
+    if cache is not None and past_key_values is not None and cache is not past_key_values:
+        raise ValueError("cache and past_key_values are two names of one argument; give one of them")
+    return past_key_values if cache is None else cache
+
+
+NO_INVERSE_DYNAMICS = (
+    "this model has no inverse dynamics (num_inverse_layers is 0; an official checkpoint with v=0): the "
+    "codes of given text cannot be inferred, so neither can its world model be trained on nor its policy "
+    "be re-cloned from text. Rollouts, generation and RL work"
+)
+
+
+def shift_codes(codes: Tensor) -> Tensor:
+    """Read at t the code that inverse dynamics gives at t + 1; the last position keeps its own.
+
+    The code that explains the step from t to t + 1 can only be known once token t + 1 was read. The
+    last position's is meaningless for want of a next token (spec 1.3).
+
+    Args:
+        codes: [B, T] codes, or [B, T, A] logits, unshifted.
+    """
+    return torch.cat([codes[:, 1:], codes[:, -1:]], dim=1)
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """Position ids of a padding mask [B, T]: counted over real tokens, 1 at pads (as ``generate`` does)."""
+    positions = mask.long().cumsum(-1) - 1
+    return positions.masked_fill(mask == 0, 1)
+
+
+def _stack(config: Any, num_layers: int, first_cache_layer: int = 0) -> nn.Module:
+    """A decoder of ``num_layers`` layers of the base's family that reads hidden states, not ids."""
+    stack = AutoModel.from_config(stack_config(config, num_layers), trust_remote_code=False)
+    stack.embed_tokens = None
+    for index, layer in enumerate(stack.layers):
+        layer.self_attn.layer_idx = first_cache_layer + index
+    return stack
+
+
+class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
+    """A causal language model that is steered by one discrete code per token.
+
+    Args:
+        config: a :class:`~cola_agents.model.configuration.CoLAConfig`.
+
+    Modules: ``base`` (the decoder), ``lm_head``, ``inverse_trunk`` and ``inverse_head`` (inverse
+    dynamics; None where ``num_inverse_layers`` is 0), ``codebook`` [A, D], ``merge`` (the world model's
+    gated MLPs), ``policy_trunk`` and ``policy_head``; ``readout_norm`` under the readout
+    ``"normed_difference"``. The stacks are made of the base's own layers, whichever of the supported
+    families (:data:`cola_agents.model.families.FAMILIES`) it is of.
+    """
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "base.embed_tokens.weight"}
+
+    def __init__(self, config: CoLAConfig) -> None:
+        super().__init__(config)
+        text = config.text_config
+        self.base = AutoModel.from_config(text, trust_remote_code=False)
+        self.lm_head = token_head(text)
+        self.inverse_trunk: nn.Module | None = None
+        self.inverse_head: nn.Module | None = None
+        if config.num_inverse_layers:
+            self.inverse_trunk = _stack(text, config.num_inverse_layers)
+            self.inverse_head = nn.Linear(text.hidden_size, config.num_codes, bias=False)
+        self.codebook = nn.Embedding(config.num_codes, text.hidden_size)
+        self.merge = nn.ModuleList(
+            MergeLayer(text.hidden_size, text.intermediate_size, activation(text))
+            for _ in range(config.num_merge_layers)
+        )
+        self.policy_trunk = _stack(text, config.num_policy_layers, text.num_hidden_layers)
+        self.policy_head = nn.Linear(text.hidden_size, config.num_codes, bias=False)
+        self.readout_norm: nn.RMSNorm | None = None
+        if config.readout == "normed_difference":
+            self.readout_norm = nn.RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.readout_norm:
+            # A fresh base's final norm has gain 1, so its states have root mean square 1.
+            init.constant_(module.weight, 2.0)
+
+    @classmethod
+    def from_base(
+        cls, base: Any, *, seed: int | None = None, calibrate_on: Tensor | None = None, **config: Any
+    ) -> CoLAForCausalLM:
+        """Grow a CoLA model around a pre-trained causal LM; the new modules are freshly initialised.
+
+        Args:
+            base: a causal LM of a supported family, or a path or hub id of one (in safetensors).
+            seed: of the new weights; None to draw them as ``torch.manual_seed`` has left torch's generator,
+                which is as it was afterwards.
+            calibrate_on: token ids [B, T] of text, for the readout ``"normed_difference"``: see
+                :func:`calibrate_readout`. Without, 256 ids drawn at random stand in for text.
+            config: fields of :class:`~cola_agents.model.configuration.CoLAConfig` besides ``text_config``.
+                Where the base's head is its embedding, so is the model's, unless
+                ``tie_word_embeddings=False``.
+
+        Raises:
+            ValueError: for a base of another family, with rotary embeddings that are not supported or without
+                a head, or where its head is to be tied and is no embedding.
+        """
+        if isinstance(base, (str, Path)):
+            base = reachable(base, "base")
+            known = load_config(base)
+            check_family(known)
+            base = load_model(AutoModelForCausalLM, base, config=known)
+        check_family(base.config)
+        if not hasattr(base, "lm_head"):
+            raise ValueError(f"a base has an lm_head, as a causal LM's; {type(base).__name__} has none")
+        tied = base.lm_head.weight is base.get_input_embeddings().weight
+        if config.setdefault("tie_word_embeddings", tied) and not tied:
+            raise ValueError("the base's head is not its embedding: tie_word_embeddings must be False")
+        # Where the base was loaded from is nobody's business who loads the whole.
+        text = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
+        whole = CoLAConfig(text_config=text, **config)
+        with drawn_from(seed):
+            model = cls._from_config(whole, dtype=base.dtype)
+        model.base.load_state_dict(base.model.state_dict())
+        model.lm_head.load_state_dict(base.lm_head.state_dict())
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(model.generation_config, name, getattr(base.generation_config, name))
+        if model.readout_norm is not None:
+            with torch.no_grad():
+                for layer in model.merge:
+                    # This readout doubles what the fresh merge layers add to the state.
+                    layer.down_proj.weight.mul_(0.5)
+            if calibrate_on is None:
+                shape = (4, min(64, model.config.max_position_embeddings))
+                source = torch.Generator().manual_seed(0)
+                calibrate_on = torch.randint(model.config.vocab_size, shape, generator=source)
+            calibrate_readout(model, calibrate_on)
+        return model
+
+    @classmethod
+    def from_official(
+        cls, source: str | Path, *, dtype: torch.dtype | str | None = None, device_map: Any = None
+    ) -> CoLAForCausalLM:
+        """Load a checkpoint of the authors' own format: see :func:`cola_agents.model.official.from_official`.
+
+        Args and errors are those of that function.
+        """
+        return from_official(cls, source, dtype=dtype, device_map=device_map)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def hidden(
+        self,
+        ids: Tensor,
+        *,
+        mask: Mask = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The base's last normed hidden states.
+
+        Args:
+            ids: token ids [B, T].
+            mask: padding mask [B, T], or an attention mask [B, 1, T, S] (bool; a family's sliding windows
+                are added); None for plain causal rows.
+            positions: position ids [B, T]; counted over ``mask`` where it is a padding mask.
+            cache: a cache that holds what came before, extended in place.
+
+        Returns:
+            h [B, T, D].
+        """
+        return self._run(self.base, mask, positions, cache, input_ids=ids)
+
+    def infer(self, h: Tensor, *, mask: Mask = None, positions: Tensor | None = None) -> Tensor:
+        """Inverse dynamics: code logits [B, T, A], UNshifted: :func:`shift_codes` reads them at t + 1.
+
+        Raises:
+            ValueError: for a model without inverse dynamics.
+        """
+        if self.inverse_trunk is None or self.inverse_head is None:
+            raise ValueError(NO_INVERSE_DYNAMICS)
+        trunk = self._run(self.inverse_trunk, mask, positions, None, inputs_embeds=h)
+        return self.inverse_head(trunk)
+
+    def world(self, h: Tensor, a: Tensor) -> Tensor:
+        """Token logits after taking codes.
+
+        Args:
+            h: hidden states [..., D].
+            a: codes [...], one for each hidden state.
+
+        Returns:
+            logits [..., V] of the next token.
+        """
+        return self.world_from_vectors(h, self.codebook(a))
+
+    def world_from_vectors(self, h: Tensor, e: Tensor) -> Tensor:
+        """:meth:`world` with the codes' vectors e [..., D] given (a relaxed code, while training)."""
+        z = h
+        for layer in self.merge:
+            z = z + layer(z, e).to(z.device)
+        return self.readout(z, h)
+
+    def readout(self, z: Tensor, h: Tensor) -> Tensor:
+        """Token logits [..., V] of the world model's last state z and the base's h, both [..., D]."""
+        if self.config.readout == "state":
+            return self.lm_head(z)
+        norm = self.base.norm if self.readout_norm is None else self.readout_norm
+        subtracted = h.detach() if self.config.detach_state else h
+        return self.lm_head(norm(z).to(h.device) - subtracted)
+
+    def policy(
+        self,
+        h: Tensor,
+        *,
+        mask: Mask = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The policy's code logits [B, T, A] for h [B, T, D]; arguments as in :meth:`hidden`."""
+        return self.policy_head(self._run(self.policy_trunk, mask, positions, cache, inputs_embeds=h))
+
+    @staticmethod
+    def _run(
+        stack: nn.Module, mask: Mask, positions: Tensor | None, cache: Cache | None, **inputs: Tensor
+    ) -> Tensor:
+        check_fork()
+        if positions is None and isinstance(mask, Tensor) and mask.dim() == 2:
+            positions = positions_of(mask)[:, -next(iter(inputs.values())).shape[1] :]
+        return stack(
+            attention_mask=decoder_mask(stack, mask),
+            position_ids=positions,
+            use_cache=cache is not None,
+            **cache_argument(cache),
+            **inputs,
+        ).last_hidden_state
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        actions: Tensor | None = None,
+        code_sampler: CodeSampler | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> CoLAOutput:
+        """The Hugging Face contract: token logits under the policy's own codes.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: padding mask [B, S], S counting what the cache holds.
+            position_ids: [B, T]; counted over the mask where not given.
+            cache: a cache from an earlier call, extended in place.
+            labels: [B, T]; the next-token cross-entropy is returned, -100 is ignored.
+            use_cache: return a cache.
+            logits_to_keep: how many last positions to compute logits for; 0 for all.
+            actions: codes [B, T] to use in place of the policy's.
+            code_sampler: draws the codes; the argmax is taken without one.
+            past_key_values: another name of ``cache``, the one of transformers before 5.24.
+
+        Raises:
+            ValueError: for two different caches.
+        """
+        cache = one_cache(cache, past_key_values)
+        if use_cache and cache is None:
+            cache = DynamicCache()
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            position_ids = positions_of(attention_mask)[:, -input_ids.shape[1] :]
+        mask: Mask = attention_mask
+        if cache is not None:
+            # One mask serves both stacks: once the base has run, the cache no longer tells the
+            # policy how much it held before.
+            embeddings = self.base.get_input_embeddings()(input_ids)
+            mask = cached_mask(self.base, embeddings, attention_mask, cache, position_ids)
+            if position_ids is None:
+                seen = cache.get_seq_length()
+                position_ids = torch.arange(seen, seen + input_ids.shape[1], device=input_ids.device)[None]
+        h = self.hidden(input_ids, mask=mask, positions=position_ids, cache=cache)
+        action_logits = self.policy(h, mask=mask, positions=position_ids, cache=cache)
+        h, action_logits = h[:, -logits_to_keep:], action_logits[:, -logits_to_keep:]
+        if actions is None:
+            actions = code_sampler(action_logits) if code_sampler else action_logits.argmax(-1)
+        logits = self.world(h, actions)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100
+            )
+        return CoLAOutput(loss, logits, cache, actions, action_logits)
+
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        """Generate text: the policy picks codes, the world model's likeliest token follows.
+
+        ``do_sample=True`` draws the *code* (with ``temperature``, ``top_k``, ``top_p`` over the A
+        codes); the token is always the world model's argmax, as in the paper. Everything else is
+        :meth:`transformers.GenerationMixin.generate`, beam search excepted.
+        """
+        if kwargs.get("num_beams", 1) != 1:
+            raise ValueError("beam search over codes is not generate()'s business: num_beams must be 1")
+        config = kwargs.get("generation_config")
+        copies = kwargs.pop("num_return_sequences", getattr(config, "num_return_sequences", None)) or 1
+        if copies > 1:
+            # Codes are drawn in forward(), so that to transformers this is a greedy search of one sequence.
+            if inputs is None:
+                inputs = kwargs.pop("input_ids")
+            inputs = inputs.repeat_interleave(copies, dim=0)
+            if kwargs.get("attention_mask") is not None:
+                kwargs["attention_mask"] = kwargs["attention_mask"].repeat_interleave(copies, dim=0)
+        if kwargs.pop("do_sample", bool(config and config.do_sample)):
+            names = ("temperature", "top_k", "top_p")
+            given = {name: kwargs.pop(name, getattr(config, name, None)) for name in names}
+            settings = {name: value for name, value in given.items() if value is not None}
+            kwargs["code_sampler"] = CodeSampler(**settings)
+        cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        if cache is not None:
+            kwargs |= cache_argument(cache)
+        return super().generate(inputs, do_sample=False, **kwargs)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """As in transformers, but the default cache takes the policy's layers behind the base's."""
+        if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
+            kind = generation_config.cache_implementation
+            if kind not in (None, "dynamic"):
+                raise ValueError(
+                    f"cache_implementation={kind!r} counts the base's layers and leaves no room for the "
+                    "policy's; leave it out, or give a cache of your own"
+                )
+            model_kwargs |= cache_argument(DynamicCache())
+            generation_config.cache_implementation = None
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+
+    @torch.no_grad()
+    def composed_log_prob(self, ids: Tensor, *, mask: Mask = None, chunk: int = 256) -> Tensor:
+        """log sum_a pi(a|s) p(x|s, a) of every next token: what cross-entropy is reported of.
+
+        Args:
+            ids: [B, T].
+            mask: as in :meth:`hidden`.
+            chunk: positions whose [chunk, A, V] logits are held at a time.
+
+        Returns:
+            [B, T - 1] log-probabilities of ``ids[:, 1:]``.
+        """
+        h = self.hidden(ids, mask=mask)
+        log_pi = self.policy(h, mask=mask).float().log_softmax(-1)
+        composed = self.compose(
+            h[:, :-1].flatten(0, 1), log_pi[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), chunk=chunk
+        )
+        return composed.view(ids.shape[0], -1)
+
+    @torch.no_grad()
+    def compose(self, h: Tensor, log_pi: Tensor, targets: Tensor, *, chunk: int = 256) -> Tensor:
+        """log sum_a pi(a|s) p(x|s, a) for given states, policies and tokens.
+
+        Args:
+            h: hidden states [N, D].
+            log_pi: log-probabilities of the codes there [N, A].
+            targets: tokens x [N].
+            chunk: states whose [chunk, A, V] logits are held at a time.
+
+        Returns:
+            [N] log-probabilities.
+        """
+        codes = torch.arange(self.config.num_codes, device=h.device)
+        pieces = []
+        for state, prior, target in zip(
+            h.split(chunk), log_pi.split(chunk), targets.split(chunk), strict=True
+        ):
+            each = state[:, None].expand(-1, len(codes), -1)
+            logits = self.world(each, codes.expand(len(state), -1)).float()
+            gold = target[:, None, None].expand(-1, len(codes), 1)
+            log_prob = logits.gather(-1, gold).squeeze(-1) - logits.logsumexp(-1)
+            pieces.append(torch.logsumexp(prior + log_prob, dim=-1))
+        return torch.cat(pieces)
+
+
+@torch.no_grad()
+def calibrate_readout(model: CoLAForCausalLM, ids: Tensor, *, mask: Tensor | None = None) -> None:
+    """Let the readout ``"normed_difference"`` start as the base on text like ``ids``.
+
+    The readout is ``g * z / rms(z) - h`` with a gain g of its own, and before training z is about h. It
+    gives the base's own h for ``g = 2 * rms(h)``. The root mean square of h varies a little from token to
+    token (the final norm fixes it before its weight is applied), and one number serves all: its mean. It
+    is measured, not read off the norm's weight, because the channels that large models turn down there
+    are those of the largest states.
+
+    Args:
+        model: with that readout; its gain is overwritten, so do it before training.
+        ids: token ids [B, T]; a few hundred tokens are plenty.
+        mask: padding mask [B, T], or None.
+
+    Raises:
+        ValueError: for a model of another readout.
+    """
+    if model.readout_norm is None:
+        raise ValueError(f"the readout {model.config.readout!r} has no gain to calibrate")
+    h = model.hidden(ids, mask=mask)
+    if mask is not None:
+        h = h[mask.bool()]
+    model.readout_norm.weight.fill_(2 * h.float().square().mean(-1).sqrt().mean())
+
+
+@dataclass
+class CodeSampler:
+    """Draws codes from policy logits in :meth:`CoLAForCausalLM.generate`.
+
+    Attributes:
+        temperature, top_k, top_p: as in :func:`cola_agents.model.sampling.sample`.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        u = torch.rand(logits.shape[:-1], device=logits.device)
+        return sample(logits, u, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)[0]
+
+
+AutoConfig.register("cola", CoLAConfig)
+AutoModelForCausalLM.register(CoLAConfig, CoLAForCausalLM)

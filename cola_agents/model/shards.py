@@ -1,0 +1,200 @@
+"""The safetensors files of a model's folder: which they are, what they hold, and tensors out of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cola_agents.common.files import inside
+from cola_envs.shown import shown_line
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as a file's header describes it: which file, safetensors' type name, shape."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def find_tensors(folder: Path) -> dict[str, Stored]:
+    """Every weight in a folder by its official name, from the headers of its safetensors files.
+
+    ``model.safetensors``, or the files of the index if all of them exist, or else all
+    ``model-*-of-*.safetensors``, with a warning; other safetensors files are none of the model's.
+
+    Raises:
+        FileNotFoundError: without weights.
+        ValueError: for pickled weights, a damaged file, a tensor in two files, or an index that puts a
+            tensor where it is not or outside the folder.
+    """
+    files, index = _weight_files(folder)
+    stored: dict[str, Stored] = {}
+    for file in files:
+        for name, tensor in read_header(file).items():
+            if name in stored:
+                raise ValueError(
+                    f"tensor {name} is in two files of {folder}: {stored[name].file.name} and {file.name}"
+                )
+            stored[name] = tensor
+    for name, filename in index.items():
+        if name not in stored or stored[name].file.name != filename:
+            where = f"is in {stored[name].file.name}" if name in stored else "is in none of its files"
+            raise ValueError(f"{folder / INDEX} puts {name} into {filename}, but it {where}")
+    return stored
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files that hold the weights, and the index where there is one that can be trusted."""
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single], {}
+    shards = sorted(path for path in folder.glob("model-*.safetensors") if SHARD.fullmatch(path.name))
+    reason = f"there is no {INDEX} beside its shards"
+    if (folder / INDEX).is_file():
+        index = _read_index(folder)
+        named = sorted(set(index.values()))
+        absent = [name for name in named if not (folder / name).is_file()]
+        if named and not absent:
+            return [folder / name for name in named], index
+        reason = f"{INDEX} names files that are not there ({some(absent)})"
+    if not shards:
+        refuse_pickles(folder)
+        raise FileNotFoundError(
+            f"{folder} holds no weights: neither model.safetensors nor model-*-of-*.safetensors"
+        )
+    warnings.warn(
+        f"{folder}: {reason}; the map was rebuilt from the headers of {len(shards)} shards, "
+        f"{shards[0].name} to {shards[-1].name}",
+        stacklevel=5,
+    )
+    return shards, {}
+
+
+def _read_index(folder: Path) -> dict[str, str]:
+    """From tensors to files, all of them inside the folder."""
+    index = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
+        raise ValueError(f"{folder / INDEX} has no weight_map from tensors to files")
+    for name in set(index.values()):
+        inside(folder, name)
+    return index
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a folder whose weights are pickled, or lie elsewhere by its index.
+
+    Raises:
+        ValueError: naming the files.
+    """
+    if (folder / INDEX).is_file():
+        _read_index(folder)
+    if not any(folder.glob("*.safetensors")):
+        refuse_pickles(folder)
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise ValueError for a folder with pickled weights, of which no others are at hand."""
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise ValueError(
+            f"{folder} holds pickled weights ({some(pickles)}), which can run code when they are "
+            "loaded: they are refused. Save them as safetensors where you trust them"
+        )
+
+
+def missing_shards(files: Iterable[Path]) -> list[str]:
+    """Names of the shards ``model-1-of-N`` ... ``model-N-of-N`` that are not among the files."""
+    names = {file.name for file in files}
+    expected = set()
+    for name in names:
+        if match := SHARD.fullmatch(name):
+            total = int(match[2])
+            expected |= {f"model-{number + 1:05d}-of-{total:05d}.safetensors" for number in range(total)}
+    return sorted(expected - names)
+
+
+def read_header(file: Path) -> dict[str, Stored]:
+    """What a safetensors file holds, without reading it.
+
+    Raises:
+        ValueError: when the file is damaged or shorter than its header says, naming the first tensor
+            that is cut off.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise ValueError(f"{file} is no whole safetensors file (truncated, or a Git LFS pointer?)")
+        header = stream.read(length)
+    try:
+        entries = json.loads(header)
+        entries.pop("__metadata__", None)
+        described = {
+            name: (e["dtype"], tuple(e["shape"]), e["data_offsets"][1]) for name, e in entries.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError(f"{file} has no readable safetensors header: {error!r}") from error
+    for name, (_, _, end) in sorted(described.items(), key=lambda item: item[1][2]):
+        if 8 + length + end > size:
+            raise ValueError(
+                f"{file} is truncated: tensor {name} ends at byte {8 + length + end} of {size}; "
+                "copy or download it again"
+            )
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{file} is a damaged safetensors file: {error}") from error
+    return {name: Stored(file, dtype, shape) for name, (dtype, shape, _) in described.items()}
+
+
+def read_tensors(
+    stored: Mapping[str, Stored],
+    names: Iterable[str],
+    dtype: torch.dtype,
+    device_of: Callable[[str], torch.device],
+) -> Iterator[tuple[str, Tensor]]:
+    """Official names and tensors, of one file after another."""
+    by_file: dict[Path, list[str]] = {}
+    for name in names:
+        by_file.setdefault(stored[name].file, []).append(name)
+    for file, held in by_file.items():
+        mapped = [n for n in held if DTYPES[stored[n].dtype] == dtype and device_of(n).type == "cpu"]
+        with safe_open(file, framework="pt") as opened:
+            for name in mapped:
+                yield name, opened.get_tensor(name)
+        for name in [n for n in held if n not in mapped]:
+            # Opened anew each time: the pages that were read are given back with the mapping.
+            with safe_open(file, framework="pt") as opened:
+                yield name, opened.get_tensor(name).to(device=device_of(name), dtype=dtype)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def some(names: list[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shown_line, names[:limit])) + more

@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollouts, losses, one update, and the bundled agents."""

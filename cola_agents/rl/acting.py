@@ -1,0 +1,105 @@
+"""An agent's policy as other libraries step it: a VecEnv whose observations its ``predict`` reads.
+
+Shapes: N rows, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from cola_agents.rl.actors import Actor
+from cola_agents.sb3 import SB3VecEnv
+from cola_envs.backbone import Session
+
+
+class PolicyState(np.ndarray):
+    """Observations [N, D] of an :class:`AgentVecEnv`, which know the actor whose policy made them.
+
+    What is computed from them (a slice, a normalised copy) does not know it any more.
+    """
+
+    reader: Actor | None = None
+
+
+class _Follows:
+    """A backbone in whose sessions ``features`` are the trained policy's own."""
+
+    def __init__(self, backbone: Any, actor: Actor) -> None:
+        self._backbone = backbone
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "initial_policy":  # its head does not read these features
+            raise AttributeError(name)
+        return getattr(self._backbone, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Follows:
+        return self
+
+    def session(self, num_rows: int, max_length: int | None = None) -> Session:
+        session: Any = self._backbone.session(num_rows, max_length)
+        follow = self._actor.follow(session)
+        session.features = lambda rows: follow(rows).float().cpu().numpy().copy()
+        return session
+
+
+class AgentVecEnv(SB3VecEnv):
+    """Rows of an agent's task as Stable-Baselines3 steps them, for ``evaluate_policy`` and ``EvalCallback``.
+
+    A policy over text reads the whole episode, and one observation of the plain environment does not hold
+    it. Here an observation is the trained policy's own last hidden state, which follows the actor's
+    weights, and on which ``agent.predict`` is exact.
+
+    Args:
+        actor: the policy.
+        backbone: what it acts over.
+        version: tells the weights of the policy from those before an update: the number of updates.
+        env_id: the task.
+        num_envs: N.
+        kwargs: further arguments of the environment.
+    """
+
+    def __init__(
+        self,
+        actor: Actor,
+        backbone: Any,
+        version: Callable[[], int],
+        env_id: str,
+        num_envs: int,
+        **kwargs: Any,
+    ) -> None:
+        self._actor = actor
+        self._version = version
+        self._weights = version()
+        kwargs = {**kwargs, "observation": "features", "model": _Follows(backbone, actor)}
+        super().__init__(gym.make_vec(env_id, num_envs=num_envs, **kwargs))
+
+    def reset(self) -> np.ndarray:
+        self._session.forget()
+        self._weights = self._version()
+        return self._mine(super().reset())
+
+    def step_wait(self) -> VecEnvStepReturn:
+        if self._weights != self._version():
+            # The weights changed under running episodes: nothing that is kept of them holds any more.
+            tokens, rows = [list(held) for held in self._session.tokens], list(range(self.num_envs))
+            self._session.forget()
+            self._session.load(rows, tokens)
+            self._weights = self._version()
+        observations, rewards, dones, infos = super().step_wait()
+        assert isinstance(observations, np.ndarray)
+        return self._mine(observations), rewards, dones, infos
+
+    @property
+    def _session(self) -> Any:
+        return self.env.unwrapped.episodes.session  # type: ignore[attr-defined]
+
+    def _mine(self, observations: np.ndarray) -> PolicyState:
+        state = observations.view(PolicyState)
+        state.reader = self._actor
+        return state

@@ -1,0 +1,235 @@
+"""Recording episodes for learners that come later: n answers to each problem, with codes and rewards.
+
+A file is JSON, a line an episode, and no Minari data set: Minari keeps an array of observations a step, here
+a hidden state for each token, which follow from ids and model and are computed anew when read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from cola_agents.common.files import one_writer
+from cola_agents.common.threads import fitting_threads
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.rl.recording import KIND, Recording, check_episode, check_header
+from cola_agents.rl.rollout import InitialPolicy, Policy, Rollout, collect, side_by_side
+from cola_agents.rl.rows import make_rows
+from cola_envs import jsonl
+from cola_envs.episodes import Episodes
+
+#: Fields of ``info`` that are kept, where a task gives them.
+INFO = (
+    "success",
+    "text",
+    "unique_id",
+    "question",
+    "task_type",
+    "subject",
+    "level",
+    "kind",
+    "answer",
+    "prompt",
+    "error",
+)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Episodes read from a file.
+
+    Attributes:
+        about: the file's first line: task, level of the actions, fingerprint of the model and how they were
+            made.
+        episodes: a dict each: ``ids``, ``positions`` (where actions were taken), ``actions``, ``log_probs``,
+            ``rewards`` (paid for each action), ``terminated``, ``seed``, ``problem_seed``, ``info``.
+    """
+
+    about: dict[str, Any]
+    episodes: list[dict[str, Any]]
+
+    def rollout(self, backbone: LatentBackbone | TokenBackbone, *, batch_size: int = 64) -> Rollout:
+        """The episodes as a :class:`~cola_agents.rl.rollout.Rollout`, their hidden states computed anew.
+
+        Raises:
+            ValueError: for a model other than the one they were recorded with.
+        """
+        if self.about["fingerprint"] != backbone.fingerprint:
+            raise ValueError(
+                f"these episodes were recorded with a model of fingerprint {self.about['fingerprint'][:12]}, "
+                f"and this one has {backbone.fingerprint[:12]}: its states are not those that were acted in"
+            )
+        device = next(backbone.model.parameters()).device
+        hidden: list[Tensor] = []
+        for at in range(0, len(self.episodes), batch_size):
+            rows = [torch.tensor(episode["ids"]) for episode in self.episodes[at : at + batch_size]]
+            # Padded on the right, where a causal model does not look.
+            ids = pad_sequence(rows, batch_first=True).to(device)
+            with torch.no_grad():
+                states = backbone.base(input_ids=ids, use_cache=False).last_hidden_state
+            hidden += [state[: len(row)] for state, row in zip(states, rows, strict=True)]
+        seeds, problems = (
+            np.array([episode[name] for episode in self.episodes]) for name in ("seed", "problem_seed")
+        )
+        return side_by_side(self.episodes, seeds, problems, hidden)
+
+
+def generate(
+    task: str,
+    path: str | Path,
+    *,
+    problems: int,
+    n: int = 16,
+    policy: Policy | Callable[[Any, list[int]], Tensor] | None = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+    num_envs: int = 64,
+    watch: Callable[[int], None] | None = None,
+    **env_kwargs: Any,
+) -> dict[str, Any]:
+    """Play ``n`` episodes of each of ``problems`` problems and write them, a line of JSON each.
+
+    A file that breaks off is gone on with: the problems that are whole in it stay as they are and are not
+    played again. The problems of a round are on the disk before the next one begins.
+
+    Args:
+        task: an environment id.
+        path: the file to write, ``.jsonl`` or ``.jsonl.gz``; its first line says how it was made.
+        policy: as in :func:`cola_agents.collect`; None for the model's own. A module's weights are part of
+            what a file says of itself; of another callable its name is.
+        temperature: at which actions are drawn.
+        seed: problem i is drawn with seed ``seed + i``; its episodes draw from streams of their own.
+        num_envs: rows that play side by side.
+        watch: is shown how many episodes have been written.
+        env_kwargs: as for ``gym.make``.
+
+    Returns:
+        Number of episodes, share of successes, mean reward, the share of problems that some episode solved,
+        and how many episodes a failing task cut, where one was.
+
+    Raises:
+        ValueError: for counts below 1, a file that was made otherwise, or one with a damaged line that others
+            follow, naming the line; the file is left as it is.
+        InUseError: where another process writes the file, named.
+        OSError: where the file cannot be written, on a full disk, say; what was whole in it still is.
+    """
+    if problems < 1 or n < 1:
+        raise ValueError(f"problems and n must be at least 1, got {problems} and {n}")
+    path = Path(path)
+    made = make_rows(task, min(num_envs, problems * n), **env_kwargs)
+    with closing(made), one_writer(path, "file"):
+        episodes: Episodes = made.episodes
+        about = {
+            "kind": KIND,
+            "task": task,
+            "actions": episodes.backbone.level,
+            "num_actions": int(episodes.action_space.n),
+            "fingerprint": episodes.backbone.fingerprint,
+            "n": n,
+            "temperature": temperature,
+            "seed": seed,
+            "policy": _named(policy),
+            "env_kwargs": {key: value for key, value in env_kwargs.items() if _plain(value)},
+        }
+        recording = Recording(path, about, n)
+        policy = policy or InitialPolicy()
+        per_round = max(1, episodes.num_rows // n)
+        backbone: Any = episodes.backbone
+        with fitting_threads(backbone.model):
+            for first in range(recording.done, problems, per_round):
+                count = min(per_round, problems - first)
+                recording.append(list(_played(episodes, policy, seed + first, count, n, temperature)))
+                if watch:
+                    watch((first + count) * n)
+    return recording.figures()
+
+
+def _played(
+    episodes: Episodes, policy: Any, first: int, count: int, n: int, temperature: float
+) -> Iterator[dict[str, Any]]:
+    problem_seeds = np.arange(first, first + count).repeat(n)
+    seeds = [_row_seed(int(problem), k) for problem in range(first, first + count) for k in range(n)]
+    rollout = collect(
+        episodes, policy, seeds=seeds, problem_seeds=problem_seeds.tolist(), temperature=temperature
+    )
+    for i in range(len(rollout)):
+        at = rollout.mask[i].nonzero().flatten()
+        yield {
+            "ids": rollout.ids[i, : int(rollout.lengths[i])].tolist(),
+            "positions": at.tolist(),
+            "actions": rollout.actions[i, at].tolist(),
+            "log_probs": [round(value, 6) for value in rollout.log_probs[i, at].tolist()],
+            "rewards": rollout.rewards[i, at].tolist(),
+            "terminated": bool(rollout.terminated[i]),
+            "seed": int(rollout.seeds[i]),
+            "problem_seed": int(rollout.problem_seeds[i]),
+            "info": {key: value for key, value in rollout.infos[i].items() if key in INFO and _plain(value)},
+        }
+
+
+def _row_seed(problem: int, k: int) -> int:
+    return int(np.random.SeedSequence([problem, k]).generate_state(1, np.uint64)[0]) >> 11
+
+
+def read(*paths: str | Path) -> Recorded:
+    """Episodes that :func:`generate` wrote, of several files together.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: for a file of another kind, a line that is broken, naming it, or files that were recorded
+            with different models.
+    """
+    first, *others = [_read(Path(path)) for path in paths]
+    for path, other in zip(paths[1:], others, strict=True):
+        if other.about["fingerprint"] != first.about["fingerprint"]:
+            raise ValueError(f"{path} was recorded with another model than {paths[0]}")
+        first.episodes.extend(other.episodes)
+    return first
+
+
+def _read(path: Path) -> Recorded:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; `cola generate` makes one")
+    about: dict[str, Any] = {}
+    episodes = []
+    for where, item in jsonl.read(path):
+        try:
+            if about:
+                check_episode(item)
+                episodes.append(item)
+            else:
+                check_header(item)
+                about = item
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    if not episodes:
+        raise ValueError(f"{path} holds no episode")
+    return Recorded(about, episodes)
+
+
+def _named(policy: Any) -> str:
+    """What tells a policy from another: of a module its weights, of the model's own and of others a name."""
+    if policy is None:
+        return "the model's own"
+    if isinstance(policy, nn.Module):
+        digest = hashlib.sha256()
+        for name, tensor in sorted(policy.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return f"{type(policy).__name__} {digest.hexdigest()}"
+    return getattr(policy, "__qualname__", type(policy).__qualname__)
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, type(None))) or (
+        isinstance(value, (list, tuple)) and all(_plain(item) for item in value)
+    )

@@ -1,0 +1,166 @@
+"""What an agent takes of a device's memory, from the shapes alone: no weight is made.
+
+Shapes: R rows that play side by side, N episodes of an update (of one process), T tokens of an episode with
+its prompt, D hidden size, L layers, Q and K the widths of all heads of queries and of keys, I the inner size
+of a layer, r rank of adapters, e bytes of a number of the model's type.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from cola_agents.decoding.kv import capacity
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.rl.actors import LOGITS_AT_ONCE
+from cola_envs.backbone import Level
+
+GIB = 2**30
+#: Bytes that the loss holds of a logit: float32 logits, log-probabilities, probabilities and two products of
+#: them, and in the backward pass two gradients.
+LOGIT_BYTES = 7 * 4
+
+
+def memory_plan(
+    config: PretrainedConfig,
+    *,
+    level: Level,
+    rows: int,
+    length: int,
+    episodes: int,
+    prompt: int = 1,
+    minibatch: int | None = None,
+    micro_batch: int | None = None,
+    lora_rank: int | None = None,
+    dtype: str = "bfloat16",
+) -> dict[str, float]:
+    """GiB of every part, of the three phases of an update, and of the largest of them.
+
+    ======================= ==============================================================================
+    ``weights``             e a parameter of the frozen model
+    ``policy``              e a parameter that is trained, and of copies beside them
+    ``optimiser``           8 a trained parameter (Adam), and 4 for its float32 twin where e < 4
+    ``gradients``           e a trained parameter
+    ``step``                4 a trained parameter (Adam on a GPU), and 4 for float32 gradients where e < 4
+    ``base_cache``          R C L 2 K e; C is ``prompt`` (64 at least), doubled until it is T or more
+    ``row_states``          R C D e: the base's hidden states while episodes run
+    ``policy_cache``        as ``base_cache`` for the policy's layers; 0 at token level, where it is the base
+    ``code_table``          see :mod:`cola_agents.decoding.code_table`
+    ``episodes``            N T D e: the hidden states that are kept for learning
+    ``collecting``          the same, while single episodes are put side by side
+    ``minibatch``           their share that a gradient step reads
+    ``activations``         of ``micro_batch`` episodes: T times :func:`activation_bytes` a layer
+    ``logits``              28 a logit, of at most 2 ** 26 at once; the others are made again
+    ======================= ==============================================================================
+
+    Args:
+        config: a :class:`~cola_agents.model.configuration.CoLAConfig`; at token level a causal LM's will do.
+        level: ``"latent"`` or ``"token"``.
+        rows: R, the agent's ``num_envs``.
+        length: T.
+        episodes: N. Of several processes, those of one.
+        prompt: tokens of T that are there at the start.
+        minibatch, micro_batch, lora_rank: the agent's options.
+        dtype: of the model.
+
+    Returns:
+        the parts above; ``playing``, ``learning`` and ``stepping``, sums of what each phase holds;
+        ``peak``, the largest: added up, and not measured. What the allocator rounds up and keeps, and the
+        GPU's own context (about 1 GiB together at 8B), come on top.
+    """
+    text: Any = config.get_text_config()
+    size = getattr(torch, dtype).itemsize
+    frozen, trunk, head = _parts(config, level)
+    decoder = trunk.config
+    whole = level == "token"
+    if lora_rank is None:
+        copied = _numbers(trunk) + _numbers(head)
+        trained = copied
+        if whole:  # the agent's own copy of the model has a head that plays no part unless it is tied
+            tied = frozen.lm_head.weight is frozen.get_input_embeddings().weight
+            trained = copied - (_numbers(head) if tied else 0)
+            copied = _numbers(frozen) + (0 if tied else _numbers(head))
+    else:
+        copied = trained = sum(
+            lora_rank * (part.in_features + part.out_features)
+            for part in trunk.modules()
+            if isinstance(part, nn.Linear)
+        )
+    twin = 0 if size == 4 else 4
+    keys = text.num_key_value_heads * _head_dim(text)
+    room = 0
+    for needed in (prompt, *range(prompt + 1, length + 1)):
+        if room < needed:
+            room = capacity(needed, text.max_position_embeddings, room)
+    held = rows * room
+    kept = episodes * length * text.hidden_size * size
+    step = min(minibatch or episodes, episodes)
+    part = min(micro_batch or step, step) * length
+    actions = head.out_features
+    table = 0 if whole else config.num_codes * config.num_merge_layers * 2 * text.intermediate_size * size
+    parts = {
+        "weights": _numbers(frozen) * size,
+        "policy": copied * size,
+        "optimiser": trained * (8 + twin),
+        "gradients": trained * size,
+        "step": trained * (4 + twin),
+        "base_cache": held * text.num_hidden_layers * 2 * keys * size,
+        "row_states": held * text.hidden_size * size,
+        "policy_cache": 0 if whole else held * decoder.num_hidden_layers * 2 * keys * size,
+        "code_table": table,
+        "episodes": kept,
+        "collecting": kept,
+        "minibatch": kept * step // episodes if step < episodes else 0,
+        "activations": part * decoder.num_hidden_layers * activation_bytes(text, size, lora_rank),
+        "logits": min(part * actions, max(LOGITS_AT_ONCE, actions)) * LOGIT_BYTES,
+    }
+    caches = ("base_cache", "row_states", "code_table")
+    always = ("weights", "policy", "optimiser", "gradients", *caches, "episodes")
+    phases = {
+        "playing": ("policy_cache", "collecting"),
+        "learning": ("minibatch", "activations", "logits"),
+        "stepping": ("minibatch", "step"),
+    }
+    sums = {name: sum(parts[p] for p in (*always, *own)) for name, own in phases.items()}
+    return {name: value / GIB for name, value in {**parts, **sums, "peak": max(sums.values())}.items()}
+
+
+def activation_bytes(text: Any, size: int, lora_rank: int | None = None) -> int:
+    """Bytes that one layer keeps of one token for the backward pass.
+
+    ``8 D + e (4 D + 2 Q + 2 K + 4 I)``; under adapters ``8 D + e (2 D + 2 Q + 2 K + 4 I + 7 r)``: the norms'
+    inputs in float32, and in the model's type their outputs (where their weights are trained), the inputs of
+    the linear layers, queries, keys, values, attention's output, and four vectors of the gated MLP.
+
+    Args:
+        text: configuration of a plain decoder (Llama, Mistral, Qwen).
+        size: e.
+        lora_rank: r.
+    """
+    queries, keys = (
+        heads * _head_dim(text) for heads in (text.num_attention_heads, text.num_key_value_heads)
+    )
+    norms = (4 if lora_rank is None else 2) * text.hidden_size
+    rest = 2 * queries + 2 * keys + 4 * text.intermediate_size + 7 * (lora_rank or 0)
+    return 8 * text.hidden_size + size * (norms + rest)
+
+
+def _parts(config: Any, level: Level) -> tuple[Any, Any, nn.Linear]:
+    """The frozen model, and of it the policy's trunk and head, without memory."""
+    with torch.device("meta"):
+        if level == "latent":
+            model = CoLAForCausalLM._from_config(config)
+            return model, model.policy_trunk, model.policy_head
+        whole = AutoModelForCausalLM.from_config(config.get_text_config(), trust_remote_code=False)
+        return whole, whole.model, whole.lm_head
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _head_dim(text: Any) -> int:
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

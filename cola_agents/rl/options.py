@@ -1,0 +1,174 @@
+"""The options that the bundled agents share, checked when they are built."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+
+@dataclass(frozen=True)
+class AgentOptions:
+    """Options that every bundled agent has.
+
+    Attributes:
+        lr: Adam's learning rate; None for 1e-3 on latent and 3e-4 on token actions, which suit the bundled
+            models. The official scripts use 5e-7 to 1e-5 at 8B.
+        minibatch: episodes per gradient step; None for the whole batch.
+        micro_batch: episodes in memory at once; the gradients of a minibatch's parts are added up. None for
+            the whole minibatch.
+        temperature, top_k, top_p: how actions are drawn, as in :func:`cola_agents.model.sampling.sample`.
+            What is learned is this very distribution, cut and normalised again; the KL is from it to the
+            whole initial policy at the same temperature. An action that was taken is never cut afterwards.
+        kl_coef: weight of the KL to the initial policy; where it starts, under ``kl_target``.
+        kl_in: ``"loss"`` adds the KL to the loss, ``"reward"`` takes it from each action's reward.
+        kl_estimator: in the loss ``"exact"``, the sum over all actions, or ``"k3"``, which looks at the
+            action taken alone, so that at token level no second distribution over the vocabulary is needed.
+            In the reward ``"k1"``, the log ratio of the action taken. None for ``"exact"`` or ``"k1"``.
+        kl_target: the mean KL per action that ``kl_coef`` is steered to after every update; None leaves it.
+        kl_gain: the largest change of ``kl_coef`` under ``kl_target``, as a share, is 0.2 times this.
+        entropy_coef: weight of the entropy bonus.
+        whiten: shift and scale the advantages of a batch to mean 0 and variance 1.
+        loss_mean: ``"token"`` averages over all actions of a minibatch, ``"sequence"`` over each episode's
+            actions and then over the episodes.
+        max_grad_norm: gradients are clipped to it.
+        lora_rank: rank of low-rank adapters that are trained in place of the weights, in every linear layer
+            of the policy's trunk; its head stays as it is. None trains the weights.
+        lora_alpha: the adapters' scale is ``lora_alpha / lora_rank``; None for twice the rank.
+    """
+
+    lr: float | None = None
+    minibatch: int | None = None
+    micro_batch: int | None = None
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    kl_coef: float = 0.01
+    kl_in: str = "loss"
+    kl_estimator: str | None = None
+    kl_target: float | None = None
+    kl_gain: float = 0.1
+    entropy_coef: float = 0.0
+    whiten: bool = False
+    loss_mean: str = "token"
+    max_grad_norm: float = 1.0
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), hints[field.name])
+        self._at_least(1, "minibatch", "micro_batch", "lora_rank", "top_k")
+        self._positive("lr", "temperature", "top_p", "kl_target", "kl_gain", "max_grad_norm", "lora_alpha")
+        if self.kl_coef < 0 or self.entropy_coef < 0:
+            raise ValueError(f"kl_coef and entropy_coef must not be negative, got {self}")
+        self._one_of("kl_in", "loss", "reward")
+        self._one_of("kl_estimator", "exact", "k1", "k3", None)
+        self._one_of("loss_mean", "token", "sequence")
+        if self.kl_in == "loss" and self.estimator == "k1":
+            raise ValueError(
+                "kl_estimator='k1' has a gradient of mean zero in the loss: use 'k3' or 'exact' there, or "
+                "kl_in='reward'"
+            )
+        if self.top_p > 1:
+            raise ValueError(f"top_p is a share of at most 1, got {self.top_p}")
+        if self.estimator == "k3" and (self.top_k is not None or self.top_p < 1):
+            raise ValueError(
+                "kl_estimator='k3' is biased under top_k or top_p, by the mass that is cut: use 'exact'"
+            )
+        if self.kl_in == "reward" and self.estimator != "k1":
+            raise ValueError(
+                f"kl_estimator={self.estimator!r} as a reward does not push the policy to where it was (the "
+                "exact KL of a state does not depend on the action taken there, and k3's score-function "
+                "gradient is another than the KL's): use 'k1', or kl_in='loss'"
+            )
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target steers kl_coef by shares of itself, which 0 has none of: set kl_coef")
+        if self.lora_alpha is not None and self.lora_rank is None:
+            raise ValueError(f"lora_alpha={self.lora_alpha} scales adapters: set lora_rank too")
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """How actions are drawn: what :func:`cola_agents.rl.rollout.collect` takes."""
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+
+    @property
+    def estimator(self) -> str:
+        """How the KL is measured: ``kl_estimator``, or what suits ``kl_in``."""
+        return self.kl_estimator or ("exact" if self.kl_in == "loss" else "k1")
+
+    def _at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+    def _positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    def _one_of(self, name: str, *allowed: str | None) -> None:
+        value = getattr(self, name)
+        if value not in allowed:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class ClippedOptions(AgentOptions):
+    """What PPO and GRPO add.
+
+    Attributes:
+        epochs: passes over each batch of episodes.
+        clip: the ratio's clipping range.
+        macro: how many consecutive actions are learned as one; 1 for each on its own.
+    """
+
+    epochs: int = 1
+    clip: float = 0.2
+    macro: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(1, "epochs", "macro")
+        self._positive("clip")
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise ValueError for a value of another type; an integer may stand for a float, a bool for neither."""
+    kinds = get_args(hint) or (hint,)
+    if value is None and NoneType in kinds:
+        return
+    if bool in kinds:
+        good, wanted = isinstance(value, bool), "True or False"
+    elif str in kinds:
+        good, wanted = isinstance(value, str), "a string"
+    elif int in kinds:
+        good, wanted = isinstance(value, int) and not isinstance(value, bool), "an integer"
+    else:
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        wanted = "a finite number"
+    if not good:
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class GroupOptions(AgentOptions):
+    """Options of agents that judge an answer against others to the same problem.
+
+    Attributes:
+        prompts: problems per update.
+        group_size: answers to each.
+    """
+
+    prompts: int = 16
+    group_size: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompts < 1 or self.group_size < 2:
+            raise ValueError(f"prompts >= 1 and group_size >= 2 are needed, got {self}")

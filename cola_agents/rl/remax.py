@@ -1,0 +1,60 @@
+"""ReMax: each answer judged against the greedy answer to the same problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cola_agents.rl.agent import Agent
+from cola_agents.rl.losses import less_baseline, reinforce_objective
+from cola_agents.rl.options import AgentOptions
+from cola_agents.rl.updates import Batch
+from cola_envs.order import check_prompts
+
+
+@dataclass(frozen=True)
+class ReMaxOptions(AgentOptions):
+    """Options of :class:`ReMax`.
+
+    Attributes:
+        episodes: problems per update, each answered twice: once drawn, once greedily.
+    """
+
+    episodes: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(1, "episodes")
+
+
+class ReMax(Agent):
+    """REINFORCE with the greedy rollout's reward as baseline; arguments as in :class:`Agent`.
+
+    Greedy rollouts count as timesteps and episodes, since they cost as much; they are not learned from,
+    and the recorded reward is that of the drawn ones. One pass over each batch, without ratios or
+    clipping.
+
+    Source: Li et al. 2023, arXiv 2310.10505; CoLA, arXiv 2503.21383, for latent actions.
+    """
+
+    options_class = ReMaxOptions
+    options: ReMaxOptions
+
+    def gather(self) -> Batch:
+        seeds, problems = self._seeds(self.options.episodes, 1)
+        rollout = self._play(seeds, problems)
+        greedy = self._play(seeds, problems, greedy=True)
+        check_prompts(self.episodes.tasks, [*problems, *problems], [*rollout.prompts, *greedy.prompts])
+        baselines = greedy.episode_rewards
+        sizes = torch.maximum(rollout.reward_sizes, greedy.reward_sizes)
+        advantages = less_baseline(rollout.episode_rewards, baselines, sizes)
+        figures = {
+            "frac_zero_advantage": (advantages == 0).float().mean().item(),
+            "greedy_reward": baselines.mean().item(),
+        }
+        return self.spread(rollout, advantages, rollout.mask, figures)
+
+    def objective(self, log_probs: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
+        return reinforce_objective(log_probs, advantages)

@@ -1,0 +1,71 @@
+"""How the inverse dynamics assigns codes, and how evenly it uses them; as equations of the method.
+
+Shapes: B rows, T tokens, A codes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cola_agents.rl.losses import masked_mean
+
+
+class CodeAssignment(NamedTuple):
+    """A relaxed choice of codes: ``probs`` [..., A], and ``straight_through`` [..., A], one-hot forwards."""
+
+    probs: Tensor
+    straight_through: Tensor
+
+
+def gumbel_noise(shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
+    """Standard Gumbel noise, -log(-log(u))."""
+    u = torch.rand(shape, generator=generator).clamp_(1e-10, 1 - 1e-7)
+    return -torch.log(-torch.log(u))
+
+
+def assign_codes(logits: Tensor, noise: Tensor, tau: float) -> CodeAssignment:
+    """Straight-through Gumbel-softmax: p = softmax((l + g) / tau), a = onehot(argmax p) + p - sg(p).
+
+    Args:
+        logits: inverse-dynamics logits [..., A], already shifted.
+        noise: Gumbel noise of the same shape; zeros for none.
+        tau: temperature; 2.0 in the official pre-training.
+    """
+    probs = torch.softmax((logits + noise) / tau, dim=-1)
+    hard = functional.one_hot(probs.argmax(-1), logits.shape[-1]).to(probs)
+    return CodeAssignment(probs, hard + probs - probs.detach())
+
+
+def negative_entropy(probs: Tensor, mask: Tensor) -> Tensor:
+    """Mean over positions of sum_c p log(p + 1e-8): the paper's regulariser is 0.001 of this.
+
+    Minimising it spreads each position's own distribution, not the use of the codebook.
+    """
+    return masked_mean((probs * torch.log(probs + 1e-8)).sum(-1), mask)
+
+
+def mean_distribution(probs: Tensor, mask: Tensor) -> Tensor:
+    """Mean [A] of distributions [..., A] over the positions where ``mask`` [...] is 1; zeros for none."""
+    weights = mask.to(probs).unsqueeze(-1)
+    return (probs * weights).flatten(0, -2).sum(0) / weights.sum().clamp_min(1)
+
+
+def negative_marginal_entropy(probs: Tensor, mask: Tensor, at: Tensor | None = None) -> Tensor:
+    """sum_c q log(q + 1e-8) of the batch's mean distribution q: minimising it spreads the codebook's use.
+
+    Args:
+        probs: [..., A].
+        mask: [...], 1 where a position counts.
+        at: the mean distribution [A] of a larger batch, a constant: the tangent of the function there, taken
+            at q. Averaged over the parts of the larger batch, weighted by what counts in each, it has the
+            value and the gradient of the function of the whole.
+    """
+    marginal = mean_distribution(probs, mask)
+    if at is None:
+        return (marginal * torch.log(marginal + 1e-8)).sum()
+    log = torch.log(at + 1e-8)
+    return (at * log + (log + at / (at + 1e-8)) * (marginal - at)).sum()

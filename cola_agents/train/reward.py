@@ -1,0 +1,323 @@
+"""Reward models: scoring with a sequence classifier, and training one from pairs (Bradley-Terry)."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import AutoModelForSequenceClassification, get_cosine_with_min_lr_schedule_with_warmup
+
+from cola_agents.common.files import whole_folder
+from cola_agents.common.provenance import provenance
+from cola_agents.common.randomness import drawn_from
+from cola_agents.common.threads import check_fork
+from cola_agents.model.families import check_rope
+from cola_agents.model.loading import load_config, load_model, load_tokenizer
+from cola_agents.model.reach import reachable
+from cola_agents.model.text import PlainTokenizer
+from cola_agents.rl.losses import alike
+from cola_envs import jsonl
+from cola_envs.text import begun
+
+
+class RewardModel:
+    """A sequence classifier with one output as a scorer of responses.
+
+    Args:
+        path: folder or hub id of a Hugging Face sequence-classification model (safetensors; a decoder, such
+            as LlamaForSequenceClassification) with its tokenizer; loaded at the first score.
+        device: where it runs; None for the CPU.
+        batch_size: responses per forward pass.
+        max_length: tokens of prompt and response that are read; of a longer text the last ones are, since
+            the score is read at the last token.
+
+    Attributes:
+        mean, std: of the scores on the model's own evaluation data, where its configuration holds
+            ``reward_mean`` and ``reward_std`` (``cola train-reward`` writes them).
+
+    The text is prompt and response, joined as they stand; each is tokenised by itself, as an episode's are,
+    behind the beginning-of-text token, where the tokenizer's template has one.
+    """
+
+    def __init__(
+        self, path: str | Path, *, device: str | None = None, batch_size: int = 32, max_length: int = 2048
+    ) -> None:
+        self.path = str(path)
+        self.device = device or "cpu"
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self._loaded: tuple[Any, Any] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RewardModel:
+        return self  # Gymnasium copies an environment's arguments; weights are not to be copied
+
+    @property
+    def mean(self) -> float:
+        return self._moment("reward_mean")
+
+    @property
+    def std(self) -> float:
+        return self._moment("reward_std")
+
+    def _moment(self, name: str) -> float:
+        model, _ = self._load()
+        value = getattr(model.config, name, None)
+        if value is None:
+            raise AttributeError(f"the configuration of {self.path} has no {name}")
+        return float(value)
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            self.path = reachable(self.path, "scorer")
+            config = load_config(self.path)
+            if config.num_labels != 1:
+                raise ValueError(
+                    f"{self.path} has {config.num_labels} outputs; a reward model is a sequence classifier "
+                    "with num_labels=1"
+                )
+            model = load_model(AutoModelForSequenceClassification, self.path, config=config)
+            if not hasattr(model, "score"):
+                raise ValueError(
+                    f"{self.path} is a {type(model).__name__}, which is no decoder with a head on its last "
+                    "token; score with a callable of your own instead"
+                )
+            check_rope(config.get_text_config())
+            self._loaded = model.to(self.device).eval(), PlainTokenizer(load_tokenizer(self.path))
+        return self._loaded
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Scores of the responses, in their order."""
+        check_fork()
+        model, tokenizer = self._load()
+        rows = [encode(tokenizer, *pair, self.max_length) for pair in zip(prompts, responses, strict=True)]
+        # Rows of like length together: less padding, and the scores do not depend on it.
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        scores = [0.0] * len(rows)
+        with torch.no_grad():
+            for at in range(0, len(order), self.batch_size):
+                part = order[at : at + self.batch_size]
+                for i, score in zip(part, score_rows(model, [rows[i] for i in part]).tolist(), strict=True):
+                    scores[i] = score
+        return scores
+
+
+def encode(tokenizer: PlainTokenizer, prompt: str, response: str, max_length: int) -> list[int]:
+    """Ids of prompt and response, begun as the tokenizer's template says and closed by its end-of-text token.
+
+    Where they are more than ``max_length``, those in front of the prompt and the last of the others are left.
+    """
+    text = [*tokenizer.encode(prompt), *tokenizer.encode(response)]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ids = [*begun(tokenizer, text), *end]
+    start = ids[: min(len(tokenizer.start_ids), max_length - 1)]
+    return [*start, *ids[len(start) :][len(start) - max_length :]] or [0]
+
+
+def score_rows(model: Any, rows: Sequence[list[int]]) -> Tensor:
+    """The model's output at each row's last token, [B].
+
+    Rows are padded on the right and read by their length, so that it does not matter which token pads.
+    """
+    width = max(map(len, rows))
+    device = next(model.parameters()).device
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    mask = torch.arange(width, device=device) < lengths[:, None]
+    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    last = hidden[torch.arange(len(rows), device=device), lengths - 1]
+    return model.score(last).squeeze(-1).float()
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """How a reward model is trained; the defaults are the official scripts' (learning rate, batch, length).
+
+    Attributes:
+        lr: peak learning rate; warmed up over 3 % of the steps, then a cosine to a tenth.
+        batch_size: pairs per step.
+        epochs: passes over the pairs.
+        max_length: tokens of prompt and response that are read.
+        held_out: share of the pairs that is kept for evaluation.
+        seed: of the order, the held-out pairs and the new head.
+    """
+
+    lr: float = 9e-6
+    batch_size: int = 256
+    epochs: int = 1
+    max_length: int = 512
+    held_out: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, self.epochs, self.max_length) < 1 or not self.lr > 0:
+            raise ValueError(f"batch_size, epochs, max_length >= 1 and lr > 0 are needed, got {self}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is a share between 0 and 1, got {self.held_out}")
+
+
+#: Fields of a line of pairs.
+_PAIR = ("prompt", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to a prompt, of which one was preferred."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+def read_pairs(path: str | Path) -> list[Pair]:
+    """Pairs of a JSONL file: each line has the strings ``prompt``, ``chosen`` and ``rejected``.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: for a line that is no pair, naming it, and for an empty file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; pairs are lines of prompt, chosen and rejected in JSON")
+    pairs = []
+    for where, item in jsonl.read(path):
+        fields = [item.get(name) for name in _PAIR] if isinstance(item, dict) else []
+        texts = [field for field in fields if isinstance(field, str)]
+        if len(texts) < len(_PAIR):
+            raise ValueError(f"{where}: a pair has the strings {', '.join(_PAIR)}: {item!r:.80}")
+        pairs.append(Pair(*texts))
+    if not pairs:
+        raise ValueError(f"{path} holds no pair")
+    return pairs
+
+
+def train_reward(
+    model: str | Path,
+    pairs: Sequence[Pair],
+    out: str | Path,
+    config: RewardConfig | None = None,
+    *,
+    device: str | None = None,
+    watch: Callable[[dict[str, float]], None] | None = None,
+) -> dict[str, Any]:
+    """Train a reward model on pairs and save it to ``out``.
+
+    The loss is ``-log sigmoid(r_chosen - r_rejected)``. The head is a bias-free linear map of the hidden
+    state at the last token. Mean and standard deviation of the scores of the held-out responses go into
+    the configuration (``reward_mean``, ``reward_std``), for whitening.
+
+    Args:
+        model: folder or hub id of a causal LM or of a sequence classifier with one output.
+        pairs: at least two; ``config.held_out`` of them, and at least one, are not trained on.
+        out: folder to write; absent or empty.
+        watch: is shown each step's figures.
+
+    Returns:
+        ``accuracy`` on the held-out pairs, their number, ``reward_mean``, ``reward_std``, the last loss,
+        and where it was measured; also written to ``out/reward.json``.
+
+    Raises:
+        ValueError: for fewer than two pairs.
+        FloatingPointError: when the loss stops being finite, naming the step.
+        FileExistsError: if ``out`` holds something.
+
+    Source: Bradley and Terry 1952; the official post-training trains its reward models so.
+    """
+    config = config or RewardConfig()
+    if len(pairs) < 2:
+        raise ValueError(f"at least two pairs are needed, one of them to evaluate on; got {len(pairs)}")
+    model = reachable(model)
+    with whole_folder(Path(out)) as folder, drawn_from(config.seed, device):
+        one_output = load_config(model, num_labels=1)
+        check_rope(one_output.get_text_config())
+        network = load_model(AutoModelForSequenceClassification, model, config=one_output)
+        network.to(device or "cpu").train()
+        tokenizer = load_tokenizer(model)
+        plain = PlainTokenizer(tokenizer)
+        order = np.random.default_rng(config.seed).permutation(len(pairs))
+        count = min(len(pairs) - 1, max(1, round(config.held_out * len(pairs))))
+        held_out = [pairs[i] for i in order[:count]]
+        last = _fit(network, plain, [pairs[i] for i in order[count:]], config, watch)
+        network.eval()
+        figures: dict[str, Any] = {**_evaluate(network, plain, held_out, config), "loss": round(last, 5)}
+        network.config.reward_mean, network.config.reward_std = figures["reward_mean"], figures["reward_std"]
+        network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        report = {"base": Path(model).name, "pairs": len(pairs), "held_out": count, **figures, **provenance()}
+        (folder / "reward.json").write_text(json.dumps(report, indent=2))
+    return report
+
+
+def _fit(
+    network: Any,
+    tokenizer: PlainTokenizer,
+    pairs: list[Pair],
+    config: RewardConfig,
+    watch: Callable[[dict[str, float]], None] | None,
+) -> float:
+    batches = list(_batches(len(pairs), config))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    schedule = get_cosine_with_min_lr_schedule_with_warmup(
+        optimiser, math.ceil(0.03 * len(batches)), len(batches), min_lr_rate=0.1
+    )
+    for step, index in enumerate(tqdm(batches, desc="reward", unit="step", mininterval=2.0), start=1):
+        difference = _margins(network, tokenizer, [pairs[i] for i in index], config)
+        loss = -functional.logsigmoid(difference).mean()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"reward: loss is {loss.item()} at step {step}; lower lr={config.lr}")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if watch:
+            accuracy = (difference > 0).float().mean().item()
+            watch({"step": step, "loss": loss.item(), "accuracy": accuracy})
+    return loss.item()
+
+
+def _batches(count: int, config: RewardConfig) -> Iterator[np.ndarray]:
+    for epoch in range(config.epochs):
+        order = np.random.default_rng([config.seed, epoch]).permutation(count)
+        yield from (order[at : at + config.batch_size] for at in range(0, count, config.batch_size))
+
+
+def _margins(network: Any, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig) -> Tensor:
+    """Score of the chosen less that of the rejected response, [B], in one forward pass."""
+    texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    prompts = [pair.prompt for pair in pairs] * 2
+    rows = [encode(tokenizer, *pair, config.max_length) for pair in zip(prompts, texts, strict=True)]
+    chosen, rejected = score_rows(network, rows).chunk(2)
+    return chosen - rejected
+
+
+@torch.no_grad()
+def _evaluate(
+    network: Any, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig
+) -> dict[str, float]:
+    scores: list[float] = []
+    right = 0
+    for at in range(0, len(pairs), config.batch_size):
+        part = pairs[at : at + config.batch_size]
+        texts = [(pair.prompt, text) for pair in part for text in (pair.chosen, pair.rejected)]
+        rows = [encode(tokenizer, *text, config.max_length) for text in texts]
+        given = score_rows(network, rows).tolist()
+        scores += given
+        right += sum(a > b for a, b in zip(given[::2], given[1::2], strict=True))
+    # A model that gives everything one score has nothing to whiten: dividing by 1 leaves it at 0.
+    low, high = torch.tensor(scores).aminmax()
+    spread = 1.0 if alike(low, high, torch.maximum(low.abs(), high.abs())) else statistics.pstdev(scores)
+    return {
+        "accuracy": round(right / len(pairs), 4),
+        "reward_mean": statistics.fmean(scores),
+        "reward_std": spread,
+    }

@@ -1,0 +1,113 @@
+"""The command line: what it prints, what it writes, and how it refuses."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cola_agents.cli import main
+from cola_agents.decoding.loading import BUNDLED
+from cola_agents.evaluation.demo import rollouts_to
+from cola_agents.evaluation.run import evaluate
+from cola_envs.tasks import substitute
+
+
+def test_demo_writes_table_plot_and_results(tmp_path, capsys):
+    assert main(["demo", "--updates", "1", "--episodes", "8", "--out", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [run["arm"] for run in results["runs"]] == ["latent", "token"]
+    assert {"command", "commit", "packages", "hardware", "floor", "updates"} <= set(results)
+    for run in results["runs"]:
+        assert len(run["fingerprint"]) == 64
+        assert run["history"][-1]["episodes"] == 128
+        assert set(run["before"]) == set(run["after"]) >= {"format", "arithmetic", "grammar", "cross_entropy"}
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "latent GRPO, seed 0" in printed
+    assert "uniform random codes" in printed
+
+
+def test_eval_reports_share_interval_and_dataset(capsys):
+    assert main(["eval", "--task", "CoLA-Arithmetic-v0", "--episodes", "16"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    low, high = report["success_95"]
+    assert low <= report["success"] <= high
+    assert report["dataset"] == "cola-arithmetic-v0"
+    assert report["episodes"] == 16
+
+
+def test_eval_never_reports_a_substitute_under_the_name_of_math500(capsys, recwarn):
+    assert main(["eval", "--task", "CoLA-Math500-v0", "--episodes", "4"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    if report["dataset"] == "MATH-500":
+        pytest.skip("the real MATH-500 is in this machine's Hugging Face cache")
+    assert report["dataset"] == substitute.NAME
+    assert "no MATH-500 result" in report["warning"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["eval", "--task", "CoLA-Arithmetic-v0", "--episodes", "0"], "at least 1"),
+        (["eval", "--task", "CoLA-Arithmetic-v0", "--agent", "nowhere"], "no saved agent"),
+        (["eval", "--task", "CoLA-Arithmetic-v0", "--model", "/no/such/folder"], "config.json"),
+        (["eval", "--task", "CoLA-Arithmetik-v0"], "CoLA-Arithmetic"),
+        (["eval", "--task", "CartPole-v1"], "not one of the CoLA environments"),
+        (["eval", "--task", "CoLA-Text-v0"], "task of your own"),
+        (["eval", "--task", "CoLA-Arithmetic-v0", "--model", "nope"], "hub id (owner/name)"),
+        (["demo", "--updates", "0"], "at least 1"),
+        (["pretrain", "world", "--out", "unused"], "--source"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_line(argv, message, capsys):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("cola: ")
+
+
+def test_stages_run_one_after_another_from_the_command_line(tmp_path):
+    base, world, policy = (str(tmp_path / name) for name in ("base", "world", "policy"))
+    assert main(["pretrain", "base", "--out", base, "--steps", "2"]) == 0
+    assert main(["pretrain", "world", "--source", base, "--out", world, "--steps", "2"]) == 0
+    assert main(["pretrain", "policy", "--source", world, "--out", policy, "--steps", "2"]) == 0
+    metrics = json.loads((tmp_path / "policy" / "metrics.json").read_text())
+    assert metrics["tokens"] > 1000
+    assert main(["eval", "--task", "CoLA-Arithmetic-v0", "--model", policy, "--episodes", "2"]) == 0
+
+
+def test_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "cola_agents.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "demo" in done.stdout
+
+
+def test_rollouts_to_counts_a_mean_over_three_updates():
+    history = [{"reward": r, "episodes": 10 * (i + 1)} for i, r in enumerate([0.0, 1.0, 1.0, 0.7, 1.0, 1.0])]
+    assert rollouts_to(history, 0.9) == 40
+    assert rollouts_to(history, 0.99) is None
+
+
+def test_eval_plays_every_problem_of_a_test_set_once(tmp_path, capsys):
+    rows = [{**item, "unique_id": f"own/{i}"} for i, item in enumerate(substitute.test_items()[:9])]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    argv = ["eval", "--task", "CoLA-Math500-v0", "--problems", str(tmp_path / "own.jsonl")]
+    assert main(argv) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["episodes"], report["distinct_problems"]) == (9, 9)
+    assert report["dataset"] == "own.jsonl"
+    assert report["split"] is None
+
+
+def test_policy_stage_refuses_a_base(capsys):
+    base = str(BUNDLED / "base")
+    assert main(["pretrain", "policy", "--source", base, "--out", "unused", "--steps", "1"]) == 2
+    assert "cola pretrain world" in capsys.readouterr().err
+
+
+def test_evaluation_takes_problems_from_an_iterator():
+    problems = iter([{**item, "unique_id": f"own/{i}"} for i, item in enumerate(substitute.test_items()[:3])])
+    report = evaluate("CoLA-Math500-v0", problems=problems, max_tokens=4)
+    assert report["distinct_problems"] == 3

@@ -1,0 +1,352 @@
+"""``cola pretrain`` on given models and data: what it writes, how it goes on, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from cola_agents.cli import main
+from cola_agents.common.files import LOCK
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.train.adapters import load_adapters
+from cola_agents.train.bundled import recipe
+from cola_agents.train.learner import Learner
+from cola_agents.train.records import LogWarning
+from cola_agents.train.runs import Run
+from cola_agents.train.stage import StageConfig
+from cola_agents.train.training import train
+from tests import tiny
+from tests.common.test_files import hold, status_of
+
+#: A stage of a few quick steps.
+SHORT = ("--rows", "2", "--length", "48", "--save-every", "2", "--log-every", "1")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base, a latent-action model, and text of its own."""
+    path = tmp_path_factory.mktemp("start")
+    tokenizer = tiny.make_tokenizer()
+    for name, model in (("base", tiny.make_base()), ("cola", tiny.make_cola())):
+        model.save_pretrained(path / name)
+        tokenizer.save_pretrained(path / name)
+    (path / "text.txt").write_text(
+        "".join(f"Story {n}: a small cat sees {n} red balls.\n" for n in range(60))
+    )
+    rows = [{"prompt": f"{n}+1=", "response": f"{n + 1}, says the cat"} for n in range(30)]
+    (path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def pretrain(*argv: object) -> int:
+    return main(["pretrain", *map(str, argv)])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def changed(one: Path, other: Path) -> set[str]:
+    a, b = weights(one), weights(other)
+    return {name.split(".")[0] for name in a if not torch.equal(a[name], b[name])}
+
+
+def test_world_policy_and_fta_run_one_after_another_on_own_text(start, tmp_path, capsys):
+    text = start / "text.txt"
+    grown = ("--codes", "8", "--readout", "normed_difference", "--policy-layers", "2")
+    argv = ("--data", text, "--steps", "3", *SHORT)
+    assert pretrain("world", "--model", start / "base", "--out", tmp_path / "w", *argv, *grown) == 0
+    model = CoLAForCausalLM.from_pretrained(tmp_path / "w")
+    assert (model.config.num_codes, model.config.readout) == (8, "normed_difference")
+    assert len(model.policy_trunk.layers) == 2
+    assert pretrain("policy", "--model", tmp_path / "w", "--out", tmp_path / "p", *argv) == 0
+    assert changed(tmp_path / "w", tmp_path / "p") == {"policy_trunk", "policy_head"}
+    assert not (tmp_path / "p" / "metrics.json").exists(), "nothing is measured without held-out text"
+    tuning = ("--data", f"{start / 'answers.jsonl'},template=dialogue", "--epochs", "1", *SHORT)
+    held_out = ("--held-out", start / "answers.jsonl")
+    assert pretrain("fta", "--model", tmp_path / "p", "--out", tmp_path / "f", *tuning, *held_out) == 0
+    assert changed(tmp_path / "p", tmp_path / "f") == {"base", "lm_head", "policy_trunk", "policy_head"}
+    records = [json.loads(line) for line in (tmp_path / "f" / "log.jsonl").read_text().splitlines()]
+    steps = {stage: [r["step"] for r in records if r["stage"] == stage] for stage in ("fta-i", "policy")}
+    assert steps["fta-i"] == steps["policy"] == list(range(1, len(steps["policy"]) + 1))
+    assert len(steps["policy"]) > 4
+    assert json.loads((tmp_path / "f" / "metrics.json").read_text())["tokens"] > 0
+    done = json.loads((tmp_path / "f" / "training.json").read_text())
+    assert done["run"]["data"][0]["source"] == "answers.jsonl"
+    assert str(start) not in json.dumps(done), "no path of this machine"
+    assert AutoTokenizer.from_pretrained(tmp_path / "f").get_vocab() == tiny.make_tokenizer().get_vocab()
+    assert pretrain("fta", "--model", tmp_path / "p", "--out", tmp_path / "f", *tuning, *held_out) == 0
+    assert "is finished: nothing to do" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights_by_the_same_command(start, tmp_path, monkeypatch):
+    """Stopped in either stage of FTA-I, at a step that is no checkpoint."""
+
+    def argv(name: str) -> tuple[Any, ...]:
+        mixture = ("--data", start / "text.txt", "--data", f"{start / 'answers.jsonl'},weight=2")
+        return ("fta", "--model", start / "cola", "--out", tmp_path / name, *mixture, "--steps", "5", *SHORT)
+
+    assert pretrain(*argv("whole")) == 0
+    true_step = Learner.step
+    for stage in ("fta-i", "policy"):
+
+        def step(self: Any, number: int, batch: Any, stage: str = stage) -> Any:
+            if self._name == stage and number == 4:
+                raise KeyboardInterrupt
+            return true_step(self, number, batch)
+
+        monkeypatch.setattr(Learner, "step", step)
+        assert pretrain(*argv(stage)) == 130
+        monkeypatch.setattr(Learner, "step", true_step)
+        assert not (tmp_path / stage / "training.json").exists()
+        assert pretrain(*argv(stage)) == 0
+        assert same(tmp_path / stage, tmp_path / "whole")
+        logs = [
+            [{k: v for k, v in json.loads(line).items() if k != "cpu_s"} for line in log.splitlines()]
+            for log in ((tmp_path / name / "log.jsonl").read_text() for name in ("whole", stage))
+        ]
+        assert logs[0] == logs[1]
+
+
+def test_without_data_the_world_stage_is_the_recipes(start, tmp_path):
+    stage = StageConfig(steps=2, rows=2, length=64)
+    made = recipe.Recipe(world=stage)
+    recipe.train_world(made, start / "base", tmp_path / "recipe")
+    argv = ("--steps", "2", "--rows", "2", "--length", "64")
+    assert pretrain("world", "--source", start / "base", "--out", tmp_path / "command", *argv) == 0
+    assert same(tmp_path / "recipe", tmp_path / "command")
+
+
+def test_adapters_are_merged_or_kept(start, tmp_path):
+    argv = ("fta", "--model", start / "cola", "--under", "policy", "--data", start / "text.txt")
+    short = ("--steps", "3", "--lora-rank", "2", *SHORT)
+    assert pretrain(*argv, *short, "--out", tmp_path / "merged") == 0
+    assert pretrain(*argv, *short, "--out", tmp_path / "kept", "--keep-adapters") == 0
+    assert same(tmp_path / "kept", start / "cola")
+    assert changed(start / "cola", tmp_path / "merged") == {"base"}
+    model = CoLAForCausalLM.from_pretrained(tmp_path / "kept")
+    load_adapters(model, tmp_path / "kept" / "adapters")
+    for name, tensor in weights(tmp_path / "merged").items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_and_the_papers_preset_become_a_configuration(tmp_path):
+    run = Run("world", "m", tmp_path, preset="paper", tokens=10**9)
+    config = run.stage_config()
+    assert (config.lr, config.rows, config.length, config.warmup) == (1e-4, 512, 2048, 100)
+    assert (config.steps, config.seed, config.codebook_weight_decay) == (954, 42, 0.0)
+    codes = run.code_config()
+    assert (codes.tau, codes.entropy, codes.marginal) == (2.0, 0.001, 0.0)
+    assert Run("policy", "m", tmp_path, preset="paper").stage_config().tokens == pytest.approx(
+        6.4e11, rel=1e-5
+    )
+    assert Run("fta", "m", tmp_path, preset="paper", steps=100).stage_config().warmup == 3
+    assert Run("world", "m", tmp_path, config={"lr": 1.0}).stage_config().lr == 1.0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["world"], "--model (or --source)"),
+        (["world", "--model", "{start}"], "holds no model: there is no config.json"),
+        (["world", "--model", "{start}/cola", "--codes", "4"], "latent-action model already: --codes"),
+        (["world", "--model", "{start}/base", "--under", "policy"], "takes no --under"),
+        (["policy", "--model", "{start}/base"], "holds a llama model, not a latent-action one"),
+        (["policy", "--model", "{start}/cola", "--tau", "2"], "takes no --tau"),
+        (["policy", "--model", "{start}/cola", "--length", "1024"], "beyond the model's context of 512"),
+        (["policy", "--model", "{start}/cola", "--data", "{start}/nowhere.txt"], "no file or folder"),
+        (["policy", "--model", "{start}/cola", "--data", "{start}/empty.txt"], "empty.txt holds no document"),
+        (
+            ["policy", "--model", "{start}/cola", "--data", "{start}/torn.jsonl"],
+            "torn.jsonl, line 1 is not JSON",
+        ),
+        (["policy", "--model", "{start}/cola", "--epochs", "1"], "take no 'epochs'"),
+        (["policy", "--model", "{start}/cola", "--tokenizer", "{start}/other"], "has another vocabulary"),
+        (["policy", "--model", "{start}/cola", "--steps", "0"], "steps must be at least 1"),
+        (["policy", "--model", "{start}/cola", "--lr", "-1"], "lr and clip must be positive"),
+        (["policy", "--model", "{start}/cola", "--rows", "3", "--micro-rows", "2"], "not a multiple"),
+        (["policy", "--model", "{start}/cola", "--dtype", "float33"], "is not a torch type"),
+        (["fta", "--model", "{start}/cola", "--keep-adapters"], "--keep-adapters needs --lora-rank"),
+        (["fta", "--model", "{start}/cola", "--lora-alpha", "3"], "--lora-alpha needs --lora-rank"),
+        (["fta", "--model", "{start}/cola", "--preset", "paper"], "one epoch in the paper"),
+        (["base", "--data", "{start}/text.txt", "--lr", "1"], "takes no --data, --lr"),
+        (["base", "--codes", "4"], "takes no --codes"),
+        (["policy", "--model", "{start}/cola", "--inverse-layers", "2"], "takes no --inverse-layers"),
+        (["world", "--model", "{start}/base", "--no-reclone"], "takes no --no-reclone"),
+        (["world", "--model", "{start}/base", "--codes", "1"], "--codes: num_codes must be at least 2"),
+        (["world", "--model", "{start}/base", "--tau", "0"], "(--tau) must be positive"),
+        (["fta", "--model", "{start}/cola", "--lora-rank", "0"], "rank of at least 1 (--lora-rank)"),
+        (["policy", "--model", "{start}/cola", "--tokens", "inf"], "--tokens is a finite number"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_nothing_is_written(start, tmp_path, argv, message, capsys):
+    (start / "empty.txt").write_text("\n")
+    (start / "torn.jsonl").write_text('{"text": ')
+    if not (start / "other").exists():
+        recipe.train_tokenizer(["other words entirely"], 270).save_pretrained(start / "other")
+    filled = [part.replace("{start}", str(start)) for part in argv]
+    assert pretrain(*filled, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_or_of_another_run_is_left_alone(start, tmp_path, capsys):
+    argv = ("policy", "--model", start / "cola", "--data", start / "text.txt", *SHORT)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert pretrain(*argv, "--steps", "2", "--out", tmp_path / "mine") == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    assert pretrain(*argv, "--steps", "2", "--out", tmp_path / "run") == 0
+    before = weights(tmp_path / "run")
+    assert pretrain(*argv, "--steps", "3", "--out", tmp_path / "run") == 2
+    assert "finished run of other settings" in capsys.readouterr().err
+    # The same as if it had been stopped before it was finished.
+    (tmp_path / "run" / "training.json").unlink()
+    assert pretrain(*argv, "--steps", "3", "--out", tmp_path / "run") == 2
+    assert "was begun with steps=2" in capsys.readouterr().err
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "run").items())
+
+
+@pytest.mark.parametrize("stage", ["base", "bundled"])
+def test_base_and_bundled_write_into_no_folder_that_holds_something(stage, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("precious")
+    assert pretrain(stage, "--steps", "1", "--out", tmp_path) == 2
+    assert "is not an empty folder: nothing was written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_card_wants_both_models(start, tmp_path, capsys):
+    assert pretrain("card", "--out", tmp_path) == 2
+    assert "holds no cola/config.json" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_arithmetic_errors_are_one_line(start, tmp_path, monkeypatch, capsys):
+    for error in (FloatingPointError, OverflowError):
+
+        def step(self: Any, number: int, batch: Any, error: Any = error) -> Any:
+            raise error("out of range at step 1")
+
+        monkeypatch.setattr(Learner, "step", step)
+        argv = ("policy", "--model", start / "cola", "--data", start / "text.txt", *SHORT)
+        assert pretrain(*argv, "--out", tmp_path / error.__name__) == 2
+        assert "cola: out of range at step 1" in capsys.readouterr().err
+
+
+def test_a_run_killed_before_its_first_file_was_whole_can_be_begun(start, tmp_path, capsys):
+    argv = ("policy", "--model", start / "cola", "--data", start / "text.txt", "--steps", "1", *SHORT)
+    left = tmp_path / "run" / "checkpoints" / "policy"
+    left.mkdir(parents=True)
+    (left / ".run.json.new").write_text('{"log_')
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    assert pretrain(*argv, "--out", tmp_path / "run") == 2
+    assert "holds something else" in capsys.readouterr().err
+    (tmp_path / "run" / "thesis.txt").unlink()
+    assert pretrain(*argv, "--out", tmp_path / "run") == 0
+    (tmp_path / "empty" / "checkpoints" / "policy").mkdir(parents=True)
+    assert pretrain(*argv, "--out", tmp_path / "empty") == 0
+    assert same(tmp_path / "run", tmp_path / "empty")
+
+
+def test_the_generated_corpus_named_as_data_is_the_generated_corpus(start, tmp_path):
+    argv = ("policy", "--model", start / "cola", "--steps", "2", *SHORT)
+    assert pretrain(*argv, "--out", tmp_path / "unnamed") == 0
+    assert pretrain(*argv, "--out", tmp_path / "named", "--data", "generated") == 0
+    assert same(tmp_path / "unnamed", tmp_path / "named")
+    figures = [(tmp_path / name / "metrics.json").read_text() for name in ("unnamed", "named")]
+    assert figures[0] == figures[1]
+
+
+def test_figures_with_kept_adapters_lie_beside_the_adapters(start, tmp_path):
+    argv = ("fta", "--model", start / "cola", "--under", "policy", "--data", start / "text.txt")
+    kept = ("--lora-rank", "2", "--keep-adapters", "--held-out", start / "text.txt")
+    assert pretrain(*argv, "--steps", "1", *SHORT, *kept, "--out", tmp_path) == 0
+    assert json.loads((tmp_path / "adapters" / "metrics.json").read_text())["tokens"] > 0
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_model_without_inverse_dynamics_is_tuned_and_not_measured(start, tmp_path):
+    model = tiny.make_cola(num_inverse_layers=0)
+    model.save_pretrained(tmp_path / "v0")
+    tiny.make_tokenizer().save_pretrained(tmp_path / "v0")
+    run = Run("fta", str(tmp_path / "v0"), tmp_path / "out", tune="policy", steps=1, config={"length": 48})
+    assert train(run) is None
+    assert changed(tmp_path / "v0", tmp_path / "out") == {"base", "lm_head"}
+
+
+def test_two_processes_train_what_one_does(start, tmp_path):
+    """Two CPU processes over gloo, FTA-I with its two stages; rank 0 alone writes and speaks."""
+    pytest.importorskip("accelerate")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argv = ["pretrain", "fta", "--model", str(start / "cola"), "--data", str(start / "answers.jsonl")]
+    argv += ["--steps", "3", "--rows", "4", "--micro-rows", "2", "--length", "48", "--log-every", "1"]
+    argv += ["--lora-rank", "2", "--held-out", str(start / "text.txt")]
+    launch = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "-m", "cola_agents.cli", *argv, "--out", str(tmp_path / "two")],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Wrote") == 1
+    assert main([*argv, "--out", str(tmp_path / "one")]) == 0
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    records = [[json.loads(line) for line in log] for log in logs]
+    losses = [[record["loss"] for record in log if "loss" in record] for log in records]
+    assert len(losses[0]) == 6
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    for name, tensor in weights(tmp_path / "two").items():
+        torch.testing.assert_close(tensor, weights(tmp_path / "one")[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["world", "base"])
+def test_a_second_writer_of_a_run_is_refused_with_the_name_of_the_first(stage, start, tmp_path, capsys):
+    out = tmp_path / "run"
+    child = hold(out, "folder")
+    try:
+        model = ("--model", start / "base") if stage == "world" else ()
+        assert pretrain(stage, *model, "--out", out, "--steps", "2") == 2
+        assert f"is being written by process {child} on" in capsys.readouterr().err
+        assert [path.name for path in out.iterdir()] == [LOCK]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status_of(child)
+
+
+def test_a_finished_run_whose_files_are_damaged_says_so(start, tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = ("policy", "--model", start / "cola", "--out", out, "--data", start / "text.txt", "--steps", "2")
+    assert pretrain(*argv, *SHORT) == 0
+    log = out / "log.jsonl"
+    log.write_bytes(b"\0" * 40 + b"\n" + log.read_bytes())
+    with pytest.warns(LogWarning, match=r"log\.jsonl, line 1 .*left as it is"):
+        assert pretrain(*argv, *SHORT) == 0
+    assert "is finished" in capsys.readouterr().out
+    for content in ("null", "[", '{"run": 1}', "\0"):
+        (out / "training.json").write_text(content)
+        assert pretrain(*argv, *SHORT) == 2
+        assert "training.json" in capsys.readouterr().err

@@ -1,0 +1,367 @@
+"""Rows over a cache: whatever was done to them, they equal one full forward pass."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.decoding.session import NotFiniteError
+from cola_agents.model.sampling import distribution
+from tests import tiny
+
+
+def some_ids(rng: random.Random, count: int) -> list[int]:
+    return [rng.randrange(1, tiny.TOKENIZER) for _ in range(count)]
+
+
+@torch.no_grad()
+def full_forward(model, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states [T, D] and the policy trunk's [T, D] of a row, computed in one pass."""
+    h = model.hidden(torch.tensor([ids]))
+    return h[0], model.policy_trunk(inputs_embeds=h, use_cache=False).last_hidden_state[0]
+
+
+def check_against_full_forward(session, follower, model, rows: list[int], ask: bool) -> None:
+    features = follower.features(rows) if ask else None
+    hidden = session.hidden(rows)
+    for i, row in enumerate(rows):
+        h, f = full_forward(model, session.tokens[row])
+        np.testing.assert_allclose(hidden[i], h[-1], atol=1e-4)
+        torch.testing.assert_close(session.states(row), h, atol=1e-4, rtol=0)
+        if features is not None:
+            torch.testing.assert_close(features[i], f[-1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_history_equals_one_full_forward(latent_backbone, seed):
+    """Loads, forks, roll-backs and extensions in a random order; a follower that is asked now and then."""
+    rng = random.Random(seed)
+    model = latent_backbone.model
+    session = latent_backbone.session(5)
+    follower = session.follow(model.policy_trunk)
+    truth: list[list[int]] = [[] for _ in range(5)]
+    longest = 0
+    for _ in range(25):
+        rows = sorted(rng.sample(range(5), rng.randint(1, 5))) if rng.random() < 0.6 else list(range(5))
+        if rng.random() < 0.3:
+            rng.shuffle(rows)
+        kind = rng.random()
+        if kind < 0.35:
+            for row in rows:
+                source = truth[rng.randrange(5)]
+                kept = source[: rng.randint(0, len(source))]
+                truth[row] = [*kept, *some_ids(rng, rng.randint(0 if kept else 1, 60))]
+            session.load(rows, [tuple(truth[row]) for row in rows])
+        else:
+            rows = [row for row in rows if truth[row]]
+            if not rows:
+                continue
+            chunks = [some_ids(rng, 1 if kind < 0.7 else rng.randint(1, 12)) for _ in rows]
+            for row, chunk in zip(rows, chunks, strict=True):
+                truth[row] += chunk
+            session.extend(rows, chunks)
+        assert session.tokens == truth
+        longest = max(longest, *map(len, truth))
+        loaded = [row for row in range(5) if truth[row]]
+        check_against_full_forward(session, follower, model, loaded, ask=rng.random() < 0.5)
+    check_against_full_forward(session, follower, model, loaded, ask=True)
+    assert longest > 64, "buffers never grew"
+
+
+def test_a_follower_that_joins_late_catches_up(latent_backbone):
+    session = latent_backbone.session(2)
+    session.load([0, 1], [[5, 6, 7], [8] * 70])
+    session.extend([1, 0], [[9], [10, 11]])
+    follower = session.follow(latent_backbone.model.policy_trunk)
+    check_against_full_forward(session, follower, latent_backbone.model, [1, 0], ask=True)
+
+
+def test_a_follower_rolls_back_with_its_row(latent_backbone):
+    session = latent_backbone.session(2)
+    follower = session.follow(latent_backbone.model.policy_trunk)
+    for ids in ([5, 6, 7, 8], [5, 6], [5], [5, 6, 9], [4, 6, 9], [4, 6, 9]):
+        session.load([0, 1], [ids, [1, *ids]])
+        check_against_full_forward(session, follower, latent_backbone.model, [0, 1], ask=True)
+
+
+def test_load_keeps_the_common_prefix(latent_backbone):
+    session = latent_backbone.session(2)
+    session.load([0, 1], [[1, 2, 3, 4], [5, 6]])
+    assert session.tokens_forwarded == 6
+    session.load([0], [[1, 2, 3, 4]])
+    assert session.tokens_forwarded == 6, "the same ids again cost nothing"
+    session.load([0], [[1, 2]])
+    assert session.tokens_forwarded == 6, "a prefix costs nothing"
+    np.testing.assert_allclose(
+        session.hidden([0])[0], full_forward(latent_backbone.model, [1, 2])[0][-1], atol=1e-5
+    )
+    session.load([0], [[1, 2, 9, 9, 9]])
+    assert session.tokens_forwarded == 9
+    session.load([0, 1], [[7], [5, 6, 1]])
+    assert session.tokens_forwarded == 11
+
+
+def test_one_forward_for_prompts_of_any_length_and_one_for_single_tokens(latent_backbone):
+    session = latent_backbone.session(3)
+    calls = []
+    hook = latent_backbone.base.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        session.load([0, 1, 2], [[1, 2, 3], [4, 5], [6, 7, 8, 9]])
+        assert len(calls) == 1
+        session.extend([0, 1, 2], [[1], [2], [3]])
+        assert len(calls) == 2
+        session.extend([0, 1, 2], [[1], [2, 3], [4]])
+        assert len(calls) == 4
+    finally:
+        hook.remove()
+
+
+def test_what_is_returned_is_never_written_to_again(latent_backbone):
+    session = latent_backbone.session(2)
+    session.load([0, 1], [[1, 2], [3]])
+    seen = {
+        "hidden": session.hidden([0, 1]),
+        "features": session.features([0, 1]),
+        "prior": session.prior([0, 1]),
+    }
+    kept = {name: array.copy() for name, array in seen.items()}
+    session.extend([0, 1], [[4], [5]])
+    session.features([0, 1])
+    for name, array in seen.items():
+        np.testing.assert_array_equal(array, kept[name])
+        array += 1.0  # writable, and nobody's but the caller's
+    np.testing.assert_allclose(
+        session.hidden([0])[0], full_forward(latent_backbone.model, [1, 2, 4])[0][-1], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda s: s.load([0, 1], [[1, 2], []]),
+        lambda s: s.load([0, 1], [[1, 2], [3] * 21]),
+        lambda s: s.extend([0, 1], [[4], []]),
+        lambda s: s.extend([0, 1], [[4], [5] * 19]),
+    ],
+)
+def test_a_refused_call_changes_nothing(latent_backbone, bad):
+    session = latent_backbone.session(2, max_length=20)
+    session.load([0, 1], [[7, 8, 9], [5, 6]])
+    before, hidden, count = copy.deepcopy(session.tokens), session.hidden([0, 1]), session.tokens_forwarded
+    with pytest.raises(ValueError, match=r"row 1.*20"):
+        bad(session)
+    assert session.tokens == before
+    assert session.tokens_forwarded == count
+    np.testing.assert_array_equal(session.hidden([0, 1]), hidden)
+    session.extend([1], [[1] * 18])
+    assert len(session.tokens[1]) == 20
+
+
+def test_reading_before_loading_says_so(latent_backbone):
+    session = latent_backbone.session(1)
+    for read in (session.hidden, session.features, session.prior):
+        with pytest.raises(RuntimeError, match="load"):
+            read([0])
+    with pytest.raises(ValueError, match="num_rows=0"):
+        latent_backbone.session(0)
+    with pytest.raises(ValueError, match="max_length=513 is beyond the model's context of 512"):
+        latent_backbone.session(1, max_length=513)
+
+
+# ------------------------------------------------------------------ numbers that are not finite
+
+
+def broken(backbone: LatentBackbone, module: str, index: int | None = None) -> LatentBackbone:
+    """A copy of the backbone with NaN in one embedding, or in all of a module's weight."""
+    model = copy.deepcopy(backbone.model)
+    weight = model.get_submodule(module).weight
+    with torch.no_grad():
+        (weight if index is None else weight[index]).fill_(math.nan)
+    return LatentBackbone(model, backbone.tokenizer)
+
+
+def test_nan_in_a_hidden_state_names_row_and_token(latent_backbone):
+    session = broken(latent_backbone, "base.embed_tokens", 33).session(3)
+    session.load([0, 1, 2], [[1, 2], [3], [4, 5]])
+    with pytest.raises(NotFiniteError, match=r"row 2 .*token 33") as caught:
+        session.extend([0, 2, 1], [[6], [33], [7]])
+    assert caught.value.row == 2
+    assert session.tokens == [[1, 2], [3], [4, 5]]
+    with pytest.raises(FloatingPointError, match=r"row 1 .*token 7"):
+        session.load([0, 1], [[9, 9], [33, 7]])
+
+
+def test_a_row_recovers_from_nan_once_it_is_loaded_anew(latent_backbone):
+    session = broken(latent_backbone, "base.embed_tokens", 33).session(2)
+    with pytest.raises(FloatingPointError):
+        session.load([0, 1], [[1, 2, 3, 33, 5], [1] * 9])
+    session.load([0, 1], [[4], [6] * 9])
+    session.extend([0, 1], [[5], [7]])
+    expected = full_forward(latent_backbone.model, [4, 5])
+    np.testing.assert_allclose(session.hidden([0])[0], expected[0][-1], atol=1e-4)
+    np.testing.assert_allclose(session.features([0, 1])[0], expected[1][-1], atol=1e-4)
+
+
+def test_nan_in_the_world_names_row_and_action(latent_backbone):
+    session = broken(latent_backbone, "codebook", 3).session(3)
+    session.load([0, 1, 2], [[1], [2], [3]])
+    assert len(session.decode([0, 1], np.array([1, 2])).tokens) == 2
+    with pytest.raises(NotFiniteError, match=r"row 2 .*action 3") as caught:
+        session.decode([1, 2], np.array([1, 3]))
+    assert caught.value.row == 2
+    with pytest.raises(FloatingPointError, match="row 0"):
+        session.outcomes([0, 1])
+
+
+def test_nan_in_the_policy_names_the_row(latent_backbone):
+    trunk = broken(latent_backbone, "policy_trunk.norm").session(2)
+    head = broken(latent_backbone, "policy_head").session(2)
+    for session in (trunk, head):
+        session.load([0, 1], [[1], [2]])
+        with pytest.raises(NotFiniteError, match="row 1") as caught:
+            session.prior([1])
+        assert caught.value.row == 1
+    with pytest.raises(FloatingPointError, match="row 1"):
+        trunk.features([1])
+
+
+# ------------------------------------------------------------------ decoding
+
+
+def play(backbone, prompts, seeds, steps: int, temperature: float) -> list[list[int]]:
+    """Codes from each row's own stream, tokens from the world: the rows' token ids."""
+    rows = list(range(len(prompts)))
+    streams = [np.random.default_rng(seed) for seed in seeds]
+    session = backbone.session(len(rows))
+    session.load(rows, prompts)
+    for _ in range(steps):
+        codes = np.array([stream.integers(tiny.CODES) for stream in streams])
+        u = np.array([stream.random() for stream in streams])
+        decoded = session.decode(rows, codes, u if temperature else None, temperature)
+        session.extend(rows, [ids.tolist() for ids in decoded.tokens])
+    return session.tokens
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_gives_the_same_tokens_in_a_batch_of_1_8_and_32(latent_backbone, temperature):
+    rng = random.Random(0)
+    prompts = [some_ids(rng, rng.randint(1, 30)) for _ in range(32)]
+    seeds = list(range(100, 132))
+    wide = play(latent_backbone, prompts, seeds, 40, temperature)
+    for size in (1, 8):
+        for start in (0, 16):
+            part = slice(start, start + size)
+            assert play(latent_backbone, prompts[part], seeds[part], 40, temperature) == wide[part]
+
+
+def test_decode_appends_nothing_and_reports_the_probability_of_its_draw(latent_backbone):
+    session = latent_backbone.session(2)
+    session.load([0, 1], [[1, 2], [3]])
+    codes, u = np.array([4, 9]), np.array([0.2, 0.9])
+    before = copy.deepcopy(session.tokens)
+    decoded = session.decode([0, 1], codes, u, 0.7)
+    assert session.tokens == before
+    with torch.no_grad():
+        logits = latent_backbone.model.world(session.last([0, 1]), torch.tensor(codes))
+    log_probs = distribution(logits[:, : tiny.TOKENIZER], temperature=0.7)
+    for i in range(2):
+        assert decoded.tokens[i].shape == decoded.logprobs[i].shape == (1,)
+        assert decoded.tokens[i].dtype == np.int64
+        assert decoded.logprobs[i][0] == pytest.approx(log_probs[i, decoded.tokens[i][0]].item(), abs=1e-5)
+    greedy = session.decode([0, 1], codes)
+    assert [int(ids[0]) for ids in greedy.tokens] == logits[:, : tiny.TOKENIZER].argmax(-1).tolist()
+    assert [float(p[0]) for p in greedy.logprobs] == [0.0, 0.0]
+    with pytest.raises(ValueError, match="needs a uniform u"):
+        session.decode([0, 1], codes, None, 0.7)
+
+
+def test_ids_that_stand_for_no_token_are_never_drawn(latent_backbone, token_backbone):
+    model = copy.deepcopy(latent_backbone.model)
+    with torch.no_grad():
+        # Make the unused ids the likeliest by far, in every state, under every code.
+        model.lm_head.weight[tiny.TOKENIZER :] = 50 * model.lm_head.weight[: tiny.VOCAB - tiny.TOKENIZER]
+    session = LatentBackbone(model, latent_backbone.tokenizer).session(1)
+    session.load([0], [[1, 2, 3]])
+    for code in range(tiny.CODES):
+        for u in (0.0, 0.4, 0.8, 1 - 2**-53):
+            for temperature in (0.0, 1.0, 50.0):
+                decoded = session.decode([0], np.array([code]), np.array([u]), temperature)
+                assert decoded.tokens[0][0] < tiny.TOKENIZER
+    ids, log_probs = session.outcomes([0], top_k=5)
+    assert ids.max() < tiny.TOKENIZER
+    assert np.isfinite(log_probs).all()
+    tokens = token_backbone.session(1)
+    tokens.load([0], [[1, 2]])
+    assert np.isneginf(tokens.prior([0])[0, tiny.TOKENIZER :]).all()
+    assert token_backbone.action_mask().sum() == tiny.TOKENIZER
+
+
+def test_outcomes_are_what_decode_gives(latent_backbone):
+    session = latent_backbone.session(3)
+    session.load([0, 1, 2], [[1], [2, 3], [4]])
+    ids, log_probs = session.outcomes([2, 1], top_k=3)
+    assert ids.shape == log_probs.shape == (2, tiny.CODES, 3)
+    assert (np.diff(log_probs) <= 0).all()
+    for code in range(tiny.CODES):
+        decoded = session.decode([2, 1], np.array([code, code]))
+        assert [int(d[0]) for d in decoded.tokens] == ids[:, code, 0].tolist()
+    some, some_log_probs = session.outcomes([2, 1], actions=[7, 3])
+    np.testing.assert_array_equal(some, ids[:, [7, 3], :1])
+    np.testing.assert_allclose(some_log_probs, log_probs[:, [7, 3], :1], atol=1e-5)
+
+
+def test_prior_and_features_are_the_cloned_policys(latent_backbone):
+    session = latent_backbone.session(2)
+    session.load([0, 1], [[1, 2, 3], [4]])
+    model = latent_backbone.model
+    trunk, head = latent_backbone.initial_policy()
+    for row in (0, 1):
+        with torch.no_grad():
+            expected = model.policy(model.hidden(torch.tensor([session.tokens[row]])))[0, -1].log_softmax(-1)
+        np.testing.assert_allclose(session.prior([row])[0], expected, atol=1e-4)
+    features = torch.tensor(session.features([0, 1]))
+    with torch.no_grad():
+        np.testing.assert_allclose(head(features).log_softmax(-1), session.prior([0, 1]), atol=1e-5)
+    assert trunk is model.policy_trunk
+
+
+def test_at_token_level_an_action_is_its_token(token_backbone: TokenBackbone, tiny_base):
+    session = token_backbone.session(2)
+    session.load([0, 1], [[1, 2, 3], [4]])
+    decoded = session.decode([0, 1], np.array([17, 5]))
+    assert [d.tolist() for d in decoded.tokens] == [[17], [5]]
+    assert [d.tolist() for d in decoded.logprobs] == [[0.0], [0.0]]
+    with torch.no_grad():
+        logits = tiny_base(torch.tensor([[1, 2, 3]])).logits[0, -1, : tiny.TOKENIZER]
+    np.testing.assert_allclose(
+        session.prior([0])[0, : tiny.TOKENIZER], logits.log_softmax(-1).numpy(), atol=1e-4
+    )
+    np.testing.assert_array_equal(session.features([0, 1]), session.hidden([0, 1]))
+    ids, log_probs = session.outcomes([0, 1], actions=[3, 9])
+    assert ids.tolist() == [[[3], [9]]] * 2
+    assert not log_probs.any()
+    ids[0, 0, 0] = 99  # fresh memory: the caller may write
+    assert ids[1, 0, 0] == 3
+    with pytest.raises(ValueError, match="top_k must be 1, got 2"):
+        session.outcomes([0], top_k=2)
+
+
+def test_forget_drops_what_the_old_weights_gave(latent_backbone):
+    model = copy.deepcopy(latent_backbone.model)
+    session = LatentBackbone(model, latent_backbone.tokenizer).session(2)
+    session.load([0, 1], [[1, 2, 3], [4] * 70])
+    session.features([0, 1])
+    with torch.no_grad():
+        model.base.layers[0].mlp.up_proj.weight.mul_(-1)
+        model.policy_trunk.layers[0].mlp.up_proj.weight.mul_(-1)
+    session.forget()
+    session.load([0, 1], [[1, 2, 3], [4] * 70])
+    h, f = full_forward(model, [1, 2, 3])
+    np.testing.assert_allclose(session.hidden([0])[0], h[-1], atol=1e-4)
+    np.testing.assert_allclose(session.features([0])[0], f[-1], atol=1e-4)

@@ -1,0 +1,374 @@
+"""What an evaluation plays, and what its report says: shares, pass@k, votes, intervals, groups, names."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from cola_agents import GRPO
+from cola_agents.cli import main
+from cola_agents.commands.settings import settings
+from cola_agents.evaluation.reports import Played, summary, table
+from cola_agents.evaluation.run import evaluate
+from cola_agents.evaluation.scores import Tries, interval, majority, pass_at_k, scores, wilson
+from cola_agents.search.q import concordance
+from cola_envs.fields import given_answer, identity
+from cola_envs.tasks import substitute
+from cola_envs.tasks.arithmetic import set_hash
+from cola_envs.tasks.math500 import Math500, SubstituteWarning
+
+
+@pytest.fixture(autouse=True)
+def _no_fetched_problems(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLA_DATA", str(tmp_path / "fetched"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubstituteWarning)
+        yield
+
+
+# The figures
+
+
+def test_concordance_counts_pairs_that_were_paid_differently_and_ties_of_value_by_half():
+    # Paid 1 against 0: .4 > .1, .4 = .4, .9 > .1, .9 > .4.
+    assert concordance(np.array([0.1, 0.4, 0.4, 0.9]), np.array([0, 1, 0, 1])) == pytest.approx(3.5 / 4)
+    # Three levels: 2 over 1, 2 over 0 and 1 over 0 are pairs; the two that are paid 1 are none.
+    assert concordance(np.array([5.0, 3.0, 9.0, 4.0]), np.array([2, 1, 1, 0])) == pytest.approx(3 / 5)
+    assert concordance(np.array([1.0, 2.0]), np.array([1, 1])) is None
+    rng = np.random.default_rng(0)
+    values, paid = rng.integers(9, size=60), rng.integers(4, size=60)
+    pairs = [(i, j) for i in range(60) for j in range(60) if paid[i] > paid[j]]
+    plain = [(values[i] > values[j]) + 0.5 * (values[i] == values[j]) for i, j in pairs]
+    assert concordance(values, paid) == pytest.approx(np.mean(plain))
+
+
+@pytest.mark.parametrize(("tries", "successes"), [(1, 0), (1, 1), (4, 0), (4, 1), (5, 3), (6, 6), (7, 2)])
+def test_pass_at_k_is_the_share_of_drawn_sets_with_a_success(tries, successes):
+    outcomes = [1] * successes + [0] * (tries - successes)
+    for k in range(1, tries + 1):
+        drawn = [any(chosen) for chosen in itertools.combinations(outcomes, k)]
+        assert pass_at_k(tries, successes, k) == pytest.approx(sum(drawn) / len(drawn))
+
+
+def test_pass_at_k_by_hand():
+    assert pass_at_k(4, 1, 2) == 0.5  # of six pairs, three hold the success
+    assert pass_at_k(4, 2, 2) == pytest.approx(5 / 6)
+    for bad in ((4, 5, 1), (4, 1, 0), (4, 1, 5), (4, -1, 2)):
+        with pytest.raises(ValueError, match="means nothing"):
+            pass_at_k(*bad)
+
+
+@pytest.mark.parametrize(
+    ("successes", "answers", "credit"),
+    [
+        ("111", ("2", "2", "2"), 1.0),
+        ("000", ("2", "3", "3"), 0.0),
+        ("100", ("2", "3", "4"), 1 / 3),  # three answers tie
+        ("1100", ("2", "2", "3", "3"), 0.5),
+        ("1100", ("2", "2", "3", "4"), 1.0),
+        ("11000", ("1/2", "0.5", "3", "3.0", "\\frac{6}{2}"), 0.0),  # the wrong ones are one answer
+        ("1100", ("1/2", "\\frac{1}{2}", "3", "5"), 1.0),
+        ("1000", ("2", None, None, None), 1.0),  # no answer, no vote
+        ("000", (None, None, None), 0.0),
+        ("10000", ("2", "3", "3", None, "4"), 0.0),
+        ("1", ("2",), 1.0),
+    ],
+)
+def test_a_vote_counts_equal_answers_together(successes, answers, credit):
+    problem = Tries(tuple(s == "1" for s in successes), answers)
+    assert majority(problem) == pytest.approx(credit)
+    backwards = Tries(problem.successes[::-1], answers[::-1])
+    assert majority(backwards) == pytest.approx(credit)
+
+
+def test_a_vote_needs_the_answers_and_a_problem_a_try():
+    with pytest.raises(ValueError, match="needs the answers"):
+        majority(Tries((True, False)))
+    with pytest.raises(ValueError, match="at least one try"):
+        Tries(())
+    with pytest.raises(ValueError, match="2 answers for 1 tries"):
+        Tries((True,), ("1", "2"))
+
+
+def test_an_interval_of_shares_is_wilsons_and_of_other_scores_the_bootstraps():
+    assert interval([1.0] * 8 + [0.0] * 2) == wilson(8, 10)
+    assert interval([0.25] * 10) == wilson(2.5, 10)  # the bootstrap would have no width
+    values = [0.0, 0.25, 0.5, 1.0] * 25
+    low, high = interval(values)
+    half = 1.96 * np.std(values) / math.sqrt(len(values))
+    assert low == pytest.approx(np.mean(values) - half, abs=0.015)
+    assert high == pytest.approx(np.mean(values) + half, abs=0.015)
+    assert interval(values) == (low, high)
+
+
+def test_wilsons_interval_by_hand():
+    low, high = wilson(8, 10)
+    assert low == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx(0.9433, abs=1e-4)
+
+
+def test_wilsons_interval_stays_between_0_and_1():
+    for count in range(1, 200):
+        assert wilson(0, count)[0] >= 0.0
+        assert wilson(count, count)[1] <= 1.0
+
+
+def test_intervals_over_problems_cover_the_truth():
+    """Of 200 small studies of 30 problems with four tries each, about 95 % hold the true mean."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        skill = rng.beta(0.5, 0.5, size=30)  # true mean 0.5; the tries at one problem are alike
+        values = rng.binomial(4, skill) / 4
+        low, high = interval(values.tolist())
+        covered += low <= 0.5 <= high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_scores_by_hand():
+    problems = [
+        Tries((True, True), ("1", "1")),
+        Tries((True, False), ("1", "2")),
+        Tries((False, False), (None, "3")),
+    ]
+    figures = scores(problems)
+    assert figures["problems"] == 3
+    assert (figures["success"], figures["pass@1"], figures["pass@2"]) == (0.5, 0.5, 0.6667)
+    assert figures["maj@2"] == 0.5  # 1, a tie, 0
+    assert figures["pass@2_95"] == [round(bound, 4) for bound in wilson(2, 3)]
+    assert list(scores([Tries((True,), ("1",))])) == [
+        "problems",
+        "success",
+        "success_95",
+        "pass@1",
+        "pass@1_95",
+    ]
+    assert "maj@2" not in scores([Tries((True, False))])
+    assert [key for key in scores([Tries((True,) * 6)]) if key.startswith("pass") and key[-1] != "5"] == [
+        "pass@1",
+        "pass@2",
+        "pass@4",
+        "pass@6",
+    ]
+    with pytest.raises(ValueError, match="as many tries"):
+        scores([Tries((True,)), Tries((True, False))])
+
+
+# The report
+
+
+def played(success: bool, **info) -> Played:
+    return Played({"success": success, "num_tokens": 4, **info}, float(success))
+
+
+def test_a_report_groups_by_whatever_the_task_tells():
+    rows = [
+        played(k % 2 == 0, unique_id=str(k), subject="ab"[k % 2], level=k % 3, kind="one", task_type=None)
+        for k in range(12)
+    ]
+    report = summary([rows])
+    assert set(report["by"]) == {"subject", "level"}  # one kind, and no task type
+    assert report["by"]["subject"]["a"]["success"] == 1.0
+    assert report["by"]["subject"]["b"]["success_95"] == [round(bound, 4) for bound in wilson(0, 6)]
+    assert [report["by"]["level"][name]["problems"] for name in ("0", "1", "2")] == [4, 4, 4]
+    json.dumps(report)
+
+
+def test_a_report_names_set_engine_and_numbers():
+    rows = [
+        played(
+            True,
+            unique_id=str(k),
+            dataset="games",
+            games_sha256="abc",
+            games=90,
+            engine="1.2.3",
+            java="17",
+        )
+        for k in range(3)
+    ]
+    report = summary([rows])
+    assert (report["set_hash"], report["set_size"], report["problems"]) == ("abc", 90, 3)
+    assert report["engines"] == {"engine": "1.2.3", "java": "17"}
+    assert report["distinct_problems"] == 3
+    two = summary([[*rows, played(True, unique_id="3", dataset="games", games_sha256="abd")]])
+    assert two["set_hash"] == ["abc", "abd"]
+    bare = summary([[played(True), played(False)]])
+    assert (bare["dataset"], bare["distinct_problems"]) == ("not named by the task", None)
+    assert not {"engines", "set_hash", "set_size"} & set(bare)
+
+
+def test_what_was_played_is_told_apart_by_its_hash():
+    one, two = ([played(True, unique_id=name)] for name in "ab")
+    assert (
+        summary([one])["played_sha256"] == summary([one])["played_sha256"] != summary([two])["played_sha256"]
+    )
+    assert identity({"task_type": "boil", "variation": 3}) != identity({"task_type": "boil", "variation": 4})
+
+
+def test_rounds_over_different_problems_are_refused():
+    with pytest.raises(RuntimeError, match="other problems in a later round"):
+        summary([[played(True, unique_id="1")], [played(True, unique_id="2")]])
+
+
+def test_answers_are_voted_on_only_where_success_is_their_matter():
+    assert given_answer({"answer": "5", "gold": "5"}) == given_answer({"answer": 3, "given": 5}) == "5"
+    assert given_answer({"answer": 3, "given": ""}) is None
+    assert given_answer({"answer": "", "gold": "5"}) is None
+    arithmetic = [
+        [played(True, question="?", answer=3, given=3)],
+        [played(False, question="?", answer=3, given=4)],
+    ]
+    assert summary(arithmetic)["maj@2"] == 0.5
+    thinking = [
+        [played(True, question="?", given=3, correct=False)],
+        [played(False, question="?", given=3, correct=True)],
+    ]
+    assert "maj@2" not in summary(thinking)
+    assert "maj@2" not in summary([[played(True, goal="x")], [played(False, goal="x")]])
+
+
+def test_a_substitute_is_warned_of():
+    assert "no MATH-500 result" in summary([[played(True, dataset=substitute.NAME)]])["warning"]
+    assert "warning" not in summary([[played(True, dataset="MATH-500")]])
+
+
+def test_the_table_has_a_line_for_all_and_for_each_group():
+    rows = [played(k > 2, unique_id=str(k), level=k % 2, dataset="own", set_size=9) for k in range(6)]
+    report = {"task": "T", "split": "test", "actions": "greedy", **summary([rows])}
+    lines = table(report).splitlines()
+    assert lines[0] == "T, own, split test: 6 problems of 9, greedy"
+    assert [line.split()[0] for line in lines[2:5]] == ["all", "level", "level"]
+    assert lines[2].split()[1:3] == ["6", "0.500"]
+    assert len({len(line) for line in lines[1:5]}) == 1
+
+
+# Playing
+
+
+def test_every_try_is_at_the_same_problems_and_is_a_new_one():
+    report = evaluate("CoLA-Arithmetic-v0", episodes=24, samples=3, kinds=("sum", "gcd"))
+    assert (report["problems"], report["episodes"], report["samples"]) == (24, 72, 3)
+    assert report["distinct_problems"] <= 24
+    assert report["set_hash"] == set_hash(1, "test", ("sum", "gcd"))
+    assert set(report["by"]) == {"kind"}
+    assert report["pass@1"] == report["success"] < report["pass@3"]
+    assert report["pass@1_95"][0] <= report["pass@1"] <= report["pass@1_95"][1]
+    again = evaluate("CoLA-Arithmetic-v0", episodes=24, samples=3, kinds=("sum", "gcd"))
+    assert again["maj@3"] == report["maj@3"]
+
+
+def test_the_first_try_is_what_one_try_gives():
+    one = evaluate("CoLA-Arithmetic-v0", episodes=20)
+    rounds = evaluate("CoLA-Arithmetic-v0", episodes=20, samples=2)
+    assert one["samples"] == 1
+    assert one["played_sha256"] == rounds["played_sha256"]
+    assert one["success"] == one["pass@1"]
+
+
+def test_a_finite_set_is_played_whole_in_every_round():
+    items = [{**item, "unique_id": f"own/{i}"} for i, item in enumerate(substitute.test_items()[:7])]
+    report = evaluate("CoLA-Math500-v0", problems=items, samples=2, max_tokens=8)
+    assert (report["problems"], report["distinct_problems"], report["episodes"]) == (7, 7, 14)
+    assert report["set_size"] == 7
+    assert report["set_hash"] == Math500(1, problems=items, split="test").set_hash
+    assert set(report["by"]) == {"subject"}
+    part = evaluate("CoLA-Math500-v0", problems=items, episodes=3, samples=2, max_tokens=8)
+    assert (part["problems"], part["set_size"]) == (3, 7)
+
+
+def test_more_problems_than_are_held_at_once_come_in_order(monkeypatch):
+    monkeypatch.setattr("cola_agents.evaluation.run._CHUNK", 4)
+    items = [{"problem": f"What is ${k} + 1$?", "answer": str(k + 1)} for k in range(11)]
+    chunked = evaluate("CoLA-Math500-v0", problems=items, max_tokens=6)
+    monkeypatch.setattr("cola_agents.evaluation.run._CHUNK", 256)
+    whole = evaluate("CoLA-Math500-v0", problems=items, max_tokens=6)
+    assert chunked == whole
+    assert whole["distinct_problems"] == 11
+
+
+def test_a_saved_agent_plays_with_its_own_settings(tmp_path):
+    agent = GRPO("CoLA-Arithmetic-v0", num_envs=4, seed=1, env_kwargs={"level": 2})
+    agent.save(tmp_path / "run")
+    report = evaluate("CoLA-Arithmetic-v0", agent=tmp_path / "run", episodes=12, samples=2)
+    assert report["agent"] == "run"
+    assert report["fingerprint"] == agent.fingerprint
+    assert report["set_hash"] == set_hash(2, "test", ("sum", "product", "equation"))
+    mean = agent.evaluate(12).episode_rewards.mean().item()
+    assert evaluate("CoLA-Arithmetic-v0", agent=tmp_path / "run", episodes=12)["success"] == round(mean, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"episodes": 0}, "episodes must be at least 1"),
+        ({"samples": 2, "greedy": True}, "greedy tries are all alike"),
+        ({"agent": "run", "model": "other"}, "not both"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate("CoLA-Arithmetic-v0", **arguments)
+
+
+# The command
+
+
+def test_the_command_prints_json_and_a_table(capsys):
+    argv = ["eval", "--task", "CoLA-Math500-v0", "--episodes", "6", "--samples", "2"]
+    assert (
+        main(
+            [
+                *argv,
+                "--set",
+                'subjects=["Algebra", "Geometry"]',
+                "--set",
+                "levels=[1]",
+                "--set",
+                "max_tokens=8",
+            ]
+        )
+        == 0
+    )
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert set(report["by"]["subject"]) <= {"Algebra", "Geometry"}
+    assert report["set_size"] == 29
+    assert "pass@2" in err
+    assert "warning: a substitute" in err
+    assert main(["eval", "--task", "CoLA-Arithmetic-v0", "--episodes", "4", "--json"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_settings_are_json_or_text():
+    assert settings(["level=2", "kinds=sum", "levels=[1,2]", "note=a=b", "on=true"]) == {
+        "level": 2,
+        "kinds": "sum",
+        "levels": [1, 2],
+        "note": "a=b",
+        "on": True,
+    }
+    for pairs, message in ((["level"], "no KEY=VALUE"), (["=2"], "no KEY=VALUE"), (["a=1", "a=2"], "twice")):
+        with pytest.raises(ValueError, match=message):
+            settings(pairs)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "split=train"], "--split"),
+        (["--set", "levle=2"], "Did you mean 'level'"),
+        (["--samples", "0"], "samples must be at least 1"),
+    ],
+)
+def test_the_command_refuses_in_one_clear_line(more, message, capsys):
+    assert main(["eval", "--task", "CoLA-Arithmetic-v0", "--episodes", "2", *more]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cola: ")
+    assert message in error

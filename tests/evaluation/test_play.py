@@ -1,0 +1,80 @@
+"""Playing by hand: typed text and picked codes reach the task, and every code's word is shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import gymnasium as gym
+import pytest
+
+from cola_agents.cli import main
+from cola_agents.evaluation.play import code_table, play
+
+
+def script(*lines: str):
+    """A player who says these lines and leaves."""
+    waiting: Iterator[str] = iter(lines)
+
+    def ask(prompt: str) -> str:
+        try:
+            return next(waiting)
+        except StopIteration:
+            raise EOFError from None
+
+    return ask
+
+
+def test_a_typed_right_answer_is_rewarded_and_the_next_episode_begins() -> None:
+    env = gym.make("CoLA-Arithmetic-v0")
+    _, info = env.reset(seed=4)
+    said: list[str] = []
+    right, wrong = f" \\boxed{{{info['answer']}}}", " \\boxed{x}"
+    returns = play("CoLA-Arithmetic-v0", seed=4, ask=script(right, wrong), say=said.append)
+    assert returns == [1.0, 0.0]
+    assert info["prompt"] in said
+    assert any("success: True" in text for text in said)
+
+
+def test_picked_codes_play_the_same_episode_as_the_environment() -> None:
+    env = gym.make("CoLA-Arithmetic-v0", max_tokens=5)
+    env.reset(seed=1)
+    for code in (3, 9, 60, 0, 12):
+        info = env.step(code)[4]
+    said: list[str] = []
+    player = script("3", "9", "60", "0", "12")
+    play("CoLA-Arithmetic-v0", codes=True, seed=1, max_tokens=5, ask=player, say=said.append)
+    assert any(f"num_tokens: {info['num_tokens']}" in text for text in said)
+    typed = "".join(text for text in said if "pi" not in text)
+    assert info["text"] in typed
+
+
+def test_the_table_shows_every_codes_own_next_token() -> None:
+    env = gym.make("CoLA-Arithmetic-v0").unwrapped
+    env.reset(seed=0)
+    table = code_table(env.episodes)
+    shown = dict(re.findall(r"(?:^|\| ) *(\d+) ('[^']*'|\"[^\"]*\"|<end>)", table, re.M))
+    assert sorted(map(int, shown)) == list(range(64))
+    state = env.snapshot()
+    for code in (0, 17, 63):
+        env.restore(state)
+        token = env.step(code)[4]["token"]
+        tokenizer = env.episodes.backbone.tokenizer
+        wanted = "<end>" if token == tokenizer.eos_token_id else repr(tokenizer.decode([token]))
+        assert wanted[:12].strip() == shown[str(code)][:12].strip()
+
+
+def test_what_is_no_code_is_explained_and_nothing_is_lost() -> None:
+    said: list[str] = []
+    play(
+        "CoLA-Arithmetic-v0", codes=True, ask=script("seven", "64", "+2", ":reset", ":quit"), say=said.append
+    )
+    assert any("is no code" in text for text in said)
+    assert any("codes are 0 to 63" in text for text in said)
+
+
+def test_bad_ids_are_refused(capsys) -> None:
+    assert main(["play", "CartPole-v1"]) == 2
+    assert "not one of the CoLA" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="without -Token"):
+        play("CoLA-Arithmetic-Token-v0", codes=True)

@@ -1,0 +1,258 @@
+"""Recorded episodes: complete, the same again, gone on with where they break off."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import gymnasium as gym
+import pytest
+import torch
+
+from cola_agents import GRPO
+from cola_agents.cli import main
+from cola_agents.decoding.loading import make_backbone
+from cola_agents.rl.generate import generate, read
+from cola_agents.rl.recording import Recording
+from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.search.q import QConfig, QFunction, train_q
+from cola_envs import jsonl
+from tests.common.test_files import hold, status_of
+
+TASK = "CoLA-Arithmetic-v0"
+
+
+def test_each_problem_is_answered_n_times_and_the_figures_are_those_of_the_file(tmp_path) -> None:
+    figures = generate(TASK, tmp_path / "a.jsonl", problems=6, n=4)
+    recorded = read(tmp_path / "a.jsonl")
+    assert figures["episodes"] == len(recorded.episodes) == 24
+    seeds = [episode["problem_seed"] for episode in recorded.episodes]
+    assert seeds == [problem for problem in range(6) for _ in range(4)]
+    assert len({episode["seed"] for episode in recorded.episodes}) == 24
+    assert len({tuple(episode["actions"]) for episode in recorded.episodes}) > 6
+    won = sum(episode["info"]["success"] for episode in recorded.episodes)
+    assert figures["success"] == pytest.approx(won / 24, abs=1e-4)
+    assert recorded.about["task"] == TASK
+    assert len(recorded.about["fingerprint"]) == 64
+
+
+def test_read_back_they_are_the_rollout_that_was_collected(tmp_path) -> None:
+    generate(TASK, tmp_path / "a.jsonl.gz", problems=3, n=2, num_envs=6)
+    recorded = read(tmp_path / "a.jsonl.gz")
+    backbone = make_backbone(level="latent")
+    again = recorded.rollout(backbone, batch_size=4)
+    episodes = gym.make_vec(TASK, num_envs=6, model=backbone).unwrapped.episodes
+    rollout = collect(
+        episodes,
+        InitialPolicy(),
+        seeds=again.seeds.tolist(),
+        problem_seeds=again.problem_seeds.tolist(),
+    )
+    for name in ("ids", "lengths", "mask", "actions", "rewards", "terminated"):
+        assert torch.equal(getattr(again, name), getattr(rollout, name)), name
+    torch.testing.assert_close(again.hidden, rollout.hidden, atol=1e-4, rtol=1e-4)
+    q = QFunction.over(backbone)
+    assert train_q(q, again, QConfig(steps=2, batch_size=4))[-1]["loss"] >= 0
+
+
+def test_a_file_that_breaks_off_is_gone_on_with_and_ends_the_same(tmp_path) -> None:
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    generate(TASK, whole, problems=5, n=2, num_envs=4)
+    lines = whole.read_text().splitlines(keepends=True)
+    broken.write_text("".join(lines[:6]) + lines[6][:40])  # in the middle of the third problem
+    generate(TASK, broken, problems=5, n=2, num_envs=4)
+    assert broken.read_text().splitlines()[1:] == whole.read_text().splitlines()[1:]
+
+
+def test_files_made_otherwise_are_neither_mixed_nor_overwritten(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    generate(TASK, path, problems=1, n=2)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="temperature differ"):
+        generate(TASK, path, problems=2, n=2, temperature=0.5)
+    assert path.read_bytes() == before
+    (tmp_path / "other.jsonl").write_text('{"prompt": "a"}\n')
+    with pytest.raises(ValueError, match="holds no episodes"):
+        read(tmp_path / "other.jsonl")
+    recorded = read(path)
+    with pytest.raises(ValueError, match="fingerprint"):
+        recorded.rollout(make_backbone(level="token"))
+
+
+def test_the_command_writes_the_file_and_prints_the_figures(tmp_path, capsys) -> None:
+    out = tmp_path / "a.jsonl"
+    argv = ["generate", "--task", TASK, "--out", str(out), "--problems", "2", "--n", "2", "--set", "level=2"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed[printed.index("{") :])["episodes"] == 4
+    assert read(out).about["env_kwargs"] == {"level": 2}
+    assert main([*argv[:-1], "level=3"]) == 2
+    assert "made otherwise" in capsys.readouterr().err
+
+
+def test_a_file_that_broke_off_before_its_first_problem_is_gone_on_with(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+
+    def stops(session, rows):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(TASK, path, problems=1, n=2, policy=stops)
+    first = path.read_text().splitlines()
+    assert len(first) == 1
+    path.write_text(first[0].replace(f'"{stops.__qualname__}"', '"the model\'s own"') + "\n")
+    assert generate(TASK, path, problems=1, n=2)["episodes"] == 2
+    assert len(read(path).episodes) == 2
+
+
+def test_the_same_call_goes_on_and_another_policy_does_not(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    generate(TASK, path, problems=1, n=2, kinds=("sum",))
+    assert generate(TASK, path, problems=2, n=2, kinds=("sum",))["episodes"] == 4
+    actor = GRPO(TASK).actor
+    with pytest.raises(ValueError, match="policy differ"):
+        generate(TASK, path, problems=3, n=2, kinds=("sum",), policy=actor)
+
+
+# ---------------------------------------------------------------- killed, full, damaged
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """A recording of four problems, two episodes each, two problems a round: plain and compressed."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for suffix in (".jsonl", ".jsonl.gz"):
+        generate(TASK, folder / f"whole{suffix}", problems=4, n=2, num_envs=4)
+    return folder
+
+
+def played(path) -> list[tuple]:
+    """What was played; log-probabilities may differ in the last digit with the rows beside."""
+    return [(e["seed"], e["problem_seed"], e["ids"], e["rewards"]) for e in read(path).episodes]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8, 0.99])
+def test_wherever_a_file_breaks_off_it_is_gone_on_with_by_cutting_and_appending(
+    suffix, share, recordings, tmp_path, monkeypatch
+):
+    """The file never becomes smaller than its whole problems, and those keep their bytes."""
+    whole, path = recordings / f"whole{suffix}", tmp_path / f"a{suffix}"
+    content = whole.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    cuts = []
+    monkeypatch.setattr(jsonl, "cut", lambda path, end, cut=jsonl.cut: (cuts.append(end), cut(path, end)))
+    assert generate(TASK, path, problems=4, n=2, num_envs=4)["episodes"] == 8
+    assert played(path) == played(whole)
+    for end in cuts:
+        assert path.read_bytes()[:end] == content[:end]
+        assert end in [line.end for line in jsonl.lines(whole) if line.number % 2]
+
+
+def test_whole_problems_of_a_compressed_part_that_breaks_off_are_kept(recordings, tmp_path):
+    """As an earlier version wrote them: a file of one part."""
+    path = tmp_path / "old.jsonl.gz"
+    packed = gzip.compress((recordings / "whole.jsonl").read_bytes())
+    path.write_bytes(packed[:-20])
+    recording = Recording(path, read(recordings / "whole.jsonl").about | {"policy": "the model's own"}, 2)
+    assert recording.done == 3
+    assert generate(TASK, path, problems=4, n=2, num_envs=4)["episodes"] == 8
+    assert played(path) == played(recordings / "whole.jsonl")
+
+
+DAMAGED = {
+    "zeros": b"\0" * 80,
+    "null": b"null",
+    "no JSON": b"{'ids': [1]}",
+    "no UTF-8": b'{"ids": "\xff"}',
+    "cut": b'{"ids": [3, 4',
+    "no episode": b'{"ids": [1]}',
+    "a list": b"[]",
+    "a first line": b'{"kind": "cola-episodes"}',
+    "a nest": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("raw", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_destroyed(raw, recordings, tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = (recordings / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], raw + b"\n", *lines[4:7]]))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 4"):
+        generate(TASK, path, problems=6, n=2)
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 4"):
+        read(path)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+@pytest.mark.parametrize("raw", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_last_line_is_played_again(raw, end, recordings, tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = (recordings / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:6]) + raw + end)
+    generate(TASK, path, problems=4, n=2, num_envs=4)
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_a_missing_line_is_noticed(recordings, tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = (recordings / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], *lines[4:]]))
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl, line 5: an episode of problem 2 among the 2 of problem 1"
+    ):
+        generate(TASK, path, problems=6, n=2)
+    assert path.read_bytes() == b"".join([*lines[:3], *lines[4:]])
+
+
+@pytest.mark.parametrize("content", [b"\0" * 99, b"a", b'{"kind": "cola-epis', b"[]\n", b"null\n{}\n"])
+def test_a_file_without_a_whole_first_line_is_left_alone(content, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.jsonl"):
+        generate(TASK, path, problems=1, n=2)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_disk_that_is_full_loses_nothing(suffix, recordings, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    shutil.copy(recordings / f"whole{suffix}", path)
+    before = path.read_bytes()
+    limited = f"""
+import resource, signal, sys
+from cola_agents.rl.generate import generate
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 50}, {len(before) + 50}))
+generate({TASK!r}, sys.argv[1], problems=6, n=2, num_envs=4)
+"""
+    done = subprocess.run([sys.executable, "-c", limited, str(path)], capture_output=True, text=True)
+    assert "File too large; what the file held before is still in it" in done.stderr
+    assert path.read_bytes()[: len(before)] == before
+    generate(TASK, path, problems=6, n=2, num_envs=4)
+    assert path.read_bytes()[: len(before)] == before
+    assert len(played(path)) == 12
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_second_writer_of_a_recording_is_refused_and_changes_nothing(suffix, recordings, tmp_path, capsys):
+    path = tmp_path / f"a{suffix}"
+    shutil.copy(recordings / f"whole{suffix}", path)
+    before = path.read_bytes()
+    child = hold(path, "file")
+    try:
+        argv = ["generate", "--task", TASK, "--out", str(path), "--problems", "6", "--n", "2"]
+        assert main(argv) == 2
+        assert f"is being written by process {child} on" in capsys.readouterr().err
+        assert path.read_bytes() == before
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status_of(child)
+    assert generate(TASK, path, problems=4, n=2)["episodes"] == 8, "the lock died with its process"

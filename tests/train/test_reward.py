@@ -1,0 +1,93 @@
+"""Reward models: what they score, how they are trained, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from cola_agents.cli import main
+from cola_agents.decoding.loading import BUNDLED
+from cola_agents.train.bundled.english import story
+from cola_agents.train.reward import Pair, RewardConfig, RewardModel, read_pairs, train_reward
+
+
+def shuffled(seed: int) -> Pair:
+    """A story against the same words in another order."""
+    rng = random.Random(seed)
+    opening, _, rest = story(rng).partition(" ")
+    words = rest.split()
+    rng.shuffle(words)
+    return Pair(opening, " " + rest, " " + " ".join(words))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("reward") / "model"
+    pairs = [shuffled(seed) for seed in range(200)]
+    config = RewardConfig(lr=1e-3, batch_size=16, held_out=0.2)
+    return out, train_reward(BUNDLED / "base", pairs, out, config)
+
+
+def test_training_on_pairs_tells_stories_from_shuffled_words(trained) -> None:
+    out, report = trained
+    assert report["held_out"] == 40
+    assert report["accuracy"] >= 0.9
+    scorer = RewardModel(out)
+    pairs = [shuffled(seed) for seed in range(1000, 1020)]
+    prompts = [pair.prompt for pair in pairs]
+    chosen = scorer(prompts, [pair.chosen for pair in pairs])
+    rejected = scorer(prompts, [pair.rejected for pair in pairs])
+    assert sum(a > b for a, b in zip(chosen, rejected, strict=True)) >= 17
+    assert scorer.mean == report["reward_mean"]
+    assert scorer.std == report["reward_std"]
+
+
+def test_a_score_is_the_classifiers_own_output_whatever_the_batch(trained) -> None:
+    out, _ = trained
+    pairs = [shuffled(seed) for seed in range(7)]
+    scores = RewardModel(out, batch_size=3)([p.prompt for p in pairs], [p.chosen for p in pairs])
+    model = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    for pair, score in zip(pairs, scores, strict=True):
+        ids = [
+            *tokenizer.encode(pair.prompt, add_special_tokens=False),
+            *tokenizer.encode(pair.chosen, add_special_tokens=False),
+            tokenizer.eos_token_id,
+        ]
+        with torch.no_grad():
+            # One row, no padding: transformers then reads the last token.
+            model.config.pad_token_id = None
+            alone = model(torch.tensor([ids])).logits.item()
+        assert score == pytest.approx(alone, abs=1e-4)
+
+
+def test_train_reward_command_writes_model_and_report(tmp_path, capsys) -> None:
+    lines = [json.dumps(vars(shuffled(seed))) + "\n" for seed in range(6)]
+    (tmp_path / "pairs.jsonl").write_text("".join(lines))
+    out = tmp_path / "out"
+    argv = ["train-reward", "--pairs", str(tmp_path / "pairs.jsonl"), "--model", str(BUNDLED / "base")]
+    assert main([*argv, "--out", str(out), "--batch-size", "2"]) == 0
+    assert json.loads((out / "reward.json").read_text())["pairs"] == 6
+    assert main([*argv, "--out", str(out)]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+
+
+def test_a_broken_line_of_pairs_is_named_and_nothing_is_written(tmp_path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a"}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        read_pairs(path)
+    with pytest.raises(ValueError, match="at least two"):
+        train_reward(BUNDLED / "base", [Pair("a", "b", "c")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_of_several_outputs_is_no_reward_model(tmp_path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(BUNDLED / "base", num_labels=3)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="3 outputs"):
+        RewardModel(tmp_path)(["a"], ["b"])
