@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import permutations
 
@@ -55,7 +56,7 @@ def compare(gold: str, answer: str) -> Truth:
     Raises:
         TooBig: if a value is beyond the bounds of :mod:`cola_envs.grading.evaluate`.
     """
-    target, given = parse(gold), parse(answer)
+    target, given = _spelt_number(gold) or parse(gold), _spelt_number(answer) or parse(answer)
     if _same_words(gold, answer, target, given):
         return True
     if target is None or given is None:
@@ -70,6 +71,15 @@ def compare(gold: str, answer: str) -> Truth:
         if isinstance(ungrouped, Group) and given.kind == ungrouped.kind == "list":
             verdict = _ordered(ungrouped.items, given.items)
     return verdict if verdict is not False else _with_unit_letters(gold, answer, target, given)
+
+
+def _spelt_number(text: str) -> Expr | None:
+    """A number in words without \\text, which would read as a product of letters."""
+    text = clean(text).lower()
+    return number_of_words(text) if _NUMBER_WORDS.fullmatch(text) else None
+
+
+_NUMBER_WORDS = re.compile(r"[a-z]{3,}(?:[ -][a-z]{3,})*")
 
 
 def _same_words(gold: str, answer: str, target: Node | None, given: Node | None) -> bool:
@@ -212,10 +222,19 @@ def _plain(node: Node) -> Node:
         inner = _plain(node.sides[1])
         return node if is_set_of_reals(inner) or is_interval(inner) else inner
     if isinstance(node, Expr) and has_plus_minus(node.tree):
+        return Group("list", tuple(_signed(node, sign) for sign in (1, -1)))
+    if isinstance(node, Relation) and any(
+        isinstance(side, Expr) and has_plus_minus(side.tree) for side in node.sides
+    ):
         return Group(
-            "list", tuple(Expr(with_sign(node.tree, sign), node.unit, node.percent) for sign in (1, -1))
+            "list",
+            tuple(replace(node, sides=tuple(_signed(side, sign) for side in node.sides)) for sign in (1, -1)),
         )
     return node
+
+
+def _signed(node: Node, sign: int) -> Node:
+    return Expr(with_sign(node.tree, sign), node.unit, node.percent) if isinstance(node, Expr) else node
 
 
 def _expressions(gold: Expr, answer: Expr) -> Truth:
@@ -312,11 +331,22 @@ def _unordered(gold: Node, answer: Node) -> Truth:
     names, items = zip(*(_named_items(node) for node in (gold, answer)), strict=True)
     if names[0] and names[1] and names[0] != names[1]:
         return False
+    systems = [_is_system(node) for node in (gold, answer)]
+    if systems[0] != systems[1] and isinstance(gold, Group) and isinstance(answer, Group):
+        return _ordered(gold.items, answer.items)  # x = 1, y = 2 against bare values: 1, 2 in this order
     # A value given twice counts once, but "5, 5" is no way to write 5; {5} is.
-    both = isinstance(gold, Group) and isinstance(answer, Group)
-    if both or any(isinstance(node, Group) and node.kind == "{}" for node in (gold, answer)):
+    # Nor is 1, 1, 2 a way to write 1, 2, 2.
+    kinds = [node.kind if isinstance(node, Group) else None for node in (gold, answer)]
+    counted = kinds == ["list", "list"] and len(items[0]) == len(items[1])
+    if ("{}" in kinds or None not in kinds) and not counted:
         items = tuple(_distinct(part) for part in items)
     return _matched(items[0], items[1])
+
+
+def _is_system(node: Node) -> bool:
+    """Whether a list gives values to several unknowns."""
+    names = [item.names[0] for item in getattr(node, "items", ()) if isinstance(item, Relation)]
+    return len(set(names)) > 1
 
 
 def _named_items(node: Node) -> tuple[str | None, list[Node]]:
@@ -344,6 +374,12 @@ def _distinct(items: Sequence[Node]) -> list[Node]:
     return kept
 
 
+def _alike(gold: Node, answer: Node) -> Truth:
+    """Whether two items of lists are equal; in a set {2} is not 2."""
+    sets = [isinstance(node, Group) and node.kind == "{}" for node in (gold, answer)]
+    return sets[0] == sets[1] and equal(gold, answer)
+
+
 def _matched(gold: Sequence[Node], answer: Sequence[Node]) -> Truth:
     """Whether two lists have the same items, in any order."""
     if len(gold) != len(answer):
@@ -351,7 +387,7 @@ def _matched(gold: Sequence[Node], answer: Sequence[Node]) -> Truth:
     left = list(answer)
     rest: list[Node] = []
     for item in gold:
-        found = next((index for index, other in enumerate(left) if equal(item, other) is True), None)
+        found = next((index for index, other in enumerate(left) if _alike(item, other) is True), None)
         if found is None:
             rest.append(item)
         else:
@@ -361,7 +397,7 @@ def _matched(gold: Sequence[Node], answer: Sequence[Node]) -> Truth:
     if len(rest) > _MOST_PERMUTED:
         return False
     return some(
-        every(equal(item, other) for item, other in zip(rest, order, strict=True))
+        every(_alike(item, other) for item, other in zip(rest, order, strict=True))
         for order in permutations(left)
     )
 

@@ -1,0 +1,62 @@
+r"""Notations whose order or letters matter and that the grammar reads as products.
+
+``f(3)`` is no product of f and 3, ``HHT`` is no product of letters, ``p \land q`` is not ``p \lor q``, and a
+milliwatt is no megawatt. Where one of them is written, algebra proves nothing: both sides must write it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from cola_envs.grading.lexer import clean
+
+_LIKE = {r"\wedge": r"\land", r"\vee": r"\lor", r"\neg": r"\lnot"}
+_SIGNS = re.compile(
+    r"\\(?:land|wedge|lor|vee|lnot|neg|implies|iff|vec|nabla|times(?=\s*\\vec)|circ(?=\s*[A-Za-z(]))(?![A-Za-z])"
+)
+_CALL = re.compile(r"(?<![A-Za-z\\])[fghFGHPQ]\(")
+_DEFINED = re.compile(r"^[fghFGHPQ]\([^()=]*\)=(?=[^=]*$)")
+_CAPITALS = re.compile(r"(\\angle|\\overline|\\triangle)?\{?([A-Z]{3,})\}?")
+#: Units whose first letter is a prefix that another case makes another size: mW and MW, pA and Pa.
+_CASED = frozenset(
+    ("mw", "ms", "mg", "mm", "mj", "mb", "mv", "ma", "mpa", "mhz", "pa", "pf", "kb", "gb", "mn")
+)
+_WORD = re.compile(r"[A-Za-z]+")
+_MACRO = re.compile(r"\\[A-Za-z]+")
+
+
+def may_be_equal(gold: str, answer: str) -> bool:
+    """Whether the notations of two answers let algebra decide."""
+    spelt = [re.sub(r"\\(?:left|right)(?![A-Za-z])|\s+", "", _like(text)) for text in (gold, answer)]
+    if _SIGNS.search(gold) and _SIGNS.search(answer):
+        return spelt[0] == spelt[1]
+    calls = [_calls(_DEFINED.sub("", text)) for text in spelt]
+    if calls[0] != calls[1]:
+        return False
+    capitals = [_CAPITALS.fullmatch(text) for text in spelt]
+    if capitals[0] and capitals[1]:
+        first, second = capitals[0][2], capitals[1][2]
+        return first == second or (capitals[0][1] is not None and first == second[::-1])
+    return _cased(gold) == _cased(answer) or not (_cased(gold) and _cased(answer))
+
+
+def _like(text: str) -> str:
+    return _MACRO.sub(lambda match: _LIKE.get(match[0], match[0]), text)
+
+
+def _calls(text: str) -> Counter[str]:
+    """Each function that is applied, with its argument."""
+    found: Counter[str] = Counter()
+    for match in _CALL.finditer(text):
+        depth, end = 1, match.end()
+        while end < len(text) and depth:
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            end += 1
+        found[text[match.start() : end]] += 1
+    return found
+
+
+def _cased(text: str) -> list[str]:
+    """Units of which another case is another unit, as they are written."""
+    return [word for word in _WORD.findall(_MACRO.sub(" ", clean(text))) if word.lower() in _CASED]
