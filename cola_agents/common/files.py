@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import threading
 import uuid
 import warnings
@@ -159,7 +160,7 @@ def one_writer(path: str | Path, kind: Literal["folder", "file"] = "folder") -> 
         FileExistsError: where a folder is asked for and a file has the name.
     """
     path = Path(path).resolve()
-    if kind == "folder" and path.exists() and not path.is_dir():
+    if kind == "folder" and _is_other_than_a_folder(path):
         raise FileExistsError(f"{path} is a file, and a folder is to be written: give another name")
     folder = path if kind == "folder" else path.parent
     lock = path / LOCK if kind == "folder" else path.with_name(f".{path.name}.lock")
@@ -209,10 +210,14 @@ def _give_back(lock: Path, held: _Held) -> None:
 def _locked(lock: Path, path: Path) -> int:
     """The open and locked file that says that this process writes ``path``."""
     while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:  # another, who made the folder, has just removed it
+            continue
+        except FileExistsError:  # the same, between mkdir's finding a name and its looking what has it
+            if _is_other_than_a_folder(lock.parent):
+                raise
             continue
         try:
             _flock(descriptor, path)
@@ -262,6 +267,14 @@ def _is_there(descriptor: int, lock: Path) -> bool:
     """Whether an open file still has its name."""
     try:
         return os.path.samestat(os.fstat(descriptor), lock.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_other_than_a_folder(path: Path) -> bool:
+    """Whether something that is no folder has the name, by one look: it may vanish between two."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
         return False
 

@@ -161,6 +161,22 @@ def test_many_that_begin_at_once_have_one_writer_at_a_time(tmp_path):
     assert [status_of(child) for child in [forked(take_turns) for _ in range(4)]] == [0] * 4
 
 
+def test_a_folder_that_vanishes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    """The writer before removes the folder after mkdir has met its name and before it looks what has it."""
+    real_mkdir, met = os.mkdir, []
+
+    def mkdir(path: Any, *rest: Any) -> None:
+        if not met:
+            met.append(path)
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        real_mkdir(path, *rest)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with one_writer(tmp_path / "run"):
+        assert (tmp_path / "run" / LOCK).exists()
+    assert met
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_file_that_cannot_be_written_is_as_it_was(step, tmp_path, monkeypatch):
     write_whole(tmp_path / "a", b"first")
