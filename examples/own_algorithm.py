@@ -1,49 +1,38 @@
-"""Your own algorithm in plain torch: REINFORCE with a mean baseline on ``collect``."""
+"""Your own algorithm with everything that the bundled ones have: it is two functions.
 
-import copy
+``batch`` plays episodes and says how good each action was; ``loss`` is what an update lowers. Logs,
+callbacks, saves, resuming, KL, LoRA, minibatches and several processes come with the class.
+``own_loop.py`` does without it.
+"""
 
-import gymnasium as gym
 import torch
 
-import cola_envs  # noqa: F401 (registers the ids)
-from cola_agents import collect
+from cola_agents.rl.agent import Agent
+from cola_agents.rl.update import Batch, Record
 
 
-class MyPolicy(torch.nn.Module):
-    """Anything with ``attach(session) -> (rows -> logits)`` is a policy."""
+class Reinforce(Agent):
+    """REINFORCE with the mean reward of the batch as its baseline."""
 
-    def __init__(self, model):
-        super().__init__()
-        self.trunk = copy.deepcopy(model.policy_trunk).requires_grad_(True)
-        self.head = copy.deepcopy(model.policy_head).requires_grad_(True)
+    def batch(self) -> Batch:
+        rollout = self.play(*self.draw_seeds(num_problems=64))
+        rewards = rollout.episode_rewards
+        advantages = (rewards - rewards.mean())[:, None] * rollout.mask  # [N, T]: the same for all actions
+        figures = {"frac_zero_advantage": (advantages[rollout.mask] == 0).float().mean().item()}
+        return Batch(rollout, rollout.mask, advantages, figures)
 
-    def attach(self, session):
-        follower = session.follow(self.trunk)  # keeps a cache of its own, catches up when asked
-        return lambda rows: self.head(follower.features(rows))
-
-    def log_probs(self, rollout):
-        """Of the actions taken, [N, T], from hidden states kept while playing: the base LM is not run."""
-        features = self.trunk(inputs_embeds=rollout.hidden, use_cache=False).last_hidden_state
-        return self.head(features).log_softmax(-1).gather(-1, rollout.actions[..., None]).squeeze(-1)
+    def loss(self, part: Batch) -> tuple[torch.Tensor, Record]:
+        now = self.policy.evaluate_actions(part.rollout)  # log-probabilities, entropies, KLs: [M] each
+        gained = now.log_probs * part.advantages[part.decides]
+        return self.policy.regularised(-part.mean(gained), part, now, self.kl_coef)
 
 
-def main(updates: int = 30, rollouts: int = 128) -> tuple[float, float]:
-    envs = gym.make_vec("CoLA-Thinking-v0", num_envs=rollouts)
-    episodes = envs.unwrapped.episodes
-    policy = MyPolicy(episodes.backbone.model)
-    optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
-    rewards = []
-    for update in range(updates):
-        rollout = collect(episodes, policy, seeds=range(update * rollouts, (update + 1) * rollouts))
-        reward = rollout.episode_rewards
-        advantage = (reward - reward.mean())[:, None]
-        loss = -(policy.log_probs(rollout) * advantage)[rollout.mask].mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        rewards.append(reward.mean().item())
-    print(f"mean reward {rewards[0]:.3f} -> {rewards[-1]:.3f} in {updates * rollouts} rollouts")
-    return rewards[0], rewards[-1]
+def main(timesteps: int = 20_000) -> tuple[float, float]:
+    agent = Reinforce("CoLA-Thinking-v0", kl_coef=0.01)
+    agent.learn(timesteps)
+    first, last = (agent.history[at]["reward"] for at in (0, -1))
+    print(f"mean reward {first:.3f} -> {last:.3f} in {agent.num_episodes} episodes")
+    return first, last
 
 
 if __name__ == "__main__":

@@ -82,8 +82,10 @@ def test_an_arm_over_the_tokens_of_the_codes_own_base_trains_a_copy_of_it(models
         at_base = latent.lm_head(latent.base(played.ids).last_hidden_state)[played.mask]
     first = agent.actor.logits(agent.actor.features(played)[played.mask])
     torch.testing.assert_close(first, at_base[:, : first.shape[1]], atol=1e-4, rtol=0)
-    batch = agent.spread(played, torch.arange(4.0) - 1.5, played.mask, {"frac_zero_advantage": 0.0})
-    agent._improve(batch)
+    batch = agent.same_for_all_actions(
+        played, torch.arange(4.0) - 1.5, played.mask, {"frac_zero_advantage": 0.0}
+    )
+    agent.improve(batch)
     assert not torch.equal(first, agent.actor.logits(agent.actor.features(played)[played.mask]))
     assert all(torch.equal(p, before[name]) for name, p in latent.named_parameters())
     sizes = {name: records[name]["trained_parameters"] for name in ("token", "token-same-base")}
@@ -102,8 +104,10 @@ def test_a_policy_stack_on_a_frozen_base_learns_and_leaves_the_base_alone(models
         agent.actor.out.weight.add_(0.1)
     agent.episodes.session.forget()
     rewarded = rollout.rewards[:, -1] + torch.arange(4)
-    batch = agent.spread(rollout, rewarded - rewarded.mean(), rollout.mask, {"frac_zero_advantage": 0.0})
-    agent._improve(batch)
+    batch = agent.same_for_all_actions(
+        rollout, rewarded - rewarded.mean(), rollout.mask, {"frac_zero_advantage": 0.0}
+    )
+    agent.improve(batch)
     assert all(torch.equal(p, base[name]) for name, p in agent.backbone.model.named_parameters())
     assert not torch.equal(next(agent.actor.trunk.parameters()), trunk)
     # What is played is what is learned: cached step by step, and all positions at once.
@@ -144,7 +148,7 @@ def test_a_pushforward_is_the_sum_over_codes_and_so_is_its_gradient():
 
 def test_the_pushforward_arm_plays_as_the_latent_one_and_learns_otherwise(models):
     latent, pushforward = _agent("latent", models), _agent("pushforward", models)
-    a, b = latent._collect(2, 4), pushforward._collect(2, 4)
+    a, b = latent.play(*latent.draw_seeds(2, 4)), pushforward.play(*pushforward.draw_seeds(2, 4))
     assert torch.equal(a.ids, b.ids)
     assert (b.log_probs[b.mask] >= a.log_probs[a.mask] - 1e-5).all(), (
         "a token is at least as likely as a code"
@@ -154,7 +158,7 @@ def test_the_pushforward_arm_plays_as_the_latent_one_and_learns_otherwise(models
     change = []
     for agent, rollout in ((latent, a), (pushforward, b)):
         before = agent.actor.head.weight.clone()
-        figures = agent._improve(agent.spread(rollout, rewarded, rollout.mask, {}))
+        figures = agent.improve(agent.same_for_all_actions(rollout, rewarded, rollout.mask, {}))
         assert abs(figures["approx_kl"][0]) < 1e-6, "on-policy: the ratio is one"
         change.append(agent.actor.head.weight - before)
     assert not torch.allclose(*change)
@@ -172,7 +176,7 @@ def test_kl_in_token_space_sees_no_change_among_codes_of_one_token(models):
     at, backbone = rollout.mask, agent.backbone
     groups = code_groups(backbone, rollout.hidden[at])
     ours = agent.actor.logits(agent.actor.features(rollout)[at])
-    theirs = agent.reference.logits(agent.reference.features(rollout)[at])
+    theirs = agent.policy.reference.logits(agent.policy.reference.features(rollout)[at])
     codes = categorical_kl(ours.log_softmax(-1), theirs.log_softmax(-1)).sum() / 2
     found = token_kl(agent, rollout)
     assert 0 < found < codes.item(), "merging outcomes loses divergence (data processing)"

@@ -336,7 +336,7 @@ def agent(request, tiny_cola, tiny_base, tiny_tokenizer):
 
 
 def test_group_gradients_add_up_to_the_gradient_of_the_batch(agent):
-    batch = agent.gather()
+    batch = agent.batch()
     parts = group_gradients(agent, batch, 2)
     assert {len(rows) for rows in parts.values()} == {4}
     agent.optimiser.zero_grad()
@@ -361,7 +361,7 @@ def test_measuring_the_gradient_teaches_the_agent_nothing(agent):
     for name, parameter in agent.actor.trained().items():
         assert torch.equal(parameter, before[name])
         assert parameter.grad is None
-    assert torch.equal(agent.gather().rollout.actions, batch.rollout.actions), "the next update plays others"
+    assert torch.equal(agent.batch().rollout.actions, batch.rollout.actions), "the next update plays others"
 
 
 # ------------------------------------------------------------------ the whole

@@ -48,7 +48,7 @@ def agent(weights):
 @pytest.fixture(scope="module")
 def rollout(agent):
     """Its episodes, with a reward at each end that differs from episode to episode."""
-    rollout = agent.play()
+    rollout = agent.first_turn()
     last = rollout.lengths - 2
     rollout.rewards[torch.arange(len(rollout)), last] = torch.linspace(-1, 1, len(rollout))
     return rollout
@@ -56,7 +56,7 @@ def rollout(agent):
 
 def gradients_of_ours(agent, rollout):
     agent.optimiser.zero_grad()
-    loss, _ = agent.loss(agent._judged(rollout, {}), rollout.num_actions, rollout.num_actions)
+    loss, _ = agent.loss(agent.judge(rollout))
     loss.backward()
     return {name: p.grad.clone() for name, p in agent.actor.named_parameters()}
 
@@ -92,7 +92,7 @@ def test_that_comparison_notices_other_rewards(agent, rollout):
 
 
 def test_rows_hold_prefixes_actions_and_our_advantages(agent, rollout):
-    batch = agent._judged(rollout, {})
+    batch = agent.judge(rollout)
     peer = rows_beside(agent, rollout, SETTING, passes=1, batch_size=2)
     buffer = peer.rollout_buffer
     mask = rollout.mask

@@ -119,7 +119,7 @@ def test_a_group_has_one_problem_and_updates_take_them_in_order(cls, env_id):
     agent = cls(env_id, num_envs=3, env_kwargs=kwargs, prompts=2, group_size=4)
     seen = []
     for _ in range(2):
-        rollout = agent.gather().rollout
+        rollout = agent.batch().rollout
         groups = [rollout.prompts[at : at + 4] for at in (0, 4)]
         assert all(len(set(map(tuple, group))) == 1 for group in groups)
         assert rollout.problem_seeds.tolist() == [n // 4 + 2 * agent.num_updates for n in range(8)]
@@ -133,8 +133,8 @@ def test_a_group_has_one_problem_and_updates_take_them_in_order(cls, env_id):
 def test_a_greedy_baseline_answers_the_problem_that_the_drawn_answer_was_to(env_id):
     kwargs = {**LISTED[env_id], "sequential": True, "max_tokens": 3}
     agent = ReMax(env_id, num_envs=3, env_kwargs=kwargs, episodes=5)
-    seeds, problems = agent._seeds(5, 1)
-    drawn, greedy = agent._play(seeds, problems), agent._play(seeds, problems, greedy=True)
+    seeds, problems = agent.draw_seeds(5)
+    drawn, greedy = agent.play(seeds, problems), agent.play(seeds, problems, greedy=True)
     assert drawn.prompts == greedy.prompts
     assert len(set(map(tuple, drawn.prompts))) == 5
     agent.close()

@@ -6,7 +6,6 @@ which weights are trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,11 +17,14 @@ from benchmarks.compare.pushforward import PushforwardGRPO
 from benchmarks.compare.rank import RankBackbone
 from benchmarks.speed.decoding import base_tokens
 from cola_agents.decoding.backbones import TokenBackbone
+from cola_agents.decoding.contract import PolicyBackbone, PolicySession
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.families import Mask
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.rl.actors import Actor, run_trunk
 from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.policy import TrainedPolicy
+from cola_agents.rl.rollout import Act
 from cola_agents.train.bundled.recipe import GROWTH
 
 
@@ -46,11 +48,7 @@ class StackActor(Actor):
         self.out = nn.Linear(weight.shape[1], weight.shape[1], bias=False, device=weight.device)
         nn.init.zeros_(self.out.weight)
 
-    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
-        features = self.follow(session)
-        return lambda rows: self.logits(features(rows))
-
-    def follow(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+    def follow(self, session: PolicySession) -> Act:
         if self.trunk is None:
             return session.last
         follower = session.follow(self.trunk)
@@ -71,9 +69,11 @@ class FrozenBaseGRPO(GRPO):
     base is run while playing and never again.
     """
 
-    def make_policy(self, given: Any) -> tuple[Any, Actor, Actor | None]:
+    def make_policy(self, given: PolicyBackbone) -> tuple[PolicyBackbone, TrainedPolicy]:
+        assert isinstance(given, TokenBackbone)
         trunk = CoLAForCausalLM.from_base(given.model, seed=self.seed, **GROWTH).policy_trunk
-        return given, StackActor(given, trunk), StackActor(given, None).requires_grad_(False)
+        actor, reference = StackActor(given, trunk), StackActor(given, None).requires_grad_(False)
+        return given, TrainedPolicy(actor, reference, self.options, self.workers)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cola_agents.decoding.code_table import code_table
-from cola_agents.rl.actors import Scores
+from cola_agents.decoding.contract import PolicyBackbone
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.losses import categorical_entropy, categorical_kl
+from cola_agents.rl.policy import Evaluated, TrainedPolicy
 from cola_agents.rl.rollout import Rollout
 
 #: States whose [states, A, V] logits are held at once.
@@ -61,6 +63,23 @@ class GroupedRollout(Rollout):
     groups: Tensor = field(kw_only=True)
 
 
+class PushforwardPolicy(TrainedPolicy):
+    """A policy over codes whose probabilities are those of tokens; it evaluates a :class:`GroupedRollout`."""
+
+    def evaluate_actions(self, rollout: Rollout, *, with_kl: bool | None = None) -> Evaluated:
+        assert isinstance(rollout, GroupedRollout)
+        at, temperature = rollout.mask, self.options.temperature
+        features = self.actor.features(rollout)[at]
+        log_policy = pushed(self.actor.logits(features) / temperature, rollout.groups[at])
+        log_probs = log_policy.gather(-1, rollout.actions[at][:, None]).squeeze(-1)
+        kl = torch.zeros_like(log_probs)
+        if self.options.kl_in == "loss" if with_kl is None else with_kl:
+            with torch.no_grad(), self.initial() as initial:
+                theirs = initial.logits(initial.features(rollout)[at]) / temperature
+            kl = categorical_kl(log_policy, pushed(theirs, rollout.groups[at]))
+        return Evaluated(features, log_probs, categorical_entropy(log_policy), kl)
+
+
 class PushforwardGRPO(GRPO):
     """GRPO on the latent policy's own weights, with probabilities of tokens in place of codes.
 
@@ -68,8 +87,12 @@ class PushforwardGRPO(GRPO):
     the entropy and the KL are those of tokens. It tells the action space of the *gradient* from all else.
     """
 
-    def _collect(self, num_prompts: int, group_size: int) -> Rollout:
-        rollout = super()._collect(num_prompts, group_size)
+    def make_policy(self, given: PolicyBackbone) -> tuple[PolicyBackbone, TrainedPolicy]:
+        backbone, policy = super().make_policy(given)
+        return backbone, PushforwardPolicy(policy.actor, policy.reference, self.options, self.workers)
+
+    def play(self, seeds: np.ndarray, problem_seeds: np.ndarray, *, greedy: bool = False) -> Rollout:
+        rollout = super().play(seeds, problem_seeds, greedy=greedy)
         at = rollout.mask
         groups = torch.zeros((*at.shape, self.actor.num_actions), dtype=torch.long, device=at.device)
         groups[at] = code_groups(self.backbone, rollout.hidden[at])
@@ -77,22 +100,8 @@ class PushforwardGRPO(GRPO):
         actions[at] = groups[at].gather(-1, rollout.actions[at][:, None]).squeeze(-1)
         grouped = GroupedRollout(**{**vars(rollout), "actions": actions}, groups=groups)
         with torch.no_grad():
-            log_probs[at] = self._score(grouped).log_probs
+            log_probs[at] = self.policy.evaluate_actions(grouped, with_kl=False).log_probs
         return GroupedRollout(**{**vars(grouped), "log_probs": log_probs})
-
-    def _score(self, rollout: Rollout, features: Tensor | None = None, *, with_kl: bool = False) -> Scores:
-        assert isinstance(rollout, GroupedRollout)
-        at, temperature = rollout.mask, self.options.temperature
-        if features is None:
-            features = self.actor.features(rollout)[at]
-        log_policy = pushed(self.actor.logits(features) / temperature, rollout.groups[at])
-        log_probs = log_policy.gather(-1, rollout.actions[at][:, None]).squeeze(-1)
-        kl = torch.zeros_like(log_probs)
-        if with_kl:
-            with torch.no_grad(), self._initial() as initial:
-                theirs = initial.logits(initial.features(rollout)[at]) / temperature
-            kl = categorical_kl(log_policy, pushed(theirs, rollout.groups[at]))
-        return Scores(log_probs, categorical_entropy(log_policy), kl)
 
 
 @torch.no_grad()

@@ -23,9 +23,9 @@ from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.evaluation.demo import FixedCodes, best_constant_code, constant_codes
 from cola_agents.evaluation.probe import probe
 from cola_agents.evaluation.scores import pass_at_k
-from cola_agents.rl.actors import score
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.losses import categorical_kl
+from cola_agents.rl.policy import evaluate_actions
 from cola_agents.rl.rollout import Rollout, collect
 from cola_envs.build import evaluation_split, splits_of
 
@@ -221,10 +221,10 @@ def token_kl(agent: GRPO, rollout: Rollout) -> float:
     """
     at, backbone, temperature = rollout.mask, agent.backbone, agent.options.temperature
     features = agent.actor.features(rollout)[at]
-    with agent._initial() as initial:
+    with agent.policy.initial() as initial:
         theirs = initial.features(rollout)[at]
         if not isinstance(backbone, LatentBackbone) or isinstance(backbone, RankBackbone):
-            kl = score(
+            kl = evaluate_actions(
                 agent.actor,
                 features,
                 rollout.actions[at],

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cola_agents.model.sampling import distribution, sample
-from cola_agents.rl.rollout import Policy, collect
+from cola_agents.rl.rollout import Policy, attach, collect
 from cola_envs.episodes import Episodes
 from cola_envs.state import State
 
@@ -218,9 +218,8 @@ def credit(
     over = [number for number, state in enumerate(states) if not state.running]
     if over:
         raise ValueError(f"state {over[0]} is of an episode that is over: there is no action to take")
-    session: Any = episodes.session
-    session.forget()  # what rows held may be of other weights
-    act = policy.attach(session) if hasattr(policy, "attach") else lambda rows: policy(session, rows)
+    episodes.session.forget()  # what rows held may be of other weights
+    act = attach(policy, episodes)
     branches = []
     for state in states:
         episodes.restore([0], [state])

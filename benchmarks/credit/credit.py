@@ -102,7 +102,7 @@ def study(
         agent.env_id, num_envs=num_envs, model=agent.backbone, **{**agent.env_kwargs, "split": split}
     ).unwrapped
     try:
-        settings = {**agent.options.drawing, "seed": seed}
+        settings: dict[str, Any] = {**agent.options.drawing, "seed": seed}
         seeds = range(seed, seed + problems)
         visited = states_along(made.episodes, agent.actor, seeds, positions=positions, **settings)
         branched = credit(
@@ -151,7 +151,7 @@ def _episodes(agent: Agent, rollout: Rollout) -> dict[str, Any]:
     entropy, size = 0.0, 64
     for at in range(0, len(rollout), size):
         part = rollout.select(np.arange(at, min(at + size, len(rollout))))
-        entropy += agent._score(part).entropy.sum().item()
+        entropy += agent.policy.evaluate_actions(part, with_kl=False).entropy.sum().item()
     return {
         "episodes": len(rollout),
         "reward": round(rollout.episode_rewards.mean().item(), 4),

@@ -6,13 +6,14 @@ Shapes: n groups of episodes, P parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cola_agents.rl.updates import Batch, Updates
+from cola_agents.rl.agent import Agent
+from cola_agents.rl.update import Batch
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _moments(own: np.ndarray, total: np.ndarray, n: int) -> tuple[np.ndarray, np
     return (total - own) / (n * (n - 1)), (own - total / n) / (n - 1)
 
 
-def group_gradients(agent: Updates, batch: Batch, size: int) -> dict[str, Tensor]:
+def group_gradients(agent: Agent, batch: Batch, size: int) -> dict[str, Tensor]:
     """The gradient of each group's share of the agent's loss, by part of its actor: [n, P of the part].
 
     The head's and the trunk's parameters are apart; the value's are left out.
@@ -83,7 +84,8 @@ def group_gradients(agent: Updates, batch: Batch, size: int) -> dict[str, Tensor
     named = {name: p for name, p in agent.actor.trained().items() if not name.startswith("value_head")}
     parts: dict[str, list[Tensor]] = {name.split(".")[0]: [] for name in named}
     for at in range(0, len(batch.rollout), size):
-        loss, _ = agent.loss(batch.select(np.arange(at, at + size)), 1, 1)
+        share, _ = agent.loss(replace(batch.select(np.arange(at, at + size)), minibatch=batch))
+        loss = share * batch.num_decisions  # its sum over the group's decisions
         found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         pieces: dict[str, list[Tensor]] = {part: [] for part in parts}
         for (name, parameter), gradient in zip(named.items(), found, strict=True):
@@ -100,7 +102,7 @@ def products_of(gradients: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {"all": sum(found.values(), np.zeros(())), **found}
 
 
-def gradient_snr(agent: Updates) -> tuple[dict[str, Signal], Batch]:
+def gradient_snr(agent: Agent) -> tuple[dict[str, Signal], Batch]:
     """Signal and noise of the policy gradient that a bundled agent would follow next; it learns nothing.
 
     The agent plays one batch, and each group of episodes that are judged against one another (GRPO, RLOO: the
@@ -117,7 +119,7 @@ def gradient_snr(agent: Updates) -> tuple[dict[str, Signal], Batch]:
     """
     played = agent.num_timesteps, agent.num_episodes
     try:
-        batch = agent.gather()
+        batch = agent.batch()
     finally:
         agent.num_timesteps, agent.num_episodes = played
     gradients = group_gradients(agent, batch, getattr(agent.options, "group_size", 1))

@@ -154,11 +154,13 @@ class TurnGRPO(GRPO):
         #: The episodes of the last iteration.
         self.played: Rollout | None = None
 
-    def _collect(self, num_prompts: int, group_size: int) -> Rollout:
+    def draw_seeds(self, num_problems: int, group_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
         problems = self._setting.problems(self.num_updates)
-        seeds = np.arange(len(problems)) + self.num_updates * len(problems)
+        return np.arange(len(problems)) + self.num_updates * len(problems), problems
+
+    def play(self, seeds: np.ndarray, problem_seeds: np.ndarray, *, greedy: bool = False) -> Rollout:
         with self._clock.time(f"{self._level} rollout"):
-            self.played = self._play(seeds, problems)
+            self.played = super().play(seeds, problem_seeds, greedy=greedy)
         return self.played
 
     def iterate(self) -> None:
@@ -198,14 +200,14 @@ class TurnPPO(PPO):
         )
         self._setting = setting
 
-    def play(self) -> Rollout:
+    def first_turn(self) -> Rollout:
         """The episodes of the first turn."""
         problems = self._setting.problems(0)
         return collect(self.episodes, self.actor, seeds=range(len(problems)), problem_seeds=problems.tolist())
 
     def once(self, rollout: Rollout) -> None:
         """A whole update from episodes: KL, values, advantages, and every gradient step."""
-        self._improve(self._judged(rollout, {}))
+        self.improve(self.judge(rollout))
 
 
 class TaskRewards:

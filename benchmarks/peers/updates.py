@@ -11,7 +11,7 @@ from benchmarks.peers.figures import ratios, seconds
 from benchmarks.peers.rows import rows_ppo
 from benchmarks.peers.setting import Clock, PeerSetting, TurnPPO, Weights
 from cola_agents.rl.rollout import Rollout
-from cola_agents.rl.updates import Batch
+from cola_agents.rl.update import Batch
 
 #: What the three updates do not do alike; part of every result.
 DIFFERENCES = (
@@ -42,7 +42,7 @@ def measure_updates(
         level: TurnPPO(level, setting, weights, passes=passes, minibatch=size)
         for level in ("latent", "token")
     }
-    rollouts = {level: agent.play() for level, agent in agents.items()}
+    rollouts = {level: agent.first_turn() for level, agent in agents.items()}
     rows = rows_beside(
         agents["token"], rollouts["token"], setting, passes=passes, batch_size=size * setting.tokens
     )
@@ -84,10 +84,10 @@ def rows_beside(
 ) -> sb3.PPO:
     """The per-token rows of a rollout, with the agent's weights, values and options."""
     o: Any = agent.options
-    batch: Batch = agent._judged(rollout, {})
+    batch: Batch = agent.judge(rollout)
     assert batch.values is not None
     with torch.no_grad():
-        rewards = rollout.rewards - agent.kl_coef * agent.kl_of(rollout)
+        rewards = rollout.rewards - agent.kl_coef * agent.policy.kl(rollout)
     return rows_ppo(
         agent.actor,  # type: ignore[arg-type]
         rollout,

@@ -14,9 +14,10 @@ from torch import nn
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.rl.actors import Actor
+from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.ppo import PPO, PPOOptions
 from cola_agents.rl.rollout import Rollout
-from cola_agents.rl.updates import Updates
+from cola_agents.rl.workers import RolloutWorkers
 
 
 class MeasuredPPO(PPO):
@@ -24,15 +25,16 @@ class MeasuredPPO(PPO):
 
     def __init__(self, actor: Actor, reference: Actor, micro: int) -> None:
         self.options = PPOOptions(epochs=1, minibatch=None, micro_batch=micro, lr=1e-6)
-        Updates.__init__(self)
+        self.workers = RolloutWorkers()
+        self.begin()
         self.seed = 0
         self.actor = actor
-        self.reference = reference
+        self.policy = TrainedPolicy(actor, reference, self.options, self.workers)
         self.optimiser = OwnTypeAdam(actor.parameters(), lr=1e-6)  # type: ignore[assignment]
 
     def once(self, rollout: Rollout) -> None:
         """Values, advantages, and one gradient step on all of the rollout."""
-        self._improve(self._judged(rollout, {}))
+        self.improve(self.judge(rollout))
 
 
 class OwnTypeAdam:

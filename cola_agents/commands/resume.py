@@ -23,7 +23,6 @@ def add(commands: Commands) -> None:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from cola_agents.common.threads import fitting_threads
     from cola_agents.evaluation.run import load_agent
 
     out: Path = arguments.run_folder
@@ -41,5 +40,4 @@ def _resume(arguments: argparse.Namespace) -> int:
                 )
             settings["timesteps"] = arguments.timesteps
             write_settings(out, settings)
-        with fitting_threads(agent.backbone.model):
-            return go_on(agent, out, settings, quiet=arguments.quiet)
+        return go_on(agent, out, settings, quiet=arguments.quiet)

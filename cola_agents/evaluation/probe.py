@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.families import decoder_mask
 from cola_agents.rl.actors import LatentActor
 from cola_agents.rl.agent import Agent
@@ -94,6 +95,7 @@ def held_out_cross_entropy(agent: Agent, *, num_batches: int = 4) -> float:
     """Nats per token of held-out corpus documents under the agent's policy (and world model)."""
     total, count = 0.0, 0
     actor, backbone = agent.actor, agent.backbone
+    assert isinstance(backbone, (LatentBackbone, TokenBackbone)), "a third party's has no text of its own"
     for batch in islice(
         packed_batches(documents(HELD_OUT), agent.backbone.tokenizer, rows=8, length=256), num_batches
     ):

@@ -13,6 +13,7 @@ import gymnasium as gym
 from cola_agents.common.provenance import provenance
 from cola_agents.common.threads import fitting_threads
 from cola_agents.evaluation.reports import Played, summary
+from cola_agents.model.sampling import Drawing
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.registry import AGENTS
 from cola_agents.rl.rollout import InitialPolicy, collect
@@ -103,7 +104,7 @@ def evaluate(
     split = split or evaluation_split(builder)
     env_kwargs = repeatable(env_kwargs)
     policy: Any = InitialPolicy()
-    drawing: dict[str, Any] = {"temperature": 1.0}
+    drawing: Drawing = {"temperature": 1.0}
     fingerprint: str | None = None
     told: dict[str, Any] = {}
     if agent is not None:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor
+
+
+class Drawing(TypedDict, total=False):
+    """How actions are drawn: arguments of :func:`sample`."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float
 
 
 def distribution(

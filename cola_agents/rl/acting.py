@@ -10,11 +10,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from cola_agents.decoding.contract import PolicyBackbone, PolicySession
+from cola_agents.model.sampling import Drawing, sample
 from cola_agents.rl.actors import Actor
+from cola_agents.rl.rollout import policy_session
 from cola_agents.sb3 import SB3VecEnv
-from cola_envs.backbone import Session
 
 
 class PolicyState(np.ndarray):
@@ -29,7 +32,7 @@ class PolicyState(np.ndarray):
 class _Follows:
     """A backbone in whose sessions ``features`` are the trained policy's own."""
 
-    def __init__(self, backbone: Any, actor: Actor) -> None:
+    def __init__(self, backbone: PolicyBackbone, actor: Actor) -> None:
         self._backbone = backbone
         self._actor = actor
 
@@ -41,10 +44,10 @@ class _Follows:
     def __deepcopy__(self, memo: dict[int, Any]) -> _Follows:
         return self
 
-    def session(self, num_rows: int, max_length: int | None = None) -> Session:
-        session: Any = self._backbone.session(num_rows, max_length)
+    def session(self, num_rows: int, max_length: int | None = None) -> PolicySession:
+        session = self._backbone.session(num_rows, max_length)
         follow = self._actor.follow(session)
-        session.features = lambda rows: follow(rows).float().cpu().numpy().copy()
+        session.features = lambda rows: follow(rows).float().cpu().numpy().copy()  # type: ignore[method-assign]
         return session
 
 
@@ -67,7 +70,7 @@ class AgentVecEnv(SB3VecEnv):
     def __init__(
         self,
         actor: Actor,
-        backbone: Any,
+        backbone: PolicyBackbone,
         version: Callable[[], int],
         env_id: str,
         num_envs: int,
@@ -96,10 +99,33 @@ class AgentVecEnv(SB3VecEnv):
         return self._mine(observations), rewards, dones, infos
 
     @property
-    def _session(self) -> Any:
-        return self.env.unwrapped.episodes.session  # type: ignore[attr-defined]
+    def _session(self) -> PolicySession:
+        return policy_session(self.env.unwrapped.episodes)  # type: ignore[attr-defined]
 
     def _mine(self, observations: np.ndarray) -> PolicyState:
         state = observations.view(PolicyState)
         state.reader = self._actor
         return state
+
+
+def actions_for(
+    actor: Actor, observations: np.ndarray, generator: np.random.Generator, drawing: Drawing
+) -> np.ndarray:
+    """Actions [N] for observations of an :class:`AgentVecEnv` over this actor.
+
+    Raises:
+        ValueError: for other observations: one hidden state of a plain environment does not hold the episode
+            that the policy reads.
+    """
+    if not isinstance(observations, PolicyState) or observations.reader is not actor:
+        raise ValueError(
+            "predict reads the observations of this agent's own vec_env(), as they come: the policy "
+            "reads whole episodes, which an observation of a plain environment does not hold; to play "
+            "elsewhere use cola_agents.collect(episodes, agent.actor)"
+        )
+    weight = actor.head.weight
+    with torch.no_grad():
+        logits = actor.logits(torch.from_numpy(np.array(observations)).to(weight))
+        u = torch.from_numpy(generator.random(len(logits))).to(weight.device)
+        actions, _ = sample(logits, u, **drawing)
+    return actions.cpu().numpy()

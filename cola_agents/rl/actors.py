@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
-from torch.utils.checkpoint import checkpoint
 
-from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.decoding.backbones import TokenBackbone
+from cola_agents.decoding.contract import PolicyBackbone, PolicySession, missing
 from cola_agents.model.families import Mask, decoder_mask
 from cola_agents.model.lora import add_adapters, shared_copy
-from cola_agents.model.sampling import distribution
-from cola_agents.rl.losses import categorical_entropy, categorical_kl, sampled_kl
-from cola_agents.rl.rollout import Rollout
+from cola_agents.rl.rollout import Act, Rollout
 from cola_envs.spaces import reach
-
-#: Log-probabilities that are held at once, over all actions: 2 ** 26 are 256 MiB in float32.
-LOGITS_AT_ONCE = 2**26
 
 
 class Actor(nn.Module, ABC):
@@ -55,12 +48,13 @@ class Actor(nn.Module, ABC):
         nn.init.zeros_(self.value_head.bias)
         self.trunk = trunk
 
-    @abstractmethod
-    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+    def attach(self, session: PolicySession) -> Act:
         """Begin to act in a session; see :class:`cola_agents.rl.rollout.Policy`."""
+        features = self.follow(session)
+        return lambda rows: self.logits(features(rows))
 
     @abstractmethod
-    def follow(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+    def follow(self, session: PolicySession) -> Act:
         """A function from a session's rows to the features of their states, [B, D]."""
 
     @abstractmethod
@@ -81,12 +75,13 @@ class Actor(nn.Module, ABC):
 
     def logits(self, features: Tensor) -> Tensor:
         """Features [..., D] to logits [..., ``num_actions``] of actions, -inf where none may be drawn."""
-        logits = self.head(features)[..., : self.num_actions].float()
+        logits: Tensor = self.head(features)[..., : self.num_actions].float()
         return logits if self._holes is None else logits.masked_fill(self._holes, float("-inf"))
 
     def values(self, features: Tensor) -> Tensor:
         """Features [..., D] to values [...]."""
-        return self.value_head(features.float()).squeeze(-1)
+        values: Tensor = self.value_head(features.float()).squeeze(-1)
+        return values
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that learning changes, by name; tied ones once."""
@@ -96,8 +91,10 @@ class Actor(nn.Module, ABC):
 def run_trunk(trunk: Any, mask: Mask, positions: Tensor | None, **inputs: Tensor) -> Tensor:
     """The last hidden states of a decoder stack, [N, T, D]."""
     mask = decoder_mask(trunk, mask)
-    out = trunk(**inputs, attention_mask=mask, position_ids=positions, use_cache=False)
-    return out.last_hidden_state
+    states: Tensor = trunk(
+        **inputs, attention_mask=mask, position_ids=positions, use_cache=False
+    ).last_hidden_state
+    return states
 
 
 class LatentActor(Actor):
@@ -108,17 +105,15 @@ class LatentActor(Actor):
         parts: a trunk and a head to use as they are; None for trainable copies of the backbone's.
     """
 
-    def __init__(self, backbone: LatentBackbone, parts: tuple[Any, nn.Linear] | None = None) -> None:
+    def __init__(
+        self, backbone: PolicyBackbone, parts: tuple[nn.Module | None, nn.Linear] | None = None
+    ) -> None:
         if parts is None:
             trunk, head = copy.deepcopy(backbone.initial_policy())
             parts = trunk.requires_grad_(True), head.requires_grad_(True)  # type: ignore[union-attr]
         super().__init__(*parts, backbone.action_mask())
 
-    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
-        features = self.follow(session)
-        return lambda rows: self.logits(features(rows))
-
-    def follow(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+    def follow(self, session: PolicySession) -> Act:
         return session.follow(self.trunk).features
 
     def encode(
@@ -148,10 +143,7 @@ class TokenActor(Actor):
             parts = base, head
         super().__init__(*parts, backbone.action_mask())
 
-    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
-        return lambda rows: self.logits(session.last(rows))
-
-    def follow(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+    def follow(self, session: PolicySession) -> Act:
         return session.last
 
     def encode(
@@ -160,102 +152,46 @@ class TokenActor(Actor):
         return run_trunk(self.trunk, mask, positions, input_ids=ids)
 
 
-def make_actor(backbone: LatentBackbone | TokenBackbone) -> LatentActor | TokenActor:
-    """The actor that acts over a backbone; all of its weights are trained."""
-    if isinstance(backbone, LatentBackbone):
-        return LatentActor(backbone)
-    if isinstance(backbone, TokenBackbone):
-        return TokenActor(backbone)
-    raise TypeError(
-        f"the bundled agents act over a LatentBackbone or a TokenBackbone, got {type(backbone).__name__}; "
-        "with a backbone of your own, pass a policy of your own to cola_agents.collect"
-    )
+def make_actor(backbone: PolicyBackbone) -> Actor:
+    """The actor that acts over a backbone; all of its weights are trained.
+
+    Raises:
+        TypeError: for a third party's backbone that lacks something of the contract, named.
+    """
+    return TokenActor(backbone) if isinstance(backbone, TokenBackbone) else LatentActor(_checked(backbone))
 
 
-def reference_actor(backbone: LatentBackbone | TokenBackbone) -> LatentActor | TokenActor:
+def reference_actor(backbone: PolicyBackbone) -> Actor:
     """The backbone's initial policy over its own modules: nothing is copied, nothing is to be trained."""
-    if isinstance(backbone, LatentBackbone):
-        return LatentActor(backbone, backbone.initial_policy())
-    return TokenActor(backbone, (backbone.base, backbone.lm_head))
+    if isinstance(backbone, TokenBackbone):
+        return TokenActor(backbone, (backbone.base, backbone.lm_head))
+    return LatentActor(backbone, backbone.initial_policy())
 
 
-def adapted_actor(
-    backbone: LatentBackbone | TokenBackbone, rank: int, alpha: float | None, seed: int
-) -> LatentActor | TokenActor:
+def adapted_actor(backbone: PolicyBackbone, rank: int, alpha: float | None, seed: int) -> Actor:
     """An actor that trains low-rank adapters and its value; see :func:`cola_agents.model.lora.add_adapters`.
 
-    At latent level weights are shared with the backbone. At token level the adapters go into the
+    Over a policy of its own, weights are shared with the backbone. At token level the adapters go into the
     backbone's base itself, which must be the actor's own.
+
+    Raises:
+        TypeError: as :func:`make_actor` does.
     """
-    actor: LatentActor | TokenActor
-    if isinstance(backbone, LatentBackbone):
-        trunk, head = backbone.initial_policy()
-        actor = LatentActor(backbone, (shared_copy(trunk), shared_copy(head)))
-    else:
+    if isinstance(backbone, TokenBackbone):
         actor = reference_actor(backbone)
+    else:
+        trunk, head = _checked(backbone).initial_policy()
+        actor = LatentActor(backbone, (shared_copy(trunk), shared_copy(head)))
     add_adapters(actor.trunk, rank, alpha, seed)
     return actor
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Figures of a policy at M acting positions, [M] float32 each.
-
-    Attributes:
-        log_probs: of the actions taken.
-        entropy: of the policy.
-        kl: from the policy to the reference, exact or estimated; zeros where no reference was given.
-    """
-
-    log_probs: Tensor
-    entropy: Tensor
-    kl: Tensor
-
-
-def score(
-    actor: Actor,
-    features: Tensor,
-    taken: Tensor,
-    *,
-    drawing: dict[str, Any],
-    reference: tuple[Actor, Tensor] | None = None,
-    estimator: str = "exact",
-) -> Scores:
-    """Score actions, without holding M distributions at once where the actions are many.
-
-    Over a large vocabulary the positions are taken a few at a time and their logits are made again for
-    the gradient, so that memory holds ``LOGITS_AT_ONCE`` of them, and not M times A.
-
-    Args:
-        features: of the actor, [M, D].
-        taken: the actions, [M].
-        drawing: temperature, top_k and top_p that the actions were drawn with.
-        reference: another actor and its features [M, D], for the KL; nothing of its policy is cut.
-        estimator: ``"exact"``, ``"k1"`` or ``"k3"``.
-    """
-
-    def part(features: Tensor, taken: Tensor, theirs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        log_policy = distribution(actor.logits(features), **drawing, taken=taken)
-        log_probs = log_policy.gather(-1, taken[:, None]).squeeze(-1)
-        kl = torch.zeros_like(log_probs)
-        if reference is not None and theirs is not None:
-            with torch.no_grad():
-                other = distribution(reference[0].logits(theirs), temperature=drawing["temperature"])
-            if estimator == "exact":
-                kl = categorical_kl(log_policy, other)
-            else:
-                kl = sampled_kl(log_probs, other.gather(-1, taken[:, None]).squeeze(-1), estimator)
-        return log_probs, categorical_entropy(log_policy), kl
-
-    theirs = None if reference is None else reference[1]
-    size = max(1, LOGITS_AT_ONCE // actor.num_actions)
-    if len(taken) <= size:
-        return Scores(*part(features, taken, theirs))
-    pieces = []
-    for at in range(0, len(taken), size):
-        here = slice(at, at + size)
-        given = features[here], taken[here], None if theirs is None else theirs[here]
-        pieces.append(
-            checkpoint(part, *given, use_reentrant=False) if torch.is_grad_enabled() else part(*given)
+def _checked(backbone: PolicyBackbone) -> PolicyBackbone:
+    """The backbone, if a policy can be trained over it."""
+    lacks = missing(backbone, PolicyBackbone)
+    if lacks:
+        raise TypeError(
+            f"no policy can be trained over a {type(backbone).__name__}, which has no {', '.join(lacks)}: "
+            "see cola_agents.decoding.contract.PolicyBackbone"
         )
-    return Scores(*(torch.cat(columns) for columns in zip(*pieces, strict=True)))
+    return backbone

@@ -1,4 +1,7 @@
-"""What the bundled agents share: making them, learning, predicting, evaluating, saving and loading."""
+"""What the bundled agents share: playing, one update, learning, predicting, evaluating, saving and loading.
+
+Shapes: N episodes, T positions, M acting positions.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +9,57 @@ import copy
 import dataclasses
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
-import torch
 from stable_baselines3.common.logger import Logger
+from torch import Tensor
 
 import cola_envs  # noqa: F401 (registers the ids)
-from cola_agents.common.files import one_writer
-from cola_agents.common.interrupts import sigterm_as_interrupt
+from cola_agents.common.interrupts import hold_interrupts
 from cola_agents.decoding.backbones import TokenBackbone
+from cola_agents.decoding.contract import PolicyBackbone
 from cola_agents.model.lora import shared_copy
-from cola_agents.model.sampling import sample
-from cola_agents.rl.acting import AgentVecEnv, PolicyState
-from cola_agents.rl.actors import Actor, adapted_actor, make_actor, reference_actor
-from cola_agents.rl.callbacks import Callback, Progress, Stopped, Watch
+from cola_agents.model.sampling import Drawing
+from cola_agents.rl.acting import AgentVecEnv, actions_for
+from cola_agents.rl.actors import (
+    adapted_actor,
+    make_actor,
+    reference_actor,
+)
+from cola_agents.rl.callbacks import Callback, Progress, Watch
+from cola_agents.rl.learning import Run, watched, writing
 from cola_agents.rl.logs import default_logger, write_record
-from cola_agents.rl.optimiser import Adam32
-from cola_agents.rl.options import AgentOptions
+from cola_agents.rl.losses import adapted_kl_coef, reinforce_objective, rewards_to_go, whiten
+from cola_agents.rl.optimiser import Adam32, tensors_of
+from cola_agents.rl.options import AgentOptions, ClippedOptions
+from cola_agents.rl.policy import TrainedPolicy
+from cola_agents.rl.restoring import arguments_of, nameable, take_over
 from cola_agents.rl.rollout import Rollout, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.rl.saver import Saver
-from cola_agents.rl.saving import SavedAgent, check_free, holds_agent, is_json, read_saved, saved_path
-from cola_agents.rl.updates import Updates
+from cola_agents.rl.saving import SavedAgent, read_saved, saved_path
+from cola_agents.rl.update import Batch, Record, improve, shuffled
+from cola_agents.rl.workers import RolloutWorkers, text_of
 from cola_envs.backbone import Level
 from cola_envs.build import evaluation_split, repeatable, resolve
 from cola_envs.episodes import Episodes
+from cola_envs.fields import failures, mean_scores
+from cola_envs.order import check_prompts, order_of
 
-#: The argument of an environment that names what is called: it is never read from a saved agent's file.
-CODE = "builder"
+#: Updates in which no episode was better than another, after which it is said.
+PATIENCE = 10
 
 
-class Agent(Updates):
-    """Base of the bundled agents.
+class Agent(ABC):
+    """Base of the bundled agents, and of one of your own.
+
+    An algorithm is two functions: :meth:`batch` plays episodes and says how good each action was,
+    :meth:`loss` is what an update lowers.
 
     Args:
         env_id: a registered id such as ``"CoLA-Thinking-v0"`` or its ``-Token-v0`` twin.
@@ -57,10 +74,16 @@ class Agent(Updates):
         options: fields of the agent's options class.
 
     Attributes:
+        policy: what is trained, beside what it started as; ``actor`` is its network.
+        backbone: the model that it acts over.
+        episodes: the rows that it plays in.
+        workers: the processes that learn this agent together; usually one.
         num_timesteps, num_episodes: actions taken and episodes; while episodes run, theirs too.
         num_updates: finished updates.
         history: a record of each.
+        sample: the text of the first episode of the last update.
         kl_coef: the KL's weight as it stands.
+        watch, progress: the callback and the bar of ``learn``, while it runs.
 
     Raises:
         TypeError: for an unknown option.
@@ -88,8 +111,9 @@ class Agent(Updates):
         unknown = sorted(set(options) - set(names))
         if unknown:
             raise TypeError(f"unknown option {unknown[0]!r}: {type(self).__name__} takes {', '.join(names)}")
-        self.options: Any = self.options_class(**options)
-        super().__init__()
+        self.options = self.options_class(**options)
+        self.workers = RolloutWorkers()
+        self.begin()
         self.env_id = env_id
         self.env_kwargs = repeatable(dict(env_kwargs or {}))
         self.seed = seed
@@ -111,10 +135,10 @@ class Agent(Updates):
             "dtype": dtype,
         }
         given: Any = resolve(model, level=level, tokenizer=tokenizer, device=device, dtype=dtype)
+        #: Of the model, which stays as it is.
         self.fingerprint: str = given.fingerprint
-        self.backbone: Any
-        self.actor: Actor
-        self.backbone, self.actor, self.reference = self.make_policy(given)
+        self.backbone, self.policy = self.make_policy(given)
+        self.actor = self.policy.actor
         self.episodes: Episodes = self._episodes(env_id, num_envs, self.env_kwargs)
         lr = self.options.lr or (1e-3 if level == "latent" else 3e-4)
         self.optimiser = Adam32(self.actor.parameters(), lr=lr)
@@ -125,22 +149,37 @@ class Agent(Updates):
         self._predictions = np.random.default_rng([seed, 4])
         self._saver = Saver()
 
-    def make_policy(self, given: Any) -> tuple[Any, Actor, Actor | None]:
-        """The backbone to play on, the policy to train, and the one that it starts as.
+    def begin(self) -> None:
+        """Nothing was learned yet: set all counts to 0."""
+        self.kl_coef: float = self.options.kl_coef
+        self.num_timesteps = 0
+        self.num_episodes = 0
+        self.num_updates = 0
+        self.history: list[Record] = []
+        self.sample: str | None = None
+        self.watch: Watch | None = None
+        self.progress: Progress | None = None
+        self._finished = (0, 0)  # timesteps and episodes of finished updates alone
+        self._finished_steps = 0  # the optimiser's, at the end of the last update; -1 inside one
+        self._idle = 0
+        self._joined = self.workers.size == 1
+
+    def make_policy(self, given: PolicyBackbone) -> tuple[PolicyBackbone, TrainedPolicy]:
+        """The backbone to play on, and the policy to train.
 
         Args:
             given: the backbone of ``model=``, whose weights stay as they are.
-
-        Returns:
-            None in the last place where the initial policy is the trained one without its adapters.
         """
-        rank, backbone = self.options.lora_rank, given
+        rank = self.options.lora_rank
+        backbone, reference = given, None
         if isinstance(given, TokenBackbone):
             own = copy.deepcopy(given.model) if rank is None else shared_copy(given.model)
             backbone = TokenBackbone(own, given.tokenizer)
         if rank is None:
-            return backbone, make_actor(backbone), reference_actor(given)
-        return backbone, adapted_actor(backbone, rank, self.options.lora_alpha, self.seed), None
+            actor, reference = make_actor(backbone), reference_actor(given)
+        else:
+            actor = adapted_actor(backbone, rank, self.options.lora_alpha, self.seed)
+        return backbone, TrainedPolicy(actor, reference, self.options, self.workers)
 
     def _episodes(self, env_id: str, num_rows: int, kwargs: dict[str, Any]) -> Episodes:
         return make_rows(env_id, num_rows, model=self.backbone, **kwargs).episodes
@@ -151,6 +190,215 @@ class Agent(Updates):
         self.episodes.close()
         if self._env is not None:
             self._env.close()
+
+    # ---------------------------------------------------------------- what an algorithm defines
+
+    @abstractmethod
+    def batch(self) -> Batch:
+        """Play episodes (:meth:`play`) and say how good each action was. Changes nothing that is saved."""
+
+    @abstractmethod
+    def loss(self, part: Batch) -> tuple[Tensor, Record]:
+        """The loss on a part of a minibatch, and figures for the record.
+
+        Both are shares of the minibatch's means (:meth:`~cola_agents.rl.update.Batch.mean`), so that its
+        parts add up to them.
+        """
+
+    def has_other_terms(self) -> bool:
+        """Whether the loss has terms that teach something where all advantages are 0."""
+        o = self.options
+        return o.entropy_coef > 0 or (o.kl_in == "loss" and self.kl_coef > 0)
+
+    # ---------------------------------------------------------------- what it may use
+
+    def draw_seeds(self, num_problems: int, group_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Row seeds and problem seeds of this update's groups, [num_problems * group_size] each.
+
+        The episodes of a group share their problem and stand side by side.
+        """
+        stream = np.random.default_rng([self.seed, self.num_updates])
+        problems = stream.integers(2**53, size=num_problems)
+        if order_of(self.episodes.tasks) is not None:  # an update takes the problems behind the last one's
+            problems = self.num_updates * num_problems + np.arange(num_problems)
+        problems = problems.repeat(group_size)
+        return stream.integers(2**53, size=len(problems)), problems
+
+    def play(self, seeds: np.ndarray, problem_seeds: np.ndarray, *, greedy: bool = False) -> Rollout:
+        """An episode for each of the seeds [N]; they count as they are played. Each process plays its share.
+
+        Args:
+            greedy: take the likeliest action in place of a draw.
+        """
+        timesteps, episodes = self.num_timesteps, self.num_episodes
+        share = self.workers.share(len(seeds))
+        own = collect(
+            self.episodes,
+            self.actor,
+            seeds=seeds[share].tolist(),
+            problem_seeds=problem_seeds[share].tolist(),
+            **({"temperature": 0.0} if greedy else self.options.drawing),
+            on_step=self._count,
+        )
+        rollout = self.workers.all_gather(own)
+        if self.workers.size > 1:  # a group may be in several processes
+            check_prompts(self.episodes.tasks, rollout.problem_seeds.tolist(), rollout.prompts)
+        self.num_timesteps = timesteps + rollout.num_actions
+        self.num_episodes = episodes + len(rollout)
+        return rollout
+
+    def _count(self, *, dones: np.ndarray, **seen: Any) -> None:
+        """After each step of the rows."""
+        self.num_timesteps += len(dones)
+        self.num_episodes += int(dones.sum())
+        if self.progress:
+            self.progress.at(self.num_timesteps)
+        if self.watch:
+            self.watch.step(dones=dones, **seen)
+
+    def same_for_all_actions(
+        self, rollout: Rollout, advantages: Tensor, decides: Tensor, figures: Record
+    ) -> Batch:
+        """A batch in which every decision of an episode has the episode's advantage.
+
+        With ``kl_in="reward"`` a decision also pays for the KL of all actions from it on.
+
+        Args:
+            advantages: [N].
+            decides: [N, T] bool.
+            figures: of the batch.
+        """
+        kl, kl_figures = self.policy.kl_in_reward(rollout)
+        every = advantages[:, None] * decides - self.kl_coef * rewards_to_go(kl) * decides
+        if self.options.whiten:
+            every = whiten(every, decides)
+        return Batch(rollout, decides, every, {**figures, **kl_figures}, self.options.loss_mean)
+
+    def reinforce_loss(self, part: Batch) -> tuple[Tensor, Record]:
+        """REINFORCE's loss with the regularisers: one pass over each batch, without ratios or clipping."""
+        now = self.policy.evaluate_actions(part.rollout)
+        gained = reinforce_objective(now.log_probs, part.advantages[part.decides])
+        loss, figures = self.policy.regularised(-part.mean(gained, "decisions"), part, now, self.kl_coef)
+        return loss, {**figures, **part.ratio_figures(now.log_probs - part.rollout.taken_log_probs)}
+
+    # ---------------------------------------------------------------- one update
+
+    def update(self) -> Record:
+        """Collect episodes, learn from them once, and return the figures of this update.
+
+        Whatever interrupts it: while episodes run nothing has changed, and the next update plays them
+        again. Once learning from them has begun, Ctrl-C waits for its end, as SIGTERM does
+        where it has a handler.
+
+        An update whose advantages are all 0 makes no pass and no gradient step where its loss has no other
+        term; its record has ``skipped`` 1, and nothing that only a pass could tell (``kl``, ``entropy``).
+
+        Of several processes each plays its share of the episodes; see :mod:`cola_agents.rl.workers`.
+        """
+        started = time.process_time()
+        try:
+            self._meet()
+            with self.watch.rollout() if self.watch else nullcontext():
+                batch = self.batch()
+            with hold_interrupts():
+                figures = self.improve(batch)
+                record = self._record(batch, started, figures)
+        except BaseException as error:
+            self.num_timesteps, self.num_episodes = self._finished
+            self.workers.fail(error)
+            raise
+        self._notice(record)
+        return record
+
+    def improve(self, batch: Batch) -> dict[str, list[float]]:
+        """Learn from a batch; the figures of each gradient step.
+
+        Without a signal there is no step, which would not leave the policy as it is: Adam would go on by its
+        averages.
+        """
+        o = self.options
+        silent = not self.has_other_terms() and not batch.advantages[batch.decides].any()
+        if all(self.workers.exchange(silent)):
+            still = ["loss", "grad_norm", "approx_kl"] + isinstance(o, ClippedOptions) * ["clip_fraction"]
+            return {"skipped": [1.0], **{name: [0.0] for name in still}}
+        generator = np.random.default_rng([self.seed, self.num_updates, 1])
+        figures = improve(
+            self.actor,
+            self.optimiser,
+            batch,
+            self.loss,
+            shuffled(len(batch.rollout), o.minibatch, o.passes, generator),
+            micro_batch=o.micro_batch,
+            max_grad_norm=o.max_grad_norm,
+            workers=self.workers,
+        )
+        return {"skipped": [0.0], **figures}
+
+    @property
+    def interrupted_mid_update(self) -> bool:
+        """Whether an update ended between its gradient steps: the weights are of no whole update."""
+        return self.optimiser.steps != self._finished_steps
+
+    def _meet(self) -> None:
+        """Check that all processes have this agent.
+
+        At first, and where one stands inside an update, all take over the first one's weights and optimiser.
+        """
+        if self.workers.size == 1:
+            return
+        self.optimiser.begin()  # of a first update that was interrupted, some processes may have made a step
+        tensors = [*self.actor.trained().values(), *tensors_of(self.optimiser.state_dict())]
+        names = ("env_id", "seed", "options", "num_updates", "fingerprint", "num_timesteps", "kl_coef")
+        described = {
+            "class": type(self).__name__,
+            **{name: getattr(self, name) for name in names},
+            "env_kwargs": text_of(self.env_kwargs),
+            "tensors": len(tensors),
+        }
+        told = self.workers.agree(described, (self.interrupted_mid_update, self._joined))
+        if any(interrupted or not joined for interrupted, joined in told):
+            self._joined = False
+            self.workers.broadcast(tensors)
+            self._finished_steps = -1 if told[0][0] else self.optimiser.steps
+            self._joined = True
+
+    def _record(self, batch: Batch, started: float, figures: dict[str, list[float]]) -> Record:
+        """Count a finished update, keep its record, and steer the KL's weight."""
+        rollout, o = batch.rollout, self.options
+        cpu_s = sum(self.workers.exchange(time.process_time() - started))
+        self.num_updates += 1
+        record = {
+            "update": self.num_updates,
+            "timesteps": self.num_timesteps,
+            "episodes": self.num_episodes,
+            "reward": rollout.episode_rewards.mean().item(),
+            "success": float(np.mean([info["success"] for info in rollout.infos])),
+            "length": rollout.num_actions / len(rollout),
+            **mean_scores(rollout.infos),
+            **failures(rollout.infos),
+            **batch.figures,
+            **{name: float(np.mean(values)) for name, values in figures.items()},
+            "kl_coef": self.kl_coef,
+            "cpu_s": cpu_s,
+        }
+        if o.kl_target is not None:
+            self.kl_coef = adapted_kl_coef(self.kl_coef, record["kl"], o.kl_target, o.kl_gain)
+        self.sample = rollout.infos[0].get("text")
+        self.history.append(record)
+        self._finished = self.num_timesteps, self.num_episodes
+        self._finished_steps = self.optimiser.steps
+        return record
+
+    def _notice(self, record: Record) -> None:
+        """Warn where update after update gives nothing to learn from."""
+        self._idle = self._idle + 1 if record["frac_zero_advantage"] == 1 else 0
+        if self._idle == PATIENCE and self.workers.rank == 0:
+            warnings.warn(
+                f"in the last {PATIENCE} updates no episode was rewarded differently from those it is "
+                "compared with, so that there was nothing to learn from: the task may be too hard or too "
+                "easy at this max_tokens; more episodes an update or a higher temperature may help",
+                stacklevel=3,
+            )
 
     # ---------------------------------------------------------------- learning
 
@@ -191,90 +439,17 @@ class Agent(Updates):
             ValueError, FileExistsError, InUseError: before anything is played.
             Terminated: a KeyboardInterrupt, after SIGTERM, with ``save_to``; the agent is saved.
         """
-        if total_timesteps < 1 or log_interval < 1:
-            raise ValueError(
-                f"total_timesteps must be at least 1, got {total_timesteps}, and log_interval too, "
-                f"got {log_interval}"
-            )
-        if save_every is not None and (save_to is None or save_every < 1):
-            raise ValueError(f"save_every={save_every} must be at least 1 and needs save_to=, a folder")
-        folder = None if save_to is None else saved_path(save_to)
-        with self.workers.together(), self._writing(folder):
+        run = Run.checked(total_timesteps, log_interval, save_every, save_to)
+        name = tb_log_name or type(self).__name__
+        with self.workers.together(), writing(run.folder, self.workers.rank == 0):
             if reset_num_timesteps:
                 self.num_timesteps, self.num_episodes = self._finished = (0, 0)
                 self.history = []
-            name = tb_log_name or type(self).__name__
-            if self._logger is None or self._logger_is_own:
-                again = not reset_num_timesteps and self.num_timesteps > 0
-                self._logger = default_logger(self.verbose, self.tensorboard_log, name, again=again)
-                self._logger_is_own = True
-            target = self.num_timesteps + total_timesteps
-            self._started = (self.num_timesteps, time.perf_counter())
-            first = self.workers.rank == 0
-            seen = {"self": self, "total_timesteps": target, "tb_log_name": name}
-            try:
-                with Progress(self.num_timesteps, target, progress_bar and first) as self._progress:
-                    if callback is not None and first:
-                        self._watch = Watch(callback, self, seen)
-                    self._learn_until(target, log_interval, save_every, folder)
-                    self.workers.begin()  # all know of a callback's stop, and go on
-                    if self._watch:
-                        self._watch.callback.on_training_end()
-            except KeyboardInterrupt as stopped:
-                try:
-                    self.workers.fail(stopped)
-                finally:  # another Ctrl-C may have come while the others were waited for
-                    if folder is not None:
-                        self._save_stopped(folder)
-                raise
-            finally:
-                self._watch = self._progress = None
-            if folder is not None:
-                self.save(folder)
+            self._begin_log(name, again=self.num_timesteps > 0)
+            with watched(self, run, callback, name, progress_bar) as updated:
+                while self.num_timesteps < updated.target:
+                    updated(self.update())
         return self
-
-    @contextmanager
-    def _writing(self, folder: Path | None) -> Iterator[None]:
-        """A block in which these processes alone write ``folder``, and SIGTERM is as Ctrl-C."""
-        if folder is None:
-            yield
-            return
-        with one_writer(folder) if self.workers.rank == 0 else nullcontext(), sigterm_as_interrupt():
-            check_free(folder)
-            yield
-
-    def _save_stopped(self, folder: Path) -> None:
-        """Save after Ctrl-C, but no agent that stands inside an update over a whole one."""
-        if self._torn and holds_agent(folder):
-            warnings.warn(
-                f"update {self.num_updates + 1} ended half-way through its gradient steps: not saved, and "
-                f"the earlier save in {folder} was kept",
-                stacklevel=3,
-            )
-        else:
-            self.save(folder)
-
-    def _learn_until(self, target: int, log_interval: int, every: int | None, folder: Path | None) -> None:
-        """Update until ``target`` timesteps or until a callback asks for the end."""
-        first, saved = self.num_updates, self.num_timesteps
-        while self.num_timesteps < target:
-            try:
-                record = self.update()
-            except Stopped:
-                return
-            assert self._progress is not None
-            self._progress.show(self.num_timesteps, record)
-            if (self.num_updates - first) % log_interval == 0:
-                try:
-                    self.dump_logs()
-                except OSError as error:
-                    warnings.warn(f"not logged, learning on: {error}", stacklevel=3)
-            if every and folder and self.num_timesteps // every > saved // every:
-                saved = self.num_timesteps
-                try:
-                    self.save(folder)
-                except OSError as error:
-                    warnings.warn(f"not saved to {folder}, learning on: {error}", stacklevel=3)
 
     # ---------------------------------------------------------------- logs, and what SB3's callbacks ask for
 
@@ -286,16 +461,19 @@ class Agent(Updates):
             self._logger_is_own = True
         return self._logger
 
+    def _begin_log(self, name: str, again: bool) -> None:
+        """A log of this call of ``learn``; ``again`` to go on in the last one's TensorBoard folder."""
+        if self._logger is None or self._logger_is_own:
+            self._logger = default_logger(self.verbose, self.tensorboard_log, name, again=again)
+            self._logger_is_own = True
+        self._started = (self.num_timesteps, time.perf_counter())
+
     def set_logger(self, logger: Logger) -> None:
         """Log to Stable-Baselines3's ``configure(...)`` or to :func:`cola_agents.rl.logs.make_logger`'s."""
         self._logger, self._logger_is_own = logger, False
 
-    def dump_logs(self, iteration: int = 0) -> None:
-        """Log the last record with the speed since ``learn`` began and a sample of text.
-
-        Args:
-            iteration: not used: updates are counted by the agent.
-        """
+    def dump_logs(self) -> None:
+        """Log the last record with the speed since ``learn`` began and a sample of text."""
         if self.history:
             taken, since = self._started
             elapsed = max(time.perf_counter() - since, 1e-9)
@@ -359,20 +537,8 @@ class Agent(Updates):
             ValueError: for other observations: one hidden state of a plain environment does not hold the
                 episode that the policy reads.
         """
-        if not isinstance(observation, PolicyState) or observation.reader is not self.actor:
-            raise ValueError(
-                "predict reads the observations of this agent's own vec_env(), as they come: the policy "
-                "reads whole episodes, which an observation of a plain environment does not hold; to play "
-                "elsewhere use cola_agents.collect(episodes, agent.actor)"
-            )
-        weight = self.actor.head.weight
-        features = torch.from_numpy(np.array(observation)).to(weight)
-        with torch.no_grad():
-            logits = self.actor.logits(features)
-            u = torch.from_numpy(self._predictions.random(len(features))).to(weight.device)
-            drawing = {"temperature": 0.0} if deterministic else self.options.drawing
-            actions, _ = sample(logits, u, **drawing)
-        return actions.cpu().numpy(), state
+        drawing: Drawing = {"temperature": 0.0} if deterministic else self.options.drawing
+        return actions_for(self.actor, observation, self._predictions, drawing), state
 
     # ---------------------------------------------------------------- evaluating
 
@@ -439,7 +605,7 @@ class Agent(Updates):
             FloatingPointError: where a weight is not finite.
             OSError: where it cannot be written. After each of them what was saved before is as it was.
         """
-        if self._torn:
+        if self.interrupted_mid_update:
             warnings.warn(
                 f"update {self.num_updates + 1} ended half-way through its gradient steps: the agent is "
                 "saved as it is, and goes on otherwise than one that was never interrupted",
@@ -452,7 +618,7 @@ class Agent(Updates):
         return path
 
     def _described(self) -> dict[str, Any]:
-        named = {key: value for key, value in self.env_kwargs.items() if key != CODE and is_json(value)}
+        named = nameable(self.env_kwargs)
         timesteps, episodes = self._finished
         return {
             "agent": type(self).__name__,
@@ -493,47 +659,8 @@ class Agent(Updates):
     @classmethod
     def restored(cls, read: SavedAgent, **changed: Any) -> Self:
         """:meth:`load`, of what was read already."""
-        path, saved = read.path, read.description
-        if saved["agent"] != cls.__name__:
-            raise ValueError(f"{path} holds a {saved['agent']}: load it with {saved['agent']}.load")
-        again = saved["env_kwargs_not_saved"] + [key for key in saved["env_kwargs"] if key == CODE]
-        if again and "env_kwargs" not in changed:
-            raise ValueError(
-                f"{path} was trained with {', '.join(again)}, which could not be saved: pass env_kwargs= "
-                "again"
-            )
-        kept = ("num_envs", "seed", "model", "tokenizer", "device", "dtype", "env_kwargs")
-        arguments = {key: saved[key] for key in kept}
-        arguments.update(saved["options"])
-        agent = cls(changed.pop("env_id", saved["env_id"]), **{**arguments, **changed})
-        if agent.fingerprint != saved["fingerprint"]:
-            raise ValueError(
-                f"{path} was trained over a model with fingerprint {saved['fingerprint'][:12]}, and this one "
-                f"has {agent.fingerprint[:12]}; pass model= the one it was trained over"
-            )
-        trained = agent.actor.trained()
-        if set(read.weights) != set(trained):
-            odd = sorted(set(read.weights) ^ set(trained))
-            raise ValueError(
-                f"{path} holds other weights than this agent trains: {odd[0]} and {len(odd) - 1} more"
-            )
-        for name, parameter in trained.items():
-            weight = read.weights[name]
-            if weight.shape != parameter.shape or (
-                "dtype" not in changed and weight.dtype != parameter.dtype
-            ):
-                raise ValueError(
-                    f"{path} holds {name} as {weight.dtype} of shape {tuple(weight.shape)}, and this agent "
-                    f"trains it as {parameter.dtype} of shape {tuple(parameter.shape)}"
-                )
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(read.weights[name])
-        agent.optimiser.load_state_dict(read.optimiser, keep_lr="lr" in changed)
-        numbers = {**saved, "history": read.history}
-        for name in ("num_timesteps", "num_episodes", "num_updates", "history", "kl_coef"):
-            if name not in changed:
-                setattr(agent, name, numbers[name])
+        agent = cls(**arguments_of(read, cls.__name__, changed))
+        take_over(agent, read, changed)
         agent._finished = agent.num_timesteps, agent.num_episodes
         return agent
 
@@ -542,7 +669,7 @@ def _level_of(env_id: str) -> Level:
     """Which actions an id takes."""
     if not isinstance(env_id, str):
         raise TypeError(f"an agent takes the id of an environment, got {type(env_id).__name__}")
-    kwargs = gym.spec(env_id).kwargs
-    if "actions" not in kwargs:
+    level: Level | None = gym.spec(env_id).kwargs.get("actions")
+    if level is None:
         raise ValueError(f"{env_id} is not one of the CoLA environments: it has no action level")
-    return kwargs["actions"]
+    return level

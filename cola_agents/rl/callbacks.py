@@ -1,8 +1,9 @@
-"""What surrounds the updates of ``agent.learn``: callbacks, the progress bar."""
+"""Callbacks of ``agent.learn`` and its progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
@@ -14,49 +15,6 @@ Callback = None | BaseCallback | list[Any] | Callable[[dict[str, Any], dict[str,
 
 class Stopped(Exception):
     """A callback asked for the end of learning."""
-
-
-class Watch:
-    """Calls a callback as Stable-Baselines3 does, once for each step of all rows.
-
-    Args:
-        callback: see :data:`Callback`. A function that returns False stops learning; anything else it
-            returns, None too, goes on.
-        agent: the ``model`` that the callback sees.
-        seen: ``locals`` at the start.
-    """
-
-    def __init__(self, callback: Callback, agent: Any, seen: dict[str, Any]) -> None:
-        self.callback = _as_callback(callback)
-        self.seen = seen
-        self.callback.init_callback(agent)
-        self.callback.on_training_start(seen, {})
-
-    def step(self, **seen: Any) -> None:
-        """After one step of the rows.
-
-        Raises:
-            Stopped: if the callback asks for it.
-        """
-        self.seen.update(seen)
-        self.callback.update_locals(seen)
-        if not self.callback.on_step():
-            raise Stopped
-
-
-def _as_callback(callback: Callback) -> BaseCallback:
-    if isinstance(callback, BaseCallback):
-        return callback
-    if isinstance(callback, list):
-        return CallbackList([_as_callback(one) for one in callback])
-    if callback is None:
-        return CallbackList([])
-    if not callable(callback):
-        raise TypeError(
-            "callback= takes a Stable-Baselines3 callback, a list of them or a function of (locals, "
-            f"globals), got {callback!r}"
-        )
-    return ConvertCallback(lambda seen, others: callback(seen, others) is not False)
 
 
 class Progress:
@@ -95,3 +53,59 @@ class Progress:
 
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
+
+
+class Watch:
+    """Calls a callback as Stable-Baselines3 does, once for each step of all rows.
+
+    Args:
+        callback: see :data:`Callback`. A function that returns False stops learning; anything else it
+            returns, None too, goes on.
+        agent: the ``model`` that the callback sees.
+        seen: ``locals`` at the start.
+    """
+
+    def __init__(self, callback: Callback, agent: object, seen: dict[str, Any]) -> None:
+        self.callback = _as_callback(callback)
+        self._seen = seen
+        self.callback.init_callback(agent)  # type: ignore[arg-type]  # it has what SB3's callbacks ask for
+        self.callback.on_training_start(seen, {})
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """A block that the callback may end."""
+        with suppress(Stopped):
+            yield
+
+    @contextmanager
+    def rollout(self) -> Iterator[None]:
+        """A block in which episodes are played."""
+        self.callback.on_rollout_start()
+        yield
+        self.callback.on_rollout_end()
+
+    def step(self, **seen: Any) -> None:
+        """After one step of the rows.
+
+        Raises:
+            Stopped: if the callback asks for it.
+        """
+        self._seen.update(seen)
+        self.callback.update_locals(seen)
+        if not self.callback.on_step():
+            raise Stopped
+
+
+def _as_callback(callback: Callback) -> BaseCallback:
+    if isinstance(callback, BaseCallback):
+        return callback
+    if isinstance(callback, list):
+        return CallbackList([_as_callback(one) for one in callback])
+    if callback is None:
+        return CallbackList([])
+    if not callable(callback):
+        raise TypeError(
+            "callback= takes a Stable-Baselines3 callback, a list of them or a function of (locals, "
+            f"globals), got {callback!r}"
+        )
+    return ConvertCallback(lambda seen, others: callback(seen, others) is not False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cola_agents.common.files import one_writer
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.rl.recording import KIND, Recording, check_episode, check_header
-from cola_agents.rl.rollout import InitialPolicy, Policy, Rollout, collect, side_by_side
+from cola_agents.rl.rollout import AnyPolicy, Episode, InitialPolicy, Rollout, collect, side_by_side
 from cola_agents.rl.rows import make_rows
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes
@@ -80,7 +80,9 @@ class Recorded:
         seeds, problems = (
             np.array([episode[name] for episode in self.episodes]) for name in ("seed", "problem_seed")
         )
-        return side_by_side(self.episodes, seeds, problems, hidden)
+        names = [field.name for field in fields(Episode)]
+        episodes = [Episode(**{name: episode[name] for name in names}) for episode in self.episodes]
+        return side_by_side(episodes, seeds, problems, hidden)
 
 
 def generate(
@@ -89,7 +91,7 @@ def generate(
     *,
     problems: int,
     n: int = 16,
-    policy: Policy | Callable[[Any, list[int]], Tensor] | None = None,
+    policy: AnyPolicy | None = None,
     temperature: float = 1.0,
     seed: int = 0,
     num_envs: int = 64,

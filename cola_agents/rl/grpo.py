@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cola_agents.rl.clipped import ClippedAgent
-from cola_agents.rl.losses import group_advantages, zero_groups
+from torch import Tensor
+
+from cola_agents.rl.agent import Agent
+from cola_agents.rl.losses import clipped_surrogate, group_advantages, macro_starts, zero_groups
 from cola_agents.rl.options import ClippedOptions, GroupOptions
-from cola_agents.rl.updates import Batch
+from cola_agents.rl.update import Batch, Record
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class GRPOOptions(GroupOptions, ClippedOptions):
     """Options of :class:`GRPO`: those of groups and of the clipped objective."""
 
 
-class GRPO(ClippedAgent):
+class GRPO(Agent):
     """Group relative policy optimisation over latent or token actions; arguments as in :class:`Agent`.
 
     An episode's advantage is its reward standardised within its group, the same for all its actions.
@@ -27,9 +29,18 @@ class GRPO(ClippedAgent):
     options_class = GRPOOptions
     options: GRPOOptions
 
-    def gather(self) -> Batch:
+    def batch(self) -> Batch:
         o = self.options
-        rollout = self._collect(o.prompts, o.group_size)
+        rollout = self.play(*self.draw_seeds(o.prompts, o.group_size))
         groups = rollout.episode_rewards, o.group_size, rollout.reward_sizes
         figures = {"frac_zero_advantage": zero_groups(*groups)}
-        return self.spread(rollout, group_advantages(*groups), self.decides(rollout), figures)
+        decides = macro_starts(rollout.mask, o.macro)
+        return self.same_for_all_actions(rollout, group_advantages(*groups), decides, figures)
+
+    def loss(self, part: Batch) -> tuple[Tensor, Record]:
+        clip = self.options.clip
+        now = self.policy.evaluate_actions(part.rollout)
+        log_probs, old = part.by_decision(now.log_probs), part.by_decision(part.rollout.taken_log_probs)
+        gained = clipped_surrogate(log_probs, old, part.advantages[part.decides], clip)
+        loss, figures = self.policy.regularised(-part.mean(gained, "decisions"), part, now, self.kl_coef)
+        return loss, {**figures, **part.ratio_figures(log_probs - old, clip)}

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from cola_agents.decoding.kv import capacity
 from cola_agents.model.modeling import CoLAForCausalLM
-from cola_agents.rl.actors import LOGITS_AT_ONCE
+from cola_agents.rl.policy import LOGITS_AT_ONCE
 from cola_envs.backbone import Level
 
 GIB = 2**30
@@ -145,7 +145,7 @@ def activation_bytes(text: Any, size: int, lora_rank: int | None = None) -> int:
     )
     norms = (4 if lora_rank is None else 2) * text.hidden_size
     rest = 2 * queries + 2 * keys + 4 * text.intermediate_size + 7 * (lora_rank or 0)
-    return 8 * text.hidden_size + size * (norms + rest)
+    return int(8 * text.hidden_size + size * (norms + rest))
 
 
 def _parts(config: Any, level: Level) -> tuple[Any, Any, nn.Linear]:
@@ -163,4 +163,4 @@ def _numbers(module: nn.Module) -> int:
 
 
 def _head_dim(text: Any) -> int:
-    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+
+
+class Optimiser(Protocol):
+    """What :func:`cola_agents.rl.update.improve` needs of an optimiser."""
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+
+    def step(self, max_norm: float) -> float:
+        """Clip the gradients to ``max_norm`` and step; returns the norm before clipping."""
 
 
 class Adam32:
@@ -21,6 +31,9 @@ class Adam32:
         parameters: what is trained; entries that are not trainable are left out.
         lr: the learning rate.
         betas: Adam's; CoLA's post-training uses (0.9, 0.95).
+
+    Attributes:
+        steps: how many steps this object has made, or begun to make.
     """
 
     def __init__(
@@ -31,6 +44,7 @@ class Adam32:
             p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self.parameters
         ]
         self.adam = torch.optim.Adam(self._twins, lr=lr, betas=betas)
+        self.steps = 0
 
     def begin(self) -> None:
         """Make the averages that Adam would make at a weight's first step: zeros."""
@@ -54,6 +68,7 @@ class Adam32:
         norm = float(nn.utils.clip_grad_norm_(self.parameters, max_norm))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}: no step was made; lower lr")
+        self.steps += 1
         pairs = list(zip(self.parameters, self._twins, strict=True))
         for parameter, twin in pairs:
             if twin is not parameter:

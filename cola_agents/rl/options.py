@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from cola_agents.model.sampling import Drawing
+
 
 @dataclass(frozen=True)
 class AgentOptions:
@@ -91,7 +93,7 @@ class AgentOptions:
             raise ValueError(f"lora_alpha={self.lora_alpha} scales adapters: set lora_rank too")
 
     @property
-    def drawing(self) -> dict[str, Any]:
+    def drawing(self) -> Drawing:
         """How actions are drawn: what :func:`cola_agents.rl.rollout.collect` takes."""
         return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
 
@@ -99,6 +101,11 @@ class AgentOptions:
     def estimator(self) -> str:
         """How the KL is measured: ``kl_estimator``, or what suits ``kl_in``."""
         return self.kl_estimator or ("exact" if self.kl_in == "loss" else "k1")
+
+    @property
+    def passes(self) -> int:
+        """Passes over each batch."""
+        return 1
 
     def _at_least(self, least: int, *names: str) -> None:
         for name in names:
@@ -136,6 +143,10 @@ class ClippedOptions(AgentOptions):
         super().__post_init__()
         self._at_least(1, "epochs", "macro")
         self._positive("clip")
+
+    @property
+    def passes(self) -> int:
+        return self.epochs
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

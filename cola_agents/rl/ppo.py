@@ -1,4 +1,7 @@
-"""PPO over whole episodes: a policy with a value head on its own trunk."""
+"""PPO over whole episodes: a policy with a value head on its own trunk.
+
+Shapes: N episodes, T positions, M acting positions, G decisions (M of them, or fewer macro actions).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cola_agents.rl.clipped import ClippedAgent
-from cola_agents.rl.losses import alike, average, gae, sum_macros, value_errors, whiten
+from cola_agents.rl.agent import Agent
+from cola_agents.rl.losses import (
+    alike,
+    clipped_surrogate,
+    gae,
+    macro_starts,
+    sum_macros,
+    value_errors,
+    whiten,
+)
 from cola_agents.rl.options import ClippedOptions
 from cola_agents.rl.rollout import Rollout
-from cola_agents.rl.updates import Batch, Record
+from cola_agents.rl.update import Batch, Record
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class PPOOptions(ClippedOptions):
             raise ValueError(f"episodes >= 1, gamma in (0, 1] and lam in [0, 1] are needed, got {self}")
 
 
-class PPO(ClippedAgent):
+class PPO(Agent):
     """Proximal policy optimisation over latent or token actions; arguments as in :class:`Agent`.
 
     Updates are at the level of whole episodes: one pass of the trunk over each gives policy and value
@@ -58,49 +69,43 @@ class PPO(ClippedAgent):
     options_class = PPOOptions
     options: PPOOptions
 
-    def gather(self) -> Batch:
-        rollout = self._collect(self.options.episodes, 1)
-        rewards = rollout.episode_rewards
-        equal = alike(rewards.min(), rewards.max(), rollout.reward_sizes.max())
-        figures = {"frac_zero_advantage": float(equal)}
-        return self._judged(rollout, figures)
+    def batch(self) -> Batch:
+        return self.judge(self.play(*self.draw_seeds(self.options.episodes)))
 
     @torch.no_grad()
-    def _judged(self, rollout: Rollout, figures: Record) -> Batch:
-        """Values, advantages and returns at every decision."""
+    def judge(self, rollout: Rollout) -> Batch:
+        """Values, advantages and returns at every decision of some episodes."""
         o = self.options
-        rewards, decides = rollout.rewards, self.decides(rollout)
-        if o.kl_in == "reward":
-            kl = self.kl_of(rollout)
-            figures = {**figures, "kl": average(kl[rollout.mask], rollout.mask, "token").item()}
-            rewards = rewards - self.kl_coef * kl
-        if o.macro > 1:
-            summed = torch.zeros_like(rewards)
-            summed[decides] = sum_macros(rewards[rollout.mask], rollout.mask, decides)
-            rewards = summed
-        values = torch.zeros_like(rewards)
-        for index in self._parts(rollout):
-            part = rollout.select(index)
-            values[index, : part.mask.shape[1]] = self.actor.values(self.actor.features(part))
-        values = self.workers.sum(values)
+        totals = rollout.episode_rewards
+        equal = alike(totals.min(), totals.max(), rollout.reward_sizes.max())
+        kl, kl_figures = self.policy.kl_in_reward(rollout)
+        decides = macro_starts(rollout.mask, o.macro)
+        paid = (rollout.rewards - self.kl_coef * kl)[rollout.mask]
+        rewards = torch.zeros_like(rollout.rewards)
+        rewards[decides] = sum_macros(paid, rollout.mask, decides)
+        values = self.policy.values(rollout)
         last = values.gather(1, rollout.lengths[:, None] - 1).squeeze(1)
         bootstrap = torch.where(rollout.terminated, torch.zeros_like(last), last)
         advantages, returns = gae(rewards, values, decides, bootstrap, gamma=o.gamma, lam=o.lam)
         if o.whiten:
             size = rewards.abs().sum(1).max() + values.abs().max()
             advantages = whiten(advantages, decides, size=size)
-        return Batch(rollout, decides, advantages, figures, values, returns)
+        figures = {"frac_zero_advantage": float(equal), **kl_figures}
+        return Batch(rollout, decides, advantages, figures, o.loss_mean, values, returns)
+
+    def loss(self, part: Batch) -> tuple[Tensor, Record]:
+        o, at = self.options, part.decides
+        assert part.values is not None
+        assert part.returns is not None
+        now = self.policy.evaluate_actions(part.rollout)
+        log_probs, old = part.by_decision(now.log_probs), part.by_decision(part.rollout.taken_log_probs)
+        gained = clipped_surrogate(log_probs, old, part.advantages[at], o.clip)
+        loss, figures = self.policy.regularised(-part.mean(gained, "decisions"), part, now, self.kl_coef)
+        values = self.actor.values(now.features[at[part.rollout.mask]])
+        errors = value_errors(values, part.values[at], part.returns[at], o.value_clip)
+        value_loss = part.mean(errors, "decisions")
+        figures |= {**part.ratio_figures(log_probs - old, o.clip), "value_loss": value_loss.item()}
+        return loss + o.value_coef * value_loss, figures
 
     def has_other_terms(self) -> bool:
         return super().has_other_terms() or self.options.value_coef > 0
-
-    def value_term(self, part: Batch, features: Tensor, decisions: int) -> tuple[Tensor | None, Record]:
-        assert part.values is not None
-        assert part.returns is not None
-        o, at = self.options, part.decides
-        if o.macro > 1:
-            features = features[at[part.rollout.mask]]
-        found = self.actor.values(features)
-        errors = value_errors(found, part.values[at], part.returns[at], o.value_clip)
-        value = average(errors, at, o.loss_mean, decisions)
-        return o.value_coef * value, {"value_loss": value.item()}

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from cola_agents.rl.agent import Agent
-from cola_agents.rl.losses import less_baseline, reinforce_objective
+from cola_agents.rl.losses import less_baseline
 from cola_agents.rl.options import AgentOptions
-from cola_agents.rl.updates import Batch
+from cola_agents.rl.update import Batch, Record
 from cola_envs.order import check_prompts
 
 
@@ -42,10 +42,10 @@ class ReMax(Agent):
     options_class = ReMaxOptions
     options: ReMaxOptions
 
-    def gather(self) -> Batch:
-        seeds, problems = self._seeds(self.options.episodes, 1)
-        rollout = self._play(seeds, problems)
-        greedy = self._play(seeds, problems, greedy=True)
+    def batch(self) -> Batch:
+        seeds, problems = self.draw_seeds(self.options.episodes)
+        rollout = self.play(seeds, problems)
+        greedy = self.play(seeds, problems, greedy=True)
         check_prompts(self.episodes.tasks, [*problems, *problems], [*rollout.prompts, *greedy.prompts])
         baselines = greedy.episode_rewards
         sizes = torch.maximum(rollout.reward_sizes, greedy.reward_sizes)
@@ -54,7 +54,7 @@ class ReMax(Agent):
             "frac_zero_advantage": (advantages == 0).float().mean().item(),
             "greedy_reward": baselines.mean().item(),
         }
-        return self.spread(rollout, advantages, rollout.mask, figures)
+        return self.same_for_all_actions(rollout, advantages, rollout.mask, figures)
 
-    def objective(self, log_probs: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
-        return reinforce_objective(log_probs, advantages)
+    def loss(self, part: Batch) -> tuple[Tensor, Record]:
+        return self.reinforce_loss(part)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cola_agents.rl.agent import Agent
-from cola_agents.rl.losses import average, leave_one_out, reinforce_objective, whiten, zero_groups
+from cola_agents.rl.losses import leave_one_out, whiten, zero_groups
 from cola_agents.rl.options import GroupOptions
-from cola_agents.rl.updates import Batch
+from cola_agents.rl.update import Batch, Record
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class RLOO(Agent):
     options_class = RLOOOptions
     options: RLOOOptions
 
-    def gather(self) -> Batch:
+    def batch(self) -> Batch:
         o = self.options
-        rollout = self._collect(o.prompts, o.group_size)
-        rewards, sizes = rollout.episode_rewards, rollout.reward_sizes
-        figures = {"frac_zero_advantage": zero_groups(rewards, o.group_size, sizes)}
-        if o.kl_in == "reward":
-            kl = self.kl_of(rollout)
-            figures["kl"] = average(kl[rollout.mask], rollout.mask, "token").item()
-            rewards = rewards - self.kl_coef * kl.sum(1)
-            sizes = sizes + self.kl_coef * kl.abs().sum(1)
-        every = leave_one_out(rewards, o.group_size, sizes)[:, None] * rollout.mask
-        return Batch(rollout, rollout.mask, whiten(every, rollout.mask) if o.whiten else every, figures)
+        rollout = self.play(*self.draw_seeds(o.prompts, o.group_size))
+        paid, sizes = rollout.episode_rewards, rollout.reward_sizes
+        kl, figures = self.policy.kl_in_reward(rollout)
+        figures = {"frac_zero_advantage": zero_groups(paid, o.group_size, sizes), **figures}
+        rewards = paid - self.kl_coef * kl.sum(1)
+        sizes = sizes + self.kl_coef * kl.abs().sum(1)
+        advantages = leave_one_out(rewards, o.group_size, sizes)[:, None] * rollout.mask
+        if o.whiten:
+            advantages = whiten(advantages, rollout.mask)
+        return Batch(rollout, rollout.mask, advantages, figures, o.loss_mean)
 
-    def objective(self, log_probs: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
-        return reinforce_objective(log_probs, advantages)
+    def loss(self, part: Batch) -> tuple[Tensor, Record]:
+        return self.reinforce_loss(part)

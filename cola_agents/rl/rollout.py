@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cola_agents.decoding.contract import PolicySession, missing
 from cola_agents.model.sampling import sample
 from cola_envs.episodes import Episodes
 from cola_envs.order import check_prompts
@@ -20,22 +21,82 @@ from cola_envs.spaces import reach
 #: Tells a policy's stream from the streams that Episodes draws from with the same row seed.
 _POLICY_STREAM = 3
 
+#: From a session's rows to action logits, [B, A].
+Act = Callable[[Sequence[int]], Tensor]
+
 
 class Policy(Protocol):
     """What :func:`collect` asks of an agent."""
 
-    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+    def attach(self, session: PolicySession) -> Act:
         """Begin to act in a session: returns a function from rows to action logits [B, A].
 
         The weights must not change until the collection is over; each collection attaches anew.
         """
 
 
+#: A policy, or a plain function of a session and of rows that gives action logits [B, A].
+AnyPolicy = Policy | Callable[[PolicySession, list[int]], Tensor]
+
+
 class InitialPolicy:
     """A model's own policy: the cloned one over codes, or the language model over tokens."""
 
-    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+    def attach(self, session: PolicySession) -> Act:
         return session.policy
+
+
+def attach(policy: AnyPolicy | None, episodes: Episodes) -> Act:
+    """Have a policy act in the rows of Episodes: a function from rows to action logits [B, A].
+
+    Args:
+        policy: None for the model's own.
+
+    Raises:
+        TypeError: for a third party's backbone whose sessions lack something that policies need.
+    """
+    session = policy_session(episodes)
+    if policy is None:
+        return session.policy
+    if hasattr(policy, "attach"):
+        return policy.attach(session)
+    return lambda rows: policy(session, list(rows))
+
+
+def policy_session(episodes: Episodes) -> PolicySession:
+    """The session of Episodes, for a policy to act in.
+
+    Raises:
+        TypeError: for a third party's that lacks something of the contract, named.
+    """
+    lacks = missing(episodes.session, PolicySession)
+    if lacks:
+        raise TypeError(
+            f"a policy cannot act in a {type(episodes.session).__name__}, which has no {', '.join(lacks)}: "
+            "see cola_agents.decoding.contract.PolicySession"
+        )
+    return cast(PolicySession, episodes.session)
+
+
+@dataclass
+class Episode:
+    """One episode as it is played; T counts prompt, agent's tokens and task text.
+
+    Attributes:
+        ids: token ids, T of them.
+        positions: where actions were taken: the index of the last token that was read before each.
+        actions, log_probs, rewards: an entry an action.
+        terminated: whether it ended, and was not cut.
+        info: of its last step.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    actions: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    terminated: bool = False
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,6 +160,11 @@ class Rollout:
         return int(self.mask.sum())
 
     @property
+    def taken_log_probs(self) -> Tensor:
+        """Log-probabilities of the actions when they were taken, [M]: one a position of ``mask``."""
+        return self.log_probs[self.mask]
+
+    @property
     def here(self) -> np.ndarray:
         """The episodes whose hidden states are in this process, in order."""
         return np.arange(len(self)) if self.held is None else np.flatnonzero(self.held >= 0)
@@ -108,19 +174,19 @@ class Rollout:
         index = torch.as_tensor(index)
         length = int(self.lengths[index].max())
         picked: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "hidden" and self.held is not None:
+        for own in fields(self):
+            value = getattr(self, own.name)
+            if own.name == "hidden" and self.held is not None:
                 rows = self.held[index.cpu().numpy()]
                 picked["hidden"] = value[rows[rows >= 0], :length]
-            elif field.name == "held":
+            elif own.name == "held":
                 picked["held"] = None if value is None else _renumbered(value[index.cpu().numpy()])
             elif isinstance(value, Tensor):
-                picked[field.name] = value[index] if value.dim() == 1 else value[index, :length]
+                picked[own.name] = value[index] if value.dim() == 1 else value[index, :length]
             elif isinstance(value, np.ndarray):
-                picked[field.name] = value[index.cpu().numpy()]
+                picked[own.name] = value[index.cpu().numpy()]
             else:
-                picked[field.name] = [value[i] for i in index.tolist()]
+                picked[own.name] = [value[i] for i in index.tolist()]
         return replace(self, **picked)
 
 
@@ -130,20 +196,9 @@ def _renumbered(held: np.ndarray) -> np.ndarray | None:
     return None if here.all() else np.where(here, here.cumsum() - 1, -1)
 
 
-@dataclass
-class _Running:
-    """One episode under way."""
-
-    number: int
-    draw: Callable[[], float]
-    positions: list[int]
-    log_probs: list[float]
-    rewards: list[float]
-
-
 def collect(
     episodes: Episodes,
-    policy: Policy | Callable[[Any, list[int]], Tensor],
+    policy: AnyPolicy,
     *,
     seeds: Sequence[int] | None = None,
     problem_seeds: Sequence[int] | None = None,
@@ -160,7 +215,7 @@ def collect(
 
     Args:
         episodes: rows to play in; whatever ran in them is dropped.
-        policy: gives action logits: a :class:`Policy`, or a plain function of session and rows.
+        policy: gives action logits: a :class:`Policy`, or a plain function of session and rows [B].
         seeds: N row seeds: the policy's and the world's draws. None for one episode a row, from fresh
             entropy.
         problem_seeds: N seeds of the problems; None for the row seeds, or the next problems where they come
@@ -183,76 +238,115 @@ def collect(
         )
     if seeds is None:
         seeds = np.random.default_rng().integers(2**53, size=episodes.num_rows).tolist()
-    given = [None] * len(seeds) if problem_seeds is None else [int(seed) for seed in problem_seeds]
+    given: list[int | None] = [None] * len(seeds)
+    if problem_seeds is not None:
+        given = [int(seed) for seed in problem_seeds]
     if len(given) != len(seeds) or not len(seeds):
         raise ValueError(f"collect got {len(seeds)} seeds and {len(given)} problem seeds")
-    session: Any = episodes.session
+    session = policy_session(episodes)
     # What rows held before, perhaps under other weights, must not show: not in a kept prefix, and not in
     # the last bits of a state that was computed in other company.
     session.forget()
-    act = policy.attach(session) if hasattr(policy, "attach") else partial(policy, session)
-    waiting = list(range(len(seeds)))[::-1]
-    running: dict[int, _Running] = {}
-    done: list[dict[str, Any]] = [{} for _ in seeds]
-    problems = np.zeros(len(seeds), dtype=np.int64)
-
-    def refill(rows: list[int]) -> None:
-        rows = rows[: len(waiting)]
-        if not rows:
-            return
-        numbers = [waiting.pop() for _ in rows]
-        episodes.reset(rows, [int(seeds[n]) for n in numbers], [given[n] for n in numbers])
-        for row, number in zip(rows, numbers, strict=True):
-            problems[number] = episodes.problem_seed(row)
-            stream = np.random.default_rng([int(seeds[number]), _POLICY_STREAM])
-            running[row] = _Running(number, stream.random, [], [], [])
-
-    refill(list(range(episodes.num_rows)))
-    while running:
-        rows = sorted(running)
-        with torch.no_grad():
-            logits = act(rows)
-            _check_logits(logits, len(rows), episodes)
-            draws = [running[row].draw() for row in rows]
-            u = torch.tensor(draws, dtype=torch.float64, device=logits.device)
-            actions, log_probs = sample(logits, u, temperature=temperature, top_k=top_k, top_p=top_p)
-        for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
-            if not math.isfinite(log_prob):
-                step = len(running[row].positions)
-                raise FloatingPointError(
-                    f"the policy's logits of row {row} are not finite at step {step}, "
-                    f"after token {session.tokens[row][-1]}"
-                )
-            running[row].positions.append(len(session.tokens[row]) - 1)
-            running[row].log_probs.append(log_prob)
-        chosen = actions.cpu().numpy()
-        _, rewards, terminated, truncated, infos = episodes.step(rows, chosen)
-        free, ends = [], {}
-        for i, row in enumerate(rows):
-            running[row].rewards.append(float(rewards[i]))
-            if terminated[i] or truncated[i]:
-                episode = running.pop(row)
-                done[episode.number] = {
-                    "ids": list(session.tokens[row]),
-                    "hidden": session.states(row).clone(),
-                    "positions": episode.positions,
-                    "actions": episodes.actions(row),
-                    "log_probs": episode.log_probs,
-                    "rewards": episode.rewards,
-                    "terminated": bool(terminated[i]),
-                    "info": infos[i],
-                }
-                free.append(row)
-                ends[i] = {"r": sum(episode.rewards), "l": len(episode.rewards)}
+    act = attach(policy, episodes)
+    draw = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
+    played = _Played(episodes, session, [int(seed) for seed in seeds], given)
+    played.refill(list(range(episodes.num_rows)))
+    while played.running:
+        rows = sorted(played.running)
+        actions = played.choose(rows, act, draw)
+        _, rewards, terminated, truncated, infos = episodes.step(rows, actions)
+        ended = played.paid(rows, rewards, terminated, truncated, infos)
         if on_step is not None:
-            seen = [{**info, "episode": ends[i]} if i in ends else info for i, info in enumerate(infos)]
-            on_step(actions=chosen, rewards=rewards, dones=terminated | truncated, infos=seen)
-        refill(free)
-    hidden = [record.pop("hidden") for record in done]
-    rollout = side_by_side(done, np.asarray(seeds), problems, hidden)
+            seen = [
+                {**info, "episode": {"r": sum(ended[row].rewards), "l": len(ended[row].rewards)}}
+                if row in ended
+                else info
+                for row, info in zip(rows, infos, strict=True)
+            ]
+            on_step(actions=actions, rewards=rewards, dones=terminated | truncated, infos=seen)
+        played.refill(list(ended))
+    rollout = side_by_side(played.episodes, np.asarray(seeds), played.problems, played.hidden)
     if problem_seeds is not None:
         check_prompts(episodes.tasks, given, rollout.prompts)
     return rollout
+
+
+class _Played:
+    """The episodes of a collection, one a seed, and the rows that play them.
+
+    Args:
+        seeds, given: row seeds and problem seeds, or None.
+
+    Attributes:
+        episodes, hidden: what was played, and the states of its tokens [T, D], in the order of the seeds.
+        problems: the seed of each one's problem, or its place where problems come in order.
+        running: which episode is in which row.
+    """
+
+    def __init__(
+        self, rows: Episodes, session: PolicySession, seeds: list[int], given: list[int | None]
+    ) -> None:
+        self._rows, self._session, self._seeds, self._given = rows, session, seeds, given
+        self.episodes = [Episode() for _ in seeds]
+        self.hidden: list[Tensor] = [torch.empty(0)] * len(seeds)
+        self.problems = np.zeros(len(seeds), dtype=np.int64)
+        self.running: dict[int, int] = {}
+        self._waiting = list(range(len(seeds)))[::-1]
+        self._draws: dict[int, Callable[[], float]] = {}
+
+    def refill(self, free: list[int]) -> None:
+        """Begin the next episodes in free rows."""
+        rows = free[: len(self._waiting)]
+        if not rows:
+            return
+        numbers = [self._waiting.pop() for _ in rows]
+        self._rows.reset(rows, [self._seeds[n] for n in numbers], [self._given[n] for n in numbers])
+        for row, number in zip(rows, numbers, strict=True):
+            self.running[row] = number
+            self.problems[number] = self._rows.problem_seed(row)
+            self._draws[row] = np.random.default_rng([self._seeds[number], _POLICY_STREAM]).random
+
+    @torch.no_grad()
+    def choose(
+        self, rows: list[int], act: Act, draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    ) -> np.ndarray:
+        """Draw an action [B] for each row, and note where and how likely it was."""
+        logits = act(rows)
+        _check_logits(logits, len(rows), self._rows)
+        u = torch.tensor([self._draws[row]() for row in rows], dtype=torch.float64, device=logits.device)
+        actions, log_probs = draw(logits, u)
+        for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
+            episode, tokens = self.episodes[self.running[row]], self._session.tokens[row]
+            if not math.isfinite(log_prob):
+                raise FloatingPointError(
+                    f"the policy's logits of row {row} are not finite at step {len(episode.positions)}, "
+                    f"after token {tokens[-1]}"
+                )
+            episode.positions.append(len(tokens) - 1)
+            episode.log_probs.append(log_prob)
+        return actions.cpu().numpy()
+
+    def paid(
+        self,
+        rows: list[int],
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> dict[int, Episode]:
+        """Note a step's rewards [B]; returns the episodes that it ended, by their rows."""
+        ended = {}
+        for i, row in enumerate(rows):
+            episode = self.episodes[self.running[row]]
+            episode.rewards.append(float(rewards[i]))
+            if terminated[i] or truncated[i]:
+                number = self.running.pop(row)
+                episode.ids = list(self._session.tokens[row])
+                episode.actions = self._rows.actions(row)
+                episode.terminated, episode.info = bool(terminated[i]), infos[i]
+                self.hidden[number] = self._session.states(row).clone()
+                ended[row] = episode
+        return ended
 
 
 def _check_logits(logits: Any, num_rows: int, episodes: Episodes) -> None:
@@ -269,17 +363,15 @@ def _check_logits(logits: Any, num_rows: int, episodes: Episodes) -> None:
 
 
 def side_by_side(
-    episodes: Sequence[dict[str, Any]], seeds: np.ndarray, problem_seeds: np.ndarray, hidden: Sequence[Tensor]
+    episodes: Sequence[Episode], seeds: np.ndarray, problem_seeds: np.ndarray, hidden: Sequence[Tensor]
 ) -> Rollout:
     """Episodes of unequal length as one Rollout, padded on the right.
 
     Args:
-        episodes: per episode ``ids``, ``positions`` (where actions were taken), ``actions``, ``log_probs``,
-            ``rewards``, ``terminated`` and ``info``.
         seeds, problem_seeds: [N].
         hidden: per episode the states of its tokens, [T, D]; the Rollout is on their device.
     """
-    lengths = torch.tensor([len(episode["ids"]) for episode in episodes])
+    lengths = torch.tensor([len(episode.ids) for episode in episodes])
     shape = (len(episodes), int(lengths.max()))
     states = hidden[0].new_zeros((*shape, hidden[0].shape[-1]))
     ids = torch.zeros(shape, dtype=torch.long)
@@ -287,13 +379,13 @@ def side_by_side(
     mask = torch.zeros(shape, dtype=torch.bool)
     log_probs, rewards = torch.zeros(shape), torch.zeros(shape)
     for n, episode in enumerate(episodes):
-        ids[n, : len(episode["ids"])] = torch.tensor(episode["ids"])
+        ids[n, : len(episode.ids)] = torch.tensor(episode.ids)
         states[n, : len(hidden[n])] = hidden[n]
-        at = torch.tensor(episode["positions"])
+        at = torch.tensor(episode.positions)
         mask[n, at] = True
-        actions[n, at] = torch.tensor(episode["actions"])
-        log_probs[n, at] = torch.tensor(episode["log_probs"])
-        rewards[n, at] = torch.tensor(episode["rewards"], dtype=torch.float32)
+        actions[n, at] = torch.tensor(episode.actions)
+        log_probs[n, at] = torch.tensor(episode.log_probs)
+        rewards[n, at] = torch.tensor(episode.rewards, dtype=torch.float32)
     device = states.device
     return Rollout(
         ids=ids.to(device),
@@ -303,8 +395,8 @@ def side_by_side(
         actions=actions.to(device),
         log_probs=log_probs.to(device),
         rewards=rewards.to(device),
-        terminated=torch.tensor([episode["terminated"] for episode in episodes], device=device),
+        terminated=torch.tensor([episode.terminated for episode in episodes], device=device),
         seeds=seeds,
         problem_seeds=problem_seeds,
-        infos=[episode["info"] for episode in episodes],
+        infos=[episode.info for episode in episodes],
     )

@@ -239,7 +239,8 @@ class Described:
         """The records, with a warning where not all are whole."""
         place = self.place
         if place is None:
-            return self.content["history"]
+            kept: list[Record] = self.content["history"]
+            return kept
         _inside(self.path, place.file)
         records, whole = read_history(self.path, place)
         if not whole:
@@ -297,6 +298,6 @@ def _inside(path: Path, name: str) -> Path:
 def is_json(value: Any) -> bool:
     """Whether a value is the same after it was written as JSON and read again."""
     try:
-        return json.loads(json.dumps(value)) == value
+        return bool(json.loads(json.dumps(value)) == value)
     except (TypeError, ValueError):
         return False

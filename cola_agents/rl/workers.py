@@ -172,7 +172,7 @@ class RolloutWorkers(Workers):
         return [own for _, own in told]
 
     @torch.no_grad()
-    def spread(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite tensors with those of the first process."""
         if self.size > 1:
             with hold_interrupts(patient=True):
@@ -210,7 +210,7 @@ class RolloutWorkers(Workers):
         names = dict.fromkeys(name for found, _ in told for name in found)
         return {name: sum(found.get(name, 0.0) for found, _ in told) for name in names}
 
-    def gather(self, own: Rollout) -> Rollout:
+    def all_gather(self, own: Rollout) -> Rollout:
         """The episodes of all processes, by rank; of hidden states only this one's are here."""
         if self.size == 1:
             return own
@@ -251,7 +251,7 @@ def _same(value: Any, other: Any) -> bool:
     """Real numbers may differ as sums of unlike devices do."""
     if isinstance(value, float) and isinstance(other, float):
         return math.isclose(value, other, rel_tol=1e-3)
-    return value == other
+    return bool(value == other)
 
 
 def _told(error: BaseException | None) -> tuple[str, str] | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cola_agents.rl.rollout import InitialPolicy, Policy
+from cola_agents.rl.rollout import AnyPolicy, attach
 from cola_agents.search.config import Evaluation
 from cola_agents.search.playout import Outlook, Player, Values, streams
 from cola_envs.episodes import Episodes
@@ -42,18 +40,14 @@ class RolloutEvaluator:
     def __init__(
         self,
         episodes: Episodes,
-        policy: Policy | Callable[[Any, list[int]], Tensor] | None = None,
+        policy: AnyPolicy | None = None,
         *,
         temperature: float = 1.0,
         discount: float = 1.0,
         seed: int | Sequence[int] = 0,
         q: Values | None = None,
     ) -> None:
-        session = episodes.session
-        chosen: Any = policy or InitialPolicy()
-        self.logits: Values = (
-            chosen.attach(session) if hasattr(chosen, "attach") else partial(chosen, session)
-        )
+        self.logits: Values = attach(policy, episodes)
         own = streams(seed, episodes.num_rows if isinstance(seed, (int, np.integer)) else len(seed))
         self.player = Player(
             episodes, self.logits, dict(enumerate(own)), temperature=temperature, discount=discount, q=q
@@ -69,23 +63,3 @@ def unplayed(seen: Outlook) -> Evaluation:
     """What a player sees of rows, as an evaluation whose values, 0, are still to be played for."""
     action_values = None if seen.values is None else seen.values.double().cpu().numpy()
     return Evaluation(probabilities(seen.logits), np.zeros(len(seen.logits)), action_values)
-
-
-class ValueEvaluator:
-    """Priors and values from an actor with a critic, such as a trained PPO agent's.
-
-    Args:
-        episodes: whose rows are evaluated.
-        actor: :attr:`cola_agents.PPO.actor`, over the backbone of these episodes.
-    """
-
-    def __init__(self, episodes: Episodes, actor: Any) -> None:
-        self.episodes = episodes
-        self.actor = actor
-        self.features = actor.follow(episodes.session)
-
-    @torch.no_grad()
-    def __call__(self, rows: Sequence[int], /) -> Evaluation:
-        features = self.features(rows)
-        prior = probabilities(self.actor.logits(features))
-        return Evaluation(prior, self.actor.values(features).double().cpu().numpy())

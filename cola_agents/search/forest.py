@@ -146,7 +146,8 @@ class Tree:
         below = self.forest.child[self.number, node]
         edges = np.flatnonzero(below != NONE)
         order = np.argsort(-self.forest.visits[self.number, node, edges], kind="stable")
-        return below[edges[order]].tolist()
+        children: list[int] = below[edges[order]].tolist()
+        return children
 
     def visits(self, node: int) -> int:
         """How often the edge to a node was taken; of the root, all its edges together."""

@@ -226,7 +226,7 @@ class _Run:
             return True
         if config.early_stop:
             first, *others = sorted(self.forest.visits[tree, 0].tolist(), reverse=True)
-            return first - (others[0] if others else 0) > left
+            return bool(first - (others[0] if others else 0) > left)
         return False
 
     def _select(self, trees: np.ndarray) -> list[Path]:

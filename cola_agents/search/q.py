@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from cola_agents.common.files import whole_folder
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.decoding.contract import PolicySession
 from cola_agents.decoding.session import Rows
 from cola_agents.rl.rollout import Rollout
 from cola_agents.search.config import Evaluation
@@ -103,13 +104,14 @@ class QFunction(nn.Module):
 
     def _states(self, rollout: Rollout) -> Tensor:
         given = {"inputs_embeds": rollout.hidden} if self.reads == "hidden" else {"input_ids": rollout.ids}
-        return self.trunk(**given, use_cache=False).last_hidden_state
+        states: Tensor = self.trunk(**given, use_cache=False).last_hidden_state
+        return states
 
     def _judged(self, states: Tensor) -> Tensor:
-        values = self.head(states.to(self.head.weight.dtype)).float()
+        values: Tensor = self.head(states.to(self.head.weight.dtype)).float()
         return values if self._never is None else values.masked_fill(self._never, float("-inf"))
 
-    def attach(self, session: Any) -> Values:
+    def attach(self, session: PolicySession) -> Values:
         """Begin to judge in a session: a function from rows to action values [B, A].
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cola_agents.rl.rollout import InitialPolicy
+from cola_agents.rl.rollout import AnyPolicy, attach, policy_session
 from cola_agents.rl.rows import make_rows
 from cola_agents.search.config import Evaluate, SearchConfig, SearchResult
 from cola_agents.search.evaluators import RolloutEvaluator
@@ -48,7 +48,7 @@ class MCTS:
         config: SearchConfig | MCTSQConfig | None = None,
         *,
         q: Any = None,
-        policy: Any = None,
+        policy: AnyPolicy | None = None,
         evaluate: Evaluate | None = None,
         leaves: Literal["rollout", "q"] = "rollout",
         num_trees: int = 16,
@@ -80,10 +80,8 @@ class MCTS:
             raise TypeError(f"MCTS takes an environment id or Episodes, got {type(env).__name__}")
         self.config = config
         self.seed = seed
-        session: Any = self.episodes.session
-        self._policy = policy or InitialPolicy()
-        logits = self._policy.attach(session) if hasattr(self._policy, "attach") else self._bound(policy)
-        self._logits = logits
+        self._policy = policy
+        self._logits = attach(policy, self.episodes)
         if isinstance(q, QFunction) or q is None:
             self.q = q
         else:
@@ -91,12 +89,9 @@ class MCTS:
             self.q = QFunction.load(q, backbone)
         if self.q is not None and self.q.fingerprint != self.episodes.backbone.fingerprint:
             raise ValueError("the Q-function was trained over another model than the one that is searched")
-        self._values = None if self.q is None else self.q.attach(session)
+        self._values = None if self.q is None else self.q.attach(policy_session(self.episodes))
         self._leaves = leaves
         self._evaluate = evaluate
-
-    def _bound(self, policy: Any) -> Any:
-        return lambda rows: policy(self.episodes.session, list(rows))
 
     def solve(self, seeds: Sequence[int], problem_seeds: Sequence[int] | None = None) -> SearchResult:
         """Search the problem of each seed from its beginning; a tree a seed, in their order.

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 
 from cola_envs.backbone import Decoded, Level
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from cola_envs.testing.fake_policy import FakeReader
 
 PRIME = (1 << 61) - 1
 LIKELY = 4  # tokens that a latent action may turn into
@@ -32,7 +39,7 @@ class ByteTokenizer:
 
 
 class FakeBackbone:
-    """A Backbone of numpy alone, for tests.
+    """A Backbone for tests, of numpy alone; torch is for those who train a policy over it.
 
     At latent level every action has, in every context, :data:`LIKELY` possible tokens (letters, digits, the
     full stop, the line break, the end of text) with falling probabilities. At token level an action
@@ -74,6 +81,20 @@ class FakeBackbone:
             mask[len(self.tokenizer) :] = False
         return mask
 
+    @functools.cached_property
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the initial policy: of its trunk [D, D] and of its head [A, D], float32."""
+        generator, size = np.random.default_rng(self.hidden_size), self.hidden_size
+        shapes = (size, size), (int(self.action_space.n), size)
+        trunk, head = (generator.normal(0, size**-0.5, shape).astype(np.float32) for shape in shapes)
+        return trunk, head
+
+    def initial_policy(self) -> tuple[nn.Module, nn.Linear]:
+        """The policy that :meth:`FakeSession.prior` tells of: a linear map of hidden states, and a head."""
+        from cola_envs.testing.fake_policy import trunk_and_head
+
+        return trunk_and_head(*self.weights)
+
     def session(self, num_rows: int, max_length: int | None = None) -> FakeSession:
         return FakeSession(self, num_rows, max_length or self.max_length)
 
@@ -82,34 +103,33 @@ class FakeBackbone:
 
 
 class FakeSession:
-    """Rows of a :class:`FakeBackbone`; a row's whole state is its hash and its length."""
+    """Rows of a :class:`FakeBackbone`; a row's state after each token is a hash of the tokens until then."""
 
     def __init__(self, backbone: FakeBackbone, num_rows: int, max_length: int) -> None:
         self.backbone = backbone
         self.num_rows = num_rows
         self.max_length = max_length
-        self._hash = [0] * num_rows
-        self._length = [0] * num_rows
+        self.forget()
         likely = [byte + 1 for byte in ALPHABET.encode()] + [0]
         self._likely = np.array(likely, dtype=np.int64)
 
     def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         for row in rows:
-            self._hash[row], self._length[row] = 0, 0
+            self.tokens[row], self._hashes[row] = [], []
         self.extend(rows, tokens)
 
     def forget(self) -> None:
-        self._hash, self._length = [0] * self.num_rows, [0] * self.num_rows
+        self.tokens: list[list[int]] = [[] for _ in range(self.num_rows)]
+        self._hashes: list[list[int]] = [[] for _ in range(self.num_rows)]
 
     def extend(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         for row, ids in zip(rows, tokens, strict=True):
-            if not ids or self._length[row] + len(ids) > self.max_length:
-                raise ValueError(
-                    f"row {row} holds {self._length[row]} of {self.max_length}, got {len(ids)} more"
-                )
-            self._length[row] += len(ids)
+            held, hashes = self.tokens[row], self._hashes[row]
+            if not ids or len(held) + len(ids) > self.max_length:
+                raise ValueError(f"row {row} holds {len(held)} of {self.max_length}, got {len(ids)} more")
             for token in ids:
-                self._hash[row] = _mix(self._hash[row], token + 1)
+                held.append(token)
+                hashes.append(_mix(hashes[-1] if hashes else 0, token + 1))
 
     def decode(
         self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0
@@ -118,7 +138,7 @@ class FakeSession:
             return Decoded([np.array([a], dtype=np.int64) for a in actions], [np.zeros(1) for _ in rows])
         tokens, logprobs = [], []
         for i, (row, action) in enumerate(zip(rows, np.asarray(actions).tolist(), strict=True)):
-            state, ids, logs = self._hash[row], [], []
+            state, ids, logs = self._hashes[row][-1], [], []
             for _ in range(self.backbone.tokens_per_action):
                 choices, logits = self._choices(state, action)
                 pick, log = 0, 0.0
@@ -136,17 +156,40 @@ class FakeSession:
         return Decoded(tokens, logprobs)
 
     def hidden(self, rows: Sequence[int]) -> np.ndarray:
-        return self._noise(rows, self.backbone.hidden_size, 3)
+        return _noise([self._hashes[row][-1] for row in rows], self.backbone.hidden_size)
 
     def features(self, rows: Sequence[int]) -> np.ndarray:
-        if self.backbone.level == "token":
-            return self.hidden(rows)
-        return self._noise(rows, self.backbone.hidden_size, 5)
+        return self.hidden(rows) @ self.backbone.weights[0].T
 
     def prior(self, rows: Sequence[int]) -> np.ndarray:
-        mask = self.backbone.action_mask()
-        logits = np.where(mask, self._noise(rows, len(mask), 7), -np.inf)
+        logits = self._logits(rows)
         return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+
+    def _logits(self, rows: Sequence[int]) -> np.ndarray:
+        logits = self.features(rows) @ self.backbone.weights[1].T
+        return np.where(self.backbone.action_mask(), logits, -np.inf).astype(np.float32)
+
+    # What a policy asks for besides: cola_agents.decoding.contract.PolicySession.
+
+    def states(self, row: int) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(_noise(self._hashes[row], self.backbone.hidden_size))
+
+    def last(self, rows: Sequence[int]) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(self.hidden(rows))
+
+    def policy(self, rows: Sequence[int]) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(self._logits(rows))
+
+    def follow(self, trunk: nn.Module) -> FakeReader:
+        from cola_envs.testing.fake_policy import FakeReader
+
+        return FakeReader(self, trunk)
 
     def outcomes(
         self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
@@ -155,7 +198,7 @@ class FakeSession:
         if self.backbone.level == "token":
             ids = np.tile(np.array(chosen, dtype=np.int64)[None, :, None], (len(rows), 1, 1))
             return ids, np.zeros(ids.shape, dtype=np.float32)
-        pairs = [[self._choices(self._hash[row], action) for action in chosen] for row in rows]
+        pairs = [[self._choices(self._hashes[row][-1], action) for action in chosen] for row in rows]
         ids = np.array([[ids[:top_k] for ids, _ in row] for row in pairs])
         logits = np.array([[logits for _, logits in row] for row in pairs])
         logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -167,12 +210,13 @@ class FakeSession:
         start, stride = divmod(_mix(state, action + 1000), count - 1)
         return self._likely[(start + (stride % 6 + 1) * np.arange(LIKELY)) % count], -np.arange(float(LIKELY))
 
-    def _noise(self, rows: Sequence[int], width: int, salt: int) -> np.ndarray:
-        """Numbers in [-1, 1) that follow from the rows' contexts, [B, width] float32."""
-        states = np.array([_mix(self._hash[row], salt) for row in rows], dtype=np.uint64)
-        odd = np.arange(width, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(salt)
-        mixed = states[:, None] * odd[None, :]  # wraps at 2**64, which is what spreads the bits
-        return ((mixed >> np.uint64(40)).astype(np.float64) / (1 << 23) - 1.0).astype(np.float32)
+
+def _noise(hashes: Sequence[int], width: int) -> np.ndarray:
+    """Numbers in [-1, 1) that follow from hashes [N] of contexts: [N, width] float32."""
+    states = np.array([_mix(state, 3) for state in hashes], dtype=np.uint64)
+    odd = np.arange(width, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(3)
+    mixed = states[:, None] * odd[None, :]  # wraps at 2**64, which is what spreads the bits
+    return ((mixed >> np.uint64(40)).astype(np.float64) / (1 << 23) - 1.0).astype(np.float32)
 
 
 def _mix(state: int, value: int) -> int:

@@ -18,7 +18,6 @@ from cola_agents.commands.settings import settings
 from cola_agents.common.files import LOCK, InUseError, one_writer
 from cola_agents.evaluation.run import load_agent
 from cola_agents.rl.agent import Agent
-from cola_agents.rl.updates import Updates
 
 SMALL = {
     "grpo": ["prompts=2", "group_size=2"],
@@ -71,7 +70,7 @@ def test_train_learns_logs_and_says_how_it_ended(algo, tmp_path, capsys):
 @pytest.mark.parametrize("task", ["CoLA-Arithmetic-v0", "CoLA-Arithmetic-Token-v0"])
 def test_resume_goes_on_as_if_it_had_never_stopped(task, tmp_path, capsys, monkeypatch):
     assert start(tmp_path / "through", task=task, timesteps=90) == 0
-    update = Updates.update
+    update = Agent.update
 
     def interrupted(self: Any) -> Any:
         if self.num_updates == 3:
@@ -79,7 +78,7 @@ def test_resume_goes_on_as_if_it_had_never_stopped(task, tmp_path, capsys, monke
         return update(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Updates, "update", interrupted)
+        patch.setattr(Agent, "update", interrupted)
         assert start(tmp_path / "run", task=task, timesteps=90) == 130
     err = capsys.readouterr().err
     assert f"`cola resume {tmp_path / 'run'}` goes on" in err
@@ -119,7 +118,7 @@ def test_resume_after_an_interrupted_evaluation_only_evaluates(tmp_path, capsys,
         assert start(out) == 130
     before, logs = weights_of(out), sorted((out / "logs").iterdir())
     capsys.readouterr()
-    monkeypatch.setattr(Updates, "update", lambda self: pytest.fail("learned"))
+    monkeypatch.setattr(Agent, "update", lambda self: pytest.fail("learned"))
     assert cola("resume", out, "--quiet") == 0
     assert "split test, 8 episodes: success" in capsys.readouterr().out
     assert torch.equal(weights_of(out), before)
@@ -165,7 +164,7 @@ def test_a_folder_that_holds_something_is_not_written_to(tmp_path):
     ],
 )
 def test_bad_words_are_refused_before_anything_is_played(words, error, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(Updates, "update", lambda self: pytest.fail("played"))
+    monkeypatch.setattr(Agent, "update", lambda self: pytest.fail("played"))
     with pytest.raises(error, match=message):
         start(tmp_path / "run", "grpo", *words)
     assert not (tmp_path / "run").exists()
@@ -175,7 +174,7 @@ def test_a_loss_that_is_not_finite_ends_with_the_last_agent_named(tmp_path, caps
     def fail(self: Any) -> Any:
         raise FloatingPointError("the loss is nan in update 0")
 
-    monkeypatch.setattr(Updates, "update", fail)
+    monkeypatch.setattr(Agent, "update", fail)
     assert start(tmp_path / "run") == 1
     assert "the loss is nan in update 0; the last whole agent is in" in capsys.readouterr().err
     assert load_agent(tmp_path / "run").num_updates == 0
@@ -183,7 +182,7 @@ def test_a_loss_that_is_not_finite_ends_with_the_last_agent_named(tmp_path, caps
 
 def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path, capsys, monkeypatch):
     assert start(tmp_path / "through", timesteps=90) == 0
-    update = Updates.update
+    update = Agent.update
 
     def terminated(self: Any) -> Any:
         if self.num_updates == 3:
@@ -191,7 +190,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path, capsys, monkeypatch):
         return update(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Updates, "update", terminated)
+        patch.setattr(Agent, "update", terminated)
         assert start(tmp_path / "run", timesteps=90) == 128 + signal.SIGTERM
     assert "`cola resume" in capsys.readouterr().err
     assert load_agent(tmp_path / "run").num_updates == 3
@@ -211,7 +210,7 @@ def test_a_run_that_goes_on_elsewhere_is_refused_before_anything_changes(command
             time.sleep(60)
     os.read(ready, 1)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    monkeypatch.setattr(Updates, "update", lambda self: pytest.fail("played"))
+    monkeypatch.setattr(Agent, "update", lambda self: pytest.fail("played"))
     try:
         with pytest.raises(InUseError, match=f"is being written by process {child} on "):
             start(out) if command == "train" else cola("resume", out, "--timesteps", 999)

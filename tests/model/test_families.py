@@ -626,9 +626,9 @@ def test_a_grpo_update_changes_the_policys_weights_and_starts_on_policy(
         group_size=4,
         lr=1e-3,
     )
-    rollout = agent._collect(2, 2)
+    rollout = agent.play(*agent.draw_seeds(2, 2))
     with torch.no_grad():
-        scores = agent._score(rollout)
+        scores = agent.policy.evaluate_actions(rollout, with_kl=False)
     torch.testing.assert_close(scores.log_probs, rollout.log_probs[rollout.mask], atol=1e-4, rtol=0)
     before = {name: p.detach().clone() for name, p in agent.actor.named_parameters()}
     kept = copy.deepcopy(model.state_dict())
@@ -639,7 +639,7 @@ def test_a_grpo_update_changes_the_policys_weights_and_starts_on_policy(
     if tied:
         assert agent.actor.head.weight is agent.actor.trunk.embed_tokens.weight
         assert agent.actor.head.weight is agent.backbone.model.lm_head.weight
-        assert agent.reference.head.weight is agent.reference.trunk.embed_tokens.weight
+        assert agent.policy.reference.head.weight is agent.policy.reference.trunk.embed_tokens.weight
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
     agent.save(tmp_path / "agent")
     again = GRPO.load(

@@ -133,7 +133,7 @@ def test_agents_learn_beside_holes(agent, options, tokenizer, base, allowed):
     )
     figures = learner.update()
     assert all(np.isfinite(value) for value in figures.values() if isinstance(value, float)), figures
-    assert allowed[learner._collect(8, 1).ids.cpu().numpy()].all()
+    assert allowed[learner.play(*learner.draw_seeds(8)).ids.cpu().numpy()].all()
 
 
 @pytest.mark.parametrize(

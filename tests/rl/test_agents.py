@@ -15,7 +15,7 @@ import torch
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.sampling import distribution
-from cola_agents.rl import actors, options
+from cola_agents.rl import options, policy
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.ppo import PPO
@@ -104,9 +104,9 @@ def test_the_reward_rises(cls, level, models):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_ratio_is_one_and_the_kl_zero_before_the_first_step(level, models, temperature):
     agent = make(GRPO, level, models, task=Chatty, max_tokens=20, temperature=temperature)
-    rollout = agent._collect(8, 2)
+    rollout = agent.play(*agent.draw_seeds(8, 2))
     with torch.no_grad():
-        scores = agent._score(rollout, with_kl=True)
+        scores = agent.policy.evaluate_actions(rollout, with_kl=True)
     assert scores.log_probs.shape == scores.entropy.shape == scores.kl.shape == (rollout.num_actions,)
     ratio = torch.exp(scores.log_probs - rollout.log_probs[rollout.mask])
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-3, rtol=0)
@@ -149,11 +149,11 @@ def test_the_callers_model_is_left_untouched(cls, level, models):
     flags = [parameter.requires_grad for parameter in model.parameters()]
     agent = make(cls, level, models)
     start = weights_of(agent)
-    assert agent.reference is not None
-    frozen = [p.clone() for p in agent.reference.parameters()]
+    assert agent.policy.reference is not None
+    frozen = [p.clone() for p in agent.policy.reference.parameters()]
     agent.update()
     assert not torch.equal(weights_of(agent), start)
-    assert all(torch.equal(a, b) for a, b in zip(frozen, agent.reference.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(frozen, agent.policy.reference.parameters(), strict=True))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
 
@@ -172,12 +172,12 @@ def test_two_agents_over_one_backbone_do_not_meet(models):
 
 def test_a_latent_update_never_runs_the_base(models):
     agent = make(PPO, "latent", models)
-    rollout = agent._collect(4, 1)
+    rollout = agent.play(*agent.draw_seeds(4))
     calls = []
     hook = agent.backbone.base.register_forward_hook(lambda *_: calls.append(1))
     try:
-        agent._score(rollout, with_kl=True)
-        agent._judged(rollout, {})
+        agent.policy.evaluate_actions(rollout, with_kl=True)
+        agent.judge(rollout)
     finally:
         hook.remove()
     assert not calls
@@ -198,7 +198,7 @@ def test_the_number_of_rows_changes_no_update(models):
     for rows in (1, 16, 40):
         agent = make(GRPO, "latent", models)
         agent.episodes = agent._episodes(agent.env_id, rows, agent.env_kwargs)
-        rewards.append(agent._collect(8, 4).episode_rewards)
+        rewards.append(agent.play(*agent.draw_seeds(8, 4)).episode_rewards)
     assert torch.equal(rewards[0], rewards[1])
     assert torch.equal(rewards[0], rewards[2])
 
@@ -232,9 +232,9 @@ def test_ppo_bootstraps_from_the_last_state_where_an_episode_was_cut(models):
     with torch.no_grad():
         agent.actor.value_head.bias.fill_(5.0)
     agent.episodes = agent._episodes(agent.env_id, 8, {**agent.env_kwargs, "budget_end": "truncate"})
-    rollout = agent._collect(16, 1)
+    rollout = agent.play(*agent.draw_seeds(16))
     assert not rollout.terminated.all()
-    returns = agent._judged(rollout, {}).returns
+    returns = agent.judge(rollout).returns
     for n in range(len(rollout)):
         expected = rollout.episode_rewards[n] + (0.0 if rollout.terminated[n] else 5.0)
         torch.testing.assert_close(returns[n][rollout.mask[n]], expected.expand(int(rollout.mask[n].sum())))
@@ -294,7 +294,7 @@ def test_an_agent_over_a_sampled_world_model_is_evaluated_over_one_on_other_task
 @pytest.mark.parametrize("cut", [{"top_k": 3}, {"top_p": 0.8}])
 def test_a_truncated_distribution_is_what_is_drawn_learned_and_evaluated(level, models, cut):
     agent = make(GRPO, level, models, task=Chatty, max_tokens=20, temperature=0.9, **cut)
-    rollout = agent._collect(8, 2)
+    rollout = agent.play(*agent.draw_seeds(8, 2))
     whole = torch.log_softmax(agent.actor.logits(agent.actor.features(rollout)[rollout.mask]) / 0.9, -1)
     taken = rollout.actions[rollout.mask]
     if "top_k" in cut:
@@ -304,7 +304,7 @@ def test_a_truncated_distribution_is_what_is_drawn_learned_and_evaluated(level, 
         chosen = again.gather(-1, played.actions[played.mask][:, None])
         assert ((again > chosen).sum(-1) < 3).all()
     with torch.no_grad():
-        scores = agent._score(rollout, with_kl=True)
+        scores = agent.policy.evaluate_actions(rollout, with_kl=True)
     torch.testing.assert_close(scores.log_probs, rollout.log_probs[rollout.mask], atol=1e-3, rtol=0)
     # Against the whole initial policy: what was cut is what the KL is of.
     kept = distribution(whole, **cut)
@@ -362,14 +362,14 @@ def test_the_two_means_of_the_loss_weigh_short_episodes_otherwise(level, models)
 def test_scores_of_a_few_positions_at_a_time_are_those_of_all(level, models, monkeypatch):
     """Two roads to values and gradients: one table of log-probabilities, or eleven made twice."""
     agent = make(GRPO, level, models, task=Chatty, max_tokens=12)
-    rollout = agent._collect(4, 2)
+    rollout = agent.play(*agent.draw_seeds(4, 2))
     leave(agent)
     for estimator in ("exact", "k3"):
         object.__setattr__(agent.options, "kl_estimator", estimator)
         found = []
-        for at_once in (actors.LOGITS_AT_ONCE, 5 * agent.actor.num_actions):
-            monkeypatch.setattr(actors, "LOGITS_AT_ONCE", at_once)
-            scores = agent._score(rollout, with_kl=True)
+        for at_once in (policy.LOGITS_AT_ONCE, 5 * agent.actor.num_actions):
+            monkeypatch.setattr(policy, "LOGITS_AT_ONCE", at_once)
+            scores = agent.policy.evaluate_actions(rollout, with_kl=True)
             agent.actor.zero_grad()
             (scores.log_probs + scores.entropy + scores.kl).sum().backward()
             gradient = agent.actor.head.weight.grad
@@ -393,7 +393,8 @@ def test_estimators_agree_with_the_exact_kl_on_average(level, models):
             kl_in="reward" if estimator == "k1" else "loss",
         )
         leave(agent)
-        means[estimator] = agent.kl_of(rollout := agent._collect(256, 1))[rollout.mask].mean().item()
+        rollout = agent.play(*agent.draw_seeds(256))
+        means[estimator] = agent.policy.kl(rollout)[rollout.mask].mean().item()
     assert means["exact"] > 0.02
     assert means["k1"] == pytest.approx(means["exact"], rel=0.25)
     assert means["k3"] == pytest.approx(means["exact"], rel=0.25)
@@ -409,8 +410,8 @@ def moved(cls, models, **options: Any) -> Any:
 @pytest.mark.parametrize("cls", [GRPO, ReMax])
 def test_kl_in_the_reward_is_paid_by_all_actions_before_it(cls, models):
     with_kl, without = (moved(cls, models, kl_in=where, kl_coef=0.5) for where in ("reward", "loss"))
-    paid, free = with_kl.gather(), without.gather()
-    kl = with_kl.kl_of(paid.rollout)
+    paid, free = with_kl.batch(), without.batch()
+    kl = with_kl.policy.kl(paid.rollout)
     assert (kl[paid.rollout.mask] != 0).any()
     assert paid.figures["kl"] == pytest.approx(kl[paid.rollout.mask].mean().item())
     for n in range(3):
@@ -422,8 +423,8 @@ def test_kl_in_the_reward_is_paid_by_all_actions_before_it(cls, models):
 
 
 def test_kl_in_the_reward_is_part_of_what_rloo_compares(models):
-    batch = (agent := moved(RLOO, models, kl_in="reward", kl_coef=0.5, prompts=2, group_size=3)).gather()
-    net = batch.rollout.episode_rewards - 0.5 * agent.kl_of(batch.rollout).sum(1)
+    batch = (agent := moved(RLOO, models, kl_in="reward", kl_coef=0.5, prompts=2, group_size=3)).batch()
+    net = batch.rollout.episode_rewards - 0.5 * agent.policy.kl(batch.rollout).sum(1)
     for n in range(6):
         others = [m for m in range(n // 3 * 3, n // 3 * 3 + 3) if m != n]
         expected = net[n] - net[others].mean()
@@ -432,8 +433,8 @@ def test_kl_in_the_reward_is_part_of_what_rloo_compares(models):
 
 def test_kl_in_the_reward_lowers_ppos_returns(models):
     agent = moved(PPO, models, kl_in="reward", kl_coef=0.5)
-    batch = agent.gather()
-    kl = agent.kl_of(batch.rollout)
+    batch = agent.batch()
+    kl = agent.policy.kl(batch.rollout)
     for n in range(4):
         first = int(batch.rollout.mask[n].int().argmax())
         expected = batch.rollout.episode_rewards[n] - 0.5 * kl[n].sum()
@@ -483,7 +484,7 @@ def test_options_changed_on_loading_take_effect_and_others_are_restored(models, 
 def test_advantages_are_whitened_where_asked(models):
     for cls, default in ((PPO, True), (GRPO, False), (RLOO, False), (ReMax, False)):
         assert cls.options_class().whiten is default
-        batch = make(cls, "latent", models, whiten=True).gather()
+        batch = make(cls, "latent", models, whiten=True).batch()
         taken = batch.advantages[batch.decides]
         assert taken.mean().abs() < 1e-5
         assert taken.std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
@@ -491,9 +492,9 @@ def test_advantages_are_whitened_where_asked(models):
 
 def test_remax_compares_with_the_greedy_answer_to_the_same_problem(models):
     agent = make(ReMax, "latent", models, episodes=6)
-    batch = agent.gather()
+    batch = agent.batch()
     seeds, problems = batch.rollout.seeds, batch.rollout.problem_seeds
-    greedy = agent._play(seeds, problems, greedy=True)
+    greedy = agent.play(seeds, problems, greedy=True)
     for n in range(6):
         expected = batch.rollout.episode_rewards[n] - greedy.episode_rewards[n]
         assert (batch.advantages[n][batch.decides[n]] == expected).all()
@@ -504,16 +505,16 @@ def test_remax_compares_with_the_greedy_answer_to_the_same_problem(models):
 @LEVELS
 def test_a_macro_action_longer_than_the_episode_is_one_decision(level, models):
     agent = make(GRPO, level, models, max_tokens=5, macro=100)
-    batch = agent.gather()
+    batch = agent.batch()
     assert (batch.decides.sum(1) == 1).all()
-    summed = agent.grouped(batch, batch.rollout.log_probs[batch.rollout.mask])
+    summed = batch.by_decision(batch.rollout.taken_log_probs)
     torch.testing.assert_close(summed, batch.rollout.log_probs.sum(1))
     agent.update()
 
 
 def test_ppo_with_macro_actions_learns_from_fewer_decisions_and_pays_them_whole(models):
     agent = make(PPO, "latent", models, task=Chatty, max_tokens=4, macro=2, episodes=48)
-    batch = agent.gather()
+    batch = agent.batch()
     assert 0 < int(batch.decides.sum()) < batch.rollout.num_actions
     for n in range(4):
         first = int(batch.decides[n].int().argmax())
@@ -530,9 +531,9 @@ def test_ppo_with_macro_actions_learns_from_fewer_decisions_and_pays_them_whole(
 @LEVELS
 def test_adapters_start_as_the_model_learn_and_are_all_that_is_saved(level, models, tmp_path):
     agent = make(GRPO, level, models, lora_rank=4, kl_coef=0.05)
-    assert agent.reference is None
+    assert agent.policy.reference is None
     full = make(GRPO, level, models)
-    rollouts = [one._collect(8, 2) for one in (agent, full)]
+    rollouts = [one.play(*one.draw_seeds(8, 2)) for one in (agent, full)]
     assert torch.equal(rollouts[0].ids, rollouts[1].ids), "before the first step it is the model itself"
     torch.testing.assert_close(rollouts[0].log_probs, rollouts[1].log_probs, atol=1e-5, rtol=0)
     trained = agent.actor.trained()
@@ -564,9 +565,9 @@ def test_adapters_hold_no_second_copy_of_the_weights(level, models):
 @LEVELS
 def test_the_reference_is_the_model_itself_and_not_a_copy(level, models):
     agent = make(GRPO, level, models)
-    assert agent.reference is not None
+    assert agent.policy.reference is not None
     memory = {p.data_ptr() for p in models[level].parameters()}
-    held = [p for n, p in agent.reference.named_parameters() if not n.startswith("value_head")]
+    held = [p for n, p in agent.policy.reference.named_parameters() if not n.startswith("value_head")]
     assert all(p.data_ptr() in memory for p in held)
 
 
@@ -599,7 +600,7 @@ def test_bfloat16_weights_take_steps_smaller_than_bfloat16_can_add(level, models
     for _ in range(3):
         agent.update()
     assert next(p for n, p in agent.actor.named_parameters() if n.startswith("trunk")).dtype == torch.bfloat16
-    assert agent._collect(2, 2).hidden.dtype == torch.bfloat16
+    assert agent.play(*agent.draw_seeds(2, 2)).hidden.dtype == torch.bfloat16
     changed = [not torch.equal(a, b) for a, b in zip(twins, agent.optimiser._twins, strict=True)]
     assert sum(changed) > len(changed) // 2
     agent.save(tmp_path / "run")
@@ -751,7 +752,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(models):
     with torch.no_grad():
         agent.actor.value_head.bias.fill_(float("nan"))
     before = weights_of(agent).nan_to_num(7.0)
-    with pytest.raises(FloatingPointError, match="loss is nan in update 0"):
+    with pytest.raises(FloatingPointError, match="the loss is nan: no step was made"):
         agent.update()
     assert torch.equal(weights_of(agent).nan_to_num(7.0), before)
 

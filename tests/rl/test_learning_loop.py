@@ -35,7 +35,7 @@ from stable_baselines3.common.logger import configure
 
 from cola_agents.common.files import InUseError
 from cola_agents.common.interrupts import Terminated
-from cola_agents.rl import updates
+from cola_agents.rl import agent as agents
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.logs import make_logger
 from cola_agents.rl.ppo import PPO
@@ -412,7 +412,7 @@ def test_the_progress_bar_shows_reward_kl_speed_and_time_left(models, capsys):
 
 
 def test_equal_rewards_give_no_gradient_no_nan_and_one_warning(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(updates, "PATIENCE", 3)
+    monkeypatch.setattr(agents, "PATIENCE", 3)
     agent = make(models, task=NeverPays, kl_coef=0.0)
     before = weights_of(agent)
     agent.set_logger(make_logger(tmp_path, ["json"]))
@@ -567,7 +567,7 @@ def test_sigterm_saves_as_ctrl_c_does_and_goes_on_exactly(moment, models, tmp_pa
     agent, straight = (make(models) for _ in range(2))
     straight.learn(1)
     straight.update()
-    name = {"playing": "gather", "learning": "_improve"}[moment]
+    name = {"playing": "batch", "learning": "improve"}[moment]
     real = getattr(agent, name)
 
     def terminated(*given: Any) -> Any:

@@ -80,7 +80,7 @@ def test_parts_of_the_plan_are_what_a_small_model_takes(level, rank, dtype, monk
 
     agent._stepped = look  # type: ignore[method-assign]
     agent.update()
-    rollout = agent._collect(WORK["episodes"], 1)
+    rollout = agent.play(*agent.draw_seeds(WORK["episodes"]))
     length = rollout.ids.shape[1]
     plan = memory_plan(
         model.config,

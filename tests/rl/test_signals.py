@@ -167,7 +167,7 @@ def unchanged(before: list[torch.Tensor], agent: Agent) -> bool:
 @pytest.mark.parametrize("cls", [GRPO, RLOO, ReMax])
 def test_rewards_that_are_equal_in_all_teach_nothing(cls, task, whitened):
     agent = make(cls, task, whiten=whitened)
-    batch = agent.gather()
+    batch = agent.batch()
     assert not batch.advantages.any()
     assert batch.figures["frac_zero_advantage"] == 1.0
 
@@ -179,13 +179,13 @@ def test_ppo_learns_nothing_from_rewards_that_are_all_equal():
     assert (record["frac_zero_advantage"], record["grad_norm"], record["skipped"]) == (1.0, 0.0, 1.0)
     with torch.no_grad():
         agent.actor.value_head.bias.fill_(1000.0)
-    assert not agent.gather().advantages.any(), "less a value that has all but reached the reward"
+    assert not agent.batch().advantages.any(), "less a value that has all but reached the reward"
 
 
 @AGENTS
 def test_a_difference_of_a_hundredth_teaches_at_every_size(cls):
     agent = make(cls, Differs)
-    batch = agent.gather()
+    batch = agent.batch()
     assert len(set(batch.rollout.episode_rewards.tolist())) == 2
     assert batch.advantages.any()
     assert batch.figures["frac_zero_advantage"] < 1
@@ -238,7 +238,7 @@ def test_what_is_skipped_changes_no_later_episode(cls):
     agent, other = make(cls, Always), make(cls, Always, entropy_coef=1e-12)
     first = [one.update() for one in (agent, other)]
     assert [record["skipped"] for record in first] == [1.0, 0.0]
-    assert (agent.gather().rollout.seeds == other.gather().rollout.seeds).all()
+    assert (agent.batch().rollout.seeds == other.batch().rollout.seeds).all()
 
 
 def test_an_update_that_was_skipped_is_shown_logged_and_saved(tmp_path, capsys):

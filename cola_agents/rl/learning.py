@@ -1,0 +1,159 @@
+"""What surrounds the updates of ``agent.learn``: the lock on its folder, callbacks, logs and saves."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cola_agents.common.files import one_writer
+from cola_agents.common.interrupts import sigterm_as_interrupt
+from cola_agents.rl.callbacks import Callback, Progress, Watch
+from cola_agents.rl.saving import check_free, holds_agent, saved_path
+from cola_agents.rl.update import Record
+from cola_agents.rl.workers import RolloutWorkers
+
+
+class Learner(Protocol):
+    """An agent, as far as it is seen here."""
+
+    workers: RolloutWorkers
+    num_timesteps: int
+    num_updates: int
+    watch: Watch | None
+    progress: Progress | None
+
+    @property
+    def interrupted_mid_update(self) -> bool: ...
+
+    def dump_logs(self) -> None: ...
+
+    def save(self, path: str | Path) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """The settings of one call of ``learn``.
+
+    Attributes:
+        total_timesteps: actions to be taken.
+        log_interval: updates between two log records.
+        save_every: timesteps between two saves; None for none.
+        folder: that is saved to; None for nowhere.
+    """
+
+    total_timesteps: int
+    log_interval: int
+    save_every: int | None
+    folder: Path | None
+
+    @classmethod
+    def checked(
+        cls, total_timesteps: int, log_interval: int, save_every: int | None, save_to: str | Path | None
+    ) -> Run:
+        """Raise ValueError for what is not allowed."""
+        if total_timesteps < 1 or log_interval < 1:
+            raise ValueError(
+                f"total_timesteps must be at least 1, got {total_timesteps}, and log_interval too, "
+                f"got {log_interval}"
+            )
+        if save_every is not None and (save_to is None or save_every < 1):
+            raise ValueError(f"save_every={save_every} must be at least 1 and needs save_to=, a folder")
+        folder = None if save_to is None else saved_path(save_to)
+        return cls(total_timesteps, log_interval, save_every, folder)
+
+
+@contextmanager
+def writing(folder: Path | None, first: bool) -> Iterator[None]:
+    """A block in which these processes alone write ``folder``, and SIGTERM is as Ctrl-C.
+
+    Args:
+        first: whether this is the process that writes.
+    """
+    if folder is None:
+        yield
+        return
+    with one_writer(folder) if first else nullcontext(), sigterm_as_interrupt():
+        check_free(folder)
+        yield
+
+
+@contextmanager
+def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool) -> Iterator[Updated]:
+    """A block of updates that callbacks see; at its end the agent is saved.
+
+    A callback's stop ends the block without an error. After Ctrl-C or SIGTERM the agent is saved too, and the
+    interrupt goes on.
+
+    Args:
+        name: of the run, as callbacks see it.
+        shown: whether there is a progress bar.
+
+    Yields:
+        what is to be called after each update.
+    """
+    first = agent.workers.rank == 0
+    target = agent.num_timesteps + run.total_timesteps
+    seen = {"self": agent, "total_timesteps": target, "tb_log_name": name}
+    try:
+        with Progress(agent.num_timesteps, target, shown and first) as agent.progress:
+            agent.watch = Watch(callback if first else None, agent, seen)
+            with agent.watch.stopping():
+                yield Updated(agent, run, target, agent.progress)
+            agent.workers.begin()  # all know of a callback's stop, and go on
+            agent.watch.callback.on_training_end()
+    except KeyboardInterrupt as stopped:
+        try:
+            agent.workers.fail(stopped)
+        finally:  # another Ctrl-C may have come while the others were waited for
+            if run.folder is not None:
+                _save_stopped(agent, run.folder)
+        raise
+    finally:
+        agent.watch = agent.progress = None
+    if run.folder is not None:
+        agent.save(run.folder)
+
+
+class Updated:
+    """What is done after each update: the bar, the log, and the save where one is due.
+
+    Attributes:
+        target: the timesteps at which learning ends.
+    """
+
+    def __init__(self, agent: Learner, run: Run, target: int, progress: Progress) -> None:
+        self._agent, self._run, self._progress = agent, run, progress
+        self.target = target
+        self._first, self._saved = agent.num_updates, agent.num_timesteps
+
+    def __call__(self, record: Record) -> None:
+        agent, run = self._agent, self._run
+        self._progress.show(agent.num_timesteps, record)
+        if (agent.num_updates - self._first) % run.log_interval == 0:
+            try:
+                agent.dump_logs()
+            except OSError as error:
+                warnings.warn(f"not logged, learning on: {error}", stacklevel=3)
+        every, folder = run.save_every, run.folder
+        if every and folder and agent.num_timesteps // every > self._saved // every:
+            self._saved = agent.num_timesteps
+            try:
+                agent.save(folder)
+            except OSError as error:
+                warnings.warn(f"not saved to {folder}, learning on: {error}", stacklevel=3)
+
+
+def _save_stopped(agent: Learner, folder: Path) -> None:
+    """Save after Ctrl-C, but no agent that stands inside an update over a whole one."""
+    if agent.interrupted_mid_update and holds_agent(folder):
+        warnings.warn(
+            f"update {agent.num_updates + 1} ended half-way through its gradient steps: not saved, and "
+            f"the earlier save in {folder} was kept",
+            stacklevel=3,
+        )
+    else:
+        agent.save(folder)

@@ -1,0 +1,171 @@
+"""One update: gradient steps on a batch of episodes.
+
+Shapes: N episodes, T positions, M acting positions, G decisions (M of them, or fewer macro actions).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cola_agents.rl.actors import Actor
+from cola_agents.rl.losses import average, sum_macros
+from cola_agents.rl.optimiser import Optimiser
+from cola_agents.rl.rollout import Rollout
+from cola_agents.rl.workers import RolloutWorkers
+
+#: Figures of an update by name.
+Record = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an update learns from; also a minibatch of it, and a part of a minibatch.
+
+    Attributes:
+        rollout: the episodes.
+        decides: [N, T] bool, where an advantage stands: at every action, or where a macro action begins.
+        advantages: [N, T].
+        figures: of the whole batch, for the record; ``frac_zero_advantage`` is among them.
+        loss_mean: how :meth:`mean` averages: ``"token"`` or ``"sequence"``, as in
+            :func:`cola_agents.rl.losses.average`.
+        values, returns: [N, T], of an agent that learns values.
+        minibatch: the minibatch that this is a part of; None where it is none.
+    """
+
+    rollout: Rollout
+    decides: Tensor
+    advantages: Tensor
+    figures: Record
+    loss_mean: str = "token"
+    values: Tensor | None = None
+    returns: Tensor | None = None
+    minibatch: Batch | None = None
+
+    @cached_property
+    def num_decisions(self) -> int:
+        """How many decisions were taken in all episodes together."""
+        return int(self.decides.sum())
+
+    def select(self, index: np.ndarray) -> Batch:
+        """The episodes of ``index``, cut to the longest of them."""
+        rollout = self.rollout.select(index)
+        length = rollout.mask.shape[1]
+        values, returns = (
+            None if tensor is None else tensor[index][:, :length] for tensor in (self.values, self.returns)
+        )
+        return replace(
+            self,
+            rollout=rollout,
+            decides=self.decides[index][:, :length],
+            advantages=self.advantages[index][:, :length],
+            values=values,
+            returns=returns,
+            minibatch=None,
+        )
+
+    def parts(self, size: int | None) -> Iterator[Batch]:
+        """The episodes that this process computes on, ``size`` at a time; None for all at once."""
+        for index in in_parts(self.rollout, size):
+            whole = len(index) == len(self.rollout)
+            yield self if whole else replace(self.select(index), minibatch=self)
+
+    def by_decision(self, values: Tensor) -> Tensor:
+        """Sums of ``values`` [M], one an action, over what is decided at once: [G]."""
+        return sum_macros(values, self.rollout.mask, self.decides)
+
+    def mean(self, values: Tensor, over: Literal["actions", "decisions"] = "actions") -> Tensor:
+        """This part's share of the minibatch's mean of ``values``: the shares of all parts add up to it.
+
+        Args:
+            values: one an action, [M], or one a decision, [G].
+            over: which of the two.
+        """
+        whole = self.minibatch or self
+        mask, total = self.rollout.mask, whole.rollout.num_actions
+        if over == "decisions":
+            mask, total = self.decides, whole.num_decisions
+        if self.loss_mean == "sequence":
+            total = len(whole.rollout)
+        return average(values, mask, self.loss_mean, total)
+
+    def ratio_figures(self, log_ratio: Tensor, clip: float | None = None) -> Record:
+        """How far the policy is from the one that played: shares of the minibatch's means.
+
+        Args:
+            log_ratio: of decisions: their log-probabilities now, less those when they were taken, [G].
+            clip: of the ratio; None where nothing is clipped.
+        """
+        log_ratio = log_ratio.detach()
+        share = self.num_decisions / (self.minibatch or self).num_decisions
+        figures = {"approx_kl": (torch.expm1(log_ratio) - log_ratio).mean().item() * share}
+        if clip is not None:
+            figures["clip_fraction"] = ((log_ratio.exp() - 1).abs() > clip).float().mean().item() * share
+        return figures
+
+
+def improve(
+    actor: Actor,
+    optimiser: Optimiser,
+    batch: Batch,
+    loss: Callable[[Batch], tuple[Tensor, Record]],
+    minibatches: Iterator[np.ndarray],
+    *,
+    micro_batch: int | None,
+    max_grad_norm: float,
+    workers: RolloutWorkers,
+) -> dict[str, list[float]]:
+    """Make a gradient step on each of the minibatches.
+
+    Args:
+        loss: from a part of a minibatch to its share of the minibatch's loss, and of its figures.
+        minibatches: which episodes of the batch each of them has; see :func:`shuffled`.
+        micro_batch: episodes of a part; the gradients of the parts are added up. None for whole minibatches.
+        workers: the processes that compute together: each does its own episodes.
+
+    Returns:
+        The figures of the loss by name, a number a step, with ``loss`` and ``grad_norm`` among them.
+
+    Raises:
+        FloatingPointError: where a loss or a gradient is not finite: that step was not made.
+    """
+    figures: dict[str, list[float]] = defaultdict(list)
+    for index in minibatches:
+        step: Record = defaultdict(float)
+        optimiser.zero_grad()
+        for part in batch.select(index).parts(micro_batch):
+            value, found = loss(part)
+            if not torch.isfinite(value):
+                raise FloatingPointError(f"the loss is {value.item()}: no step was made; lower lr")
+            value.backward()
+            for name, share in {**found, "loss": value.item()}.items():
+                step[name] += share
+        step = workers.sum_gradients(list(actor.trained().values()), step)
+        step["grad_norm"] = optimiser.step(max_grad_norm)
+        for name, number in step.items():
+            figures[name].append(number)
+    return figures
+
+
+def in_parts(rollout: Rollout, size: int | None) -> list[np.ndarray]:
+    """The episodes whose hidden states are in this process, in order, ``size`` at a time; None for all."""
+    here = rollout.here
+    size = size or max(len(here), 1)
+    return [here[at : at + size] for at in range(0, len(here), size)]
+
+
+def shuffled(
+    count: int, size: int | None, passes: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Minibatches of ``size`` of ``count`` episodes, in a new order each pass; None for all at once."""
+    size = size or count
+    for _ in range(passes):
+        order = generator.permutation(count)
+        yield from (order[at : at + size] for at in range(0, count, size))

@@ -1,0 +1,125 @@
+"""A third party's backbone, known by the protocol alone, is played, collected, trained over and searched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import cola_envs  # noqa: F401
+from cola_agents import GRPO, PPO, RLOO, ReMax, collect
+from cola_agents.decoding.contract import PolicyBackbone, PolicySession, missing
+from cola_agents.rl.agent import Agent
+from cola_agents.rl.rollout import InitialPolicy
+from cola_agents.rl.rows import make_rows
+from cola_agents.search import MCTS, SearchConfig
+from cola_envs import Turn
+from cola_envs.backbone import Backbone, Session
+from cola_envs.testing import FakeBackbone
+
+LEVELS = pytest.mark.parametrize("level", ["latent", "token"])
+SMALL: dict[type[Agent], dict[str, Any]] = {
+    PPO: {"episodes": 8, "minibatch": None, "epochs": 1},
+    GRPO: {"prompts": 2, "group_size": 4},
+    RLOO: {"prompts": 2, "group_size": 4},
+    ReMax: {"episodes": 4},
+}
+
+
+class LikesE:
+    """Pays for each e; a line ends a turn, and a second one the episode."""
+
+    stop = ("\n",)
+
+    def reset(self, rng: np.random.Generator) -> str:
+        self.turns = 0
+        return f"Write {rng.integers(100)}:"
+
+    def step(self, text: str) -> Turn:
+        self.turns += 1
+        return Turn(reward=float(text.count("e")), text="more:", done=self.turns == 2)
+
+
+def env_id(level: str) -> str:
+    return "CoLA-Text-Token-v0" if level == "token" else "CoLA-Text-v0"
+
+
+def settings(level: Any) -> dict[str, Any]:
+    return {"model": FakeBackbone(level), "env_kwargs": {"task": LikesE, "max_tokens": 12}}
+
+
+@LEVELS
+def test_the_fake_backbone_has_all_that_policies_need(level):
+    backbone = FakeBackbone(level)
+    assert missing(backbone, PolicyBackbone) == missing(backbone.session(1), PolicySession) == []
+
+
+@LEVELS
+def test_its_initial_policy_is_the_one_that_its_sessions_tell_of(level):
+    episodes = make_rows(env_id(level), 4, model=FakeBackbone(level), task=LikesE, max_tokens=6).episodes
+    trunk, head = FakeBackbone(level).initial_policy()
+    rollout = collect(episodes, InitialPolicy(), seeds=range(8))
+    logits = head(trunk(inputs_embeds=rollout.hidden, use_cache=False).last_hidden_state)
+    logits = logits.masked_fill(~torch.from_numpy(episodes.action_mask), float("-inf"))
+    log_probs = logits.log_softmax(-1).gather(-1, rollout.actions[..., None]).squeeze(-1)
+    torch.testing.assert_close(log_probs[rollout.mask], rollout.taken_log_probs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", SMALL)
+@LEVELS
+def test_each_agent_learns_over_it_and_goes_on_from_a_save(level, algorithm, tmp_path):
+    agent = algorithm(env_id(level), num_envs=4, lr=0.05, kl_coef=0.01, **SMALL[algorithm], **settings(level))
+    before = {name: p.clone() for name, p in agent.actor.trained().items()}
+    first = agent.update()
+    assert first["kl"] == pytest.approx(0.0, abs=1e-6), "the policy starts as the backbone's own"
+    assert any(not torch.equal(p, before[name]) for name, p in agent.actor.trained().items())
+    assert agent.update()["kl"] > 0
+    agent.save(tmp_path / "agent")
+    again = algorithm.load(tmp_path / "agent", **settings(level))
+    assert again.evaluate(4).ids.tolist() == agent.evaluate(4).ids.tolist()
+    actions, _ = agent.predict(agent.vec_env(2).reset(), deterministic=True)
+    assert actions.shape == (2,)
+
+
+def test_adapters_are_trained_over_it():
+    agent = GRPO(env_id("latent"), num_envs=4, prompts=2, group_size=2, lora_rank=2, **settings("latent"))
+    agent.update()
+    assert all("lora" in name or "value_head" in name for name in agent.actor.trained())
+
+
+@LEVELS
+def test_it_is_searched(level):
+    backbone = FakeBackbone(level)
+    solver = MCTS(
+        env_id(level), SearchConfig(simulations=6), model=backbone, task=LikesE, max_tokens=6, num_trees=2
+    )
+    result = solver.solve([0, 1])
+    assert result.visits.sum(-1).tolist() == [6, 6]
+
+
+class Numpy(FakeBackbone):
+    """What an environment needs of a backbone, and no more."""
+
+    def session(self, num_rows: int, max_length: int | None = None) -> Any:
+        session = super().session(num_rows, max_length)
+        only = {name: getattr(session, name) for name in dir(Session) if name[0] != "_"}
+        return type("Plain", (), {**only, "num_rows": num_rows, "max_length": session.max_length})()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "initial_policy":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+def test_a_backbone_without_a_policy_is_refused_by_name_and_played_all_the_same():
+    backbone = Numpy()
+    assert missing(backbone, Backbone) == []
+    with pytest.raises(TypeError, match="trained over a Numpy, which has no initial_policy: see cola_agents"):
+        GRPO(env_id("latent"), model=backbone, env_kwargs={"task": LikesE})
+    episodes = make_rows(env_id("latent"), 2, model=backbone, task=LikesE, max_tokens=4).episodes
+    episodes.reset([0, 1], [0, 1])
+    episodes.step([0, 1], np.array([0, 1]))
+    with pytest.raises(TypeError, match="act in a Plain, which has no follow, last, policy, states, tokens"):
+        collect(episodes, InitialPolicy())
