@@ -147,13 +147,13 @@ def records(path: Path, check: Callable[[Any, int], None]) -> Iterator[tuple[Lin
             yield line, value
 
 
-def encoded(path: Path, values: Sequence[Any]) -> bytes:
+def encoded(path: Path, values: Sequence[object]) -> bytes:
     """A line for each value; for a compressed file (``.gz``) they are a member, whole without the others."""
     content = "".join(json.dumps(value) + "\n" for value in values).encode()
     return gzip.compress(content) if path.suffix == ".gz" else content
 
 
-def append(path: Path, values: Sequence[Any]) -> None:
+def append(path: Path, values: Sequence[object]) -> None:
     """Append a line for each value; they are on the disk when this returns.
 
     What was in the file stays as it is, whatever happens.

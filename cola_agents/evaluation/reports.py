@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cola_agents.evaluation.scores import Tries, scores
-from cola_envs.fields import _untold, failures, given_answer, identity, mean_scores
+from cola_envs.fields import failures, given_answer, identity, mean_scores, untold
 from cola_envs.shown import shown_line
 from cola_envs.tasks.problem_set import NO_LEVEL
 from cola_envs.tasks.substitute import NAME as SUBSTITUTE
@@ -91,7 +91,7 @@ def _about(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _said(infos: Sequence[dict[str, Any]], fields: Sequence[str]) -> Any:
     """What the infos say in the first of the fields that they have: one value, or a list of several."""
     for field in fields:
-        values = {repr(info[field]): info[field] for info in infos if not _untold(info.get(field))}
+        values = {repr(info[field]): info[field] for info in infos if not untold(info.get(field))}
         if values:
             return (
                 next(iter(values.values())) if len(values) == 1 else [values[key] for key in sorted(values)]

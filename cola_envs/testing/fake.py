@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -77,7 +76,7 @@ class FakeBackbone:
     def session(self, num_rows: int, max_length: int | None = None) -> FakeSession:
         return FakeSession(self, num_rows, max_length or self.max_length)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FakeBackbone:
+    def __deepcopy__(self, memo: dict[int, object]) -> FakeBackbone:
         return self
 
 
@@ -145,8 +144,9 @@ class FakeSession:
 
     def prior(self, rows: Sequence[int]) -> np.ndarray:
         mask = self.backbone.action_mask()
-        logits = np.where(mask, self._noise(rows, len(mask), 7), -np.inf)
-        return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+        logits: np.ndarray = np.where(mask, self._noise(rows, len(mask), 7), -np.inf)
+        logprobs: np.ndarray = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return logprobs.astype(np.float32)
 
     def outcomes(
         self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
