@@ -32,6 +32,10 @@ class Field(Generic[T]):
             raise TypeError(f"info[{self.name!r}] must be a {self.kind.__name__}, got {value!r:.80}")
         return value
 
+    def get(self, info: Mapping[str, object], default: T) -> T:
+        """The field's value, or ``default`` in an ``info`` without it."""
+        return self.of(info) if self.name in info else default
+
 
 #: Of every step: the first id that the action gave, all of them where there are several, and the action.
 TOKEN, TOKENS, ACTION = Field("token", int), Field("tokens", tuple), Field("action", int)
@@ -41,6 +45,8 @@ PROMPT = Field("prompt", str)
 TEXT, SUCCESS, NUM_TOKENS = Field("text", str), Field("success", bool), Field("num_tokens", int)
 #: Where the task or its engine failed: the cause, on one line.
 ERROR = Field("error", str)
+#: A problem set's name and part, of tasks that have one; ``""`` for a part that is not known.
+DATASET, SPLIT = Field("dataset", str), Field("split", str)
 #: Fields that an episode writes itself.
 OWN = (TOKEN, TOKENS, ACTION, PROMPT, TEXT, SUCCESS, NUM_TOKENS, ERROR)
 

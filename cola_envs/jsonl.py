@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+#: A JSON object: values that JSON holds, by name.
+JsonObject = dict[str, Any]
 #: Bytes of a compressed file that are read at once.
 _CHUNK = 1 << 16
 
@@ -65,7 +67,7 @@ def parsed(raw: bytes, where: str) -> Any:
         raise ValueError(f"{where} is not JSON that can be read: it is nested too deeply") from error
 
 
-def read_object(path: Path, *names: str) -> dict[str, Any]:
+def read_object(path: Path, *names: str) -> JsonObject:
     """The object that a JSON file holds.
 
     Raises:
