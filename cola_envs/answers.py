@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
 from cola_envs.contract import checked_fields, checked_text, checked_turn, failed_turn, one_each, one_line
+from cola_envs.fields import Info
 from cola_envs.order import check_prompts, chosen_problems, order_of
 from cola_envs.state import PROBLEM
 from cola_envs.task import TaskBatch, Turn
@@ -43,7 +44,7 @@ class Answers:
         """
         problems = chosen_problems(self._tasks, seeds, given)
         rngs = [np.random.default_rng([problem, PROBLEM]) for problem in problems]
-        reset: Any = self._tasks.reset
+        reset: Callable[..., object] = self._tasks.reset
         told = reset(rows, rngs) if order_of(self._tasks) is None else reset(rows, rngs, problems)
         prompts = [
             checked_text(prompt, f"the prompt that task.reset returns in {_place(row, problem)}")
@@ -69,7 +70,7 @@ class Answers:
                 raise
         return [self._turn(answer, place) for answer, place in zip(answers, places, strict=True)]
 
-    def _turn(self, answer: Any, place: str) -> Turn:
+    def _turn(self, answer: object, place: str) -> Turn:
         if isinstance(answer, Exception):
             return failed_turn(answer)
         try:
@@ -79,7 +80,7 @@ class Answers:
                 raise
             return failed_turn(error)
 
-    def fields(self, row: int, problem_seed: int) -> dict[str, Any]:
+    def fields(self, row: int, problem_seed: int) -> Info:
         """The task's own fields about the row's problem.
 
         Raises:
@@ -87,7 +88,7 @@ class Answers:
         """
         return checked_fields(self._tasks.info(row), f"task.info in {_place(row, problem_seed)}")
 
-    def last_fields(self, row: int, problem_seed: int) -> dict[str, Any]:
+    def last_fields(self, row: int, problem_seed: int) -> Info:
         """The same at an episode's end: where they cannot be had, ``error`` may stand in their place."""
         try:
             return self.fields(row, problem_seed)

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import UnsupportedMode
@@ -18,6 +18,10 @@ from cola_envs.checks import check_settings
 from cola_envs.episodes import Episodes
 from cola_envs.task import EachRow, TaskBatch
 
+#: What makes the tasks of an id: one row's :class:`~cola_envs.task.Task`, or the TaskBatch of all.
+Builder = Callable[..., Any]
+#: What ``gym.make`` was called with; its values are checked where they are read.
+Settings = dict[str, Any]
 RENDER_MODES = ("ansi", "human")
 #: Of a task that has splits and does not name them otherwise (an attribute ``splits`` of its builder).
 SPLITS = ("train", "test")
@@ -26,11 +30,11 @@ SPLITS = ("train", "test")
 def build_episodes(
     num_rows: int,
     *,
-    builder: str | Callable[..., Any],
+    builder: str | Builder,
     actions: Level = "latent",
     default_max_tokens: int = 64,
-    model: Any = None,
-    tokenizer: Any = None,
+    model: object = None,
+    tokenizer: object = None,
     split: str = "train",
     max_tokens: int | None = None,
     budget_end: Literal["terminate", "truncate"] = "terminate",
@@ -65,7 +69,7 @@ def build_episodes(
     if actions not in ("latent", "token"):
         raise ValueError(f"actions must be 'latent' or 'token', got {actions!r}")
     budget = default_max_tokens if max_tokens is None else max_tokens
-    settings: dict[str, Any] = {
+    settings: Settings = {
         "num_rows": num_rows,
         "max_tokens": budget,
         "budget_end": budget_end,
@@ -87,9 +91,7 @@ def build_episodes(
         raise
 
 
-def build_tasks(
-    num_rows: int, builder: Callable[..., Any], *, split: str = "train", **kwargs: Any
-) -> TaskBatch:
+def build_tasks(num_rows: int, builder: Builder, *, split: str = "train", **kwargs: Any) -> TaskBatch:
     """Call a task builder, once for all rows or once a row, after checking its keywords.
 
     Raises:
@@ -106,11 +108,12 @@ def build_tasks(
     elif split != SPLITS[0]:
         raise ValueError(f"this task has no splits, so split={split!r} means nothing to it")
     if "num_rows" in parameters:
-        return builder(num_rows, **kwargs)
+        batch: TaskBatch = builder(num_rows, **kwargs)
+        return batch
     return EachRow(lambda: builder(**kwargs), num_rows)
 
 
-def splits_of(builder: str | Callable[..., Any]) -> tuple[str, ...]:
+def splits_of(builder: str | Builder) -> tuple[str, ...]:
     """The splits of a task builder, the one to train on first; none where it takes no ``split=``.
 
     A builder that has others than ``("train", "test")`` names them in an attribute ``splits``.
@@ -122,13 +125,13 @@ def splits_of(builder: str | Callable[..., Any]) -> tuple[str, ...]:
     return ()
 
 
-def evaluation_split(builder: str | Callable[..., Any]) -> str:
+def evaluation_split(builder: str | Builder) -> str:
     """The split to evaluate on where none is named: ``"test"``, or else the last there is."""
     splits = splits_of(builder)
     return "test" if "test" in splits else splits[-1] if splits else SPLITS[0]
 
 
-def own_task(num_rows: int, *, task: Callable[..., Any] | None = None) -> TaskBatch:
+def own_task(num_rows: int, *, task: Builder | None = None) -> TaskBatch:
     """The tasks of ``CoLA-Text-v0``: what ``task=`` makes, called once a row without arguments.
 
     A factory with a parameter ``num_rows`` is called once and makes the TaskBatch of all rows.
@@ -148,12 +151,13 @@ def own_task(num_rows: int, *, task: Callable[..., Any] | None = None) -> TaskBa
     return task(num_rows) if "num_rows" in _parameters(task) else EachRow(task, num_rows)
 
 
-def load(reference: str | Callable[..., Any]) -> Callable[..., Any]:
+def load(reference: str | Builder) -> Builder:
     """The object that ``"module:name"`` names; anything else is returned as it is."""
     if not isinstance(reference, str):
         return reference
     module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+    builder: Builder = getattr(importlib.import_module(module), name)
+    return builder
 
 
 class _UnknownRenderMode(UnsupportedMode, TypeError):
@@ -166,12 +170,12 @@ def check_render_mode(mode: str | None) -> str | None:
     return mode
 
 
-def repeatable(settings: dict[str, Any]) -> dict[str, Any]:
+def repeatable(settings: Settings) -> Settings:
     """``settings`` with iterators read into lists: an environment's spec may be made more than once."""
     return {key: list(value) if isinstance(value, Iterator) else value for key, value in settings.items()}
 
 
-def resolved_spec(spec: EnvSpec | None, episodes: Episodes, settings: dict[str, Any]) -> EnvSpec | None:
+def resolved_spec(spec: EnvSpec | None, episodes: Episodes, settings: Settings) -> EnvSpec | None:
     """``spec`` with the loaded Backbone in the model's place.
 
     Gymnasium deep-copies a spec's arguments, and makes further environments from them: weights must be
@@ -192,7 +196,7 @@ def twin_id(spec_id: str) -> str:
     return f"{name}-Token-v{version}" if separator else spec_id
 
 
-def _parameters(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def _parameters(builder: Builder) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(builder).parameters
     except ValueError:  # some built-in callables have none to show
@@ -211,11 +215,15 @@ def _unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     return f"unknown keyword argument {name!r}.{meant} This task takes: {takes}"
 
 
+def _is_backbone(model: object) -> TypeGuard[Backbone]:
+    return hasattr(model, "session") and hasattr(model, "action_space")
+
+
 def resolve(
-    model: Any = None,
+    model: object = None,
     *,
     level: Level,
-    tokenizer: Any = None,
+    tokenizer: object = None,
     device: str | None = None,
     dtype: str = "float32",
 ) -> Backbone:
@@ -225,7 +233,7 @@ def resolve(
     Backbone is checked and returned as it is; everything else is handed to
     :func:`cola_agents.decoding.loading.make_backbone`.
     """
-    if hasattr(model, "session") and hasattr(model, "action_space"):
+    if _is_backbone(model):
         found = getattr(model, "level", level)
         if found != level:
             other = "the -Token-v0 id" if found == "token" else "the id without -Token"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.error import InvalidAction
 
@@ -47,15 +48,17 @@ def check_settings(
         raise ValueError(f"world_temperature must be at least 0, got {world_temperature}")
 
 
-def check_seeds(name: str, seeds: Sequence[Any], count: int) -> list[int]:
+def check_seeds(name: str, seeds: Sequence[object], count: int) -> list[int]:
     """``count`` integers >= 0, or ValueError."""
     seeds = list(seeds)
     if len(seeds) != count:
         raise ValueError(f"{name} must hold one seed a row: got {len(seeds)} for {count} rows")
+    checked: list[int] = []
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ValueError(f"{name} must be integers >= 0, got {seed!r}")
-    return [int(seed) for seed in seeds]
+        checked.append(int(seed))
+    return checked
 
 
 def check_rows(rows: Sequence[int], num_rows: int) -> list[int]:
@@ -68,6 +71,12 @@ def check_rows(rows: Sequence[int], num_rows: int) -> list[int]:
     return checked
 
 
+#: One action a row.
+Actions = Sequence[int | np.integer] | np.ndarray
+#: What ``reset`` is given, each checked by who reads it.
+Options = dict[str, Any]
+
+
 class ActionCheck:
     """Turns actions into Python integers, or raises :class:`gymnasium.error.InvalidAction`.
 
@@ -77,13 +86,13 @@ class ActionCheck:
         hint: added to the message about an action beyond the space.
     """
 
-    def __init__(self, space: Any, mask: np.ndarray, hint: str = "") -> None:
+    def __init__(self, space: gym.Space[np.int64], mask: np.ndarray, hint: str = "") -> None:
         self.space = space
         self.hint = hint
         self._size = len(mask)
         self._allowed: list[bool] | None = None if mask.all() else mask.tolist()
 
-    def __call__(self, actions: Any, count: int) -> list[int]:
+    def __call__(self, actions: Actions, count: int) -> list[int]:
         try:
             array = np.asarray(actions)
         except ValueError as error:
@@ -112,7 +121,7 @@ class ActionCheck:
         return codes
 
 
-def check_options(options: dict[str, Any] | None, allowed: Sequence[str]) -> dict[str, Any]:
+def check_options(options: Options | None, allowed: Sequence[str]) -> Options:
     """A copy of ``reset``'s options, or ValueError for one that would do nothing."""
     options = dict(options or {})
     for name in options:

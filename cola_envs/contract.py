@@ -9,10 +9,10 @@ import math
 import numbers
 import reprlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
+from cola_envs.fields import Info
 from cola_envs.task import Turn
 
 #: Of an error's text, what ``info["error"]`` holds at most, in characters.
@@ -22,12 +22,12 @@ _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 80
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value for an error message: short, on one line, whatever it is."""
     return _short.repr(value)
 
 
-def checked_turn(turn: Any, where: str) -> Turn:
+def checked_turn(turn: object, where: str) -> Turn:
     """A task's answer, with plain numbers in its fields.
 
     Args:
@@ -52,7 +52,7 @@ def checked_turn(turn: Any, where: str) -> Turn:
     )
 
 
-def finite_number(value: Any, name: str) -> float:
+def finite_number(value: object, name: str) -> float:
     """A real, finite number as a float: Python's, numpy's, or an array or tensor without dimensions.
 
     Raises:
@@ -71,7 +71,7 @@ def finite_number(value: Any, name: str) -> float:
     return found
 
 
-def checked_text(value: Any, name: str) -> str:
+def checked_text(value: object, name: str) -> str:
     """A string that can be written down.
 
     Raises:
@@ -87,7 +87,7 @@ def checked_text(value: Any, name: str) -> str:
     return value
 
 
-def checked_fields(value: Any, name: str) -> dict[str, Any]:
+def checked_fields(value: object, name: str) -> Info:
     """A task's ``info`` as a dict of its own.
 
     Raises:
@@ -101,7 +101,7 @@ def checked_fields(value: Any, name: str) -> dict[str, Any]:
     return dict(value)
 
 
-def one_each(values: Any, rows: Sequence[int], name: str) -> list[Any]:
+def one_each(values: object, rows: Sequence[int], name: str) -> list[object]:
     """``values`` as a list with one entry a row.
 
     Raises:
@@ -131,13 +131,13 @@ def one_line(error: Exception) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
 
 
-def _truth(value: Any, name: str) -> bool:
+def _truth(value: object, name: str) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {shown(value)} ({type(value).__name__})")
     return bool(value)
 
 
-def _scalar(value: Any) -> Any:
+def _scalar(value: object) -> object:
     """The number in a numpy scalar, or in an array or tensor without dimensions; None of anything else."""
     try:
         array = np.asarray(value)

@@ -9,8 +9,9 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from cola_envs.build import build_episodes, check_render_mode, repeatable, resolved_spec, twin_id
-from cola_envs.checks import check_options
+from cola_envs.checks import Options, check_options
 from cola_envs.episodes import Episodes
+from cola_envs.fields import Info
 from cola_envs.pickling import recipe
 from cola_envs.render import transcript
 from cola_envs.state import State, next_seed
@@ -70,7 +71,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         self._spec: EnvSpec | None = None
         self._shown = ""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return recipe(self, self._settings, render_mode=self.render_mode)
 
     @property
@@ -84,9 +85,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         if spec is not None:
             self.episodes.name_twin(twin_id(spec.id))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[np.ndarray, Info]:
         super().reset(seed=seed)
         options = check_options(options, ("problem_seed",))
         last = self.episodes.seed(0)
@@ -97,7 +96,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         self._print_news()
         return observation, self.episodes.reset_infos([0])[0]
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
         observations, rewards, terminated, truncated, infos = self.episodes.step([0], [action])
         self._print_news()
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos[0]
@@ -112,7 +111,8 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     def restore(self, state: State, reseed: int | None = None) -> np.ndarray:
         """Go back to a snapshot, with ``reseed`` on a new sampling stream; the observation [D] there."""
-        return self.episodes.restore([0], [state], None if reseed is None else [reseed])[0]
+        observation: np.ndarray = self.episodes.restore([0], [state], None if reseed is None else [reseed])[0]
+        return observation
 
     def render(self) -> str | None:
         """The text so far with the action behind each token; in human mode it is printed."""

@@ -5,7 +5,7 @@ Shapes: B rows of one call, T tokens of a row, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -14,14 +14,15 @@ from gymnasium.error import ResetNeeded
 
 from cola_envs.answers import Answers, OnTaskError
 from cola_envs.backbone import Backbone, Session
-from cola_envs.checks import ActionCheck, check_rows, check_seeds, check_settings
+from cola_envs.checks import ActionCheck, Actions, check_rows, check_seeds, check_settings
+from cola_envs.fields import Info
 from cola_envs.segments import StopStrings
 from cola_envs.spaces import masked
 from cola_envs.state import Row, State
 from cola_envs.task import TaskBatch, Turn
 from cola_envs.text import begun, end_ids, largest_id
 
-Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
+Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Info]]
 
 
 class Episodes:
@@ -96,7 +97,9 @@ class Episodes:
         self.action_space: gym.spaces.Discrete = masked(backbone.action_space, self.action_mask)
         self.check_actions = ActionCheck(self.action_space, self.action_mask)
         self.name_twin("the -Token-v0 id")
-        self._observe = self._ids if observation == "tokens" else getattr(self.session, observation)
+        self._observe: Callable[[Sequence[int]], np.ndarray] = (
+            self._ids if observation == "tokens" else getattr(self.session, observation)
+        )
         self.observation_space: gym.spaces.Box[Any]
         if observation == "tokens":
             last = largest_id(backbone.tokenizer)
@@ -170,7 +173,7 @@ class Episodes:
             ids[i, : len(tokens)] = tokens
         return ids
 
-    def reset_infos(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def reset_infos(self, rows: Sequence[int]) -> list[Info]:
         """What ``info`` holds at the start of an episode: the task's own fields and ``prompt`` (text)."""
         return [
             {**self._answers.fields(row, self._row(row).problem_seed), "prompt": self.prompt(row)}
@@ -260,7 +263,7 @@ class Episodes:
 
     # ---------------------------------------------------------------- advancing
 
-    def step(self, rows: Sequence[int], actions: Any) -> Stepped:
+    def step(self, rows: Sequence[int], actions: Actions) -> Stepped:
         """Take one action in each of ``rows``.
 
         Args:
@@ -311,7 +314,7 @@ class Episodes:
         rewards = np.zeros(len(rows))
         terminated = np.zeros(len(rows), dtype=bool)
         truncated = np.zeros(len(rows), dtype=bool)
-        infos: list[dict[str, Any]] = []
+        infos: list[Info] = []
         graded: list[int] = []
         texts: list[str] = []
         plain = self._stops.plain
@@ -364,7 +367,7 @@ class Episodes:
         return ids, False, None
 
     def _answer(
-        self, row: int, state: Row, info: dict[str, Any], chunk: list[int], text: str, turn: Turn
+        self, row: int, state: Row, info: Info, chunk: list[int], text: str, turn: Turn
     ) -> tuple[float, bool, bool]:
         """Take a task's turn: append its text to ``chunk`` and the row; reward, terminated, truncated."""
         said = self.backbone.tokenizer.encode(turn.text) if turn.text else []
@@ -386,7 +389,7 @@ class Episodes:
             state.segment_start = len(state.tokens)
         return turn.reward, terminated, truncated
 
-    def _finish(self, row: int, state: Row, info: dict[str, Any], text: str, turn: Turn | None) -> None:
+    def _finish(self, row: int, state: Row, info: Info, text: str, turn: Turn | None) -> None:
         """End the row's episode and write the end's fields into ``info``."""
         state.segments.append(text)
         state.running = False

@@ -7,15 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from cola_envs.fields import Info
 
-def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+#: Arrays of one entry a row, and of a field of dicts the like inside.
+Batched = dict[str, Any]
+
+
+def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[Info]) -> Batched:
     """What :meth:`gymnasium.vector.VectorEnv._add_info` makes of ``infos``, a column at a time.
 
     Each key gives an array of length ``num_envs`` and a mask ``_key`` of the rows that have it. Numbers give
     a numeric array of a type that holds them all (Gymnasium's takes the first row's type, which cuts
     later floats to ints), equal-shaped arrays are stacked, dicts nest, all else stays an object.
     """
-    columns: dict[str, tuple[list[int], list[Any]]] = {}
+    columns: dict[str, tuple[list[int], list[object]]] = {}
     for row, info in zip(rows, infos, strict=True):
         for key, value in info.items():
             if key not in columns:
@@ -23,22 +28,22 @@ def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[dict[str, An
             where, values = columns[key]
             where.append(row)
             values.append(value)
-    batched: dict[str, Any] = {}
+    batched: Batched = {}
     for key, (where, values) in columns.items():
         mask = np.zeros(num_envs, dtype=bool)
         mask[where] = True
         kinds = set(map(type, values))
         if all(issubclass(kind, (int, float, np.number, np.bool_)) for kind in kinds):
             batched[key] = _numbers(num_envs, where, values)
-        elif all(issubclass(kind, dict) for kind in kinds):
-            batched[key] = batch_infos(num_envs, where, values)
+        elif len(inner := [value for value in values if isinstance(value, dict)]) == len(values):
+            batched[key] = batch_infos(num_envs, where, inner)
         else:
             batched[key] = _objects(num_envs, where, values)
         batched[f"_{key}"] = mask
     return batched
 
 
-def _numbers(num_envs: int, where: list[int], values: list[Any]) -> np.ndarray:
+def _numbers(num_envs: int, where: list[int], values: list[object]) -> np.ndarray:
     given = np.array(values)
     if len(values) == num_envs:
         return given  # rows come in order, so a full column is already in place
@@ -47,7 +52,7 @@ def _numbers(num_envs: int, where: list[int], values: list[Any]) -> np.ndarray:
     return array
 
 
-def _objects(num_envs: int, where: list[int], values: list[Any]) -> np.ndarray:
+def _objects(num_envs: int, where: list[int], values: list[object]) -> np.ndarray:
     first = values[0]
     array: np.ndarray = np.full(num_envs, None, dtype=object)
     if isinstance(first, np.ndarray) and all(

@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+#: A JSON object: values that JSON holds, by name.
+JsonObject = dict[str, Any]
 #: Bytes of a compressed file that are read at once.
 _CHUNK = 1 << 16
 
@@ -65,7 +67,7 @@ def parsed(raw: bytes, where: str) -> Any:
         raise ValueError(f"{where} is not JSON that can be read: it is nested too deeply") from error
 
 
-def read_object(path: Path, *names: str) -> dict[str, Any]:
+def read_object(path: Path, *names: str) -> JsonObject:
     """The object that a JSON file holds.
 
     Raises:
@@ -147,13 +149,13 @@ def records(path: Path, check: Callable[[Any, int], None]) -> Iterator[tuple[Lin
             yield line, value
 
 
-def encoded(path: Path, values: Sequence[Any]) -> bytes:
+def encoded(path: Path, values: Sequence[object]) -> bytes:
     """A line for each value; for a compressed file (``.gz``) they are a member, whole without the others."""
     content = "".join(json.dumps(value) + "\n" for value in values).encode()
     return gzip.compress(content) if path.suffix == ".gz" else content
 
 
-def append(path: Path, values: Sequence[Any]) -> None:
+def append(path: Path, values: Sequence[object]) -> None:
     """Append a line for each value; they are on the disk when this returns.
 
     What was in the file stays as it is, whatever happens.

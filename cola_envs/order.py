@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -67,7 +66,7 @@ def chosen_problems(tasks: TaskBatch, seeds: Sequence[int], given: Sequence[int 
     return [seed if own is None else int(own) for seed, own in zip(seeds, given, strict=True)]
 
 
-def check_prompts(tasks: TaskBatch, problem_seeds: Sequence[int | None], prompts: Sequence[Any]) -> None:
+def check_prompts(tasks: TaskBatch, problem_seeds: Sequence[int | None], prompts: Sequence[object]) -> None:
     """Refuse different prompts of one problem seed: answers to them must not be compared.
 
     A task that says of itself that its texts change from play to play (``repeatable`` is False) is not asked.
@@ -81,7 +80,7 @@ def check_prompts(tasks: TaskBatch, problem_seeds: Sequence[int | None], prompts
     """
     if not getattr(tasks, "repeatable", True):
         return
-    known: dict[int, Any] = {}
+    known: dict[int, object] = {}
     for seed, prompt in zip(problem_seeds, prompts, strict=True):
         if seed is not None and known.setdefault(seed, prompt) != prompt:
             raise ValueError(

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from cola_envs.build import Settings
 from cola_envs.contract import shown
 
 
-def recipe(env: Any, settings: dict[str, Any], **own: Any) -> tuple[Any, ...]:
+class Shell(Protocol):
+    """An environment that says how it is made."""
+
+    spec: EnvSpec | None
+
+
+def recipe(env: Shell, settings: Settings, **own: object) -> tuple[object, ...]:
     """What ``env.__reduce__`` returns.
 
     Args:
@@ -43,7 +52,9 @@ def _packed(name: str, value: Any) -> bytes:
         ) from error
 
 
-def _made_again(cls: Any, packed: dict[str, bytes], spec: Any, told: tuple[str, ...]) -> Any:
+def _made_again(
+    cls: Callable[..., Shell], packed: dict[str, bytes], spec: EnvSpec | None, told: tuple[str, ...]
+) -> Shell:
     arguments = {name: pickle.loads(value).fn for name, value in packed.items()}
     env = cls(**arguments)
     if spec is not None:

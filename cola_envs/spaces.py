@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.spaces.space import MaskNDArray
 from gymnasium.vector.utils import batch_space
 
 
@@ -24,7 +26,7 @@ class MaskedDiscrete(Discrete):
         super().__init__(len(mask), seed=seed)
         self.mask = np.array(mask, dtype=np.int8)
 
-    def sample(self, mask: Any = None, probability: Any = None) -> Any:
+    def sample(self, mask: MaskNDArray | None = None, probability: MaskNDArray | None = None) -> np.int64:
         if mask is None and probability is None:
             mask = self.mask
         return super().sample(mask, probability)
@@ -40,7 +42,9 @@ class MaskedMultiDiscrete(MultiDiscrete):
         super().__init__(np.full(num_envs, len(mask)))
         self.masks = (np.array(mask, dtype=np.int8),) * num_envs
 
-    def sample(self, mask: Any = None, probability: Any = None) -> Any:
+    def sample(
+        self, mask: tuple[MaskNDArray, ...] | None = None, probability: tuple[MaskNDArray, ...] | None = None
+    ) -> npt.NDArray[np.int64]:
         if mask is None and probability is None:
             mask = self.masks
         return super().sample(mask, probability)

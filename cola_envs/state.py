@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class State:
     segments: tuple[str, ...]
     seed: int
     problem_seed: int
-    world_rng: Any
+    world_rng: Mapping[str, object] | None
     running: bool
     task: object
 

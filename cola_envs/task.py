@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
+
+from cola_envs.fields import Info
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Turn:
     reward: float = 0.0
     done: bool = True
     truncated: bool = False
-    info: dict[str, Any] = field(default_factory=dict)
+    info: Info = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -60,6 +62,17 @@ class Task(Protocol):
         """Take one finished segment of the agent's text."""
 
 
+@runtime_checkable
+class KeepsState(Protocol):
+    """A task that copies its state itself; any other is put back by playing it again."""
+
+    def snapshot(self) -> object:
+        """Return the task's state, picklable."""
+
+    def restore(self, state: object) -> None:
+        """Put the task back to what :meth:`snapshot` returned."""
+
+
 class TaskBatch(Protocol):
     """Many rows of a task, driven together: what :class:`~cola_envs.episodes.Episodes` holds.
 
@@ -80,7 +93,7 @@ class TaskBatch(Protocol):
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
         """Take one finished segment for each of ``rows``."""
 
-    def info(self, row: int) -> dict[str, Any]:
+    def info(self, row: int) -> Info:
         """Fields about the row's problem and data set, shown in ``info`` at reset and at the end."""
 
     def snapshot(self, row: int) -> object:
@@ -144,7 +157,7 @@ class EachRow:
         self.stop = tuple(stop)
         if any(tuple(getattr(task, "stop", ())) != self.stop for task in self.tasks):
             raise ValueError(f"every row's task must have the same stop strings, {self.stop!r}")
-        self._origin: list[dict[str, Any] | None] = [None] * num_rows
+        self._origin: list[Mapping[str, object] | None] = [None] * num_rows
         self._segments: list[list[str]] = [[] for _ in range(num_rows)]
         #: Per row a digest of all that its task has said in this episode.
         self._said: list[int] = [0] * num_rows
@@ -180,20 +193,22 @@ class EachRow:
                 answers.append(error)
         return answered(answers)
 
-    def info(self, row: int) -> dict[str, Any]:
+    def info(self, row: int) -> Info:
         # A copy all the way down: users keep what they are given, and a task may write to its own.
         return copy.deepcopy(getattr(self.tasks[row], "info", {}))
 
     def snapshot(self, row: int) -> object:
         task = self.tasks[row]
-        if hasattr(task, "snapshot"):
+        if isinstance(task, KeepsState):
             return ("own", copy.deepcopy(task.snapshot()))
         return ("replay", self._origin[row], tuple(self._segments[row]), self._said[row])
 
     def restore(self, row: int, state: object) -> None:
-        kind, *payload = cast("tuple[Any, ...]", state)
-        task: Any = self.tasks[row]
-        if kind == "own":
+        if not isinstance(state, tuple):
+            raise TypeError(f"restore takes what snapshot returned, got {state!r}")
+        kind, *payload = state
+        task = self.tasks[row]
+        if kind == "own" and isinstance(task, KeepsState):
             # Several rows may be restored from one state, and a task may keep what it is given.
             task.restore(copy.deepcopy(payload[0]))
             return

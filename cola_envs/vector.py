@@ -13,9 +13,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from cola_envs.build import build_episodes, check_render_mode, repeatable, resolved_spec, twin_id
-from cola_envs.checks import check_options
+from cola_envs.checks import Actions, Options, check_options
 from cola_envs.episodes import Episodes, Stepped
-from cola_envs.infos import batch_infos
+from cola_envs.fields import Info
+from cola_envs.infos import Batched, batch_infos
 from cola_envs.pickling import recipe
 from cola_envs.render import transcript
 from cola_envs.spaces import batched
@@ -75,7 +76,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._all = list(range(self.num_envs))
         self._spec: EnvSpec | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return recipe(
             self,
             self._settings,
@@ -96,9 +97,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if spec is not None:
             self.episodes.name_twin(twin_id(spec.id))
 
-    def reset(
-        self, *, seed: Seeds = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: Seeds = None, options: Options | None = None) -> tuple[np.ndarray, Batched]:
         options = check_options(options, ("problem_seed", "reset_mask"))
         rows = self._masked_rows(options.get("reset_mask"))
         if isinstance(seed, (int, np.integer)):
@@ -116,7 +115,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             observations = self.episodes.observe(self._all)
         return observations, batch_infos(self.num_envs, rows, self.episodes.reset_infos(rows))
 
-    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             over = [row for row in self._all if self.episodes.seed(row) is not None]
             over = [row for row in over if not self.episodes.running(row)]
@@ -142,8 +141,8 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return observations, rewards, terminated, truncated, batched
 
     def _step_some(
-        self, actions: Any, over: list[int]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        self, actions: Actions, over: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
         """A next-step autoreset: rows that are ``over`` start anew, the others take their action."""
         codes = self.episodes.check_actions(actions, self.num_envs)
         live = [row for row in self._all if row not in over]
@@ -151,7 +150,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, dtype=bool)
         truncated = np.zeros(self.num_envs, dtype=bool)
-        infos: list[dict[str, Any]] = [{} for _ in self._all]
+        infos: list[Info] = [{} for _ in self._all]
         if live:
             stepped = self._stepped(live, [codes[row] for row in live])
             observations[live], rewards[live], terminated[live], truncated[live] = stepped[:4]
@@ -164,7 +163,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             infos[row] = info
         return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
 
-    def _stepped(self, rows: list[int], actions: Any) -> Stepped:
+    def _stepped(self, rows: list[int], actions: Actions) -> Stepped:
         """A step of Episodes, within the limit of steps."""
         stepped = self.episodes.step(rows, actions)
         if self.max_episode_steps is not None:
@@ -230,7 +229,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(f"{name} must hold one value an env: got {len(values)} for {self.num_envs}")
         return values
 
-    def _masked_rows(self, mask: Any) -> list[int]:
+    def _masked_rows(self, mask: object) -> list[int]:
         """The rows that a ``reset_mask`` names, under Gymnasium's own rules; all without one."""
         if mask is None:
             return self._all

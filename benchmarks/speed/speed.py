@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -26,6 +27,7 @@ import stable_baselines3 as sb3
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 import cola_envs  # noqa: F401 (registers the ids)
@@ -33,6 +35,7 @@ from benchmarks import RESULTS, Commands
 from benchmarks.speed.decoding import decoding_table, measure_decoding
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
+from cola_agents.decoding import kv
 from cola_agents.decoding import session as session_module
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.versions import cache_argument
@@ -113,17 +116,15 @@ def _step_all(step: Callable[[np.ndarray], Any], actions: np.ndarray) -> None:
 def record_passes(run: Callable[[], None]) -> list[Pass]:
     """The (rows, tokens a row) of every forward pass of the base that ``run`` makes."""
     passes: list[Pass] = []
-    original = session_module.run_rows
 
-    def recording(stack: Any, kv: Any, chunk: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    def recording(
+        stack: PreTrainedModel, rows: kv.KVRows, chunk: kv.Chunk, **inputs: torch.Tensor
+    ) -> torch.Tensor:
         passes.append(tuple(next(iter(inputs.values())).shape[:2]))  # type: ignore[arg-type]
-        return original(stack, kv, chunk, **inputs)
+        return kv.run_rows(stack, rows, chunk, **inputs)
 
-    session_module.run_rows = recording
-    try:
+    with mock.patch.object(session_module, "run_rows", recording):
         run()
-    finally:
-        session_module.run_rows = original
     return passes
 
 

@@ -7,10 +7,14 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import add_set, settings
+from cola_envs.jsonl import JsonObject
+
+if TYPE_CHECKING:
+    from cola_agents.search import MCTSQConfig, SearchConfig
 
 
 def add(commands: Commands) -> None:
@@ -85,7 +89,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 130 if report.get("interrupted") else 0
 
 
-def search_config(name: str, simulations: int, chosen: dict[str, Any]) -> Any:
+def search_config(name: str, simulations: int, chosen: JsonObject) -> SearchConfig | MCTSQConfig:
     """How an evaluation searches: by the Q-function's word, never by the task's own rewards.
 
     Raises:

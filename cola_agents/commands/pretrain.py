@@ -10,13 +10,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.common.files import LOCK, one_writer
+from cola_envs.jsonl import JsonObject
 
 if TYPE_CHECKING:
     from cola_agents.train.metrics import CodebookMetrics
+    from cola_agents.train.runs import Run
 
 #: Stages of the bundled recipe, and what they take besides ``--out``.
 _RECIPE = {
@@ -170,7 +172,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> Any:
+def _run(arguments: argparse.Namespace) -> Run:
     """The run that a command line describes."""
     from cola_agents.train.adapters import LoRA
     from cola_agents.train.runs import Run, flag_of
@@ -186,7 +188,7 @@ def _run(arguments: argparse.Namespace) -> Any:
     for name in ("lora_alpha", "keep_adapters"):
         if name in given and "lora_rank" not in given:
             raise ValueError(f"{flag_of(name)} needs --lora-rank")
-    told: dict[str, Any] = {
+    told: JsonObject = {
         name: given[name]
         for name in ("tokenizer", "dtype", "device", "long", "preset", "steps", "epochs", "seed")
         if name in given
@@ -268,7 +270,7 @@ def _train_q(arguments: argparse.Namespace) -> int:
     q.save(arguments.out)
     judged = [record for record in records if "held_out" in record]
     kept = max(judged, key=lambda record: record["held_out"]) if judged else records[-1]
-    told: dict[str, Any] = {"episodes": len(recorded.episodes), **kept}
+    told: JsonObject = {"episodes": len(recorded.episodes), **kept}
     if judged:
         told["held_out_looks"] = {record["step"]: round(record["held_out"], 4) for record in judged}
     print(json.dumps(told, indent=2))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import Any
+
+from cola_envs.jsonl import JsonObject
 
 #: Python's names of what JSON writes in small letters.
 _WORDS = {"True": True, "False": False, "None": None}
@@ -23,7 +24,7 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings(pairs: Sequence[str], flag: str = "--set") -> dict[str, Any]:
+def settings(pairs: Sequence[str], flag: str = "--set") -> JsonObject:
     """``["level=2", "whiten=True"]`` as keyword arguments.
 
     A value is JSON, or one of Python's ``True``, ``False`` and ``None``, and text where it is neither.
@@ -35,7 +36,7 @@ def settings(pairs: Sequence[str], flag: str = "--set") -> dict[str, Any]:
     Raises:
         ValueError: for what is no ``KEY=VALUE``, or a key that comes twice.
     """
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign or not key.isidentifier():

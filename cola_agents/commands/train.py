@@ -6,13 +6,15 @@ import argparse
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings as parsed
 from cola_agents.common.files import SETTINGS, first_process, one_writer, write_whole
 from cola_agents.common.interrupts import exit_status
 from cola_agents.common.sealed import DamagedError, sealed, unsealed
+from cola_envs.fields import SPLIT, SUCCESS
+from cola_envs.jsonl import JsonObject
 from cola_envs.shown import shown
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def _train(arguments: argparse.Namespace) -> int:
         return _begin(cls, arguments, settings)
 
 
-def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
+def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject) -> int:
     """Make the agent, save it as it begins, and have it learn."""
 
     out: Path = arguments.out
@@ -102,13 +104,13 @@ def writing(out: Path) -> AbstractContextManager[None]:
     return one_writer(out) if first_process() else nullcontext()
 
 
-def write_settings(out: Path, settings: dict[str, Any]) -> None:
+def write_settings(out: Path, settings: JsonObject) -> None:
     """Write :data:`SETTINGS`."""
     if first_process():
         write_whole(out / SETTINGS, sealed(settings))
 
 
-def read_settings(out: Path) -> dict[str, Any]:
+def read_settings(out: Path) -> JsonObject:
     """What :func:`write_settings` wrote.
 
     Raises:
@@ -126,7 +128,7 @@ def read_settings(out: Path) -> dict[str, Any]:
     return settings
 
 
-def go_on(agent: Agent, out: Path, settings: dict[str, Any], *, quiet: bool) -> int:
+def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
     """Learn until ``settings["timesteps"]``, then play test problems and print one line of it.
 
     Returns:
@@ -164,10 +166,10 @@ def go_on(agent: Agent, out: Path, settings: dict[str, Any], *, quiet: bool) -> 
     finally:
         logger.close()
         agent.close()
-    won = sum(bool(info["success"]) for info in rollout.infos)
+    won = sum(SUCCESS.of(info) for info in rollout.infos)
     low, high = wilson(won, len(rollout))
     print(
-        f"{agent.env_id}, split {rollout.infos[0].get('split', 'not named')}, {len(rollout)} episodes: "
+        f"{agent.env_id}, split {SPLIT.get(rollout.infos[0], 'not named')}, {len(rollout)} episodes: "
         f"success {won / len(rollout):.3f} (95 %: {low:.3f} to {high:.3f}), "
         f"reward {rollout.episode_rewards.mean().item():.3f}, after {agent.num_timesteps} timesteps"
     )

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 #: In a folder that is being written: says which process writes it.
 LOCK = ".writer.lock"
@@ -66,7 +66,7 @@ def write_whole(path: Path, content: bytes) -> None:
     flush(path.parent)
 
 
-def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
+def write_json(path: Path, value: object, *, indent: int | None = None) -> None:
     """Write a JSON file as :func:`write_whole` does."""
     write_whole(path, (json.dumps(value, indent=indent) + "\n").encode())
 

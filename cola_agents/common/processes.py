@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 T = TypeVar("T")
 
@@ -35,7 +38,7 @@ class Workers:
     """
 
     def __init__(self, precision: str = "float32") -> None:
-        self._accelerator: Any = None
+        self._accelerator: Accelerator | None = None
         self.rank, self.size = 0, 1
         if _asked_for() > 1:
             self._accelerator = _accelerator(precision)
@@ -64,7 +67,7 @@ class Workers:
                 register_fsdp_forward_method(joined, method)
         return joined
 
-    def accumulate(self, module: nn.Module) -> AbstractContextManager[Any]:
+    def accumulate(self, module: nn.Module) -> AbstractContextManager[None]:
         """Within it gradients are added up without being exchanged."""
         return nullcontext() if self._accelerator is None else self._accelerator.no_sync(module)
 
@@ -76,7 +79,7 @@ class Workers:
 
     def first(self, function: Callable[[], T]) -> T:
         """Call a function in rank 0 alone; all processes return, or raise, what it does."""
-        if self.size == 1:
+        if self.size == 1 or self._accelerator is None:
             return function()
         outcome: list[Any] = [None, None]
         if self.rank == 0:
@@ -106,7 +109,7 @@ def _asked_for() -> int:
     return max(sizes, default=1)
 
 
-def _accelerator(precision: str) -> Any:
+def _accelerator(precision: str) -> Accelerator:
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:

@@ -9,14 +9,15 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from cola_envs.jsonl import JsonObject
 
 _PACKAGES = ("cola-rl", "torch", "transformers", "gymnasium", "stable-baselines3", "numpy")
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> JsonObject:
     """Command, commit, versions and hardware of this process; no path of the machine is in it."""
     return {
         "command": _command(sys.argv),

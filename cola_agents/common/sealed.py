@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+
+from cola_envs.jsonl import JsonObject
 
 SEAL, FORMAT = "sha256", "format"
 #: Of what :func:`sealed` writes; files of before have neither a seal nor a format.
@@ -17,13 +18,13 @@ class DamagedError(ValueError):
     """A file is not what was written."""
 
 
-def sealed(content: dict[str, Any]) -> bytes:
+def sealed(content: JsonObject) -> bytes:
     """A JSON object as a text that holds the sha256 of itself, with zeros in the place of that."""
     text = json.dumps({SEAL: _BLANK.decode(), FORMAT: VERSION, **content}, indent=2).encode()
     return text.replace(_BLANK, _digest(text), 1)
 
 
-def unsealed(path: Path) -> dict[str, Any]:
+def unsealed(path: Path) -> JsonObject:
     """Read what :func:`sealed` made, seal and all, or a JSON object of before there were seals.
 
     Raises:
@@ -48,7 +49,7 @@ def unsealed(path: Path) -> dict[str, Any]:
     return content
 
 
-def is_sealed(content: dict[str, Any]) -> bool:
+def is_sealed(content: JsonObject) -> bool:
     """Whether what :func:`unsealed` read had a seal."""
     return SEAL in content
 

@@ -6,13 +6,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Self
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cola_agents.decoding.code_table import CodeTable, code_table
 from cola_agents.decoding.session import Follower, NotFiniteError, Rows, not_finite
@@ -23,7 +23,7 @@ from cola_agents.model.text import PlainTokenizer, check_fits
 from cola_envs.backbone import Decoded, Level
 
 
-def _lasting(config: PretrainedConfig) -> dict[str, Any]:
+def _lasting(config: PretrainedConfig) -> dict[str, object]:
     """What a configuration says beyond its class's defaults.
 
     A field that a later release adds, with a default that changes nothing, must not make the same model
@@ -31,7 +31,7 @@ def _lasting(config: PretrainedConfig) -> dict[str, Any]:
     """
     passing = ("_name_or_path", "transformers_version", "dtype", "architectures")
     defaults = type(config)().to_dict()
-    said = {}
+    said: dict[str, object] = {}
     for key, value in config.to_dict().items():
         nested = getattr(config, key, None)
         if isinstance(nested, PretrainedConfig):
@@ -46,7 +46,7 @@ class _Backbone:
 
     level: Level
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | PlainTokenizer) -> None:
         self.model = model.eval()
         self.tokenizer = (
             tokenizer if isinstance(tokenizer, PlainTokenizer) else PlainTokenizer(tokenizer, model)
@@ -63,7 +63,8 @@ class _Backbone:
     @property
     def base(self) -> nn.Module:
         """The base decoder, whose last hidden states are the observations."""
-        return self.model.base if isinstance(self.model, CoLAForCausalLM) else self.model.model
+        base: nn.Module = self.model.base if isinstance(self.model, CoLAForCausalLM) else self.model.model
+        return base
 
     @functools.cached_property
     def lm_head(self) -> nn.Linear:
@@ -91,7 +92,7 @@ class _Backbone:
             raise ValueError(f"max_length={max_length} is beyond the model's context of {self.max_length}")
         return max_length or self.max_length
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self
 
     def __repr__(self) -> str:
@@ -116,7 +117,7 @@ class LatentBackbone(_Backbone):
     level: Level = "latent"
     model: CoLAForCausalLM
 
-    def __init__(self, model: CoLAForCausalLM, tokenizer: Any) -> None:
+    def __init__(self, model: CoLAForCausalLM, tokenizer: PreTrainedTokenizerBase | PlainTokenizer) -> None:
         if not isinstance(model, CoLAForCausalLM):
             raise TypeError(
                 f"latent actions need a CoLAForCausalLM, got {type(model).__name__}; use the -Token-v0 id "
@@ -162,7 +163,7 @@ class TokenBackbone(_Backbone):
 
     level: Level = "token"
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | PlainTokenizer) -> None:
         if not isinstance(model, CoLAForCausalLM) and not all(
             hasattr(model, n) for n in ("model", "lm_head")
         ):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,8 +95,7 @@ def code_table(model: CoLAForCausalLM) -> CodeTable | None:
     size = model.codebook.embedding_dim
     vectors = model.codebook.weight
     layers = []
-    merge: Any = model.merge
-    for layer in merge:
+    for layer in _merge_layers(model):
         gate, up = layer.gate_proj.weight, layer.up_proj.weight
         layers.append(
             _Layer(
@@ -112,15 +110,19 @@ def code_table(model: CoLAForCausalLM) -> CodeTable | None:
     return CodeTable(tuple(layers), model, tuple(_marks(model)))
 
 
-def _weights(model: Any) -> Iterator[Tensor]:
+def _merge_layers(model: CoLAForCausalLM) -> Iterator[MergeLayer]:
+    return (layer for layer in model.merge if isinstance(layer, MergeLayer))
+
+
+def _weights(model: CoLAForCausalLM) -> Iterator[Tensor]:
     yield model.codebook.weight
-    for layer in model.merge:
+    for layer in _merge_layers(model):
         yield layer.gate_proj.weight
         yield layer.up_proj.weight
         yield layer.down_proj.weight
 
 
-def _marks(model: Any) -> Iterator[tuple[int, int]]:
+def _marks(model: CoLAForCausalLM) -> Iterator[tuple[int, int]]:
     """Of every weight: where it lies, and how often it has been written to."""
     for weight in _weights(model):
         yield weight.data_ptr(), weight._version

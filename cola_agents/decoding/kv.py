@@ -10,10 +10,10 @@ writes, and the mask says what each row may see. Plain decoders take the shorter
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cola_agents.common.threads import check_fork
 from cola_agents.decoding.lean import Plan, lean_forward, plan
@@ -147,7 +147,7 @@ class Window:
         return held[:, : self.length] if rows_read is None else held[rows_read, : self.length]
 
 
-def run_rows(stack: Any, kv: KVRows, chunk: Chunk, **inputs: Tensor) -> Tensor:
+def run_rows(stack: PreTrainedModel, kv: KVRows, chunk: Chunk, **inputs: Tensor) -> Tensor:
     """Run a decoder over a chunk of every row, each continuing at a position of its own.
 
     Args:
@@ -168,12 +168,13 @@ def run_rows(stack: Any, kv: KVRows, chunk: Chunk, **inputs: Tensor) -> Tensor:
     window = Window(kv, chunk)
     lean = kv.plan_for(stack)
     if lean is not None:
-        hidden = inputs["inputs_embeds"] if "inputs_embeds" in inputs else stack.embed_tokens(given)
-        return lean_forward(lean, hidden, chunk.positions, window, None if chunk.aligned else chunk.mask())
-    return stack(
+        states = inputs["inputs_embeds"] if "inputs_embeds" in inputs else stack.embed_tokens(given)
+        return lean_forward(lean, states, chunk.positions, window, None if chunk.aligned else chunk.mask())
+    hidden: Tensor = stack(
         attention_mask=decoder_mask(stack, chunk.mask(), chunk.positions),
         position_ids=chunk.positions,
         use_cache=True,
         **cache_argument(window),
         **inputs,
     ).last_hidden_state
+    return hidden

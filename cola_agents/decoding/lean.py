@@ -12,14 +12,18 @@ Shapes: B rows, T queries, S keys, D hidden; H heads of keys, each shared by G h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from cola_agents.model.families import ROPES, attends_fully, rope_types
+
+if TYPE_CHECKING:
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
 #: Families whose layer is ``x + attention(norm(x))`` and then ``x + mlp(norm(x))`` with rotated queries
 #: and keys and a gated MLP. Biases are used where there are some, and so are norms of queries and keys.
@@ -101,13 +105,13 @@ def untouched(module: nn.Module) -> bool:
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
-def plan(stack: Any) -> Plan | None:
+def plan(stack: PreTrainedModel) -> Plan | None:
     """A plan of a stack, or None where only the stack itself is sure to compute what it computes.
 
     A session plans when it first runs and after :meth:`~cola_agents.decoding.session.Rows.forget`; a hook
     that is registered in between is not called.
     """
-    config: Any = getattr(stack, "config", None)
+    config: PretrainedConfig = getattr(stack, "config", None)
     kind = getattr(config, "model_type", None)
     home = f"transformers.models.{kind}.modeling_{kind}"
     if kind not in _FAMILIES or type(stack).__module__ != home or stack.training:
@@ -136,7 +140,7 @@ def plan(stack: Any) -> Plan | None:
     )
 
 
-def _weights(layer: Any) -> _Layer:
+def _weights(layer: GradientCheckpointingLayer) -> _Layer:
     def of(linear: nn.Linear) -> Weights:
         return linear.weight, linear.bias
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.families import check_family
@@ -15,12 +14,13 @@ from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.official import is_official
 from cola_agents.model.reach import reachable
+from cola_agents.model.text import PlainTokenizer
 from cola_envs.backbone import Level
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 
 
-def load_bundled(name: str = "cola") -> Any:
+def load_bundled(name: str = "cola") -> PreTrainedModel:
     """Load a model that comes with the package, in eval mode on the CPU in float32.
 
     Args:
@@ -56,7 +56,7 @@ def _progress_bar(enabled: bool) -> bool:
     """Switch transformers' loading bar; returns what it was."""
     from transformers.utils import logging
 
-    before = logging.is_progress_bar_enabled()
+    before = bool(logging.is_progress_bar_enabled())
     (logging.enable_progress_bar if enabled else logging.disable_progress_bar)()
     return before
 
@@ -71,10 +71,10 @@ def _bundled_backbone(level: Level, device: str | None, dtype: str) -> LatentBac
 
 
 def make_backbone(
-    model: Any = None,
+    model: object = None,
     *,
     level: Level,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | PlainTokenizer | str | Path | None = None,
     device: str | None = None,
     dtype: str = "float32",
 ) -> LatentBackbone | TokenBackbone:
@@ -111,10 +111,9 @@ def make_backbone(
             f"model= takes None, a path or hub id, a CoLAForCausalLM, a causal LM or a Backbone; "
             f"got {type(model).__name__}"
         )
-    if device:
-        model = model.to(device)
+    loaded: PreTrainedModel = model.to(device) if device else model
     if tokenizer is None:
-        tokenizer = model.name_or_path
+        tokenizer = loaded.name_or_path
         if not tokenizer:
             raise ValueError(
                 "this model does not know its tokenizer (its name_or_path is empty): pass tokenizer="
@@ -124,10 +123,10 @@ def make_backbone(
             tokenizer = load_tokenizer(reachable(tokenizer, "tokenizer"))
         except FileNotFoundError as error:
             raise ValueError(f"no tokenizer found at {str(tokenizer)!r}: pass tokenizer=") from error
-    return _KINDS[level](model, tokenizer)
+    return _KINDS[level](loaded, tokenizer)
 
 
-def _check_device(device: Any) -> None:
+def _check_device(device: str | None) -> None:
     """Raise ValueError for a device that torch does not know or does not have."""
     if device is None:
         return
@@ -137,4 +136,7 @@ def _check_device(device: Any) -> None:
         raise ValueError(f"device {device!r} cannot be used here: {error}") from error
 
 
-_KINDS: dict[str, Any] = {"latent": LatentBackbone, "token": TokenBackbone}
+_KINDS: dict[Level, type[LatentBackbone] | type[TokenBackbone]] = {
+    "latent": LatentBackbone,
+    "token": TokenBackbone,
+}

@@ -15,10 +15,10 @@ Shapes: B rows, S positions, A actions, V vocabulary, D hidden.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.code_table import CodeTable, code_table
@@ -35,7 +35,9 @@ _NEVER = torch.iinfo(torch.long).max
 class _Window:
     """What a lean pass writes to and reads: a range of rows of the buffers, up to a length."""
 
-    def __init__(self, held: dict[int, tuple[Tensor, Tensor]], rows: slice, where: Any, length: int) -> None:
+    def __init__(
+        self, held: dict[int, tuple[Tensor, Tensor]], rows: slice, where: tuple[Tensor, Tensor], length: int
+    ) -> None:
         self._held = held
         self._rows = rows
         self._where = where
@@ -101,7 +103,7 @@ class StaticDecoder:
         if self.graphs and self.device.type != "cuda":
             raise ValueError(f"CUDA graphs need a model on a GPU; this one is on {self.device}")
         self._backbone = backbone
-        self._base: Any = backbone.base
+        self._base: PreTrainedModel = backbone.base
         self._trunk, self._head = backbone.initial_policy()
         self._any_unused = bool(backbone.unused_ids.any())
         # Not the plain step: a bound method would make a circle, and keep the memory until a collection.
@@ -141,7 +143,7 @@ class StaticDecoder:
         self._spoilt = torch.full_like(self._at, _NEVER)
         self._u = torch.zeros(length, rows, 2, dtype=torch.float64, device=self.device)
         self._taken = torch.zeros(1, dtype=torch.long, device=self.device)
-        self._captured: dict[tuple[int, int], Any] = {}
+        self._captured: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
     def _plan_of(self, stack: nn.Module) -> Plan:
         made = plan(stack)
@@ -295,7 +297,7 @@ class StaticDecoder:
             graph = self._captured[count, length] = self._capture(count, length)
         graph.replay()
 
-    def _capture(self, count: int, length: int) -> Any:
+    def _capture(self, count: int, length: int) -> torch.cuda.CUDAGraph:
         """The step as a CUDA graph. A step that warms up is taken back, and so leaves nothing behind."""
         state = (self._at, self._taken, self._spoilt)
         before = [tensor.clone() for tensor in state]

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from cola_agents.common.files import write_json, write_whole
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.rollout import Rollout
 from cola_agents.train.bundled.recipe import Recipe
 from cola_envs import jsonl
+from cola_envs.fields import TEXT
+from cola_envs.jsonl import JsonObject
 from cola_envs.tasks.substitute import NAME as SUBSTITUTE
 
 MEASURED = 1024
 
 
-def write_card(folder: Path, recipe: Recipe, *, episodes: int = MEASURED) -> dict[str, Any]:
+def write_card(folder: Path, recipe: Recipe, *, episodes: int = MEASURED) -> JsonObject:
     """Measure both models in ``folder`` and write ``README.md`` and ``metrics.json`` there.
 
     Raises:
@@ -32,7 +35,7 @@ def write_card(folder: Path, recipe: Recipe, *, episodes: int = MEASURED) -> dic
                 f"{folder} holds no {needed}: the card is of a folder with cola/ and base/, which `cola "
                 "pretrain bundled` writes"
             )
-    figures: dict[str, Any] = {**provenance(), "recipe": asdict(recipe)}
+    figures: JsonObject = {**provenance(), "recipe": asdict(recipe)}
     for name, twin in (("cola", ""), ("base", "-Token")):
         figures[name] = _measured(folder / name, twin, episodes)
     figures["cola"]["codebook"] = jsonl.read_object(folder / "cola" / "metrics.json")
@@ -41,7 +44,7 @@ def write_card(folder: Path, recipe: Recipe, *, episodes: int = MEASURED) -> dic
     return figures
 
 
-def _measured(path: Path, twin: str, episodes: int) -> dict[str, Any]:
+def _measured(path: Path, twin: str, episodes: int) -> JsonObject:
     backbone = make_backbone(str(path), level="token" if twin else "latent")
     agent = GRPO(f"CoLA-Arithmetic{twin}-v0", num_envs=64, model=backbone)
     thinking = agent.evaluate(episodes, env_id=f"CoLA-Thinking{twin}-v0")
@@ -65,11 +68,11 @@ def _measured(path: Path, twin: str, episodes: int) -> dict[str, Any]:
     }
 
 
-def _share(rollout: Any, text: str) -> float:
-    return round(float(np.mean([text in info["text"] for info in rollout.infos])), 4)
+def _share(rollout: Rollout, text: str) -> float:
+    return round(float(np.mean([text in TEXT.of(info) for info in rollout.infos])), 4)
 
 
-def _mean(rewards: Any) -> float:
+def _mean(rewards: Tensor) -> float:
     return round(rewards.mean().item(), 4)
 
 
@@ -88,7 +91,7 @@ _ROWS = {
 }
 
 
-def _verdicts(cola: dict[str, Any], base: dict[str, Any], codebook: dict[str, Any]) -> str:
+def _verdicts(cola: JsonObject, base: JsonObject, codebook: JsonObject) -> str:
     """Which aims each model met, in words."""
     said = []
     for name, model in (("cola", cola), ("base", base)):
@@ -105,7 +108,7 @@ def _verdicts(cola: dict[str, Any], base: dict[str, Any], codebook: dict[str, An
     return said[0] + words
 
 
-def _card(figures: dict[str, Any]) -> str:
+def _card(figures: JsonObject) -> str:
     cola, base, recipe = figures["cola"], figures["base"], figures["recipe"]
     codebook = cola["codebook"]
     table = "\n".join(f"| {words} | {cola[key]:.3f} | {base[key]:.3f} |" for key, words in _ROWS.items())

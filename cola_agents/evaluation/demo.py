@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import torch
@@ -24,6 +23,10 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout, collect
+from cola_envs.backbone import Backbone
+from cola_envs.episodes import Episodes
+from cola_envs.jsonl import JsonObject
+from cola_envs.vector import CoLAVectorEnv
 
 THRESHOLD = 0.9
 #: Training problems that the best constant code is chosen on.
@@ -36,7 +39,7 @@ class Arm:
 
     name: str
     env_id: str
-    options: dict[str, Any]
+    options: JsonObject
 
 
 #: Of the grid in benchmarks/results/format_reward_tuning.md: for either arm the options that reached .9 in
@@ -53,7 +56,7 @@ class FixedCodes:
 
     logits: Tensor
 
-    def attach(self, session: Any) -> Callable[[Sequence[int]], Tensor]:
+    def attach(self, session: object) -> Callable[[Sequence[int]], Tensor]:
         return lambda rows: self.logits[list(rows)]
 
 
@@ -99,16 +102,17 @@ def floor(*, episodes: int = 256, seed: int = 10_000) -> dict[str, float]:
     }
 
 
-def _episodes(backbone: Any, num_rows: int, split: str) -> Any:
-    envs: Any = gym.make_vec("CoLA-Thinking-v0", num_envs=num_rows, model=backbone, split=split)
-    return envs.unwrapped.episodes
+def _episodes(backbone: Backbone, num_rows: int, split: str) -> Episodes:
+    envs = gym.make_vec("CoLA-Thinking-v0", num_envs=num_rows, model=backbone, split=split).unwrapped
+    assert isinstance(envs, CoLAVectorEnv)
+    return envs.episodes
 
 
 def _mean_reward(rollout: Rollout) -> float:
     return rollout.episode_rewards.mean().item()
 
 
-def run_arm(arm: Arm, *, updates: int, seed: int, model: Any = None, episodes: int = 256) -> dict[str, Any]:
+def run_arm(arm: Arm, *, updates: int, seed: int, model: object = None, episodes: int = 256) -> JsonObject:
     """Train one arm and measure it before and after; the returned record is what results files hold."""
     agent = GRPO(arm.env_id, num_envs=128, seed=seed, model=model, **arm.options)
     before = {"format": _format(agent, episodes), **probe(agent, episodes=episodes).as_dict()}
@@ -151,7 +155,7 @@ def run_demo(out: Path, *, updates: int = 50, seeds: Sequence[int] = (0,), episo
         "the same loop over 64 latent actions and over tokens.\n"
     )
     with fitting_threads(make_backbone(level="latent").model):
-        results: dict[str, Any] = {**provenance(), "updates": updates, "floor": floor(episodes=episodes)}
+        results: JsonObject = {**provenance(), "updates": updates, "floor": floor(episodes=episodes)}
         results["runs"] = [
             run_arm(arm, updates=updates, seed=s, episodes=episodes) for s in seeds for arm in ARMS
         ]
@@ -164,7 +168,7 @@ def run_demo(out: Path, *, updates: int = 50, seeds: Sequence[int] = (0,), episo
     return out
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: JsonObject) -> str:
     """The results as a Markdown table."""
     head = "| policy | format reward | arithmetic | grammar | held-out CE | rollouts to .9 | CPU-s |"
     lines = [head, "|---|---|---|---|---|---|---|"]
@@ -192,11 +196,11 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _options(run: dict[str, Any]) -> str:
+def _options(run: JsonObject) -> str:
     return ", ".join(f"{key}={value:g}" for key, value in run["options"].items())
 
 
-def draw(results: dict[str, Any], path: Path) -> None:
+def draw(results: JsonObject, path: Path) -> None:
     """Learning curves, and what was kept elsewhere, as a PNG."""
     from matplotlib.figure import Figure
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from tqdm import tqdm
@@ -26,7 +26,11 @@ from cola_agents.train.data.packing import IGNORED, Batch, Document, packed_batc
 from cola_agents.train.health import health_warnings
 from cola_agents.train.metrics import CodebookMetrics, Tally, perplexity
 from cola_envs import jsonl
+from cola_envs.jsonl import JsonObject
 from cola_envs.shown import escaped, shown_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Tokens that a context is made of: the state's own token and those before it in the document.
 CONTEXT = 3
@@ -82,7 +86,7 @@ class Inspection:
     joint: Tensor
     top_tokens: list[tuple[int, str]]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """JSON-ready; the table of counts is left out."""
         return {
             "model": self.model,
@@ -349,7 +353,7 @@ def draw(found: Inspection, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _draw_heat(found: Inspection, axis: Any) -> None:
+def _draw_heat(found: Inspection, axis: Axes) -> None:
     """Shares of the most frequent tokens among each code's next tokens."""
     from matplotlib.colors import PowerNorm
 
@@ -364,7 +368,7 @@ def _draw_heat(found: Inspection, axis: Any) -> None:
     image = axis.imshow(
         shares[order].numpy(), cmap="Blues", aspect="auto", norm=PowerNorm(0.5, vmin=0, vmax=1)
     )
-    axis.set_yticks(range(len(used)), [used[i] for i in order], fontsize=7)
+    axis.set_yticks(range(len(used)), [str(used[i]) for i in order], fontsize=7)
     names = [_printable(text) for _, text in found.top_tokens]
     axis.set_xticks(range(len(names)), names, fontsize=8, family="DejaVu Sans", parse_math=False)
     for label, name in zip(axis.get_xticklabels(), names, strict=True):
@@ -391,7 +395,7 @@ def _printable(text: str, longest: int = 14) -> str:
 def run_inspection(
     out: Path,
     *,
-    model: Any = None,
+    model: object = None,
     text: Path | None = None,
     tokens: int = 20_000,
     device: str | None = None,

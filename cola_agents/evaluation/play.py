@@ -10,7 +10,9 @@ import numpy as np
 
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_envs.build import twin_id
+from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
+from cola_envs.fields import PROMPT
 from cola_envs.shown import shown
 from cola_envs.text import end_ids
 
@@ -51,7 +53,8 @@ def play(
         raise ValueError(f"{task} takes token ids: there are no codes to pick; use the id without -Token")
     # Typed text is a sequence of tokens, whatever an agent would act with.
     chosen = task if codes or actions == "token" else twin_id(task)
-    env: Any = gym.make(chosen, **env_kwargs).unwrapped
+    env = gym.make(chosen, **env_kwargs).unwrapped
+    assert isinstance(env, CoLAEnv)
     try:
         player = _Player(env, ask, say)
         turn = player.pick if codes else player.type
@@ -67,7 +70,7 @@ def play(
 class _Player:
     """One person at one row."""
 
-    def __init__(self, env: Any, ask: Ask, say: Say) -> None:
+    def __init__(self, env: CoLAEnv, ask: Ask, say: Say) -> None:
         self.env = env
         self.episodes: Episodes = env.episodes
         self.ask: Ask = ask
@@ -80,7 +83,7 @@ class _Player:
         _, info = self.env.reset(seed=seed)
         self._shown = self.episodes.prompt_length(0)
         self._reward = 0.0
-        self.say(info["prompt"])
+        self.say(PROMPT.of(info))
 
     def type(self) -> None:
         """Ask for a line and send it; a task that knows no line break is sent the end-of-text token."""

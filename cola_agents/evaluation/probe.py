@@ -20,6 +20,7 @@ from cola_agents.rl.agent import Agent
 from cola_agents.train.bundled.corpus import HELD_OUT, documents
 from cola_agents.train.bundled.english import check_story
 from cola_agents.train.data.packing import IGNORED, packed_batches
+from cola_envs.fields import TEXT
 from cola_envs.task import Turn
 
 
@@ -78,7 +79,7 @@ def probe(agent: Agent, *, episodes: int = 256, seed: int = 20_000, num_batches:
         arithmetic=sampled.episode_rewards.mean().item(),
         arithmetic_greedy=greedy.episode_rewards.mean().item(),
         grammar=stories.episode_rewards.mean().item(),
-        distinct_2=distinct([info["text"] for info in stories.infos], 2),
+        distinct_2=distinct([TEXT.of(info) for info in stories.infos], 2),
         cross_entropy=held_out_cross_entropy(agent, num_batches=num_batches),
         episodes=episodes,
     )

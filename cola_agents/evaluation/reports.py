@@ -6,12 +6,22 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from cola_agents.evaluation.scores import Tries, scores
-from cola_envs.fields import _untold, failures, given_answer, identity, mean_scores
+from cola_envs.fields import (
+    DATASET,
+    NUM_TOKENS,
+    SUCCESS,
+    Info,
+    failures,
+    given_answer,
+    identity,
+    mean_scores,
+    untold,
+)
+from cola_envs.jsonl import JsonObject
 from cola_envs.shown import shown_line
 from cola_envs.tasks.problem_set import NO_LEVEL
 from cola_envs.tasks.substitute import NAME as SUBSTITUTE
@@ -31,11 +41,11 @@ ENGINE_FIELDS = ("engine", "java")
 class Played:
     """One finished episode: the last step's ``info``, and the sum of its rewards."""
 
-    info: dict[str, Any]
+    info: Info
     reward: float
 
 
-def summary(rounds: Sequence[Sequence[Played]]) -> dict[str, Any]:
+def summary(rounds: Sequence[Sequence[Played]]) -> JsonObject:
     """Figures of an evaluation, ready for JSON.
 
     Args:
@@ -51,8 +61,8 @@ def summary(rounds: Sequence[Sequence[Played]]) -> dict[str, Any]:
             raise RuntimeError("the task gave other problems in a later round, so that no pass@k can be told")
     every = [episode for episodes in rounds for episode in episodes]
     tries = [_tries([episodes[i].info for episodes in rounds]) for i in range(len(first))]
-    datasets = Counter(info.get("dataset", "not named by the task") for info in first)
-    report: dict[str, Any] = {
+    datasets = Counter(DATASET.get(info, "not named by the task") for info in first)
+    report: JsonObject = {
         "dataset": " + ".join(sorted(datasets)),
         **{key: value for key, value in _about(first).items() if value is not None},
         "episodes": len(every),
@@ -61,7 +71,7 @@ def summary(rounds: Sequence[Sequence[Played]]) -> dict[str, Any]:
         "played_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest() if any(names) else None,
         **scores(tries),
         "reward": round(float(np.mean([episode.reward for episode in every])), 4),
-        "tokens_per_episode": round(float(np.mean([episode.info["num_tokens"] for episode in every])), 2),
+        "tokens_per_episode": round(float(np.mean([NUM_TOKENS.of(episode.info) for episode in every])), 2),
     }
     report |= {name: round(value, 4) for name, value in mean_scores([e.info for e in every]).items()}
     report |= failures([e.info for e in every])
@@ -75,23 +85,23 @@ def summary(rounds: Sequence[Sequence[Played]]) -> dict[str, Any]:
     return report
 
 
-def _tries(infos: Sequence[dict[str, Any]]) -> Tries:
-    successes = tuple(bool(info["success"]) for info in infos)
+def _tries(infos: Sequence[Info]) -> Tries:
+    successes = tuple(SUCCESS.of(info) for info in infos)
     # "correct" beside "success": success is not, or not only, a matter of the answer.
     told = any("gold" in info or "given" in info for info in infos) and not any("correct" in i for i in infos)
     return Tries(successes, tuple(given_answer(info) for info in infos) if told else None)
 
 
-def _about(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _about(infos: Sequence[Info]) -> JsonObject:
     about = {key: _said(infos, fields) for key, fields in SET_FIELDS.items()}
     engines = {field: _said(infos, (field,)) for field in ENGINE_FIELDS}
     return {**about, "engines": {key: value for key, value in engines.items() if value is not None} or None}
 
 
-def _said(infos: Sequence[dict[str, Any]], fields: Sequence[str]) -> Any:
+def _said(infos: Sequence[Info], fields: Sequence[str]) -> object:
     """What the infos say in the first of the fields that they have: one value, or a list of several."""
     for field in fields:
-        values = {repr(info[field]): info[field] for info in infos if not _untold(info.get(field))}
+        values = {repr(info[field]): info[field] for info in infos if not untold(info.get(field))}
         if values:
             return (
                 next(iter(values.values())) if len(values) == 1 else [values[key] for key in sorted(values)]
@@ -99,8 +109,8 @@ def _said(infos: Sequence[dict[str, Any]], fields: Sequence[str]) -> Any:
     return None
 
 
-def _by(field: str, infos: Sequence[dict[str, Any]], tries: Sequence[Tries]) -> dict[str, Any]:
-    groups: dict[Any, list[Tries]] = {}
+def _by(field: str, infos: Sequence[Info], tries: Sequence[Tries]) -> JsonObject:
+    groups: dict[object, list[Tries]] = {}
     for info, problem in zip(infos, tries, strict=True):
         groups.setdefault(info.get(field), []).append(problem)
     if len(groups) < 2:
@@ -110,9 +120,9 @@ def _by(field: str, infos: Sequence[dict[str, Any]], tries: Sequence[Tries]) -> 
     return {value: scores(named[value]) for value in sorted(named)}
 
 
-def table(report: dict[str, Any]) -> str:
+def table(report: JsonObject) -> str:
     """The figures of a report for people to read: a line for all problems and one for each group."""
-    groups: dict[str, dict[str, Any]] = report.get("by", {})
+    groups: dict[str, JsonObject] = report.get("by", {})
     columns = [key.removesuffix("_95") for key in report if key.endswith("_95") and key != "success_95"]
     rows = [["", "problems", *columns], _row("all", report, columns)]
     for field, by in groups.items():
@@ -133,7 +143,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join([shown_line(title), *lines, "[95 % intervals over problems]", *notes])
 
 
-def _row(name: str, figures: dict[str, Any], columns: Sequence[str]) -> list[str]:
+def _row(name: str, figures: JsonObject, columns: Sequence[str]) -> list[str]:
     cells = []
     for column in columns:
         low, high = figures[f"{column}_95"]

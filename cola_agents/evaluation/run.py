@@ -16,11 +16,14 @@ from cola_agents.evaluation.reports import Played, summary
 from cola_agents.model.sampling import Drawing
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.registry import AGENTS
-from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.rl.rollout import InitialPolicy, Policy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.rl.saving import read_saved, saved_path
-from cola_agents.search import MCTS, MCTSQConfig, SearchConfig, SearchResult
-from cola_envs.build import build_tasks, evaluation_split, load, repeatable, splits_of
+from cola_agents.search import MCTS, MCTSQConfig, QFunction, SearchConfig, SearchResult
+from cola_envs.build import Builder, build_tasks, evaluation_split, load, repeatable, splits_of
+from cola_envs.episodes import Episodes
+from cola_envs.fields import SPLIT
+from cola_envs.jsonl import JsonObject
 from cola_envs.order import order_of
 
 #: Problems of an evaluation where nothing else is said, and the largest set that is then played whole.
@@ -44,9 +47,9 @@ def load_agent(path: str | Path, **changed: Any) -> Agent:
 def evaluate(
     task: str,
     *,
-    model: Any = None,
+    model: object = None,
     agent: str | Path | None = None,
-    tokenizer: Any = None,
+    tokenizer: object = None,
     episodes: int | None = None,
     samples: int = 1,
     split: str | None = None,
@@ -54,9 +57,9 @@ def evaluate(
     seed: int = 10_000,
     num_envs: int = 64,
     search: SearchConfig | MCTSQConfig | None = None,
-    q: Any = None,
+    q: QFunction | str | Path | None = None,
     **env_kwargs: Any,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Play problems, each ``samples`` times, and report shares with their intervals.
 
     Args:
@@ -103,10 +106,10 @@ def evaluate(
         raise ValueError(f"{task} takes a task of your own, which no report can name: use collect()")
     split = split or evaluation_split(builder)
     env_kwargs = repeatable(env_kwargs)
-    policy: Any = InitialPolicy()
+    policy: Policy = InitialPolicy()
     drawing: Drawing = {"temperature": 1.0}
     fingerprint: str | None = None
-    told: dict[str, Any] = {}
+    told: JsonObject = {}
     if agent is not None:
         loaded = load_agent(agent)
         policy, model, drawing = loaded.actor, loaded.backbone, loaded.options.drawing
@@ -145,13 +148,13 @@ def evaluate(
     finally:
         envs.close()
     how = "greedy" if greedy else _sampled(**drawing)
-    searched: dict[str, Any] = {}
+    searched: JsonObject = {}
     if search is not None:
         how = f"searched, {type(search).__name__.removesuffix('Config')}"
         searched = {"search": asdict(search), **told}
     return {
         "task": task,
-        "split": rounds[0][0].info.get("split", split) or None,
+        "split": SPLIT.get(rounds[0][0].info, split) or None,
         **summary(rounds),
         "actions": how,
         **searched,
@@ -169,9 +172,9 @@ def _sampled(temperature: float, top_k: int | None = None, top_p: float = 1.0) -
     return how if top_p == 1 else f"{how}, top_p {top_p:g}"
 
 
-def _size_of(builder: Any, split: str, kwargs: dict[str, Any]) -> int | None:
+def _size_of(builder: str | Builder, split: str, kwargs: dict[str, Any]) -> int | None:
     """How many problems a finite set has; None for more than are played unasked, or no end of them."""
-    tasks: Any = build_tasks(1, load(builder), split=split, **kwargs)
+    tasks = build_tasks(1, load(builder), split=split, **kwargs)
     try:
         size = getattr(tasks, "num_problems", None)
     finally:
@@ -219,7 +222,7 @@ def _searched(solver: MCTS, seeds: Sequence[int], problems: Sequence[int]) -> Se
 
 
 def _play(
-    episodes: Any, policy: Any, seeds: Sequence[int], problems: Sequence[int], drawing: dict[str, Any]
+    episodes: Episodes, policy: Policy, seeds: Sequence[int], problems: Sequence[int], drawing: Drawing
 ) -> list[Played]:
     """One episode a seed, of the problem of its problem seed; hidden states are not kept."""
     done = []

@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from cola_envs.grading import grade_answers
+from cola_envs.jsonl import JsonObject
 
 _Z = 1.959964  # of a 95 % interval
 _RESAMPLES = 2_000
@@ -103,7 +103,7 @@ def interval(scores: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def scores(problems: Sequence[Tries]) -> dict[str, Any]:
+def scores(problems: Sequence[Tries]) -> JsonObject:
     """The figures of some problems with their intervals, ready for JSON.
 
     ``success`` (the share of tries), ``pass@k`` for k = 1, 2, 4, ... and the number of tries, and
@@ -118,7 +118,7 @@ def scores(problems: Sequence[Tries]) -> dict[str, Any]:
         figures[f"pass@{k}"] = [pass_at_k(tries, count, k) for count in solved]
     if tries > 1 and all(problem.answers is not None for problem in problems):
         figures[f"maj@{tries}"] = [majority(problem) for problem in problems]
-    report: dict[str, Any] = {"problems": len(problems)}
+    report: JsonObject = {"problems": len(problems)}
     for name, values in figures.items():
         low, high = interval(values)
         report[name] = round(float(np.mean(values)), 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -11,7 +11,7 @@ from cola_agents.model.families import check_family
 READOUTS = ("difference", "state", "normed_difference")
 
 
-class CoLAConfig(PretrainedConfig):
+class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types are not read
     """Configuration of :class:`~cola_agents.model.modeling.CoLAForCausalLM`.
 
     Args:
@@ -39,9 +39,9 @@ class CoLAConfig(PretrainedConfig):
     """
 
     model_type = "cola"
-    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, type[AutoConfig]]] = {"text_config": AutoConfig}
 
-    text_config: Any = None
+    text_config: PretrainedConfig = None
     num_codes: int = 64
     num_inverse_layers: int = 4
     num_merge_layers: int = 2
@@ -50,7 +50,7 @@ class CoLAConfig(PretrainedConfig):
     detach_state: bool = True
     tie_word_embeddings: bool = False
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         if self.text_config is None:
             self.text_config = AutoConfig.for_model("llama")
         elif isinstance(self.text_config, dict):
@@ -70,12 +70,12 @@ class CoLAConfig(PretrainedConfig):
 
     @property
     def hidden_size(self) -> int:
-        return self.text_config.hidden_size
+        return int(self.text_config.hidden_size)
 
     @property
     def vocab_size(self) -> int:
-        return self.text_config.vocab_size
+        return int(self.text_config.vocab_size)
 
     @property
     def max_position_embeddings(self) -> int:
-        return self.text_config.max_position_embeddings
+        return int(self.text_config.max_position_embeddings)

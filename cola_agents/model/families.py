@@ -12,10 +12,12 @@ Shapes: B rows, T queries, S keys, D hidden, V vocabulary.
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from cola_agents.model.versions import cache_argument
@@ -39,7 +41,7 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 ROPES = ("default", "linear", "llama3", "yarn")
 
 
-def check_family(config: Any) -> None:
+def check_family(config: PretrainedConfig) -> None:
     """Refuse a decoder whose masks, heads or positions are not known to be right here.
 
     Args:
@@ -63,7 +65,7 @@ def check_family(config: Any) -> None:
     check_rope(config)
 
 
-def check_rope(config: Any) -> None:
+def check_rope(config: PretrainedConfig) -> None:
     """Refuse rotary embeddings that are not known to depend on a token's own position alone.
 
     "dynamic" and "longrope" choose their frequencies by the longest row of a pass: a row's states would
@@ -85,14 +87,14 @@ def check_rope(config: Any) -> None:
         )
 
 
-def rope_types(config: Any) -> set[str]:
+def rope_types(config: PretrainedConfig) -> set[str]:
     """The types of rotary embeddings that a decoder has: one, or one for each type of its layers."""
     told = getattr(config, "rope_parameters", None) or {}
     each = [told] if "rope_type" in told else [part for part in told.values() if isinstance(part, dict)]
     return {parameters.get("rope_type", "default") for parameters in each}
 
 
-def _layer_types(config: Any) -> set[str]:
+def _layer_types(config: PretrainedConfig) -> set[str]:
     """The types of attention layers that a decoder has."""
     takes = FAMILIES[config.model_type]
     if takes == "by layer type":
@@ -100,12 +102,12 @@ def _layer_types(config: Any) -> set[str]:
     return {_SLIDING if takes == "window" and config.sliding_window else _FULL}
 
 
-def attends_fully(config: Any) -> bool:
+def attends_fully(config: PretrainedConfig) -> bool:
     """Whether no layer of a decoder has a sliding window."""
     return _layer_types(config) == {_FULL}
 
 
-def stack_config(config: Any, num_layers: int) -> Any:
+def stack_config(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
     """The configuration of a stack of the family's layers that reads hidden states in place of ids.
 
     Its layers have the types of the base's first ones; a stack that is deeper than the base goes through
@@ -122,12 +124,13 @@ def stack_config(config: Any, num_layers: int) -> Any:
     return config
 
 
-def activation(config: Any) -> str:
+def activation(config: PretrainedConfig) -> str:
     """The activation of the family's gated MLP: Gemma 2 and 3 call the field otherwise."""
-    return config.hidden_activation if hasattr(config, "hidden_activation") else config.hidden_act
+    field = "hidden_activation" if hasattr(config, "hidden_activation") else "hidden_act"
+    return str(getattr(config, field))
 
 
-def decoder_mask(stack: Any, mask: Mask, at: Tensor | None = None) -> Mask:
+def decoder_mask(stack: PreTrainedModel, mask: Mask, at: Tensor | None = None) -> Mask:
     """An attention mask in the form that a decoder takes, sliding windows included.
 
     A decoder passes a mask of four dimensions on to its attention as it is. So whoever brings one has to
@@ -155,7 +158,7 @@ def decoder_mask(stack: Any, mask: Mask, at: Tensor | None = None) -> Mask:
             f"attention {implementation!r} takes no mask with rows of their own: load the model with "
             "attn_implementation='sdpa' or 'eager'"
         )
-    made: dict[str, Mask] = {}
+    made: dict[str, Tensor] = {}
     for kind in _layer_types(config):
         seen = mask
         if kind == _SLIDING:
@@ -170,7 +173,9 @@ def decoder_mask(stack: Any, mask: Mask, at: Tensor | None = None) -> Mask:
     return _as_taken(config, made)
 
 
-def cached_mask(stack: Any, embeddings: Tensor, padding: Tensor | None, cache: Any, positions: Any) -> Mask:
+def cached_mask(
+    stack: PreTrainedModel, embeddings: Tensor, padding: Tensor | None, cache: Cache, positions: Tensor | None
+) -> Mask:
     """The mask of T further positions over a Hugging Face cache, made before any stack writes to it.
 
     Args:
@@ -181,7 +186,7 @@ def cached_mask(stack: Any, embeddings: Tensor, padding: Tensor | None, cache: A
         positions: position ids [B, T] or None.
     """
     makers = {_FULL: create_causal_mask, _SLIDING: create_sliding_window_causal_mask}
-    made: dict[str, Mask] = {
+    made: dict[str, Tensor] = {
         kind: makers[kind](
             config=stack.config,
             inputs_embeds=embeddings,
@@ -195,7 +200,7 @@ def cached_mask(stack: Any, embeddings: Tensor, padding: Tensor | None, cache: A
     return _as_taken(stack.config, made)
 
 
-def _as_taken(config: Any, made: dict[str, Any]) -> Mask:
+def _as_taken(config: PretrainedConfig, made: dict[str, Tensor]) -> Mask:
     if FAMILIES[config.model_type] == "by layer type":
         return made
     (mask,) = made.values()
@@ -209,8 +214,8 @@ class CappedLinear(nn.Linear):
     would get other probabilities.
     """
 
-    def __init__(self, in_features: int, out_features: int, cap: float, **kwargs: Any) -> None:
-        super().__init__(in_features, out_features, bias=False, **kwargs)
+    def __init__(self, in_features: int, out_features: int, cap: float, device: str | None = None) -> None:
+        super().__init__(in_features, out_features, bias=False, device=device)
         self.cap = cap
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,7 +223,7 @@ class CappedLinear(nn.Linear):
         return self.cap * torch.tanh(super().forward(x) / self.cap)
 
 
-def token_head(config: Any) -> nn.Linear:
+def token_head(config: PretrainedConfig) -> nn.Linear:
     """A new head from hidden states to the family's token logits."""
     cap = getattr(config, "final_logit_softcapping", None)
     if cap is None:
@@ -226,7 +231,7 @@ def token_head(config: Any) -> nn.Linear:
     return CappedLinear(config.hidden_size, config.vocab_size, cap)
 
 
-def capped(head: nn.Linear, config: Any) -> nn.Linear:
+def capped(head: nn.Linear, config: PretrainedConfig) -> nn.Linear:
     """A causal LM's head with the capping that its ``forward`` would do; the weight is shared."""
     cap = getattr(config, "final_logit_softcapping", None)
     if cap is None or isinstance(head, CappedLinear):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from huggingface_hub import HfApi
 from transformers import PreTrainedModel
@@ -18,7 +18,7 @@ CARD = "README.md"
 HUB_OPTIONS = frozenset(("cache_dir", "local_files_only", "revision", "subfolder", "token"))
 
 
-class CoLAPreTrainedModel(PreTrainedModel):
+class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformers' types are not read
     """Loading and saving; weights are kept in safetensors files only."""
 
     config_class = CoLAConfig
@@ -29,7 +29,7 @@ class CoLAPreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["MergeLayer"]
 
     @classmethod
-    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, source: str | Path | None, *args: object, **kwargs: object) -> Any:
         """As in transformers, but without foreign code (:mod:`cola_agents.model.loading`), and only whole.
 
         Raises:
@@ -57,19 +57,19 @@ class CoLAPreTrainedModel(PreTrainedModel):
                 )
         return (model, report) if report_wanted else model
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+    def save_pretrained(self, save_directory: str | Path, *args: object, **kwargs: object) -> object:
         """As in transformers, with a model card where the folder holds none."""
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             write_card(self, Path(save_directory))
         return saved
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> object:
         """As in transformers, with our model card where the repository has none. Push the tokenizer, too."""
         push_card(self, repo_id, **kwargs)
         return super().push_to_hub(repo_id, **kwargs)
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+    def _apply(self, *args: object, **kwargs: object) -> Self:
         """As in torch, but a change of type leaves rotary frequencies alone.
 
         Rounded to bfloat16 they would turn distant positions by whole radians.
@@ -88,21 +88,21 @@ class CoLAPreTrainedModel(PreTrainedModel):
         return self
 
 
-def write_card(model: Any, folder: Path) -> None:
+def write_card(model: PreTrainedModel, folder: Path) -> None:
     """Write a model card into ``folder`` unless there is one."""
     if not (folder / CARD).exists():
         (folder / CARD).write_text(model_card(model, model.name_or_path), encoding="utf-8")
 
 
 def push_card(
-    model: Any,
+    model: PreTrainedModel,
     repo_id: str,
     *,
     private: bool | None = None,
     token: bool | str | None = None,
     revision: str | None = None,
     create_pr: bool = False,
-    **others: Any,
+    **others: object,
 ) -> None:
     """Create a repository where there is none, and put a model card into it if it has none.
 
@@ -127,7 +127,7 @@ def push_card(
         )
 
 
-def model_card(model: Any, name: str) -> str:
+def model_card(model: PreTrainedModel, name: str) -> str:
     """What a latent-action model is made of and how it is loaded; measurements are its maker's to add.
 
     Args:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from cola_agents.model.official import rename
 
@@ -34,7 +34,7 @@ PARTS = (
 )
 
 
-def litgpt_to_official(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+def litgpt_to_official(state: Mapping[str, Tensor], config: PretrainedConfig) -> dict[str, Tensor]:
     """Rename the weights of the authors' pre-training code, and split its fused attention weights.
 
     Args:

@@ -10,16 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from cola_agents.model.shards import check_weights, read_json, refuse_pickles
 
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+    from peft import PeftModel
+
 #: What transformers may be told about code that comes with a model, and nothing else.
-SAFE: Mapping[str, Any] = {
+SAFE: Mapping[str, bool | None] = {
     "trust_remote_code": False,
     "use_safetensors": True,
     "use_kernels": False,
@@ -39,7 +51,7 @@ class ForeignCodeError(ValueError):
     """A model's files ask for code that is neither this package's nor an installed library's."""
 
 
-def load_config(source: str | Path, **fields: Any) -> PretrainedConfig:
+def load_config(source: str | Path, **fields: object) -> PretrainedConfig:
     """A model's configuration.
 
     Args:
@@ -56,8 +68,12 @@ def load_config(source: str | Path, **fields: Any) -> PretrainedConfig:
 
 
 def load_model(
-    kind: Any, source: str | Path, *, config: PretrainedConfig | None = None, **options: Any
-) -> Any:
+    kind: type[PreTrainedModel] | type[AutoModel],
+    source: str | Path,
+    *,
+    config: PretrainedConfig | None = None,
+    **options: object,
+) -> PreTrainedModel:
     """A model of transformers.
 
     Args:
@@ -76,7 +92,7 @@ def load_model(
     return kind.from_pretrained(source, config=config, **safe_options(options))
 
 
-def load_tokenizer(source: str | Path) -> Any:
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """A model's tokenizer.
 
     Raises:
@@ -97,7 +113,7 @@ def load_generation_config(folder: Path) -> GenerationConfig:
     return GenerationConfig.from_pretrained(folder)
 
 
-def load_adapters(model: nn.Module, folder: Path) -> Any:
+def load_adapters(model: nn.Module, folder: Path) -> PeftModel:
     """A model with the low-rank adapters of a folder put in, as a ``peft.PeftModel``.
 
     Raises:
@@ -112,7 +128,7 @@ def load_adapters(model: nn.Module, folder: Path) -> Any:
     return PeftModel.from_pretrained(model, str(folder))
 
 
-def stream_dataset(path: str, subset: str | None, split: str, files: Sequence[str] | None) -> Any:
+def stream_dataset(path: str, subset: str | None, split: str, files: Sequence[str] | None) -> IterableDataset:
     """A data set of the hub or a folder, read row by row; `datasets` from 4.0 on runs no loading script.
 
     Raises:
@@ -130,7 +146,7 @@ def stream_dataset(path: str, subset: str | None, split: str, files: Sequence[st
         raise ValueError(str(error)) from error
 
 
-def safe_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def safe_options(options: Mapping[str, object]) -> dict[str, object]:
     """Arguments for ``from_pretrained`` with :data:`SAFE` among them.
 
     Raises:
@@ -145,7 +161,7 @@ def safe_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, **SAFE}
 
 
-def check_config(source: str | Path, **options: Any) -> None:
+def check_config(source: str | Path, **options: object) -> None:
     """Refuse a ``config.json`` that asks for code; options are those of ``from_pretrained``."""
     fields, _ = PretrainedConfig.get_config_dict(source, **options)
     _check_fields(fields, f"config.json of {source}", allowed=("auto_map",) if OFFICIAL in fields else ())
@@ -174,7 +190,7 @@ def check_adapters(folder: Path) -> None:
         raise FileNotFoundError(f"{folder} holds {ADAPTER} but no {ADAPTER_WEIGHTS}: copy it there")
 
 
-def _check_fields(fields: Mapping[str, Any], where: str, allowed: Sequence[str] = ()) -> None:
+def _check_fields(fields: Mapping[str, object], where: str, allowed: Sequence[str] = ()) -> None:
     for name, value in _nested(fields):
         if name in allowed or value is None:
             continue
@@ -204,7 +220,7 @@ def _check_fields(fields: Mapping[str, Any], where: str, allowed: Sequence[str] 
                     )
 
 
-def _nested(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _nested(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Names and values of a configuration and of the configurations inside it."""
     for name, value in fields.items():
         yield name, value

@@ -6,17 +6,20 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from cola_agents.common.randomness import drawn_from
 
+M = TypeVar("M")
 
-def shared_copy(module: Any) -> Any:
+
+def shared_copy(module: M) -> M:
     """A module of its own over the same memory: weights are not copied, and none of them is trainable."""
-    memo: dict[int, Any] = {id(b): b for b in module.buffers()}
+    assert isinstance(module, nn.Module)
+    memo: dict[int, object] = {id(b): b for b in module.buffers()}
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     return copy.deepcopy(module, memo)

@@ -14,7 +14,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GenerationMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
@@ -34,14 +42,14 @@ from cola_agents.model.families import (
 )
 from cola_agents.model.hub import CoLAPreTrainedModel
 from cola_agents.model.loading import load_config, load_model
-from cola_agents.model.official import from_official
+from cola_agents.model.official import DeviceMap, from_official
 from cola_agents.model.reach import reachable
 from cola_agents.model.sampling import sample
 from cola_agents.model.versions import CACHE_NAME, cache_argument
 
 
 @dataclass
-class CoLAOutput(ModelOutput):
+class CoLAOutput(ModelOutput):  # type: ignore[misc]  # transformers' types are not read
     """What :meth:`CoLAForCausalLM.forward` returns.
 
     Attributes:
@@ -77,7 +85,8 @@ class MergeLayer(nn.Module):
     def forward(self, z: Tensor, e: Tensor) -> Tensor:
         """z and e [..., D] -> [..., D], without the residual."""
         x = torch.cat([z, e], dim=-1)
-        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
@@ -116,7 +125,7 @@ def positions_of(mask: Tensor) -> Tensor:
     return positions.masked_fill(mask == 0, 1)
 
 
-def _stack(config: Any, num_layers: int, first_cache_layer: int = 0) -> nn.Module:
+def _stack(config: PretrainedConfig, num_layers: int, first_cache_layer: int = 0) -> PreTrainedModel:
     """A decoder of ``num_layers`` layers of the base's family that reads hidden states, not ids."""
     stack = AutoModel.from_config(stack_config(config, num_layers), trust_remote_code=False)
     stack.embed_tokens = None
@@ -125,7 +134,7 @@ def _stack(config: Any, num_layers: int, first_cache_layer: int = 0) -> nn.Modul
     return stack
 
 
-class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
+class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers' types are not read
     """A causal language model that is steered by one discrete code per token.
 
     Args:
@@ -170,7 +179,12 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_base(
-        cls, base: Any, *, seed: int | None = None, calibrate_on: Tensor | None = None, **config: Any
+        cls,
+        base: PreTrainedModel | str | Path,
+        *,
+        seed: int | None = None,
+        calibrate_on: Tensor | None = None,
+        **config: object,
     ) -> CoLAForCausalLM:
         """Grow a CoLA model around a pre-trained causal LM; the new modules are freshly initialised.
 
@@ -203,7 +217,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         text = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
         whole = CoLAConfig(text_config=text, **config)
         with drawn_from(seed):
-            model = cls._from_config(whole, dtype=base.dtype)
+            model: CoLAForCausalLM = cls._from_config(whole, dtype=base.dtype)
         model.base.load_state_dict(base.model.state_dict())
         model.lm_head.load_state_dict(base.lm_head.state_dict())
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -211,6 +225,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         if model.readout_norm is not None:
             with torch.no_grad():
                 for layer in model.merge:
+                    assert isinstance(layer, MergeLayer)
                     # This readout doubles what the fresh merge layers add to the state.
                     layer.down_proj.weight.mul_(0.5)
             if calibrate_on is None:
@@ -222,7 +237,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_official(
-        cls, source: str | Path, *, dtype: torch.dtype | str | None = None, device_map: Any = None
+        cls, source: str | Path, *, dtype: torch.dtype | str | None = None, device_map: DeviceMap = None
     ) -> CoLAForCausalLM:
         """Load a checkpoint of the authors' own format: see :func:`cola_agents.model.official.from_official`.
 
@@ -231,7 +246,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         return from_official(cls, source, dtype=dtype, device_map=device_map)
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.base.get_input_embeddings()
+        embeddings: nn.Module = self.base.get_input_embeddings()
+        return embeddings
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
@@ -267,7 +283,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         if self.inverse_trunk is None or self.inverse_head is None:
             raise ValueError(NO_INVERSE_DYNAMICS)
         trunk = self._run(self.inverse_trunk, mask, positions, None, inputs_embeds=h)
-        return self.inverse_head(trunk)
+        logits: Tensor = self.inverse_head(trunk)
+        return logits
 
     def world(self, h: Tensor, a: Tensor) -> Tensor:
         """Token logits after taking codes.
@@ -291,10 +308,12 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
     def readout(self, z: Tensor, h: Tensor) -> Tensor:
         """Token logits [..., V] of the world model's last state z and the base's h, both [..., D]."""
         if self.config.readout == "state":
-            return self.lm_head(z)
-        norm = self.base.norm if self.readout_norm is None else self.readout_norm
-        subtracted = h.detach() if self.config.detach_state else h
-        return self.lm_head(norm(z).to(h.device) - subtracted)
+            logits: Tensor = self.lm_head(z)
+        else:
+            norm = self.base.norm if self.readout_norm is None else self.readout_norm
+            subtracted = h.detach() if self.config.detach_state else h
+            logits = self.lm_head(norm(z).to(h.device) - subtracted)
+        return logits
 
     def policy(
         self,
@@ -305,22 +324,25 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
     ) -> Tensor:
         """The policy's code logits [B, T, A] for h [B, T, D]; arguments as in :meth:`hidden`."""
-        return self.policy_head(self._run(self.policy_trunk, mask, positions, cache, inputs_embeds=h))
+        trunk = self._run(self.policy_trunk, mask, positions, cache, inputs_embeds=h)
+        logits: Tensor = self.policy_head(trunk)
+        return logits
 
     @staticmethod
     def _run(
-        stack: nn.Module, mask: Mask, positions: Tensor | None, cache: Cache | None, **inputs: Tensor
+        stack: PreTrainedModel, mask: Mask, positions: Tensor | None, cache: Cache | None, **inputs: Tensor
     ) -> Tensor:
         check_fork()
         if positions is None and isinstance(mask, Tensor) and mask.dim() == 2:
             positions = positions_of(mask)[:, -next(iter(inputs.values())).shape[1] :]
-        return stack(
+        hidden: Tensor = stack(
             attention_mask=decoder_mask(stack, mask),
             position_ids=positions,
             use_cache=cache is not None,
             **cache_argument(cache),
             **inputs,
         ).last_hidden_state
+        return hidden
 
     def forward(
         self,
@@ -334,7 +356,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         actions: Tensor | None = None,
         code_sampler: CodeSampler | None = None,
         past_key_values: Cache | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> CoLAOutput:
         """The Hugging Face contract: token logits under the policy's own codes.
 
@@ -380,7 +402,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
             )
         return CoLAOutput(loss, logits, cache, actions, action_logits)
 
-    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Tensor | ModelOutput:
         """Generate text: the policy picks codes, the world model's likeliest token follows.
 
         ``do_sample=True`` draws the *code* (with ``temperature``, ``top_k``, ``top_p`` over the A
@@ -409,8 +431,12 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):
         return super().generate(inputs, do_sample=False, **kwargs)
 
     def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Any:
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, object],
+        *args: object,
+        **kwargs: object,
+    ) -> object:
         """As in transformers, but the default cache takes the policy's layers behind the base's."""
         if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
             kind = generation_config.cache_implementation

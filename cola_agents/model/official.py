@@ -15,11 +15,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedModel
+from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.loading import OFFICIAL, load_generation_config
@@ -34,6 +34,8 @@ from cola_agents.model.shards import (
 )
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+#: A device, ``"auto"``, or None for the CPU.
+DeviceMap = str | int | torch.device | None
 
 #: Official prefix of a tensor's name, ours. The codebook is transposed: a code's vector is a column of
 #: the official weight and a row of ours.
@@ -79,7 +81,7 @@ def from_official(
     source: str | Path,
     *,
     dtype: torch.dtype | str | None = None,
-    device_map: Any = None,
+    device_map: DeviceMap = None,
 ) -> Model:
     """Load an official checkpoint, in eval mode.
 
@@ -105,7 +107,7 @@ def from_official(
     folder = _local(source)
     config = read_config(folder)
     with torch.device("meta"):
-        model: Any = kind(config)
+        model: Model = kind(config)
     stored = find_tensors(folder)
     names = _matched(model, stored, folder)
     wanted = _resolve(dtype, stored)
@@ -134,10 +136,11 @@ def from_official(
         given = load_generation_config(folder)
         for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model.generation_config, field, getattr(given, field))
-    return finish(model.eval())
+    model.eval()
+    return finish(model)
 
 
-def is_official(config: Any) -> bool:
+def is_official(config: PretrainedConfig) -> bool:
     """Whether a loaded configuration is that of an official checkpoint, not a plain Llama's."""
     return hasattr(config, OFFICIAL)
 
@@ -231,8 +234,8 @@ def _matched(model: PreTrainedModel, stored: Mapping[str, Stored], folder: Path)
 
 
 def _placement(
-    model: PreTrainedModel, device_map: Any, dtype: torch.dtype
-) -> tuple[Callable[[str], torch.device], Callable[[Any], Any]]:
+    model: Model, device_map: DeviceMap, dtype: torch.dtype
+) -> tuple[Callable[[str], torch.device], Callable[[Model], Model]]:
     """Where a tensor (by official or our name) goes, and what is left to do when all are there."""
     if device_map != "auto":
         if device_map is not None and not isinstance(device_map, (str, int, torch.device)):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _PROBE = string.ascii_letters + string.digits
 
@@ -33,7 +36,7 @@ class PlainTokenizer:
         ValueError: for a tokenizer without tokens, or a template that changes the text's own tokens.
     """
 
-    def __init__(self, tokenizer: Any, model: Any = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> None:
         self.source = tokenizer
         self.ids = frozenset(tokenizer.get_vocab().values())
         if not self.ids:
@@ -57,8 +60,10 @@ class PlainTokenizer:
         """Token ids of ``text``, nothing added."""
         # What a call of the wrapper asked for (truncation, padding) stays set on the fast tokenizer.
         if self._fast is None or self._fast.truncation is not None or self._fast.padding is not None:
-            return self.source.encode(text, add_special_tokens=False)
-        return self._fast.encode(text, add_special_tokens=False).ids
+            ids: list[int] = self.source.encode(text, add_special_tokens=False)
+        else:
+            ids = self._fast.encode(text, add_special_tokens=False).ids
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``, less those that end a text."""
@@ -72,7 +77,8 @@ class PlainTokenizer:
         return "".join(self._decoded(run) if spelt is None else spelt * len(list(run)) for spelt, run in runs)
 
     def _decoded(self, ids: Iterable[int]) -> str:
-        return self.source.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return str(self.source.decode(list(ids), **plain))
 
     def _start(self) -> tuple[int, ...]:
         plain, whole = self.encode(_PROBE), list(self.source.encode(_PROBE))
@@ -94,14 +100,14 @@ def check_fits(tokenizer: PlainTokenizer, vocab_size: int) -> None:
         )
 
 
-def _as_ids(told: Any) -> list[int]:
+def _as_ids(told: int | list[int] | tuple[int, ...] | None) -> list[int]:
     """A configuration's token id, or several, or none."""
     if told is None:
         return []
     return list(told) if isinstance(told, (list, tuple)) else [int(told)]
 
 
-def _model_ends(model: Any, tokenizer: Any) -> Iterator[int]:
+def _model_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:
     """Ids at which a model's configurations end a text.
 
     A configuration that was made without one has its class's default (2 for Llama), whatever the tokenizer

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from importlib.metadata import version
-from typing import Any
 
 from packaging.version import Version
 
@@ -37,7 +36,7 @@ def check_transformers(installed: str | None = None) -> None:
         )
 
 
-def cache_argument(cache: Any) -> dict[str, Any]:
+def cache_argument(cache: object) -> dict[str, object]:
     """A cache under the name by which transformers takes it: ``cache``, before 5.24 ``past_key_values``."""
     return {CACHE_NAME: cache}
 

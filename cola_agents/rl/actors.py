@@ -36,6 +36,8 @@ class Actor(nn.Module, ABC):
         num_actions: how many first entries of the head hold all that may be drawn.
     """
 
+    _holes: Tensor | None
+
     def __init__(self, trunk: Any, head: nn.Linear, mask: np.ndarray) -> None:
         super().__init__()
         self.head = head

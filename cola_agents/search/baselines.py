@@ -14,6 +14,7 @@ from cola_agents.search.config import Ending
 from cola_agents.search.playout import Player, Values, checked_logits, streams
 from cola_agents.search.puct import running_states, vote
 from cola_envs.episodes import Episodes
+from cola_envs.fields import TEXT
 
 
 class Tries:
@@ -124,7 +125,7 @@ def beam_search(
                     continue
                 line = state.actions[start:]
                 value = score / math.pow(len(line), length_penalty)
-                endings.append(Ending(infos[i]["text"], line, value, sofar, infos[i], new_tokens))
+                endings.append(Ending(TEXT.of(infos[i]), line, value, sofar, infos[i], new_tokens))
     finally:
         episodes.restore(rows, kept)
     return sorted(endings, key=lambda ending: -ending.value)[:width], new_tokens

@@ -42,6 +42,8 @@ class QFunction(nn.Module):
         mask: which actions may be taken, [A] bool; the others are worth -inf. None where all may.
     """
 
+    _never: Tensor | None
+
     def __init__(
         self,
         trunk: Any,

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from cola_agents.common.files import unfinished, whole_folder, write_json
 from cola_envs import jsonl
+from cola_envs.jsonl import JsonObject
 
 RUN, STATE = "run.json", "state.json"
 TRAINED, OPTIMISER = "trained.safetensors", "optimiser.safetensors"
@@ -50,7 +51,7 @@ class Saved:
 
     path: Path
     step: int
-    stream: Any
+    stream: object
     records: list[dict[str, float]]
     cpu_s: float
 
@@ -72,7 +73,7 @@ class Checkpoints:
         keep: how many checkpoints are kept.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], keep: int) -> None:
+    def __init__(self, folder: Path, settings: JsonObject, keep: int) -> None:
         self.folder = folder
         self._settings = json.loads(json.dumps(settings))
         self._keep = keep
@@ -138,7 +139,7 @@ class Checkpoints:
         trained: dict[str, Tensor],
         optimiser: dict[str, Tensor],
         *,
-        stream: Any,
+        stream: object,
         records: list[dict[str, float]],
         cpu_s: float,
     ) -> None:
@@ -183,7 +184,7 @@ class Checkpoints:
         return [*self.folder.glob(".step-*"), *self.folder.glob(unfinished(Path(RUN)).name)]
 
 
-def _read_run(path: Path) -> dict[str, Any]:
+def _read_run(path: Path) -> JsonObject:
     """What a run was begun with."""
     try:
         found = jsonl.read_object(path, "log_size", "settings")
@@ -239,7 +240,7 @@ def _check_state(state: Any, path: Path) -> None:
         raise ValueError(f"{STATE} has digests of other files than {TRAINED} and {OPTIMISER}")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 
 

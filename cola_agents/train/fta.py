@@ -21,6 +21,7 @@ from cola_agents.train.adapters import Adapters
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.loop import run_stage
 from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
+from cola_envs.jsonl import JsonObject
 
 #: Whose argmax the base is trained under: the inverse dynamics' (FTA-I) or the policy's (FTA-P).
 Codes = Literal["inverse", "policy"]
@@ -37,7 +38,7 @@ def paper_fta(steps: int, **changed: Any) -> StageConfig:
     documents, ours of 256 rows into which as many are packed as fit. Micro-batches of 4 rows and activation
     checkpointing, which change no result, are ours.
     """
-    paper: dict[str, Any] = {
+    paper: JsonObject = {
         "rows": 256,
         "micro_rows": 4,
         "length": 2048,
@@ -95,7 +96,7 @@ class TuneLoss(StageLoss):
         loss = target_cross_entropy(self.model.world(h, logits.argmax(-1)), batch.targets)
         return loss, {"world_ce": loss.detach()}
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         return self._settings
 
 

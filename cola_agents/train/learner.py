@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -121,7 +121,7 @@ class Learner:
             found.add({"pooled": pooled}, shares[piece])
         return found.over(self._workers)["pooled"].float()
 
-    def _computing(self, step: int, piece: range) -> Any:
+    def _computing(self, step: int, piece: range) -> AbstractContextManager[None]:
         return _computing(self._device, self._config, step, piece)
 
     def report(self, figures: dict[str, Tensor]) -> dict[str, float]:

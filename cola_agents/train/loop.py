@@ -21,6 +21,7 @@ from cola_agents.train.data.packing import Batch
 from cola_agents.train.learner import Cut, Learner
 from cola_agents.train.records import RecordLog, rewind
 from cola_agents.train.stage import StageConfig, StageLoss
+from cola_envs.jsonl import JsonObject
 
 __all__ = ["StageConfig", "StageLoss", "run_stage"]
 
@@ -170,7 +171,7 @@ def _checked(
 
 def _settings(
     name: str, objective: StageLoss, trained: list[nn.Parameter], config: StageConfig
-) -> dict[str, Any]:
+) -> JsonObject:
     """All that changes a stage's result, by name, but for the data, which know their own place."""
     chosen = {key: value for key, value in dataclasses.asdict(config).items() if key not in _FREE}
     size = sum(parameter.numel() for parameter in trained)

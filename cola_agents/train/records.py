@@ -12,6 +12,7 @@ from typing import Any
 from cola_agents.common.files import flush, unfinished, write_whole
 from cola_agents.train.checkpoints import broken_name
 from cola_envs import jsonl
+from cola_envs.jsonl import JsonObject
 
 
 class RecordLog:
@@ -127,7 +128,7 @@ def check_log(path: Path) -> None:
         _warn(damage, "the log is left as it is")
 
 
-def _record(line: jsonl.Line, path: Path) -> dict[str, Any]:
+def _record(line: jsonl.Line, path: Path) -> JsonObject:
     """The record of a line.
 
     Raises:

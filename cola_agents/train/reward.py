@@ -8,14 +8,17 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, get_cosine_with_min_lr_schedule_with_warmup
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    get_cosine_with_min_lr_schedule_with_warmup,
+)
 
 from cola_agents.common.files import whole_folder
 from cola_agents.common.provenance import provenance
@@ -27,6 +30,7 @@ from cola_agents.model.reach import reachable
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.rl.losses import alike
 from cola_envs import jsonl
+from cola_envs.jsonl import JsonObject
 from cola_envs.text import begun
 
 
@@ -56,9 +60,9 @@ class RewardModel:
         self.device = device or "cpu"
         self.batch_size = batch_size
         self.max_length = max_length
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded: tuple[PreTrainedModel, PlainTokenizer] | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> RewardModel:
+    def __deepcopy__(self, memo: dict[int, object]) -> RewardModel:
         return self  # Gymnasium copies an environment's arguments; weights are not to be copied
 
     @property
@@ -76,7 +80,7 @@ class RewardModel:
             raise AttributeError(f"the configuration of {self.path} has no {name}")
         return float(value)
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[PreTrainedModel, PlainTokenizer]:
         if self._loaded is None:
             self.path = reachable(self.path, "scorer")
             config = load_config(self.path)
@@ -123,7 +127,7 @@ def encode(tokenizer: PlainTokenizer, prompt: str, response: str, max_length: in
     return [*start, *ids[len(start) :][len(start) - max_length :]] or [0]
 
 
-def score_rows(model: Any, rows: Sequence[list[int]]) -> Tensor:
+def score_rows(model: PreTrainedModel, rows: Sequence[list[int]]) -> Tensor:
     """The model's output at each row's last token, [B].
 
     Rows are padded on the right and read by their length, so that it does not matter which token pads.
@@ -208,7 +212,7 @@ def train_reward(
     *,
     device: str | None = None,
     watch: Callable[[dict[str, float]], None] | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Train a reward model on pairs and save it to ``out``.
 
     The loss is ``-log sigmoid(r_chosen - r_rejected)``. The head is a bias-free linear map of the hidden
@@ -248,7 +252,7 @@ def train_reward(
         held_out = [pairs[i] for i in order[:count]]
         last = _fit(network, plain, [pairs[i] for i in order[count:]], config, watch)
         network.eval()
-        figures: dict[str, Any] = {**_evaluate(network, plain, held_out, config), "loss": round(last, 5)}
+        figures: JsonObject = {**_evaluate(network, plain, held_out, config), "loss": round(last, 5)}
         network.config.reward_mean, network.config.reward_std = figures["reward_mean"], figures["reward_std"]
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -258,7 +262,7 @@ def train_reward(
 
 
 def _fit(
-    network: Any,
+    network: PreTrainedModel,
     tokenizer: PlainTokenizer,
     pairs: list[Pair],
     config: RewardConfig,
@@ -291,7 +295,9 @@ def _batches(count: int, config: RewardConfig) -> Iterator[np.ndarray]:
         yield from (order[at : at + config.batch_size] for at in range(0, count, config.batch_size))
 
 
-def _margins(network: Any, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig) -> Tensor:
+def _margins(
+    network: PreTrainedModel, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig
+) -> Tensor:
     """Score of the chosen less that of the rejected response, [B], in one forward pass."""
     texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     prompts = [pair.prompt for pair in pairs] * 2
@@ -302,7 +308,7 @@ def _margins(network: Any, tokenizer: PlainTokenizer, pairs: Sequence[Pair], con
 
 @torch.no_grad()
 def _evaluate(
-    network: Any, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig
+    network: PreTrainedModel, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig
 ) -> dict[str, float]:
     scores: list[float] = []
     right = 0

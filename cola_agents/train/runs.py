@@ -20,6 +20,7 @@ from cola_agents.train.presets import PRESETS, Preset
 from cola_agents.train.specs import DataSpec
 from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import CodeConfig
+from cola_envs.jsonl import JsonObject
 
 STAGES = ("world", "policy", "fta")
 #: Flags of `cola pretrain` that are not named after the field that they set.
@@ -98,7 +99,7 @@ class Run:
             raise ValueError(f"stage {self.stage!r} is not one of {STAGES}")
         if self.preset not in PRESETS:
             raise ValueError(f"preset {self.preset!r} is not one of {tuple(PRESETS)}")
-        foreign: dict[str, Any] = {
+        foreign: JsonObject = {
             "world": {"tune": self.tune != "inverse", "reclone": not self.reclone, "lora": self.lora},
             "policy": {"tune": self.tune != "inverse", "reclone": not self.reclone, "lora": self.lora},
             "fta": {},
@@ -151,7 +152,7 @@ class Run:
     def code_config(self) -> CodeConfig:
         return replace(self._preset.codes, **self.codes)
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> JsonObject:
         """All of it as JSON values; the folders' and files' own names without where they are."""
         cut = asdict(self)
         del cut["out"]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from cola_agents.train.data.documents import Documents, Mixture
 from cola_agents.train.data.formats import RowFormat
 from cola_agents.train.data.sources import FileDocuments, GeneratedDocuments, StreamedDocuments
 from cola_envs import jsonl
+from cola_envs.jsonl import JsonObject
 
 GENERATED, HUB, PARQUET = "generated", "hub:", ".parquet"
 _ALWAYS = ("source", "weight", "name")
@@ -91,7 +91,7 @@ class DataSpec:
         kind = self.kind
         if kind == "generated":
             return GeneratedDocuments(seed if self.seed is None else self.seed, name=self.name or GENERATED)
-        told: dict[str, Any] = {name: getattr(self, name) for name in (*_TOLD[kind], "name")}
+        told: JsonObject = {name: getattr(self, name) for name in (*_TOLD[kind], "name")}
         told = {name: value for name, value in told.items() if value is not None}
         told["rows"] = RowFormat(**{name: told.pop(name) for name in _FORMAT if name in told})
         if kind == "hub":
@@ -122,7 +122,7 @@ def parse_data(texts: Iterable[str]) -> list[DataSpec]:
                 raise ValueError(f"--data {text}: put {', '.join(pairs)} into the file")
             found += _read_file(Path(source))
             continue
-        told: dict[str, Any] = {"source": source}
+        told: JsonObject = {"source": source}
         for pair in pairs:
             key, equals, value = pair.partition("=")
             if not equals or key in told:
@@ -151,7 +151,7 @@ def _read_file(path: Path) -> list[DataSpec]:
 _NUMBERS = {"weight": float, "epochs": int, "seed": int}
 
 
-def _described(told: Mapping[str, Any], where: str) -> DataSpec:
+def _described(told: JsonObject, where: str) -> DataSpec:
     known = [field.name for field in fields(DataSpec)]
     unknown = [key for key in told if key not in known]
     if unknown or not told.get("source"):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cola_agents.train.data.packing import IGNORED, Batch
+from cola_envs.jsonl import JsonObject
 
 PRECISIONS = ("float32", "bf16")
 
@@ -118,7 +119,7 @@ class StageConfig:
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-_PAPER: dict[str, Any] = {
+_PAPER: JsonObject = {
     "rows": 512,
     "micro_rows": 4,
     "length": 2048,
@@ -182,7 +183,7 @@ class StageLoss(nn.Module, ABC):
         """What is logged of the figures' means over the global batch."""
         return {name: value.item() for name, value in figures.items()}
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """What else changes the result, for a resumed run to be compared with: names and JSON values."""
         return {}
 

@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
 from cola_agents.common.files import LOCK, first_process, one_writer, unfinished, write_json
 from cola_agents.common.processes import Workers, whole_state
@@ -160,7 +160,7 @@ def _only_begun(out: Path) -> bool:
     return left.issuperset(files)
 
 
-def _kind(run: Run) -> Any:
+def _kind(run: Run) -> PretrainedConfig:
     """The configuration of the model that the run starts from."""
     path = Path(run.model)
     if path.exists() and not (path / "config.json").is_file():
@@ -188,7 +188,7 @@ def _kind(run: Run) -> Any:
     return config
 
 
-def _tokenizer(run: Run) -> Any:
+def _tokenizer(run: Run) -> PreTrainedTokenizerBase:
     try:
         own = load_tokenizer(run.model)
     except FileNotFoundError as error:
@@ -239,9 +239,9 @@ def _batches(run: Run, tokenizer: PlainTokenizer) -> tuple[int | None, PackedBat
 
 
 def _model(
-    run: Run, kind: Any, config: StageConfig, tokenizer: PlainTokenizer, batches: PackedBatches
+    run: Run, kind: PretrainedConfig, config: StageConfig, tokenizer: PlainTokenizer, batches: PackedBatches
 ) -> CoLAForCausalLM:
-    text = getattr(kind, "text_config", kind) if kind.model_type == "cola" else kind
+    text: PretrainedConfig = getattr(kind, "text_config", kind) if kind.model_type == "cola" else kind
     check_fits(tokenizer, text.vocab_size)
     if config.length > text.max_position_embeddings:
         raise ValueError(
@@ -271,7 +271,11 @@ def _model(
 
 
 def _measured(
-    run: Run, model: CoLAForCausalLM, tokenizer: Any, config: StageConfig, workers: Workers
+    run: Run,
+    model: CoLAForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    config: StageConfig,
+    workers: Workers,
 ) -> CodebookMetrics | None:
     """Figures of a finished policy on held-out text, by rank 0."""
     spread = any(isinstance(p, DTensor) for p in model.parameters())
@@ -295,9 +299,9 @@ def _measured(
 def _save(
     run: Run,
     model: CoLAForCausalLM,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     adapters: Adapters | None,
-    weights: dict[str, Any] | None,
+    weights: dict[str, Tensor] | None,
     config: StageConfig,
     metrics: CodebookMetrics | None,
 ) -> None:

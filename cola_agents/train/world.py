@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from cola_agents.train.health import CollapseWatch
 from cola_agents.train.loop import run_stage
 from cola_agents.train.metrics import perplexity
 from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
+from cola_envs.jsonl import JsonObject
 
 WORLD_MODULES = ("inverse_trunk", "inverse_head", "codebook", "merge")
 #: Trained with them where the readout has a norm of its own.
@@ -119,7 +119,7 @@ class WorldLoss(StageLoss):
             "code_perplexity": round(perplexity(figures["code_use"]), 3),
         }
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         return {f"codes.{name}": value for name, value in asdict(self.codes).items()}
 
 

@@ -49,7 +49,7 @@ class Problems:
     unanswered: int = 0
 
 
-def given_problems(problems: str | Path | Iterable[Mapping[str, Any]]) -> Problems:
+def given_problems(problems: str | Path | Iterable[Mapping[str, object]]) -> Problems:
     """What the argument ``problems=`` of a task means: a file, or mappings.
 
     Raises:
@@ -146,7 +146,7 @@ def read_fetched(file: DataFile) -> Problems | None:
     return found
 
 
-def checked(item: Any, where: str, unique_id: str) -> Item:
+def checked(item: object, where: str, unique_id: str) -> Item:
     r"""An item as given, with the fields of :data:`Item`.
 
     ``problem`` (or GSM8K's ``question``) and ``answer`` are needed, or in place of the answer a ``solution``
@@ -185,7 +185,7 @@ def checked(item: Any, where: str, unique_id: str) -> Item:
     }
 
 
-def _gold(item: Mapping[str, Any], where: str) -> str:
+def _gold(item: Item, where: str) -> str:
     answer = item.get("answer")
     if answer is None:
         answer = extract_boxed(item.get("solution") or "")
@@ -198,10 +198,10 @@ def _gold(item: Mapping[str, Any], where: str) -> str:
         answer = answer.rpartition("####")[2].strip().replace(",", "")
     if not answer.strip():
         raise Unanswered(f"{where}: the answer is empty")
-    return answer
+    return str(answer)
 
 
-def _level(level: Any, where: str) -> int | None:
+def _level(level: object, where: str) -> int | None:
     if level is None or (isinstance(level, int) and not isinstance(level, bool)):
         return level
     if level == "Level ?":  # of two problems of MATH

@@ -10,19 +10,22 @@ Imported in an engine's worker alone: it needs TextWorld.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from textworld.envs.pddl import textgen
-from textworld.logic import Rule
+from textworld.generator.game import EntityInfo
+from textworld.logic import Placeholder, Rule, State, Variable
 
 from cola_envs.engines.protocol import GameError
 from cola_envs.shown import shown_line
 
 #: (placeholder -> variable, name -> entity): what a symbol is evaluated in.
-Context = tuple[Mapping[Any, Any], Mapping[str, Any]]
-Expression = Callable[[Mapping[str, Any]], Any]
+Context = tuple[Mapping[Placeholder, Variable], Mapping[str, EntityInfo]]
+#: Variable's name -> entity.
+Entities = Mapping[str, EntityInfo]
+Expression = Callable[[Mapping[str, EntityInfo]], Any]
 
 
 @lru_cache(maxsize=4096)
@@ -32,9 +35,10 @@ def parse_query(text: str) -> Rule:
 
 
 @lru_cache(maxsize=4096)
-def parse_symbols(text: str) -> Sequence[Any]:
+def parse_symbols(text: str) -> Sequence[textgen.Symbol]:
     """A template, parsed once. The symbols are shared: they must not be changed."""
-    return textgen._parse_and_convert(text, rule_name="symbols")
+    symbols: Sequence[textgen.Symbol] = textgen._parse_and_convert(text, rule_name="symbols")
+    return symbols
 
 
 @lru_cache(maxsize=4096)
@@ -67,7 +71,7 @@ def _compiled(node: ast.expr, text: str) -> Expression:
     if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
         parts = [_compiled(value, text) for value in node.values]
 
-        def either(names: Mapping[str, Any]) -> Any:
+        def either(names: Mapping[str, EntityInfo]) -> Any:
             value = None
             for part in parts:
                 value = part(names)
@@ -91,12 +95,12 @@ class Grammar:
         own: name -> text of rules that this game has in their place.
     """
 
-    def __init__(self, rules: Mapping[str, Sequence[Any]], own: Mapping[str, str]) -> None:
+    def __init__(self, rules: Mapping[str, Sequence[textgen.ProductionRule]], own: Mapping[str, str]) -> None:
         self._rules = rules
         self._own = own
 
     def derive(
-        self, template: str, state: Any, mapping: Mapping[Any, Any], entities: Mapping[str, Any]
+        self, template: str, state: State, mapping: Mapping[Placeholder, Variable], entities: Entities
     ) -> str:
         """The text of a template.
 
@@ -112,7 +116,7 @@ class Grammar:
         context = (mapping, {placeholder.name: entities[var.name] for placeholder, var in mapping.items()})
         return "".join(self._text(symbol, context, state, entities) for symbol in parse_symbols(template))
 
-    def _text(self, symbol: Any, context: Context, state: Any, entities: Mapping[str, Any]) -> str:
+    def _text(self, symbol: textgen.Symbol, context: Context, state: State, entities: Entities) -> str:
         if isinstance(symbol, textgen.TerminalSymbol):
             return str(symbol.symbol)
         if isinstance(symbol, textgen.NonterminalSymbol):
@@ -133,7 +137,7 @@ class Grammar:
                 f"the grammar's expression {expression!r} has no value here: {error!r}"
             ) from error
 
-    def _rule(self, name: str, context: Context, state: Any, entities: Mapping[str, Any]) -> str:
+    def _rule(self, name: str, context: Context, state: State, entities: Entities) -> str:
         if name in self._own:
             return self._own[name]
         for rule in self._rules.get(name, ()):
@@ -141,7 +145,7 @@ class Grammar:
                 return "".join(self._text(symbol, context, state, entities) for symbol in rule.rhs)
         raise GameError(f"the grammar has no rule #{shown_line(name)}# that applies")
 
-    def _each(self, symbol: Any, context: Context, state: Any, entities: Mapping[str, Any]) -> list[str]:
+    def _each(self, symbol: textgen.Symbol, context: Context, state: State, entities: Entities) -> list[str]:
         """What a symbol says, once for each way in which its condition holds."""
         if isinstance(symbol, textgen.EvalSymbol):
             return [self._value(symbol.expression, context)]
@@ -155,7 +159,7 @@ class Grammar:
                 contexts.append(({**context[0], **found}, {**context[1], **named}))
         return [self._text(symbol.expression, each, state, entities) for each in contexts]
 
-    def _list(self, parts: list[str], context: Context, state: Any, entities: Mapping[str, Any]) -> str:
+    def _list(self, parts: list[str], context: Context, state: State, entities: Entities) -> str:
         if not parts:
             return self._rule("list_empty", context, state, entities)
         if len(parts) == 1:
@@ -166,5 +170,5 @@ class Grammar:
         return self._rule("list_separator", context, state, entities).join(parts[:-1]) + last + parts[-1]
 
 
-def _any(assignments: Any) -> bool:
+def _any(assignments: Iterable[object]) -> bool:
     return next(iter(assignments), None) is not None

@@ -20,7 +20,8 @@ import importlib.util
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from ctypes import CDLL
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any
 import fast_downward
 import textworld.logic
 from fast_downward.translate.pddl.conditions import Atom as InitialAtom
+from fast_downward.translate.pddl.tasks import Task
 from mementos.core import _memento_cache as remembered
 from textworld.envs.pddl import logic as pddl_logic
 from textworld.envs.pddl import textgen
@@ -53,7 +55,7 @@ class _Problem:
 
     domain: str
     text: str
-    task: Any
+    task: Task
     sas: bytes
     changing: frozenset[str]  # predicates that an action changes or an axiom derives
 
@@ -63,12 +65,12 @@ class _Game:
     """A row's game as it stands."""
 
     problem: _Problem
-    state: Any
+    state: _State
     grammar: Grammar
-    entities: dict[str, Any]
+    entities: dict[str, EntityInfo]
     walkthrough: tuple[str, ...]
     operators: dict[str, _Operator] = field(default_factory=dict)
-    valid: dict[str, tuple[Any, _Operator]] = field(
+    valid: dict[str, tuple[fast_downward.Operator, _Operator]] = field(
         default_factory=dict
     )  # by command, the library's and ours
     admissible: tuple[str, ...] = ()
@@ -80,14 +82,14 @@ class _Operator:
 
     template: str
     feedback: str
-    mapping: dict[Any, Any]
+    mapping: dict[Placeholder, Variable]
     command: str | None
 
 
-class _State(pddl_logic.PddlState):
+class _State(pddl_logic.PddlState):  # type: ignore[misc]  # TextWorld comes without types
     """TextWorld's state of a game, begun from a translation that is there already."""
 
-    def __init__(self, library: Any, problem: _Problem, logic: Any) -> None:
+    def __init__(self, library: CDLL, problem: _Problem, logic: pddl_logic.GameLogic) -> None:
         # Not the parent's, which would translate twice; and the grandparent takes no logic of this kind.
         textworld.logic.State.__init__(self, textworld.logic.GameLogic())
         self._logic = logic
@@ -105,13 +107,14 @@ class _State(pddl_logic.PddlState):
         facts = [atom.get_fact(self.name2type) for atom in atoms]
         self.add_facts(fact for fact in facts if not fact.is_negation)
 
-    def applicable(self) -> Any:
+    def applicable(self) -> Iterable[fast_downward.Operator]:
         """The operators that can be applied now, in the engine's order."""
-        found = (fast_downward.Operator * self.downward_lib.get_applicable_operators_count())()
+        count = self.downward_lib.get_applicable_operators_count()
+        found: Iterable[fast_downward.Operator] = (fast_downward.Operator * count)()
         self.downward_lib.get_applicable_operators(found)
         return found
 
-    def apply_operator(self, operator: Any) -> None:
+    def apply_operator(self, operator: fast_downward.Operator) -> None:
         """Apply one of them, here and in the library."""
         effects = (pddl_logic.Atom * operator.nb_effect_atoms)()
         self.downward_lib.apply_operator(operator.id, effects)
@@ -138,13 +141,13 @@ class PddlEngine:
         self._keep = keep
         self._most_remembered = most_remembered
         self._problems: OrderedDict[tuple[str, str], _Problem] = OrderedDict()
-        self._logics: dict[tuple[str, str], Any] = {}
-        self._libraries: dict[int, Any] = {}
+        self._logics: dict[tuple[str, str], pddl_logic.GameLogic] = {}
+        self._libraries: dict[int, CDLL] = {}
         self._games: dict[int, _Game] = {}
 
     # ---------------------------------------------------------------- the engine's verbs
 
-    def reset(self, row: int, game: Any) -> Opening:
+    def reset(self, row: int, game: object) -> Opening:
         """Begin a game.
 
         Raises:
@@ -202,7 +205,7 @@ class PddlEngine:
 
     # ---------------------------------------------------------------- beginning a game
 
-    def _begin(self, library: Any, data: Mapping[str, Any]) -> _Game:
+    def _begin(self, library: CDLL, data: Mapping[str, Any]) -> _Game:
         logic, own = self._logic(data)
         problem = self._problem(data["pddl_domain"], data["pddl_problem"])
         for kind in problem.task.types:
@@ -220,7 +223,7 @@ class PddlEngine:
         self._look_round(game)
         return game
 
-    def _logic(self, data: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+    def _logic(self, data: Mapping[str, Any]) -> tuple[pddl_logic.GameLogic, dict[str, str]]:
         """The parsed grammar, and the one rule in which this game's differs from others of its kind."""
         text = data["grammar"]
         goals = _TASK.findall(text)
@@ -281,7 +284,7 @@ class PddlEngine:
         return _Operator(rule.template, rule.feedback_rule, mapping, command)
 
 
-def _is_static(symbols: Any, changing: frozenset[str]) -> bool:
+def _is_static(symbols: Iterable[textgen.Symbol], changing: frozenset[str]) -> bool:
     """Whether a template's text can never change in the course of a game."""
     for symbol in symbols:
         if isinstance(symbol, textgen.ListSymbol):
@@ -298,7 +301,7 @@ def _is_static(symbols: Any, changing: frozenset[str]) -> bool:
     return True
 
 
-def _read(game: Any) -> tuple[Mapping[str, Any], str]:
+def _read(game: object) -> tuple[Mapping[str, Any], str]:
     """A game's data, complete, and what to call it in an error."""
     where = "this game"
     data = game

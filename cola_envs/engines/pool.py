@@ -14,11 +14,15 @@ from typing import Any
 
 from cola_envs.engines.process import WorkerProcess
 from cola_envs.engines.protocol import EngineError, Failure, GameError, Opening, Reply
+from cola_envs.engines.worker import Message
 
 #: How long a worker may take to import and make its engine, in seconds.
 START_LIMIT = 180.0
 #: How long an idle worker may take to close its engine before it is killed, in seconds.
 CLOSE_LIMIT = 5.0
+
+#: By row what its job's call returned, or the row's Failure or GameError.
+Answers = dict[int, Any]
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Usage:
 class Transcript:
     """A row's state: its game and the commands so far."""
 
-    game: Any
+    game: object
     commands: tuple[str, ...] = ()
 
     def continues(self, earlier: Transcript | None) -> bool:
@@ -63,7 +67,7 @@ class _Job:
 
     row: int
     before: Transcript | None  # None: the call needs no state, it begins a game
-    call: tuple[Any, ...]
+    call: tuple[object, ...]
     after: Transcript
     calls: int = 0  # how many engine calls it took where it was last sent
 
@@ -95,7 +99,7 @@ class EnginePool:
     def __init__(
         self,
         engine: str,
-        kwargs: Mapping[str, Any] | None = None,
+        kwargs: Mapping[str, object] | None = None,
         *,
         num_rows: int,
         num_workers: int | None = None,
@@ -129,7 +133,7 @@ class EnginePool:
 
     # ---------------------------------------------------------------- what a task calls
 
-    def reset(self, rows: Sequence[int], games: Sequence[Any]) -> list[Opening]:
+    def reset(self, rows: Sequence[int], games: Sequence[object]) -> list[Opening]:
         """Begin a game in each of ``rows``.
 
         Raises:
@@ -170,7 +174,7 @@ class EnginePool:
                 self._wanted[job.row] = None if lost else job.after
         return [answers[row] for row in rows]
 
-    def query(self, row: int, name: str, *arguments: Any) -> Any:
+    def query(self, row: int, name: str, *arguments: object) -> object:
         """Call the engine's own method ``name(row, *arguments)``, one that does not change the game.
 
         Raises:
@@ -216,13 +220,13 @@ class EnginePool:
 
     # ---------------------------------------------------------------- driving the workers
 
-    def _run(self, jobs: Sequence[_Job]) -> dict[int, Any]:
+    def _run(self, jobs: Sequence[_Job]) -> Answers:
         """What each job's call returned, or the row's :class:`Failure` or :class:`GameError`."""
         self._check_process()
         queues: dict[int, deque[_Job]] = {}
         for job in jobs:
             queues.setdefault(job.row % self.num_workers, deque()).append(job)
-        answers: dict[int, Any] = {}
+        answers: Answers = {}
         try:
             self._drive(queues, answers)
         except BaseException:
@@ -233,7 +237,7 @@ class EnginePool:
             raise
         return answers
 
-    def _drive(self, queues: dict[int, deque[_Job]], answers: dict[int, Any]) -> None:
+    def _drive(self, queues: dict[int, deque[_Job]], answers: Answers) -> None:
         due = {index: self._send(index, queue) for index, queue in queues.items()}
         while due:
             now = time.monotonic()
@@ -273,8 +277,8 @@ class EnginePool:
         worker.flush()
         return time.monotonic() + (START_LIMIT if fresh else self.deadline)
 
-    def _calls(self, job: _Job) -> list[tuple[Any, ...]]:
-        calls: list[tuple[Any, ...]] = []
+    def _calls(self, job: _Job) -> list[tuple[object, ...]]:
+        calls: list[tuple[object, ...]] = []
         if job.before is not None:
             held = self._held[job.row]
             known = 0
@@ -298,7 +302,7 @@ class EnginePool:
             return {key.data for key, _ in selector.select(wait)}
 
     def _take(
-        self, worker: WorkerProcess, queue: deque[_Job], answers: dict[int, Any], message: tuple[Any, ...]
+        self, worker: WorkerProcess, queue: deque[_Job], answers: Answers, message: Message
     ) -> Failure | None:
         """Take one message; a failure of the job that the worker was at, if it is one."""
         kind, *payload = message

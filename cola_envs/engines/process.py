@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-from cola_envs.engines.worker import HEADER, frame
+from cola_envs.engines.worker import HEADER, Message, frame
 
 _CHUNK = 1 << 16
 
@@ -25,7 +25,7 @@ class WorkerProcess:
         settings: the first message, see :mod:`cola_envs.engines.worker`.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, object]) -> None:
         self.process = subprocess.Popen(
             # -P: the script's folder is not put on the path, where its neighbours would hide other modules.
             [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(os.getpid())],
@@ -52,7 +52,7 @@ class WorkerProcess:
         """Whether something posted has yet to be written."""
         return bool(self._unsent)
 
-    def post(self, message: Any) -> None:
+    def post(self, message: object) -> None:
         """Queue one message; :meth:`flush` writes it."""
         self._unsent += frame(message)
 
@@ -68,7 +68,7 @@ class WorkerProcess:
         except BrokenPipeError:
             self._unsent.clear()  # it has ended: reading finds the end of its stream
 
-    def messages(self) -> tuple[list[Any], bool]:
+    def messages(self) -> tuple[list[Message], bool]:
         """The messages that have come in whole, and whether the stream has ended."""
         ended = False
         try:
@@ -117,6 +117,6 @@ class WorkerProcess:
             self.process.returncode = 0  # nothing for this process to wait for
 
     @staticmethod
-    def _close(stream: Any) -> None:
+    def _close(stream: IO[bytes]) -> None:
         with contextlib.suppress(BrokenPipeError):
             stream.close()

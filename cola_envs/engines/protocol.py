@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
+
+from cola_envs.fields import Info
+
+#: A game as an engine is given it, picklable: a path, a dict.
+G = TypeVar("G", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,7 @@ class Opening:
 
     text: str
     admissible: tuple[str, ...] = ()
-    info: dict[str, Any] = field(default_factory=dict)
+    info: Info = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Reply:
     success: bool = False
     valid: bool = True
     admissible: tuple[str, ...] = ()
-    info: dict[str, Any] = field(default_factory=dict)
+    info: Info = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class EngineError(RuntimeError):
     """An engine that does not start, or that fails again and again on one game."""
 
 
-class Engine(Protocol):
+class Engine(Protocol[G]):
     """A game package, hosting any number of rows in one worker process.
 
     An engine is named by ``"module:callable"`` and picklable keyword arguments, so that the package it
@@ -78,8 +83,8 @@ class Engine(Protocol):
     Further methods whose first argument is ``row`` can be reached by :meth:`EnginePool.query`.
     """
 
-    def reset(self, row: int, game: Any) -> Opening:
-        """Begin ``game`` (picklable: a path, a dict) in ``row``, dropping what the row played.
+    def reset(self, row: int, game: G) -> Opening:
+        """Begin ``game`` in ``row``, dropping what the row played.
 
         Raises:
             GameError: if the game cannot be played.

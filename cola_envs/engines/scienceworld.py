@@ -22,9 +22,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cola_envs.engines.protocol import GameError, Opening, Reply
+
+if TYPE_CHECKING:
+    from py4j.java_gateway import JavaGateway, JavaObject
 
 #: Where the variations of a task belong, in the engine's own words.
 SPLITS = {"train": "getVariationsTrain", "dev": "getVariationsDev", "test": "getVariationsTest"}
@@ -40,8 +43,8 @@ class _Row:
     """A simulator of a row's own; what has a default belongs to the game it plays."""
 
     simulator: Simulator
-    game: Any = None
-    parser: Any = None
+    game: JavaObject = None
+    parser: JavaObject = None
     score: int = 0
     choices: int = 0  # of an ambiguous command that waits for a number
     over: bool = True
@@ -58,10 +61,10 @@ class Simulator:
         holder: the object whose field that is.
     """
 
-    gateway: Any
-    server: Any
-    chance: Any
-    holder: Any
+    gateway: JavaGateway
+    server: JavaObject
+    chance: JavaObject
+    holder: JavaObject
 
     def commands(self) -> set[str]:
         """The commands that make sense now.
@@ -112,7 +115,7 @@ class ScienceWorldEngine:
     @property
     def java_pid(self) -> int:
         """Process id of the Java machine."""
-        return self._machine.process.pid
+        return int(self._machine.process.pid)
 
     def reset(self, row: int, game: tuple[str, int, str] | None) -> Opening:
         """Load a game and look around.
@@ -203,7 +206,7 @@ class ScienceWorldEngine:
 
     def _send(self, state: _Row, command: str) -> str:
         # Half a surrogate pair cannot be written to the connection; no game has a word with one.
-        text = state.simulator.server.step(command.encode(errors="replace").decode())
+        text: str = state.simulator.server.step(command.encode(errors="replace").decode())
         if state.game.isInErrorState():
             # The engine catches its own exceptions and answers from then on with score -1.
             raise RuntimeError(f"ScienceWorld failed over {command!r}: {state.game.getErrorStateMessage()}")
@@ -211,7 +214,8 @@ class ScienceWorldEngine:
 
     @staticmethod
     def _score(state: _Row) -> int:
-        return round(100 * state.simulator.server.getScore())
+        score: float = state.simulator.server.getScore()
+        return round(100 * score)
 
     def _commands(self, state: _Row) -> tuple[str, ...]:
         return self._listed(state) if self._admissible else ()
@@ -274,7 +278,7 @@ class JavaMachine:
         jvm = self._gateway.jvm
         java_lang.System.setOut(jvm.java.io.PrintStream(jvm.java.io.FileOutputStream(os.devnull)))
 
-    def _connect(self) -> Any:
+    def _connect(self) -> JavaGateway:
         from py4j.java_gateway import GatewayParameters, JavaGateway
 
         return JavaGateway(
@@ -363,13 +367,13 @@ def _why_not(java: str, options: list[str]) -> str:
     return f"Java does not start: {java} {' '.join(options)}: {said}"
 
 
-def _disconnect(gateway: Any) -> None:
+def _disconnect(gateway: JavaGateway) -> None:
     client = gateway._gateway_client
     client.is_connected = False  # objects that are collected later must not call a machine that is gone
     client.close()
 
 
-def _variations(server: Any) -> dict[str, dict[str, list[int]]]:
+def _variations(server: JavaObject) -> dict[str, dict[str, list[int]]]:
     lists: dict[str, dict[str, list[int]]] = {}
     for task in server.getTaskNames():
         getattr(server, "taskStr_$eq")(task)  # as loading the task would, at a hundredth of the cost

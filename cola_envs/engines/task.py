@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from cola_envs.engines.pool import EnginePool, Transcript
 from cola_envs.engines.protocol import Failure, Opening, Reply
+from cola_envs.fields import Info
 from cola_envs.order import Order, draw
 from cola_envs.task import Turn
 
@@ -28,14 +29,14 @@ class Game:
         info: fields of the episode: the game's id, its type.
     """
 
-    spec: Any
-    info: Mapping[str, Any] = field(default_factory=dict)
+    spec: object
+    info: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass
 class _Row:
     game: Game
-    info: dict[str, Any]
+    info: Info
     commands: int = 0
     invalid: int = 0
     over: bool = False
@@ -46,7 +47,7 @@ class _Saved:
     """A row's snapshot."""
 
     game: Game
-    info: dict[str, Any]
+    info: Info
     commands: int
     invalid: int
     over: bool
@@ -112,7 +113,7 @@ class EngineTask:
         invalid_penalty: float = 0.0,
         admissible: Literal["none", "list"] = "none",
         sequential: bool = False,
-        info: Mapping[str, Any] | None = None,
+        info: Mapping[str, object] | None = None,
     ) -> None:
         check_game_settings(max_commands=max_commands, invalid_penalty=invalid_penalty, admissible=admissible)
         if pool.num_rows < num_rows:
@@ -163,7 +164,7 @@ class EngineTask:
         replies = self.pool.step(rows, commands)
         return [self._turn(*each) for each in zip(rows, texts, commands, replies, strict=True)]
 
-    def info(self, row: int) -> dict[str, Any]:
+    def info(self, row: int) -> Info:
         """Fields of the row's game and of the data set."""
         state = self._row(row)
         return {**self._info, **state.game.info, **state.info}
@@ -182,7 +183,7 @@ class EngineTask:
         if state.transcript is not None:
             self.pool.restore(row, state.transcript)
 
-    def query(self, row: int, name: str, *arguments: Any) -> Any:
+    def query(self, row: int, name: str, *arguments: object) -> object:
         """Ask the engine something about the row's game as it stands; see :meth:`EnginePool.query`."""
         return self.pool.query(row, name, *arguments)
 

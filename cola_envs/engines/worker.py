@@ -24,8 +24,13 @@ import struct
 import sys
 import threading
 import time
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from cola_envs.engines.protocol import Engine
+
+#: A message's kind, or a call's name, and what belongs to it.
+Message = tuple[Any, ...]
 HEADER = struct.Struct("!Q")
 #: How long a worker outlives a call's deadline if its parent is no longer there to end it, in seconds.
 _GRACE = 10.0
@@ -33,7 +38,7 @@ _GRACE = 10.0
 _WATCH = 1.0
 
 
-def frame(message: Any) -> bytes:
+def frame(message: object) -> bytes:
     """One message as it goes through a pipe."""
     payload = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     return HEADER.pack(len(payload)) + payload
@@ -47,7 +52,7 @@ def _receive(stream: IO[bytes]) -> Any:
     return pickle.loads(stream.read(HEADER.unpack(header)[0]))
 
 
-def _send(stream: IO[bytes], message: Any) -> None:
+def _send(stream: IO[bytes], message: object) -> None:
     stream.write(frame(message))
     stream.flush()
 
@@ -75,13 +80,14 @@ def _say(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _make(settings: dict[str, Any]) -> Any:
+def _make(settings: dict[str, Any]) -> Engine[Any]:
     sys.path[:] = settings["path"]
     module, _, name = settings["engine"].partition(":")
-    return getattr(importlib.import_module(module), name)(**settings["kwargs"])
+    engine: Engine[Any] = getattr(importlib.import_module(module), name)(**settings["kwargs"])
+    return engine
 
 
-def _work(engine: Any, job: tuple[int, list[tuple[Any, ...]]], deadline: float, outgoing: IO[bytes]) -> bool:
+def _work(engine: Engine[Any], job: tuple[int, list[Message]], deadline: float, outgoing: IO[bytes]) -> bool:
     """Do one job and answer it; whether the engine is still to be trusted."""
     from cola_envs.engines.protocol import GameError
 

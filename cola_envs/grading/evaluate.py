@@ -13,10 +13,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from cola_envs.grading.nodes import Tree
 from cola_envs.grading.trees import substituted, variables
+
+if TYPE_CHECKING:
+    from mpmath import mpc, mpf
+    from mpmath.ctx_mp import MPContext
+
+    Float: TypeAlias = mpf | mpc
+    Number: TypeAlias = Fraction | mpf | mpc
+    N = TypeVar("N", Fraction, Number)
 
 #: Largest exact number, in bits; 2^2004 and 500! are within it.
 _MAX_BITS = 40_000
@@ -44,7 +52,7 @@ class Unevaluable(ValueError):
 
 
 @cache
-def _mp() -> Any:
+def _mp() -> MPContext:
     # A context of our own: its precision is set under _LOCK, and no other user of mpmath sees it.
     import mpmath
 
@@ -54,7 +62,7 @@ def _mp() -> Any:
 
 
 @contextmanager
-def precision(bits: int) -> Iterator[Any]:
+def precision(bits: int) -> Iterator[MPContext]:
     """Give mpmath's context at a number of bits, to one thread at a time."""
     with _LOCK:
         mp = _mp()
@@ -79,7 +87,7 @@ class Evaluator:
         self.real = real
         self.cost = 0
 
-    def __call__(self, tree: Tree) -> Any:
+    def __call__(self, tree: Tree) -> Number:
         self.spend(_NODE_COST)
         value = self.evaluate(tree)
         if self.real and not isinstance(value, Fraction):
@@ -89,7 +97,7 @@ class Evaluator:
             return mp.re(value)
         return value
 
-    def evaluate(self, tree: Tree) -> Any:
+    def evaluate(self, tree: Tree) -> Number:
         kind = tree[0]
         if kind == "n":
             return tree[1]
@@ -116,13 +124,13 @@ class Evaluator:
             return self.checked(a / b)
         return self.checked(a + b if kind == "+" else a * b)
 
-    def constant(self, name: str) -> Any:
+    def constant(self, name: str) -> Float:
         mp = _mp()
         if name == "oo":
             raise Unevaluable("infinity is no number")
         return {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1)}[name]
 
-    def checked(self, value: Any) -> Any:
+    def checked(self, value: N) -> N:
         if isinstance(value, Fraction):
             bits = value.numerator.bit_length() + value.denominator.bit_length()
             if bits > _MAX_BITS:
@@ -135,7 +143,7 @@ class Evaluator:
         if self.cost > _MAX_COST:
             raise TooBig("the way to a value")
 
-    def power(self, a: Any, b: Any) -> Any:
+    def power(self, a: Number, b: Number) -> Number:
         if isinstance(b, Fraction) and isinstance(a, Fraction):
             if a == 0:
                 if b <= 0:
@@ -156,7 +164,7 @@ class Evaluator:
             return -magnitude if b.numerator % 2 else magnitude
         return self.real_power(base, b)
 
-    def real_power(self, base: Any, b: Any) -> Any:
+    def real_power(self, base: Float, b: Number) -> Float:
         mp = _mp()
         if abs(as_float(b)) * abs(mp.log(abs(base))) > 1e6:
             raise TooBig("power")
@@ -164,7 +172,7 @@ class Evaluator:
             return mp.sqrt(base)
         return mp.power(base, as_float(b))
 
-    def function(self, name: str, arguments: tuple[Tree, ...]) -> Any:
+    def function(self, name: str, arguments: tuple[Tree, ...]) -> Number:
         if name in ("sum", "prod"):
             return self.repeated(name, arguments)
         if name in _TRIGONOMETRIC:
@@ -194,7 +202,7 @@ class Evaluator:
             raise Undefined(f"{name} of several arguments")
         return self.elementary(name, [as_float(value) for value in values])
 
-    def repeated(self, name: str, arguments: tuple[Tree, ...]) -> Any:
+    def repeated(self, name: str, arguments: tuple[Tree, ...]) -> Number:
         index, low, high, body = arguments
         first, last = self(low), self(high)  # an end that is infinite is not evaluated
         if not all(isinstance(end, Fraction) and end.denominator == 1 for end in (first, last)):
@@ -203,7 +211,7 @@ class Evaluator:
             raise Undefined("a sum that ends before it begins")
         if last - first > _LONGEST_SUM:
             raise Unevaluable("a long sum")
-        total: Any = Fraction(0 if name == "sum" else 1)
+        total: Number = Fraction(0 if name == "sum" else 1)
         for value in range(int(first), int(last) + 1):
             try:
                 term = self(substituted(body, index[1], ("n", Fraction(value))))
@@ -216,7 +224,7 @@ class Evaluator:
             total = self.checked(total + term if name == "sum" else total * term)
         return total
 
-    def rounded(self, name: str, x: Any) -> Fraction:
+    def rounded(self, name: str, x: Number) -> Fraction:
         if isinstance(x, Fraction):
             return Fraction(math.floor(x) if name == "floor" else math.ceil(x))
         mp = _mp()
@@ -226,7 +234,7 @@ class Evaluator:
             raise Unevaluable(f"{name} of what may be a whole number")
         return Fraction(int(mp.floor(mp.re(x)) if name == "floor" else mp.ceil(mp.re(x))))
 
-    def factorial(self, x: Any) -> Any:
+    def factorial(self, x: Number) -> Number:
         if isinstance(x, Fraction) and x.denominator == 1:
             if x < 0:
                 raise Undefined("factorial")
@@ -235,19 +243,19 @@ class Evaluator:
             return self.checked(Fraction(math.factorial(int(x))))
         return self.gamma(as_float(x) + 1)
 
-    def double_factorial(self, x: Any) -> Fraction:
+    def double_factorial(self, x: Number) -> Fraction:
         if not isinstance(x, Fraction) or x.denominator != 1 or x < -1:
             raise Undefined("double factorial")
         if x > 999:
             raise TooBig("double factorial")
         return self.checked(Fraction(math.prod(range(int(x), 0, -2))))
 
-    def gamma(self, x: Any) -> Any:
+    def gamma(self, x: Float) -> Float:
         if abs(x) > 1000:
             raise TooBig("factorial")
         return _mp().gamma(x)
 
-    def binomial(self, n: Any, k: Any) -> Any:
+    def binomial(self, n: Number, k: Number) -> Number:
         if all(isinstance(value, Fraction) and value.denominator == 1 for value in (n, k)) and n >= 0:
             if n > 5000:
                 raise TooBig("binomial")
@@ -255,7 +263,7 @@ class Evaluator:
         n, k = as_float(n), as_float(k)
         return self.gamma(n + 1) / (self.gamma(k + 1) * self.gamma(n - k + 1))
 
-    def elementary(self, name: str, values: list[Any]) -> Any:
+    def elementary(self, name: str, values: list[Float]) -> Float:
         mp = _mp()
         x = values[0]
         if abs(x) > 1e6 and name not in ("log", "ln"):
@@ -281,19 +289,19 @@ _RECIPROCAL = {"cot": "tan", "sec": "cos", "csc": "sin"}
 _MP_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
 
 
-def _in_radians(tree: Tree, evaluate: Evaluator) -> Any:
+def _in_radians(tree: Tree, evaluate: Evaluator) -> Number:
     value = evaluate(tree)
     return as_float(value) * _mp().pi / 180 if tree[0] == "deg" else value
 
 
-def as_float(value: Any) -> Any:
+def as_float(value: Number) -> Float:
     """Return an mpmath number for a value."""
     if isinstance(value, Fraction):
         return _mp().mpf(value.numerator) / value.denominator
     return value
 
 
-def value_of(tree: Tree, assignment: Mapping[str, Fraction], real: bool, bits: int = WORK_BITS) -> Any:
+def value_of(tree: Tree, assignment: Mapping[str, Fraction], real: bool, bits: int = WORK_BITS) -> Number:
     """Return the value at a point: a Fraction, or an mpmath number.
 
     Raises:
@@ -310,7 +318,7 @@ def value_of(tree: Tree, assignment: Mapping[str, Fraction], real: bool, bits: i
             raise Undefined(str(error)) from error
 
 
-def constant_value(tree: Tree, bits: int = WORK_BITS) -> Any:
+def constant_value(tree: Tree, bits: int = WORK_BITS) -> Number:
     """Return a constant's value, which may be complex. Raises as :func:`value_of`."""
     return value_of(tree, {}, False, bits)
 
@@ -331,8 +339,8 @@ def real_value(tree: Tree) -> Fraction | None:
         return as_fraction(mp.re(value))
 
 
-def as_fraction(value: Any) -> Fraction:
+def as_fraction(value: mpf) -> Fraction:
     """Return an mpmath number, which is a multiple of a power of 2, exactly."""
     sign, mantissa, exponent, _ = value._mpf_
-    magnitude = Fraction(int(mantissa)) * Fraction(2) ** exponent
+    magnitude = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
     return -magnitude if sign else magnitude

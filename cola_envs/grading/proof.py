@@ -57,7 +57,7 @@ def same(a: Tree, b: Tree) -> Truth:
         TooBig: if either is beyond the bounds.
     """
     if a[0] == b[0] == "n":
-        return a[1] == b[1]
+        return bool(a[1] == b[1])
     names = sorted(variables(a) | variables(b))
     return _same_functions(a, b, names) if names else _same_constants(a, b)
 

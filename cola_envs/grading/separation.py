@@ -145,7 +145,8 @@ def _half_turns(tree: Tree) -> Fraction | None:
 def rational(tree: Tree) -> Fraction | None:
     """Return the value of a constant of sums, products and quotients of numbers; None for others."""
     if tree[0] == "n":
-        return tree[1]
+        exact: Fraction = tree[1]
+        return exact
     if tree[0] == "neg":
         value = rational(tree[1])
         return None if value is None else -value

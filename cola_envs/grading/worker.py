@@ -18,33 +18,40 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    import sympy
+
+    Function = Callable[..., sympy.Expr]
+
+Message = dict[str, Any]
 _HEADER = struct.Struct("!I")
 
 
-def as_json(tree: Any) -> Any:
+def as_json(tree: object) -> object:
     """Return an expression tree in what JSON has: fractions as text, in hexadecimal for their length."""
     if isinstance(tree, Fraction):
         return f"{tree.numerator:x}/{tree.denominator:x}"
     return [as_json(part) for part in tree] if isinstance(tree, tuple) else tree
 
 
-def send(stream: IO[bytes], message: dict[str, Any]) -> None:
+def send(stream: IO[bytes], message: Message) -> None:
     """Write one message."""
     payload = json.dumps(message).encode()
     stream.write(_HEADER.pack(len(payload)) + payload)
     stream.flush()
 
 
-def receive(stream: IO[bytes]) -> dict[str, Any] | None:
+def receive(stream: IO[bytes]) -> Message | None:
     """Read one message; None at the end of the stream."""
     header = stream.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return None
-    return json.loads(stream.read(_HEADER.unpack(header)[0]))
+    message: Message = json.loads(stream.read(_HEADER.unpack(header)[0]))
+    return message
 
 
 def _limit_memory(limit: int) -> None:
@@ -62,19 +69,19 @@ def _limit_time(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _load() -> Callable[[Any, Any], bool]:
+def _load() -> Callable[[Sequence[Any], Sequence[Any]], bool]:
     import sympy
 
-    def of_whole_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    def of_whole_numbers(function: Function) -> Function:
         # Of letters sympy takes the divisor of polynomials, by which m and n have none in common.
-        def checked(*arguments: Any) -> Any:
+        def checked(*arguments: sympy.Expr) -> sympy.Expr:
             if not all(argument.is_Integer for argument in arguments):
                 raise ValueError("a divisor of what is no whole number")
             return function(arguments)
 
         return checked
 
-    functions: dict[str, Callable[..., Any]] = {
+    functions: dict[str, Function] = {
         "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec,
         "csc": sympy.csc,
         "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
@@ -88,7 +95,7 @@ def _load() -> Callable[[Any, Any], bool]:
     constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
     repeated = {"sum": sympy.Sum, "prod": sympy.Product}
 
-    def build(tree: Any, bound: dict[str, Any]) -> Any:
+    def build(tree: Sequence[Any], bound: dict[str, sympy.Symbol]) -> sympy.Expr:
         kind = tree[0]
         if kind == "n":
             above, below = tree[1].split("/")
@@ -114,13 +121,13 @@ def _load() -> Callable[[Any, Any], bool]:
             return power(*parts)
         return {"+": sympy.Add, "*": sympy.Mul, "/": lambda a, b: a / b}[kind](*parts)
 
-    def power(base: Any, exponent: Any) -> Any:
+    def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
         # The real root of a negative number, as the parent has it.
         if base.is_negative and exponent.is_Rational and exponent.q % 2 and exponent.q > 1:
             return (-1) ** exponent.p * (-base) ** exponent
         return base**exponent
 
-    def proves(left: Any, right: Any) -> bool:
+    def proves(left: Sequence[Any], right: Sequence[Any]) -> bool:
         difference = build(left, {}) - build(right, {})
         for simpler in (sympy.sympify, sympy.Basic.doit, sympy.expand, sympy.simplify):
             difference = simpler(difference)
@@ -152,7 +159,7 @@ def main() -> None:
     while (item := receive(incoming)) is not None:
         _limit_time(item["deadline"])
         try:
-            reply: dict[str, Any] = {"proven": proves(item["left"], item["right"])}
+            reply: Message = {"proven": proves(item["left"], item["right"])}
         except (Exception, RecursionError, MemoryError) as error:
             reply = {"error": type(error).__name__}
         _limit_time(0)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from cola_envs.household import problem, tables
 from cola_envs.household.tables import CLEANABLE, CONTAINS, COOLABLE, HEATABLE, LAMP, ROOMS
 
+T = TypeVar("T")
 Split = Literal["train", "valid_seen", "valid_unseen"]
 SPLITS: tuple[Split, ...] = ("train", "valid_seen", "valid_unseen")
 #: The six task types of ALFWorld, in its order: number ``i + 1`` there is entry ``i`` here.
@@ -72,7 +73,7 @@ class HouseholdGame:
     walkthrough: tuple[str, ...]
     game_id: str
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, object]:
         """The game as :class:`cola_envs.engines.pddl.PddlEngine` takes it."""
         return {
             "pddl_problem": self.pddl_problem,
@@ -148,7 +149,7 @@ def generate(
     )
 
 
-def _pick(rng: np.random.Generator, choices: Sequence[Any]) -> Any:
+def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(rng.integers(len(choices)))]
 
 

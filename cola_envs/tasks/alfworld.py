@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cola_envs.engines import EnginePool, EngineTask, Game, GameError
 from cola_envs.engines.task import check_game_settings
@@ -203,7 +203,7 @@ def _inside(folder: Path, name: str, file: str) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
+def _read(path: Path) -> tuple[bytes, dict[str, object]]:
     try:
         raw = path.read_bytes()
         content = json.loads(raw)

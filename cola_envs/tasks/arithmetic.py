@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cola_envs.fields import Info
 from cola_envs.grading.extract import extract_boxed
 from cola_envs.task import Turn
 from cola_envs.tasks import arithmetic_kinds
@@ -271,7 +272,7 @@ class ArithmeticTask:
     split: Split = "train"
     kinds: tuple[str, ...] = KINDS
     stop: tuple[str, ...] = field(default=(), init=False)
-    info: dict[str, Any] = field(default_factory=dict, init=False)
+    info: Info = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)

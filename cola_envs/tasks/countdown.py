@@ -9,12 +9,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from cola_envs.fields import Info
 from cola_envs.task import Turn
-from cola_envs.tasks.arithmetic import Draw, Split, Step, final_text, split_of
+from cola_envs.tasks.arithmetic import Split, final_text, split_of
+from cola_envs.tasks.arithmetic_kinds import Draw, Step
 from cola_envs.tasks.thinking import INSTRUCTION, ThinkingPrompt
 
 #: difficulty: (how many numbers, the largest of them, the largest target and intermediate result).
@@ -238,7 +240,7 @@ class CountdownTask:
     difficulty: int = 1
     split: Split = "train"
     stop: tuple[str, ...] = field(default=(), init=False)
-    info: dict[str, Any] = field(default_factory=dict, init=False)
+    info: Info = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         generate(0, difficulty=self.difficulty, split=self.split)  # refuses what is unknown

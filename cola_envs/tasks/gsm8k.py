@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cola_envs.datasets.catalogue import FILES
 from cola_envs.datasets.problems import Problems, given_problems, read_fetched
@@ -44,7 +44,7 @@ class GSM8K(ProblemSet):
         num_rows: int,
         *,
         split: Literal["train", "test"] = "train",
-        problems: str | Path | Iterable[Mapping[str, Any]] | None = None,
+        problems: str | Path | Iterable[Mapping[str, object]] | None = None,
         sequential: bool = False,
     ) -> None:
         check_split(split)

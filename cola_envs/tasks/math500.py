@@ -7,7 +7,7 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 from cola_envs.datasets.catalogue import FILES, DataFile
 from cola_envs.datasets.problems import (
@@ -122,7 +122,7 @@ class Math500(ProblemSet):
         num_rows: int,
         *,
         split: Literal["train", "test"] = "train",
-        problems: str | Path | Iterable[Mapping[str, Any]] | None = None,
+        problems: str | Path | Iterable[Mapping[str, object]] | None = None,
         subjects: Sequence[str] | None = None,
         levels: Sequence[int] | None = None,
         sequential: bool = False,

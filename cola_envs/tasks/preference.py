@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from cola_envs import jsonl
 from cola_envs.contract import finite_number, one_each, shown
+from cola_envs.fields import Info
 from cola_envs.order import Order, draw
 from cola_envs.task import Turn, answered
 
@@ -139,7 +140,7 @@ class Preference:
         if isinstance(held_out, Exception):
             return held_out
         reward = self._reward(score)
-        info: dict[str, Any] = {"score": score, "success": reward > 0}
+        info: Info = {"score": score, "success": reward > 0}
         if held_out is not None:
             info["held_out_score"] = held_out
         return Turn(reward=reward, info=info)
@@ -158,7 +159,7 @@ class Preference:
                 "whiten=True takes mean and std from the scorer, and it has none: pass whiten=(mean, std)"
             ) from error
 
-    def info(self, row: int) -> dict[str, Any]:
+    def info(self, row: int) -> Info:
         """The row's prompt and what it was drawn from."""
         return {"prompt": self._prompt(row), **self._about}
 
@@ -182,7 +183,7 @@ class Preference:
         return self.prompts[index]
 
 
-def _of_split(prompts: Any, split: str) -> list[str]:
+def _of_split(prompts: object, split: str) -> list[str]:
     if isinstance(prompts, Mapping):
         if split not in prompts:
             raise ValueError(f"prompts has the splits {', '.join(map(str, prompts))}, and split is {split!r}")
@@ -198,7 +199,7 @@ def _of_split(prompts: Any, split: str) -> list[str]:
     return chosen
 
 
-def _checked_prompts(prompts: Any) -> list[str]:
+def _checked_prompts(prompts: object) -> list[str]:
     if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
         raise TypeError(f"prompts must be a sequence of strings, got {type(prompts).__name__}")
     for index, prompt in enumerate(prompts):
@@ -223,10 +224,11 @@ def _is_test(prompt: str) -> bool:
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]) % TEST_SHARE == 0
 
 
-def _resolved(scorer: Any, name: str, device: str | None) -> Scorer:
+def _resolved(scorer: object, name: str, device: str | None) -> Scorer:
     if isinstance(scorer, str | Path):
         # A task knows neither torch nor transformers: a reward model is the agents' side's.
-        return importlib.import_module("cola_agents.train.reward").RewardModel(scorer, device=device)
+        model: Scorer = importlib.import_module("cola_agents.train.reward").RewardModel(scorer, device=device)
+        return model
     if not callable(scorer):
         raise TypeError(
             f"{name} must be a callable (prompts, responses) -> scores or the path of a reward model, "
@@ -250,7 +252,7 @@ def _scores(
     return scores
 
 
-def _checked_moments(moments: Any) -> tuple[float, float]:
+def _checked_moments(moments: Iterable[float]) -> tuple[float, float]:
     try:
         mean, std = (float(number) for number in moments)
     except (TypeError, ValueError) as error:

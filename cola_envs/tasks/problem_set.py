@@ -7,11 +7,11 @@ import json
 import warnings
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
 from cola_envs.datasets.problems import Item, Problems, math500_keys, problem_key
+from cola_envs.fields import Info
 from cola_envs.grading import Verdict, grade_batch
 from cola_envs.order import Order, draw
 from cola_envs.task import Turn
@@ -94,7 +94,7 @@ class ProblemSet:
         }
         return Turn(reward=float(verdict.correct), done=True, info=fields)
 
-    def info(self, row: int) -> dict[str, Any]:
+    def info(self, row: int) -> Info:
         """Return the fields of the row's problem; a text that is not told is ``""``, a level -1."""
         item = self._item(row)
         return {

@@ -16,6 +16,7 @@ from cola_envs.engines import EnginePool, EngineTask, Game
 from cola_envs.engines.scienceworld import check_heap, find_java
 from cola_envs.engines.task import check_game_settings
 from cola_envs.engines.versions import engine_versions
+from cola_envs.fields import Field
 
 #: Changes that make the game easier, as the engine names them; ``easy`` stands for a set of them.
 SIMPLIFICATIONS = (
@@ -31,6 +32,7 @@ _ENGINE = "cola_envs.engines.scienceworld:ScienceWorldEngine"
 #: By task and split.
 Variations = dict[str, dict[str, list[int]]]
 
+_VARIATIONS = Field("variations", dict)
 _known_variations: Variations | None = None
 
 
@@ -285,5 +287,5 @@ def _variations(pool: EnginePool) -> Variations:
     """The engine's own lists of variations, asked for once in a process."""
     global _known_variations
     if _known_variations is None:
-        _known_variations = pool.reset([0], [None])[0].info["variations"]
+        _known_variations = _VARIATIONS.of(pool.reset([0], [None])[0].info)
     return _known_variations

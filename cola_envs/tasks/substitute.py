@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TypeVar
 
+from cola_envs.datasets.problems import Item
 from cola_envs.tasks import (
     substitute_templates_more,
     substitute_templates_numbers,
@@ -26,6 +27,7 @@ from cola_envs.tasks import (
 )
 from cola_envs.tasks.substitute_templates import NAMES, SECOND, TEMPLATES, THINGS, Template
 
+T = TypeVar("T")
 NAME = "cola-substitute-v2"
 #: Test items: 14 or 15 of each subject and level.
 TEST_SIZE = 500
@@ -60,7 +62,7 @@ def canonical_question(problem: str) -> str:
 
 
 @cache
-def test_items() -> tuple[dict[str, Any], ...]:
+def test_items() -> tuple[Item, ...]:
     """Return the test items, with MATH's fields."""
     with TEST_FILE.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
@@ -74,7 +76,7 @@ def _test_questions() -> frozenset[str]:
 
 def train_item(
     seed: int, index: int, subjects: Sequence[str] | None = None, levels: Sequence[int] | None = None
-) -> dict[str, Any]:
+) -> Item:
     """Return training item ``index`` of a seed: problem, solution, answer, subject, level, unique_id.
 
     Raises:
@@ -85,7 +87,7 @@ def train_item(
 
 def train_items(
     seed: int, count: int, subjects: Sequence[str] | None = None, levels: Sequence[int] | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Item]:
     """Yield the first ``count`` training items of a seed; the same as :func:`train_item` one by one.
 
     Raises:
@@ -96,7 +98,7 @@ def train_items(
     return (_draw(seed, index, cells, excluded) for index in range(count))
 
 
-def _key(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
+def _key(values: Sequence[T] | None) -> tuple[T, ...] | None:
     return None if values is None else tuple(values)
 
 
@@ -121,7 +123,7 @@ def _cells(
 
 def _draw(
     seed: int, index: int, cells: tuple[tuple[str, int, tuple[Template, ...]], ...], excluded: frozenset[str]
-) -> dict[str, Any]:
+) -> Item:
     rng = Random((seed * _STRIDE + index) & 0xFFFFFFFFFFFFFFFF)
     subject, level, templates = cells[int(rng.random() * len(cells))]
     template = templates[int(rng.random() * len(templates))]
@@ -139,7 +141,7 @@ def _draw(
     }
 
 
-def draw_test_items() -> Iterator[dict[str, Any]]:
+def draw_test_items() -> Iterator[Item]:
     """Yield the test items with their checks: what ``substitute_test.jsonl`` holds, one a line.
 
     They go round the subjects and levels, so that the first 35 have one of each. The first four of each are
@@ -158,10 +160,10 @@ def draw_test_items() -> Iterator[dict[str, Any]]:
                 yield from drawn[subject, level][number : number + 1]
 
 
-def _draw_cell(subject: str, level: int, size: int) -> list[dict[str, Any]]:
+def _draw_cell(subject: str, level: int, size: int) -> list[Item]:
     second = SECOND[subject, level]
     first = [template for template in TEMPLATES[subject, level] if template not in second]
-    items: dict[str, dict[str, Any]] = {}
+    items: dict[str, Item] = {}
     for seed, templates, count in ((20260, first, 4), (20261, second, size)):
         rng = Random(f"{seed}/{subject}/{level}")
         while len(items) < count:

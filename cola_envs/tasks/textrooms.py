@@ -7,15 +7,17 @@ import math
 import random
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from cola_envs.fields import Info
 from cola_envs.task import Turn
 from cola_envs.tasks.arithmetic import Split, split_of
 
 ROOMS = ("hall", "kitchen", "garden", "cellar", "attic", "study")
 ITEMS = ("coin", "ring", "apple", "book", "cup", "lamp")
+T = TypeVar("T")
 CONTAINERS = ("box", "chest", "desk")
 KEY = "key"
 TASK_TYPES = ("take", "put", "open")
@@ -179,7 +181,7 @@ class Game:
         return None
 
 
-def _set(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
+def _set(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
     return (*values[:index], value, *values[index + 1 :])
 
 
@@ -329,7 +331,7 @@ class TextRooms:
         self.admissible = admissible
         self.invalid_penalty = float(invalid_penalty)
         self.max_commands = limit
-        self.info: dict[str, Any] = {}
+        self.info: Info = {}
 
     def reset(self, rng: np.random.Generator) -> str:
         seed = int(rng.integers(1 << 60))
@@ -391,5 +393,6 @@ class TextRooms:
     def snapshot(self) -> object:
         return self.game, self.state, self.commands, self.invalid, self.info
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: object) -> None:
+        assert isinstance(state, tuple)
         self.game, self.state, self.commands, self.invalid, self.info = state

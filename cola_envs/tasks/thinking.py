@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 import numpy as np
 
 from cola_envs.contract import checked_text, checked_turn
+from cola_envs.fields import Info
 from cola_envs.task import Task, Turn
 from cola_envs.tasks.arithmetic import KINDS, ArithmeticTask, Split
 
@@ -62,7 +62,7 @@ class ThinkingPrompt:
         self.stop = task.stop
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Info:
         return dict(getattr(self.task, "info", {}))
 
     def reset(self, rng: np.random.Generator) -> str:

@@ -9,7 +9,7 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -17,11 +17,19 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from gymnasium.vector import AutoresetMode
 
 from cola_envs.contract import checked_fields, checked_turn
+from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
+from cola_envs.fields import NUM_TOKENS, SUCCESS, TEXT
 from cola_envs.infos import batch_infos
 from cola_envs.task import EachRow, Task, Turn
 from cola_envs.testing.kinds import InfoKinds
+from cola_envs.vector import CoLAVectorEnv
 
+#: What ``reset`` returned and then every step; of a task alone its prompt and turns.
+Episode = list[Any]
+#: Episodes of one row.
+Run = list[Episode]
+T = TypeVar("T")
 TEXTS = ("42", "", "\\boxed{7}", "two words é", "<think>x</think><answer>y</answer>")
 
 
@@ -62,7 +70,7 @@ def check_task(
     assert again == alone, "a task played differently the second time: reset must clear everything"
     prompts = tasks.reset(rows, [np.random.default_rng([seed, 1]) for seed in seeds])
     open_rows = list(rows)
-    together: list[list[Any]] = [[prompt] for prompt in prompts]
+    together: list[Episode] = [[prompt] for prompt in prompts]
     for text in texts:
         for row, turn in zip(open_rows, tasks.step(open_rows, [text] * len(open_rows)), strict=True):
             together[row].append(turn)
@@ -90,7 +98,7 @@ def check_task(
 
 def _play(
     tasks: EachRow, row: int, seed: int, texts: Sequence[str], kinds: InfoKinds | None = None
-) -> list[Any]:
+) -> Episode:
     """The prompt and the turns of one episode, each checked."""
     prompt = tasks.reset([row], [np.random.default_rng([seed, 1])])[0]
     assert isinstance(prompt, str), f"reset must return a non-empty str, got {prompt!r}"
@@ -104,10 +112,10 @@ def _play(
     return [prompt, *turns]
 
 
-def _allowed(check: Callable[..., Any], *given: Any) -> Any:
+def _allowed(check: Callable[[object, str], T], given: object, name: str) -> T:
     """What ``check`` makes of an answer; its refusal is a failed check."""
     try:
-        return check(*given)
+        return check(given, name)
     except (TypeError, ValueError) as error:
         raise AssertionError(str(error)) from error
 
@@ -139,16 +147,17 @@ def check_env(env_id: str, num_envs: int = 3, episodes: int = 3, **kwargs: Any) 
     Raises:
         AssertionError: saying what broke.
     """
-    single = gym.make(env_id, **kwargs).unwrapped
-    kwargs = {**kwargs, "model": single.episodes.backbone}  # type: ignore[attr-defined]
+    single = _single(env_id, kwargs)
+    kwargs = {**kwargs, "model": single.episodes.backbone}
     kwargs.pop("tokenizer", None)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         # A hidden state has no bounds, which Gymnasium's checker doubts.
         warnings.filterwarnings("ignore", message=".*A Box observation space m..imum value is.*")
         gymnasium_check_env(single, skip_render_check=False)
     single.close()
-    single = gym.make(env_id, **kwargs).unwrapped
+    single = _single(env_id, kwargs)
     vector = gym.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
+    assert isinstance(vector, CoLAVectorEnv)
     try:
         _check_errors(single)
         runs = [_run(single, seed, episodes) for seed in range(num_envs)]
@@ -162,18 +171,24 @@ def check_env(env_id: str, num_envs: int = 3, episodes: int = 3, **kwargs: Any) 
         vector.close()
 
 
-def _actions(env: Any, seed: int) -> Callable[[], int]:
+def _single(env_id: str, kwargs: dict[str, Any]) -> CoLAEnv:
+    env = gym.make(env_id, **kwargs).unwrapped
+    assert isinstance(env, CoLAEnv), f"{env_id} makes a {type(env).__name__}, which is no CoLAEnv"
+    return env
+
+
+def _actions(env: CoLAEnv | CoLAVectorEnv, seed: int) -> Callable[[], int]:
     """A stream of allowed actions of a row's own, the same for the single and the vector environment."""
     allowed = np.flatnonzero(env.action_masks().reshape(-1, env.episodes.action_mask.size)[0])
     rng = np.random.default_rng(seed)
     return lambda: int(rng.choice(allowed))
 
 
-def _run(env: Any, seed: int, episodes: int) -> list[list[Any]]:
+def _run(env: CoLAEnv, seed: int, episodes: int) -> Run:
     """Episodes of the single environment, the first with ``seed``: per step what step returned."""
-    act, played = _actions(env, seed), []
+    act, played = _actions(env, seed), list[Episode]()
     for number in range(episodes):
-        steps: list[Any] = [env.reset(seed=seed if number == 0 else None)]
+        steps: Episode = [env.reset(seed=seed if number == 0 else None)]
         over = False
         while not over:
             steps.append(env.step(act()))
@@ -197,7 +212,7 @@ def _same(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-def _check_seeding(env: Any, runs: list[Any], episodes: int) -> None:
+def _check_seeding(env: CoLAEnv, runs: list[Run], episodes: int) -> None:
     again = _run(env, 0, episodes)
     assert _same(again, runs[0]), "the same seed and actions gave another trajectory the second time"
     if len({run[0][0][1]["prompt"] for run in runs}) > 1:
@@ -207,7 +222,7 @@ def _check_seeding(env: Any, runs: list[Any], episodes: int) -> None:
         )
 
 
-def _check_kinds(runs: list[Any]) -> None:
+def _check_kinds(runs: list[Run]) -> None:
     kinds = InfoKinds()
     for run in runs:
         for (_, info), *steps in run:
@@ -216,7 +231,7 @@ def _check_kinds(runs: list[Any]) -> None:
                 kinds.see(step[4])
 
 
-def _check_ends(env: Any, runs: list[Any]) -> None:
+def _check_ends(env: CoLAEnv, runs: list[Run]) -> None:
     max_tokens = env.episodes.max_tokens
     for run in runs:
         for steps in run:
@@ -228,9 +243,9 @@ def _check_ends(env: Any, runs: list[Any]) -> None:
                     "info holds a tensor"
                 )
             info = steps[-1][4]
-            for key, kind in (("text", str), ("success", bool), ("num_tokens", int)):
-                assert type(info.get(key)) is kind, (
-                    f"at the end info[{key!r}] must be a {kind.__name__}: {info}"
+            for field in (TEXT, SUCCESS, NUM_TOKENS):
+                assert type(info.get(field.name)) is field.kind, (
+                    f"at the end info[{field.name!r}] must be a {field.kind.__name__}: {info}"
                 )
             assert 1 <= info["num_tokens"] <= max_tokens, (
                 f"num_tokens is {info['num_tokens']} of {max_tokens}"
@@ -239,7 +254,7 @@ def _check_ends(env: Any, runs: list[Any]) -> None:
                 assert steps[-1][2], 'budget_end="terminate" did not terminate a spent budget'
 
 
-def _check_snapshots(env: Any, steps: list[Any]) -> None:
+def _check_snapshots(env: CoLAEnv, steps: Episode) -> None:
     """Half-way through an episode: replay it, and see that it does not matter what came in between."""
     half = (len(steps) - 1) // 2
     act = _actions(env, 0)
@@ -259,11 +274,11 @@ def _check_snapshots(env: Any, steps: list[Any]) -> None:
     assert env.episodes.tokens(0) == list(state.tokens), "a reseeded fork lost its text"
 
 
-def _check_vector(env: Any, runs: list[Any], episodes: int) -> None:
+def _check_vector(env: CoLAVectorEnv, runs: list[Run], episodes: int) -> None:
     """Every row of the vector environment plays what the single environment plays."""
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP, "rows must be reset in the same step"
     masks = env.action_masks()
-    assert masks.shape == (env.num_envs, env.single_action_space.n), f"action_masks has shape {masks.shape}"
+    assert masks.shape == (env.num_envs, env.episodes.action_space.n), f"action_masks has shape {masks.shape}"
     acts = [_actions(env, row) for row in range(env.num_envs)]
     observations, infos = env.reset(seed=0)
     number, position = [0] * env.num_envs, [0] * env.num_envs
@@ -297,12 +312,13 @@ def _check_vector(env: Any, runs: list[Any], episodes: int) -> None:
                     )
 
 
-def _check_errors(env: Any) -> None:
+def _check_errors(env: CoLAEnv) -> None:
     episodes: Episodes = env.episodes
     env.reset(seed=0)
     size = int(episodes.action_space.n)
     before = env.snapshot()
-    for bad in (size, -1, None, "1", 1.0, True):
+    wrong: tuple[Any, ...] = (size, -1, None, "1", 1.0, True)
+    for bad in wrong:
         try:
             env.step(bad)
         except gym.error.InvalidAction:

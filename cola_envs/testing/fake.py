@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
 import numpy as np
@@ -98,7 +98,7 @@ class FakeBackbone:
     def session(self, num_rows: int, max_length: int | None = None) -> FakeSession:
         return FakeSession(self, num_rows, max_length or self.max_length)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FakeBackbone:
+    def __deepcopy__(self, memo: dict[int, object]) -> FakeBackbone:
         return self
 
 
@@ -159,15 +159,18 @@ class FakeSession:
         return _noise([self._hashes[row][-1] for row in rows], self.backbone.hidden_size)
 
     def features(self, rows: Sequence[int]) -> np.ndarray:
-        return self.hidden(rows) @ self.backbone.weights[0].T
+        features: np.ndarray = self.hidden(rows) @ self.backbone.weights[0].T
+        return features
 
     def prior(self, rows: Sequence[int]) -> np.ndarray:
         logits = self._logits(rows)
-        return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+        log_probs: np.ndarray = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return log_probs.astype(np.float32)
 
     def _logits(self, rows: Sequence[int]) -> np.ndarray:
         logits = self.features(rows) @ self.backbone.weights[1].T
-        return np.where(self.backbone.action_mask(), logits, -np.inf).astype(np.float32)
+        allowed: np.ndarray = np.where(self.backbone.action_mask(), logits, -np.inf)
+        return allowed.astype(np.float32)
 
     # What a policy asks for besides: cola_agents.decoding.contract.PolicySession.
 

@@ -37,7 +37,8 @@ class FakeReader:
     def features(self, rows: Sequence[int]) -> Tensor:
         """The stack's hidden state at each row's last token, [B, D]."""
         states = self._session.last(rows)[:, None]
-        return self._trunk(inputs_embeds=states, use_cache=False).last_hidden_state[:, 0]
+        read: Tensor = self._trunk(inputs_embeds=states, use_cache=False).last_hidden_state
+        return read[:, 0]
 
 
 def trunk_and_head(trunk: np.ndarray, head: np.ndarray) -> tuple[Trunk, nn.Linear]:

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-#: Fields that an episode writes itself; ``error`` is there where the task failed.
-OWN = {
-    "token": "int",
-    "tokens": "tuple",
-    "action": "int",
-    "prompt": "str",
-    "text": "str",
-    "success": "bool",
-    "num_tokens": "int",
-    "error": "str",
-}
+from cola_envs.fields import OWN, Info
+
 #: Names that Gymnasium's vector environments and wrappers write to.
 TAKEN = ("final_obs", "final_info", "episode")
 _INT64 = np.iinfo(np.int64)
@@ -30,9 +19,9 @@ class InfoKinds:
     """
 
     def __init__(self) -> None:
-        self._seen = dict(OWN)
+        self._seen = {field.name: field.kind.__name__ for field in OWN}
 
-    def see(self, info: dict[str, Any], inside: str = "") -> None:
+    def see(self, info: Info, inside: str = "") -> None:
         """Compare the fields of an ``info``, and of the dicts in it, with those seen so far.
 
         Raises:
@@ -57,7 +46,7 @@ class InfoKinds:
                 self.see(value, f"{inside}[{key!r}]")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} {value.shape}"
     return type(value).__name__

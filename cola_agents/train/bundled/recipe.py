@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from cola_agents.common.files import write_json
 from cola_agents.common.randomness import drawn_from
@@ -24,10 +24,12 @@ from cola_agents.train.loop import StageConfig
 from cola_agents.train.metrics import CodebookMetrics, measure
 from cola_agents.train.records import RecordLog
 from cola_agents.train.world import CodeConfig, pretrain_world
+from cola_envs.jsonl import JsonObject
 
+M = TypeVar("M", bound=PreTrainedModel)
 TOKENIZER_DOCUMENTS = 8_000
 #: How the latent-action model is grown around the base.
-GROWTH: dict[str, Any] = {
+GROWTH: JsonObject = {
     "num_codes": 64,
     "num_inverse_layers": 1,
     "num_merge_layers": 2,
@@ -64,7 +66,9 @@ class Recipe:
         return replace(self.base, steps=steps, lr=self.base.lr / 3)
 
 
-def corpus_batches(seed: int, tokenizer: Any, stage: StageConfig, corpus: CorpusConfig) -> PackedBatches:
+def corpus_batches(
+    seed: int, tokenizer: PreTrainedTokenizerFast, stage: StageConfig, corpus: CorpusConfig
+) -> PackedBatches:
     """Endless packed batches of the generated corpus, which know their place."""
     return packed_batches(
         GeneratedDocuments(seed, corpus), PlainTokenizer(tokenizer), rows=stage.rows, length=stage.length
@@ -141,7 +145,7 @@ def _log(out: Path) -> Path:
     return out / "log.jsonl"
 
 
-def _saved(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> Any:
+def _saved(model: M, tokenizer: PreTrainedTokenizerFast, out: Path) -> M:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return model

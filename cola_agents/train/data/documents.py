@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from cola_envs.jsonl import JsonObject
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class Documents(Protocol):
 
     def __next__(self) -> Document: ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """The place after the last document that was drawn; JSON can hold it."""
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         """Go on from such a place.
 
         Raises:

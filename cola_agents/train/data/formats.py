@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from cola_agents.train.data.documents import Document
 
@@ -50,7 +50,7 @@ class RowFormat:
                 f"(prompt={self.prompt!r}, response={self.response!r})"
             )
 
-    def document(self, row: Any, where: str) -> Document:
+    def document(self, row: object, where: str) -> Document:
         """The document of one object.
 
         Args:
@@ -86,7 +86,7 @@ class RowFormat:
             [{"role": "user", "content": values[0]}, {"role": "assistant", "content": values[1]}], where
         )
 
-    def _forms(self, row: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    def _forms(self, row: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
         """The forms that an object has, and the fields of each."""
         named = self.prompt or self.response
         forms: dict[str, tuple[str, ...]] = {}
@@ -108,10 +108,11 @@ class RowFormat:
         return "'text', or 'prompt' with 'response' or 'continuation', or 'messages'; or name the fields"
 
 
-def _dialogue(messages: Any, where: str) -> Document:
+def _dialogue(messages: object, where: str) -> Document:
     said: list[str] = []
     role = None
-    for message in messages if isinstance(messages, (list, tuple)) else ():
+    messages = messages if isinstance(messages, (list, tuple)) else ()
+    for message in messages:
         role = message.get("role") if isinstance(message, Mapping) else None
         content = message.get("content") if isinstance(message, Mapping) else None
         if role not in TURNS or not isinstance(content, str):

@@ -5,9 +5,9 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cola_agents.train.data.documents import Document, Documents, Mixture
 from cola_envs.backbone import Tokenizer
+from cola_envs.jsonl import JsonObject
 from cola_envs.text import begun
 
 IGNORED = -100
@@ -56,7 +57,7 @@ class Batch:
         """Rows ``start`` to ``stop``."""
         return Batch(*(x[start:stop] for x in (self.ids, self.targets, self.positions, self.segments)))
 
-    def to(self, device: Any) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return Batch(*(x.to(device) for x in (self.ids, self.targets, self.positions, self.segments)))
 
@@ -178,7 +179,7 @@ class RowPacker:
         self._pending = Piece(ids, 1 if self._learn_prompts else max(1, continuation))
         return True
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """The place in the stream, and the pieces that were drawn and have no row yet."""
         return {
             "documents": self._source().state_dict(),
@@ -187,7 +188,7 @@ class RowPacker:
             "counts": dict(self.counts),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         """Go on from such a state."""
         source = self._source()
         source.load_state_dict(state["documents"])
@@ -306,7 +307,7 @@ class PackedBatches:
                     found[f"documents_{kind}"] = found.get(f"documents_{kind}", 0) + count
         return found
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """The place after the last batch; JSON can hold it.
 
         Besides places in the sources it holds the token ids of at most one document a source: what was drawn
@@ -322,7 +323,7 @@ class PackedBatches:
             "streams": {packer.name: packer.state_dict() for packer in self._packers},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         """Go on from such a place.
 
         Raises:

@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
@@ -24,6 +24,7 @@ from cola_agents.train.bundled.corpus import documents as generated
 from cola_agents.train.data.documents import Document
 from cola_agents.train.data.formats import RowFormat
 from cola_envs import jsonl
+from cola_envs.jsonl import JsonObject
 
 #: What is one document of a text file: a line, what stands between blank lines, or the whole file.
 Unit = Literal["line", "paragraph", "file"]
@@ -60,10 +61,10 @@ class Source(ABC):
         """The documents of a pass from a place on; None is the beginning. Blank ones are left out later."""
 
     @abstractmethod
-    def _place(self) -> Any:
+    def _place(self) -> object:
         """The place after the last document; JSON can hold it."""
 
-    def _identity(self) -> Any:
+    def _identity(self) -> object:
         """What the data must still be for a place to mean the same; JSON can hold it."""
         return None
 
@@ -85,7 +86,7 @@ class Source(ABC):
             self.epoch, self._drawn, self._pass = self.epoch + 1, 0, None
         raise StopIteration
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """The place after the last document; JSON can hold it."""
         return {
             "name": self.name,
@@ -95,7 +96,7 @@ class Source(ABC):
             "place": None if self._pass is None else self._place(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         """Go on from such a place.
 
         Raises:
@@ -153,7 +154,7 @@ class FileDocuments(Source):
     def _place(self) -> list[int]:
         return list(self._at)
 
-    def _identity(self) -> Any:
+    def _identity(self) -> object:
         return {
             "files": self._known,
             "unit": self._unit,
@@ -161,7 +162,7 @@ class FileDocuments(Source):
         }
 
     @cached_property
-    def _known(self) -> list[list[Any]]:
+    def _known(self) -> list[list[object]]:
         return [known_by(file) for file in self._files]
 
     def _begin(self, place: Sequence[int] | None) -> Iterator[Document]:
@@ -202,7 +203,7 @@ class FileDocuments(Source):
         yield Document("", "".join(block).rstrip("\r\n")), number
 
 
-def known_by(path: Path) -> list[Any]:
+def known_by(path: Path) -> list[object]:
     """What a file is known again by: its name, its size, and a digest of its first and last 64 KiB."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -251,11 +252,11 @@ class GeneratedDocuments:
         self._drawn += 1
         return next(self._stream)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """The place after the last document; JSON can hold it."""
         return {"seed": self._seed, "config": repr(self._config), "drawn": self._drawn}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         """Go on from such a place.
 
         Raises:
@@ -316,7 +317,7 @@ class StreamedDocuments(Source):
             raise kind(f"{self.name} cannot be streamed: {error}") from error
         self._reading, self._read = self._data, 0
 
-    def _begin(self, place: Mapping[str, Any] | None) -> Iterator[Document]:
+    def _begin(self, place: JsonObject | None) -> Iterator[Document]:
         self._reading, self._read = copy.deepcopy(self._data), 0
         if place is not None:
             self._reading.load_state_dict(copy.deepcopy(place["data"]))
@@ -333,12 +334,12 @@ class StreamedDocuments(Source):
             self._read += 1
             yield self._rows.document(row, f"{self.name}, row {self._read}")
 
-    def _place(self) -> dict[str, Any]:
+    def _place(self) -> JsonObject:
         return {"data": copy.deepcopy(self._reading.state_dict()), "rows": self._read}
 
     @cached_property
-    def _known(self) -> list[list[Any]]:
+    def _known(self) -> list[list[object]]:
         return [known_by(Path(file)) for file in self._described["files"] or () if Path(file).is_file()]
 
-    def _identity(self) -> Any:
+    def _identity(self) -> object:
         return {**self._described, "content": self._known}
