@@ -4,7 +4,13 @@ The conventions, which a few test sets leave open, are these.
 
 - Surface form does not matter, unsimplified forms count; rounded values do not. Numbers are compared
   exactly, at any length. Expressions are equal when they agree wherever both are defined and real
-  (:mod:`cola_envs.grading.proof`): ``\sqrt{xy}`` is ``\sqrt x \sqrt y``; ``\sqrt{x^2}`` is not ``x``.
+  (:mod:`cola_envs.grading.proof`). A letter under an even root or in a logarithm counts as positive where
+  what stands there could else be negative: ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{a^2 b}`` is
+  ``a \sqrt b``, but ``\sqrt{x^2}`` is not ``x``.
+- Capitals commute unless they are written as matrices (:mod:`cola_envs.grading.noncommuting`). Products of
+  vectors and convolutions must be spelt alike (:mod:`cola_envs.grading.notation`); a vector is ``\vec v`` or
+  bold.
+- Several plus-or-minus signs are independent of one another, unless there is a minus-or-plus.
 - Lists without brackets and sets are unordered; tuples, intervals, matrices and lists with dots are ordered.
 - ``x = 5`` is ``5`` and is not ``y = 5``. Equations that are constant multiples of one another are equal.
 - A real set may be written as interval, inequality, membership, union, difference or condition
@@ -25,6 +31,7 @@ from fractions import Fraction
 from itertools import permutations
 
 from cola_envs.grading.equations import asked_value, equations, inequalities
+from cola_envs.grading.evaluate import TooBig
 from cola_envs.grading.lexer import clean, words_of
 from cola_envs.grading.nodes import (
     Based,
@@ -39,15 +46,19 @@ from cola_envs.grading.nodes import (
     SetOf,
     Text,
 )
+from cola_envs.grading.noncommuting import same_in_order
+from cola_envs.grading.notation import as_vectors
 from cola_envs.grading.parser import number_of_words, parse, parse_with_unit_letters
 from cola_envs.grading.proof import same
 from cola_envs.grading.reals import all_equations, compare_sets, is_interval, is_set_of_reals
-from cola_envs.grading.trees import has_plus_minus, number, variables, with_sign
+from cola_envs.grading.trees import has_plus_minus, number, subtrees, variables, with_each_sign, with_sign
 from cola_envs.grading.units import agree
 from cola_envs.grading.verdicts import Truth, every, some
 
 #: Undecided items of a list whose every order is tried.
 _MOST_PERMUTED = 4
+#: Signs of plus-or-minus in one expression.
+_MOST_SIGNS = 3
 
 
 def compare(gold: str, answer: str) -> Truth:
@@ -56,11 +67,16 @@ def compare(gold: str, answer: str) -> Truth:
     Raises:
         TooBig: if a value is beyond the bounds of :mod:`cola_envs.grading.evaluate`.
     """
+    if r"\vec" in gold or r"\vec" in answer:
+        gold, answer = as_vectors(gold), as_vectors(answer)
     target, given = _spelt_number(gold) or parse(gold), _spelt_number(answer) or parse(answer)
     if _same_words(gold, answer, target, given):
         return True
     if target is None or given is None:
         return False
+    in_order = same_in_order(target, given)
+    if in_order is not None:
+        return in_order
     verdict = equal(target, given)
     if verdict is False and "," in answer and isinstance(given, Expr) and isinstance(target, Group):
         ungrouped = parse(answer, grouped=False)
@@ -222,19 +238,36 @@ def _plain(node: Node) -> Node:
         inner = _plain(node.sides[1])
         return node if is_set_of_reals(inner) or is_interval(inner) else inner
     if isinstance(node, Expr) and has_plus_minus(node.tree):
-        return Group("list", tuple(_signed(node, sign) for sign in (1, -1)))
-    if isinstance(node, Relation) and any(
-        isinstance(side, Expr) and has_plus_minus(side.tree) for side in node.sides
-    ):
-        return Group(
-            "list",
-            tuple(replace(node, sides=tuple(_signed(side, sign) for side in node.sides)) for sign in (1, -1)),
-        )
+        return Group("list", _values(node))
+    if isinstance(node, Relation):
+        signed = [
+            i for i, side in enumerate(node.sides) if isinstance(side, Expr) and has_plus_minus(side.tree)
+        ]
+        if len(signed) == 1:
+            return Group(
+                "list", tuple(_with_side(node, signed[0], value) for value in _values(node.sides[signed[0]]))
+            )
+        if signed:  # the signs of several sides go together
+            return Group(
+                "list",
+                tuple(replace(node, sides=tuple(_signed(side, s) for side in node.sides)) for s in (1, -1)),
+            )
     return node
 
 
+def _values(node: Node) -> tuple[Node, ...]:
+    assert isinstance(node, Expr)
+    if sum(part[0] in ("pm", "mp") for part in subtrees(node.tree)) > _MOST_SIGNS:
+        raise TooBig("the number of values")
+    return tuple(replace(node, tree=tree) for tree in with_each_sign(node.tree))
+
+
+def _with_side(relation: Relation, index: int, side: Node) -> Relation:
+    return replace(relation, sides=(*relation.sides[:index], side, *relation.sides[index + 1 :]))
+
+
 def _signed(node: Node, sign: int) -> Node:
-    return Expr(with_sign(node.tree, sign), node.unit, node.percent) if isinstance(node, Expr) else node
+    return replace(node, tree=with_sign(node.tree, sign)) if isinstance(node, Expr) else node
 
 
 def _expressions(gold: Expr, answer: Expr) -> Truth:
@@ -332,6 +365,9 @@ def _unordered(gold: Node, answer: Node) -> Truth:
     if names[0] and names[1] and names[0] != names[1]:
         return False
     systems = [_is_system(node) for node in (gold, answer)]
+    either = [isinstance(node, Group) and node.connective == "or" for node in (gold, answer)]
+    if any(systems) and either[0] != either[1]:
+        return False  # x = 1 and y = 2 is no x = 1 or y = 2
     if systems[0] != systems[1] and isinstance(gold, Group) and isinstance(answer, Group):
         return _ordered(gold.items, answer.items)  # x = 1, y = 2 against bare values: 1, 2 in this order
     # A value given twice counts once, but "5, 5" is no way to write 5; {5} is.

@@ -74,6 +74,9 @@ REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\langle(?![a-zA-Z])", "("),
         (r"\\rangle(?![a-zA-Z])", ")"),
         (r"\\(?:R|reals|Reals)(?![a-zA-Z])", r"\\mathbb{R}"),
+        (r"\^\s*\\(?:top|intercal)(?![a-zA-Z])", "^T"),
+        (r"\^\s*\{\s*\\(?:top|intercal|(?:mathsf|mathrm|text|rm)\s*\{?T\}?)\s*\}", "^T"),
+        (r"\\(math(?:rm|bf|it|sf|tt)|boldsymbol|bm)\s+([a-zA-Z])(?![a-zA-Z])", r"\\\1{\2}"),
         (r"\\Bbb(?![a-zA-Z])", r"\\mathbb"),
         (r"\\lbrack(?![a-zA-Z])", "["),
         (r"\\rbrack(?![a-zA-Z])", "]"),
@@ -173,6 +176,8 @@ _UNIT_NAMES = {
     "quart": "quart quarts qt", "pint": "pint pints", "cup": "cup cups", "acre": "acre acres",
     "joule": "joule joules j", "newton": "newton newtons n", "watt": "watt watts w", "volt": "volt volts v",
     "hertz": "hertz hz", "kilowatt": "kilowatt kilowatts kw", "kilowatt hour": "kwh", "psi": "psi",
+    "mole": "mole moles mol", "ampere": "ampere amperes amp amps", "pascal": "pascal pascals",
+    "coulomb": "coulomb coulombs", "ohm": "ohm ohms", "calorie": "calorie calories",
     "knot": "knot knots", "revolution": "revolution revolutions rev",
 }  # fmt: skip
 UNIT_OF = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
