@@ -12,14 +12,18 @@ The conventions, which a few test sets leave open, are these.
   bold.
 - Several plus-or-minus signs are independent of one another, unless there is a minus-or-plus.
 - Lists without brackets and sets are unordered; tuples, intervals, matrices and lists with dots are ordered.
+- ``x = 1, y = 2`` is ``(1, 2)``: in the gold answer's order of the unknowns, else in the order x, y, z.
 - ``x = 5`` is ``5`` and is not ``y = 5``. Equations that are constant multiples of one another are equal.
 - A real set may be written as interval, inequality, membership, union, difference or condition
   (:mod:`cola_envs.grading.reals`).
-- A unit may be left out or added; two units, and all other words, must agree
-  (:mod:`cola_envs.grading.units`).
+- Values for every whole number k may be numbered otherwise, by any letter (:mod:`cola_envs.grading.families`).
+  A constant of integration, ``+ C`` in the gold answer, may be c, k or K.
+- A unit may be left out or added; two units, and all other words, must agree, or measure the same: 60 minutes
+  are an hour, and 60 degrees are pi/3 (:mod:`cola_envs.grading.units`).
+- A ratio 3:4, or 3 to 4, is 3/4. ``0.333...`` is 1/3: digits that are written twice before the dots go on.
 - A percentage may drop its sign or be written as a ratio. Digits in a base must agree in digits and base; the
   base may be left out. 5:00 p.m. is 5 p.m.; a time is no ratio.
-- Words ignore case, articles and font.
+- Words ignore case, articles and font; numbers may be written in words. What does not exist is undefined.
 """
 
 from __future__ import annotations
@@ -29,9 +33,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import permutations
+from typing import TypeGuard
 
 from cola_envs.grading.equations import asked_value, equations, inequalities
 from cola_envs.grading.evaluate import TooBig
+from cola_envs.grading.families import family, same_family
 from cola_envs.grading.lexer import clean, words_of
 from cola_envs.grading.nodes import (
     Based,
@@ -45,14 +51,25 @@ from cola_envs.grading.nodes import (
     Relation,
     SetOf,
     Text,
+    Tree,
+    Unit,
 )
 from cola_envs.grading.noncommuting import same_in_order
 from cola_envs.grading.notation import as_vectors
-from cola_envs.grading.parser import number_of_words, parse, parse_with_unit_letters
+from cola_envs.grading.parser import number_of_words, parse, parse_with_unit_letters, spelt_in_words
 from cola_envs.grading.proof import same
 from cola_envs.grading.reals import all_equations, compare_sets, is_interval, is_set_of_reals
-from cola_envs.grading.trees import has_plus_minus, number, subtrees, variables, with_each_sign, with_sign
-from cola_envs.grading.units import agree
+from cola_envs.grading.trees import (
+    has_plus_minus,
+    number,
+    substituted,
+    subtrees,
+    terms,
+    variables,
+    with_each_sign,
+    with_sign,
+)
+from cola_envs.grading.units import agree, size_ratio
 from cola_envs.grading.verdicts import Truth, every, some
 
 #: Undecided items of a list whose every order is tried.
@@ -67,11 +84,29 @@ def compare(gold: str, answer: str) -> Truth:
     Raises:
         TooBig: if a value is beyond the bounds of :mod:`cola_envs.grading.evaluate`.
     """
+    verdict = _compare(gold, answer)
+    for pattern, other in _SECOND_READINGS if verdict is False else ():
+        if match := pattern.fullmatch(clean(answer)):
+            return _compare(gold, match.expand(other))
+    return verdict
+
+
+#: A second reading of an answer: 2e-3 as 0.002 rather than a multiple of e, 0.1(6) as a period.
+_SECOND_READINGS = (
+    (re.compile(r"(-?(?:\d+(?:\.\d+)?|\.\d+))\s?[eE]([+-]\d{1,3})"), r"\1*10^{\2}"),
+    (re.compile(r"(-?\d*\.\d+)\((\d+)\)"), r"\1\\overline{\2}"),
+)
+
+
+def _compare(gold: str, answer: str) -> Truth:
     if r"\vec" in gold or r"\vec" in answer:
         gold, answer = as_vectors(gold), as_vectors(answer)
-    target, given = _spelt_number(gold) or parse(gold), _spelt_number(answer) or parse(answer)
+    target, given = (spelt_in_words(clean(text)) or parse(text) for text in (gold, answer))
     if _same_words(gold, answer, target, given):
         return True
+    families = family(gold), family(answer)
+    if families[0] and families[1]:
+        return same_family(families[0], families[1])
     if target is None or given is None:
         return False
     in_order = same_in_order(target, given)
@@ -87,15 +122,6 @@ def compare(gold: str, answer: str) -> Truth:
         if isinstance(ungrouped, Group) and given.kind == ungrouped.kind == "list":
             verdict = _ordered(ungrouped.items, given.items)
     return verdict if verdict is not False else _with_unit_letters(gold, answer, target, given)
-
-
-def _spelt_number(text: str) -> Expr | None:
-    """A number in words without \\text, which would read as a product of letters."""
-    text = clean(text).lower()
-    return number_of_words(text) if _NUMBER_WORDS.fullmatch(text) else None
-
-
-_NUMBER_WORDS = re.compile(r"[a-z]{3,}(?:[ -][a-z]{3,})*")
 
 
 def _same_words(gold: str, answer: str, target: Node | None, given: Node | None) -> bool:
@@ -154,6 +180,11 @@ def equal(gold: Node, answer: Node) -> Truth:
     first, second = _system(gold), _system(answer)
     if first and second:
         return first.keys() == second.keys() and every(equal(first[name], second[name]) for name in first)
+    if first and isinstance(gold, Group) and _is_bare_tuple(answer):
+        return _ordered(tuple(first.values()), answer.items)
+    if second and isinstance(answer, Group) and _is_bare_tuple(gold):
+        in_order = [second[name] for name in _COORDINATES if name in second]
+        return second.keys() == set(_COORDINATES[: len(second)]) and _ordered(gold.items, in_order)
     gold, answer = _plain(gold), _plain(answer)
     if (
         isinstance(gold, Relation)
@@ -176,6 +207,10 @@ def equal(gold: Node, answer: Node) -> Truth:
     return _of_one_kind(gold, answer)
 
 
+#: The order in which bare values are those of several unknowns.
+_COORDINATES = ("x", "y", "z")
+
+
 def _system(node: Node) -> dict[str, Node]:
     """Return what several unknowns are: ``x = 2, y = 3`` and ``(x, y) = (2, 3)``; nothing for other nodes."""
     if isinstance(node, Relation) and node.ops == ("=",):
@@ -192,6 +227,15 @@ def _system(node: Node) -> dict[str, Node]:
         return {}
     found = {name: value for name, value in pairs if name}
     return found if complete and len(found) == len(pairs) > 1 else {}
+
+
+def _is_bare_tuple(node: Node) -> TypeGuard[Group]:
+    """Whether a node is a tuple or list of values without the names of their unknowns."""
+    return (
+        isinstance(node, Group)
+        and node.kind in ("()", "list")
+        and not any(isinstance(item, Relation) for item in node.items)
+    )
 
 
 def _letter(node: Node) -> str | None:
@@ -271,15 +315,49 @@ def _signed(node: Node, sign: int) -> Node:
 
 
 def _expressions(gold: Expr, answer: Expr) -> Truth:
+    angles = [_in_degrees(node) for node in (gold, answer)]
+    if angles[0] != angles[1] and None not in angles:
+        degrees, radians = (gold, answer) if angles[0] else (answer, gold)
+        turned = same(("/", ("*", degrees.tree, ("c", "pi")), number(180)), radians.tree)
+        if turned is not False:
+            return turned
     if not agree(gold.unit, answer.unit):
-        return False
+        ratio = size_ratio(gold.unit, answer.unit)
+        return ratio is not None and same(gold.tree, ("*", ("n", ratio), answer.tree))
     if gold.percent != answer.percent:
         if gold.unit or answer.unit:
             return False
         part, other = (gold, answer) if gold.percent else (answer, gold)
         hundredth = ("/", part.tree, number(100))
         return some([same(part.tree, other.tree), same(hundredth, other.tree)])
-    return same(gold.tree, answer.tree)
+    return same(gold.tree, _with_constant_of(gold.tree, answer.tree))
+
+
+def _with_constant_of(gold: Tree, answer: Tree) -> Tree:
+    """Return the answer with the gold answer's constant of integration: ``+ c`` and ``+ k`` mean ``+ C``."""
+    others = variables(gold) - {"C"}
+    added = [term[1] for term in terms(answer) if term[0] == "v" and term[1] in _CONSTANTS]
+    if (
+        ("v", "C") not in terms(gold)
+        or not others
+        or any(name[0].isupper() for name in others)
+        or len(added) != 1
+    ):
+        return answer
+    return answer if added[0] in others else substituted(answer, added[0], ("v", "C"))
+
+
+_CONSTANTS = ("c", "C", "k", "K", "C_1", "c_1")
+
+
+def _in_degrees(node: Expr) -> bool | None:
+    """Whether an angle is in degrees rather than in radians; None for what is not written as an angle."""
+    if node.unit is None:
+        return False if ("c", "pi") in subtrees(node.tree) else None
+    return {_DEGREE: True, _RADIAN: False}.get(node.unit)
+
+
+_DEGREE, _RADIAN = Unit((("degree", 1),)), Unit((("radian", 1),))
 
 
 def _words(gold: Node, answer: Node) -> Truth:
@@ -301,7 +379,14 @@ def _ratios(gold: Node, answer: Node) -> Truth:
     units = [node.unit if isinstance(node, Ratio | Expr) else None for node in (gold, answer)]
     if times[0] and times[1]:
         return times[0] == times[1] and agree(*units)
-    if not (isinstance(gold, Ratio) and isinstance(answer, Ratio)) or not agree(*units):
+    if not agree(*units):
+        return False
+    for ratio, other in ((gold, answer), (answer, gold)):
+        if isinstance(ratio, Ratio) and isinstance(other, Expr):
+            if _like_a_time(ratio) or len(ratio.items) > 2:
+                return False
+            return same(("/", ratio.items[0].tree, ratio.items[1].tree), other.tree)
+    if not (isinstance(gold, Ratio) and isinstance(answer, Ratio)):
         return False
     if gold.spelling == answer.spelling:
         return True
@@ -315,7 +400,8 @@ def _ratios(gold: Node, answer: Node) -> Truth:
 
 
 def _like_a_time(ratio: Ratio) -> bool:
-    return all(len(part) == 2 for part in ratio.spelling.split(":")[1:])
+    parts = ratio.spelling.split(":")
+    return len(parts) > 1 and all(len(part) == 2 for part in parts[1:])
 
 
 def _time(node: Node) -> tuple[Fraction, ...] | None:
@@ -366,10 +452,8 @@ def _unordered(gold: Node, answer: Node) -> Truth:
         return False
     systems = [_is_system(node) for node in (gold, answer)]
     either = [isinstance(node, Group) and node.connective == "or" for node in (gold, answer)]
-    if any(systems) and either[0] != either[1]:
+    if systems[0] != systems[1] or (systems[0] and either[0] != either[1]):
         return False  # x = 1 and y = 2 is no x = 1 or y = 2
-    if systems[0] != systems[1] and isinstance(gold, Group) and isinstance(answer, Group):
-        return _ordered(gold.items, answer.items)  # x = 1, y = 2 against bare values: 1, 2 in this order
     # A value given twice counts once, but "5, 5" is no way to write 5; {5} is.
     # Nor is 1, 1, 2 a way to write 1, 2, 2.
     kinds = [node.kind if isinstance(node, Group) else None for node in (gold, answer)]

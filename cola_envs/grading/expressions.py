@@ -230,7 +230,26 @@ class _Reader:
             else:
                 name += "_" + self.peek()[1]
                 self.position += 1
+        if name == "C" and self.peek() == ("op", "("):
+            return self.choice() or ("v", name)
         return ("c", name) if name in ("e", "i") else ("v", name)
+
+    def choice(self) -> Tree | None:
+        """Return C(n, k); None for a bracket with one value, which is a factor."""
+        start = self.position
+        self.position += 1
+        n = self.sum()
+        if not self.accept_separator():
+            self.position = start
+            return None
+        k = self.sum()
+        self.expect(")")
+        return ("f", "binom", n, k)
+
+    def accept_separator(self) -> bool:
+        found = self.peek() == ("sep", ",")
+        self.position += found
+        return found
 
     def command(self, name: str) -> Tree:
         if name == "pi":
@@ -314,8 +333,7 @@ class _Reader:
     def function_arguments(self) -> list[Tree]:
         if self.accept("("):
             arguments = [self.sum()]
-            while self.peek() == ("sep", ","):
-                self.position += 1
+            while self.accept_separator():
                 arguments.append(self.sum())
             self.expect(")")
             return arguments

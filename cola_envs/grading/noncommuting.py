@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from cola_envs.grading.nodes import Expr, Node, Relation, Tree
-from cola_envs.grading.trees import number, parts, subtrees
+from cola_envs.grading.trees import number, parts, subtrees, terms
 
 _CAPITAL = re.compile(r"[A-Z](?:_\w+)?")
 _TRANSPOSE: Tree = ("v", "T")
@@ -101,16 +101,8 @@ def _divides_by_capitals(tree: Tree) -> bool:
 
 def _in_both_orders(tree: Tree) -> bool:
     """Whether two terms of one sum have the same capitals in different orders."""
-    products = {tuple(factor for factor in _factors(term) if any(_capitals(factor))) for term in _terms(tree)}
+    products = {tuple(factor for factor in _factors(term) if any(_capitals(factor))) for term in terms(tree)}
     return len({tuple(sorted(map(repr, product))) for product in products}) < len(products)
-
-
-def _terms(tree: Tree) -> Iterator[Tree]:
-    if tree[0] in ("+", "neg"):
-        for part in parts(tree):
-            yield from _terms(part)
-    else:
-        yield tree
 
 
 def _factors(tree: Tree) -> Iterator[Tree]:

@@ -242,7 +242,7 @@ def _taken_positive(tree: Tree) -> frozenset[str]:
 def _is_negative(tree: Tree, place: Assignment) -> bool:
     try:
         return bool(value_of(tree, place, True) < 0)
-    except (Undefined, TooBig):
+    except (Undefined, Unevaluable, TooBig):
         return False
 
 

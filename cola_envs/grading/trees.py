@@ -40,6 +40,15 @@ def subtrees(tree: Tree) -> Iterator[Tree]:
         yield from subtrees(part)
 
 
+def terms(tree: Tree) -> Iterator[Tree]:
+    """Yield the terms of a sum, without their signs."""
+    if tree[0] in ("+", "neg"):
+        for part in parts(tree):
+            yield from terms(part)
+    else:
+        yield tree
+
+
 def has_imaginary_unit(tree: Tree) -> bool:
     """Whether ``i`` is written in a tree."""
     return any(part == ("c", "i") for part in subtrees(tree))

@@ -24,6 +24,7 @@ from cola_envs.grading.vocabulary import (
     NOT_A_UNIT,
     ORDINALS,
     SCALES,
+    SIZES,
     UNIT_LETTERS,
     UNIT_OF,
 )
@@ -277,6 +278,27 @@ def agree(gold: Unit | None, answer: Unit | None) -> bool:
     if not gold.powers or not answer.powers:
         return bool(gold.words == answer.words and gold.words)
     return _general(gold.powers, answer.powers) or _general(answer.powers, gold.powers)
+
+
+def size_ratio(gold: Unit | None, answer: Unit | None) -> Fraction | None:
+    """Return how many of the gold answer's unit the answer's is (60 for hours and minutes, and 1/60 in turn).
+
+    None where they do not measure the same, or where either has none.
+    """
+    if gold is None or answer is None or (gold.words, gold.marks) != (answer.words, answer.marks):
+        return None
+    (base, size), (other, its_size) = _in_base_units(gold), _in_base_units(answer)
+    return its_size / size if base and base == other else None
+
+
+def _in_base_units(unit: Unit) -> tuple[dict[str, int], Fraction]:
+    powers: Counter[str] = Counter()
+    size = Fraction(1)
+    for name, power in unit.powers:
+        base, factor = SIZES.get(name, (name, Fraction(1)))
+        powers[base] += power
+        size *= factor**power
+    return {name: power for name, power in powers.items() if power}, size
 
 
 def _divisors(unit: Unit) -> tuple[tuple[str, ...], ...]:
