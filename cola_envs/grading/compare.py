@@ -16,7 +16,7 @@ The conventions, which a few test sets leave open, are these.
 - ``x = 5`` is ``5`` and is not ``y = 5``. Equations that are constant multiples of one another are equal.
 - A real set may be written as interval, inequality, membership, union, difference or condition
   (:mod:`cola_envs.grading.reals`).
-- Values for every whole number k may be numbered otherwise, by any letter (:mod:`cola_envs.grading.families`).
+- Values for every whole number k may be numbered otherwise (:mod:`cola_envs.grading.families`).
   A constant of integration, ``+ C`` in the gold answer, may be c, k or K.
 - A unit may be left out or added; two units, and all other words, must agree, or measure the same: 60 minutes
   are an hour, and 60 degrees are pi/3 (:mod:`cola_envs.grading.units`).
