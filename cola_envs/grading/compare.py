@@ -2,10 +2,10 @@ r"""Whether a given answer is the same mathematical object as the gold answer.
 
 The conventions, which a few test sets leave open, are these.
 
-- Surface form does not matter, unsimplified forms count; rounded values do not. Numbers are compared
-  exactly, at any length. Expressions are equal when they agree wherever both are defined and real
-  (:mod:`cola_envs.grading.proof`). A letter under an even root or in a logarithm counts as positive where
-  what stands there could else be negative: ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{a^2 b}`` is
+- Surface form does not matter, unsimplified forms count, a definite integral too; rounded values do not.
+  Numbers are compared exactly, at any length. Expressions are equal when they agree wherever both are defined
+  and real (:mod:`cola_envs.grading.proof`). A letter under an even root or in a logarithm counts as positive
+  where what stands there could else be negative: ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{a^2 b}`` is
   ``a \sqrt b``, but ``\sqrt{x^2}`` is not ``x``.
 - Capitals commute unless they are written as matrices (:mod:`cola_envs.grading.noncommuting`). Products of
   vectors and convolutions must be spelt alike (:mod:`cola_envs.grading.notation`); a vector is ``\vec v`` or
@@ -259,7 +259,8 @@ def _of_one_kind(gold: Node, answer: Node) -> Truth:
     if isinstance(gold, Based) and isinstance(answer, Based):
         return (gold.digits, gold.base) == (answer.digits, answer.base)
     if isinstance(gold, Based) and isinstance(answer, Expr) and gold.digits.isdigit():
-        return same(number(int(gold.digits)), answer.tree)
+        bare = not (answer.unit or answer.percent)
+        return bare and same(number(int(gold.digits)), answer.tree)
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
             return False

@@ -107,7 +107,16 @@ class _Reader:
         if kind == "sym":
             return True
         if kind == "cmd":
-            return value in FUNCTIONS or value in ("frac", "binom", "pi", "lfloor", "lceil", "sum", "prod")
+            return value in FUNCTIONS or value in (
+                "frac",
+                "binom",
+                "pi",
+                "lfloor",
+                "lceil",
+                "sum",
+                "prod",
+                "int",
+            )
         return kind == "op" and (value in ("(", "[", "{") or (value == "|" and not self.inside_bars))
 
     def factor(self) -> Tree:
@@ -267,6 +276,8 @@ class _Reader:
             return ("f", name[1:], tree)
         if name in ("sum", "prod"):
             return self.repeated(name)
+        if name == "int":
+            return self.integral()
         if name in FUNCTIONS:
             return self.function(name)
         raise ParseError(f"unexpected {name}")
@@ -292,6 +303,27 @@ class _Reader:
         # The letter is bound: whatever it is called, it is the same sum (and i is no imaginary unit there).
         bound = "index" + "abcd"[self.depth]
         return ("f", name, ("v", bound), low, high, renamed(body, letter, bound))
+
+    def integral(self) -> Tree:
+        r"""``\int_{a}^{b} f \, dx`` of all up to the dx; one without ends has no one value."""
+        self.expect("_")
+        low = self.bound()
+        self.expect("^")
+        high = self.bound()
+        rest = self.tokens[self.position :]
+        length = next(
+            (i for i, token in enumerate(rest) if token == ("sym", "d") and rest[i + 1 : i + 2]), None
+        )
+        if length is None or rest[length + 1][0] != "sym" or self.depth == _MOST_SUMS:
+            raise ParseError("an integral without its letter, or too deep in others")
+        inner = _Reader(rest[:length])
+        inner.depth = self.depth + 1
+        body = inner.sum() if length else ("n", Fraction(1))
+        if inner.position != length:
+            raise ParseError("something after what is integrated")
+        self.position += length + 2
+        bound = "index" + "abcd"[inner.depth]
+        return ("f", "int", ("v", bound), low, high, renamed(body, rest[length + 1][1], bound))
 
     def bound(self) -> Tree:
         braces = self.accept("{")

@@ -1,7 +1,7 @@
 r"""Products of capitals whose order matters, because they are written as matrices.
 
 Capitals commute: for lengths ``AB`` is ``BA``. Not so where one of them has the notation of a matrix
-(``A^T``, ``A^{-1}``, ``(AB)^{-1}``, beside another capital) or where one side has both orders (``AB - BA``).
+(``A^T``, or, beside another capital, ``A^{-1}``) or where one side has both orders (``AB - BA``).
 Then two answers are equal only as polynomials in letters that do not commute, by
 ``(AB)^{-1} = B^{-1} A^{-1}``, ``(AB)^T = B^T A^T`` and ``A A^{-1} = I``. What has no such form is equal to
 nothing. A gold answer that divides by a capital is about numbers: ``PV/T`` is ``PVT^{-1}``.
@@ -46,9 +46,9 @@ def same_in_order(gold: Node, answer: Node) -> bool | None:
     if trees[0] is None or trees[1] is None:
         return None
     written = [tree for tree in trees if tree is not None]
-    capitals = {letter for tree in written for letter in _capitals(tree)}
-    as_matrices = (
-        len(capitals) > 1 and any(map(_as_matrices, written)) and not _divides_by_capitals(written[0])
+    several = len({letter for tree in written for letter in _capitals(tree)}) > 1
+    as_matrices = any(_as_matrices(tree, several) for tree in written) and not _divides_by_capitals(
+        written[0]
     )
     if not as_matrices and not any(map(_in_both_orders, written)):
         return None
@@ -85,10 +85,11 @@ def _made_of_capitals(tree: Tree) -> bool:
     return _is_capital(tree) or (tree[0] in ("+", "neg") and all(map(_made_of_capitals, parts(tree))))
 
 
-def _as_matrices(tree: Tree) -> bool:
+def _as_matrices(tree: Tree, several: bool) -> bool:
+    """Whether a capital is transposed or, beside others, inverted: one alone commutes with its inverse."""
     return any(
         part[0] == "^"
-        and (part[2] == _TRANSPOSE or (part[2][0] == "neg" and part[2][1][0] == "n"))
+        and (part[2] == _TRANSPOSE or (several and part[2][0] == "neg" and part[2][1][0] == "n"))
         and _made_of_capitals(part[1])
         for part in subtrees(tree)
     )
@@ -101,7 +102,11 @@ def _divides_by_capitals(tree: Tree) -> bool:
 
 def _in_both_orders(tree: Tree) -> bool:
     """Whether two terms of one sum have the same capitals in different orders."""
-    products = {tuple(factor for factor in _factors(term) if any(_capitals(factor))) for term in terms(tree)}
+    return any(_mixes_orders(part) for part in subtrees(tree) if part[0] == "+")
+
+
+def _mixes_orders(sum_: Tree) -> bool:
+    products = {tuple(factor for factor in _factors(term) if any(_capitals(factor))) for term in terms(sum_)}
     return len({tuple(sorted(map(repr, product))) for product in products}) < len(products)
 
 
@@ -185,5 +190,7 @@ def _inverted(base: _Sum) -> _Sum:
     if len(base) != 1:
         raise _NoForm("the inverse of a sum")
     (((scalars, word), coefficient),) = base.items()
+    if len({factor.letter for factor in word}) < len({(f.letter, f.transposed) for f in word}):
+        raise _NoForm("the inverse of X^T X, whose factors need not be square")
     powers = tuple((name, -power) for name, power in scalars)
     return {(powers, tuple(map(_inverse, reversed(word)))): 1 / coefficient}

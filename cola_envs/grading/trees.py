@@ -11,7 +11,7 @@ from itertools import product, repeat
 from cola_envs.grading.nodes import Tree
 
 #: Functions that bind their first argument, a letter, within the others.
-BINDERS = ("sum", "prod")
+BINDERS = ("sum", "prod", "int")
 
 
 def number(value: int) -> Tree:

@@ -35,6 +35,7 @@ _LAST_OF_A_VALUE = (("op", "}"), ("cmd", "pi"))
 _LETTERS = tuple(("sym", letter) for letter in UNIT_LETTERS)
 _BETWEEN_UNITS = ("^", "{", "}", "/", "*", "-", "frac")
 _TEMPERATURE = re.compile(r"\bdegrees?\s+(C|F)\b|\bdegrees?\s+(?=celsius|fahrenheit)", re.IGNORECASE)
+_A_DAY = re.compile(r"\b(?:an?|each)\s+(?=(?:second|minute|hour|day|week|month|year)\b)", re.IGNORECASE)
 _HALF_DAY = re.compile(r"\b([AaPp])\s?\.?\s?[Mm]\b\.?")
 
 
@@ -159,6 +160,7 @@ def _read(text: str) -> tuple[Unit, Fraction]:
     text = _TEMPERATURE.sub(
         lambda match: {"c": "celsius", "f": "fahrenheit"}.get((match[1] or "").lower(), ""), text
     )
+    text = _A_DAY.sub("per ", text)
     text = re.sub(r"(?<=[A-Za-z])\.", " ", text).replace("o'clock", "clock")
     pieces = _PIECE.findall(text)
     if "".join(pieces) != re.sub(r"[\s,']", "", text):
@@ -310,9 +312,10 @@ def _divisors(unit: Unit) -> tuple[tuple[str, ...], ...]:
 
 
 def _general(a: tuple[tuple[str, int], ...], b: tuple[tuple[str, int], ...]) -> bool:
-    """Whether two units are the same, or the first is an unnamed one of the same power."""
+    """Whether two units are the same, or the first is an unnamed one: 5 units are 5 feet."""
     if a == b:
         return True
     if len(a) == len(b) == 1 and a[0][1] == b[0][1]:
-        return a[0][0] == "unit" or (a[0][0] == "degree" and b[0][0] in ("celsius", "fahrenheit"))
+        length = a[0][0] == "unit" and SIZES.get(b[0][0], ("",))[0] == "meter"
+        return length or (a[0][0] == "degree" and b[0][0] in ("celsius", "fahrenheit"))
     return False

@@ -22,8 +22,8 @@ GREEK = _set(
 #: Signs over letters: with its sign, a letter is another letter.
 ACCENTS = _set("overline overrightarrow vec hat widehat bar tilde widetilde dot ddot underline")
 COMMANDS = _set(
-    "frac sqrt binom choose over sum prod pi infty pm mp cup cap setminus emptyset lfloor rfloor lceil rceil "
-    "begin end"
+    "frac sqrt binom choose over sum prod int pi infty pm mp cup cap setminus emptyset lfloor rfloor lceil "
+    "rceil begin end"
 )
 #: Sets of numbers by the letter of their blackboard type; the real numbers are read as a set.
 NUMBER_SETS = {"Z": "integers", "N": "natural numbers", "Q": "rational numbers", "C": "complex numbers"}

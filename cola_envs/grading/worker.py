@@ -86,7 +86,7 @@ def _load() -> Callable[[Any, Any], bool]:
         "lcm": of_whole_numbers(sympy.lcm), "max": sympy.Max, "min": sympy.Min,
     }  # fmt: skip
     constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
-    repeated = {"sum": sympy.Sum, "prod": sympy.Product}
+    repeated = {"sum": sympy.Sum, "prod": sympy.Product, "int": sympy.Integral}
 
     def build(tree: Any, bound: dict[str, Any]) -> Any:
         kind = tree[0]
@@ -98,7 +98,8 @@ def _load() -> Callable[[Any, Any], bool]:
         if kind == "c":
             return constants[tree[1]]
         if kind == "f" and tree[1] in repeated:
-            letter = sympy.Symbol(f"bound {tree[2][1]}", integer=True)
+            kind = {"real": True} if tree[1] == "int" else {"integer": True}
+            letter = sympy.Symbol(f"bound {tree[2][1]}", **kind)
             low, high = build(tree[3], bound), build(tree[4], bound)
             return repeated[tree[1]](build(tree[5], {**bound, tree[2][1]: letter}), (letter, low, high))
         if kind == "f":
