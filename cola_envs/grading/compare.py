@@ -20,7 +20,8 @@ The conventions, which a few test sets leave open, are these.
   A constant of integration, ``+ C`` in the gold answer, may be c, k or K.
 - A unit may be left out or added; two units, and all other words, must agree, or measure the same: 60 minutes
   are an hour, and 60 degrees are pi/3 (:mod:`cola_envs.grading.units`).
-- A ratio 3:4, or 3 to 4, is 3/4. ``0.333...`` is 1/3: digits that are written twice before the dots go on.
+- A ratio 3:4, or 3 to 4, is 3/4; 3:1 is not 3. ``0.333...`` is 1/3: digits that are written twice before the
+  dots go on.
 - A percentage may drop its sign or be written as a ratio. Digits in a base must agree in digits and base; the
   base may be left out. 5:00 p.m. is 5 p.m.; a time is no ratio.
 - Words ignore case, articles and font; numbers may be written in words. What does not exist is undefined.
@@ -31,7 +32,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from itertools import permutations
 from typing import TypeGuard
 
@@ -51,25 +51,22 @@ from cola_envs.grading.nodes import (
     Relation,
     SetOf,
     Text,
-    Tree,
-    Unit,
 )
 from cola_envs.grading.noncommuting import same_in_order
 from cola_envs.grading.notation import as_vectors
 from cola_envs.grading.parser import number_of_words, parse, parse_with_unit_letters, spelt_in_words
 from cola_envs.grading.proof import same
+from cola_envs.grading.quantities import same_quantity
+from cola_envs.grading.ratios import same_ratio
 from cola_envs.grading.reals import all_equations, compare_sets, is_interval, is_set_of_reals
 from cola_envs.grading.trees import (
     has_plus_minus,
     number,
-    substituted,
     subtrees,
-    terms,
     variables,
     with_each_sign,
     with_sign,
 )
-from cola_envs.grading.units import agree, size_ratio
 from cola_envs.grading.verdicts import Truth, every, some
 
 #: Undecided items of a list whose every order is tried.
@@ -163,12 +160,12 @@ def _with_unit_letters(gold: str, answer: str, target: Node, given: Node) -> Tru
         return False
     if not variables(target.tree):
         read = parse_with_unit_letters(answer)
-        return isinstance(read, Expr) and _expressions(target, read)
+        return isinstance(read, Expr) and same_quantity(target, read)
     if not variables(given.tree):
         read = parse_with_unit_letters(gold)
         # 18 m may be a product: then a bare 18 is not it.
         sure = isinstance(read, Expr) and read.unit and (given.unit or len(read.unit.powers) > 1)
-        return isinstance(read, Expr) and bool(sure) and _expressions(read, given)
+        return isinstance(read, Expr) and bool(sure) and same_quantity(read, given)
     return False
 
 
@@ -253,7 +250,7 @@ def _of_one_kind(gold: Node, answer: Node) -> Truth:
     if isinstance(gold, Text) or isinstance(answer, Text):
         return _words(gold, answer)
     if isinstance(gold, Expr) and isinstance(answer, Expr):
-        return _expressions(gold, answer)
+        return same_quantity(gold, answer)
     if isinstance(gold, Infinity) and isinstance(answer, Infinity):
         return gold.sign == answer.sign
     if isinstance(gold, Based) and isinstance(answer, Based):
@@ -273,7 +270,7 @@ def _of_one_kind(gold: Node, answer: Node) -> Truth:
             for g, a in zip(gold.terms, answer.terms, strict=True)
         )
     if isinstance(gold, Ratio) or isinstance(answer, Ratio):
-        return _ratios(gold, answer)
+        return same_ratio(gold, answer)
     return False
 
 
@@ -315,52 +312,6 @@ def _signed(node: Node, sign: int) -> Node:
     return replace(node, tree=with_sign(node.tree, sign)) if isinstance(node, Expr) else node
 
 
-def _expressions(gold: Expr, answer: Expr) -> Truth:
-    angles = [_in_degrees(node) for node in (gold, answer)]
-    if angles[0] != angles[1] and None not in angles:
-        degrees, radians = (gold, answer) if angles[0] else (answer, gold)
-        turned = same(("/", ("*", degrees.tree, ("c", "pi")), number(180)), radians.tree)
-        if turned is not False:
-            return turned
-    if not agree(gold.unit, answer.unit):
-        ratio = size_ratio(gold.unit, answer.unit)
-        return ratio is not None and same(gold.tree, ("*", ("n", ratio), answer.tree))
-    if gold.percent != answer.percent:
-        if gold.unit or answer.unit:
-            return False
-        part, other = (gold, answer) if gold.percent else (answer, gold)
-        hundredth = ("/", part.tree, number(100))
-        return some([same(part.tree, other.tree), same(hundredth, other.tree)])
-    return same(gold.tree, _with_constant_of(gold.tree, answer.tree))
-
-
-def _with_constant_of(gold: Tree, answer: Tree) -> Tree:
-    """Return the answer with the gold answer's constant of integration: ``+ c`` and ``+ k`` mean ``+ C``."""
-    others = variables(gold) - {"C"}
-    added = [term[1] for term in terms(answer) if term[0] == "v" and term[1] in _CONSTANTS]
-    if (
-        ("v", "C") not in terms(gold)
-        or not others
-        or any(name[0].isupper() for name in others)
-        or len(added) != 1
-    ):
-        return answer
-    return answer if added[0] in others else substituted(answer, added[0], ("v", "C"))
-
-
-_CONSTANTS = ("c", "C", "k", "K", "C_1", "c_1")
-
-
-def _in_degrees(node: Expr) -> bool | None:
-    """Whether an angle is in degrees rather than in radians; None for what is not written as an angle."""
-    if node.unit is None:
-        return False if ("c", "pi") in subtrees(node.tree) else None
-    return {_DEGREE: True, _RADIAN: False}.get(node.unit)
-
-
-_DEGREE, _RADIAN = Unit((("degree", 1),)), Unit((("radian", 1),))
-
-
 def _words(gold: Node, answer: Node) -> Truth:
     for text, other in ((gold, answer), (answer, gold)):
         if isinstance(text, Text) and isinstance(other, Expr):
@@ -373,47 +324,6 @@ def _words(gold: Node, answer: Node) -> Truth:
         for node in (gold, answer)
     ]  # fmt: skip
     return spelt[0] is not None and spelt[1] is not None and words_of(spelt[0]) == words_of(spelt[1])
-
-
-def _ratios(gold: Node, answer: Node) -> Truth:
-    times = [_time(node) for node in (gold, answer)]
-    units = [node.unit if isinstance(node, Ratio | Expr) else None for node in (gold, answer)]
-    if times[0] and times[1]:
-        return times[0] == times[1] and agree(*units)
-    if not agree(*units):
-        return False
-    for ratio, other in ((gold, answer), (answer, gold)):
-        if isinstance(ratio, Ratio) and isinstance(other, Expr):
-            if _like_a_time(ratio) or len(ratio.items) > 2:
-                return False
-            return same(("/", ratio.items[0].tree, ratio.items[1].tree), other.tree)
-    if not (isinstance(gold, Ratio) and isinstance(answer, Ratio)):
-        return False
-    if gold.spelling == answer.spelling:
-        return True
-    if len(gold.items) != len(answer.items) or _like_a_time(gold):
-        return False
-    first = (gold.items[0].tree, answer.items[0].tree)
-    return every(
-        same(("*", first[1], g.tree), ("*", first[0], a.tree))
-        for g, a in zip(gold.items, answer.items, strict=True)
-    )
-
-
-def _like_a_time(ratio: Ratio) -> bool:
-    parts = ratio.spelling.split(":")
-    return len(parts) > 1 and all(len(part) == 2 for part in parts[1:])
-
-
-def _time(node: Node) -> tuple[Fraction, ...] | None:
-    """Return hours and minutes of a time of day: ``5:00``, and ``5 p.m.``."""
-    if isinstance(node, Ratio):
-        parts = [item.tree[1] for item in node.items if item.tree[0] == "n"]
-        return tuple(parts) if len(parts) == len(node.items) == 2 and _like_a_time(node) else None
-    half_day = isinstance(node, Expr) and node.unit and {"am", "pm"} & set(node.unit.marks)
-    return (
-        (node.tree[1], Fraction(0)) if half_day and isinstance(node, Expr) and node.tree[0] == "n" else None
-    )
 
 
 # Lists and sets

@@ -2,7 +2,8 @@ r"""The words behind a number: which of them are units, and when two readings ag
 
 A unit, simple or compound, may be left out or added: ``18``, ``18 \text{ km/h}`` and ``18 km per hour``
 agree, and so may any noun (``18 \text{ students}``). Where both sides have words, they must be the same, and
-what a unit is per must be: people are no people per hour.
+what a unit is per must be: people are no people per hour. Units that measure the same are converted
+(:func:`size_ratio`).
 Words that change what is said are no units: a.m. is not p.m. and north is not south. They may be added to a
 gold answer that has none, but not left out, except the a.m. or p.m. of a time. Words that deny, hedge or
 change the value (``5 \text{ or } 6``, ``5 \text{ squared}``) are no answer at all.
