@@ -21,7 +21,7 @@ from cola_envs.grading.compare import compare
 from cola_envs.grading.evaluate import TooBig
 from cola_envs.grading.extract import extract_boxed, unreadable
 from cola_envs.grading.lexer import canonical, words_of
-from cola_envs.grading.notation import may_be_equal
+from cola_envs.grading.notation import may_be_equal, vector_products
 from cola_envs.grading.pool import shared_pool
 from cola_envs.grading.verdicts import Truth, claims, settle
 
@@ -140,7 +140,7 @@ def _decide_slowly(gold: str, answer: str) -> tuple[Truth, Status]:
     if not key and not words_of(answer):
         return False, "refused"
     if key and key == canonical(gold):
-        return True, "ok"
+        return vector_products(gold) == vector_products(answer), "ok"
     try:
         truth = compare(gold, answer)
         return truth if truth is False or may_be_equal(gold, answer) else False, "ok"

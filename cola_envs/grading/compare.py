@@ -2,18 +2,29 @@ r"""Whether a given answer is the same mathematical object as the gold answer.
 
 The conventions, which a few test sets leave open, are these.
 
-- Surface form does not matter, unsimplified forms count; rounded values do not. Numbers are compared
-  exactly, at any length. Expressions are equal when they agree wherever both are defined and real
-  (:mod:`cola_envs.grading.proof`): ``\sqrt{xy}`` is ``\sqrt x \sqrt y``; ``\sqrt{x^2}`` is not ``x``.
+- Surface form does not matter, unsimplified forms count, a definite integral too; rounded values do not.
+  Numbers are compared exactly, at any length. Expressions are equal when they agree wherever both are defined
+  and real (:mod:`cola_envs.grading.proof`). A letter under an even root or in a logarithm counts as positive
+  where what stands there could else be negative: ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{a^2 b}`` is
+  ``a \sqrt b``, but ``\sqrt{x^2}`` is not ``x``.
+- Capitals commute unless they are written as matrices (:mod:`cola_envs.grading.noncommuting`). Products of
+  vectors and convolutions must be spelt alike (:mod:`cola_envs.grading.notation`); a vector is ``\vec v`` or
+  bold.
+- Several plus-or-minus signs are independent of one another, unless there is a minus-or-plus.
 - Lists without brackets and sets are unordered; tuples, intervals, matrices and lists with dots are ordered.
+- ``x = 1, y = 2`` is ``(1, 2)``: in the gold answer's order of the unknowns, else in the order x, y, z.
 - ``x = 5`` is ``5`` and is not ``y = 5``. Equations that are constant multiples of one another are equal.
 - A real set may be written as interval, inequality, membership, union, difference or condition
   (:mod:`cola_envs.grading.reals`).
-- A unit may be left out or added; two units, and all other words, must agree
-  (:mod:`cola_envs.grading.units`).
+- Values for every whole number k may be numbered otherwise (:mod:`cola_envs.grading.families`).
+  A constant of integration, ``+ C`` in the gold answer, may be c, k or K.
+- A unit may be left out or added; two units, and all other words, must agree, or measure the same: 60 minutes
+  are an hour, and 60 degrees are pi/3 (:mod:`cola_envs.grading.units`).
+- A ratio 3:4, or 3 to 4, is 3/4; 3:1 is not 3. ``0.333...`` is 1/3: digits that are written twice before the
+  dots go on.
 - A percentage may drop its sign or be written as a ratio. Digits in a base must agree in digits and base; the
   base may be left out. 5:00 p.m. is 5 p.m.; a time is no ratio.
-- Words ignore case, articles and font.
+- Words ignore case, articles and font; numbers may be written in words. What does not exist is undefined.
 """
 
 from __future__ import annotations
@@ -21,10 +32,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from itertools import permutations
+from typing import TypeGuard
 
 from cola_envs.grading.equations import asked_value, equations, inequalities
+from cola_envs.grading.evaluate import TooBig
+from cola_envs.grading.families import family, same_family
 from cola_envs.grading.lexer import clean, words_of
 from cola_envs.grading.nodes import (
     Based,
@@ -39,15 +52,27 @@ from cola_envs.grading.nodes import (
     SetOf,
     Text,
 )
-from cola_envs.grading.parser import number_of_words, parse, parse_with_unit_letters
+from cola_envs.grading.noncommuting import same_in_order
+from cola_envs.grading.notation import as_vectors
+from cola_envs.grading.parser import number_of_words, parse, parse_with_unit_letters, spelt_in_words
 from cola_envs.grading.proof import same
+from cola_envs.grading.quantities import same_quantity
+from cola_envs.grading.ratios import same_ratio
 from cola_envs.grading.reals import all_equations, compare_sets, is_interval, is_set_of_reals
-from cola_envs.grading.trees import has_plus_minus, number, variables, with_sign
-from cola_envs.grading.units import agree
+from cola_envs.grading.trees import (
+    has_plus_minus,
+    number,
+    subtrees,
+    variables,
+    with_each_sign,
+    with_sign,
+)
 from cola_envs.grading.verdicts import Truth, every, some
 
 #: Undecided items of a list whose every order is tried.
 _MOST_PERMUTED = 4
+#: Signs of plus-or-minus in one expression.
+_MOST_SIGNS = 3
 
 
 def compare(gold: str, answer: str) -> Truth:
@@ -56,11 +81,34 @@ def compare(gold: str, answer: str) -> Truth:
     Raises:
         TooBig: if a value is beyond the bounds of :mod:`cola_envs.grading.evaluate`.
     """
-    target, given = _spelt_number(gold) or parse(gold), _spelt_number(answer) or parse(answer)
+    verdict = _compare(gold, answer)
+    for pattern, other in _SECOND_READINGS if verdict is False else ():
+        if match := pattern.fullmatch(clean(answer)):
+            return _compare(gold, match.expand(other))
+    return verdict
+
+
+#: A second reading of an answer: 2e-3 as 0.002 rather than a multiple of e, 0.1(6) as a period.
+_SECOND_READINGS = (
+    (re.compile(r"(-?(?:\d+(?:\.\d+)?|\.\d+))\s?[eE]([+-]\d{1,3})"), r"\1*10^{\2}"),
+    (re.compile(r"(-?\d*\.\d+)\((\d+)\)"), r"\1\\overline{\2}"),
+)
+
+
+def _compare(gold: str, answer: str) -> Truth:
+    if r"\vec" in gold or r"\vec" in answer:
+        gold, answer = as_vectors(gold), as_vectors(answer)
+    target, given = (spelt_in_words(clean(text)) or parse(text) for text in (gold, answer))
     if _same_words(gold, answer, target, given):
         return True
+    families = family(gold), family(answer)
+    if families[0] and families[1]:
+        return same_family(families[0], families[1])
     if target is None or given is None:
         return False
+    in_order = same_in_order(target, given)
+    if in_order is not None:
+        return in_order
     verdict = equal(target, given)
     if verdict is False and "," in answer and isinstance(given, Expr) and isinstance(target, Group):
         ungrouped = parse(answer, grouped=False)
@@ -71,15 +119,6 @@ def compare(gold: str, answer: str) -> Truth:
         if isinstance(ungrouped, Group) and given.kind == ungrouped.kind == "list":
             verdict = _ordered(ungrouped.items, given.items)
     return verdict if verdict is not False else _with_unit_letters(gold, answer, target, given)
-
-
-def _spelt_number(text: str) -> Expr | None:
-    """A number in words without \\text, which would read as a product of letters."""
-    text = clean(text).lower()
-    return number_of_words(text) if _NUMBER_WORDS.fullmatch(text) else None
-
-
-_NUMBER_WORDS = re.compile(r"[a-z]{3,}(?:[ -][a-z]{3,})*")
 
 
 def _same_words(gold: str, answer: str, target: Node | None, given: Node | None) -> bool:
@@ -121,12 +160,12 @@ def _with_unit_letters(gold: str, answer: str, target: Node, given: Node) -> Tru
         return False
     if not variables(target.tree):
         read = parse_with_unit_letters(answer)
-        return isinstance(read, Expr) and _expressions(target, read)
+        return isinstance(read, Expr) and same_quantity(target, read)
     if not variables(given.tree):
         read = parse_with_unit_letters(gold)
         # 18 m may be a product: then a bare 18 is not it.
         sure = isinstance(read, Expr) and read.unit and (given.unit or len(read.unit.powers) > 1)
-        return isinstance(read, Expr) and bool(sure) and _expressions(read, given)
+        return isinstance(read, Expr) and bool(sure) and same_quantity(read, given)
     return False
 
 
@@ -138,6 +177,11 @@ def equal(gold: Node, answer: Node) -> Truth:
     first, second = _system(gold), _system(answer)
     if first and second:
         return first.keys() == second.keys() and every(equal(first[name], second[name]) for name in first)
+    if first and isinstance(gold, Group) and _is_bare_tuple(answer):
+        return _ordered(tuple(first.values()), answer.items)
+    if second and isinstance(answer, Group) and _is_bare_tuple(gold):
+        in_order = [second[name] for name in _COORDINATES if name in second]
+        return second.keys() == set(_COORDINATES[: len(second)]) and _ordered(gold.items, in_order)
     gold, answer = _plain(gold), _plain(answer)
     if (
         isinstance(gold, Relation)
@@ -160,6 +204,10 @@ def equal(gold: Node, answer: Node) -> Truth:
     return _of_one_kind(gold, answer)
 
 
+#: The order in which bare values are those of several unknowns.
+_COORDINATES = ("x", "y", "z")
+
+
 def _system(node: Node) -> dict[str, Node]:
     """Return what several unknowns are: ``x = 2, y = 3`` and ``(x, y) = (2, 3)``; nothing for other nodes."""
     if isinstance(node, Relation) and node.ops == ("=",):
@@ -178,6 +226,15 @@ def _system(node: Node) -> dict[str, Node]:
     return found if complete and len(found) == len(pairs) > 1 else {}
 
 
+def _is_bare_tuple(node: Node) -> TypeGuard[Group]:
+    """Whether a node is a tuple or list of values without the names of their unknowns."""
+    return (
+        isinstance(node, Group)
+        and node.kind in ("()", "list")
+        and not any(isinstance(item, Relation) for item in node.items)
+    )
+
+
 def _letter(node: Node) -> str | None:
     return node.tree[1] if isinstance(node, Expr) and node.tree[0] == "v" and node.unit is None else None
 
@@ -193,13 +250,14 @@ def _of_one_kind(gold: Node, answer: Node) -> Truth:
     if isinstance(gold, Text) or isinstance(answer, Text):
         return _words(gold, answer)
     if isinstance(gold, Expr) and isinstance(answer, Expr):
-        return _expressions(gold, answer)
+        return same_quantity(gold, answer)
     if isinstance(gold, Infinity) and isinstance(answer, Infinity):
         return gold.sign == answer.sign
     if isinstance(gold, Based) and isinstance(answer, Based):
         return (gold.digits, gold.base) == (answer.digits, answer.base)
     if isinstance(gold, Based) and isinstance(answer, Expr) and gold.digits.isdigit():
-        return same(number(int(gold.digits)), answer.tree)
+        bare = not (answer.unit or answer.percent)
+        return bare and same(number(int(gold.digits)), answer.tree)
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
             return False
@@ -212,7 +270,7 @@ def _of_one_kind(gold: Node, answer: Node) -> Truth:
             for g, a in zip(gold.terms, answer.terms, strict=True)
         )
     if isinstance(gold, Ratio) or isinstance(answer, Ratio):
-        return _ratios(gold, answer)
+        return same_ratio(gold, answer)
     return False
 
 
@@ -222,31 +280,36 @@ def _plain(node: Node) -> Node:
         inner = _plain(node.sides[1])
         return node if is_set_of_reals(inner) or is_interval(inner) else inner
     if isinstance(node, Expr) and has_plus_minus(node.tree):
-        return Group("list", tuple(_signed(node, sign) for sign in (1, -1)))
-    if isinstance(node, Relation) and any(
-        isinstance(side, Expr) and has_plus_minus(side.tree) for side in node.sides
-    ):
-        return Group(
-            "list",
-            tuple(replace(node, sides=tuple(_signed(side, sign) for side in node.sides)) for sign in (1, -1)),
-        )
+        return Group("list", _values(node))
+    if isinstance(node, Relation):
+        signed = [
+            i for i, side in enumerate(node.sides) if isinstance(side, Expr) and has_plus_minus(side.tree)
+        ]
+        if len(signed) == 1:
+            return Group(
+                "list", tuple(_with_side(node, signed[0], value) for value in _values(node.sides[signed[0]]))
+            )
+        if signed:  # the signs of several sides go together
+            return Group(
+                "list",
+                tuple(replace(node, sides=tuple(_signed(side, s) for side in node.sides)) for s in (1, -1)),
+            )
     return node
 
 
+def _values(node: Node) -> tuple[Node, ...]:
+    assert isinstance(node, Expr)
+    if sum(part[0] in ("pm", "mp") for part in subtrees(node.tree)) > _MOST_SIGNS:
+        raise TooBig("the number of values")
+    return tuple(replace(node, tree=tree) for tree in with_each_sign(node.tree))
+
+
+def _with_side(relation: Relation, index: int, side: Node) -> Relation:
+    return replace(relation, sides=(*relation.sides[:index], side, *relation.sides[index + 1 :]))
+
+
 def _signed(node: Node, sign: int) -> Node:
-    return Expr(with_sign(node.tree, sign), node.unit, node.percent) if isinstance(node, Expr) else node
-
-
-def _expressions(gold: Expr, answer: Expr) -> Truth:
-    if not agree(gold.unit, answer.unit):
-        return False
-    if gold.percent != answer.percent:
-        if gold.unit or answer.unit:
-            return False
-        part, other = (gold, answer) if gold.percent else (answer, gold)
-        hundredth = ("/", part.tree, number(100))
-        return some([same(part.tree, other.tree), same(hundredth, other.tree)])
-    return same(gold.tree, answer.tree)
+    return replace(node, tree=with_sign(node.tree, sign)) if isinstance(node, Expr) else node
 
 
 def _words(gold: Node, answer: Node) -> Truth:
@@ -261,39 +324,6 @@ def _words(gold: Node, answer: Node) -> Truth:
         for node in (gold, answer)
     ]  # fmt: skip
     return spelt[0] is not None and spelt[1] is not None and words_of(spelt[0]) == words_of(spelt[1])
-
-
-def _ratios(gold: Node, answer: Node) -> Truth:
-    times = [_time(node) for node in (gold, answer)]
-    units = [node.unit if isinstance(node, Ratio | Expr) else None for node in (gold, answer)]
-    if times[0] and times[1]:
-        return times[0] == times[1] and agree(*units)
-    if not (isinstance(gold, Ratio) and isinstance(answer, Ratio)) or not agree(*units):
-        return False
-    if gold.spelling == answer.spelling:
-        return True
-    if len(gold.items) != len(answer.items) or _like_a_time(gold):
-        return False
-    first = (gold.items[0].tree, answer.items[0].tree)
-    return every(
-        same(("*", first[1], g.tree), ("*", first[0], a.tree))
-        for g, a in zip(gold.items, answer.items, strict=True)
-    )
-
-
-def _like_a_time(ratio: Ratio) -> bool:
-    return all(len(part) == 2 for part in ratio.spelling.split(":")[1:])
-
-
-def _time(node: Node) -> tuple[Fraction, ...] | None:
-    """Return hours and minutes of a time of day: ``5:00``, and ``5 p.m.``."""
-    if isinstance(node, Ratio):
-        parts = [item.tree[1] for item in node.items if item.tree[0] == "n"]
-        return tuple(parts) if len(parts) == len(node.items) == 2 and _like_a_time(node) else None
-    half_day = isinstance(node, Expr) and node.unit and {"am", "pm"} & set(node.unit.marks)
-    return (
-        (node.tree[1], Fraction(0)) if half_day and isinstance(node, Expr) and node.tree[0] == "n" else None
-    )
 
 
 # Lists and sets
@@ -332,8 +362,9 @@ def _unordered(gold: Node, answer: Node) -> Truth:
     if names[0] and names[1] and names[0] != names[1]:
         return False
     systems = [_is_system(node) for node in (gold, answer)]
-    if systems[0] != systems[1] and isinstance(gold, Group) and isinstance(answer, Group):
-        return _ordered(gold.items, answer.items)  # x = 1, y = 2 against bare values: 1, 2 in this order
+    either = [isinstance(node, Group) and node.connective == "or" for node in (gold, answer)]
+    if systems[0] != systems[1] or (systems[0] and either[0] != either[1]):
+        return False  # x = 1 and y = 2 is no x = 1 or y = 2
     # A value given twice counts once, but "5, 5" is no way to write 5; {5} is.
     # Nor is 1, 1, 2 a way to write 1, 2, 2.
     kinds = [node.kind if isinstance(node, Group) else None for node in (gold, answer)]

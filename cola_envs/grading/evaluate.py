@@ -48,7 +48,7 @@ class Undefined(ValueError):
 
 
 class Unevaluable(ValueError):
-    """There may be a value, but it is not computed here: a sum without end, or to a letter."""
+    """There may be a value, but it is not computed here: a sum without end or to a letter, an integral."""
 
 
 @cache
@@ -175,6 +175,8 @@ class Evaluator:
     def function(self, name: str, arguments: tuple[Tree, ...]) -> Number:
         if name in ("sum", "prod"):
             return self.repeated(name, arguments)
+        if name == "int":
+            raise Unevaluable("an integral")
         if name in _TRIGONOMETRIC:
             values = [_in_radians(arguments[0], self)]
         else:

@@ -107,7 +107,16 @@ class _Reader:
         if kind == "sym":
             return True
         if kind == "cmd":
-            return value in FUNCTIONS or value in ("frac", "binom", "pi", "lfloor", "lceil", "sum", "prod")
+            return value in FUNCTIONS or value in (
+                "frac",
+                "binom",
+                "pi",
+                "lfloor",
+                "lceil",
+                "sum",
+                "prod",
+                "int",
+            )
         return kind == "op" and (value in ("(", "[", "{") or (value == "|" and not self.inside_bars))
 
     def factor(self) -> Tree:
@@ -230,7 +239,26 @@ class _Reader:
             else:
                 name += "_" + self.peek()[1]
                 self.position += 1
+        if name == "C" and self.peek() == ("op", "("):
+            return self.choice() or ("v", name)
         return ("c", name) if name in ("e", "i") else ("v", name)
+
+    def choice(self) -> Tree | None:
+        """Return C(n, k); None for a bracket with one value, which is a factor."""
+        start = self.position
+        self.position += 1
+        n = self.sum()
+        if not self.accept_separator():
+            self.position = start
+            return None
+        k = self.sum()
+        self.expect(")")
+        return ("f", "binom", n, k)
+
+    def accept_separator(self) -> bool:
+        found = self.peek() == ("sep", ",")
+        self.position += found
+        return found
 
     def command(self, name: str) -> Tree:
         if name == "pi":
@@ -248,6 +276,8 @@ class _Reader:
             return ("f", name[1:], tree)
         if name in ("sum", "prod"):
             return self.repeated(name)
+        if name == "int":
+            return self.integral()
         if name in FUNCTIONS:
             return self.function(name)
         raise ParseError(f"unexpected {name}")
@@ -273,6 +303,27 @@ class _Reader:
         # The letter is bound: whatever it is called, it is the same sum (and i is no imaginary unit there).
         bound = "index" + "abcd"[self.depth]
         return ("f", name, ("v", bound), low, high, renamed(body, letter, bound))
+
+    def integral(self) -> Tree:
+        r"""``\int_{a}^{b} f \, dx`` of all up to the dx; one without ends has no one value."""
+        self.expect("_")
+        low = self.bound()
+        self.expect("^")
+        high = self.bound()
+        rest = self.tokens[self.position :]
+        length = next(
+            (i for i, token in enumerate(rest) if token == ("sym", "d") and rest[i + 1 : i + 2]), None
+        )
+        if length is None or rest[length + 1][0] != "sym" or self.depth == _MOST_SUMS:
+            raise ParseError("an integral without its letter, or too deep in others")
+        inner = _Reader(rest[:length])
+        inner.depth = self.depth + 1
+        body = inner.sum() if length else ("n", Fraction(1))
+        if inner.position != length:
+            raise ParseError("something after what is integrated")
+        self.position += length + 2
+        bound = "index" + "abcd"[inner.depth]
+        return ("f", "int", ("v", bound), low, high, renamed(body, rest[length + 1][1], bound))
 
     def bound(self) -> Tree:
         braces = self.accept("{")
@@ -314,8 +365,7 @@ class _Reader:
     def function_arguments(self) -> list[Tree]:
         if self.accept("("):
             arguments = [self.sum()]
-            while self.peek() == ("sep", ","):
-                self.position += 1
+            while self.accept_separator():
                 arguments.append(self.sum())
             self.expect(")")
             return arguments

@@ -39,7 +39,20 @@ class ParseError(ValueError):
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
+#: 0.(3), and 0.333...: digits that are written at least twice before the dots.
+_REPEATING_IN_BRACKETS = re.compile(r"(\d*)\.()\((\d+)\)")
+_REPEATING_BEFORE_DOTS = re.compile(r"(\d*)\.(\d{0,20}?)(\d{1,20}?)\3+\s*…(?!\s*[\d+*-])")
+_SCIENTIFIC = re.compile(r"(\d+(?:\.\d+)?|\.\d+)[eE](\d{1,3})(?![\w.^!])")
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)(?:\.\d+)?")
+#: 10C3, and {}_{10}C_3 with either index of the left also above.
+_CHOSEN_IN_LINE = re.compile(r"(?<![\w.\\])(\d+)([CP])(\d+)(?!\w)")
+_CHOSEN = re.compile(
+    r"(?:\{\s*\}|(?<![\w})\]\\]))\s*[_^](?:\{(\w+)\}|(\d+|[a-z]))\s*(?:\\(?:text|mathrm)\s*)?\{?([CP])\}?"
+    r"_(?:\{(\w+)\}|(\d+|[a-z]))"
+)
+_DOUBLE_BARS = re.compile(r"(?<![\w})|])\|\|([^|]+)\|\|(?![\w({|])")
+_NORM = re.compile(r"‖([^‖]+)‖")
+_VARIANT = re.compile(r"\\var(phi|epsilon|theta|rho|sigma|kappa)(?![A-Za-z])")
 _GROUPED_BY_SPACE = re.compile(r"[1-9]\d{0,2}(?: \d{3})+(?![\d/]| \d)")
 #: Text in which no rewriting finds anything, so that the commonest answers skip them all.
 _AS_IT_IS = re.compile(r"(?:[^\\&<>!°~]|\\(?:[{}%$]|(?:frac|sqrt|pi|infty|pm|cup|text)(?![a-zA-Z])))*")
@@ -60,15 +73,21 @@ def clean(text: str) -> str:
     r"""Return ``text`` without the typesetting that carries no meaning (``\left``, ``\,``, ``$``, ...)."""
     text = text.strip()
     if text.isascii():
-        if text.isalnum():
+        if text.isalnum() and not _CHOSEN_IN_LINE.search(text):
             return text
     else:
         text = _SUPERSCRIPT.sub(lambda match: "^{" + match[0].translate(SUPERSCRIPTS) + "}", text)
         text = _SUBSCRIPT.sub(lambda match: "_{" + match[0].translate(SUBSCRIPTS) + "}", text)
         text = text.translate(UNICODE)
+    if "C" in text or "P" in text:
+        text = _CHOSEN.sub(_as_binomial, _CHOSEN_IN_LINE.sub(r"{}_{\1}\2_{\3}", text))
     if _AS_IT_IS.fullmatch(text) is None:
         for pattern, replacement in REWRITES:
             text = pattern.sub(replacement, text)
+    if "||" in text:
+        text = _DOUBLE_BARS.sub(r"‖\1‖", text)
+    if "\\var" in text:
+        text = _without_variant(text)
     if "." in text:
         text = text.replace("...", "…")
     if "m" in text or "M" in text:
@@ -79,6 +98,22 @@ def clean(text: str) -> str:
         text = text.replace("$", "¤")
     text = text.replace("$", "")
     return text.strip().rstrip(".,;: ¶").strip()
+
+
+def _as_binomial(match: re.Match[str]) -> str:
+    """Return the number of choices (10C3) or of arrangements (10P3)."""
+    n, k = match[1] or match[2], match[4] or match[5]
+    return rf"\binom{{{n}}}{{{k}}}" if match[3] == "C" else rf"\frac{{{n}!}}{{({n}-{k})!}}"
+
+
+def _without_variant(text: str) -> str:
+    r"""Return a text with ``\phi`` for ``\varphi``; one that holds both means two letters by them."""
+
+    def letter(match: re.Match[str]) -> str:
+        both = re.search(rf"\\{match[1]}(?![A-Za-z])", text)
+        return match[0] if both else f"\\{match[1]}"
+
+    return _VARIANT.sub(letter, text)
 
 
 def canonical(text: str) -> str:
@@ -144,6 +179,9 @@ def tokenise(text: str, grouped: bool = True) -> tuple[Token, ...]:
         elif character in RELATIONS:
             tokens.append(("rel", RELATIONS[character]))
             position += 1
+        elif match := _NORM.match(text, position):
+            tokens.append(("sym", "norm " + re.sub(r"\s", "", match[1])))
+            position = match.end()
         elif character in ",;":
             tokens.append(("sep", ","))
             position += 1
@@ -173,12 +211,20 @@ def _space(text: str, position: int, tokens: list[Token]) -> int:
 
 
 def _number(text: str, position: int, tokens: list[Token], grouped: bool) -> int:
-    match = _REPEATING.match(text, position)
+    match = (
+        _REPEATING.match(text, position)
+        or _REPEATING_IN_BRACKETS.match(text, position)
+        or _REPEATING_BEFORE_DOTS.match(text, position)
+    )
     if match:
         whole, fixed, period = match.groups()
         value = Fraction(int(whole or 0)) + Fraction(int(fixed or 0), 10 ** len(fixed))
         value += Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
         tokens.append(("rep", str(value)))
+        return match.end()
+    match = _SCIENTIFIC.match(text, position) if "_" not in text else None  # 1E3 in a base has digits
+    if match:
+        tokens.append(("rep", str(Fraction(f"{match[1]}e{match[2]}"))))
         return match.end()
     match = (_GROUPED.match(text, position) if grouped else None) or _GROUPED_BY_SPACE.match(text, position)
     if match:
@@ -258,6 +304,8 @@ def _text_macro(name: str, text: str, end: int, tokens: list[Token]) -> int:
     connective = _CONNECTIVE.match(content)
     if content in ("", "."):
         pass
+    elif content == "to" and _ends_a_value(tokens):
+        tokens.append(("op", "to"))
     elif connective:
         tokens.append(("sep", connective.group(1).lower()))
     elif content in FUNCTIONS and (
@@ -295,6 +343,8 @@ def _word(word: str, tokens: list[Token], spaced: bool) -> None:
     after_value = _ends_a_value(tokens)
     if lower in ("and", "or"):
         tokens.append(("sep", lower))
+    elif lower == "to" and after_value:
+        tokens.append(("op", "to"))
     elif lower == "in" and tokens and tokens[-1][0] == "sym":
         tokens.append(("rel", "in"))
     elif word in FUNCTIONS and not (word in ("min", "sec") and after_value):

@@ -2,8 +2,8 @@
 
 Expression trees are nested tuples: ``("n", Fraction)``, ``("v", name)``, ``("c", "pi" | "e" | "i")``,
 ``("+" | "*" | "/" | "^", a, b)``, ``("neg", a)``, ``("pm", a)`` (plus or minus), ``("mp", a)``,
-``("deg", a)`` and ``("f", name, *arguments)``; a sum is ``("f", "sum", ("v", k), low, high, body)``, with
-``("c", "oo")`` as an end that is infinite.
+``("deg", a)`` and ``("f", name, *arguments)``; a sum is ``("f", "sum", ("v", k), low, high, body)``, so are
+products (``prod``) and integrals (``int``), with ``("c", "oo")`` as an end that is infinite.
 """
 
 from __future__ import annotations

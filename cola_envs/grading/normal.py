@@ -205,6 +205,9 @@ class _Normaliser(Quotients):
         below = self.product(self.of_factorial(k), self.of_factorial(("+", n, ("neg", k))))
         return self.product(self.of_factorial(n), self.inverse(below))
 
+    def of_int(self, *_parts: Tree) -> Quotient:
+        raise OutOfReach("an integral, over letters that need not be positive")
+
     def of_sum(self, name: Tree, low: Tree, high: Tree, body: Tree) -> Quotient:
         return self.repeated(self.sum, self.number(Fraction(0)), (name, low, high, body))
 

@@ -13,8 +13,16 @@ from cola_envs.grading.lexer import clean
 
 _LIKE = {r"\wedge": r"\land", r"\vee": r"\lor", r"\neg": r"\lnot"}
 _SIGNS = re.compile(
-    r"\\(?:land|wedge|lor|vee|lnot|neg|implies|iff|vec|nabla|times(?=\s*\\vec)|circ(?=\s*[A-Za-z(]))(?![A-Za-z])"
+    r"\\(?:land|wedge|lor|vee|lnot|neg|implies|iff|nabla|det|dim|ker|circ(?=\s*[A-Za-z(]))(?![A-Za-z])"
 )
+_VECTOR = re.compile(r"\\(?:vec|mathbf|boldsymbol|bm)(?:\s*\{\s*([A-Za-z])\s*\}|\s+([A-Za-z])(?![A-Za-z]))")
+#: A product of vectors: of which kind, and of which first, is no matter of algebra.
+_OF_VECTORS = re.compile(
+    r"\\vec\{\w\}[)\s^\d{}]*(?:\\(?:times|cdot)(?![A-Za-z])|\*)(?!\s*\d)|\\times\s*\(?\s*\\vec"
+)
+_PRODUCT = re.compile(r"\\(?:times|cdot)(?![A-Za-z])|\*")
+#: Convolution: an asterisk between the names of functions.
+_CONVOLUTION = re.compile(r"(?<![A-Za-z\\])[fgh]\s*(?:\*|\\(?:ast|star)(?![A-Za-z]))\s*[fgh](?![A-Za-z(])")
 _CALL = re.compile(r"(?<![A-Za-z\\])[fghFGHPQ]\(")
 _DEFINED = re.compile(r"^[fghFGHPQ]\([^()=]*\)=(?=[^=]*$)")
 _CAPITALS = re.compile(r"(\\angle|\\overline|\\triangle)?\{?([A-Z]{3,})\}?")
@@ -26,10 +34,23 @@ _WORD = re.compile(r"[A-Za-z]+")
 _MACRO = re.compile(r"\\[A-Za-z]+")
 
 
+def as_vectors(text: str) -> str:
+    r"""Return a text with ``\vec`` on its bold letters."""
+    return _VECTOR.sub(lambda match: rf"\vec{{{match[1] or match[2]}}}", text)
+
+
+def vector_products(text: str) -> list[str]:
+    """Return the signs of products, where a text multiplies vectors: a dot is no cross."""
+    return _PRODUCT.findall(text) if _OF_VECTORS.search(as_vectors(text)) else []
+
+
 def may_be_equal(gold: str, answer: str) -> bool:
     """Whether the notations of two answers let algebra decide."""
+    gold, answer = as_vectors(gold), as_vectors(answer)
     spelt = [re.sub(r"\\(?:left|right)(?![A-Za-z])|\s+", "", _like(text)) for text in (gold, answer)]
     if _SIGNS.search(gold) and _SIGNS.search(answer):
+        return spelt[0] == spelt[1]
+    if any(_CONVOLUTION.search(text) or _OF_VECTORS.search(text) for text in (gold, answer)):
         return spelt[0] == spelt[1]
     calls = [_calls(_DEFINED.sub("", text)) for text in spelt]
     if calls[0] != calls[1]:

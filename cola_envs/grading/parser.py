@@ -8,7 +8,7 @@ evaluated as code.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from cola_envs.grading.expressions import expression
@@ -32,11 +32,12 @@ from cola_envs.grading.nodes import (
 from cola_envs.grading.splitting import CLOSE, OPEN, last, matching, split, straightened
 from cola_envs.grading.trees import number
 from cola_envs.grading.units import letters_as_units, read_words
-from cola_envs.grading.vocabulary import NUMBER_WORDS
+from cola_envs.grading.vocabulary import NUMBER_WORDS, SCALES
 
 REALS = Group("()", (Infinity(-1), Infinity(1)))
 EMPTY = Group("{}", ())
-_PHRASES: dict[str, Node] = {
+_DOES_NOT_EXIST = Text("does not exist")
+PHRASES: dict[str, Node] = {
     "all real numbers": REALS,
     "all reals": REALS,
     "infinity": Infinity(1),
@@ -45,6 +46,14 @@ _PHRASES: dict[str, Node] = {
     "no real solution": EMPTY,
     "no real solutions": EMPTY,
     "empty set": EMPTY,
+    "d.n.e": _DOES_NOT_EXIST,
+    "dne": _DOES_NOT_EXIST,
+    "doesn't exist": _DOES_NOT_EXIST,
+    "does not exist": _DOES_NOT_EXIST,
+    "the limit does not exist": _DOES_NOT_EXIST,
+    "limit does not exist": _DOES_NOT_EXIST,
+    "undefined": _DOES_NOT_EXIST,
+    "not defined": _DOES_NOT_EXIST,
 }
 
 
@@ -80,10 +89,45 @@ _UNIT_BY_LETTERS = re.compile(
 )
 
 
+def spelt_in_words(text: str) -> Node | None:
+    r"""Return what an answer in words stands for, with or without ``\text``; None for other words."""
+    words = re.sub(r"\s+", " ", text).strip().lower().rstrip(".")
+    return PHRASES.get(words) or number_of_words(words)
+
+
 def number_of_words(words: str) -> Expr | None:
-    """Return ``two`` as 2; None for other words."""
-    value = NUMBER_WORDS.get(words)
-    return None if value is None else Expr(number(value))
+    """Return ``two`` as 2 and ``one hundred and twenty-one`` as 121; None for other words."""
+    match = _NUMBER_IN_WORDS.fullmatch(words)
+    if match is None:
+        return None
+    total = group = 0
+    for word in re.split("[ -]", match[2]):
+        if word == "hundred":
+            group *= 100
+        elif word in SCALES:
+            total, group = total + group * SCALES[word], 0
+        elif word != "and":
+            group += 1 if word == "a" else NUMBER_WORDS[word]
+    return Expr(number(-(total + group) if match[1] else total + group))
+
+
+def _number_in_words() -> re.Pattern[str]:
+    def one_of(words: str | Iterable[str]) -> str:
+        return "(?:" + "|".join(words) + ")"
+
+    ones, teens, tens = (
+        one_of(word for word, value in NUMBER_WORDS.items() if value in values)
+        for values in (range(1, 10), range(10, 20), range(20, 100))
+    )
+    below_hundred = one_of([f"{tens}(?:[ -]{ones})?", teens, ones])
+    below_thousand = one_of([f"(?:{ones}|a) hundred(?: (?:and )?{below_hundred})?", below_hundred])
+    large = "".join(
+        f"(?:(?:{below_thousand}|a) {scale}(?: (?:and )?|$))?" for scale in ("million", "thousand")
+    )
+    return re.compile(f"((?:minus|negative) )?(zero|(?=.){large}(?:{below_thousand})?)")
+
+
+_NUMBER_IN_WORDS = _number_in_words()
 
 
 def parse_tokens(tokens: Sequence[Token]) -> Node:
@@ -152,6 +196,8 @@ def _item(tokens: Sequence[Token]) -> Node:
     sides, ops = split(tokens, lambda token: token[0] == "rel")
     if len(sides) == 1:
         return _side(tokens)
+    if ops == ["="] and not sides[0] and sides[1]:
+        return _side(sides[1])  # = 10
     if not sides[-1] or not sides[0]:
         raise ParseError("half a relation")
     names = tuple(_name(side) for side in sides)
@@ -308,7 +354,7 @@ def _words(tokens: Sequence[Token]) -> Node | None:
     if any(kind != "text" for kind, _ in tokens):
         return None
     words = re.sub(r"\s+", " ", " ".join(value for _, value in tokens)).strip().lower().rstrip(".")
-    return _PHRASES.get(words, Text(words))
+    return PHRASES.get(words, Text(words))
 
 
 def _special(tokens: Sequence[Token]) -> Node | None:
@@ -353,10 +399,11 @@ def _based(tokens: Sequence[Token]) -> Node | None:
     return Based(sign + (digits.lstrip("0") or "0"), radix)
 
 
+_TO = (("op", ":"), ("op", "to"))
+
+
 def _ratio(tokens: Sequence[Token]) -> Node | None:
-    if ("op", ":") not in tokens:
-        return None
-    parts, _ = split(tokens, lambda token: token == ("op", ":"))
+    parts, signs = split(tokens, lambda token: token in _TO)
     if len(parts) == 1:
         return None
     end = next((i for i, (kind, _) in enumerate(parts[-1]) if kind == "text"), len(parts[-1]))
@@ -364,6 +411,6 @@ def _ratio(tokens: Sequence[Token]) -> Node | None:
     if any(kind != "text" for kind, _ in words):
         raise ParseError("something after the words of a time")
     parts[-1] = parts[-1][:end]
-    spelling = ":".join("".join(value for _, value in part) for part in parts)
+    spelling = signs[0].join("".join(value for _, value in part) for part in parts)
     unit = read_words(" ".join(value for _, value in words)) if words else None
     return Ratio(tuple(expression(part) for part in parts), spelling, unit)

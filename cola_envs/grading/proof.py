@@ -3,8 +3,9 @@ r"""Whether two expressions are equal: refuted by samples, accepted by proof alo
 Two expressions are equal when they agree wherever both are defined and real, as a teacher has it: the
 letters under an even root or a logarithm are positive, unless what stands there cannot be negative anyway.
 So ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{x^2 y}`` is ``x \sqrt y``, but ``|x|`` and
-``\sqrt{x^2}`` are not ``x``, which a negative letter shows. Constants, and expressions in which ``i`` is
-written, are compared as complex numbers.
+``\sqrt{x^2}`` are not ``x``, which a negative letter shows. A ``z`` or ``w`` in an absolute value
+may be complex, so that ``|z|^2`` is not ``z^2``, unless there is an ``x`` or ``y`` too. Constants, and
+expressions in which ``i`` is written, are compared as complex numbers.
 
 Samples refute: fixed rational points of every combination of signs, whole numbers, points near the numbers
 in the expressions. Agreement at samples is never enough to accept. Numbers are compared exactly: as
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice, product
+from typing import Any
 
 from cola_envs.grading.angles import turn_of
 from cola_envs.grading.evaluate import (
@@ -43,7 +45,7 @@ from cola_envs.grading.signs import radicands, sign_sensitive
 from cola_envs.grading.trees import has_imaginary_unit, number, substituted, subtrees, variables
 from cola_envs.grading.verdicts import Claim, Truth, every
 
-Assignment = Mapping[str, Fraction]
+Assignment = Mapping[str, Any]
 
 _MOST_POINTS = 40
 #: Letters for whose combinations of signs proofs are tried one by one.
@@ -98,6 +100,8 @@ def _is_zero(tree: Tree) -> bool | None:
 
 
 def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
+    if any(_differ_there(a, b, place) for place in _complex_points(a, b, names)):
+        return False
     positive = _taken_positive(a) | _taken_positive(b)
     ways = [(False, frozenset[str]())]
     if not (has_imaginary_unit(a) or has_imaginary_unit(b)):
@@ -131,6 +135,35 @@ def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
     return False if _differ(a, b, places[0], real, LAST_BITS) else verdict
 
 
+def _complex_points(a: Tree, b: Tree, names: list[str]) -> list[Assignment]:
+    """Return points at which a z or w with an absolute value is no real number, as it need not be.
+
+    Beside an x or y it is a coordinate, and there are no such points.
+    """
+    absolute = [variables(part) for tree in (a, b) for part in subtrees(tree) if part[:2] == ("f", "abs")]
+    letters = [name for name in sorted(frozenset[str]().union(*absolute)) if name.split("_")[0] in ("z", "w")]
+    if not letters or {"x", "y"} & set(names):
+        return []
+    with precision(LAST_BITS) as mp:
+        turned = [
+            {
+                name: mp.mpc(as_float(_jitter(index, name)), as_float(_jitter(index + 1, name)))
+                for name in letters
+            }
+            for index in (70, 72)
+        ]
+    return [
+        {**{name: _jitter(index, name) for name in names}, **turn} for index, turn in enumerate(turned, 74)
+    ]
+
+
+def _differ_there(a: Tree, b: Tree, place: Assignment) -> bool:
+    try:
+        return _differ(a, b, place, False, WORK_BITS)
+    except (Undefined, Unevaluable):
+        return False
+
+
 def _all_signs(letters: list[str]) -> Iterator[tuple[int, ...]]:
     return product((1, -1), repeat=len(letters)) if len(letters) <= _MOST_LETTERS else iter(())
 
@@ -158,19 +191,21 @@ def _agreements(
     """Return the points at which both are defined and agree; None if they differ at any."""
     found: list[Assignment] = []
     too_big: TooBig | None = None
+    defined = True
     for place in islice(points(a, b, names, positive), _MOST_POINTS):
         try:
             if _differ(a, b, place, real, WORK_BITS):
                 return None
         except Undefined:
+            defined = False
             continue
         except TooBig as error:
-            if too_big is not None and not found:
+            if too_big is not None and not found and defined:
                 raise  # it will be so at the other points too
             too_big = error
             continue
         found.append(place)
-    if not found and too_big is not None:
+    if not found and defined and too_big is not None:
         raise too_big
     return found
 
@@ -207,7 +242,7 @@ def _taken_positive(tree: Tree) -> frozenset[str]:
 def _is_negative(tree: Tree, place: Assignment) -> bool:
     try:
         return bool(value_of(tree, place, True) < 0)
-    except (Undefined, TooBig):
+    except (Undefined, Unevaluable, TooBig):
         return False
 
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
+from itertools import product, repeat
 
 from cola_envs.grading.nodes import Tree
 
 #: Functions that bind their first argument, a letter, within the others.
-BINDERS = ("sum", "prod")
+BINDERS = ("sum", "prod", "int")
 
 
 def number(value: int) -> Tree:
@@ -39,6 +40,15 @@ def subtrees(tree: Tree) -> Iterator[Tree]:
         yield from subtrees(part)
 
 
+def terms(tree: Tree) -> Iterator[Tree]:
+    """Yield the terms of a sum, without their signs."""
+    if tree[0] in ("+", "neg"):
+        for part in parts(tree):
+            yield from terms(part)
+    else:
+        yield tree
+
+
 def has_imaginary_unit(tree: Tree) -> bool:
     """Whether ``i`` is written in a tree."""
     return any(part == ("c", "i") for part in subtrees(tree))
@@ -51,10 +61,28 @@ def has_plus_minus(tree: Tree) -> bool:
 
 def with_sign(tree: Tree, sign: int) -> Tree:
     """Return the tree with every plus-or-minus read as ``sign``."""
+    return _with_signs(tree, repeat(sign))
+
+
+def _with_signs(tree: Tree, signs: Iterator[int]) -> Tree:
     if tree[0] in ("pm", "mp"):
-        inner = with_sign(tree[1], sign)
+        sign = next(signs)
+        inner = _with_signs(tree[1], signs)
         return inner if (tree[0] == "pm") == (sign > 0) else ("neg", inner)
-    return tuple(with_sign(part, sign) if isinstance(part, tuple) else part for part in tree)
+    return tuple(_with_signs(part, signs) if isinstance(part, tuple) else part for part in tree)
+
+
+def with_each_sign(tree: Tree) -> list[Tree]:
+    """Return what a tree with plus-or-minus stands for; the tree alone where it has none.
+
+    Several of them are independent (four values for two), unless a minus-or-plus says that they go together.
+    """
+    signs = [part[0] for part in subtrees(tree) if part[0] in ("pm", "mp")]
+    if not signs:
+        return [tree]
+    if len(signs) == 1 or "mp" in signs:
+        return [with_sign(tree, 1), with_sign(tree, -1)]
+    return [_with_signs(tree, iter(choice)) for choice in product((1, -1), repeat=len(signs))]
 
 
 def substituted(tree: Tree, name: str, value: Tree) -> Tree:

@@ -1,7 +1,9 @@
 r"""The words behind a number: which of them are units, and when two readings agree.
 
 A unit, simple or compound, may be left out or added: ``18``, ``18 \text{ km/h}`` and ``18 km per hour``
-agree, and so may any noun (``18 \text{ students}``). Where both sides have words, they must be the same.
+agree, and so may any noun (``18 \text{ students}``). Where both sides have words, they must be the same, and
+what a unit is per must be: people are no people per hour. Units that measure the same are converted
+(:func:`size_ratio`).
 Words that change what is said are no units: a.m. is not p.m. and north is not south. They may be added to a
 gold answer that has none, but not left out, except the a.m. or p.m. of a time. Words that deny, hedge or
 change the value (``5 \text{ or } 6``, ``5 \text{ squared}``) are no answer at all.
@@ -23,6 +25,7 @@ from cola_envs.grading.vocabulary import (
     NOT_A_UNIT,
     ORDINALS,
     SCALES,
+    SIZES,
     UNIT_LETTERS,
     UNIT_OF,
 )
@@ -30,8 +33,10 @@ from cola_envs.grading.vocabulary import (
 _PIECE = re.compile(r"[^\W\d_]+|\d+|[/*^()-]")
 _BEFORE_A_UNIT = (*(("op", sign) for sign in "{([/*°"), ("cmd", "frac"))
 _LAST_OF_A_VALUE = (("op", "}"), ("cmd", "pi"))
+_LETTERS = tuple(("sym", letter) for letter in UNIT_LETTERS)
 _BETWEEN_UNITS = ("^", "{", "}", "/", "*", "-", "frac")
 _TEMPERATURE = re.compile(r"\bdegrees?\s+(C|F)\b|\bdegrees?\s+(?=celsius|fahrenheit)", re.IGNORECASE)
+_A_DAY = re.compile(r"\b(?:an?|each)\s+(?=(?:second|minute|hour|day|week|month|year)\b)", re.IGNORECASE)
 _HALF_DAY = re.compile(r"\b([AaPp])\s?\.?\s?[Mm]\b\.?")
 
 
@@ -73,7 +78,18 @@ def _start(body: Sequence[Token]) -> int | None:
     # \frac{\text{km}}{\text{h}}, and the bar of \$18/\text{hour}
     while start > 1 and body[start - 1] in _BEFORE_A_UNIT:
         start -= 1
+    if (
+        start > 1
+        and body[start] == ("op", "/")
+        and body[start - 1] in _LETTERS
+        and _is_value(body[start - 2])
+    ):
+        start -= 1  # the g of 18 g/mol
     return start
+
+
+def _is_value(token: Token) -> bool:
+    return token[0] in ("num", "rep") or token in _LAST_OF_A_VALUE
 
 
 def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
@@ -81,7 +97,7 @@ def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
     start = next((i for i, token in enumerate(tokens) if i and token[0] in ("sym", "text")), None)
     while start is not None and start > 1 and tokens[start - 1] in (("op", "{"), ("cmd", "frac")):
         start -= 1
-    if start is None or not (tokens[start - 1][0] in ("num", "rep") or tokens[start - 1] in _LAST_OF_A_VALUE):
+    if start is None or not _is_value(tokens[start - 1]):
         return None
     read: list[Token] = []
     for index in range(start, len(tokens)):
@@ -145,6 +161,7 @@ def _read(text: str) -> tuple[Unit, Fraction]:
     text = _TEMPERATURE.sub(
         lambda match: {"c": "celsius", "f": "fahrenheit"}.get((match[1] or "").lower(), ""), text
     )
+    text = _A_DAY.sub("per ", text)
     text = re.sub(r"(?<=[A-Za-z])\.", " ", text).replace("o'clock", "clock")
     pieces = _PIECE.findall(text)
     if "".join(pieces) != re.sub(r"[\s,']", "", text):
@@ -257,6 +274,8 @@ def agree(gold: Unit | None, answer: Unit | None) -> bool:
             return False
     if not (gold.powers or gold.words) or not (answer.powers or answer.words):
         return True
+    if _divisors(gold) != _divisors(answer):
+        return False  # moles are no moles per liter, and people are no people per hour
     if gold.words != answer.words and gold.words and answer.words:
         return False
     if not gold.powers or not answer.powers:
@@ -264,10 +283,40 @@ def agree(gold: Unit | None, answer: Unit | None) -> bool:
     return _general(gold.powers, answer.powers) or _general(answer.powers, gold.powers)
 
 
+def size_ratio(gold: Unit | None, answer: Unit | None) -> Fraction | None:
+    """Return how many of the gold answer's unit the answer's is (60 for hours and minutes, and 1/60 in turn).
+
+    None where they do not measure the same, or where either has none.
+    """
+    if gold is None or answer is None or (gold.words, gold.marks) != (answer.words, answer.marks):
+        return None
+    (base, size), (other, its_size) = _in_base_units(gold), _in_base_units(answer)
+    return its_size / size if base and base == other else None
+
+
+def _in_base_units(unit: Unit) -> tuple[dict[str, int], Fraction]:
+    powers: Counter[str] = Counter()
+    size = Fraction(1)
+    for name, power in unit.powers:
+        base, factor = SIZES.get(name, (name, Fraction(1)))
+        powers[base] += power
+        size *= factor**power
+    return {name: power for name, power in powers.items() if power}, size
+
+
+def _divisors(unit: Unit) -> tuple[tuple[str, ...], ...]:
+    """Return what a unit divides by, and its unknown words with a power: they must be on both sides."""
+    return (
+        tuple(f"{name}^{power}" for name, power in unit.powers if power < 0),
+        tuple(word for word in unit.words if "^" in word),
+    )
+
+
 def _general(a: tuple[tuple[str, int], ...], b: tuple[tuple[str, int], ...]) -> bool:
-    """Whether two units are the same, or the first is an unnamed one of the same power."""
+    """Whether two units are the same, or the first is an unnamed one: 5 units are 5 feet."""
     if a == b:
         return True
     if len(a) == len(b) == 1 and a[0][1] == b[0][1]:
-        return a[0][0] == "unit" or (a[0][0] == "degree" and b[0][0] in ("celsius", "fahrenheit"))
+        length = a[0][0] == "unit" and SIZES.get(b[0][0], ("",))[0] == "meter"
+        return length or (a[0][0] == "degree" and b[0][0] in ("celsius", "fahrenheit"))
     return False

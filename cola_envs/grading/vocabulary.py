@@ -3,6 +3,7 @@ r"""The words and signs that the grammar of final answers knows."""
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 
 def _set(words: str) -> frozenset[str]:
@@ -21,8 +22,8 @@ GREEK = _set(
 #: Signs over letters: with its sign, a letter is another letter.
 ACCENTS = _set("overline overrightarrow vec hat widehat bar tilde widetilde dot ddot underline")
 COMMANDS = _set(
-    "frac sqrt binom choose over sum prod pi infty pm mp cup cap setminus emptyset lfloor rfloor lceil rceil "
-    "begin end"
+    "frac sqrt binom choose over sum prod int pi infty pm mp cup cap setminus emptyset lfloor rfloor lceil "
+    "rceil begin end"
 )
 #: Sets of numbers by the letter of their blackboard type; the real numbers are read as a set.
 NUMBER_SETS = {"Z": "integers", "N": "natural numbers", "Q": "rational numbers", "C": "complex numbers"}
@@ -71,9 +72,13 @@ REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
         (r"\\(p?mod)\s*\{?\s*(\w+)\s*\}?", r"\\\1{\2}"),
         (r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])", "|"),
+        (r"\\[lr]?Vert(?![a-zA-Z])|\\\|", "‖"),
         (r"\\langle(?![a-zA-Z])", "("),
         (r"\\rangle(?![a-zA-Z])", ")"),
         (r"\\(?:R|reals|Reals)(?![a-zA-Z])", r"\\mathbb{R}"),
+        (r"\^\s*\\(?:top|intercal)(?![a-zA-Z])", "^T"),
+        (r"\^\s*\{\s*\\(?:top|intercal|(?:mathsf|mathrm|text|rm)\s*\{?T\}?)\s*\}", "^T"),
+        (r"\\(math(?:rm|bf|it|sf|tt)|boldsymbol|bm)\s+([a-zA-Z])(?![a-zA-Z])", r"\\\1{\2}"),
         (r"\\Bbb(?![a-zA-Z])", r"\\mathbb"),
         (r"\\lbrack(?![a-zA-Z])", "["),
         (r"\\rbrack(?![a-zA-Z])", "]"),
@@ -82,6 +87,10 @@ REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\lbrace(?![a-zA-Z])", r"\\{"),
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
         (r"\\not\s*(?:=|\\eq(?![a-zA-Z]))", "≠"),
+        (r"\\not\s*(?:<|\\lt(?![a-zA-Z]))|\\nless(?![a-zA-Z])", "≥"),
+        (r"\\not\s*(?:>|\\gt(?![a-zA-Z]))|\\ngtr(?![a-zA-Z])", "≤"),
+        (r"\\not\s*(?:≤|\\leq?(?:slant)?(?![a-zA-Z]))|\\nleq(?:slant)?(?![a-zA-Z])", ">"),
+        (r"\\not\s*(?:≥|\\geq?(?:slant)?(?![a-zA-Z]))|\\ngeq(?:slant)?(?![a-zA-Z])", "<"),
         (r"\\not\s*\\in(?![a-zA-Z])|\\notin(?![a-zA-Z])", "∉"),
         (r"\\(?:leq?|leqslant|leqq)(?![a-zA-Z])", "≤"),
         (r"\\(?:geq?|geqslant|geqq)(?![a-zA-Z])", "≥"),
@@ -173,22 +182,35 @@ _UNIT_NAMES = {
     "quart": "quart quarts qt", "pint": "pint pints", "cup": "cup cups", "acre": "acre acres",
     "joule": "joule joules j", "newton": "newton newtons n", "watt": "watt watts w", "volt": "volt volts v",
     "hertz": "hertz hz", "kilowatt": "kilowatt kilowatts kw", "kilowatt hour": "kwh", "psi": "psi",
+    "mole": "mole moles mol", "ampere": "ampere amperes amp amps", "pascal": "pascal pascals",
+    "coulomb": "coulomb coulombs", "ohm": "ohm ohms", "calorie": "calorie calories",
     "knot": "knot knots", "revolution": "revolution revolutions rev",
 }  # fmt: skip
 UNIT_OF = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
+#: What a unit is of another, where there is one such ratio (a pound may be money, a month has no length).
+SIZES = {
+    name: (base, Fraction(size))
+    for base, sizes in {
+        "second": "minute 60 hour 3600 day 86400 week 604800",
+        "meter": "millimeter 1/1000 centimeter 1/100 decimeter 1/10 kilometer 1000 "
+        "inch 0.0254 foot 0.3048 yard 0.9144 mile 1609.344",
+        "gram": "milligram 1/1000 kilogram 1000",
+        "liter": "milliliter 1/1000",
+        "dollar": "cent 1/100",
+        "watt": "kilowatt 1000",
+    }.items()
+    for name, size in zip(sizes.split()[::2], sizes.split()[1::2], strict=True)
+}
 COMPOUND_UNITS = {
     "mph": (("mile", 1), ("hour", -1)), "kph": (("kilometer", 1), ("hour", -1)),
     "kmh": (("kilometer", 1), ("hour", -1)),
     "fps": (("foot", 1), ("second", -1)), "rpm": (("revolution", 1), ("minute", -1)),
     "mpg": (("mile", 1), ("gallon", -1)),
 }  # fmt: skip
+_ONES = "one two three four five six seven eight nine"
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 NUMBER_WORDS = {
-    word: value
-    for value, word in enumerate(
-        [
-            *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-            *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
-            *("nineteen", "twenty"),
-        ]
-    )
+    **{word: value for value, word in enumerate(f"zero {_ONES} {_TEENS}".split())},
+    **{word: 10 * value for value, word in enumerate(_TENS.split(), start=2)},
 }

@@ -318,7 +318,7 @@ CODE = [
     "__import__('os').system('touch CANARY')", "\\text{__import__('os').system('touch CANARY')}", "exec(1)",
     "eval('5')", "\\input{/etc/passwd}", "\\def\\a{\\a\\a}\\a", "().__class__.__bases__", "lambda: 5", "2**2**2**9",
 ]  # fmt: skip
-MALFORMED = ["=", "==", "= 5", "5 =", "<", "\\in", "x\\in", "\\cup", "(,)", "(1,)", "_", "^", "5^", "\\", "\\\\", "&",
+MALFORMED = ["=", "==", "= 6", "5 =", "<", "\\in", "x\\in", "\\cup", "(,)", "(1,)", "_", "^", "5^", "\\", "\\\\", "&",
              "%", "$$", "1/0", "0^0", "0^{-1}", "\\log 0", "x>1/0\\text{ and }x<2", "(-1)!", "\\infty-\\infty", "a<b<c<d"]  # fmt: skip
 
 

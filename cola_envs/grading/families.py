@@ -1,0 +1,81 @@
+r"""Families of values with a letter for all whole numbers: ``\frac{\pi}{2} + k\pi, k \in \mathbb{Z}``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cola_envs.grading.lexer import clean
+from cola_envs.grading.nodes import Expr, Group, Node, Relation, Tree, Unit
+from cola_envs.grading.parser import parse
+from cola_envs.grading.proof import same
+from cola_envs.grading.trees import number, substituted, with_each_sign
+from cola_envs.grading.verdicts import Truth, every, some
+
+#: What is said of the letter behind the values: "k in Z", "k is an integer", "for all integers k".
+_SAID = re.compile(
+    r"[\s,;(]*(?:\\(?:text|mathrm)\s*\{[\s,(]*)?(?:where|with|and|for(?: any| all| every| some)?)?[\s}]*"
+    r"(?:integers?[\s}]*([a-z])"
+    r"|([a-z])\s*(?:∈\s*\\mathbb\s*\{?\s*Z\s*\}?"
+    r"|(?:\\(?:text|mathrm)\s*\{)?\s*(?:is |are )?(?:an |any )?integers?))[\s})]*"
+)
+_BEGIN = re.compile(r"(?=[\s,;(\\])")
+#: How far the numberings of two families may be apart.
+_FARTHEST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Values with a letter for all whole numbers; the name of the unknown, if it is written."""
+
+    letter: str
+    name: str | None
+    values: tuple[tuple[Tree, Unit | None], ...]
+
+
+def family(text: str) -> Family | None:
+    """Read an answer that ends by saying which letter is any whole number; None for others."""
+    text = clean(text)
+    if "integer" not in text and "Z" not in text:
+        return None
+    for begin in _BEGIN.finditer(text, 1):
+        said = _SAID.fullmatch(text, begin.start())
+        if said:
+            node = parse(text[: begin.start()])
+            return None if node is None else _family(said[1] or said[2], node)
+    return None
+
+
+def _family(letter: str, node: Node) -> Family | None:
+    items = node.items if isinstance(node, Group) and node.kind == "list" else (node,)
+    names = {item.names[0] if isinstance(item, Relation) else None for item in items} - {None}
+    sides = [item.sides[1] if isinstance(item, Relation) and item.ops == ("=",) else item for item in items]
+    values = [(side.tree, side.unit) for side in sides if isinstance(side, Expr)]
+    if len(values) < len(items) or len(names) > 1:
+        return None
+    signed = tuple((value, unit) for tree, unit in values for value in with_each_sign(tree))
+    return Family(letter, names.pop() if names else None, signed)
+
+
+def same_family(gold: Family, answer: Family) -> Truth:
+    """Whether two families have the same values, perhaps numbered otherwise."""
+    if gold.name and answer.name and gold.name != answer.name:
+        return False
+    table = [[_same_values(gold, g, answer, a) for a in answer.values] for g in gold.values]
+    return every([*map(some, table), *map(some, zip(*table, strict=True))])
+
+
+def _same_values(
+    gold: Family, first: tuple[Tree, Unit | None], answer: Family, second: tuple[Tree, Unit | None]
+) -> Truth:
+    if first[1] != second[1]:
+        return False
+    # Numbered up or down, from a number near that of the other.
+    return some(
+        same(
+            first[0],
+            substituted(second[0], answer.letter, ("+", ("*", number(sign), ("v", gold.letter)), number(k))),
+        )
+        for k in sorted(range(-_FARTHEST, _FARTHEST + 1), key=abs)
+        for sign in (1, -1)
+    )
