@@ -15,8 +15,8 @@ _MOVED = {
     "model": "configuration families hub litgpt lora modeling sampling shards",
     "decoding": "kv lean session static",
     "rl": (
-        "acting actors agent clipped generate grpo logs losses memory optimiser options ppo "
-        "registry remax rloo rollout saving updates workers"
+        "acting actors agent generate grpo logs losses memory optimiser options ppo "
+        "registry remax rloo rollout saving workers"
     ),
     "evaluation": "demo inspection play probe reports scores",
     "common": "provenance threads",
@@ -28,6 +28,7 @@ _RENAMED = {
     "checkpoint": "model.official",
     "table": "decoding.code_table",
     "loop": "rl.callbacks",
+    "updates": "rl.update",
     "folders": "common.files",
     "train.distributed": "common.processes",
     "train.card": "evaluation.bundled_card",

@@ -340,8 +340,8 @@ def test_group_gradients_add_up_to_the_gradient_of_the_batch(agent):
     parts = group_gradients(agent, batch, 2)
     assert {len(rows) for rows in parts.values()} == {4}
     agent.optimiser.zero_grad()
-    loss, _ = agent.loss(batch, 1, 1)
-    loss.backward()
+    loss, _ = agent.loss(batch)
+    (loss * batch.num_decisions).backward()
     whole = {"head": [], "trunk": []}
     for name, parameter in agent.actor.trained().items():
         if not name.startswith("value_head"):

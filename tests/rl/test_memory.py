@@ -70,7 +70,7 @@ def test_parts_of_the_plan_are_what_a_small_model_takes(level, rank, dtype, monk
         lora_rank=rank,
     )
     seen: dict[str, int] = {}
-    stepped = agent._stepped
+    stepped = agent._count
 
     def look(**told: Any) -> None:
         followers = agent.episodes.session._followers  # type: ignore[attr-defined]
@@ -78,7 +78,7 @@ def test_parts_of_the_plan_are_what_a_small_model_takes(level, rank, dtype, monk
         seen["policy_cache"] = max(seen.get("policy_cache", 0), held(caches))
         stepped(**told)
 
-    agent._stepped = look  # type: ignore[method-assign]
+    agent._count = look  # type: ignore[method-assign]
     agent.update()
     rollout = agent.play(*agent.draw_seeds(WORK["episodes"]))
     length = rollout.ids.shape[1]
@@ -143,14 +143,14 @@ def test_ppo_learns_in_bfloat16_with_hidden_states_kept_so(level):
     )
     before = {name: p.detach().clone() for name, p in agent.actor.trained().items()}
     hidden = []
-    gather = agent.gather
+    gather = agent.batch
 
     def gathered() -> Any:
         batch = gather()
         hidden.append(batch.rollout.hidden.dtype)
         return batch
 
-    agent.gather = gathered  # type: ignore[method-assign]
+    agent.batch = gathered  # type: ignore[method-assign]
     records = [agent.update() for _ in range(2)]
     assert hidden == [torch.bfloat16] * 2
     assert all(np.isfinite(value) for record in records for value in record.values())
