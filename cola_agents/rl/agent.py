@@ -38,6 +38,7 @@ from cola_agents.rl.losses import adapted_kl_coef, reinforce_objective, rewards_
 from cola_agents.rl.optimiser import Adam32, tensors_of
 from cola_agents.rl.options import AgentOptions, ClippedOptions
 from cola_agents.rl.policy import TrainedPolicy
+from cola_agents.rl.records import Idle, batch_figures
 from cola_agents.rl.restoring import arguments_of, nameable, take_over
 from cola_agents.rl.rollout import Rollout, collect
 from cola_agents.rl.rows import make_rows
@@ -48,11 +49,7 @@ from cola_agents.rl.workers import RolloutWorkers, text_of
 from cola_envs.backbone import Level
 from cola_envs.build import evaluation_split, repeatable, resolve
 from cola_envs.episodes import Episodes
-from cola_envs.fields import failures, mean_scores
 from cola_envs.order import check_prompts, order_of
-
-#: Updates in which no episode was better than another, after which it is said.
-PATIENCE = 10
 
 
 class Agent(ABC):
@@ -161,7 +158,7 @@ class Agent(ABC):
         self.progress: Progress | None = None
         self._finished = (0, 0)  # timesteps and episodes of finished updates alone
         self._finished_steps = 0  # the optimiser's, at the end of the last update; -1 inside one
-        self._idle = 0
+        self._idle = Idle()
         self._joined = self.workers.size == 1
 
     def make_policy(self, given: PolicyBackbone) -> tuple[PolicyBackbone, TrainedPolicy]:
@@ -307,7 +304,7 @@ class Agent(ABC):
             self.num_timesteps, self.num_episodes = self._finished
             self.workers.fail(error)
             raise
-        self._notice(record)
+        self._idle.notice(record, warn=self.workers.rank == 0)
         return record
 
     def improve(self, batch: Batch) -> dict[str, list[float]]:
@@ -364,41 +361,25 @@ class Agent(ABC):
 
     def _record(self, batch: Batch, started: float, figures: dict[str, list[float]]) -> Record:
         """Count a finished update, keep its record, and steer the KL's weight."""
-        rollout, o = batch.rollout, self.options
         cpu_s = sum(self.workers.exchange(time.process_time() - started))
         self.num_updates += 1
         record = {
             "update": self.num_updates,
             "timesteps": self.num_timesteps,
             "episodes": self.num_episodes,
-            "reward": rollout.episode_rewards.mean().item(),
-            "success": float(np.mean([info["success"] for info in rollout.infos])),
-            "length": rollout.num_actions / len(rollout),
-            **mean_scores(rollout.infos),
-            **failures(rollout.infos),
-            **batch.figures,
+            **batch_figures(batch),
             **{name: float(np.mean(values)) for name, values in figures.items()},
             "kl_coef": self.kl_coef,
             "cpu_s": cpu_s,
         }
+        o = self.options
         if o.kl_target is not None:
             self.kl_coef = adapted_kl_coef(self.kl_coef, record["kl"], o.kl_target, o.kl_gain)
-        self.sample = rollout.infos[0].get("text")
+        self.sample = batch.rollout.infos[0].get("text")
         self.history.append(record)
         self._finished = self.num_timesteps, self.num_episodes
         self._finished_steps = self.optimiser.steps
         return record
-
-    def _notice(self, record: Record) -> None:
-        """Warn where update after update gives nothing to learn from."""
-        self._idle = self._idle + 1 if record["frac_zero_advantage"] == 1 else 0
-        if self._idle == PATIENCE and self.workers.rank == 0:
-            warnings.warn(
-                f"in the last {PATIENCE} updates no episode was rewarded differently from those it is "
-                "compared with, so that there was nothing to learn from: the task may be too hard or too "
-                "easy at this max_tokens; more episodes an update or a higher temperature may help",
-                stacklevel=3,
-            )
 
     # ---------------------------------------------------------------- learning
 

@@ -35,7 +35,7 @@ from stable_baselines3.common.logger import configure
 
 from cola_agents.common.files import InUseError
 from cola_agents.common.interrupts import Terminated
-from cola_agents.rl import agent as agents
+from cola_agents.rl import records
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.logs import make_logger
 from cola_agents.rl.ppo import PPO
@@ -412,7 +412,7 @@ def test_the_progress_bar_shows_reward_kl_speed_and_time_left(models, capsys):
 
 
 def test_equal_rewards_give_no_gradient_no_nan_and_one_warning(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(agents, "PATIENCE", 3)
+    monkeypatch.setattr(records, "PATIENCE", 3)
     agent = make(models, task=NeverPays, kl_coef=0.0)
     before = weights_of(agent)
     agent.set_logger(make_logger(tmp_path, ["json"]))
