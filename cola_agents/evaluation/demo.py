@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cola_agents.common import markdown
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.common.threads import fitting_threads
@@ -166,13 +167,13 @@ def run_demo(out: Path, *, updates: int = 50, seeds: Sequence[int] = (0,), episo
 
 def table(results: dict[str, Any]) -> str:
     """The results as a Markdown table."""
-    head = "| policy | format reward | arithmetic | grammar | held-out CE | rollouts to .9 | CPU-s |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    head = ["policy", "format reward", "arithmetic", "grammar", "held-out CE", "rollouts to .9", "CPU-s"]
     floors = results["floor"]
-    lines.append(f"| uniform random codes | {floors['random_codes']:.3f} | | | | | |")
-    lines.append(
-        f"| best constant code ({floors['constant_code_is']}) | {floors['constant_code']:.3f} | | | | | |"
-    )
+    rows = [
+        ["uniform random codes", f"{floors['random_codes']:.3f}"],
+        [f"best constant code ({floors['constant_code_is']})", f"{floors['constant_code']:.3f}"],
+    ]
+    rows = [row + [""] * (len(head) - len(row)) for row in rows]
     for run in results["runs"]:
         before, after = run["before"], run["after"]
         cells = [
@@ -181,15 +182,15 @@ def table(results: dict[str, Any]) -> str:
         ]
         reached = run["rollouts_to_threshold"] or f"not in {int(run['history'][-1]['episodes'])}"
         name = f"{run['arm']} GRPO, seed {run['seed']}"
-        lines.append(f"| {name} | {' | '.join(cells)} | {reached} | {run['train_cpu_s']:.0f} |")
-    lines.append(
-        f"\nShares of {results['runs'][0]['before']['episodes']} episodes on test problems, before → after "
+        rows.append([name, *cells, reached, f"{run['train_cpu_s']:.0f}"])
+    note = (
+        f"Shares of {results['runs'][0]['before']['episodes']} episodes on test problems, before → after "
         "RL. Arithmetic is graded whatever the form of the answer; cross-entropy is in nats per token "
         "(latent: summed over the codes). Options: "
         + "; ".join(f"{run['arm']} {_options(run)}" for run in results["runs"][: len(ARMS)])
         + "."
     )
-    return "\n".join(lines)
+    return f"{markdown.table(head, rows)}\n\n{note}"
 
 
 def _options(run: dict[str, Any]) -> str:
