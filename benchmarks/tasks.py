@@ -33,7 +33,7 @@ def works() -> dict[str, tuple[Callable[[int], object], int]]:
     golds = [str(i) for i in range(10_000)]
     return {
         "arithmetic problems": (lambda count: list(islice(arithmetic.problems(1), count)), 2000),
-        "substitute problems": (lambda count: list(substitute.train_items(1, count)), 10_000),
+        "substitute problems": (lambda count: [substitute.train_item(1, k) for k in range(count)], 10_000),
         "TextRooms games": (partial(_generated, textrooms.generate), 300),
         "Countdown puzzles": (partial(_generated, partial(countdown.generate, difficulty=3)), 500),
         "Countdown answers scored": (partial(_scored, puzzles), 1000),

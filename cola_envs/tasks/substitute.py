@@ -1,6 +1,6 @@
 """An embedded stand-in for MATH: problems of our own over its seven subjects and five levels.
 
-Training items are drawn from templates (:mod:`cola_envs.tasks.substitute_templates`), each from a seed and an
+Training items are drawn from templates (:mod:`cola_envs.tasks.substitute_problems`), each from a seed and an
 index, by no state but these; the test items are a fixed file that the same templates filled once. No
 training item asks a test question, whatever the order of its words and numbers (:func:`canonical_question`).
 The set is named ``cola-substitute-v2``; results on it say nothing about MATH.
@@ -19,12 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from cola_envs.tasks import (
-    substitute_templates_more,
-    substitute_templates_numbers,
-    substitute_templates_shapes,
-)
-from cola_envs.tasks.substitute_templates import NAMES, SECOND, TEMPLATES, THINGS, Template
+from cola_envs.tasks.substitute_problems.drawing import NAMES, SECOND, TEMPLATES, THINGS, Template
 
 NAME = "cola-substitute-v2"
 #: Test items: 14 or 15 of each subject and level.
@@ -41,10 +36,6 @@ SUBJECTS = (
 LEVELS = (1, 2, 3, 4, 5)
 TEST_FILE = Path(__file__).resolve().parents[1] / "data" / "substitute_test.jsonl"
 
-# Imported for the templates that they register.
-assert substitute_templates_more
-assert substitute_templates_numbers
-assert substitute_templates_shapes
 _TOKEN = re.compile(r"[a-z]+|\d+|[^\sa-z\d]")
 _PLACEHOLDERS = {name.lower(): "NAME" for name in NAMES} | dict.fromkeys(THINGS, "THING")
 _SLUGS = {subject: re.sub(r"[^a-z]+", "_", subject.lower()) for subject in SUBJECTS}
@@ -81,19 +72,6 @@ def train_item(
         ValueError: for an unknown subject or level.
     """
     return _draw(seed, index, _cells(_key(subjects), _key(levels)), _test_questions())
-
-
-def train_items(
-    seed: int, count: int, subjects: Sequence[str] | None = None, levels: Sequence[int] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield the first ``count`` training items of a seed; the same as :func:`train_item` one by one.
-
-    Raises:
-        ValueError: for an unknown subject or level.
-    """
-    cells = _cells(_key(subjects), _key(levels))
-    excluded = _test_questions()
-    return (_draw(seed, index, cells, excluded) for index in range(count))
 
 
 def _key(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
