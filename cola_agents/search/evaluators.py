@@ -69,23 +69,3 @@ def unplayed(seen: Outlook) -> Evaluation:
     """What a player sees of rows, as an evaluation whose values, 0, are still to be played for."""
     action_values = None if seen.values is None else seen.values.double().cpu().numpy()
     return Evaluation(probabilities(seen.logits), np.zeros(len(seen.logits)), action_values)
-
-
-class ValueEvaluator:
-    """Priors and values from an actor with a critic, such as a trained PPO agent's.
-
-    Args:
-        episodes: whose rows are evaluated.
-        actor: :attr:`cola_agents.PPO.actor`, over the backbone of these episodes.
-    """
-
-    def __init__(self, episodes: Episodes, actor: Any) -> None:
-        self.episodes = episodes
-        self.actor = actor
-        self.features = actor.follow(episodes.session)
-
-    @torch.no_grad()
-    def __call__(self, rows: Sequence[int], /) -> Evaluation:
-        features = self.features(rows)
-        prior = probabilities(self.actor.logits(features))
-        return Evaluation(prior, self.actor.values(features).double().cpu().numpy())

@@ -24,7 +24,6 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from cola_agents.decoding.backbones import LatentBackbone
-from cola_agents.model.litgpt import litgpt_to_official
 from cola_agents.model.modeling import CoLAForCausalLM, positions_of, shift_codes
 from cola_agents.model.official import CODEBOOK, official_name
 from cola_agents.model.sampling import distribution, sample
@@ -36,6 +35,7 @@ from cola_agents.train.code_losses import assign_codes, negative_entropy
 from cola_envs import EachRow, Episodes, Turn
 from cola_envs.grading import grade_answers
 from tests import tiny
+from tests.model.litgpt import litgpt_to_official
 
 ATOL = 1e-4
 

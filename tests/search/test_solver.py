@@ -7,12 +7,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-from cola_agents import PPO
 from cola_agents.cli import main
-from cola_agents.search import MCTS, MCTSQConfig, QFunction, SearchConfig, draw_tree, search, tree_text
-from cola_agents.search.evaluators import ValueEvaluator
+from cola_agents.search import MCTS, MCTSQConfig, QFunction, SearchConfig, draw_tree, tree_text
 
 TASK = "CoLA-Arithmetic-v0"
 
@@ -213,20 +210,3 @@ def test_a_solver_over_token_ids_searches_the_likeliest_of_them() -> None:
     q = QFunction.over(solver.episodes.backbone)  # type: ignore[arg-type]
     config = MCTSQConfig(rounds=2, rewards="estimated")
     assert MCTS(solver.episodes, config, q=q).solve([0, 1]).answers[0] is not None
-
-
-def test_a_trained_critic_gives_priors_and_values_without_playing_on() -> None:
-    agent = PPO(TASK, num_envs=4)
-    torch.nn.init.normal_(agent.actor.value_head.weight)
-    agent.episodes.reset([0, 1], [5, 6])
-    before = [agent.episodes.snapshot(row) for row in (0, 1)]
-    found = ValueEvaluator(agent.episodes, agent.actor)([0, 1])
-    session = agent.episodes.session
-    features = agent.actor.follow(session)([0, 1])
-    np.testing.assert_allclose(found.value, agent.actor.values(features).detach().numpy(), atol=1e-5)
-    np.testing.assert_allclose(np.log(found.prior), session.prior([0, 1]), atol=1e-4)
-    assert [agent.episodes.snapshot(row) for row in (0, 1)] == before
-    evaluate = ValueEvaluator(agent.episodes, agent.actor)
-    result = search(agent.episodes, [0, 1], evaluate, SearchConfig(simulations=5))
-    assert result.forwarded is not None
-    assert result.forwarded >= result.new_tokens.sum() > 0
