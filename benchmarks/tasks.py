@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks import RESULTS, Commands
+from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_envs.grading import grade_answers
 from cola_envs.tasks import arithmetic, countdown, substitute, textrooms
@@ -64,6 +64,6 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     found = measure(arguments.turns)
     results = {**provenance(), "per_cpu_second": found}
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(arguments.out, results, indent=1)
     for name, rate in found.items():
         print(f"{name:26}{rate:>10,} a CPU-second")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 
@@ -29,6 +28,7 @@ from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.rollout import Rollout
+from cola_agents.rl.rows import make_rows
 from cola_envs.fields import mean_scores
 
 TASKS = ("Thinking", "Arithmetic")
@@ -99,9 +99,7 @@ def study(
     started = time.process_time()
     signals, batch = gradient_snr(agent)
     between = time.process_time()
-    made: Any = gym.make_vec(
-        agent.env_id, num_envs=num_envs, model=agent.backbone, **{**agent.env_kwargs, "split": split}
-    ).unwrapped
+    made = make_rows(agent.env_id, num_envs, model=agent.backbone, **{**agent.env_kwargs, "split": split})
     try:
         settings = {**agent.options.drawing, "seed": seed}
         seeds = range(seed, seed + problems)

@@ -21,14 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 
-import cola_envs  # noqa: F401 (registers the ids)
 from benchmarks import RESULTS, Commands
 from benchmarks.compare.arms import ARMS
-from benchmarks.credit.branching import seed_of
 from benchmarks.credit.similarity import Embed, NGramEmbedding, mean_similarity
 from cola_agents.common.files import write_json, write_whole
 from cola_agents.common.markdown import table
@@ -36,7 +33,9 @@ from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.evaluation.probe import distinct
 from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.rl.rows import make_rows
 from cola_agents.train.bundled.english import check_story, story
+from cola_envs.seeds import derived_seed
 from cola_envs.task import Turn
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0)
@@ -103,17 +102,17 @@ class Speaker:
     def write(self, temperature: float, *, prefixes: int, samples: int, settings: Mapping[str, Any]) -> Any:
         """``samples`` episodes of each prefix, side by side: a :class:`~cola_agents.rl.rollout.Rollout`."""
         env_id = "CoLA-Text-v0" if self.backbone.level == "latent" else "CoLA-Text-Token-v0"
-        made: Any = gym.make_vec(
+        made = make_rows(
             env_id,
-            num_envs=min(settings["num_envs"], prefixes * samples),
+            min(settings["num_envs"], prefixes * samples),
             model=self.backbone,
             max_tokens=settings["max_tokens"],
             world_temperature=temperature if self.world == "sampled" else 0.0,
             task=lambda: Continuation(settings["prefix_words"]),
-        ).unwrapped
+        )
         try:
             problems = [settings["seed"] + prefix for prefix in range(prefixes) for _ in range(samples)]
-            seeds = [seed_of(problem, place % samples) for place, problem in enumerate(problems)]
+            seeds = [derived_seed(problem, place % samples) for place, problem in enumerate(problems)]
             policy = self.policy or InitialPolicy()
             return collect(
                 made.episodes, policy, seeds=seeds, problem_seeds=problems, temperature=temperature

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rows import make_rows
 
 THRESHOLD = 0.9
 #: Training problems that the best constant code is chosen on.
@@ -101,8 +101,7 @@ def floor(*, episodes: int = 256, seed: int = 10_000) -> dict[str, float]:
 
 
 def _episodes(backbone: Any, num_rows: int, split: str) -> Any:
-    envs: Any = gym.make_vec("CoLA-Thinking-v0", num_envs=num_rows, model=backbone, split=split)
-    return envs.unwrapped.episodes
+    return make_rows("CoLA-Thinking-v0", num_rows, model=backbone, split=split).episodes
 
 
 def _mean_reward(rollout: Rollout) -> float:

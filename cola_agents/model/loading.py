@@ -16,7 +16,8 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from cola_agents.model.shards import check_weights, read_json, refuse_pickles
+from cola_agents.model.shards import check_weights, refuse_pickles
+from cola_envs import jsonl
 
 #: What transformers may be told about code that comes with a model, and nothing else.
 SAFE: Mapping[str, Any] = {
@@ -162,7 +163,7 @@ def check_files(source: str | Path) -> None:
 
 def check_adapters(folder: Path) -> None:
     """Refuse adapters whose description names code, or whose weights are pickled or absent."""
-    said = read_json(folder / ADAPTER)
+    said = jsonl.read_object(folder / ADAPTER)
     if said.get("peft_type") != "LORA" or said.get("megatron_config"):
         raise ForeignCodeError(
             f"{folder / ADAPTER} asks for peft_type={said.get('peft_type')!r} with "

@@ -11,7 +11,6 @@ test items, v1's among them.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -19,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from cola_envs import jsonl
 from cola_envs.tasks.substitute_problems.drawing import NAMES, SECOND, TEMPLATES, THINGS, Template
 
 NAME = "cola-substitute-v2"
@@ -53,8 +53,7 @@ def canonical_question(problem: str) -> str:
 @cache
 def test_items() -> tuple[dict[str, Any], ...]:
     """Return the test items, with MATH's fields."""
-    with TEST_FILE.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = (row for _, row in jsonl.read(TEST_FILE))
     return tuple({key: value for key, value in row.items() if key != "check"} for row in rows)
 
 
