@@ -384,9 +384,9 @@ def test_a_study_tells_everything_of_an_agent(agent):
 def test_returns_that_do_not_vary_are_said_and_not_divided_by():
     flat = Branched(((1,), (2,)), ((1,), (2,)), np.array([0.5, 0.5]), np.zeros((2, 3)))
     visited = [Visited(spelling()[1], problem_seed=0, step=0, length=3)]
-    told = module._decided(visited, [flat], lambda state: True)
+    told = module.decided_by_actions(visited, [flat], lambda state: True)
     assert told["share"] is None
-    assert module._decided(visited, [flat], lambda state: state.step > 0) is None
+    assert module.decided_by_actions(visited, [flat], lambda state: state.step > 0) is None
 
 
 def test_the_command_writes_figures_states_table_plot_and_returns(tmp_path, capsys):

@@ -129,7 +129,7 @@ def test_arms_are_told_apart_at_one_validity_by_a_bootstrap_over_prefixes():
         "more": arm(0.2, (0.98, 0.8, 0.6)),
         "wild": arm(0, (0.5, 0.3)),
     }
-    told = module._matched(points, 0.85, "token", 200)
+    told = module.matched_at(points, 0.85, "token", 200)
     assert told["wild"] is None
     assert "difference" not in told["token"]
     assert told["token"]["diversity"]["mean"] == pytest.approx(0.15, abs=0.02)
@@ -138,7 +138,7 @@ def test_arms_are_told_apart_at_one_validity_by_a_bootstrap_over_prefixes():
     assert apart["high"] < 0.3
     assert apart["low"] < apart["mean"] < apart["high"]
     assert told["more"]["reached"] == 1.0
-    assert "difference" not in module._matched(points, 0.85, "wild", 200)["more"]
+    assert "difference" not in module.matched_at(points, 0.85, "wild", 200)["more"]
 
 
 # ------------------------------------------------------------------ the whole

@@ -133,8 +133,8 @@ def study(
         "frac_zero_advantage": round(batch.figures["frac_zero_advantage"], 4),
         "gradient": {part: _signal(signal, batch.rollout) for part, signal in signals.items()},
         "decided": {
-            "first": _decided(visited, branched, lambda state: state.step == 0),
-            "later": _decided(visited, branched, lambda state: state.step > 0),
+            "first": decided_by_actions(visited, branched, lambda state: state.step == 0),
+            "later": decided_by_actions(visited, branched, lambda state: state.step > 0),
         },
         "cpu_s": {
             "gradient": round(between - started, 1),
@@ -175,7 +175,7 @@ def _signal(signal: Signal, rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _decided(
+def decided_by_actions(
     visited: Sequence[Visited], branched: Sequence[Branched], counts: Callable[[Visited], bool]
 ) -> dict[str, Any] | None:
     """What single actions decide, over the states that count; None where there are none.

@@ -228,7 +228,7 @@ def diversity(
             {
                 "validity": validity,
                 "reference": reference,
-                "arms": _matched(points, validity, reference, resamples),
+                "arms": matched_at(points, validity, reference, resamples),
             }
             for validity in validities
         ],
@@ -275,7 +275,7 @@ def at_validity(validity: np.ndarray, values: np.ndarray, target: float) -> np.n
     return heights[right - 1] + part * (heights[right] - heights[right - 1])
 
 
-def _matched(
+def matched_at(
     points: Mapping[str, Sequence[Mapping[str, np.ndarray]]], target: float, reference: str, resamples: int
 ) -> dict[str, Any]:
     """Measures of each arm at one validity and their differences to the reference, with intervals of 95 %.
