@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cola_agents.model.sampling import distribution, sample
 from cola_agents.rl.rollout import Policy, collect
+from cola_agents.search.playout import checked_logits
 from cola_envs.episodes import Episodes
 from cola_envs.seeds import derived_seed
 from cola_envs.state import State
@@ -225,7 +226,7 @@ def credit(
     branches = []
     for state in states:
         episodes.restore([0], [state])
-        prior = _probabilities(act([0]), drawing)
+        prior = _probabilities(checked_logits(act([0]), [0]), drawing)
         tried = actions
         if tried is None:
             likeliest = np.argsort(-prior, kind="stable")[:max_actions]
@@ -303,10 +304,8 @@ def _play_on(
         if begun:
             with torch.no_grad():
                 u = torch.tensor([draws[row]() for row in begun], dtype=torch.float64)
-                logits = act(begun)
-                drawn, log_probs = sample(logits, u.to(logits.device), **drawing)
-            if not torch.isfinite(log_probs).all():
-                raise FloatingPointError("the policy's logits are not finite")
+                logits = checked_logits(act(begun), begun)
+                drawn, _ = sample(logits, u.to(logits.device), **drawing)
             chosen.update(zip(begun, drawn.tolist(), strict=True))
         _, rewards, _, _, _ = episodes.step(rows, [chosen[row] for row in rows])
         for row, reward in zip(rows, rewards.tolist(), strict=True):
@@ -319,7 +318,4 @@ def _probabilities(logits: Tensor, drawing: dict[str, Any]) -> np.ndarray:
     """What the policy draws from, given one row's action logits [1, A]: [A] float64."""
     if drawing.get("temperature") == 0:
         raise ValueError("temperature=0 leaves nothing to choose: give one above 0, and top_k=1 to be greedy")
-    found = distribution(logits[0].detach(), **drawing).double().exp().cpu().numpy()
-    if not np.isfinite(found).all():
-        raise FloatingPointError("the policy's logits are not finite")
-    return found
+    return distribution(logits[0].detach(), **drawing).double().exp().cpu().numpy()

@@ -30,7 +30,7 @@ _SWITCH: dict[str, Any] = {"action": "store_true", "default": None}
 
 #: Every option of any stage, by its flags.
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "--out": {"type": Path, "required": True, "help": "folder to write (q: a file)"},
+    "--out": {"type": Path, "required": True, "help": "folder to write"},
     "--seed": {"type": int, "help": "0 without; of the paper's preset 42"},
     "--tensorboard": {**_SWITCH, "help": "insist on TensorBoard (it is used where it is installed)"},
     "--model --source": {"dest": "model", "help": "folder or hub id of the model to start from"},
