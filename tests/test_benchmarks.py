@@ -13,7 +13,7 @@ from benchmarks.speed.limits import Cost, Machine, decode_cost, measure_machine
 from benchmarks.speed.shapes import SHAPES, measure_shapes, shapes_table
 from benchmarks.speed.speed import BareLoop, record_passes
 from benchmarks.tasks import works
-from cola_agents.common.provenance import _command
+from cola_agents.common.provenance import command_line
 from cola_agents.decoding.loading import make_backbone
 from tests import tiny
 
@@ -320,4 +320,4 @@ def test_a_comparison_passes_arguments_on_to_its_environments(monkeypatch, tmp_p
     ],
 )
 def test_recorded_command_holds_no_path_of_the_machine(argv, command):
-    assert _command(argv) == command
+    assert command_line(argv) == command

@@ -129,7 +129,7 @@ def test_arms_are_told_apart_at_one_validity_by_a_bootstrap_over_prefixes():
         "more": arm(0.2, (0.98, 0.8, 0.6)),
         "wild": arm(0, (0.5, 0.3)),
     }
-    told = module._matched(points, 0.85, "token", 200)
+    told = module.matched_at(points, 0.85, "token", 200)
     assert told["wild"] is None
     assert "difference" not in told["token"]
     assert told["token"]["diversity"]["mean"] == pytest.approx(0.15, abs=0.02)
@@ -138,7 +138,7 @@ def test_arms_are_told_apart_at_one_validity_by_a_bootstrap_over_prefixes():
     assert apart["high"] < 0.3
     assert apart["low"] < apart["mean"] < apart["high"]
     assert told["more"]["reached"] == 1.0
-    assert "difference" not in module._matched(points, 0.85, "wild", 200)["more"]
+    assert "difference" not in module.matched_at(points, 0.85, "wild", 200)["more"]
 
 
 # ------------------------------------------------------------------ the whole
@@ -182,9 +182,9 @@ def test_every_arm_writes_from_the_same_prefixes_and_the_figures_repeat(arms):
 
 def test_a_sampled_world_is_drawn_at_the_temperature_of_the_codes(latent_backbone, monkeypatch):
     made = []
-    original = module.gym.make_vec
+    original = module.make_rows
     monkeypatch.setattr(
-        module.gym, "make_vec", lambda *a, **k: made.append(k["world_temperature"]) or original(*a, **k)
+        module, "make_rows", lambda *a, **k: made.append(k["world_temperature"]) or original(*a, **k)
     )
     short([Speaker("token", latent_backbone, world="sampled"), Speaker("argmax", latent_backbone)])
     assert made == [0.5, 1.5, 0.0, 0.0]

@@ -27,6 +27,7 @@ from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.losses import categorical_kl
 from cola_agents.rl.policy import evaluate_actions
 from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rows import make_rows
 from cola_envs.build import evaluation_split, splits_of
 
 #: Of an evaluation: the seed of its problems, far from those that RL draws.
@@ -188,9 +189,9 @@ def _measured(agent: GRPO, protocol: Protocol, detail: int) -> tuple[Figures, st
 
 def _tried_often(agent: GRPO, protocol: Protocol) -> dict[str, float]:
     """pass@k over some test problems, each tried as often as the largest k."""
-    envs: Any = gym.make_vec(
+    envs = make_rows(
         agent.env_id,
-        num_envs=128,
+        128,
         model=agent.backbone,
         **{**agent.env_kwargs, "split": _splits(agent.env_id)[1]},
     )
@@ -199,7 +200,7 @@ def _tried_often(agent: GRPO, protocol: Protocol) -> dict[str, float]:
     problems = np.arange(TEST_SEED, TEST_SEED + protocol.hard_problems).repeat(tries)
     try:
         rollout = collect(
-            envs.unwrapped.episodes,
+            envs.episodes,
             agent.actor,
             seeds=range(2 * TEST_SEED, 2 * TEST_SEED + count),
             problem_seeds=problems.tolist(),
@@ -283,15 +284,15 @@ def _play(
     protocol: Protocol, backbone: Any, split: str, logits: torch.Tensor, problems: Sequence[int]
 ) -> Rollout:
     """One episode a problem, row ``i`` with the fixed logits [R, A] of row ``i``."""
-    envs: Any = gym.make_vec(
+    envs = make_rows(
         ARMS["latent"].env_id(protocol.task),
-        num_envs=len(problems),
+        len(problems),
         model=backbone,
         split=split,
         **protocol.env_kwargs,
     )
     try:
         seeds = range(len(problems))
-        return collect(envs.unwrapped.episodes, FixedCodes(logits), seeds=seeds, problem_seeds=list(problems))
+        return collect(envs.episodes, FixedCodes(logits), seeds=seeds, problem_seeds=list(problems))
     finally:
         envs.close()

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from cola_agents.model.sampling import distribution, sample
 from cola_agents.rl.rollout import Policy, attach, collect
+from cola_agents.search.playout import checked_logits
 from cola_envs.episodes import Episodes
+from cola_envs.seeds import derived_seed
 from cola_envs.state import State
 
 
@@ -150,7 +152,7 @@ def states_along(
     """
     if positions < 1:
         raise ValueError(f"positions must be at least 1, got {positions}")
-    seeds = [seed_of(seed, problem) for problem in problem_seeds]
+    seeds = [derived_seed(seed, problem) for problem in problem_seeds]
     played = collect(episodes, policy, seeds=seeds, problem_seeds=problem_seeds, **drawing)
     wanted = []
     for number in range(len(played)):
@@ -223,7 +225,7 @@ def credit(
     branches = []
     for state in states:
         episodes.restore([0], [state])
-        prior = _probabilities(act([0]), drawing)
+        prior = _probabilities(checked_logits(act([0]), [0]), drawing)
         tried = actions
         if tried is None:
             likeliest = np.argsort(-prior, kind="stable")[:max_actions]
@@ -232,7 +234,7 @@ def credit(
             raise ValueError(f"the policy draws none of the actions {list(tried)}: they have no mean value")
         branches.append(_outcomes(episodes, state, tried, prior))
     jobs = [
-        _Job(state, outcome[0], (number, place, k), seed_of(seed, number, k))
+        _Job(state, outcome[0], (number, place, k), derived_seed(seed, number, k))
         for number, (state, branch) in enumerate(zip(states, branches, strict=True))
         for place, outcome in enumerate(branch[0])
         for k in range(continuations)
@@ -301,10 +303,8 @@ def _play_on(
         if begun:
             with torch.no_grad():
                 u = torch.tensor([draws[row]() for row in begun], dtype=torch.float64)
-                logits = act(begun)
-                drawn, log_probs = sample(logits, u.to(logits.device), **drawing)
-            if not torch.isfinite(log_probs).all():
-                raise FloatingPointError("the policy's logits are not finite")
+                logits = checked_logits(act(begun), begun)
+                drawn, _ = sample(logits, u.to(logits.device), **drawing)
             chosen.update(zip(begun, drawn.tolist(), strict=True))
         _, rewards, _, _, _ = episodes.step(rows, [chosen[row] for row in rows])
         for row, reward in zip(rows, rewards.tolist(), strict=True):
@@ -317,12 +317,4 @@ def _probabilities(logits: Tensor, drawing: dict[str, Any]) -> np.ndarray:
     """What the policy draws from, given one row's action logits [1, A]: [A] float64."""
     if drawing.get("temperature") == 0:
         raise ValueError("temperature=0 leaves nothing to choose: give one above 0, and top_k=1 to be greedy")
-    found = distribution(logits[0].detach(), **drawing).double().exp().cpu().numpy()
-    if not np.isfinite(found).all():
-        raise FloatingPointError("the policy's logits are not finite")
-    return found
-
-
-def seed_of(*parts: int) -> int:
-    """A seed below 2**53 that follows from others."""
-    return int(np.random.SeedSequence([int(part) for part in parts]).generate_state(1, np.uint64)[0]) >> 11
+    return distribution(logits[0].detach(), **drawing).double().exp().cpu().numpy()

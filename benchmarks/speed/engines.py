@@ -53,17 +53,17 @@ def measure_engines(
     """
     torch.set_num_threads(1)
     return {
-        "engine": _engine(rows, workers, level, commands),
-        "levels": [_stock(level, stock_commands) for level in LEVELS],
+        "engine": measure_engine(rows, workers, level, commands),
+        "levels": [measure_stock(level, stock_commands) for level in LEVELS],
         "language_model": _model(rows, level, tokens),
-        "memory": _memory(resets, level),
+        "memory": measure_memory(resets, level),
         "settings": {"rows": rows, "workers": workers, "level": level},
         "engines": {name: version(name) for name in ("alfworld", "textworld")},
         **provenance(),
     }
 
 
-def _engine(rows: int, workers: int, level: int, commands: int) -> dict[str, Any]:
+def measure_engine(rows: int, workers: int, level: int, commands: int) -> dict[str, Any]:
     """Commands a second over a pool, rows reset as their games end."""
     pool = EnginePool(ENGINE, num_rows=rows, num_workers=workers)
     everywhere = list(range(rows))
@@ -111,7 +111,7 @@ def _engine(rows: int, workers: int, level: int, commands: int) -> dict[str, Any
     }
 
 
-def _stock(level: int, commands: int) -> dict[str, Any]:
+def measure_stock(level: int, commands: int) -> dict[str, Any]:
     """The same game and commands on ALFWorld's own stack and here, each in a worker of its own."""
     cpu: dict[str, list[float]] = {"stock": [], "cached": []}
 
@@ -182,7 +182,7 @@ def _model(rows: int, level: int, tokens: int) -> dict[str, Any]:
     }
 
 
-def _memory(resets: int, level: int, parts: int = 5) -> dict[str, Any]:
+def measure_memory(resets: int, level: int, parts: int = 5) -> dict[str, Any]:
     """Resident memory of one worker that begins one game after another, in two rows."""
     pool = EnginePool(ENGINE, num_rows=2, num_workers=1)
     sizes, cost = [], []

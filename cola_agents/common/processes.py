@@ -125,11 +125,11 @@ def _accelerator(precision: str) -> Accelerator:
         mixed_precision="no", cpu=None if torch.accelerator.is_available() else True, kwargs_handlers=[kwargs]
     )
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    _check_kind(accelerator.distributed_type.value, accelerator.is_fsdp2, sharded)
+    check_kind(accelerator.distributed_type.value, accelerator.is_fsdp2, sharded)
     return accelerator
 
 
-def _check_kind(kind: str, fsdp2: bool, sharded: bool) -> None:
+def check_kind(kind: str, fsdp2: bool, sharded: bool) -> None:
     """Refuse how accelerate joins the processes, where it is neither DDP nor the FSDP that was asked for."""
     if sharded and kind == "MULTI_CPU":
         raise ValueError("accelerate has no FSDP on a CPU: set its use_fsdp to false (DDP), or use GPUs")

@@ -20,7 +20,7 @@ _PACKAGES = ("cola-rl", "torch", "transformers", "gymnasium", "stable-baselines3
 def provenance() -> JsonObject:
     """Command, commit, versions and hardware of this process; no path of the machine is in it."""
     return {
-        "command": _command(sys.argv),
+        "command": command_line(sys.argv),
         "commit": _commit(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -33,7 +33,7 @@ def provenance() -> JsonObject:
     }
 
 
-def _command(argv: list[str]) -> str:
+def command_line(argv: list[str]) -> str:
     """The command line, its absolute paths cut to their last part."""
     program = Path(argv[0])
     name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name

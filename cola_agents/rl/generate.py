@@ -26,6 +26,7 @@ from cola_agents.rl.rollout import AnyPolicy, Episode, InitialPolicy, Rollout, c
 from cola_agents.rl.rows import make_rows
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes
+from cola_envs.seeds import derived_seed
 
 #: Fields of ``info`` that are kept, where a task gives them.
 INFO = (
@@ -159,7 +160,7 @@ def _played(
     episodes: Episodes, policy: Any, first: int, count: int, n: int, temperature: float
 ) -> Iterator[dict[str, Any]]:
     problem_seeds = np.arange(first, first + count).repeat(n)
-    seeds = [_row_seed(int(problem), k) for problem in range(first, first + count) for k in range(n)]
+    seeds = [derived_seed(int(problem), k) for problem in range(first, first + count) for k in range(n)]
     rollout = collect(
         episodes, policy, seeds=seeds, problem_seeds=problem_seeds.tolist(), temperature=temperature
     )
@@ -176,10 +177,6 @@ def _played(
             "problem_seed": int(rollout.problem_seeds[i]),
             "info": {key: value for key, value in rollout.infos[i].items() if key in INFO and _plain(value)},
         }
-
-
-def _row_seed(problem: int, k: int) -> int:
-    return int(np.random.SeedSequence([problem, k]).generate_state(1, np.uint64)[0]) >> 11
 
 
 def read(*paths: str | Path) -> Recorded:

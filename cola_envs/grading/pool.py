@@ -88,7 +88,7 @@ class Pool:
         self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(self.size):
             self._free.put(None)
-        self._all: set[_Worker] = set()
+        self.workers: set[_Worker] = set()
         self._lock = threading.Lock()
         self._failed_starts = 0
 
@@ -169,7 +169,7 @@ class Pool:
         if worker is None:
             worker = slots[slot] = _Worker()
             with self._lock:
-                self._all.add(worker)
+                self.workers.add(worker)
         if not worker.ready:
             return None, time.monotonic() + START_LIMIT
         index, claim = todo.pop()
@@ -214,13 +214,13 @@ class Pool:
 
     def _discard(self, worker: _Worker) -> None:
         with self._lock:
-            self._all.discard(worker)
+            self.workers.discard(worker)
         worker.kill()
 
     def close(self) -> None:
         """End all workers; the next call starts new ones."""
         with self._lock:
-            workers, self._all = list(self._all), set()
+            workers, self.workers = list(self.workers), set()
         for worker in workers:
             worker.kill()
 

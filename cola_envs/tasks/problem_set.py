@@ -62,7 +62,7 @@ class ProblemSet:
         self.dataset = source.name
         self.dataset_sha256 = source.sha256
         self.num_problems = len(source.items)
-        self._items = source.items
+        self.items = source.items
         self.set_hash = hash_of(islice(source.items, hash_first))
         self.order = Order(self.num_problems) if sequential else None
         self._index: list[int | None] = [None] * num_rows
@@ -125,7 +125,7 @@ class ProblemSet:
         index = self._index[row]
         if index is None:
             raise RuntimeError(f"row {row} has no problem yet; reset it first")
-        return self._items[index]
+        return self.items[index]
 
 
 def hash_of(items: Iterable[Item]) -> str:

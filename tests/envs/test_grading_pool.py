@@ -47,7 +47,7 @@ def test_the_deadline_counts_the_workers_own_time_and_not_the_clock():
     pool = Pool(size=1)
     try:
         pool.run([_claim("1", "1")], deadline=20)
-        (worker,) = pool._all
+        (worker,) = pool.workers
         # A stopped process is what a worker is on a busy machine: the clock goes on, its own time does not.
         timers = [threading.Timer(0.05, os.kill, (worker.process.pid, signal.SIGSTOP)),
                   threading.Timer(2.0, os.kill, (worker.process.pid, signal.SIGCONT))]  # fmt: skip
@@ -55,7 +55,7 @@ def test_the_deadline_counts_the_workers_own_time_and_not_the_clock():
             timer.start()
         time.sleep(0.3)
         assert pool.run([_claim(CLOSED, PROVEN)], deadline=1.0) == [(True, "ok")]
-        assert worker in pool._all
+        assert worker in pool.workers
     finally:
         pool.close()
 
@@ -66,7 +66,7 @@ def test_a_generous_limit_by_the_clock_ends_an_item_too(monkeypatch):
     pool = Pool(size=1)
     try:
         pool.run([_claim("1", "1")], deadline=20)
-        (worker,) = pool._all
+        (worker,) = pool.workers
         os.kill(worker.process.pid, signal.SIGSTOP)
         assert pool.run([_claim(CLOSED, PROVEN)], deadline=0.5) == [(False, "timeout")]
         assert pool.run([_claim(CLOSED, PROVEN)], deadline=20) == [(True, "ok")]
@@ -107,7 +107,7 @@ def test_workers_that_keep_dying_while_they_start_are_an_error(monkeypatch):
         with pytest.raises(RuntimeError, match=r"3 grading workers in a row ended while starting.*code -9"):
             pool.run([_claim("2", "1+1")], deadline=20)
         assert len(started) == 3
-        assert pool._all == set()
+        assert pool.workers == set()
     finally:
         pool.close()
 
@@ -125,7 +125,7 @@ def test_a_worker_that_dies_costs_its_item_alone():
     pool = Pool(size=1)
     try:
         pool.run([_claim("1", "1")], deadline=20)
-        (worker,) = pool._all
+        (worker,) = pool.workers
         timer = threading.Timer(0.5, os.kill, (worker.process.pid, signal.SIGKILL))
         timer.start()
         outcomes = pool.run([_claim("1", ENDLESS), _claim("1", "1")], deadline=20)
@@ -139,7 +139,7 @@ def test_a_workers_memory_is_bounded():
     pool = Pool(size=1)
     try:
         pool.run([_claim("1", "1")], deadline=20)
-        (worker,) = pool._all
+        (worker,) = pool.workers
         limits = Path(f"/proc/{worker.process.pid}/limits").read_text()
         assert re.search(r"Max address space\s+2147483648\s+2147483648", limits)
     finally:
@@ -151,13 +151,13 @@ def test_workers_are_replaced_after_their_share_of_items(monkeypatch):
     pool = Pool(size=1)
     try:
         pool.run([_claim("1", "1")], deadline=20)
-        (first,) = pool._all
+        (first,) = pool.workers
         assert pool.run([_claim("1", "1"), _claim("2", "1"), _claim("2", "2")], deadline=20) == [
             (True, "ok"),
             (False, "ok"),
             (True, "ok"),
         ]
-        assert first not in pool._all
+        assert first not in pool.workers
         assert first.process.poll() is not None
     finally:
         pool.close()
@@ -170,11 +170,11 @@ def test_workers_end_with_the_process_and_importing_stays_light(tmp_path):
         "from cola_envs.grading import grade_answers\n"
         "from cola_envs.grading.pool import shared_pool\n"
         "grade_answers(['1'], ['2'])\n"
-        "assert not shared_pool()._all, 'a worker was started before it was needed'\n"
+        "assert not shared_pool().workers, 'a worker was started before it was needed'\n"
         "assert grade_answers(['n(n+1)/2'], ['\\\\sum_{k=1}^{n} k'], deadline=20)[0].correct\n"
         "heavy = {'sympy', 'torch'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "print(*[w.process.pid for w in shared_pool()._all])\n"
+        "print(*[w.process.pid for w in shared_pool().workers])\n"
     )
     env = os.environ | {"PYTHONPATH": str(REPO)}
     for command in ([str(script)], ["-c", script.read_text()]):

@@ -343,7 +343,7 @@ def test_fetched_training_problems_are_maths_without_the_500(shared_math500):
     test = {problem_key(item["problem"]) for item in map(json.loads, shared_math500.open(encoding="utf-8"))}
     assert (task.dataset, task.split, task.is_substitute) == ("MATH-train", "train", False)
     assert task.num_problems == 7_498  # of 7,500; two have no answer
-    assert not any(problem_key(item["problem"]) in test for item in task._items)
+    assert not any(problem_key(item["problem"]) in test for item in task.items)
     assert 0 < Math500(1, subjects=["Geometry"], levels=[5]).num_problems < 870
 
 
@@ -355,7 +355,7 @@ def test_a_test_problem_among_the_training_problems_is_left_out(monkeypatch, tmp
     file.path.write_bytes(text)
     monkeypatch.setattr(math500, "math500_keys", lambda: {problem_key("what is $1+2$?")})
     task = Math500(1)
-    assert [item["problem"] for item in task._items] == [rows[k]["problem"] for k in (0, 1, 3)]
+    assert [item["problem"] for item in task.items] == [rows[k]["problem"] for k in (0, 1, 3)]
 
 
 def _pretended(dataset, split, data, monkeypatch):

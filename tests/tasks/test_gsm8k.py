@@ -81,7 +81,7 @@ def test_fetched_problems_are_found_split_by_split(real):
 
 def test_every_published_answer_is_a_whole_number_and_right_in_its_own_box(real):
     task = GSM8K(1, split="test")
-    golds = [item["answer"] for item in task._items]
+    golds = [item["answer"] for item in task.items]
     assert all(re.fullmatch(r"-?\d+", gold) for gold in golds)
     rows = list(range(len(golds)))
     whole = GSM8K(len(golds), split="test", sequential=True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from cola_agents.common.processes import Workers, _check_kind
+from cola_agents.common.processes import Workers, check_kind
 from tests.train.training_runs import Stopped, config, run
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +169,6 @@ def test_another_precision_of_accelerates_is_refused(monkeypatch):
 )
 def test_a_way_to_join_processes_that_is_not_supported_is_refused(kind, fsdp2, sharded, message):
     with pytest.raises(ValueError, match=message):
-        _check_kind(kind, fsdp2, sharded)
-    _check_kind("MULTI_GPU", False, False)
-    _check_kind("FSDP", True, True)
+        check_kind(kind, fsdp2, sharded)
+    check_kind("MULTI_GPU", False, False)
+    check_kind("FSDP", True, True)
