@@ -8,6 +8,7 @@ callbacks, saves, resuming, KL, LoRA, minibatches and several processes come wit
 import torch
 
 from cola_agents.rl.agent import Agent
+from cola_agents.rl.losses import less_baseline
 from cola_agents.rl.update import Batch, Record
 
 
@@ -17,9 +18,8 @@ class Reinforce(Agent):
     def batch(self) -> Batch:
         rollout = self.play(*self.draw_seeds(num_problems=64))
         rewards = rollout.episode_rewards
-        advantages = (rewards - rewards.mean())[:, None] * rollout.mask  # [N, T]: the same for all actions
-        figures = {"frac_zero_advantage": (advantages[rollout.mask] == 0).float().mean().item()}
-        return Batch(rollout, rollout.mask, advantages, figures)
+        advantages = less_baseline(rewards, rewards.mean().expand_as(rewards), rollout.reward_sizes)
+        return self.same_for_all_actions(rollout, advantages, rollout.mask, {})
 
     def loss(self, part: Batch) -> tuple[torch.Tensor, Record]:
         now = self.policy.evaluate_actions(part.rollout)  # log-probabilities, entropies, KLs: [M] each

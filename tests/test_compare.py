@@ -85,7 +85,7 @@ def test_an_arm_over_the_tokens_of_the_codes_own_base_trains_a_copy_of_it(models
     batch = agent.same_for_all_actions(
         played, torch.arange(4.0) - 1.5, played.mask, {"frac_zero_advantage": 0.0}
     )
-    agent.improve(batch)
+    agent.train_on(batch)
     assert not torch.equal(first, agent.actor.logits(agent.actor.features(played)[played.mask]))
     assert all(torch.equal(p, before[name]) for name, p in latent.named_parameters())
     sizes = {name: records[name]["trained_parameters"] for name in ("token", "token-same-base")}
@@ -107,7 +107,7 @@ def test_a_policy_stack_on_a_frozen_base_learns_and_leaves_the_base_alone(models
     batch = agent.same_for_all_actions(
         rollout, rewarded - rewarded.mean(), rollout.mask, {"frac_zero_advantage": 0.0}
     )
-    agent.improve(batch)
+    agent.train_on(batch)
     assert all(torch.equal(p, base[name]) for name, p in agent.backbone.model.named_parameters())
     assert not torch.equal(next(agent.actor.trunk.parameters()), trunk)
     # What is played is what is learned: cached step by step, and all positions at once.
@@ -158,7 +158,7 @@ def test_the_pushforward_arm_plays_as_the_latent_one_and_learns_otherwise(models
     change = []
     for agent, rollout in ((latent, a), (pushforward, b)):
         before = agent.actor.head.weight.clone()
-        figures = agent.improve(agent.same_for_all_actions(rollout, rewarded, rollout.mask, {}))
+        figures = agent.train_on(agent.same_for_all_actions(rollout, rewarded, rollout.mask, {}))
         assert abs(figures["approx_kl"][0]) < 1e-6, "on-policy: the ratio is one"
         change.append(agent.actor.head.weight - before)
     assert not torch.allclose(*change)

@@ -36,7 +36,7 @@ from cola_agents.rl.learning import Run, watched, writing
 from cola_agents.rl.logs import default_logger, write_record
 from cola_agents.rl.losses import adapted_kl_coef, reinforce_objective, rewards_to_go, whiten
 from cola_agents.rl.optimiser import Adam32, tensors_of
-from cola_agents.rl.options import AgentOptions, ClippedOptions
+from cola_agents.rl.options import AgentOptions
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.records import Idle, batch_figures
 from cola_agents.rl.restoring import arguments_of, nameable, take_over
@@ -71,13 +71,14 @@ class Agent(ABC):
         options: fields of the agent's options class.
 
     Attributes:
-        policy: what is trained, beside what it started as; ``actor`` is its network.
+        policy: evaluates actions by what is trained and by what it started as; ``actor`` is its network.
         backbone: the model that it acts over.
         episodes: the rows that it plays in.
         workers: the processes that learn this agent together; usually one.
-        num_timesteps, num_episodes: actions taken and episodes; while episodes run, theirs too.
-        num_updates: finished updates.
-        history: a record of each.
+        num_timesteps, num_episodes: actions taken and episodes begun so far, those of the running update
+            included.
+        num_updates: how many updates are finished.
+        history: the figures of each finished update, by name.
         sample: the text of the first episode of the last update.
         kl_coef: the KL's weight as it stands.
         watch, progress: the callback and the bar of ``learn``, while it runs.
@@ -88,6 +89,8 @@ class Agent(ABC):
     """
 
     options_class: ClassVar[type[AgentOptions]] = AgentOptions
+    #: The figures of a step that are 0 where no step is made.
+    skipped_figures: ClassVar[tuple[str, ...]] = ("loss", "grad_norm", "approx_kl")
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class Agent(ABC):
             "dtype": dtype,
         }
         given: Any = resolve(model, level=level, tokenizer=tokenizer, device=device, dtype=dtype)
-        #: Of the model, which stays as it is.
+        #: sha256 of the frozen model: level, configuration, weights and tokenizer. ``load`` refuses another.
         self.fingerprint: str = given.fingerprint
         self.backbone, self.policy = self.make_policy(given)
         self.actor = self.policy.actor
@@ -192,7 +195,10 @@ class Agent(ABC):
 
     @abstractmethod
     def batch(self) -> Batch:
-        """Play episodes (:meth:`play`) and say how good each action was. Changes nothing that is saved."""
+        """Play episodes (:meth:`play`) and say how good each action was.
+
+        An update that is interrupted here is begun again, so that this changes nothing that is saved.
+        """
 
     @abstractmethod
     def loss(self, part: Batch) -> tuple[Tensor, Record]:
@@ -212,7 +218,8 @@ class Agent(ABC):
     def draw_seeds(self, num_problems: int, group_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Row seeds and problem seeds of this update's groups, [num_problems * group_size] each.
 
-        The episodes of a group share their problem and stand side by side.
+        The episodes of a group share their problem and stand side by side. A second call in the same update
+        returns the same seeds.
         """
         stream = np.random.default_rng([self.seed, self.num_updates])
         problems = stream.integers(2**53, size=num_problems)
@@ -274,9 +281,10 @@ class Agent(ABC):
     def reinforce_loss(self, part: Batch) -> tuple[Tensor, Record]:
         """REINFORCE's loss with the regularisers: one pass over each batch, without ratios or clipping."""
         now = self.policy.evaluate_actions(part.rollout)
-        gained = reinforce_objective(now.log_probs, part.advantages[part.decides])
+        log_probs, old = part.by_decision(now.log_probs), part.by_decision(part.rollout.taken_log_probs)
+        gained = reinforce_objective(log_probs, part.advantages[part.decides])
         loss, figures = self.policy.regularised(-part.mean(gained, "decisions"), part, now, self.kl_coef)
-        return loss, {**figures, **part.ratio_figures(now.log_probs - part.rollout.taken_log_probs)}
+        return loss, {**figures, **part.ratio_figures(log_probs - old)}
 
     # ---------------------------------------------------------------- one update
 
@@ -297,8 +305,9 @@ class Agent(ABC):
             self._meet()
             with self.watch.rollout() if self.watch else nullcontext():
                 batch = self.batch()
+            self._check(batch)
             with hold_interrupts():
-                figures = self.improve(batch)
+                figures = self.train_on(batch)
                 record = self._record(batch, started, figures)
         except BaseException as error:
             self.num_timesteps, self.num_episodes = self._finished
@@ -307,17 +316,25 @@ class Agent(ABC):
         self._idle.notice(record, warn=self.workers.rank == 0)
         return record
 
-    def improve(self, batch: Batch) -> dict[str, list[float]]:
-        """Learn from a batch; the figures of each gradient step.
+    def _check(self, batch: Batch) -> None:
+        """Raise TypeError for a batch that leaves out what an option asks for."""
+        if self.options.kl_in == "reward" and "kl" not in batch.figures:
+            raise TypeError(
+                'kl_in="reward" takes the KL from the rewards, and the batch of '
+                f"{type(self).__name__} does not: make it by self.same_for_all_actions(...), or with the KL "
+                "and the figures of self.policy.kl_in_reward(rollout)"
+            )
 
-        Without a signal there is no step, which would not leave the policy as it is: Adam would go on by its
-        averages.
+    def train_on(self, batch: Batch) -> dict[str, list[float]]:
+        """Make the gradient steps of one update; returns the figures of each by name.
+
+        If all advantages are 0 and the loss has no other term, no step is made: with a gradient of zero Adam
+        would still move the weights, by its averages of earlier gradients.
         """
         o = self.options
         silent = not self.has_other_terms() and not batch.advantages[batch.decides].any()
         if all(self.workers.exchange(silent)):
-            still = ["loss", "grad_norm", "approx_kl"] + isinstance(o, ClippedOptions) * ["clip_fraction"]
-            return {"skipped": [1.0], **{name: [0.0] for name in still}}
+            return {"skipped": [1.0], **{name: [0.0] for name in self.skipped_figures}}
         generator = np.random.default_rng([self.seed, self.num_updates, 1])
         figures = improve(
             self.actor,
@@ -427,9 +444,9 @@ class Agent(ABC):
                 self.num_timesteps, self.num_episodes = self._finished = (0, 0)
                 self.history = []
             self._begin_log(name, again=self.num_timesteps > 0)
-            with watched(self, run, callback, name, progress_bar) as updated:
-                while self.num_timesteps < updated.target:
-                    updated(self.update())
+            with watched(self, run, callback, name, progress_bar) as after_update:
+                while self.num_timesteps < after_update.target:
+                    after_update(self.update())
         return self
 
     # ---------------------------------------------------------------- logs, and what SB3's callbacks ask for
@@ -539,7 +556,8 @@ class Agent(ABC):
             env_id: another task of the same level.
             split: one of the task's; None for ``"test"``, or else the last it has.
             greedy: take the likeliest action instead of drawing one.
-            seed: problem ``i`` has seed ``seed + i``, whatever agent plays it.
+            seed: problem ``i`` has seed ``seed + i``, whatever agent plays it; where problems come in order,
+                the first ones are played.
         """
         chosen, kwargs = self._evaluation(env_id, split, env_kwargs)
         episodes = self._episodes(chosen, min(num_episodes, max(64, self.num_envs)), kwargs)

@@ -27,6 +27,7 @@ class GRPO(Agent):
     """
 
     options_class = GRPOOptions
+    skipped_figures = (*Agent.skipped_figures, "clip_fraction")
     options: GRPOOptions
 
     def batch(self) -> Batch:

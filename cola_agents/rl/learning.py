@@ -82,7 +82,7 @@ def writing(folder: Path | None, first: bool) -> Iterator[None]:
 
 
 @contextmanager
-def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool) -> Iterator[Updated]:
+def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool) -> Iterator[AfterUpdate]:
     """A block of updates that callbacks see; at its end the agent is saved.
 
     A callback's stop ends the block without an error. After Ctrl-C or SIGTERM the agent is saved too, and the
@@ -102,7 +102,7 @@ def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool
         with Progress(agent.num_timesteps, target, shown and first) as agent.progress:
             agent.watch = Watch(callback if first else None, agent, seen)
             with agent.watch.stopping():
-                yield Updated(agent, run, target, agent.progress)
+                yield AfterUpdate(agent, run, target, agent.progress)
             agent.workers.begin()  # all know of a callback's stop, and go on
             agent.watch.callback.on_training_end()
     except KeyboardInterrupt as stopped:
@@ -118,7 +118,7 @@ def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool
         agent.save(run.folder)
 
 
-class Updated:
+class AfterUpdate:
     """What is done after each update: the bar, the log, and the save where one is due.
 
     Attributes:

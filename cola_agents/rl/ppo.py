@@ -67,6 +67,7 @@ class PPO(Agent):
     """
 
     options_class = PPOOptions
+    skipped_figures = (*Agent.skipped_figures, "clip_fraction")
     options: PPOOptions
 
     def batch(self) -> Batch:

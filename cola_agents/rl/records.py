@@ -14,14 +14,20 @@ PATIENCE = 10
 
 
 def batch_figures(batch: Batch) -> Record:
-    """Figures of what was played: means over the episodes, and the batch's own."""
+    """Figures of what was played: means over the episodes, and the batch's own.
+
+    ``frac_zero_advantage`` is the share of episodes from which nothing is learned, unless the batch says
+    which share of its groups that is.
+    """
     rollout = batch.rollout
+    idle = (batch.advantages.masked_fill(~batch.decides, 0.0) == 0).all(1)
     return {
         "reward": rollout.episode_rewards.mean().item(),
         "success": float(np.mean([SUCCESS.of(info) for info in rollout.infos])),
         "length": rollout.num_actions / len(rollout),
         **mean_scores(rollout.infos),
         **failures(rollout.infos),
+        "frac_zero_advantage": idle.float().mean().item(),
         **batch.figures,
     }
 

@@ -567,7 +567,7 @@ def test_sigterm_saves_as_ctrl_c_does_and_goes_on_exactly(moment, models, tmp_pa
     agent, straight = (make(models) for _ in range(2))
     straight.learn(1)
     straight.update()
-    name = {"playing": "batch", "learning": "improve"}[moment]
+    name = {"playing": "batch", "learning": "train_on"}[moment]
     real = getattr(agent, name)
 
     def terminated(*given: Any) -> Any:

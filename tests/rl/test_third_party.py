@@ -14,6 +14,7 @@ from cola_agents.decoding.contract import PolicyBackbone, PolicySession, missing
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.rollout import InitialPolicy
 from cola_agents.rl.rows import make_rows
+from cola_agents.rl.update import Batch, Record
 from cola_agents.search import MCTS, SearchConfig
 from cola_envs import Turn
 from cola_envs.backbone import Backbone, Session
@@ -123,3 +124,27 @@ def test_a_backbone_without_a_policy_is_refused_by_name_and_played_all_the_same(
     episodes.step([0, 1], np.array([0, 1]))
     with pytest.raises(TypeError, match="act in a Plain, which has no follow, last, policy, states, tokens"):
         collect(episodes, InitialPolicy())
+
+
+class Own(Agent):
+    """An algorithm of somebody's own, in its simplest form."""
+
+    def batch(self) -> Batch:
+        rollout = self.play(*self.draw_seeds(8))
+        advantages = rollout.episode_rewards[:, None] * rollout.mask
+        return Batch(rollout, rollout.mask, advantages, {})
+
+    def loss(self, part: Batch) -> tuple[torch.Tensor, Record]:
+        return self.reinforce_loss(part)
+
+
+def test_an_own_algorithm_needs_no_figures_and_an_option_that_it_leaves_out_is_said():
+    agent = Own(env_id("latent"), num_envs=4, lr=0.01, **settings("latent"))
+    paid = agent.batch().rollout.episode_rewards
+    assert agent.update()["frac_zero_advantage"] == (paid == 0).float().mean().item()
+    agent = Own(env_id("latent"), num_envs=4, kl_in="reward", **settings("latent"))
+    before = {name: p.clone() for name, p in agent.actor.trained().items()}
+    with pytest.raises(TypeError, match=r'kl_in="reward" takes the KL .* of Own does not: make it by'):
+        agent.update()
+    assert agent.num_updates == 0
+    assert all(torch.equal(p, before[name]) for name, p in agent.actor.trained().items())
