@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cola_agents.decoding.lean import untouched
+from cola_agents.decoding.lean import marks, untouched
 from cola_agents.model.modeling import CoLAForCausalLM, MergeLayer
 
 
@@ -50,7 +50,7 @@ class CodeTable:
         Training in place, loading and moving to another type or device are noticed; writing through
         ``.data`` is not.
         """
-        return self.made_of == tuple(_marks(self.model))
+        return self.made_of == marks(_weights(self.model))
 
     @property
     def num_bytes(self) -> int:
@@ -107,7 +107,7 @@ def code_table(model: CoLAForCausalLM) -> CodeTable | None:
                 activation=layer.activation,
             )
         )
-    return CodeTable(tuple(layers), model, tuple(_marks(model)))
+    return CodeTable(tuple(layers), model, marks(weights))
 
 
 def _merge_layers(model: CoLAForCausalLM) -> Iterator[MergeLayer]:
@@ -120,9 +120,3 @@ def _weights(model: CoLAForCausalLM) -> Iterator[Tensor]:
         yield layer.gate_proj.weight
         yield layer.up_proj.weight
         yield layer.down_proj.weight
-
-
-def _marks(model: CoLAForCausalLM) -> Iterator[tuple[int, int]]:
-    """Of every weight: where it lies, and how often it has been written to."""
-    for weight in _weights(model):
-        yield weight.data_ptr(), weight._version

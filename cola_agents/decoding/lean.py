@@ -11,7 +11,9 @@ Shapes: B rows, T queries, S keys, D hidden; H heads of keys, each shared by G h
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -56,11 +58,15 @@ class Angles:
 
         The first half of the sines is negated, so that rotating needs no negation.
         """
+        cos, sin = self.table(length, like)[positions].unbind(2)
+        return cos, sin
+
+    def table(self, length: int, like: Tensor) -> Tensor:
+        """Both of every position below ``length``, and perhaps of more, [positions, 2, 1, head_dim]."""
         table = self._table
         if table is None or len(table) < length or table.dtype != like.dtype or table.device != like.device:
             table = self._table = self._make(max(_FIRST_ANGLES, 1 << (length - 1).bit_length()), like)
-        cos, sin = table[positions].unbind(2)
-        return cos, sin
+        return table
 
     @torch.no_grad()
     def _make(self, length: int, like: Tensor) -> Tensor:
@@ -98,6 +104,24 @@ class Plan:
     key_heads: int
     scaling: float
     angles: Angles
+
+    @cached_property
+    def weights(self) -> tuple[Tensor, ...]:
+        """All of them, biases too."""
+        found: list[Tensor | None] = [self.norm]
+        for layer in self.layers:
+            found += [layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm]
+            for pair in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down):
+                found += pair
+        return tuple(weight for weight in found if weight is not None)
+
+
+def marks(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
+    """Of every weight where it lies, and how often it has been written to.
+
+    What is made of weights holds while these stay. Writing through ``.data`` is not noticed.
+    """
+    return tuple((weight.data_ptr(), weight._version) for weight in weights)
 
 
 def untouched(module: nn.Module) -> bool:
