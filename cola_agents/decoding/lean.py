@@ -129,28 +129,34 @@ def untouched(module: nn.Module) -> bool:
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
+def is_plain(stack: nn.Module) -> bool:
+    """Whether a stack is of a family whose layers are plain, attends fully and by torch's own attention."""
+    config: PretrainedConfig = getattr(stack, "config", None)
+    kind = getattr(config, "model_type", None)
+    if kind not in _FAMILIES or type(stack).__module__ != f"transformers.models.{kind}.modeling_{kind}":
+        return False
+    if config._attn_implementation != "sdpa" or not attends_fully(config) or not config.num_hidden_layers:
+        return False
+    # No table holds frequencies that change with the longest row of a pass.
+    return rope_types(config).issubset(ROPES)
+
+
 def plan(stack: PreTrainedModel) -> Plan | None:
     """A plan of a stack, or None where only the stack itself is sure to compute what it computes.
 
     A session plans when it first runs and after :meth:`~cola_agents.decoding.session.Rows.forget`; a hook
     that is registered in between is not called.
     """
-    config: PretrainedConfig = getattr(stack, "config", None)
-    kind = getattr(config, "model_type", None)
-    home = f"transformers.models.{kind}.modeling_{kind}"
-    if kind not in _FAMILIES or type(stack).__module__ != home or stack.training:
+    if not is_plain(stack) or stack.training:
         return None
-    if config._attn_implementation != "sdpa" or not attends_fully(config):
-        return None
-    if not rope_types(config).issubset(ROPES):
-        return None  # no table holds frequencies that change with the longest row of a pass
+    home, config = type(stack).__module__, stack.config
     if not all(
         (type(module).__module__ == home or type(module) in _PLAIN) and untouched(module)
         for module in stack.modules()
     ):
         return None
     layers = list(stack.layers[: config.num_hidden_layers])
-    if not layers or type(layers[0].mlp.act_fn) is not _SILU:
+    if type(layers[0].mlp.act_fn) is not _SILU:
         return None
     attention = layers[0].self_attn
     return Plan(
@@ -212,16 +218,16 @@ def lean_forward(plan: Plan, hidden: Tensor, positions: Tensor, cache: Cache, ma
         q, k, v = linear(x, *layer.q).view(heads), linear(x, *layer.k).view(heads), linear(x, *layer.v)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = rms_norm(q, head, layer.q_norm, eps), rms_norm(k, head, layer.k_norm, eps)
-        keys, values = cache.store(layer.cache_layer, _rotate(k, cos, sin), v.view(heads))
-        seen = _attend(plan, _rotate(q, cos, sin), keys, values, bias)
+        keys, values = cache.store(layer.cache_layer, rotate(k, cos, sin), v.view(heads))
+        seen = _attend(plan, rotate(q, cos, sin), keys, values, bias)
         hidden = hidden + linear(seen, *layer.o)
         x = rms_norm(hidden, size, layer.mlp_norm, eps)
         hidden = hidden + linear(functional.silu(linear(x, *layer.gate)) * linear(x, *layer.up), *layer.down)
     return rms_norm(hidden, size, plan.norm, eps)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of [B, T, heads, head_dim]; angles [B, T, 1, head_dim], the first sines negated."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of [..., heads, head_dim]; angles [..., 1, head_dim], the first sines negated."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
