@@ -70,10 +70,17 @@ class CodeTable:
         """
         z = h
         for layer in self.layers:
-            gate = nn.functional.linear(z, layer.gate_state) + layer.gate[codes]
-            up = nn.functional.linear(z, layer.up_state) + layer.up[codes]
-            z = z + nn.functional.linear(layer.activation(gate) * up, layer.down)
+            gate = _sum(layer.gate[codes], z, layer.gate_state)
+            up = _sum(layer.up[codes], z, layer.up_state)
+            z = _sum(z, layer.activation(gate) * up, layer.down)
         return self.model.readout(z, h)
+
+
+def _sum(to: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``to + x weight'``; where rows stand side by side, [B, ...] both, in one operation."""
+    if x.dim() == 2 and len(to) == len(x):
+        return torch.addmm(to, x, weight.t())
+    return nn.functional.linear(x, weight) + to
 
 
 @torch.no_grad()

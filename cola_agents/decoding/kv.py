@@ -163,13 +163,14 @@ class KVRows:
                 groups[width > few].append(index)
         found: list[tuple[list[int], Chunk | Packed]] = []
         for group in groups:
-            if not group:
-                continue
-            here, at, counts = ([column[i] for i in group] for column in (rows, starts, widths))
-            if fused is not None and group is groups[0]:
-                found.append((group, Packed(fused, self.num_rows, here, at, counts)))
-            else:
-                found.append((group, Chunk(self.num_rows, here, at, counts, _device(stack))))
+            if group:
+                here, at, counts = ([column[i] for i in group] for column in (rows, starts, widths))
+                chunk = (
+                    Chunk(self.num_rows, here, at, counts, _device(stack))
+                    if fused is None or group is groups[1]
+                    else Packed(fused, self.num_rows, here, at, counts)
+                )
+                found.append((group, chunk))
         return found
 
     def room(self, layer: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -121,7 +121,7 @@ def marks(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
 
     What is made of weights holds while these stay. Writing through ``.data`` is not noticed.
     """
-    return tuple((weight.data_ptr(), weight._version) for weight in weights)
+    return tuple([(weight.data_ptr(), weight._version) for weight in weights])
 
 
 def untouched(module: nn.Module) -> bool:

@@ -204,10 +204,13 @@ class Follower:
 
     def _catch_up(self, chunk: Chunk | Packed, rows: list[int]) -> None:
         session = self._session
-        # A short row's surplus positions lie behind its end; they are read as pads.
-        states = session._states.data
         index, at = chunk.where
-        h = states[index, at.clamp_max(states.shape[1] - 1)]
+        if max(chunk.widths) == 1:
+            h = session.last(rows).reshape(*at.shape, -1)
+        else:
+            # A short row's surplus positions lie behind its end; they are read as pads.
+            states = session._states.data
+            h = states[index, at.clamp_max(states.shape[1] - 1)]
         out = run_rows(self.trunk, self._kv, chunk, inputs_embeds=h)
         last = chunk.ends(out)
         bad = not_finite(last)
