@@ -37,6 +37,7 @@ from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding import kv
 from cola_agents.decoding import session as session_module
+from cola_agents.decoding.fused import Packed
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.versions import cache_argument
 from cola_agents.sb3 import SB3VecEnv, sb3_defaults
@@ -114,13 +115,20 @@ def _step_all(step: Callable[[np.ndarray], Any], actions: np.ndarray) -> None:
 
 
 def record_passes(run: Callable[[], None]) -> list[Pass]:
-    """The (rows, tokens a row) of every forward pass of the base that ``run`` makes."""
+    """The (rows, tokens a row) of every forward pass of the base that ``run`` makes.
+
+    Single tokens and prompts that run packed in one pass are two here: transformers would pad them.
+    """
     passes: list[Pass] = []
 
     def recording(
-        stack: PreTrainedModel, rows: kv.KVRows, chunk: kv.Chunk, **inputs: torch.Tensor
+        stack: PreTrainedModel, rows: kv.KVRows, chunk: kv.Chunk | Packed, **inputs: torch.Tensor
     ) -> torch.Tensor:
-        passes.append(tuple(next(iter(inputs.values())).shape[:2]))  # type: ignore[arg-type]
+        longer = [width for width in chunk.widths if width > 1]
+        if len(longer) < len(chunk.widths):
+            passes.append((len(chunk.widths) - len(longer), 1))
+        if longer:
+            passes.append((len(longer), max(longer)))
         return kv.run_rows(stack, rows, chunk, **inputs)
 
     with mock.patch.object(session_module, "run_rows", recording):

@@ -4,7 +4,8 @@ Hugging Face decoders write keys and values through ``cache.update(keys, values,
 any 4-D mask and position ids. That is enough to keep rows of unequal length side by side without
 padding on the left and without touching the decoder: a :class:`Window` says where this forward pass
 writes, and the mask says what each row may see. Plain decoders take the shorter way of
-:mod:`cola_agents.decoding.lean` over the same cache.
+:mod:`cola_agents.decoding.lean` over the same cache, and small ones on a CPU the shortest, of
+:mod:`cola_agents.decoding.fused`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cola_agents.common.threads import check_fork
+from cola_agents.decoding.fused import LONGEST, FusedStack, Packed, fused_stack
 from cola_agents.decoding.lean import Plan, lean_forward, plan
 from cola_agents.model.families import decoder_mask
 from cola_agents.model.versions import cache_argument
@@ -63,6 +65,7 @@ class Chunk:
 
     Attributes:
         rows: the rows that run [B] int64, or None for all of them in order.
+        widths: how many tokens each of them has; T is the most.
         positions: where each writes [B, T].
         where: the same as an index into [R, S, ...].
         length: how many positions are read, counted from 0.
@@ -70,16 +73,38 @@ class Chunk:
     """
 
     def __init__(
-        self, num_rows: int, rows: Sequence[int], starts: Sequence[int], width: int, device: torch.device
+        self,
+        num_rows: int,
+        rows: Sequence[int],
+        starts: Sequence[int],
+        widths: Sequence[int],
+        device: torch.device,
     ) -> None:
+        width = max(widths)
         every = len(rows) == num_rows and list(rows) == list(range(num_rows))
         index = torch.arange(num_rows, device=device) if every else torch.tensor(rows, device=device)
         first = torch.tensor(starts, device=device)[:, None]
         self.rows = None if every else index
+        self.widths = widths
         self.positions = first if width == 1 else first + torch.arange(width, device=device)
         self.where = (index[:, None], self.positions)
         self.length = max(starts) + width
         self.aligned = width == 1 and min(starts) == max(starts)
+
+    def lay(self, chunks: Sequence[Sequence[int]]) -> Tensor:
+        """The rows' new ids as this pass reads them, padded on the right, [B, T]."""
+        width = self.positions.shape[1]
+        padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
+        return torch.tensor(padded, device=self.positions.device)
+
+    def ends(self, states: Tensor) -> Tensor:
+        """Of states [B, T, D] each row's last before the pads, [B, D]."""
+        if states.shape[1] == 1:
+            return states[:, 0]
+        device = states.device
+        return states[
+            torch.arange(len(self.widths), device=device), torch.tensor(self.widths, device=device) - 1
+        ]
 
     def mask(self) -> Tensor:
         """Which keys a query sees, [B, 1, T, S] bool."""
@@ -96,16 +121,62 @@ class KVRows:
         self._layers: dict[int, tuple[GrowingRows, GrowingRows]] = {}
         self._stack: nn.Module | None = None
         self._plan: Plan | None = None
+        self._fused: FusedStack | None = None
 
     def plan_for(self, stack: nn.Module) -> Plan | None:
         """How to run ``stack`` leanly, looked up once; None where it has to run as it is."""
         if self._stack is not stack:
-            self._stack, self._plan = stack, plan(stack)
+            self._stack, self._plan, self._fused = stack, plan(stack), None
         return self._plan
+
+    def fused_for(self, stack: nn.Module) -> FusedStack | None:
+        """The fused form of ``stack`` with its weights as they are now; None where it has none."""
+        made = self.plan_for(stack)
+        if made is not None and (self._fused is None or not self._fused.holds(made)):
+            self._fused = fused_stack(stack, made)
+        return self._fused
 
     def forget_plan(self) -> None:
         """Look at the stack anew when it runs next."""
         self._stack = None
+
+    def passes(
+        self, stack: nn.Module, rows: Sequence[int], starts: Sequence[int], widths: Sequence[int]
+    ) -> list[tuple[list[int], Chunk | Packed]]:
+        """The forward passes that give some rows their new tokens.
+
+        Rows with few tokens run together, and so do those with many. Padding costs a row as much as the
+        longest has, so that single tokens run apart, unless tokens are packed.
+
+        Args:
+            rows: B rows; ``starts`` and ``widths`` say where each continues, and by how many tokens. Those
+                without any do not run.
+
+        Returns:
+            of each pass who runs in it, as indices of ``rows``, and how they stand side by side.
+        """
+        fused = self.fused_for(stack)
+        few = 1 if fused is None else LONGEST
+        groups: tuple[list[int], list[int]] = ([], [])
+        for index, width in enumerate(widths):
+            if width:
+                groups[width > few].append(index)
+        found: list[tuple[list[int], Chunk | Packed]] = []
+        for group in groups:
+            if group:
+                here, at, counts = ([column[i] for i in group] for column in (rows, starts, widths))
+                chunk = (
+                    Chunk(self.num_rows, here, at, counts, _device(stack))
+                    if fused is None or group is groups[1]
+                    else Packed(fused, self.num_rows, here, at, counts)
+                )
+                found.append((group, chunk))
+        return found
+
+    def room(self, layer: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer with room for ``length`` positions, [R, S, heads, head_dim]."""
+        keys, values = self.layer(layer)
+        return keys.ensure(length, like), values.ensure(length, like)
 
     def layer(self, index: int) -> tuple[GrowingRows, GrowingRows]:
         """Keys and values of a layer."""
@@ -147,28 +218,33 @@ class Window:
         return held[:, : self.length] if rows_read is None else held[rows_read, : self.length]
 
 
-def run_rows(stack: PreTrainedModel, kv: KVRows, chunk: Chunk, **inputs: Tensor) -> Tensor:
-    """Run a decoder over a chunk of every row, each continuing at a position of its own.
+def run_rows(stack: PreTrainedModel, kv: KVRows, chunk: Chunk | Packed, **inputs: Tensor) -> Tensor:
+    """Run a decoder over new tokens of some rows, each continuing at a position of its own.
 
     Args:
         stack: a Hugging Face decoder of a supported family.
         kv: its cache.
-        chunk: which rows, and where they continue.
-        inputs: ``input_ids`` [B, T] or ``inputs_embeds`` [B, T, D], padded on the right. What pads
-            write lies behind the row's end, is masked, and is overwritten by what comes next.
+        chunk: which rows, and where they continue: padded, or packed where :meth:`KVRows.passes` says so.
+        inputs: ``input_ids`` [B, T] or ``inputs_embeds`` [B, T, D], padded on the right; packed [n] and
+            [n, D]. What pads write lies behind the row's end, is masked, and is overwritten by what comes
+            next.
 
     Returns:
-        last hidden states [B, T, D]; those of pads mean nothing.
+        last hidden states [B, T, D], those of pads mean nothing; packed [n, D].
 
     Raises:
         RuntimeError: in a process that was forked after its parent computed with several threads.
     """
     check_fork()
     (given,) = inputs.values()
-    window = Window(kv, chunk)
     lean = kv.plan_for(stack)
     if lean is not None:
-        states = inputs["inputs_embeds"] if "inputs_embeds" in inputs else stack.embed_tokens(given)
+        ids = inputs.get("input_ids")
+        states = given if ids is None else nn.functional.embedding(ids, stack.embed_tokens.weight)
+    if isinstance(chunk, Packed):
+        return chunk.stack.forward(states, chunk, kv)
+    window = Window(kv, chunk)
+    if lean is not None:
         return lean_forward(lean, states, chunk.positions, window, None if chunk.aligned else chunk.mask())
     hidden: Tensor = stack(
         attention_mask=decoder_mask(stack, chunk.mask(), chunk.positions),
@@ -178,3 +254,7 @@ def run_rows(stack: PreTrainedModel, kv: KVRows, chunk: Chunk, **inputs: Tensor)
         **inputs,
     ).last_hidden_state
     return hidden
+
+
+def _device(stack: nn.Module) -> torch.device:
+    return next(stack.parameters()).device

@@ -11,7 +11,9 @@ Shapes: B rows, T queries, S keys, D hidden; H heads of keys, each shared by G h
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -56,11 +58,15 @@ class Angles:
 
         The first half of the sines is negated, so that rotating needs no negation.
         """
+        cos, sin = self.table(length, like)[positions].unbind(2)
+        return cos, sin
+
+    def table(self, length: int, like: Tensor) -> Tensor:
+        """Both of every position below ``length``, and perhaps of more, [positions, 2, 1, head_dim]."""
         table = self._table
         if table is None or len(table) < length or table.dtype != like.dtype or table.device != like.device:
             table = self._table = self._make(max(_FIRST_ANGLES, 1 << (length - 1).bit_length()), like)
-        cos, sin = table[positions].unbind(2)
-        return cos, sin
+        return table
 
     @torch.no_grad()
     def _make(self, length: int, like: Tensor) -> Tensor:
@@ -99,10 +105,40 @@ class Plan:
     scaling: float
     angles: Angles
 
+    @cached_property
+    def weights(self) -> tuple[Tensor, ...]:
+        """All of them, biases too."""
+        found: list[Tensor | None] = [self.norm]
+        for layer in self.layers:
+            found += [layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm]
+            for pair in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down):
+                found += pair
+        return tuple(weight for weight in found if weight is not None)
+
+
+def marks(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
+    """Of every weight where it lies, and how often it has been written to.
+
+    What is made of weights holds while these stay. Writing through ``.data`` is not noticed.
+    """
+    return tuple([(weight.data_ptr(), weight._version) for weight in weights])
+
 
 def untouched(module: nn.Module) -> bool:
     """Whether calling a module does what its class says: no hook, no ``forward`` put in its place."""
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def is_plain(stack: nn.Module) -> bool:
+    """Whether a stack is of a family whose layers are plain, attends fully and by torch's own attention."""
+    config: PretrainedConfig = getattr(stack, "config", None)
+    kind = getattr(config, "model_type", None)
+    if kind not in _FAMILIES or type(stack).__module__ != f"transformers.models.{kind}.modeling_{kind}":
+        return False
+    if config._attn_implementation != "sdpa" or not attends_fully(config) or not config.num_hidden_layers:
+        return False
+    # No table holds frequencies that change with the longest row of a pass.
+    return rope_types(config).issubset(ROPES)
 
 
 def plan(stack: PreTrainedModel) -> Plan | None:
@@ -111,22 +147,16 @@ def plan(stack: PreTrainedModel) -> Plan | None:
     A session plans when it first runs and after :meth:`~cola_agents.decoding.session.Rows.forget`; a hook
     that is registered in between is not called.
     """
-    config: PretrainedConfig = getattr(stack, "config", None)
-    kind = getattr(config, "model_type", None)
-    home = f"transformers.models.{kind}.modeling_{kind}"
-    if kind not in _FAMILIES or type(stack).__module__ != home or stack.training:
+    if not is_plain(stack) or stack.training:
         return None
-    if config._attn_implementation != "sdpa" or not attends_fully(config):
-        return None
-    if not rope_types(config).issubset(ROPES):
-        return None  # no table holds frequencies that change with the longest row of a pass
+    home, config = type(stack).__module__, stack.config
     if not all(
         (type(module).__module__ == home or type(module) in _PLAIN) and untouched(module)
         for module in stack.modules()
     ):
         return None
     layers = list(stack.layers[: config.num_hidden_layers])
-    if not layers or type(layers[0].mlp.act_fn) is not _SILU:
+    if type(layers[0].mlp.act_fn) is not _SILU:
         return None
     attention = layers[0].self_attn
     return Plan(
@@ -188,16 +218,16 @@ def lean_forward(plan: Plan, hidden: Tensor, positions: Tensor, cache: Cache, ma
         q, k, v = linear(x, *layer.q).view(heads), linear(x, *layer.k).view(heads), linear(x, *layer.v)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = rms_norm(q, head, layer.q_norm, eps), rms_norm(k, head, layer.k_norm, eps)
-        keys, values = cache.store(layer.cache_layer, _rotate(k, cos, sin), v.view(heads))
-        seen = _attend(plan, _rotate(q, cos, sin), keys, values, bias)
+        keys, values = cache.store(layer.cache_layer, rotate(k, cos, sin), v.view(heads))
+        seen = _attend(plan, rotate(q, cos, sin), keys, values, bias)
         hidden = hidden + linear(seen, *layer.o)
         x = rms_norm(hidden, size, layer.mlp_norm, eps)
         hidden = hidden + linear(functional.silu(linear(x, *layer.gate)) * linear(x, *layer.up), *layer.down)
     return rms_norm(hidden, size, plan.norm, eps)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of [B, T, heads, head_dim]; angles [B, T, 1, head_dim], the first sines negated."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of [..., heads, head_dim]; angles [..., 1, head_dim], the first sines negated."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cola_agents.decoding.fused import Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
 from cola_agents.model.families import check_family
 
@@ -90,7 +91,7 @@ class Rows:
             self.extend(behind, chunks)
 
     def extend(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
-        """Append a chunk to each row: one forward pass for single tokens, one for longer chunks.
+        """Append a chunk to each row, in one forward pass or two; see :meth:`.kv.KVRows.passes`.
 
         Raises:
             ValueError: for an empty chunk or a row that would get too long; nothing is changed then.
@@ -103,37 +104,26 @@ class Rows:
                     f"row {row}: a chunk of {len(chunk)} tokens makes {length}; chunks hold at least one "
                     f"and rows at most {self.max_length} tokens"
                 )
-        single = [i for i, chunk in enumerate(tokens) if len(chunk) == 1]
-        if len(single) == len(tokens):
-            self._forward(rows, tokens)
-            return
-        longer = [i for i, chunk in enumerate(tokens) if len(chunk) > 1]
-        for group in (single, longer):
-            if group:
-                self._forward([rows[i] for i in group], [tokens[i] for i in group])
+        starts, widths = [len(self.tokens[row]) for row in rows], [len(chunk) for chunk in tokens]
+        for group, placed in self._kv.passes(self.base, rows, starts, widths):
+            self._forward(placed, [rows[i] for i in group], [tokens[i] for i in group])
 
     @torch.no_grad()
-    def _forward(self, rows: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
-        widths = [len(chunk) for chunk in chunks]
-        width = max(widths)
-        padded = chunks if width == 1 else [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
-        ids = torch.tensor(padded, device=self._device)
-        starts = [len(self.tokens[row]) for row in rows]
-        chunk = Chunk(self.num_rows, rows, starts, width, self._device)
-        h = run_rows(self.base, self._kv, chunk, input_ids=ids)
-        self.tokens_forwarded += sum(widths)
-        self._states.ensure(chunk.length, h)[chunk.where] = h
-        last = h[:, 0] if width == 1 else _ends(h, widths)
+    def _forward(self, chunk: Chunk | Packed, rows: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
+        h = run_rows(self.base, self._kv, chunk, input_ids=chunk.lay(chunks))
+        self.tokens_forwarded += sum(chunk.widths)
+        self._states.ensure(chunk.length, h.reshape(-1, 1, h.shape[-1]))[chunk.where] = h
+        last = chunk.ends(h)
         bad = not_finite(last)
         if bad:
             for i in bad:
-                self._kv.erase(rows[i], starts[i])
-                self._states.erase(rows[i], starts[i])
+                self._kv.erase(rows[i], len(self.tokens[rows[i]]))
+                self._states.erase(rows[i], len(self.tokens[rows[i]]))
             i = bad[0]
+            position = len(self.tokens[rows[i]]) + len(chunks[i]) - 1
             raise NotFiniteError(
                 rows[i],
-                f"hidden state of row {rows[i]} is not finite at position {starts[i] + widths[i] - 1}, "
-                f"token {chunks[i][-1]}",
+                f"hidden state of row {rows[i]} is not finite at position {position}, token {chunks[i][-1]}",
             )
         if chunk.rows is None:
             self._last = last
@@ -206,34 +196,27 @@ class Follower:
         """The trunk's hidden state at each row's last token, [B, D], in the model's dtype."""
         lengths = [len(self._session.tokens[row]) for row in rows]
         missing = [length - self._held[row] for row, length in zip(rows, lengths, strict=True)]
-        for wanted in (
-            [i for i, count in enumerate(missing) if count == 1],
-            [i for i, count in enumerate(missing) if count > 1],
-        ):
-            if wanted:
-                self._catch_up([rows[i] for i in wanted], [missing[i] for i in wanted])
+        for group, chunk in self._kv.passes(self.trunk, rows, [self._held[row] for row in rows], missing):
+            self._catch_up(chunk, [rows[i] for i in group])
         if self._last is None:
             raise RuntimeError("the session holds no tokens yet: load() its rows first")
         return self._last if self._session._every(rows) else self._last[list(rows)]
 
-    def _catch_up(self, rows: list[int], counts: list[int]) -> None:
+    def _catch_up(self, chunk: Chunk | Packed, rows: list[int]) -> None:
         session = self._session
-        starts = [self._held[row] for row in rows]
-        width = max(counts)
-        chunk = Chunk(session.num_rows, rows, starts, width, session._device)
-        if width == 1:
-            h = session.last(rows)[:, None]
+        index, at = chunk.where
+        if max(chunk.widths) == 1:
+            h = session.last(rows).reshape(*at.shape, -1)
         else:
             # A short row's surplus positions lie behind its end; they are read as pads.
             states = session._states.data
-            index, at = chunk.where
             h = states[index, at.clamp_max(states.shape[1] - 1)]
         out = run_rows(self.trunk, self._kv, chunk, inputs_embeds=h)
-        last = out[:, 0] if width == 1 else _ends(out, counts)
+        last = chunk.ends(out)
         bad = not_finite(last)
         if bad:
             for i in bad:
-                self._kv.erase(rows[i], starts[i])
+                self._kv.erase(rows[i], self._held[rows[i]])
             row = rows[bad[0]]
             token = session.tokens[row][-1]
             raise NotFiniteError(
@@ -245,14 +228,8 @@ class Follower:
             if self._last is None:
                 self._last = out.new_zeros(session.num_rows, out.shape[-1])
             self._last[chunk.rows] = last
-        for row, count in zip(rows, counts, strict=True):
+        for row, count in zip(rows, chunk.widths, strict=True):
             self._held[row] += count
-
-
-def _ends(states: Tensor, widths: Sequence[int]) -> Tensor:
-    """Of rows that are padded on the right, [B, T, D], each row's last state before the pads: [B, D]."""
-    rows = torch.arange(len(widths), device=states.device)
-    return states[rows, torch.tensor(widths, device=states.device) - 1]
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -19,6 +19,7 @@ from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone, PolicySession, missing
 from cola_agents.model.families import Mask, decoder_mask
 from cola_agents.model.lora import add_adapters, shared_copy
+from cola_agents.rl.acting_states import acting_states
 from cola_agents.rl.rollout import Act, Rollout
 from cola_envs.spaces import reach
 
@@ -75,6 +76,10 @@ class Actor(nn.Module, ABC):
         """States to features, [N, T, D], for all positions of whole episodes."""
         return self.encode(rollout.ids, rollout.hidden)
 
+    def acting(self, rollout: Rollout) -> Tensor:
+        """:meth:`features` where actions were taken, [M, D]; an actor may need less work for these alone."""
+        return self.features(rollout)[rollout.mask]
+
     def logits(self, features: Tensor) -> Tensor:
         """Features [..., D] to logits [..., ``num_actions``] of actions, -inf where none may be drawn."""
         logits: Tensor = self.head(features)[..., : self.num_actions].float()
@@ -123,6 +128,10 @@ class LatentActor(Actor):
     ) -> Tensor:
         return run_trunk(self.trunk, mask, positions, inputs_embeds=hidden)
 
+    def acting(self, rollout: Rollout) -> Tensor:
+        found = acting_states(self.trunk, rollout.hidden, rollout.lengths, rollout.mask)
+        return super().acting(rollout) if found is None else found
+
 
 class TokenActor(Actor):
     """A language model as a policy over its tokens.
@@ -152,6 +161,11 @@ class TokenActor(Actor):
         self, ids: Tensor, hidden: Tensor, *, mask: Mask = None, positions: Tensor | None = None
     ) -> Tensor:
         return run_trunk(self.trunk, mask, positions, input_ids=ids)
+
+    def acting(self, rollout: Rollout) -> Tensor:
+        embedded = self.trunk.get_input_embeddings()(rollout.ids)
+        found = acting_states(self.trunk, embedded, rollout.lengths, rollout.mask)
+        return super().acting(rollout) if found is None else found
 
 
 def make_actor(backbone: PolicyBackbone) -> Actor:

@@ -80,10 +80,10 @@ class TrainedPolicy:
         reference = None
         if self.options.kl_in == "loss" if with_kl is None else with_kl:
             with torch.no_grad(), self.initial() as initial:
-                reference = initial, initial.features(rollout)[rollout.mask]
+                reference = initial, initial.acting(rollout)
         return evaluate_actions(
             self.actor,
-            self.actor.features(rollout)[rollout.mask],
+            self.actor.acting(rollout),
             rollout.actions[rollout.mask],
             drawing=self.options.drawing,
             reference=reference,

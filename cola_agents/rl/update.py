@@ -155,9 +155,14 @@ def improve(
 
 
 def in_parts(rollout: Rollout, size: int | None) -> list[np.ndarray]:
-    """The episodes whose hidden states are in this process, in order, ``size`` at a time; None for all."""
+    """The episodes whose hidden states are in this process, ``size`` at a time; None for all, in order.
+
+    Those of like length stand together: a part is as long as its longest.
+    """
     here = rollout.here
-    size = size or max(len(here), 1)
+    if size is None or size >= len(here):
+        return [here] if len(here) else []
+    here = here[np.argsort(rollout.lengths.cpu().numpy()[here], kind="stable")]
     return [here[at : at + size] for at in range(0, len(here), size)]
 
 

@@ -71,7 +71,7 @@ def both(stack: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
     for lean in (False, True):
         kv, states = KVRows(3, 64), []
         for starts, width in (([0, 0, 0], 8), ([7, 3, 5], 2), ([9, 5, 7], 1)):
-            chunk = Chunk(3, [0, 1, 2], starts, width, ids.device)
+            chunk = Chunk(3, [0, 1, 2], starts, [width] * 3, ids.device)
             window, part = Window(kv, chunk), ids[:, :width]
             if lean:
                 h = lean_forward(made, stack.embed_tokens(part), chunk.positions, window, chunk.mask())
@@ -111,8 +111,8 @@ def test_aligned_rows_need_no_mask_for_one_token():
     states = []
     for starts in ([3, 3], [3, 2]):
         kv = KVRows(2, 16)
-        run_rows(stack, kv, Chunk(2, [0, 1], [0, 0], 3, ids.device), input_ids=ids[:, :3])
-        chunk = Chunk(2, [0, 1], starts, 1, ids.device)
+        run_rows(stack, kv, Chunk(2, [0, 1], [0, 0], [3, 3], ids.device), input_ids=ids[:, :3])
+        chunk = Chunk(2, [0, 1], starts, [1, 1], ids.device)
         states.append(run_rows(stack, kv, chunk, input_ids=ids[:, 3:]))
         assert chunk.aligned is (starts == [3, 3])
     torch.testing.assert_close(states[0][0], states[1][0], atol=1e-6, rtol=0)

@@ -1,0 +1,132 @@
+"""What a decoder layer does between its matrix products, compiled by numba for one thread of a CPU.
+
+Tokens of any rows stand one behind the other, each with the row and the position that it belongs to, and each
+reads its own row as far as itself. One call takes the place of some ten operations of torch, each of which
+costs more to start than to compute at this size.
+
+The loops may be reordered for vector units; NaN and infinity mean what they mean elsewhere. They start no
+threads, so that a forked process may go on with them.
+
+Shapes: n tokens, R rows, S positions of a row, D hidden; H heads of keys, each shared by G heads of queries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+_Loops = TypeVar("_Loops", bound=Callable[..., Any])
+
+#: Sums may be reordered and products fused; not among them: that values are finite.
+_REORDERED = {"reassoc", "contract", "nsz", "arcp"}
+
+
+def _compiled(loops: _Loops) -> _Loops:
+    """Compile a function at its first call, or read what an earlier process of this user compiled."""
+    try:
+        made = numba.njit(cache=True, fastmath=_REORDERED)(loops)
+    except RuntimeError:
+        # Neither this folder nor the user's cache can be written to: every process compiles for itself.
+        made = numba.njit(fastmath=_REORDERED)(loops)
+    return cast(_Loops, made)
+
+
+@_compiled
+def rms_norm(x: Floats, weight: Floats, eps: float, out: Floats) -> None:
+    """Root mean square norm of [n, D] into ``out``, which may be ``x``."""
+    count, size = x.shape
+    for i in range(count):
+        total = np.float32(0.0)
+        for j in range(size):
+            total += x[i, j] * x[i, j]
+        scale = np.float32(1.0 / math.sqrt(total / size + eps))
+        for j in range(size):
+            out[i, j] = weight[j] * (x[i, j] * scale)
+
+
+@_compiled
+def norm_heads(qkv: Floats, first: int, heads: int, weight: Floats, eps: float) -> None:
+    """The same of ``heads`` heads from column ``first`` of [n, ...] on, in place; weight [head_dim]."""
+    size = len(weight)
+    for i in range(len(qkv)):
+        for head in range(heads):
+            at = first + head * size
+            total = np.float32(0.0)
+            for j in range(size):
+                total += qkv[i, at + j] * qkv[i, at + j]
+            scale = np.float32(1.0 / math.sqrt(total / size + eps))
+            for j in range(size):
+                qkv[i, at + j] = weight[j] * (qkv[i, at + j] * scale)
+
+
+@_compiled
+def attend(
+    qkv: Floats,
+    angles: Floats,
+    keys: Floats,
+    values: Floats,
+    rows: Ints,
+    positions: Ints,
+    scaling: float,
+    out: Floats,
+) -> None:
+    """Rotate queries and keys, keep keys and values, and attend to a row's own positions up to each token.
+
+    Args:
+        qkv: queries, keys and values of a token side by side, [n, (G * H + 2 * H) * head_dim]; rotated in
+            place.
+        angles: cosines and sines, [positions, 2, 1, head_dim], the first half of the sines negated.
+        keys, values: of all rows, [R, S, H, head_dim]; written at ``rows`` and ``positions`` [n].
+        scaling: of the scores.
+        out: [n, G * H * head_dim].
+    """
+    count, key_heads, size = len(qkv), keys.shape[2], keys.shape[3]
+    width = out.shape[1]
+    half, group = size // 2, width // (key_heads * size)
+    for i in range(count):
+        row, position = rows[i], positions[i]
+        for at in range(0, width + key_heads * size, size):
+            for j in range(half):
+                left, right = qkv[i, at + j], qkv[i, at + half + j]
+                qkv[i, at + j] = left * angles[position, 0, 0, j] + right * angles[position, 1, 0, j]
+                qkv[i, at + half + j] = (
+                    right * angles[position, 0, 0, half + j] + left * angles[position, 1, 0, half + j]
+                )
+        for head in range(key_heads):
+            at = width + head * size
+            for j in range(size):
+                keys[row, position, head, j] = qkv[i, at + j]
+                values[row, position, head, j] = qkv[i, at + key_heads * size + j]
+    scores = np.empty(positions.max() + 1, dtype=np.float32)
+    gathered = np.empty(size, dtype=np.float32)
+    factor = np.float32(scaling)
+    for i in range(count):
+        row, length = rows[i], positions[i] + 1
+        for query in range(key_heads * group):
+            head, at = query // group, query * size
+            largest = np.float32(-np.inf)
+            for s in range(length):
+                score = np.float32(0.0)
+                for j in range(size):
+                    score += qkv[i, at + j] * keys[row, s, head, j]
+                score *= factor
+                scores[s] = score
+                largest = max(largest, score)
+            total = np.float32(0.0)
+            for s in range(length):
+                scores[s] = math.exp(scores[s] - largest)
+                total += scores[s]
+            gathered[:] = 0.0
+            for s in range(length):
+                weight = scores[s]
+                for j in range(size):
+                    gathered[j] += weight * values[row, s, head, j]
+            for j in range(size):
+                out[i, at + j] = gathered[j] / total

@@ -1,0 +1,114 @@
+"""States where actions were taken are those of the whole stack, and so is their gradient."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import Gemma2Config
+
+from cola_agents.model.lora import adapters_off, add_adapters
+from cola_agents.rl.acting_states import acting_states
+from cola_agents.rl.actors import make_actor
+from cola_agents.rl.rollout import collect
+from cola_agents.rl.update import in_parts
+from tests.decoding.test_lean import SHAPES, stack_of
+from tests.rl.test_rollout import Talking, episodes_of
+
+LENGTHS = torch.tensor([9, 3, 12, 7])
+
+
+def some_episodes(size: int = 32) -> tuple[Tensor, Tensor]:
+    """States [4, 12, D], zeros behind the episodes, and where actions were taken, also at an end."""
+    source = torch.Generator().manual_seed(2)
+    states = torch.randn(4, 12, size, generator=source)
+    mask = torch.rand(4, 12, generator=source) < 0.4
+    mask[torch.arange(4), LENGTHS - 1] = True
+    behind = torch.arange(12) >= LENGTHS[:, None]
+    return states.masked_fill(behind[..., None], 0.0), mask & ~behind
+
+
+def gradients(stack: Any, acting: Tensor) -> dict[str, Tensor]:
+    stack.zero_grad()
+    (acting * torch.linspace(-1, 1, acting.numel()).view_as(acting)).sum().backward()
+    return {name: p.grad.clone() for name, p in stack.named_parameters() if p.grad is not None}
+
+
+def whole(stack: Any, states: Tensor, mask: Tensor) -> Tensor:
+    found: Tensor = stack(inputs_embeds=states, use_cache=False).last_hidden_state[mask]
+    return found
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_states_and_gradients_are_the_whole_stacks(shape: str, layers: int) -> None:
+    config, changed = SHAPES[shape]
+    stack = stack_of(config, **{**changed, "num_hidden_layers": layers}).double()
+    states, mask = some_episodes()
+    ours, theirs = states.double().requires_grad_(), states.double().requires_grad_()
+    acting = acting_states(stack, ours, LENGTHS, mask)
+    assert acting is not None
+    expected = whole(stack, theirs, mask)
+    torch.testing.assert_close(acting, expected, atol=1e-9, rtol=0)
+    found, wanted = gradients(stack, acting), gradients(stack, expected)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-8, rtol=1e-8)
+
+
+def test_adapters_are_part_of_it_and_can_be_switched_off() -> None:
+    stack = stack_of().requires_grad_(False)
+    add_adapters(stack, 4, None, seed=0)
+    with torch.no_grad():
+        for name, parameter in stack.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.1 * torch.randn_like(parameter)
+    states, mask = some_episodes()
+    acting, expected = acting_states(stack, states, LENGTHS, mask), whole(stack, states, mask)
+    torch.testing.assert_close(acting, expected, atol=1e-5, rtol=0)
+    found = gradients(stack, acting)
+    for name, gradient in gradients(stack, expected).items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-4)
+    with adapters_off(stack):
+        off = acting_states(stack, states, LENGTHS, mask)
+        torch.testing.assert_close(off, whole(stack, states, mask), atol=1e-5, rtol=0)
+    assert not torch.allclose(acting, off, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda stack: stack.train(),
+        lambda stack: stack.register_forward_hook(lambda *_: None),
+        lambda stack: stack.layers[1].self_attn.register_forward_hook(lambda *_: None),
+        lambda stack: stack.set_attn_implementation("eager"),
+    ],
+    ids=["training", "hook", "layer hook", "eager attention"],
+)
+def test_a_stack_that_is_not_plain_runs_as_it_is(change: Any) -> None:
+    stack = stack_of()
+    states, mask = some_episodes()
+    assert acting_states(stack, states, LENGTHS, mask) is not None
+    change(stack)
+    assert acting_states(stack, states, LENGTHS, mask) is None
+    assert acting_states(stack_of(Gemma2Config, head_dim=8), states, LENGTHS, mask) is None
+
+
+@pytest.mark.parametrize("level", ["latent", "token"])
+def test_an_actors_acting_states_are_its_features_there(level, latent_backbone, token_backbone) -> None:
+    backbone = copy.deepcopy(latent_backbone if level == "latent" else token_backbone)
+    actor = make_actor(backbone)
+    rollout = collect(episodes_of(backbone, Talking, 3, max_tokens=20), actor, seeds=range(5))
+    torch.testing.assert_close(
+        actor.acting(rollout), actor.features(rollout)[rollout.mask], atol=1e-5, rtol=0
+    )
+    for size in (None, 1, 2, 5):
+        parts = in_parts(rollout, size)
+        assert sorted(np.concatenate(parts).tolist()) == list(range(5))
+        lengths = rollout.lengths[np.concatenate(parts)].tolist()
+        assert size in (None, 5) or lengths == sorted(lengths)
