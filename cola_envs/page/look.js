@@ -14,7 +14,7 @@
       else if (name === "css") for (const [key, one] of Object.entries(value)) node.style.setProperty(key, one);
       else node.setAttribute(name, value === true ? "" : value);
     }
-    for (const child of children.flat()) {
+    for (const child of children.flat(Infinity)) {
       if (child !== null && child !== undefined) node.append(child instanceof Node ? child : String(child));
     }
     return node;
@@ -205,7 +205,7 @@
         el("button", { type: "button", "data-order": name, on: { click: () => { at.order = name; drawPanel(); } } }, title));
       const most = Math.max(...weights, ...(table.prior || [0]), 1e-9);
       const rows = order.map((i) => el("tr", {
-        class: [i === at.row ? "chosen" : "", latent && table.tokens[i] === chosen ? "same" : "", table.codes[i] === one.action ? "taken" : ""].join(" ").trim(),
+        class: [i === at.row ? "chosen" : "", latent && table.tokens[i] === chosen ? "alike" : "", table.codes[i] === one.action ? "taken" : ""].join(" ").trim(),
         "data-row": i, on: { click: () => choose(i) } },
       el("td", {}, chip(table.codes[i], table.codes[i])), el("td", { class: "word" }, visible(words[table.tokens[i]])),
       el("td", { class: "weight" }, el("div", { class: "meter", css: { "--p": weights[i] / most, "--hue": hue(table.codes[i]) } },
@@ -266,15 +266,14 @@
   }
 
   function pairView() {
-    const [a, b] = data.pairs[0];
-    const left = viewer(a, true), right = viewer(b, true);
+    const left = viewer(data.pairs[0].left, true), right = viewer(data.pairs[0].right, true);
     active = left;
     const select = el("select", { "aria-label": "Problem", on: { change: () => {
       const pair = data.pairs[Number(select.value)];
-      left.show(pair[0]); right.show(pair[1]);
-    } } }, data.pairs.map((pair, i) => el("option", { value: i }, `problem ${episodes[pair[0]].problem_seed}`)));
-    return el("div", {}, el("p", { class: "lead" }, "The same problem played over codes and over tokens. ",
-      el("label", {}, "Show ", select)), el("div", { class: "pair" }, left.node, right.node));
+      left.show(pair.left); right.show(pair.right);
+    } } }, data.pairs.map((pair, i) => el("option", { value: i },
+      `${episodes[pair.left].name} | ${episodes[pair.right].name.replace(/^problem \d+, /, "")}`)));
+    return el("div", {}, el("p", { class: "lead" }, "One problem played twice. ", select), el("div", { class: "pair" }, left.node, right.node));
   }
 
   function codesView() {
