@@ -67,24 +67,49 @@
     if (by === "code" || step === undefined) return { "--hue": hue(step ? step.action : 0), "--strength": 1 };
     const scale = Math.max(1e-9, ...episode.steps.map((one) => Math.abs(one[by] || 0)));
     const value = by === "probability" ? -Math.exp(step.log_prob ?? 0) : step[by] ?? 0;
-    if (by === "probability") return { "--hue": 25, "--strength": 1 + value };
+    if (by === "probability") return { "--hue": 25, "--strength": Math.max(0, 1 + value) };
     return { "--hue": value >= 0 ? 150 : 5, "--strength": Math.abs(value) / scale };
+  }
+
+  /** A bar a step: how likely its action was; a line: the value; a mark where a reward was paid. */
+  function timeline(episode, pick) {
+    const steps = episode.steps, told = steps.map(likelihood);
+    if (steps.length < 2 || told.every((p) => p === undefined)) return null;
+    const w = 600, h = 74, gap = w / Math.max(steps.length, 24), values = steps.map((step) => step.value);
+    const low = Math.min(0, ...values.filter((v) => v !== undefined)), high = Math.max(1, ...values.filter((v) => v !== undefined));
+    const y = (v) => h - 4 - (h - 8) * (v - low) / (high - low);
+    const lines = values.some((v) => v !== undefined);
+    return [svg("svg", { viewBox: `0 0 ${w} ${h}`, class: "chart", role: "img", "aria-label": "The steps: probability, value and reward" },
+      steps.map((step, i) => svg("rect", { x: i * gap, y: 0, width: gap, height: h, class: "hit", "data-at": i, on: { click: () => pick(i) } },
+        svg("title", {}, `step ${i + 1}: probability ${chance(told[i])}`))),
+      steps.map((step, i) => svg("rect", { x: (i + 0.15) * gap, y: h - h * (told[i] || 0), width: gap * 0.7, height: h * (told[i] || 0), class: "bar-of", css: { "--hue": hue(step.action) } })),
+      lines ? svg("polyline", { points: values.map((v, i) => v === undefined ? "" : `${(i + 0.5) * gap},${y(v).toFixed(1)}`).join(" "), class: "line value" }) : null,
+      steps.map((step, i) => step.reward ? svg("circle", { cx: (i + 0.5) * gap, cy: 7, r: 5, class: step.reward > 0 ? "paid" : "fined" }, svg("title", {}, `reward ${exact(step.reward)}`)) : null)),
+    el("figcaption", {}, `A bar a step: the probability of its ${noun(episode)}.${lines ? " Line: the value of the state." : ""} Dot: a reward was paid.`)];
+  }
+
+  /** The probability of a step's action: as it was drawn, or else by its table. */
+  function likelihood(step) {
+    if (step.log_prob !== undefined) return Math.exp(step.log_prob);
+    return step.table && (step.table.policy || step.table.prior)[step.table.codes.indexOf(step.action)];
   }
 
   function viewer(start, compact) {
     const at = { episode: start, step: 0, row: null, order: "policy", colour: "code" };
     const text = el("article", { class: "text" });
+    const steps = el("figure", { class: "steps" });
     const panel = el("aside", { class: "panel", "aria-live": "polite" });
     const top = el("div", { class: "top" });
     const choice = el("select", { "aria-label": "Episode", on: { change: () => show(Number(choice.value)) } },
       episodes.map((one, i) => el("option", { value: i }, one.name)));
     const colours = el("select", { "aria-label": "Colour by", on: { change: () => { at.colour = colours.value; paint(); } } });
-    const bar = el("div", { class: "bar" },
+    const name = el("h2", {});
+    const bar = el("div", { class: "bar" }, compact ? name : [
       el("button", { type: "button", title: "Episode before ([)", on: { click: () => turn(-1) } }, "‹"), choice,
-      el("button", { type: "button", title: "Episode after (])", on: { click: () => turn(1) } }, "›"),
-      el("label", {}, "Colour by ", colours));
+      el("button", { type: "button", title: "Episode after (])", on: { click: () => turn(1) } }, "›")],
+    el("label", {}, "Colour by ", colours));
     const node = el("section", { class: compact ? "viewer compact" : "viewer" }, bar, top,
-      el("div", { class: "columns" }, text, panel));
+      el("div", { class: "columns" }, el("div", {}, text, steps), panel));
     node.addEventListener("focusin", () => { active = api; });
     node.addEventListener("click", () => { active = api; });
     const episode = () => episodes[at.episode];
@@ -93,12 +118,14 @@
     function show(index) {
       at.episode = index; at.step = 0; at.row = null;
       choice.value = String(index);
+      put(name, episode().name);
       const has = (name) => episode().steps.some((one) => typeof one[name] === "number");
       const ways = ["code", ...(has("log_prob") ? ["probability"] : []), ...["value", "advantage"].filter(has)];
       put(colours, ways.map((way) => el("option", { value: way }, way === "code" ? noun(episode()) : way)));
       at.colour = ways.includes(at.colour) ? at.colour : "code";
       colours.value = at.colour;
       put(top, headline(episode()), details(episode()));
+      put(steps, timeline(episode(), (i) => pick(i, true)));
       draw(); pick(firstWithFutures(), false);
     }
 
@@ -139,6 +166,7 @@
         token.setAttribute("aria-pressed", here);
         if (here && focus) token.focus({ preventScroll: false });
       }
+      for (const bar of steps.querySelectorAll("rect")) bar.classList.toggle("now", Number(bar.dataset.at) === at.step);
       drawPanel();
       if (!compact) remember(`episode/${at.episode}/${at.step}`);
     }
@@ -175,19 +203,20 @@
         el("q", {}, visible(words[token])), ". ",
         episode().level !== "latent" ? null : same.length
           ? el("span", { class: "same" }, `${plural(same.length, "other code")} ${same.length === 1 ? "says" : "say"} the same: `,
-            same.map((other) => [chip(other, other), " "]), `together ${chance(together)} of the ${table.policy ? "policy" : "prior"}.`)
+            same.slice(0, 8).map((other) => [chip(other, other), " "]), same.length > 8 ? `and ${same.length - 8} more, ` : null, `together ${chance(together)} of the ${table.policy ? "policy" : "prior"}.`)
           : el("span", { class: "same" }, "No other code says it.")));
       const led = one.others && one.others.find((other) => other.token === token);
       if (led) {
-        box.append(el("p", { class: "led" }, el("span", { class: "task" }, "…"), el("span", { class: "token plain" }, led.text.replace(/\n/g, "↵\n")),
-          led.ended ? null : el("span", { class: "task" }, "…")),
-        el("p", { class: "quiet" }, `Code by code the likeliest from there on: ${led.ended
-          ? `the episode ends with reward ${short(led.reward)}` : `not ended after ${plural(led.steps, "step")}`}.`.replace("Code by code", episode().level === "latent" ? "Code by code" : "Token by token")));
-      } else if (one.others) {
-        box.append(el("p", { class: "quiet" }, "Too unlikely: where it would have led was not computed."));
+        const end = led.ended ? `the episode ends with reward ${short(led.reward)}` : `not ended after ${plural(led.steps, "step")}`;
+        const draw = episode().world_temperature ? ", the world model drawn once" : "";
+        box.append(
+          el("p", { class: "led" }, el("span", { class: "task" }, "…"), el("span", { class: "token plain" }, led.text.replace(/\n/g, "↵\n")),
+            led.ended ? null : el("span", { class: "task" }, "…")),
+          el("p", { class: "quiet" }, `Played on with the likeliest ${noun(episode())} at each step${draw}: ${end}.`));
       } else {
-        box.append(el("p", { class: "quiet" }, episodes.some((each) => each.steps.some((some) => some.others))
-          ? "Where it would have led was computed at the tokens with a dot." : "Where it would have led was not computed."));
+        box.append(el("p", { class: "quiet" }, one.others ? "Too unlikely: where it would have led was not computed."
+          : episodes.some((each) => each.steps.some((some) => some.others)) ? "Where it would have led was computed at the tokens with a dot."
+            : "Where it would have led was not computed."));
       }
       return box;
     }
@@ -272,7 +301,7 @@
       const pair = data.pairs[Number(select.value)];
       left.show(pair.left); right.show(pair.right);
     } } }, data.pairs.map((pair, i) => el("option", { value: i },
-      `${episodes[pair.left].name} | ${episodes[pair.right].name.replace(/^problem \d+, /, "")}`)));
+      `${episodes[pair.left].name} | ${episodes[pair.right].name}`)));
     return el("div", {}, el("p", { class: "lead" }, "One problem played twice. ", select), el("div", { class: "pair" }, left.node, right.node));
   }
 
@@ -296,13 +325,11 @@
     }
     const found = el("output", { class: "quiet" });
     const search = el("input", { type: "search", placeholder: "e.g. <think>", "aria-label": "Codes that lead to a token", on: { input: () => {
-      let count = 0;
-      cells.forEach((cell, i) => {
-        const hit = book.codes[i].next_tokens.some(([text]) => text.includes(search.value));
-        cell.classList.toggle("faded", search.value !== "" && !hit);
-        count += hit;
-      });
-      put(found, search.value === "" ? "" : plural(count, "code"));
+      const asked = search.value.replace(/ /g, "␣");
+      const parts = book.codes.map((code) => Math.max(0, ...code.next_tokens.filter(([text]) => text.includes(asked)).map(([, part]) => part)));
+      cells.forEach((cell, i) => cell.classList.toggle("faded", asked !== "" && !parts[i]));
+      put(found, asked === "" ? "" : plural(parts.filter((part) => part > 0).length, "code"));
+      if (asked !== "" && Math.max(...parts) > 0) choose(book.codes[parts.indexOf(Math.max(...parts))]);
     } } });
     choose(book.codes[0]);
     return el("div", {}, el("p", { class: "lead" }, `Measured on ${m.tokens.toLocaleString("en")} tokens of ${book.text}: the code that the inverse dynamics reads out of each token, the most used first.`),
@@ -341,7 +368,7 @@
     }
     if (samples.length) choose(samples.length - 1);
     return el("div", {}, el("p", { class: "lead" }, `${run.title}. A point an update.`),
-      samples.length ? el("div", { class: "samples" }, el("div", { class: "bar" }, el("label", {}, "What it wrote at ", at, slider)), said)
+      samples.length ? el("div", { class: "samples" }, el("div", { class: "bar" }, el("label", {}, "What it wrote at ", at, samples.length > 1 ? slider : null)), said)
         : el("p", { class: "quiet" }, "No text samples were logged."),
       el("div", { class: "charts" }, charts));
   }
@@ -370,7 +397,7 @@
   function treeView() {
     const tree = data.tree, nodes = tree.nodes, total = Math.max(1, nodes[0].visits);
     const items = nodes.map((node) => {
-      const line = [node.parent < 0 ? el("span", { class: "task" }, "the prompt") : el("span", { class: "token plain" }, visible(node.text)),
+      const line = [node.parent < 0 ? el("span", { class: "task" }, "the prompt") : el("span", { class: "token plain", css: { "--hue": hue(node.actions[0]) } }, visible(node.text)),
         node.actions.length ? el("span", { class: "actions" }, node.actions.slice(0, 6).map((code) => [chip(code, code), " "]), node.actions.length > 6 ? "…" : null) : null,
         el("span", { class: "meter", css: { "--p": node.visits / total } }),
         el("span", { class: "number" }, `${plural(node.visits, "visit")} · value ${short(node.value)} · prior ${chance(node.prior)}${node.terminal ? " · end" : ""}`)];

@@ -54,19 +54,24 @@ def known(rollout: Rollout, number: int, batch: Batch | None = None) -> Known:
     values = advantages = None
     if batch is not None:
         decides = batch.decides[number, at].tolist()
-        given = batch.advantages[number, at].tolist()
+        given = _rounded(batch.advantages[number, at])
         advantages = [value if here else None for value, here in zip(given, decides, strict=True)]
-        values = None if batch.values is None else batch.values[number, at].tolist()
+        values = None if batch.values is None else _rounded(batch.values[number, at])
     return Known(
         seed=int(rollout.seeds[number]),
         problem_seed=int(rollout.problem_seeds[number]),
         ids=rollout.ids[number, : int(rollout.lengths[number])].tolist(),
         actions=rollout.actions[number, at].tolist(),
-        log_probs=rollout.log_probs[number, at].tolist(),
+        log_probs=_rounded(rollout.log_probs[number, at]),
         rewards=rollout.rewards[number, at].tolist(),
         values=values,
         advantages=advantages,
     )
+
+
+def _rounded(values: Tensor) -> list[float]:
+    """As a recording has them."""
+    return [round(value, 6) for value in values.tolist()]
 
 
 class Player:
@@ -101,7 +106,8 @@ class Player:
         self._episodes, self._words = episodes, words
         self._act = attach(policy, episodes)
         self._drawing: Drawing = drawing or {"temperature": 1.0}
-        self._is_actor, self._prior = is_actor, prior
+        own = policy is None and self._drawing == {"temperature": 1.0}  # then policy and prior are one
+        self._policy_is_told, self._prior = is_actor, prior and not (own and is_actor)
         self._positions, self._tables, self._ahead = positions, tables, ahead
 
     def follow(self, episode: Known, name: str) -> JsonObject:
@@ -118,7 +124,7 @@ class Player:
             if not episodes.running(0):
                 raise ValueError(f"{name} has {len(episode.actions)} steps, and ends here after {number}")
             states.append(episodes.snapshot(0))
-            log.look(action, self._log_policy() if self._is_actor else None)
+            log.look(action, self._log_policy() if self._policy_is_told else None)
             _, _, terminated, truncated, infos = episodes.step([0], [action])
             log.paid(episode.rewards[number], bool(terminated[0]), bool(truncated[0]), infos[0])
             log.note(log_prob=episode.log_probs[number])

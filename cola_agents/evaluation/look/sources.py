@@ -68,11 +68,13 @@ class _Page:
     Attributes:
         wanted: what it is to hold.
         words: its token texts.
+        problems: the numbers that its problems have there, by their seeds.
         data: what it holds, as :func:`cola_envs.page.write.page` takes it.
     """
 
     wanted: Wanted
     words: Words = field(default_factory=Words)
+    problems: dict[int, int] = field(default_factory=dict)
     data: JsonObject = field(default_factory=lambda: {"episodes": [], "pairs": []})
 
     def add(self, rows: Episodes, episodes: Sequence[Known], name: str, **playing: Any) -> None:
@@ -80,7 +82,8 @@ class _Page:
         tables = max(1, self.wanted.tables // (2 * self.wanted.episodes))
         player = Player(rows, self.words, positions=self.wanted.positions, tables=tables, **playing)
         for one in episodes:
-            self.data["episodes"].append(player.follow(one, f"problem {one.problem_seed}, {name}"))
+            number = self.problems.setdefault(one.problem_seed, len(self.problems) + 1)
+            self.data["episodes"].append(player.follow(one, f"{number}. {name}"))
 
     def add_twin(self, task: str, seeds: Sequence[int], problems: Sequence[int], **kwargs: Any) -> None:
         """Play the same problems over tokens, with the language model itself."""
