@@ -13,6 +13,8 @@ from cola_envs.shown import shown
 
 #: The most bytes that a page may have.
 LARGEST = 3_000_000
+#: In the order that they need one another in.
+_SCRIPTS = ("base.js", "viewer.js", "views.js", "page.js")
 
 
 def page(data: JsonObject) -> str:
@@ -28,7 +30,7 @@ def page(data: JsonObject) -> str:
     Raises:
         ValueError: for a page that would be larger than :data:`LARGEST`, or a number that is not finite.
     """
-    script, style = _own("look.js"), _own("look.css")
+    script, style = "\n".join(map(_own, _SCRIPTS)), _own("look.css")
     filled = {
         "title": html.escape(shown(str(data["title"]))),
         "policy": f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'",
