@@ -17,6 +17,8 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 #: Seconds that an answer may take on a busy machine.
 PATIENCE = 60
+#: Of the keys that elements act upon themselves.
+_CODES = {"End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 #: The browser reads commands from descriptor 3 and answers on 4: those given are put there, by way of others.
 _MOVED = """
 import os, sys
@@ -119,15 +121,14 @@ class Browser:
             "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
 
     def press(self, key: str) -> None:
         """Press a key: ``"ArrowRight"``, ``"t"``."""
+        told = {"key": key, "windowsVirtualKeyCode": _CODES.get(key, 0)}
         text = {"text": key} if len(key) == 1 else {}
-        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
-        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+        self.call("Input.dispatchKeyEvent", type="keyDown", **told, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **told)
 
     def type(self, text: str) -> None:
         """Type into what has the focus."""

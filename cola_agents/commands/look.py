@@ -27,7 +27,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, default=Path("cola-look.html"), help="file to write")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     parser.add_argument("--task", help="environment id of a model's episodes: CoLA-Thinking-v0 without it")
-    parser.add_argument("--episodes", type=int, default=4, help="episodes, and as many of the token-level twin")
+    parser.add_argument(
+        "--episodes", type=int, default=4, help="episodes; the token-level twin's come beside"
+    )
     parser.add_argument("--positions", type=int, default=12, help="of each episode, with other futures")
     parser.add_argument("--tables", type=int, default=1000, help="tables of all codes, over all episodes")
     parser.add_argument("--simulations", type=int, default=64, help="of the search tree; 0 for none")
@@ -37,14 +39,15 @@ def add(commands: Commands) -> None:
     parser.add_argument("--agent", type=Path, help="folder of the saved agent that a recording was made by")
     parser.add_argument("--model", help="that a recording or a run was made with; what it names without it")
     parser.add_argument("--device", help="e.g. cuda")
-    parser.add_argument("--dtype", help="type to load the weights in; float32, or what a run names, without it")
+    parser.add_argument("--dtype", help="type to load the weights in; a run's own, or float32, without it")
     add_set(parser)
     parser.set_defaults(run=_look)
 
 
 def _look(arguments: argparse.Namespace) -> int:
     from cola_agents.common.files import write_whole
-    from cola_agents.evaluation.look.sources import Wanted, look
+    from cola_agents.evaluation.look.filling import Wanted
+    from cola_agents.evaluation.look.sources import look
     from cola_envs.page.write import page
 
     wanted = Wanted(

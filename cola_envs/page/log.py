@@ -1,4 +1,4 @@
-"""What a page shows of an episode: its text in pieces, and beside each step what every action would have said.
+"""What a page shows of an episode: its text in pieces, and of each step what every action would have said.
 
 Shapes: A actions.
 """
@@ -66,7 +66,7 @@ class EpisodeLog:
         self._origin = self._seeds()
 
     def rewound(self) -> None:
-        """The row has been put back: what is known of the steps before that is kept, of this episode's own."""
+        """The row has been put back: of the same episode, what is known of the steps until there is kept."""
         actions = self._episodes.actions(self._row)
         taken = [step["action"] for step in self._steps[: len(actions)]]
         known = self._steps[: len(actions)]
@@ -135,8 +135,9 @@ class EpisodeLog:
             "level": episodes.backbone.level,
             "num_actions": int(episodes.action_space.n),
             "world_temperature": episodes.world_temperature,
-            "seed": episodes.seed(row),
-            "problem_seed": episodes.problem_seed(row),
+            # As text: a script's numbers hold 53 bits.
+            "seed": str(episodes.seed(row)),
+            "problem_seed": str(episodes.problem_seed(row)),
             "ended": self._ended,
             "success": self._end.get(SUCCESS.name),
             "info": plain(self._end),

@@ -94,7 +94,7 @@ function useChart(book) {
 function trainingView() {
   const run = data.run, samples = run.samples, marks = [];
   const charts = run.curves.map((curve) => chart(curve, marks));
-  const said = el("p", { class: "text" }), where = el("output", {});
+  const said = el("p", { class: "text sample" }), where = el("output", {});
   const slider = el("input", { type: "range", min: 0, max: Math.max(0, samples.length - 1),
     "aria-label": "Sample", on: { input: () => choose(Number(slider.value)) } });
   function choose(i) {

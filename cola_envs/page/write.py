@@ -20,7 +20,7 @@ _SCRIPTS = ("base.js", "viewer.js", "views.js", "page.js")
 def page(data: JsonObject) -> str:
     """A page of its own, as HTML.
 
-    The data is JSON in which no sign of markup stands as itself, and the page's script writes it as text alone.
+    The data is JSON in which no sign of markup stands as itself, and the page's script makes text of it.
     A content security policy lets run and load nothing but the page's own script and style.
 
     Args:

@@ -1,4 +1,4 @@
-"""The microscope's page in a real browser: it opens without errors, is clicked and typed at, and tells the truth.
+"""The microscope's page in a real browser: it opens without errors, answers clicks and keys, tells the truth.
 
 With ``COLA_SCREENSHOTS`` set to a folder, pictures of the views are left there.
 """
@@ -21,7 +21,8 @@ from tests.browser import NAMES, Browser, browser, chromium
 pytestmark = pytest.mark.skipif(
     chromium() is None, reason=f"needs a browser on the path, one of {', '.join(NAMES)}"
 )
-HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'>&lt;\x1b[2J\u202e\x00"
+MARKUP = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'>&lt;"
+HOSTILE = f"{MARKUP}\x1b[2J\u202e\x00"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
     """A page of a recording, and the recording's episodes."""
     folder = tmp_path_factory.mktemp("look")
     tries, out = folder / "tries.jsonl", folder / "look.html"
-    assert main(["generate", "--task", "CoLA-Thinking-v0", "--problems", "2", "--n", "2", "--out", str(tries)]) == 0
+    made = ["generate", "--task", "CoLA-Thinking-v0", "--problems", "2", "--n", "2", "--out", str(tries)]
+    assert main(made) == 0
     few = ["--positions", "3", "--tokens", "600", "--simulations", "12", "--out", str(out)]
     assert main(["look", str(tries), *few]) == 0
     return out, [json.loads(line) for line in tries.read_text().splitlines()[1:]]
@@ -65,7 +67,9 @@ def facts(page: Browser, within: str) -> dict[str, str]:
     return told
 
 
-def test_the_page_opens_from_a_file_and_asks_for_nothing_else(page: Browser, looked: tuple[Path, Any]) -> None:
+def test_the_page_opens_from_a_file_and_asks_for_nothing_else(
+    page: Browser, looked: tuple[Path, Any]
+) -> None:
     assert page.text("#title").startswith("tries.jsonl")
     assert [address for address in page.requests if address != "about:blank"] == [looked[0].as_uri()]
     assert page.ask("document.querySelectorAll('[role=tab]').length") == 4
@@ -86,7 +90,9 @@ def test_the_numbers_are_the_recordings(page: Browser, looked: tuple[Path, list[
             assert float(panel["log-probability"]) == log_prob
             assert float(panel["reward"]) == reward
             assert f"code {action}, step {step + 1} of {len(episode['actions'])}" in page.text(".panel h2")
-            page.press("ArrowRight") if step else (page.click(".token[data-step='0']"), page.press("ArrowRight"))
+            if step == 0:
+                page.click(".token[data-step='0']")
+            page.press("ArrowRight")
 
 
 def test_a_click_on_a_token_and_on_a_row_changes_the_panel(page: Browser) -> None:
@@ -135,14 +141,15 @@ def test_the_codebooks_view_finds_the_code_of_a_token(page: Browser) -> None:
     assert wanted
     page.click("input[type=search]")
     page.type("<think>")
-    left = page.ask("[...document.querySelectorAll('.cell:not(.faded)')].map((one) => Number(one.dataset.code))")
-    assert left == wanted
+    cells = "[...document.querySelectorAll('.cell:not(.faded)')]"
+    assert page.ask(f"{cells}.map((one) => Number(one.dataset.code))") == wanted
 
 
 def test_two_episodes_of_a_problem_stand_side_by_side(page: Browser) -> None:
     page.press("2")
     assert page.ask("document.querySelectorAll('.compact .text').length") == 2
-    seeds = page.ask("[...document.querySelectorAll(\"[data-fact='problem seed']\")].map((one) => one.textContent)")
+    told = "[...document.querySelectorAll('[data-fact=\"problem seed\"]')]"
+    seeds = page.ask(f"{told}.map((one) => one.textContent)")
     assert seeds[0] == seeds[1]
 
 
@@ -174,6 +181,22 @@ def test_light_and_dark_follow_the_system_and_the_key(page: Browser) -> None:
     assert page.ask(colour) == light
 
 
+def test_a_runs_curves_and_samples_are_its_logs(tab: Browser, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run.html"
+    few = ["--episodes", "2", "--positions", "1", "--tokens", "0", "--simulations", "0", "--out", str(out)]
+    assert main(["look", str(trained), *few]) == 0
+    logged = [json.loads(line) for line in (trained / "logs" / "progress.json").read_text().splitlines()]
+    tab.problems.clear()
+    tab.open(out, "training")
+    for key, record in (("Home", logged[0]), ("End", logged[-1])):
+        tab.ask("document.querySelector('input[type=range]').focus()")
+        tab.press(key)
+        assert tab.text(".sample") == record["sample/text"]
+        reading = tab.text("figure[data-curve='reward'] b")
+        assert float(reading) == pytest.approx(record["rollout/ep_rew_mean"], rel=1e-3)
+    assert tab.problems == []
+
+
 class Hostile:
     """A task whose every text means harm."""
 
@@ -189,15 +212,14 @@ class Hostile:
 def test_hostile_text_stays_text(tab: Browser, tmp_path: Path) -> None:
     env: Any = gym.make("CoLA-Text-v0", task=Hostile, max_tokens=3, render_mode="html")
     env.reset(seed=0)
-    for _ in range(3):
-        env.step(env.action_space.sample())
+    while env.unwrapped.episodes.running(0):
+        env.step(17)
     (tmp_path / "hostile.html").write_text(env.render(), encoding="utf-8")
     tab.problems.clear()
     tab.open(tmp_path / "hostile.html")
     assert tab.ask("window.broken") is None
     assert tab.ask("document.querySelectorAll('script').length") == 2
     assert tab.ask("document.querySelectorAll('img').length") == 0
-    text = tab.text(".text")
-    assert text.count("</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'>&lt;") == 2
+    assert tab.text(".text").count(MARKUP) == 2
     assert not set("\x1b\u202e\x00") & set(tab.ask("document.body.innerText"))
     assert tab.problems == []

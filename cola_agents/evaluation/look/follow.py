@@ -202,7 +202,7 @@ class Player:
 def token_weights(table: JsonObject) -> dict[int, float]:
     """Of a table, how likely each token is by all of its actions together."""
     weights: dict[int, float] = defaultdict(float)
-    for token, weight in zip(table["tokens"], table.get("policy", table.get("prior")), strict=True):
+    for token, weight in zip(table["tokens"], table["policy" if "policy" in table else "prior"], strict=True):
         weights[token] += weight
     return dict(weights)
 

@@ -4,122 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
-from cola_agents.common.provenance import provenance
 from cola_agents.common.threads import fitting_threads
-from cola_agents.decoding.backbones import LatentBackbone
-from cola_agents.evaluation.inspection import inspect_codebook, read_documents
-from cola_agents.evaluation.look.book import codebook, curves, samples, tree
-from cola_agents.evaluation.look.follow import Known, Player, known
+from cola_agents.evaluation.look.book import curves, samples
+from cola_agents.evaluation.look.filling import ROWS, Filling, Wanted
+from cola_agents.evaluation.look.follow import Known, known
 from cola_agents.evaluation.run import load_agent
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.generate import Recorded, policy_name, read
 from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.rl.saving import holds_agent, saved_path
-from cola_agents.search import MCTS, SearchConfig
-from cola_agents.train.bundled.corpus import HELD_OUT, documents
-from cola_envs.build import twin_id
-from cola_envs.episodes import Episodes
 from cola_envs.jsonl import JsonObject
-from cola_envs.page.log import Words
-from cola_envs.shown import shown_line
 
-#: The task where none is named, and rows in which futures are played side by side.
-TASK, ROWS = "CoLA-Thinking-v0", 32
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a page is to hold.
-
-    Attributes:
-        episodes: episodes of what is looked at; as many of its twin come beside them.
-        positions: of each episode's positions, those with other futures.
-        tables: tables of all actions, over all episodes together.
-        simulations: of the search tree; 0 for none.
-        tokens, text: of the codebook's measurement; 0 tokens for none, None for the generated corpus.
-    """
-
-    episodes: int = 4
-    positions: int = 12
-    tables: int = 1000
-    simulations: int = 64
-    tokens: int = 10_000
-    text: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"--episodes must be at least 1, got {self.episodes}")
-        for name in ("positions", "tables", "simulations", "tokens"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} must not be negative, got {getattr(self, name)}")
-
-
-@dataclass
-class _Page:
-    """A page that is being filled.
-
-    Attributes:
-        wanted: what it is to hold.
-        words: its token texts.
-        problems: the numbers that its problems have there, by their seeds.
-        data: what it holds, as :func:`cola_envs.page.write.page` takes it.
-    """
-
-    wanted: Wanted
-    words: Words = field(default_factory=Words)
-    problems: dict[int, int] = field(default_factory=dict)
-    data: JsonObject = field(default_factory=lambda: {"episodes": [], "pairs": []})
-
-    def add(self, rows: Episodes, episodes: Sequence[Known], name: str, **playing: Any) -> None:
-        """Add episodes, each followed in ``rows``; arguments as of :class:`Player`."""
-        tables = max(1, self.wanted.tables // (2 * self.wanted.episodes))
-        player = Player(rows, self.words, positions=self.wanted.positions, tables=tables, **playing)
-        for one in episodes:
-            number = self.problems.setdefault(one.problem_seed, len(self.problems) + 1)
-            self.data["episodes"].append(player.follow(one, f"{number}. {name}"))
-
-    def add_twin(self, task: str, seeds: Sequence[int], problems: Sequence[int], **kwargs: Any) -> None:
-        """Play the same problems over tokens, with the language model itself."""
-        twin = twin_id(task)
-        with closing(make_rows(twin, ROWS, **kwargs)) as made:
-            rollout = collect(made.episodes, InitialPolicy(), seeds=seeds, problem_seeds=problems)
-            played = [known(rollout, number) for number in range(len(rollout))]
-            self.add(made.episodes, played, "tokens: the language model itself")
-
-    def add_codebook(self, backbone: object) -> None:
-        """Measure the codes, of a backbone that has any."""
-        if self.wanted.tokens and isinstance(backbone, LatentBackbone):
-            text = self.wanted.text
-            source = documents(HELD_OUT) if text is None else read_documents(text)
-            named = f"the generated corpus (held-out seed {HELD_OUT})" if text is None else text.name
-            found = inspect_codebook(backbone, source, tokens=self.wanted.tokens, named=named)
-            self.data["codebook"] = codebook(found)
-
-    def add_tree(self, rows: Episodes, seed: int, problem: int, policy: Any = None) -> None:
-        """Search one problem."""
-        if self.wanted.simulations:
-            found = MCTS(rows, SearchConfig(simulations=self.wanted.simulations), policy=policy).solve(
-                [seed], [problem]
-            )
-            title = f"PUCT on problem {problem}: {int(found.simulations[0])} simulations, with the task's rewards"
-            self.data["tree"] = tree(found, rows.backbone.tokenizer, title)
-
-    def finished(self, title: str, about: Sequence[tuple[str, object]]) -> JsonObject:
-        """The data, with what it is and how it came about."""
-        made = provenance()
-        told = [*about, ("cola-rl", made["packages"]["cola-rl"]), ("commit", made["commit"])]
-        self.data["title"] = title
-        self.data["about"] = [[name, shown_line(str(value))] for name, value in told if value is not None]
-        self.data["words"] = self.words.texts
-        self.data["pairs"] = _pairs(self.data["episodes"])
-        return self.data
+#: The task where none is named.
+TASK = "CoLA-Thinking-v0"
 
 
 def look(
@@ -176,7 +77,7 @@ def _mean_nothing(what: str, **given: object) -> None:
 def _model(what: str | Path | None, wanted: Wanted, task: str, seed: int, kwargs: JsonObject) -> JsonObject:
     """A model's own policy at a task."""
     made_with = {"model": what, **kwargs}
-    page = _Page(wanted)
+    page = Filling(wanted)
     with closing(make_rows(task, ROWS, **made_with)) as made:
         rows = made.episodes
         backbone: Any = rows.backbone
@@ -185,18 +86,19 @@ def _model(what: str | Path | None, wanted: Wanted, task: str, seed: int, kwargs
             rollout = collect(rows, InitialPolicy(), seeds=seeds, problem_seeds=seeds)
             latent = backbone.level == "latent"
             name = "codes: the model's own policy" if latent else "the language model itself"
-            page.add(rows, [known(rollout, number) for number in range(len(rollout))], name)
+            episodes = [known(rollout, number) for number in range(len(rollout))]
+            page.add(rows, episodes, name)
             page.add_tree(rows, seed, seed)
             page.add_codebook(backbone)
             if latent:
-                page.add_twin(task, seeds, seeds, **made_with)
+                page.add_twin(task, episodes, made_with)
     named = "the bundled model" if what is None else Path(what).name
     return page.finished(f"{named} at {task}", [("model", named), ("fingerprint", backbone.fingerprint[:12])])
 
 
 def _run(path: Path, wanted: Wanted, agent: Agent) -> JsonObject:
     """A saved agent, its training, and the episodes that its next update would learn from."""
-    page = _Page(wanted)
+    page = Filling(wanted)
     backbone: Any = agent.backbone
     with closing(agent), closing(make_rows(agent.env_id, ROWS, model=backbone, **agent.env_kwargs)) as made:
         rows = made.episodes
@@ -212,7 +114,7 @@ def _run(path: Path, wanted: Wanted, agent: Agent) -> JsonObject:
             page.add_tree(rows, episodes[0].seed, episodes[0].problem_seed, agent.actor)
             page.add_codebook(backbone)
             if latent:
-                page.add_twin(agent.env_id, *_problems(episodes), **agent.source, **agent.env_kwargs)
+                page.add_twin(agent.env_id, episodes, {**agent.source, **agent.env_kwargs})
     algorithm = type(agent).__name__
     page.data["run"] = {
         "title": f"{algorithm} on {agent.env_id}, {agent.num_updates} updates",
@@ -241,7 +143,7 @@ def _recording(path: Path, wanted: Wanted, agent: Path | None, given: JsonObject
     is_actor = about["policy"] == policy_name(actor)
     if agent is not None and not is_actor:
         raise ValueError(f"{path.name} was not recorded with the agent in {agent}: its policy is another")
-    page = _Page(wanted)
+    page = Filling(wanted)
     with closing(make_rows(about["task"], ROWS, **kwargs)) as made:
         rows = made.episodes
         backbone: Any = rows.backbone
@@ -253,14 +155,12 @@ def _recording(path: Path, wanted: Wanted, agent: Path | None, given: JsonObject
             drawing = {"temperature": about["temperature"]}
             prior = latent or actor is None
             name = f"{'codes' if latent else 'tokens'}: as recorded"
-            page.add(
-                rows, episodes, name, policy=actor, drawing=drawing, is_actor=is_actor, prior=prior
-            )
+            page.add(rows, episodes, name, policy=actor, drawing=drawing, is_actor=is_actor, prior=prior)
             page.add_tree(rows, episodes[0].seed, episodes[0].problem_seed, actor)
             page.add_codebook(backbone)
             if latent:
                 source = {} if agent is None else acted.source
-                page.add_twin(about["task"], *_problems(episodes), **{**kwargs, **source})
+                page.add_twin(about["task"], episodes, {**kwargs, **source})
     told = [
         ("recording", path.name),
         ("policy", about["policy"]),
@@ -277,13 +177,6 @@ def _recorded(recorded: Recorded, number: int) -> Known:
     return Known(**{name: one[name] for name in names})
 
 
-def _problems(episodes: Sequence[Known]) -> tuple[list[int], list[int]]:
-    """Row seeds and problem seeds of the problems, each once."""
-    first = {one.problem_seed: one.seed for one in reversed(episodes)}
-    problems = sorted(first, key=lambda problem: [one.problem_seed for one in episodes].index(problem))
-    return [first[problem] for problem in problems], problems
-
-
 def _varied(rewards: Sequence[float], count: int) -> list[int]:
     """Episodes to show: the first of each reward, the second of each, and so on, in their own order."""
     seen: dict[float, int] = {}
@@ -292,15 +185,3 @@ def _varied(rewards: Sequence[float], count: int) -> list[int]:
         seen[reward] = seen.get(reward, 0) + 1
         rank.append(seen[reward])
     return sorted(sorted(range(len(rewards)), key=lambda number: (rank[number], number))[:count])
-
-
-def _pairs(episodes: Sequence[JsonObject]) -> list[JsonObject]:
-    """Episodes of one problem, two at a time: each with the first of them."""
-    groups: dict[int, list[int]] = {}
-    for number, one in enumerate(episodes):
-        groups.setdefault(one["problem_seed"], []).append(number)
-    return [
-        {"problem": problem, "left": first, "right": other}
-        for problem, (first, *others) in groups.items()
-        for other in others
-    ]
