@@ -8,7 +8,7 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("page", ["search.md"])
+@pytest.mark.parametrize("page", ["look.md", "search.md"])
 def test_the_code_of_a_page_runs_in_its_order(page, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
     assert blocks
