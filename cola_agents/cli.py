@@ -18,6 +18,7 @@ from cola_agents.commands import (
     evaluate,
     generate,
     inspect,
+    look,
     play,
     pretrain,
     resume,
@@ -37,6 +38,7 @@ COMMANDS = (
     pretrain,
     train_reward,
     inspect,
+    look,
     data,
     convert,
 )

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeGuard
 
 from gymnasium.envs.registration import EnvSpec
@@ -23,6 +23,8 @@ Builder = Callable[..., Any]
 #: What ``gym.make`` was called with; its values are checked where they are read.
 Settings = dict[str, Any]
 RENDER_MODES = ("ansi", "human")
+#: Of a single environment, whose one episode can be followed.
+SINGLE_RENDER_MODES = (*RENDER_MODES, "html")
 #: Of a task that has splits and does not name them otherwise (an attribute ``splits`` of its builder).
 SPLITS = ("train", "test")
 
@@ -164,9 +166,9 @@ class _UnknownRenderMode(UnsupportedMode, TypeError):
     """Gymnasium's error for a render mode, and the one after which SB3 tries again without any."""
 
 
-def check_render_mode(mode: str | None) -> str | None:
-    if mode is not None and mode not in RENDER_MODES:
-        raise _UnknownRenderMode(f"render_mode must be None, 'ansi' or 'human', got {mode!r}")
+def check_render_mode(mode: str | None, modes: Sequence[str] = RENDER_MODES) -> str | None:
+    if mode is not None and mode not in modes:
+        raise _UnknownRenderMode(f"render_mode must be None or {' or '.join(map(repr, modes))}, got {mode!r}")
     return mode
 
 

@@ -8,10 +8,19 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from cola_envs.build import build_episodes, check_render_mode, repeatable, resolved_spec, twin_id
+from cola_envs.build import (
+    SINGLE_RENDER_MODES,
+    build_episodes,
+    check_render_mode,
+    repeatable,
+    resolved_spec,
+    twin_id,
+)
 from cola_envs.checks import Options, check_options
 from cola_envs.episodes import Episodes
 from cola_envs.fields import Info
+from cola_envs.page.log import EpisodeLog, Words
+from cola_envs.page.write import page
 from cola_envs.pickling import recipe
 from cola_envs.render import transcript
 from cola_envs.state import State, next_seed
@@ -50,7 +59,9 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     ## Arguments
     See :func:`cola_envs.build.build_episodes`; ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
-    the text so far with the action behind each token) or ``"human"`` (it is printed, as it is written).
+    the text so far with the action behind each token), ``"human"`` (it is printed, as it is written) or
+    ``"html"`` (:meth:`render` returns a page of its own that shows what every action would have said, for
+    which each step asks the model for all of them).
 
     ## Pickling
     ``pickle`` keeps the arguments and the spec: what is loaded is made anew, with a model that is named
@@ -60,16 +71,17 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
     v0: first release.
     """
 
-    metadata = {"render_modes": ["ansi", "human"], "render_fps": 30}  # noqa: RUF012 (Gymnasium's own form)
+    metadata = {"render_modes": ["ansi", "human", "html"], "render_fps": 30}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
-        self.render_mode = check_render_mode(render_mode)
+        self.render_mode = check_render_mode(render_mode, SINGLE_RENDER_MODES)
         self._settings = repeatable(settings)
         self.episodes: Episodes = build_episodes(1, **self._settings)
         self.action_space = self.episodes.action_space
         self.observation_space = self.episodes.observation_space
         self._spec: EnvSpec | None = None
         self._shown = ""
+        self._log: EpisodeLog | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         return recipe(self, self._settings, render_mode=self.render_mode)
@@ -93,11 +105,17 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
             seed = int(self.np_random.integers(2**53)) if last is None else next_seed(last)
         observation = self.episodes.reset([0], [seed], [options.get("problem_seed")])[0]
         self._shown = ""
+        if self.render_mode == "html":
+            self._log = EpisodeLog(self.episodes, 0, Words())
         self._print_news()
         return observation, self.episodes.reset_infos([0])[0]
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
+        if self._log is not None and self.episodes.running(0):
+            self._log.look(action)
         observations, rewards, terminated, truncated, infos = self.episodes.step([0], [action])
+        if self._log is not None:
+            self._log.paid(float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos[0])
         self._print_news()
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos[0]
 
@@ -112,18 +130,40 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
     def restore(self, state: State, reseed: int | None = None) -> np.ndarray:
         """Go back to a snapshot, with ``reseed`` on a new sampling stream; the observation [D] there."""
         observation: np.ndarray = self.episodes.restore([0], [state], None if reseed is None else [reseed])[0]
+        if self.render_mode == "html":
+            self._log = self._log or EpisodeLog(self.episodes, 0, Words())
+            self._log.rewound()
         return observation
 
     def render(self) -> str | None:
-        """The text so far with the action behind each token; in human mode it is printed."""
+        """The text so far with the action behind each token: as text, printed, or as a page.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+            ValueError: for a page that is too large; see :func:`cola_envs.page.write.page`.
+        """
         if self.render_mode is None:
-            gym.logger.warn('render() needs gym.make(..., render_mode="ansi") or render_mode="human"')
+            modes = " or ".join(f'"{mode}"' for mode in SINGLE_RENDER_MODES)
+            gym.logger.warn(f"render() needs gym.make(..., render_mode=...), {modes}")
             return None
+        if self._log is not None:
+            return self._page(self._log)
         text = transcript(self.episodes, 0)
         if self.render_mode == "human":
             print(text)
             return None
         return text
+
+    def _page(self, log: EpisodeLog) -> str:
+        name = self._spec.id if self._spec is not None else type(self).__name__
+        return page(
+            {
+                "title": name,
+                "about": [["model", self.episodes.backbone.fingerprint[:12]]],
+                "words": log.words.texts,
+                "episodes": [log.as_dict(f"problem {self.episodes.problem_seed(0)}")],
+            }
+        )
 
     def close(self) -> None:
         self.episodes.close()

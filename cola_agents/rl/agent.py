@@ -129,7 +129,7 @@ class Agent(ABC):
             )
         named = {"model": model, "tokenizer": tokenizer}
         #: The constructor arguments that say which model this is, as far as text can name them.
-        self._source: dict[str, str | None] = {
+        self.source: dict[str, str | None] = {
             **{key: str(value) if isinstance(value, (str, Path)) else None for key, value in named.items()},
             "device": device,
             "dtype": dtype,
@@ -626,7 +626,7 @@ class Agent(ABC):
             "env_kwargs_not_saved": sorted(set(self.env_kwargs) - set(named)),
             "num_envs": self.num_envs,
             "seed": self.seed,
-            **self._source,
+            **self.source,
             "fingerprint": self.fingerprint,
             "options": dataclasses.asdict(self.options),
             "kl_coef": self.kl_coef,

@@ -64,11 +64,7 @@ class Recorded:
         Raises:
             ValueError: for a model other than the one they were recorded with.
         """
-        if self.about["fingerprint"] != backbone.fingerprint:
-            raise ValueError(
-                f"these episodes were recorded with a model of fingerprint {self.about['fingerprint'][:12]}, "
-                f"and this one has {backbone.fingerprint[:12]}: its states are not those that were acted in"
-            )
+        self.check_model(backbone)
         device = next(backbone.model.parameters()).device
         hidden: list[Tensor] = []
         for at in range(0, len(self.episodes), batch_size):
@@ -84,6 +80,14 @@ class Recorded:
         names = [field.name for field in fields(Episode)]
         episodes = [Episode(**{name: episode[name] for name in names}) for episode in self.episodes]
         return side_by_side(episodes, seeds, problems, hidden)
+
+    def check_model(self, backbone: LatentBackbone | TokenBackbone) -> None:
+        """Raise ValueError for a model other than the one that the episodes were recorded with."""
+        if self.about["fingerprint"] != backbone.fingerprint:
+            raise ValueError(
+                f"these episodes were recorded with a model of fingerprint {self.about['fingerprint'][:12]}, "
+                f"and this one has {backbone.fingerprint[:12]}: its states are not those that were acted in"
+            )
 
 
 def generate(
@@ -140,7 +144,7 @@ def generate(
             "n": n,
             "temperature": temperature,
             "seed": seed,
-            "policy": _named(policy),
+            "policy": policy_name(policy),
             "env_kwargs": {key: value for key, value in env_kwargs.items() if _plain(value)},
         }
         recording = Recording(path, about, n)
@@ -215,7 +219,7 @@ def _read(path: Path) -> Recorded:
     return Recorded(about, episodes)
 
 
-def _named(policy: Any) -> str:
+def policy_name(policy: Any) -> str:
     """What tells a policy from another: of a module its weights, of the model's own and of others a name."""
     if policy is None:
         return "the model's own"

@@ -111,3 +111,11 @@ def test_evaluation_takes_problems_from_an_iterator():
     problems = iter([{**item, "unique_id": f"own/{i}"} for i, item in enumerate(substitute.test_items()[:3])])
     report = evaluate("CoLA-Math500-v0", problems=problems, max_tokens=4)
     assert report["distinct_problems"] == 3
+
+
+def test_the_command_is_also_a_module():
+    ran = subprocess.run(
+        [sys.executable, "-m", "cola_agents", "look", "--help"], capture_output=True, text=True
+    )
+    assert ran.returncode == 0
+    assert ran.stdout.startswith("usage: cola look")

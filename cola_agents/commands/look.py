@@ -1,0 +1,79 @@
+"""``cola look``: a model, a run or a recording as a page in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from pathlib import Path
+
+from cola_agents.commands import Commands
+from cola_agents.commands.settings import add_set, settings
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "look",
+        help="see what codes do: one HTML file of a model, a run or a recording",
+        description="Writes one HTML file that needs no server and no network: episodes with what every code "
+        "would have said and led to, the codebook, a run's training, a search tree.",
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        help="folder or hub id of a model, folder of `cola train`, or file of `cola generate`; the bundled "
+        "model without it",
+    )
+    parser.add_argument("--out", type=Path, default=Path("cola-look.html"), help="file to write")
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--task", help="environment id of a model's episodes: CoLA-Thinking-v0 without it")
+    parser.add_argument(
+        "--episodes", type=int, default=4, help="episodes; the token-level twin's come beside"
+    )
+    parser.add_argument("--positions", type=int, default=12, help="of each episode, with other futures")
+    parser.add_argument("--tables", type=int, default=1000, help="tables of all codes, over all episodes")
+    parser.add_argument("--simulations", type=int, default=64, help="of the search tree; 0 for none")
+    parser.add_argument("--tokens", type=int, default=10_000, help="to measure the codebook on; 0 for none")
+    parser.add_argument("--text", type=Path, help="documents for that, as in `cola inspect`; else generated")
+    parser.add_argument("--seed", type=int, default=0, help="of a model's first problem")
+    parser.add_argument("--agent", type=Path, help="folder of the saved agent that a recording was made by")
+    parser.add_argument("--model", help="that a recording or a run was made with; what it names without it")
+    parser.add_argument("--device", help="e.g. cuda")
+    parser.add_argument("--dtype", help="type to load the weights in; a run's own, or float32, without it")
+    add_set(parser)
+    parser.set_defaults(run=_look)
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    from cola_agents.common.files import write_whole
+    from cola_agents.evaluation.look.filling import Wanted
+    from cola_agents.evaluation.look.sources import look
+    from cola_envs.page.write import page
+
+    wanted = Wanted(
+        episodes=arguments.episodes,
+        positions=arguments.positions,
+        tables=arguments.tables,
+        simulations=arguments.simulations,
+        tokens=arguments.tokens,
+        text=arguments.text,
+    )
+    data = look(
+        arguments.what,
+        wanted,
+        task=arguments.task,
+        agent=arguments.agent,
+        seed=arguments.seed,
+        model=arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        **settings(arguments.set),
+    )
+    out: Path = arguments.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    content = page(data).encode()
+    write_whole(out, content)
+    print(f"Wrote {out} ({len(content) / 1e6:.1f} MB).")
+    if arguments.open and not webbrowser.open(out.resolve().as_uri()):
+        raise OSError(f"no browser was found to open {out} with; open it yourself")
+    return 0

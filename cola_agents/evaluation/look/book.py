@@ -1,0 +1,124 @@
+"""A codebook, a run's curves and a search tree, for a page."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from cola_agents.evaluation.inspection import Inspection
+from cola_agents.rl.history import Record
+from cola_agents.search.config import SearchResult
+from cola_envs import jsonl
+from cola_envs.backbone import Tokenizer
+from cola_envs.jsonl import JsonObject
+from cola_envs.shown import shown
+
+#: Figures of a history that are drawn first; others follow, but for those that count.
+FIRST = ("reward", "success", "length", "entropy", "kl")
+_COUNTS = ("update", "timesteps", "episodes")
+#: Nodes of a tree and samples of a run that are shown at most.
+NODES, SAMPLES = 400, 200
+
+
+def codebook(found: Inspection) -> JsonObject:
+    """An inspection, with what each code tells of the next token in nats."""
+    told = found.as_dict()
+    for code in told["codes"]:
+        code["information"] = specific_information(found.joint, code["code"])
+    return told
+
+
+def specific_information(joint: Tensor, code: int) -> float:
+    """How far the next tokens of a code are from those of all codes, in nats: their KL divergence.
+
+    Its mean over the uses is the plug-in mutual information. 0 for a code without uses.
+
+    Args:
+        joint: how often each code went with each token, [A, V].
+    """
+    own, every = joint[code].double(), joint.sum(0).double()
+    seen = own > 0
+    if not seen.any():
+        return 0.0
+    share, base = own[seen] / own.sum(), every[seen] / every.sum()
+    return float((share * (share / base).log()).sum())
+
+
+def curves(history: Sequence[Record]) -> list[JsonObject]:
+    """A history's figures over timesteps, those that ever change; None where an update did not tell one."""
+    names = dict.fromkeys(name for record in history for name in record if name not in _COUNTS)
+    order = sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    drawn = []
+    for name in order:
+        values = [record.get(name) for record in history]
+        told = [value if value is not None and math.isfinite(value) else None for value in values]
+        if len({value for value in told if value is not None}) > 1:
+            drawn.append({"name": name, "x": [record["timesteps"] for record in history], "y": told})
+    return drawn
+
+
+def samples(logs: Path) -> list[JsonObject]:
+    """The text samples in a run's log files, ``progress*.json`` or else ``progress*.csv``, by timesteps.
+
+    Raises:
+        ValueError: for a damaged file, naming the line.
+    """
+    found: dict[int, str] = {}
+    for row in _logged(logs):
+        text, timesteps = row.get("sample/text"), row.get("time/total_timesteps")
+        if text and timesteps:
+            found[int(float(timesteps))] = str(text)
+    every = [{"timesteps": at, "text": shown(found[at])} for at in sorted(found)]
+    stride = max(1, math.ceil(len(every) / SAMPLES))
+    return every[::-stride][::-1]
+
+
+def _logged(logs: Path) -> Iterator[JsonObject]:
+    files = sorted(logs.glob("progress*.json"), key=lambda path: path.stat().st_mtime)
+    for path in files:
+        for where, row in jsonl.read(path):
+            if not isinstance(row, dict):
+                raise ValueError(f"{where}: a log record is an object, got {row!r:.60}")
+            yield row
+    for path in [] if files else sorted(logs.glob("progress*.csv"), key=lambda path: path.stat().st_mtime):
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)
+
+
+def tree(found: SearchResult, tokenizer: Tokenizer, title: str) -> JsonObject:
+    """The first tree of a search, its most visited nodes; a parent stands before its children."""
+    searched, answer = found.trees[0], found.answers[0]
+    nodes: list[JsonObject] = []
+    waiting = [(-searched.visits(0), 0, -1, 0)]  # visits, node, where its parent is told, depth
+    while waiting and len(nodes) < NODES:
+        _, node, parent, depth = heapq.heappop(waiting)
+        number, children = len(nodes), searched.children(node)
+        if parent >= 0:
+            nodes[parent]["more"] -= 1
+        nodes.append(
+            {
+                "parent": parent,
+                "depth": depth,
+                "text": shown(tokenizer.decode(searched.tokens(node))) if parent >= 0 else "",
+                "actions": list(searched.line(node)),
+                "visits": searched.visits(node),
+                "value": searched.mean(node),
+                "prior": searched.prior(node),
+                "terminal": searched.terminal(node),
+                "more": len(children),
+            }
+        )
+        for child in children:
+            heapq.heappush(waiting, (-searched.visits(child), child, number, depth + 1))
+    return {
+        "title": title,
+        "prompt": shown(tokenizer.decode(searched.tokens(0))),
+        "answer": None if answer is None else shown(answer.text),
+        "reward": None if answer is None else answer.reward,
+        "nodes": nodes,
+    }

@@ -1,0 +1,225 @@
+"""Playing a known episode again to see what stood beside each action, and where others would have led.
+
+Shapes: A actions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cola_agents.model.sampling import Drawing, distribution
+from cola_agents.rl.rollout import AnyPolicy, Rollout, attach
+from cola_agents.rl.update import Batch
+from cola_envs.episodes import Episodes
+from cola_envs.jsonl import JsonObject
+from cola_envs.page.log import EpisodeLog, Words
+from cola_envs.shown import shown
+from cola_envs.state import State
+
+#: Other futures of a position that are told, the likeliest tokens' first.
+FUTURES = 12
+
+
+@dataclass(frozen=True)
+class Known:
+    """An episode that was played, and what was recorded of it: an entry an action in each list.
+
+    Attributes:
+        seed, problem_seed: as in :meth:`~cola_envs.episodes.Episodes.reset`.
+        ids: all token ids, to see that it is played the same.
+        actions, log_probs, rewards: as recorded.
+        values, advantages: likewise, where an agent judged it; None in place of an advantage where an action
+            belongs to a decision before.
+    """
+
+    seed: int
+    problem_seed: int
+    ids: Sequence[int]
+    actions: Sequence[int]
+    log_probs: Sequence[float]
+    rewards: Sequence[float]
+    values: Sequence[float] | None = None
+    advantages: Sequence[float | None] | None = None
+
+
+def known(rollout: Rollout, number: int, batch: Batch | None = None) -> Known:
+    """An episode of a rollout, with the judgement of the batch that it is in."""
+    at = rollout.mask[number]
+    values = advantages = None
+    if batch is not None:
+        decides = batch.decides[number, at].tolist()
+        given = _rounded(batch.advantages[number, at])
+        advantages = [value if here else None for value, here in zip(given, decides, strict=True)]
+        values = None if batch.values is None else _rounded(batch.values[number, at])
+    return Known(
+        seed=int(rollout.seeds[number]),
+        problem_seed=int(rollout.problem_seeds[number]),
+        ids=rollout.ids[number, : int(rollout.lengths[number])].tolist(),
+        actions=rollout.actions[number, at].tolist(),
+        log_probs=_rounded(rollout.log_probs[number, at]),
+        rewards=rollout.rewards[number, at].tolist(),
+        values=values,
+        advantages=advantages,
+    )
+
+
+def _rounded(values: Tensor) -> list[float]:
+    """As a recording has them."""
+    return [round(value, 6) for value in values.tolist()]
+
+
+class Player:
+    """Plays known episodes again in rows of their task.
+
+    Args:
+        episodes: rows of the task; the first follows, all together look ahead.
+        words: the page's token texts.
+        policy: what acted; None for the model's own.
+        drawing: how actions were drawn.
+        is_actor: whether ``policy`` is what acted in the episodes; else it only plays on, and is not told.
+        prior: whether the model's own policy is as it was before training.
+        positions: how many of an episode's positions get other futures: those where the next token is least
+            certain.
+        tables: how many of them keep the table of all actions.
+        ahead: steps that a future goes on for, at most.
+    """
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        words: Words,
+        *,
+        policy: AnyPolicy | None = None,
+        drawing: Drawing | None = None,
+        is_actor: bool = True,
+        prior: bool = True,
+        positions: int = 12,
+        tables: int = 64,
+        ahead: int = 64,
+    ) -> None:
+        self._episodes, self._words = episodes, words
+        self._act = attach(policy, episodes)
+        self._drawing: Drawing = drawing or {"temperature": 1.0}
+        own = policy is None and self._drawing == {"temperature": 1.0}  # then policy and prior are one
+        self._policy_is_told, self._prior = is_actor, prior and not (own and is_actor)
+        self._positions, self._tables, self._ahead = positions, tables, ahead
+
+    def follow(self, episode: Known, name: str) -> JsonObject:
+        """The episode for a page.
+
+        Raises:
+            ValueError: where it is not played the same: it belongs to another model, task or machine.
+        """
+        episodes = self._episodes
+        episodes.reset([0], [episode.seed], [episode.problem_seed])
+        log = EpisodeLog(episodes, 0, self._words, prior=self._prior)
+        states: list[State] = []
+        for number, action in enumerate(episode.actions):
+            if not episodes.running(0):
+                raise ValueError(f"{name} has {len(episode.actions)} steps, and ends here after {number}")
+            states.append(episodes.snapshot(0))
+            log.look(action, self._log_policy() if self._policy_is_told else None)
+            _, _, terminated, truncated, infos = episodes.step([0], [action])
+            log.paid(episode.rewards[number], bool(terminated[0]), bool(truncated[0]), infos[0])
+            log.note(log_prob=episode.log_probs[number])
+            if episode.values is not None:
+                log.note(value=episode.values[number])
+            if episode.advantages is not None:
+                log.note(advantage=episode.advantages[number])
+        if episodes.tokens(0) != list(episode.ids):
+            raise ValueError(
+                f"{name} is not played the same here: its tokens differ. Give the model (--model), the agent "
+                "(--agent) and the arguments of the environment (--set) that it was played with"
+            )
+        told = log.as_dict(name)
+        self._look_ahead(log.steps, states, episode)
+        return told
+
+    @torch.no_grad()
+    def _log_policy(self) -> np.ndarray:
+        """Log-probabilities of the actions in the first row, under the distribution drawn from, [A]."""
+        drawn = distribution(self._act([0]), **self._drawing)[0].cpu().numpy()
+        every = np.full(int(self._episodes.action_space.n), -np.inf)
+        every[: len(drawn)] = drawn
+        return every
+
+    def _look_ahead(self, steps: list[JsonObject], states: list[State], episode: Known) -> None:
+        """Add other futures to the least certain positions, and take the tables off the most certain."""
+        weights = [token_weights(step["table"]) for step in steps]
+        doubtful = np.argsort([-_entropy(list(one.values())) for one in weights], kind="stable").tolist()
+        forks = [at for at in doubtful[: self._positions] if len(weights[at]) > 1]
+        wanted = [
+            (at, token, _likeliest(steps[at]["table"], token))
+            for at in sorted(forks)
+            for token in sorted(weights[at], key=lambda one: -weights[at][one])[:FUTURES]
+        ]
+        rows = self._episodes.num_rows
+        for first in range(0, len(wanted), rows):
+            part = wanted[first : first + rows]
+            futures = self._futures([states[at] for at, _, _ in part], [code for _, _, code in part])
+            for (at, token, code), future in zip(part, futures, strict=True):
+                if future["ended"]:
+                    future["reward"] += sum(episode.rewards[:at])
+                steps[at].setdefault("others", []).append({"token": token, "code": code, **future})
+        for at in doubtful[self._tables :]:
+            if at not in forks:
+                del steps[at]["table"]
+
+    @torch.no_grad()
+    def _futures(self, states: list[State], first: list[int]) -> list[JsonObject]:
+        """What follows in each state after an action, the policy's likeliest behind it: text and reward."""
+        episodes = self._episodes
+        rows = list(range(len(states)))
+        episodes.restore(rows, states)
+        rewards, steps = [0.0] * len(rows), [0] * len(rows)
+        running, actions = rows, np.array(first)
+        while running:
+            paid = episodes.step(running, actions)[1]
+            for row, reward in zip(running, paid.tolist(), strict=True):
+                rewards[row] += reward
+                steps[row] += 1
+            running = [row for row in running if episodes.running(row) and steps[row] < self._ahead]
+            if running:
+                actions = _finite(self._act(running)).argmax(-1).cpu().numpy()
+        decode = episodes.backbone.tokenizer.decode
+        return [
+            {
+                "text": shown(decode(episodes.tokens(row)[len(states[row].tokens) :])),
+                "ended": not episodes.running(row),
+                "reward": rewards[row],
+                "steps": steps[row],
+            }
+            for row in rows
+        ]
+
+
+def token_weights(table: JsonObject) -> dict[int, float]:
+    """Of a table, how likely each token is by all of its actions together."""
+    weights: dict[int, float] = defaultdict(float)
+    for token, weight in zip(table["tokens"], table["policy" if "policy" in table else "prior"], strict=True):
+        weights[token] += weight
+    return dict(weights)
+
+
+def _likeliest(table: JsonObject, token: int) -> int:
+    """The likeliest action of those that give a token: tables have the likeliest first."""
+    code: int = table["codes"][table["tokens"].index(token)]
+    return code
+
+
+def _entropy(weights: list[float]) -> float:
+    shares = np.array([weight for weight in weights if weight > 0])
+    shares /= shares.sum() or 1.0
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _finite(logits: Tensor) -> Tensor:
+    if logits.isnan().any():
+        raise FloatingPointError("the policy's logits are not finite where a future was looked into")
+    return logits

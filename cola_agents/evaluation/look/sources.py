@@ -1,0 +1,187 @@
+"""A page's data from a model, a run or a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from cola_agents.common.threads import fitting_threads
+from cola_agents.evaluation.look.book import curves, samples
+from cola_agents.evaluation.look.filling import ROWS, Filling, Wanted
+from cola_agents.evaluation.look.follow import Known, known
+from cola_agents.evaluation.run import load_agent
+from cola_agents.rl.agent import Agent
+from cola_agents.rl.generate import Recorded, policy_name, read
+from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.rl.rows import make_rows
+from cola_agents.rl.saving import holds_agent, saved_path
+from cola_envs.jsonl import JsonObject
+
+#: The task where none is named.
+TASK = "CoLA-Thinking-v0"
+
+
+def look(
+    what: str | Path | None,
+    wanted: Wanted,
+    *,
+    task: str | None = None,
+    agent: Path | None = None,
+    seed: int = 0,
+    model: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    **env_kwargs: Any,
+) -> JsonObject:
+    """Collect a page's data.
+
+    Args:
+        what: a recording (a file), a run or saved agent (its folder), or a model (folder or hub id); None for
+            the bundled model.
+        wanted: what the page is to hold.
+        task: of a model's episodes; None for :data:`TASK`.
+        agent: the saved agent that a recording was made by.
+        seed: of a model's first problem.
+        model: that a recording or a run was made with, where it does not say so itself.
+        device, dtype: where and in which type a model is loaded.
+        env_kwargs: further arguments of the environment.
+
+    Raises:
+        FileNotFoundError: where there is nothing of the kind.
+        ValueError: for arguments that mean nothing to what is looked at; a recording of another model, or
+            whose episodes are not played the same here.
+    """
+    path = None if what is None else Path(what)
+    loaded = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+    if path is not None and (path.is_file() or path.name.endswith((".jsonl", ".jsonl.gz"))):
+        _mean_nothing("a recording", task=task)
+        named = {} if model is None else {"model": model}
+        return _recording(path, wanted, agent, {**named, **loaded, **env_kwargs})
+    _mean_nothing("what is no recording", agent=agent)
+    if path is not None and saved_path(path).is_dir() and holds_agent(saved_path(path)):
+        _mean_nothing("a run", task=task, **env_kwargs)
+        changed = {} if model is None else {"model": model}
+        return _run(saved_path(path), wanted, load_agent(path, **changed, **loaded))
+    _mean_nothing("a model", model=model)
+    return _model(what, wanted, task or TASK, seed, {**loaded, **env_kwargs})
+
+
+def _mean_nothing(what: str, **given: object) -> None:
+    named = [f"--{name}" for name, value in given.items() if value is not None]
+    if named:
+        raise ValueError(f"{', '.join(named)} means nothing to {what}: leave it out")
+
+
+def _model(what: str | Path | None, wanted: Wanted, task: str, seed: int, kwargs: JsonObject) -> JsonObject:
+    """A model's own policy at a task."""
+    made_with = {"model": what, **kwargs}
+    page = Filling(wanted)
+    with closing(make_rows(task, ROWS, **made_with)) as made:
+        rows = made.episodes
+        backbone: Any = rows.backbone
+        with fitting_threads(backbone.model):
+            seeds = range(seed, seed + wanted.episodes)
+            rollout = collect(rows, InitialPolicy(), seeds=seeds, problem_seeds=seeds)
+            latent = backbone.level == "latent"
+            name = "codes: the model's own policy" if latent else "the language model itself"
+            episodes = [known(rollout, number) for number in range(len(rollout))]
+            page.add(rows, episodes, name)
+            page.add_tree(rows, seed, seed)
+            page.add_codebook(backbone)
+            if latent:
+                page.add_twin(task, episodes, made_with)
+    named = "the bundled model" if what is None else Path(what).name
+    return page.finished(f"{named} at {task}", [("model", named), ("fingerprint", backbone.fingerprint[:12])])
+
+
+def _run(path: Path, wanted: Wanted, agent: Agent) -> JsonObject:
+    """A saved agent, its training, and the episodes that its next update would learn from."""
+    page = Filling(wanted)
+    backbone: Any = agent.backbone
+    with closing(agent), closing(make_rows(agent.env_id, ROWS, model=backbone, **agent.env_kwargs)) as made:
+        rows = made.episodes
+        with fitting_threads(backbone.model):
+            batch = agent.batch()
+            chosen = _varied(batch.rollout.episode_rewards.tolist(), wanted.episodes)
+            episodes = [known(batch.rollout, number, batch) for number in chosen]
+            latent = backbone.level == "latent"
+            name = f"{'codes' if latent else 'tokens'}: the trained agent"
+            # Over tokens the model itself was trained: nothing is left of the policy before.
+            playing = {"policy": agent.actor, "drawing": agent.options.drawing, "prior": latent}
+            page.add(rows, episodes, name, **playing)
+            page.add_tree(rows, episodes[0].seed, episodes[0].problem_seed, agent.actor)
+            page.add_codebook(backbone)
+            if latent:
+                page.add_twin(agent.env_id, episodes, {**agent.source, **agent.env_kwargs})
+    algorithm = type(agent).__name__
+    page.data["run"] = {
+        "title": f"{algorithm} on {agent.env_id}, {agent.num_updates} updates",
+        "curves": curves(agent.history),
+        "samples": samples(path / "logs"),
+    }
+    about = [
+        ("algorithm", algorithm),
+        ("timesteps", f"{agent.num_timesteps:,}"),
+        ("seed", agent.seed),
+        ("fingerprint", agent.fingerprint[:12]),
+        ("episodes", "of the batch that its next update would learn from, with its own advantages"),
+    ]
+    return page.finished(f"{path.name}: {algorithm} on {agent.env_id}", about)
+
+
+def _recording(path: Path, wanted: Wanted, agent: Path | None, given: JsonObject) -> JsonObject:
+    """Episodes that `cola generate` recorded, played again beside their recorded numbers."""
+    recorded = read(path)
+    about = recorded.about
+    kwargs = {**about["env_kwargs"], **given}
+    actor = None
+    if agent is not None:
+        acted = load_agent(agent)
+        kwargs["model"], actor = acted.backbone, acted.actor
+    is_actor = about["policy"] == policy_name(actor)
+    if agent is not None and not is_actor:
+        raise ValueError(f"{path.name} was not recorded with the agent in {agent}: its policy is another")
+    page = Filling(wanted)
+    with closing(make_rows(about["task"], ROWS, **kwargs)) as made:
+        rows = made.episodes
+        backbone: Any = rows.backbone
+        recorded.check_model(backbone)
+        latent = backbone.level == "latent"
+        with fitting_threads(backbone.model):
+            chosen = _varied([sum(one["rewards"]) for one in recorded.episodes], wanted.episodes)
+            episodes = [_recorded(recorded, number) for number in chosen]
+            drawing = {"temperature": about["temperature"]}
+            prior = latent or actor is None
+            name = f"{'codes' if latent else 'tokens'}: as recorded"
+            page.add(rows, episodes, name, policy=actor, drawing=drawing, is_actor=is_actor, prior=prior)
+            page.add_tree(rows, episodes[0].seed, episodes[0].problem_seed, actor)
+            page.add_codebook(backbone)
+            if latent:
+                source = {} if agent is None else acted.source
+                page.add_twin(about["task"], episodes, {**kwargs, **source})
+    told = [
+        ("recording", path.name),
+        ("policy", about["policy"]),
+        ("temperature", about["temperature"]),
+        ("episodes", f"{len(chosen)} of {len(recorded.episodes)}"),
+        ("fingerprint", about["fingerprint"][:12]),
+    ]
+    return page.finished(f"{path.name}: {about['task']}", told)
+
+
+def _recorded(recorded: Recorded, number: int) -> Known:
+    one = recorded.episodes[number]
+    names = ("seed", "problem_seed", "ids", "actions", "log_probs", "rewards")
+    return Known(**{name: one[name] for name in names})
+
+
+def _varied(rewards: Sequence[float], count: int) -> list[int]:
+    """Episodes to show: the first of each reward, the second of each, and so on, in their own order."""
+    seen: dict[float, int] = {}
+    rank = []
+    for reward in rewards:
+        seen[reward] = seen.get(reward, 0) + 1
+        rank.append(seen[reward])
+    return sorted(sorted(range(len(rewards)), key=lambda number: (rank[number], number))[:count])

@@ -1,0 +1,169 @@
+"""What a page shows of an episode: its text in pieces, and of each step what every action would have said.
+
+Shapes: A actions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from cola_envs.backbone import Tokenizer
+from cola_envs.checks import Actions
+from cola_envs.episodes import Episodes
+from cola_envs.fields import SUCCESS, Info
+from cola_envs.jsonl import JsonObject
+from cola_envs.page.pieces import pieces, token_text
+from cola_envs.shown import shown
+
+#: Actions of a position that are kept: all codes of the usual codebook, the likeliest tokens of a vocabulary.
+ROWS = 64
+#: Digits behind the point of the probabilities of a table. What was recorded is kept as it is.
+DIGITS = 5
+
+
+class Words:
+    """The token texts of a page, each once; a table names them by their numbers."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def number(self, text: str) -> int:
+        """The number of a text, which is added where it is new."""
+        text = shown(text)
+        if text not in self._numbers:
+            self._numbers[text] = len(self.texts)
+            self.texts.append(text)
+        return self._numbers[text]
+
+    def token(self, tokenizer: Tokenizer, token: int) -> int:
+        """The number of a token's text."""
+        return self.number(token_text(tokenizer, token))
+
+
+class EpisodeLog:
+    """Follows the episode of one row: :meth:`look` before each step, :meth:`paid` behind it.
+
+    Args:
+        episodes, row: where the episode is played.
+        words: the page's token texts.
+        prior: whether the session's initial policy is told; it is not where its weights were trained on.
+    """
+
+    def __init__(self, episodes: Episodes, row: int, words: Words, *, prior: bool = True) -> None:
+        self.words = words
+        self._episodes, self._row, self._prior = episodes, row, prior
+        self.begin()
+
+    def begin(self) -> None:
+        """The row has been reset."""
+        self._steps: list[JsonObject] = []
+        self._end: Info = {}
+        self._ended: str | None = None
+        self._origin = self._seeds()
+
+    def rewound(self) -> None:
+        """The row has been put back: of the same episode, what is known of the steps until there is kept."""
+        actions = self._episodes.actions(self._row)
+        taken = [step["action"] for step in self._steps[: len(actions)]]
+        known = self._steps[: len(actions)]
+        same = self._origin == self._seeds() and taken == actions
+        self.begin()
+        self._steps = known if same else [{"action": action} for action in actions]
+
+    def look(self, action: Any, policy: np.ndarray | None = None) -> None:
+        """Note what each action would say, of which ``action`` is about to be taken.
+
+        Args:
+            policy: log-probabilities [A] of the policy that acts; None where it is not known.
+
+        Raises:
+            gymnasium.error.InvalidAction: as a step with this action would.
+        """
+        given: Actions = [action]
+        (taken,) = self._episodes.check_actions(given, 1)
+        session, row = self._episodes.session, [self._row]
+        prior = session.prior(row)[0] if self._prior or policy is None else None
+        ranked = prior if policy is None else policy
+        assert ranked is not None
+        order = np.argsort(-ranked, kind="stable")[:ROWS].tolist()
+        order = [one for one in order if ranked[one] > -math.inf]
+        order += [] if taken in order else [taken]
+        ids, log_probs = session.outcomes(row, order)
+        tokenizer = self._episodes.backbone.tokenizer
+        table: JsonObject = {
+            "codes": order,
+            "tokens": [self.words.token(tokenizer, token) for token in ids[0, :, 0].tolist()],
+            "token_p": _probabilities(log_probs[0, :, 0]),
+        }
+        if policy is not None:
+            table["policy"] = _probabilities(policy[order])
+        if prior is not None and self._prior:
+            table["prior"] = _probabilities(prior[order])
+        self._steps.append({"action": taken, "table": table})
+
+    def note(self, **figures: Any) -> None:
+        """Add to what is known of the step that was looked at last."""
+        self._steps[-1].update(figures)
+
+    def paid(self, reward: float, terminated: bool, truncated: bool, info: Info) -> None:
+        """The step that was looked at was taken; what came of it."""
+        self.note(reward=float(reward))
+        if terminated or truncated:
+            self._ended, self._end = ("terminated" if terminated else "truncated"), info
+
+    @property
+    def steps(self) -> list[JsonObject]:
+        """What is known of each step, in order."""
+        return self._steps
+
+    def as_dict(self, name: str, **about: Any) -> JsonObject:
+        """The episode for a page.
+
+        Args:
+            name: what it is called there.
+            about: further things to say of it.
+        """
+        episodes, row = self._episodes, self._row
+        prompt = {"text": shown(episodes.prompt(row)), "steps": []}
+        cut = [{"text": shown(piece.text), "steps": list(piece.steps)} for piece in pieces(episodes, row)]
+        return {
+            "name": shown(name),
+            "level": episodes.backbone.level,
+            "num_actions": int(episodes.action_space.n),
+            "world_temperature": episodes.world_temperature,
+            # As text: a script's numbers hold 53 bits.
+            "seed": str(episodes.seed(row)),
+            "problem_seed": str(episodes.problem_seed(row)),
+            "ended": self._ended,
+            "success": self._end.get(SUCCESS.name),
+            "info": plain(self._end),
+            "pieces": [prompt, *cut],
+            "steps": self._steps,
+            **about,
+        }
+
+    def _seeds(self) -> tuple[int | None, int | None]:
+        seed = self._episodes.seed(self._row)
+        return seed, None if seed is None else self._episodes.problem_seed(self._row)
+
+
+#: Of ``info``: said elsewhere on the page, or of no use to a reader.
+_LEFT_OUT = ("token", "tokens", "action", "prompt", "text", "success")
+
+
+def plain(info: Info) -> dict[str, str]:
+    """The fields of an ``info`` that a page tells, as texts of one length at most."""
+    return {
+        shown(str(name)): shown(f"{value:.6g}" if isinstance(value, float) else str(value))[:300]
+        for name, value in info.items()
+        if name not in _LEFT_OUT and isinstance(value, (str, int, float, bool, np.number, np.bool_))
+    }
+
+
+def _probabilities(log_probs: np.ndarray) -> list[float]:
+    found: list[float] = np.exp(np.asarray(log_probs, dtype=np.float64)).round(DIGITS).tolist()
+    return found
