@@ -85,7 +85,7 @@ function ledTo(episode, led) {
   const end = led.ended ? `the episode ends with reward ${short(led.reward)}` : `not ended after ${plural(led.steps, "step")}`;
   const draw = episode.world_temperature ? ", the world model drawn once" : "";
   return [el("p", { class: "led" }, el("span", { class: "task" }, "…"),
-    el("span", { class: "token plain" }, broken(led.text)), led.ended ? null : el("span", { class: "task" }, "…")),
+    led.runs.map((run) => el("span", { class: run.own ? "token plain" : "task" }, broken(run.text))), led.ended ? null : el("span", { class: "task" }, "…")),
   quiet(`Played on with the likeliest ${noun(episode)} at each step${draw}: ${end}.`)];
 }
 

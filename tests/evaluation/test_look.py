@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def recorded(folder: Path, *more: str, task: str = "CoLA-Thinking-v0") -> tuple[
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    return recorded(tmp_path_factory.mktemp("recorded"))
+    """One in which every step is paid for."""
+    return recorded(tmp_path_factory.mktemp("recorded"), "--set", "prior_coef=0.01")
 
 
 def test_a_recordings_numbers_are_its_own(recording: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -59,7 +61,7 @@ def test_a_recordings_numbers_are_its_own(recording: tuple[Path, list[dict[str, 
 def test_another_code_leads_where_the_environment_leads(recording: tuple[Path, list[dict[str, Any]]]) -> None:
     path, episodes = recording
     told = look(path, Wanted(**BARE))["episodes"][0]
-    env: Any = gym.make("CoLA-Thinking-v0").unwrapped
+    env: Any = gym.make("CoLA-Thinking-v0", prior_coef=0.01).unwrapped
     forks = [at for at, step in enumerate(told["steps"]) if "others" in step]
     assert len(forks) == 2
     for at in forks:
@@ -75,9 +77,9 @@ def test_another_code_leads_where_the_environment_leads(recording: tuple[Path, l
                 total += reward
                 action = int(env.episodes.session.prior([0])[0].argmax())
             text = env.episodes.backbone.tokenizer.decode(env.episodes.tokens(0)[before:])
-            assert other["text"] == text
+            assert "".join(run["text"] for run in other["runs"]) == text
             assert other["ended"] == (terminated or truncated)
-            assert other["reward"] == total
+            assert other["reward"] == pytest.approx(total, abs=1e-6)
 
 
 def test_tables_are_kept_where_they_say_most_and_futures_need_theirs(
@@ -197,6 +199,11 @@ def test_other_tasks_and_levels_make_a_page(task: str) -> None:
     data = look(None, Wanted(episodes=1, positions=1, simulations=4, tokens=0), task=task)
     text = page(data)
     assert len(text) < LARGEST
+    futures = [other for step in data["episodes"][0]["steps"] for other in step.get("others", ())]
+    assert futures
+    for other in futures:
+        assert other["runs"][0]["own"]
+        assert all(a["own"] != b["own"] for a, b in pairwise(other["runs"]))
     assert len(data["episodes"]) == (1 if "Token" in task else 2)
 
 

@@ -114,7 +114,7 @@ class Filling:
         """The data, with what it is and how it came about."""
         made = provenance()
         told = [*about, ("cola-rl", made["packages"]["cola-rl"]), ("commit", made["commit"])]
-        self.data["title"] = title
+        self.data["title"] = shown_line(title)
         self.data["about"] = [[name, shown_line(str(value))] for name, value in told if value is not None]
         self.data["words"] = self.words.texts
         self.data["pairs"] = _pairs(self.data["episodes"])

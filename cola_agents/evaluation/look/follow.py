@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -187,16 +188,29 @@ class Player:
             running = [row for row in running if episodes.running(row) and steps[row] < self._ahead]
             if running:
                 actions = _finite(self._act(running)).argmax(-1).cpu().numpy()
-        decode = episodes.backbone.tokenizer.decode
         return [
             {
-                "text": shown(decode(episodes.tokens(row)[len(states[row].tokens) :])),
+                "runs": _runs(episodes, row, len(states[row].tokens)),
                 "ended": not episodes.running(row),
                 "reward": rewards[row],
                 "steps": steps[row],
             }
             for row in rows
         ]
+
+
+def _runs(episodes: Episodes, row: int, start: int) -> list[JsonObject]:
+    """A row's text from a token on, cut where the agent's and the task's meet."""
+    decode = episodes.backbone.tokenizer.decode
+    tokens, origins = episodes.tokens(row), episodes.origins(row)
+    runs: list[JsonObject] = []
+    for own, places in groupby(range(start, len(tokens)), lambda at: origins[at] >= 0):
+        at = list(places)
+        # Behind the token before, for a decoder may drop the space in front of a first one.
+        before = tokens[at[0] - 1 : at[0]]
+        text = decode([*before, *(tokens[one] for one in at)]).removeprefix(decode(before))
+        runs.append({"text": shown(text), "own": own})
+    return runs
 
 
 def token_weights(table: JsonObject) -> dict[int, float]:
