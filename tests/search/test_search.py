@@ -320,7 +320,7 @@ def test_what_cannot_be_searched_is_said() -> None:
     episodes = played(Bandit)
     with pytest.raises(ValueError, match="another codebook"):
         search(episodes, [0], lambda rows: (np.ones((len(rows), 64)) / 64, np.zeros(len(rows))))
-    with pytest.raises(ValueError, match="no finite number"):
+    with pytest.raises(ValueError, match="not a finite number"):
         search(episodes, [0], letters({"a": float("nan")}))
     with pytest.raises(ValueError, match="not all 0"):
         search(episodes, [0], letters({}))
@@ -331,7 +331,7 @@ def test_what_cannot_be_searched_is_said() -> None:
 
     bad = np.zeros((1, 257))
     bad[0, 7] = np.nan
-    with pytest.raises(ValueError, match="value of action 7 that is no finite number"):
+    with pytest.raises(ValueError, match="value of action 7 that is not a finite number"):
         search(episodes, [0], worth(bad))
     with pytest.raises(ValueError, match="must give action values"):
         search(episodes, [0], worth(np.zeros((1, 64))))
@@ -378,7 +378,7 @@ def test_without_a_judge_a_search_that_must_not_see_rewards_is_refused() -> None
 def test_a_judge_of_another_codebook_is_refused(size: int) -> None:
     episodes = played(Words, max_tokens=3)
     evaluate = RolloutEvaluator(episodes, _flat, q=lambda rows: torch.zeros(len(rows), size))
-    with pytest.raises(ValueError, match=f"judges {size} actions and there are 257 or 260; was it made for"):
+    with pytest.raises(ValueError, match=f"has {size} actions and there are 257 or 260; was it made for"):
         search(episodes, [0], evaluate, SearchConfig(simulations=4, rewards="estimated"))
 
 
