@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from cola_agents.common.processes import Workers, spread_like, whole
+from cola_agents.common.processes import Workers, shard_like, whole
 from cola_agents.common.randomness import drawn_from
 from cola_agents.train.checkpoints import Saved
 from cola_agents.train.data.packing import IGNORED, Batch, collate
@@ -152,7 +152,7 @@ class Learner:
         for name, parameter in zip(self._names, self._trained, strict=True):
             self._optimiser.state[parameter] = {
                 # AdamW's step count is a number that stays on the CPU.
-                kind: tensor if kind == "step" else spread_like(tensor, parameter)
+                kind: tensor if kind == "step" else shard_like(tensor, parameter)
                 for kind, tensor in by_name[name].items()
             }
 

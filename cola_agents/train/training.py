@@ -140,7 +140,7 @@ def _finished(run: Run) -> bool:
         files = {path for path in run.out.rglob("*") if path.is_symlink() or not path.is_dir()}
         if not run.out.is_dir() or files - left:
             raise FileExistsError(
-                f"{run.out} holds something other than a run to resume: give an empty folder"
+                f"{run.out} holds something else than a run to resume: give an empty folder"
             )
     return False
 
