@@ -1,7 +1,6 @@
-"""The value of every action in a state, measured by taking each of them and playing on many times.
+"""Estimate the value of every action in a state, from many continuations of each.
 
-Shapes: O outcomes of a state (actions of one and the same consequence are one), K continuations of each,
-A actions.
+Shapes: O outcomes of a state (actions with the same result share one), K continuations of each, A actions.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from cola_envs.state import State
 
 @dataclass(frozen=True)
 class Visited:
-    """A state that a policy's own episode passed through.
+    """A state of a policy's episode.
 
     Attributes:
-        state: the row, as it was.
+        state: the snapshot of its row.
         problem_seed: of the episode's problem.
         step: actions taken before.
         length: actions of the whole episode.
@@ -43,9 +42,9 @@ class Branched:
 
     Attributes:
         actions: of each outcome the actions that lead to it, the likeliest first; O of them.
-        tokens: what an outcome adds to the text, ids; empty where that is drawn (a world temperature).
-        prior: probability of each outcome under the policy, [O]; not 1 together where some were left out.
-        returns: rewards from here on, [O, K]. Column k draws the same random numbers in every row.
+        tokens: the ids that each outcome adds; empty where they are sampled (world temperature).
+        prior: probability of each outcome under the policy, [O]; the sum is below 1 if some are left out.
+        returns: returns from this state on, [O, K]. Column k uses the same random numbers in every row.
     """
 
     actions: tuple[tuple[int, ...], ...]
@@ -55,7 +54,7 @@ class Branched:
 
     @property
     def weights(self) -> np.ndarray:
-        """The policy among the outcomes that were tried, [O]."""
+        """The policy, normalised over the tried outcomes, [O]."""
         return self.prior / self.prior.sum()
 
     @property
@@ -95,11 +94,11 @@ class Branched:
 
 
 def between_variance(returns: np.ndarray, weights: np.ndarray) -> float:
-    """An unbiased estimate of ``sum_a w(a) (Q(a) - V)^2``: what the choice of the action decides.
+    """An unbiased estimate of ``sum_a w(a) (Q(a) - V)^2``, the variance of the return due to the action.
 
-    The plain sum over estimated values counts their noise as well. Here products of *different*
-    continuations are summed: ``D[a, k] = X[a, k] - sum_b w(b) X[b, k]`` has mean ``Q(a) - V``, and two
-    continuations k and l are independent even where actions share their random numbers. It may be negative.
+    The sum over estimated values would include their noise. Here products of *different* continuations are
+    summed: ``D[a, k] = X[a, k] - sum_b w(b) X[b, k]`` has mean ``Q(a) - V``, and two continuations k and l
+    are independent even where actions share their random numbers. It may be negative.
 
     Args:
         returns: [O, K], K at least 2.
@@ -112,16 +111,16 @@ def between_variance(returns: np.ndarray, weights: np.ndarray) -> float:
 
 
 def within_variance(returns: np.ndarray, weights: np.ndarray) -> float:
-    """An unbiased estimate of ``sum_a w(a) Var(return | a)``: what is decided later. Shapes as above."""
+    """An unbiased estimate of ``sum_a w(a) Var(return | a)``, the variance after the action."""
     return float(weights @ returns.var(1, ddof=1))
 
 
 def best_gain(returns: np.ndarray, weights: np.ndarray) -> float:
-    """What an action picked by half of the continuations is worth above the policy's mean: a lower bound.
+    """A lower bound of the best action's value above the policy's mean.
 
-    The action is chosen by one half of the continuations and valued by the other, and the other way round:
-    the largest of many estimates would be too large. Half of them may pick another action than the best, so
-    the mean of this is a lower bound of the best action's gain, close where K is large. Shapes as above.
+    One half of the continuations chooses the action and the other estimates its value, and vice versa, since
+    the largest of many estimates is biased upwards. A half may choose another action than the best, so the
+    expectation is a lower bound of the best action's gain, close for large K. Shapes as above.
     """
     halves = returns[:, ::2].mean(1), returns[:, 1::2].mean(1)
     chosen = [judge[pick.argmax()] - weights @ judge for pick, judge in (halves, halves[::-1])]
@@ -137,13 +136,13 @@ def states_along(
     seed: int = 0,
     **drawing: Any,
 ) -> list[Visited]:
-    """States that the policy passes through, one episode a problem.
+    """States of the policy's episodes, one episode a problem.
 
-    The first is where the episode begins. The steps after it are cut into ``positions - 1`` parts of equal
+    The first is the beginning of the episode. The later steps are split into ``positions - 1`` parts of equal
     length and one is drawn from each; a shorter episode gives as many states as it has steps.
 
     Args:
-        episodes: rows to play in; whatever ran in them is dropped.
+        episodes: rows to play in; running episodes are dropped.
         policy: as in :func:`cola_agents.collect`.
         problem_seeds: of the problems; the row seeds follow from them and ``seed``.
         drawing: ``temperature``, ``top_k`` and ``top_p``, as there.
@@ -160,7 +159,7 @@ def states_along(
         later = 1 + ((np.arange(parts) + u) / max(parts, 1) * (len(actions) - 1)).astype(int)
         steps = sorted({0, *later[later < len(actions)].tolist()})
         wanted += [(number, step, actions) for step in steps]
-    found = []
+    visited = []
     for at in range(0, len(wanted), episodes.num_rows):
         part = dict(enumerate(wanted[at : at + episodes.num_rows]))
         numbers = [number for number, _, _ in part.values()]
@@ -169,11 +168,11 @@ def states_along(
         while going := [row for row, (_, step, _) in part.items() if step > taken]:
             episodes.step(going, [part[row][2][taken] for row in going])
             taken += 1
-        found += [
+        visited += [
             Visited(episodes.snapshot(row), int(problem_seeds[number]), step, len(actions))
             for row, (number, step, actions) in part.items()
         ]
-    return found
+    return visited
 
 
 def credit(
@@ -240,7 +239,7 @@ def credit(
     returns = [np.zeros((len(branch[0]), continuations)) for branch in branches]
     for (number, place, k), value in _play_on(episodes, act, jobs, drawing):
         returns[number][place, k] = value
-    return [Branched(*branch, found) for branch, found in zip(branches, returns, strict=True)]
+    return [Branched(*branch, each) for branch, each in zip(branches, returns, strict=True)]
 
 
 Branch = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...], np.ndarray]
@@ -314,13 +313,13 @@ def _play_on(
 
 
 def _probabilities(logits: Tensor, drawing: dict[str, Any]) -> np.ndarray:
-    """What the policy draws from, given one row's action logits [1, A]: [A] float64."""
+    """The sampling distribution [A], float64, for one row's action logits [1, A]."""
     if drawing.get("temperature") == 0:
         raise ValueError("temperature=0 leaves nothing to choose: give one above 0, and top_k=1 to be greedy")
-    found = distribution(logits[0].detach(), **drawing).double().exp().cpu().numpy()
-    if not np.isfinite(found).all():
+    probabilities = distribution(logits[0].detach(), **drawing).double().exp().cpu().numpy()
+    if not np.isfinite(probabilities).all():
         raise FloatingPointError("the policy's logits are not finite")
-    return found
+    return probabilities
 
 
 def seed_of(*parts: int) -> int:

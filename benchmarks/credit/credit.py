@@ -1,8 +1,8 @@
-"""The credit laboratory: what single actions decide, and how much of a policy gradient is signal.
+"""Credit assignment: the effect of single actions on the return, and the signal in a policy gradient.
 
-Both ask why one action space learns sooner than another. At states along a policy's own episodes every
-action is taken and played on from many times (:mod:`benchmarks.credit.branching`); over a batch of episodes
-the gradient's mean is held against its spread (:mod:`benchmarks.credit.gradients`).
+Both help to explain why one action space learns sooner than another. At states of a policy's episodes every
+action is taken and continued many times (:mod:`benchmarks.credit.branching`); over a batch of episodes the
+mean of the gradient is compared with its variance (:mod:`benchmarks.credit.gradients`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ TASKS = ("Thinking", "Arithmetic")
 
 @dataclass(frozen=True)
 class Study:
-    """What was found of one agent.
+    """The results of one agent.
 
     Attributes:
-        figures: of the whole, ready for JSON.
-        visited, branched: the states, and what every action is worth in each.
+        figures: summary figures, as JSON values.
+        visited, branched: the states, and the values of every action in each.
         texts: per state the prompt, the text so far, and the text that each outcome adds.
     """
 
@@ -49,7 +49,7 @@ class Study:
     texts: list[tuple[str, str, list[str]]]
 
     def states(self) -> list[dict[str, Any]]:
-        """The states, ready for JSON. ``actions[o]`` are those of outcome o, which share a value."""
+        """The states, as JSON values. ``actions[o]`` are those of outcome o, which share a value."""
         return [
             {
                 "problem_seed": visited.problem_seed,
@@ -84,16 +84,16 @@ def study(
     num_envs: int = 128,
     seed: int = 0,
 ) -> Study:
-    """Everything that the laboratory says of one bundled agent, as it stands; the agent learns nothing.
+    """Measure the credit assignment of one bundled agent, without training it.
 
     Args:
-        agent: its actions are drawn as its options say, which also say on how many groups the gradient is
-            measured (``prompts``, ``group_size``).
-        problems: problem i has seed ``seed + i``, whatever agent plays it.
+        agent: its options determine the sampling of actions, and the number of groups for the gradient
+            (``prompts``, ``group_size``).
+        problems: problem i has seed ``seed + i``, for every agent.
         positions, continuations, max_actions: see :func:`~benchmarks.credit.branching.states_along` and
             :func:`~benchmarks.credit.branching.credit`.
         split: of the task, for the states; the gradient is measured where the agent learns.
-        num_envs: rows that play side by side.
+        num_envs: rows that play in parallel.
     """
     started = time.process_time()
     signals, batch = gradient_snr(agent)
@@ -108,7 +108,7 @@ def study(
         branched = credit(
             made.episodes,
             agent.actor,
-            [found.state for found in visited],
+            [place.state for place in visited],
             max_actions=max_actions,
             continuations=continuations,
             **settings,
@@ -118,11 +118,11 @@ def study(
     decode = agent.backbone.tokenizer.decode
     texts = [
         (
-            found.state.prompt,
-            decode(found.state.tokens[found.state.prompt_length :]),
+            place.state.prompt,
+            decode(place.state.tokens[place.state.prompt_length :]),
             [decode(added) for added in each.tokens],
         )
-        for found, each in zip(visited, branched, strict=True)
+        for place, each in zip(visited, branched, strict=True)
     ]
     figures = {
         "env_id": agent.env_id,
@@ -147,7 +147,7 @@ def study(
 
 @torch.no_grad()
 def _episodes(agent: Agent, rollout: Rollout) -> dict[str, Any]:
-    """Of a batch: success, length, and how many actions the policy chooses among."""
+    """Reward, success, length and effective number of actions of a batch."""
     entropy, size = 0.0, 64
     for at in range(0, len(rollout), size):
         part = rollout.select(np.arange(at, min(at + size, len(rollout))))
@@ -163,7 +163,7 @@ def _episodes(agent: Agent, rollout: Rollout) -> dict[str, Any]:
 
 
 def _signal(signal: Signal, rollout: Rollout) -> dict[str, Any]:
-    """Of a group's gradient and, as ``per_episode``, the ratio that all levels are compared by."""
+    """Figures of a group's gradient, and ``per_episode``, the ratio that is comparable between levels."""
     size = len(rollout) // signal.count
     per_episode = None if signal.ratio is None else signal.ratio / size
     return {
@@ -179,7 +179,7 @@ def _signal(signal: Signal, rollout: Rollout) -> dict[str, Any]:
 def _decided(
     visited: Sequence[Visited], branched: Sequence[Branched], counts: Callable[[Visited], bool]
 ) -> dict[str, Any] | None:
-    """What single actions decide, over the states that count; None where there are none.
+    """The effect of single actions over the states for which ``counts`` is true; None without any.
 
     Intervals resample problems, then states within them.
     """
@@ -188,14 +188,14 @@ def _decided(
         return None
 
     def runs(value: Callable[[Branched], float]) -> Runs:
-        found: dict[int, list[float]] = {}
+        by_problem: dict[int, list[float]] = {}
         for state, each in chosen:
-            found.setdefault(state.problem_seed, []).append(value(each))
-        return found
+            by_problem.setdefault(state.problem_seed, []).append(value(each))
+        return by_problem
 
     def mean(value: Callable[[Branched], float]) -> dict[str, float]:
-        told = estimate(runs(value))
-        return {"mean": told.mean, "low": told.low, "high": told.high}
+        interval = estimate(runs(value))
+        return {"mean": interval.mean, "low": interval.low, "high": interval.high}
 
     def plain(value: Callable[[Branched], float], digits: int) -> float:
         return round(float(np.mean([value(each) for _, each in chosen])), digits)
@@ -253,7 +253,7 @@ def measure_credit(
     Raises:
         FileNotFoundError: for an arm whose model is not in the folder.
     """
-    found = {}
+    studies = {}
     for task in tasks:
         for name in arms:
             arm = ARMS[name]
@@ -266,40 +266,40 @@ def measure_credit(
                 **{**arm.options, "kl_coef": 0.0, "prompts": groups, "group_size": group_size},
             )
             try:
-                found[task, name] = study(agent, seed=seed, **settings)
+                studies[task, name] = study(agent, seed=seed, **settings)
             finally:
                 agent.close()
-    return found
+    return studies
 
 
 def results_of(studies: Mapping[tuple[str, str], Study]) -> dict[str, Any]:
-    """All figures and states, ready for JSON."""
+    """All figures and states, as JSON values."""
     return {
         **provenance(),
         "studies": [
-            {"task": task, "arm": arm, **found.figures, "visited": found.states()}
-            for (task, arm), found in studies.items()
+            {"task": task, "arm": arm, **result.figures, "visited": result.states()}
+            for (task, arm), result in studies.items()
         ],
     }
 
 
 def credit_table(results: Mapping[str, Any]) -> str:
-    """Two Markdown tables: what actions decide, and the gradient."""
+    """Two Markdown tables: the effect of actions, and the gradient."""
     lines = [
         "| task | arm | action | outcomes a state | of the policy's mass | decided by the action "
         "| decided after it | share of the action | gain of the action picked |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for found in results["studies"]:
-        for where, told in found["decided"].items():
-            if told is None:
+    for entry in results["studies"]:
+        for where, decided in entry["decided"].items():
+            if decided is None:
                 continue
-            share = "returns do not vary" if told["share"] is None else _interval(told["share"], 3)
+            share = "returns do not vary" if decided["share"] is None else _interval(decided["share"], 3)
             lines.append(
-                f"| {found['task']} | {found['arm']} | {where} | {told['outcomes_per_state']:.1f} "
-                f"({told['effective_outcomes']:.2f} effective) | {told['mass_tried']:.4f} "
-                f"| {_interval(told['between'], 4)} | {_interval(told['within'], 4)} | {share} "
-                f"| {_interval(told['best_gain'], 3)} |"
+                f"| {entry['task']} | {entry['arm']} | {where} | {decided['outcomes_per_state']:.1f} "
+                f"({decided['effective_outcomes']:.2f} effective) | {decided['mass_tried']:.4f} "
+                f"| {_interval(decided['between'], 4)} | {_interval(decided['within'], 4)} | {share} "
+                f"| {_interval(decided['best_gain'], 3)} |"
             )
     lines += [
         "",
@@ -307,16 +307,16 @@ def credit_table(results: Mapping[str, Any]) -> str:
         "| signal-to-noise an episode | episodes to 1 |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for found in results["studies"]:
-        whole = found["gradient"]["all"]
+    for entry in results["studies"]:
+        whole = entry["gradient"]["all"]
         ratio, needed = whole["per_episode"], "no gradient"
         if ratio is not None:
             needed = f"{1 / ratio:.0f}" if ratio > 0 else "not told from 0"
-        told = "no gradient" if ratio is None else f"{ratio:.5f} ± {_or_unknown(whole['error'])}"
+        signal = "no gradient" if ratio is None else f"{ratio:.5f} ± {_or_unknown(whole['error'])}"
         lines.append(
-            f"| {found['task']} | {found['arm']} | {found['success']:.3f} "
-            f"| {found['actions_per_episode']:.1f} | {found['effective_actions']:.2f} "
-            f"| {found['frac_zero_advantage']:.2f} | {told} | {needed} |"
+            f"| {entry['task']} | {entry['arm']} | {entry['success']:.3f} "
+            f"| {entry['actions_per_episode']:.1f} | {entry['effective_actions']:.2f} "
+            f"| {entry['frac_zero_advantage']:.2f} | {signal} | {needed} |"
         )
     first = results["studies"][0]
     lines.append(
@@ -333,8 +333,8 @@ def credit_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _interval(found: Mapping[str, float], digits: int) -> str:
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+def _interval(figure: Mapping[str, float], digits: int) -> str:
+    return f"{figure['mean']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 
 def _or_unknown(error: float | None) -> str:
@@ -368,8 +368,8 @@ def draw(studies: Mapping[tuple[str, str], Study], path: Path, *, shown: int = 6
         ratios = [studies[task, arm].figures["gradient"]["all"] for arm in arms]
         row[-1].bar(
             arms,
-            [found["per_episode"] or 0.0 for found in ratios],
-            yerr=[found["error"] or 0.0 for found in ratios],
+            [gradient["per_episode"] or 0.0 for gradient in ratios],
+            yerr=[gradient["error"] or 0.0 for gradient in ratios],
             color="#1b6ca8",
             capsize=3,
         )
@@ -435,8 +435,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.returns is not None:
         returns: dict[str, Any] = {
             f"{task}/{arm}/{number}": branched.returns
-            for (task, arm), found in studies.items()
-            for number, branched in enumerate(found.branched)
+            for (task, arm), result in studies.items()
+            for number, branched in enumerate(result.branched)
         }
         np.savez_compressed(arguments.returns, **returns)
     print(table)

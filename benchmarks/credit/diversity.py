@@ -192,7 +192,7 @@ def diversity(
         raise ValueError(f"reference {reference!r} is none of {', '.join(arm.name for arm in arms)}")
     embed = embed or NGramEmbedding()
     settings = {"seed": seed, "prefix_words": prefix_words, "max_tokens": max_tokens, "num_envs": num_envs}
-    found, points = [], {}
+    arm_results, points = [], {}
     for arm in arms:
         grid = sorted(arm.temperatures or temperatures)
         by_prefix, rows = [], []
@@ -214,7 +214,7 @@ def diversity(
                     "example": groups[0][0]["prefix"] + groups[0][0]["text"],
                 }
             )
-        found.append({"name": arm.name, "fingerprint": arm.backbone.fingerprint, "points": rows})
+        arm_results.append({"name": arm.name, "fingerprint": arm.backbone.fingerprint, "points": rows})
         if len(grid) > 1:
             points[arm.name] = by_prefix
     return {
@@ -223,7 +223,7 @@ def diversity(
         "prefixes": prefixes,
         "samples": samples,
         **settings,
-        "arms": found,
+        "arms": arm_results,
         "matched": [
             {
                 "validity": validity,
@@ -297,14 +297,14 @@ def _matched(
         curves[name] = np.stack([at_validity(share, value, target) for share, value in pairs])
     out: dict[str, Any] = {}
     for name, curve in curves.items():
-        out[name] = _told(curve)
+        out[name] = _with_interval(curve)
         if out[name] is not None and reference in curves and name != reference:
-            apart = _told(curve - curves[reference])
+            apart = _with_interval(curve - curves[reference])
             out[name].update({} if apart is None else {"difference": apart})
     return out
 
 
-def _told(curve: np.ndarray) -> dict[str, Any] | None:
+def _with_interval(curve: np.ndarray) -> dict[str, Any] | None:
     """The first row and the interval of the others, [1 + resamples, measures], where they are defined."""
     if np.isnan(curve[0]).any():
         return None
@@ -312,11 +312,11 @@ def _told(curve: np.ndarray) -> dict[str, Any] | None:
     if not len(defined):
         return None
     low, high = np.quantile(defined, [0.025, 0.975], axis=0)
-    told: dict[str, Any] = {
+    means: dict[str, Any] = {
         name: {"mean": round(m, 4), "low": round(a, 4), "high": round(b, 4)}
         for name, m, a, b in zip(MEASURES, curve[0].tolist(), low.tolist(), high.tolist(), strict=True)
     }
-    return {**told, "reached": round(len(defined) / (len(curve) - 1), 4)}
+    return {**means, "reached": round(len(defined) / (len(curve) - 1), 4)}
 
 
 # -------------------------------------------------------------------- reporting
@@ -344,13 +344,13 @@ def diversity_table(results: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for matched in results["matched"]:
-        for name, told in matched["arms"].items():
+        for name, figures in matched["arms"].items():
             cells = ["at none of its temperatures", "", "", ""]
-            if told is not None:
-                apart = told.get("difference")
+            if figures is not None:
+                apart = figures.get("difference")
                 cells = []
                 for measure in ("diversity", "distinct_2"):
-                    cells += [_interval(told[measure]), _interval(apart[measure]) if apart else ""]
+                    cells += [_interval(figures[measure]), _interval(apart[measure]) if apart else ""]
             lines.append(f"| {matched['validity']:g} | {name} | {' | '.join(cells)} |")
     lines.append(
         f"\n{results['prefixes']} prefixes of {results['prefix_words']} words, {results['samples']} "
@@ -361,8 +361,8 @@ def diversity_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+def _interval(figure: Mapping[str, float]) -> str:
+    return f"{figure['mean']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:

@@ -10,42 +10,42 @@ def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     parts = ["# Search at equal numbers of model tokens", "", f"`{results['command']}`", ""]
     parts += _commits(results)
-    for task, found in results.get("tasks", {}).items():
-        parts += _task(task, found, results)
+    for task, figures in results.get("tasks", {}).items():
+        parts += _task(task, figures, results)
     if "engine" in results:
         parts += _engine(results["engine"])
     return "\n".join(parts) + "\n"
 
 
 def _commits(results: dict[str, Any]) -> list[str]:
-    arms = [said for found in results.get("tasks", {}).values() for said in found["arms"].values()]
-    kept = sorted({commit for said in arms for commit in said["commits"]})
-    if not kept or kept == [results["commit"]]:
+    arms = [arm for figures in results.get("tasks", {}).values() for arm in figures["arms"].values()]
+    commits = sorted({commit for arm in arms for commit in arm["commits"]})
+    if not commits or commits == [results["commit"]]:
         return []
-    return [f"The figures rest on records made at commit {', '.join(kept)}.", ""]
+    return [f"The figures rest on records made at commit {', '.join(commits)}.", ""]
 
 
-def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str]:
+def _task(task: str, figures: dict[str, Any], results: dict[str, Any]) -> list[str]:
     budgets = results["budgets"]
-    unit = found["tokens_per_answer"]
+    unit = figures["tokens_per_answer"]
     lines = [
         f"## {task}: {results['problems']} test problems, an answer is {unit:g} tokens",
         "",
         "Accuracy with its 95 % interval over problems; a budget counts answers' worth of tokens.",
         "",
     ]
-    for arm, said in found["arms"].items():
-        judged = said["q"]
+    for arm, arm_figures in figures["arms"].items():
+        judged = arm_figures["q"]
         lines += [
             f"### {arm}",
             "",
             f"Q: AUC {judged['auc']}, within a problem {judged['auc_within']}{best_look(judged)}; some "
-            f"ending of some method is right in {said['reached']:.3f} of the problems.",
+            f"ending of some method is right in {arm_figures['reached']:.3f} of the problems.",
             "",
             "| | " + " | ".join(f"{budget:g}" for budget in budgets) + " | tokens | CPU-s | forwarded/new |",
             "|---" * (len(budgets) + 4) + "|",
         ]
-        for name, line in said["lines"].items():
+        for name, line in arm_figures["lines"].items():
             cells = [_cell(point["accuracy"]) for point in line["points"]]
             cells += [""] * (len(budgets) - len(cells))
             last = line["points"][-1]
@@ -53,7 +53,7 @@ def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str
                 f"| {name} | {' | '.join(cells)} | {last['tokens']:.0f} | {last['cpu_s']:.3f} | "
                 f"{line['forwarded_of_new']:.2f} |"
             )
-        lines += ["", *_differences(said, budgets), ""]
+        lines += ["", *_differences(arm_figures, budgets), ""]
     return lines
 
 
@@ -69,8 +69,8 @@ def best_look(judged: dict[str, Any]) -> str:
     )
 
 
-def _differences(said: dict[str, Any], budgets: list[float]) -> list[str]:
-    others = sorted({other for line in said["lines"].values() for other in line["minus"]})
+def _differences(arm_figures: dict[str, Any], budgets: list[float]) -> list[str]:
+    others = sorted({other for line in arm_figures["lines"].values() for other in line["minus"]})
     rows = [
         f"Paired differences at the largest budget ({budgets[-1]:g}), where the interval excludes 0 in bold, "
         "and the model tokens a problem of both:",
@@ -78,7 +78,7 @@ def _differences(said: dict[str, Any], budgets: list[float]) -> list[str]:
         "| | " + " | ".join(f"minus {other}" for other in others) + " |",
         "|---" * (len(others) + 1) + "|",
     ]
-    for name, line in said["lines"].items():
+    for name, line in arm_figures["lines"].items():
         cells = [_bold(line["minus"][other][-1]) if other in line["minus"] else "" for other in others]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     rows += [
@@ -101,15 +101,15 @@ def _bold(value: dict[str, Any]) -> str:
     return f"{marked} ({own:.0f}, {other:.0f})"
 
 
-def _engine(found: dict[str, Any]) -> list[str]:
-    rates, again, memory = found["simulations_per_cpu_s"], found["forwarded_of_new"], found["memory"]
+def _engine(figures: dict[str, Any]) -> list[str]:
+    rates, again, memory = figures["simulations_per_cpu_s"], figures["forwarded_of_new"], figures["memory"]
     return [
         "## The engine",
         "",
-        f"| {found['trees']} trees, simulations per CPU-s | one tree | ratio | forwarded/new | "
+        f"| {figures['trees']} trees, simulations per CPU-s | one tree | ratio | forwarded/new | "
         f"resident MiB over {memory['searches']} searches |",
         "|---|---|---|---|---|",
-        f"| {rates['together']:.0f} | {rates['alone']:.0f} | {found['together_of_alone']:.2f} | "
+        f"| {rates['together']:.0f} | {rates['alone']:.0f} | {figures['together_of_alone']:.2f} | "
         f"{again['together']:.2f} | "
         f"{', '.join(f'{size:.0f} after {number}' for number, size in memory['resident_mib'].items())} |",
         "",
@@ -122,15 +122,17 @@ def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = [
-        (task, arm, said) for task, found in results["tasks"].items() for arm, said in found["arms"].items()
+        (task, arm, arm_figures)
+        for task, figures in results["tasks"].items()
+        for arm, arm_figures in figures["arms"].items()
     ]
-    names = list(dict.fromkeys(name for _, _, said in panels for name in said["lines"]))
+    names = list(dict.fromkeys(name for _, _, arm_figures in panels for name in arm_figures["lines"]))
     colours = {name: colormaps["tab20"](i % 20) for i, name in enumerate(names)}
     figure = Figure(figsize=(12, 3.2 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 2, squeeze=False, sharey="row")
-    for row, (task, arm, said) in zip(axes, panels, strict=True):
+    for row, (task, arm, arm_figures) in zip(axes, panels, strict=True):
         for axis, key, label in zip(row, ("tokens", "cpu_s"), ("model tokens", "CPU seconds"), strict=True):
-            for name, line in said["lines"].items():
+            for name, line in arm_figures["lines"].items():
                 x = [point[key] for point in line["points"]]
                 y = [point["accuracy"]["mean"] for point in line["points"]]
                 low = [point["accuracy"]["low"] for point in line["points"]]

@@ -398,7 +398,7 @@ def test_a_task_that_says_other_things_each_time_is_refused_before_the_search_be
         raise AssertionError("the search has begun")
 
     episodes = played(Moody)
-    with pytest.raises(RuntimeError, match="Moody cannot be put back: played again, it said something else"):
+    with pytest.raises(RuntimeError, match="Moody cannot be restored: its replay gave other turns"):
         search(episodes, [0], never)
     with pytest.raises(ResetNeeded):  # and no episode goes on as another
         episodes.step([0], [code("a")])
@@ -417,7 +417,7 @@ def test_where_rows_cannot_be_put_back_in_the_end_the_error_has_what_was_found()
             return Turn(reward=1.0)
 
     episodes = played(Drifting, max_tokens=3)
-    with pytest.raises(RuntimeError, match="said something else") as raised:
+    with pytest.raises(RuntimeError, match="its replay gave other turns") as raised:
         search(episodes, [0], letters({"a": 1.0}), SearchConfig(simulations=50))
     assert raised.value.found.simulations[0] > 0  # type: ignore[attr-defined]
 
