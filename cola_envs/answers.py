@@ -1,4 +1,4 @@
-"""The tasks of an episode, asked: every answer is checked, and a row whose task fails is told apart."""
+"""Call the tasks of rows, check their answers, and separate the rows whose task fails."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ OnTaskError = Literal["raise", "truncate"]
 
 
 class Answers:
-    """What the rows' tasks answer, as :mod:`cola_envs.contract` allows it.
+    """The answers of the rows' tasks, checked by :mod:`cola_envs.contract`.
 
     Args:
         tasks: the rows' tasks.
-        on_error: what follows where ``step`` raises or answers what is refused: ``"raise"`` raises it, and
-            ``"truncate"`` gives the row a turn that cuts its episode, with the cause in ``info["error"]``.
+        on_error: for a ``step`` that raises or returns a malformed turn: ``"raise"`` raises the error, and
+            ``"truncate"`` truncates the row's episode, with the cause in ``info["error"]``.
     """
 
     def __init__(self, tasks: TaskBatch, on_error: OnTaskError) -> None:
@@ -32,31 +32,31 @@ class Answers:
     def begin(
         self, rows: Sequence[int], seeds: Sequence[int], given: Sequence[int | None]
     ) -> tuple[list[str], list[int]]:
-        """Start an episode in each of B rows: the prompts, and the problem seeds that gave them.
+        """Start an episode in each of B rows; return the prompts and the problem seeds.
 
         Args:
             seeds: the row seeds [B].
             given: the problem seeds [B]; None where :func:`cola_envs.order.chosen_problems` chooses.
 
         Raises:
-            TypeError: a prompt that is no text, whatever ``on_error`` says: there is no episode to cut.
-            ValueError: a prompt too few or too many, and two prompts for one problem seed.
+            TypeError: for a prompt that is not text, also with ``"truncate"``.
+            ValueError: for another number of prompts, and for two prompts of one problem seed.
         """
         problems = chosen_problems(self._tasks, seeds, given)
         rngs = [np.random.default_rng([problem, PROBLEM]) for problem in problems]
         reset: Callable[..., object] = self._tasks.reset
-        told = reset(rows, rngs) if order_of(self._tasks) is None else reset(rows, rngs, problems)
+        returned = reset(rows, rngs) if order_of(self._tasks) is None else reset(rows, rngs, problems)
         prompts = [
             checked_text(prompt, f"the prompt that task.reset returns in {_place(row, problem)}")
             for row, problem, prompt in zip(
-                rows, problems, one_each(told, rows, "what task.reset returns"), strict=True
+                rows, problems, one_each(returned, rows, "what task.reset returns"), strict=True
             )
         ]
         check_prompts(self._tasks, given, prompts)
         return prompts, problems
 
     def turns(self, rows: Sequence[int], problem_seeds: Sequence[int], texts: Sequence[str]) -> list[Turn]:
-        """Hand each of B rows a finished segment: B turns."""
+        """Step each of B rows with a finished segment; return B turns."""
         places = [_place(row, seed) for row, seed in zip(rows, problem_seeds, strict=True)]
         try:
             answers = one_each(self._tasks.step(rows, texts), rows, "what task.step returns")
@@ -81,15 +81,15 @@ class Answers:
             return failed_turn(error)
 
     def fields(self, row: int, problem_seed: int) -> Info:
-        """The task's own fields about the row's problem.
+        """The task's fields about the row's problem.
 
         Raises:
-            TypeError: what is no dict with strings as keys, whatever ``on_error`` says.
+            TypeError: for anything but a dict with strings as keys, also with ``"truncate"``.
         """
         return checked_fields(self._tasks.info(row), f"task.info in {_place(row, problem_seed)}")
 
     def last_fields(self, row: int, problem_seed: int) -> Info:
-        """The same at an episode's end: where they cannot be had, ``error`` may stand in their place."""
+        """:meth:`fields` at the end of an episode; with ``"truncate"`` an error is returned in ``error``."""
         try:
             return self.fields(row, problem_seed)
         except Exception as error:

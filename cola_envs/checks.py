@@ -1,4 +1,4 @@
-"""Bad input, refused before anything changes: what came, what is allowed, what to do."""
+"""Checks of users' input before anything changes: settings, seeds, rows, actions, options."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def check_rows(rows: Sequence[int], num_rows: int) -> list[int]:
     """Different row indices below ``num_rows``, at least one, or ValueError."""
     checked = [int(row) for row in rows]
     if not checked:
-        raise ValueError("no row was named")
+        raise ValueError("rows is empty: name at least one")
     if min(checked) < 0 or max(checked) >= num_rows or len(set(checked)) != len(checked):
         raise ValueError(f"rows must be different indices from 0 to {num_rows - 1}, got {checked}")
     return checked
@@ -73,7 +73,7 @@ def check_rows(rows: Sequence[int], num_rows: int) -> list[int]:
 
 #: One action a row.
 Actions = Sequence[int | np.integer] | np.ndarray
-#: What ``reset`` is given, each checked by who reads it.
+#: The options of ``reset``.
 Options = dict[str, Any]
 
 
@@ -82,7 +82,7 @@ class ActionCheck:
 
     Args:
         space: the action space, printed in messages.
-        mask: which actions are allowed, [A] bool.
+        mask: the allowed actions, [A] bool.
         hint: added to the message about an action beyond the space.
     """
 
@@ -122,7 +122,7 @@ class ActionCheck:
 
 
 def check_options(options: Options | None, allowed: Sequence[str]) -> Options:
-    """A copy of ``reset``'s options, or ValueError for one that would do nothing."""
+    """A copy of ``reset``'s options, or ValueError for an unknown one."""
     options = dict(options or {})
     for name in options:
         if name not in allowed:

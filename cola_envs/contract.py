@@ -1,6 +1,6 @@
-"""What a task may answer: checked where it enters an episode, and put into words where it fails.
+"""Check the values that a task returns, and describe its errors.
 
-A refusal names the field, what was returned and what is allowed; who asks adds the row and its problem.
+An error names the field, the returned value and what is allowed; the caller adds the row and its problem.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from cola_envs.fields import Info
 from cola_envs.task import Turn
 
-#: Of an error's text, what ``info["error"]`` holds at most, in characters.
+#: The most characters of an error's text in ``info["error"]``.
 LONGEST_ERROR = 500
 
 _short = reprlib.Repr()
@@ -23,20 +23,20 @@ _short.maxstring = _short.maxother = _short.maxlong = 80
 
 
 def shown(value: object) -> str:
-    """A value for an error message: short, on one line, whatever it is."""
+    """A short, one-line representation of a value for an error message."""
     return _short.repr(value)
 
 
 def checked_turn(turn: object, where: str) -> Turn:
-    """A task's answer, with plain numbers in its fields.
+    """A task's turn, with plain numbers in its fields.
 
     Args:
-        turn: what ``step`` returned.
+        turn: the value that ``step`` returned.
         where: the row and its problem, for the message.
 
     Raises:
-        TypeError: what is no :class:`Turn`, or a field of another type.
-        ValueError: a reward that is not finite, or a text that is no Unicode.
+        TypeError: for a value that is not a :class:`Turn`, or a field of another type.
+        ValueError: for a reward that is not finite, or a text that is not Unicode.
     """
     if not isinstance(turn, Turn):
         raise TypeError(f"task.step must return a cola_envs.Turn, got {shown(turn)} in {where}")
@@ -63,12 +63,12 @@ def finite_number(value: object, name: str) -> float:
     if not isinstance(number, numbers.Real):
         raise TypeError(f"{name} must be a finite number, got {shown(value)} ({type(value).__name__})")
     try:
-        found = float(number)
+        converted = float(number)
     except OverflowError:
-        found = math.inf
-    if not math.isfinite(found):
+        converted = math.inf
+    if not math.isfinite(converted):
         raise ValueError(f"{name} must be a finite number, got {shown(value)}")
-    return found
+    return converted
 
 
 def checked_text(value: object, name: str) -> str:
@@ -114,21 +114,21 @@ def one_each(values: object, rows: Sequence[int], name: str) -> list[object]:
         raise TypeError(
             f"{which} must be a list with one entry a row, got {shown(values)} ({type(values).__name__})"
         )
-    found = list(values)
-    if len(found) != len(rows):
-        raise ValueError(f"{which} must have one entry a row: got {len(found)} for {len(rows)}")
-    return found
+    entries = list(values)
+    if len(entries) != len(rows):
+        raise ValueError(f"{which} must have one entry a row: got {len(entries)} for {len(rows)}")
+    return entries
 
 
 def failed_turn(error: Exception) -> Turn:
-    """The answer of a task that gave none: the episode is cut, unpaid, with the cause in ``error``."""
+    """The turn of a row whose task failed: truncated, without reward, with the cause in ``error``."""
     return Turn(done=False, truncated=True, info={"error": one_line(error), "success": False})
 
 
 def one_line(error: Exception) -> str:
-    """An error as one line that shows control characters and does not send them."""
-    said = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
+    """An error as one line, with control characters escaped."""
+    text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _truth(value: object, name: str) -> bool:
@@ -138,7 +138,7 @@ def _truth(value: object, name: str) -> bool:
 
 
 def _scalar(value: object) -> object:
-    """The number in a numpy scalar, or in an array or tensor without dimensions; None of anything else."""
+    """The number in a numpy scalar, or in an array or tensor without dimensions; None for anything else."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # a tensor that needs a gradient, or on another device

@@ -1,4 +1,4 @@
-"""The fields of ``info`` that others than the task read: their names, their types, and what they mean."""
+"""The fields of ``info`` that other code than the task reads: their names, types and meanings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-#: What is told beside an observation and a reward: fields by name, most of them a task's own.
+#: Gymnasium's ``info``: fields by name, most of them specific to a task.
 Info = dict[str, object]
 T = TypeVar("T")
 
@@ -37,20 +37,20 @@ class Field(Generic[T]):
         return self.of(info) if self.name in info else default
 
 
-#: Of every step: the first id that the action gave, all of them where there are several, and the action.
+#: At every step: the first token id of the action, all ids where there are several, and the action.
 TOKEN, TOKENS, ACTION = Field("token", int), Field("tokens", tuple), Field("action", int)
-#: At reset: the prompt's text, as the task gave it.
+#: At reset: the task's prompt.
 PROMPT = Field("prompt", str)
-#: At the end: all that the agent wrote, whether the task was solved, and how many tokens were written.
+#: At the end: the agent's text, whether the task was solved, and the number of the agent's tokens.
 TEXT, SUCCESS, NUM_TOKENS = Field("text", str), Field("success", bool), Field("num_tokens", int)
 #: Where the task or its engine failed: the cause, on one line.
 ERROR = Field("error", str)
-#: A problem set's name and part, of tasks that have one; ``""`` for a part that is not known.
+#: Name and split of a problem set; ``""`` for an unknown split.
 DATASET, SPLIT = Field("dataset", str), Field("split", str)
-#: Fields that an episode writes itself.
+#: The fields that an episode adds to those of its task.
 OWN = (TOKEN, TOKENS, ACTION, PROMPT, TEXT, SUCCESS, NUM_TOKENS, ERROR)
 
-#: Fields of ``info`` that tell problems apart.
+#: Fields of ``info`` that identify a problem.
 IDENTITY = ("unique_id", "game_id", "game", "question", "task_type", "variation", "goal", "prompt")
 
 #: Raw scores of a preference task: the rewarded one, and the one that shows whether it is being hacked.
@@ -67,22 +67,22 @@ def mean_scores(infos: Sequence[Info]) -> dict[str, float]:
 
 
 def failures(infos: Sequence[Info]) -> dict[str, int]:
-    """How many episodes a failing engine or task cut, as ``failed_episodes``; empty where none was."""
+    """The number of episodes that a failing engine or task truncated, as ``failed_episodes``, if any."""
     failed = sum(ERROR.name in info for info in infos)
     return {"failed_episodes": failed} if failed else {}
 
 
 def identity(info: Info) -> str:
-    """What tells an episode's problem apart from others; empty where the task says nothing of it."""
+    """The identity of an episode's problem; empty where ``info`` has none of the fields."""
     return "|".join(f"{field}={info[field]!r}" for field in IDENTITY if field in info)
 
 
 def given_answer(info: Info) -> str | None:
-    """The agent's own answer in a task's ``info``: ``answer`` beside ``gold``, or else ``given``."""
+    """The agent's answer in a task's ``info``: ``answer`` beside ``gold``, or else ``given``."""
     answer = info.get("answer") if "gold" in info else info.get("given")
     return None if untold(answer) else str(answer)
 
 
 def untold(value: object) -> bool:
-    """Whether a field of ``info`` says that there is nothing to tell: fields of text do so by ``""``."""
+    """Whether a field of ``info`` is empty: None, or ``""`` for a text."""
     return value is None or value == ""

@@ -1,4 +1,4 @@
-"""JSON files and files of JSON lines: what is damaged is named by its place, and what is appended stays."""
+"""Read and write JSON files and files of JSON lines; errors name file and line, and appending is durable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 #: A JSON object: values that JSON holds, by name.
 JsonObject = dict[str, Any]
-#: Bytes of a compressed file that are read at once.
+#: Bytes of a compressed file per read.
 _CHUNK = 1 << 16
 
 
@@ -25,9 +25,9 @@ class Line:
 
     Attributes:
         number: from 1 on.
-        raw: its bytes with the newline, which only a last line that was not finished lacks.
-        end: bytes of the file up to the line's end; None inside a compressed part, where a file cannot be
-            cut.
+        raw: its bytes with the newline, which only an unfinished last line lacks.
+        end: bytes of the file up to the line's end; None inside a gzip member, where a file cannot be
+            truncated.
     """
 
     number: int
@@ -41,10 +41,10 @@ class Line:
 
 
 def decoded(raw: bytes, where: str) -> str:
-    """Text.
+    """Decode UTF-8 text.
 
     Raises:
-        ValueError: for bytes that are none, naming where.
+        ValueError: for other bytes, naming ``where``.
     """
     try:
         return raw.decode()
@@ -53,10 +53,10 @@ def decoded(raw: bytes, where: str) -> str:
 
 
 def parsed(raw: bytes, where: str) -> Any:
-    """A JSON value.
+    """Parse a JSON value.
 
     Raises:
-        ValueError: for bytes that are none, naming where.
+        ValueError: for other bytes, naming ``where``.
     """
     text = decoded(raw, where)
     try:
@@ -68,25 +68,25 @@ def parsed(raw: bytes, where: str) -> Any:
 
 
 def read_object(path: Path, *names: str) -> JsonObject:
-    """The object that a JSON file holds.
+    """Read the object of a JSON file.
 
     Raises:
         FileNotFoundError: where there is no file.
-        ValueError: for a file that holds something else, or an object that lacks one of the names.
+        ValueError: for a file of something else, or an object that lacks one of the names.
     """
-    found = parsed(path.read_bytes(), str(path))
-    missing = [name for name in names if not isinstance(found, dict) or name not in found]
-    if missing or not isinstance(found, dict):
+    content = parsed(path.read_bytes(), str(path))
+    missing = [name for name in names if not isinstance(content, dict) or name not in content]
+    if missing or not isinstance(content, dict):
         wanted = f"an object with {', '.join(names)}" if names else "an object"
-        raise ValueError(f"{path} is damaged: {wanted} is expected: {found!r:.60}")
-    return found
+        raise ValueError(f"{path} is damaged: {wanted} is expected: {content!r:.60}")
+    return content
 
 
 def lines(path: Path) -> Iterator[Line]:
-    """The lines of a file, one at a time; a compressed one (``.gz``) may break off anywhere.
+    """Yield the lines of a file; a compressed one (``.gz``) may be truncated anywhere.
 
     Raises:
-        ValueError: for a compressed file with bytes that were not written so, naming the line before.
+        ValueError: for a damaged compressed file, naming the line before the damage.
     """
     with path.open("rb") as file:
         if path.suffix == ".gz":
@@ -99,11 +99,10 @@ def lines(path: Path) -> Iterator[Line]:
 
 
 def read(path: Path) -> Iterator[tuple[str, Any]]:
-    """The values of a file's lines, each with what an error may call its place; blank lines are left out.
+    """Yield the values of a file's lines, each with its place for errors; blank lines are skipped.
 
     Raises:
-        ValueError: for a line that is not JSON, naming file and line, and for a compressed file that breaks
-            off.
+        ValueError: for a line that is not JSON, naming file and line, and for a truncated compressed file.
     """
     line = None
     for line in lines(path):
@@ -115,13 +114,13 @@ def read(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def records(path: Path, check: Callable[[Any, int], None]) -> Iterator[tuple[Line, Any]]:
-    """The records of a file that is appended to, up to where it breaks off.
+    """Yield the whole records of a file that is appended to.
 
-    A last line that is cut off or damaged is left out: a kill or a power cut leaves such a line, and what it
-    held is made again.
+    A truncated or damaged last line, as a kill or a power cut leaves it, is skipped: its record will be
+    written again.
 
     Args:
-        check: raises ValueError for a value that is no record, given the value and its line's number.
+        check: raises ValueError for a value that is not a record, from the value and its line's number.
 
     Raises:
         ValueError: for a damaged line that others follow, naming file and line.
@@ -130,7 +129,7 @@ def records(path: Path, check: Callable[[Any, int], None]) -> Iterator[tuple[Lin
     for line in lines(path):
         if damage is not None:
             raise ValueError(
-                f"{damage}. Other lines follow, so nothing was changed: mend this line, or take it out of a "
+                f"{damage}. Other lines follow, so nothing was changed: repair this line, or remove it in a "
                 "copy of the file"
             ) from damage
         if line.whole and not line.raw.strip():
@@ -151,7 +150,7 @@ def records(path: Path, check: Callable[[Any, int], None]) -> Iterator[tuple[Lin
 
 
 def encoded(path: Path, values: Sequence[object]) -> bytes:
-    """A line for each value; for a compressed file (``.gz``) they are a member, whole without the others."""
+    """Encode a line for each value; for a compressed file (``.gz``), as a gzip member of their own."""
     content = "".join(json.dumps(value) + "\n" for value in values).encode()
     return gzip.compress(content) if path.suffix == ".gz" else content
 
@@ -159,10 +158,8 @@ def encoded(path: Path, values: Sequence[object]) -> bytes:
 def append(path: Path, values: Sequence[object]) -> None:
     """Append a line for each value; they are on the disk when this returns.
 
-    What was in the file stays as it is, whatever happens.
-
     Raises:
-        OSError: where they cannot be written; the file may then end with a part of them.
+        OSError: where they cannot be written; a part of them may then follow the file's old content.
     """
     content = encoded(path, values)
     with path.open("ab", buffering=0) as file:
@@ -172,19 +169,19 @@ def append(path: Path, values: Sequence[object]) -> None:
             os.fsync(file.fileno())
         except OSError as error:
             raise OSError(
-                error.errno, f"{error.strerror}; what the file held before is still in it", str(path)
+                error.errno, f"{error.strerror}; the file's old content is unchanged", str(path)
             ) from error
 
 
 def cut(path: Path, end: int) -> None:
-    """Cut off what a file holds behind its first ``end`` bytes; on the disk when this returns."""
+    """Truncate a file to its first ``end`` bytes, on the disk when this returns."""
     with path.open("rb+") as file:
         file.truncate(end)
         os.fsync(file.fileno())
 
 
 def repacked(path: Path, last: int) -> bytes:
-    """A compressed file's lines up to number ``last``, compressed anew into one member."""
+    """A compressed file's lines up to number ``last``, compressed again into one member."""
     content = io.BytesIO()
     with gzip.open(content, "wb") as packed:
         packed.writelines(line.raw for line in islice(lines(path), last))
@@ -193,7 +190,7 @@ def repacked(path: Path, last: int) -> bytes:
 
 def _unpacked(file: BinaryIO, path: Path) -> Iterator[Line]:
     number, rest = 0, b""
-    # A line is handed out when it is known whether a member ends with it.
+    # A line is yielded when it is known whether a member ends with it.
     held: Line | None = None
     try:
         for piece, end in _members(file):
@@ -217,7 +214,7 @@ def _unpacked(file: BinaryIO, path: Path) -> Iterator[Line]:
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[bytes, int | None]]:
-    """Pieces of what a gzip file holds; with the last one of a member the bytes of the file up to its end."""
+    """Yield uncompressed pieces of a gzip file; with the last one of a member, the file offset of its end."""
     packed = b""
     while True:
         unpacker = zlib.decompressobj(wbits=31)

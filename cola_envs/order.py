@@ -1,4 +1,4 @@
-"""Which problem an episode is about: what a problem seed means, also where problems come in order."""
+"""Problem seeds: the problem that an episode begins, drawn by its seed or the next in order."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cola_envs.task import TaskBatch
 
 
 class Order:
-    """The order of a finite set of problems, of a task that was made with ``sequential=True``.
+    """The order of a finite set of problems, for tasks with ``sequential=True``.
 
-    Problem seed p is problem p of the set, counted round and round. Where no problem seed is given the next
-    problem is taken, each once before any comes again, whichever row asks.
+    Problem seed p is problem p of the set, modulo its size. Without a problem seed a row gets the next
+    problem; each problem is played once before any is repeated.
 
     Args:
-        size: how many problems the set has.
+        size: number of problems in the set.
     """
 
     def __init__(self, size: int) -> None:
@@ -24,21 +24,21 @@ class Order:
         self._next = 0
 
     def seeds(self, given: Sequence[int | None]) -> list[int]:
-        """Problem seeds as they were given, and the next ones in place of None."""
-        found = []
+        """The problem seeds, with the next ones in place of None."""
+        seeds = []
         for seed in given:
             if seed is None:
                 seed, self._next = self._next, self._next + 1
-            found.append(int(seed))
-        return found
+            seeds.append(int(seed))
+        return seeds
 
 
 def draw(size: int, order: Order | None, rng: np.random.Generator, problem_seed: int | None = None) -> int:
-    """The number of the problem that a row of a task of ``size`` problems begins.
+    """The number of the problem, of ``size``, that a row begins.
 
     Args:
         order: None to draw the problem from ``rng``.
-        problem_seed: read where there is an order; None for the next in it.
+        problem_seed: used with an order; None for the next problem in it.
     """
     if order is None:
         return int(rng.integers(size))
@@ -46,7 +46,7 @@ def draw(size: int, order: Order | None, rng: np.random.Generator, problem_seed:
 
 
 def order_of(tasks: TaskBatch) -> Order | None:
-    """The order that a task's problems come in; None where their seeds draw them."""
+    """The order of a task's problems; None where they are drawn by their seeds."""
     order = getattr(tasks, "order", None)
     return order if isinstance(order, Order) else None
 
@@ -56,27 +56,23 @@ def chosen_problems(tasks: TaskBatch, seeds: Sequence[int], given: Sequence[int 
 
     Args:
         tasks: the rows' tasks.
-        seeds: the row seeds, which stand in for problem seeds that were not given. Where problems come in
-            order, the next ones do.
+        seeds: the row seeds, used in place of missing problem seeds unless the problems have an order.
         given: the problem seeds, or None.
     """
     order = order_of(tasks)
     if order is not None:
         return order.seeds(given)
-    return [seed if own is None else int(own) for seed, own in zip(seeds, given, strict=True)]
+    return [row if problem is None else int(problem) for row, problem in zip(seeds, given, strict=True)]
 
 
 def check_prompts(tasks: TaskBatch, problem_seeds: Sequence[int | None], prompts: Sequence[object]) -> None:
-    """Refuse different prompts of one problem seed: answers to them must not be compared.
+    """Raise ValueError for different prompts of one problem seed, whose answers must not be compared.
 
-    A task that says of itself that its texts change from play to play (``repeatable`` is False) is not asked.
+    A task with ``repeatable`` False, whose texts differ from play to play, is not checked.
 
     Args:
-        problem_seeds: None where none was given: that row is compared with no other.
+        problem_seeds: None for a row that is not compared.
         prompts: texts or tokens, one for each seed.
-
-    Raises:
-        ValueError: naming the problem seed and both prompts.
     """
     if not getattr(tasks, "repeatable", True):
         return

@@ -1,4 +1,4 @@
-"""Action spaces of which some elements must not be taken."""
+"""Action spaces with a mask of allowed actions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gymnasium.vector.utils import batch_space
 
 
 class MaskedDiscrete(Discrete):
-    """``Discrete(n)`` that samples, and contains, only what a mask allows.
+    """``Discrete(n)`` that samples and contains only the actions that a mask allows.
 
-    A language model's vocabulary is often padded beyond its tokenizer's, whose ids may have holes: with plain
-    ``Discrete`` a random agent, and so every environment checker, would draw ids that mean nothing.
+    A language model's vocabulary is often padded beyond its tokenizer's, whose ids may have holes: from plain
+    ``Discrete`` a random agent, such as in an environment checker, would draw meaningless ids.
 
     Args:
         mask: [n] bool, at least one of them True.
@@ -54,17 +54,17 @@ class MaskedMultiDiscrete(MultiDiscrete):
 
 
 def reach(mask: np.ndarray) -> int:
-    """How many of the first actions hold all that ``mask`` [n] allows: one more than the largest of them."""
+    """One more than the largest action that ``mask`` [n] allows."""
     return int(np.flatnonzero(mask)[-1]) + 1
 
 
 def masked(space: Discrete, mask: np.ndarray) -> Discrete:
-    """``space`` itself where everything is allowed, else its masked kind."""
+    """``space``, or a :class:`MaskedDiscrete` where the mask forbids an action."""
     return space if mask.all() else MaskedDiscrete(mask)
 
 
 def batched(space: Discrete, num_envs: int) -> MultiDiscrete:
-    """``num_envs`` of ``space``."""
+    """The action space of ``num_envs`` environments with ``space``."""
     if isinstance(space, MaskedDiscrete):
         return MaskedMultiDiscrete(space.mask, num_envs)
     return cast("MultiDiscrete", batch_space(space, num_envs))

@@ -1,8 +1,8 @@
-"""What a task is: text in, text and reward out.
+"""The interface of a task: text in, text and reward out.
 
-A task never sees a token, an action or a tensor. It gives a prompt, is handed each finished
-segment of the agent's text, and answers with a :class:`Turn`. Everything else (tokens, codes,
-budgets, caches) belongs to :mod:`cola_envs.episodes`.
+A task never sees a token, an action or a tensor. It returns a prompt, receives each finished segment of the
+agent's text, and returns a :class:`Turn`. Everything else (tokens, codes, budgets, caches) belongs to
+:mod:`cola_envs.episodes`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from cola_envs.fields import Info
 
 @dataclass(frozen=True)
 class Turn:
-    """A task's answer to one finished segment.
+    """A task's response to one finished segment: text, reward, and whether the episode ends.
 
     Attributes:
-        text: what the environment says next; appended to the context, never rewarded as the agent's own.
-        reward: paid for the segment; a finite number.
-        done: whether the episode is over by the task's own rules (Gymnasium's ``terminated``).
-        truncated: the task cuts the episode for a reason outside its own rules (an engine that failed, a
-            limit of commands): Gymnasium's ``truncated``, whatever ``done`` says.
-        info: the task's own fields, by name. A field keeps one type over all episodes (say ``""`` and not
-            None for what is missing): Gymnasium's vector environments make arrays of them. ``success`` (bool)
-            is read by every logger of this project; it defaults to ``reward > 0`` at the end of an episode.
+        text: the environment's next text, appended to the context.
+        reward: for the segment; a finite number.
+        done: whether the episode is over by the task's rules (Gymnasium's ``terminated``).
+        truncated: the episode is cut short for another reason (an engine that failed, a limit of commands):
+            Gymnasium's ``truncated``, for either value of ``done``.
+        info: the task's fields, by name. A field has one type in all episodes (for example ``""``, not None,
+            where a text is missing), because Gymnasium's vector environments make arrays of them. All loggers
+            read ``success`` (bool); it defaults to ``reward > 0`` at the end of an episode.
 
     Values of other types are refused when they reach an episode (:mod:`cola_envs.contract`).
     """
@@ -44,11 +44,11 @@ class Turn:
 
 @runtime_checkable
 class Task(Protocol):
-    """One row of text: what a user writes to make a task of their own.
+    """A task for one row: the interface to implement for a new task.
 
-    ``stop`` holds the strings that end a segment besides the model's end-of-text tokens; a segment
-    includes the stop string that ended it, and never an end-of-text token. Other special tokens (tags, chat
-    markers) stand in it as the model wrote them.
+    ``stop`` holds the strings that end a segment besides the model's end-of-text tokens; a segment includes
+    the stop string that ended it, never an end-of-text token, and all other special tokens (tags, chat
+    markers).
     """
 
     @property
@@ -64,23 +64,23 @@ class Task(Protocol):
 
 @runtime_checkable
 class KeepsState(Protocol):
-    """A task that copies its state itself; any other is put back by playing it again."""
+    """A task that can copy its state; any other is restored by replaying its segments."""
 
     def snapshot(self) -> object:
         """Return the task's state, picklable."""
 
     def restore(self, state: object) -> None:
-        """Put the task back to what :meth:`snapshot` returned."""
+        """Restore a state that :meth:`snapshot` returned."""
 
 
 class TaskBatch(Protocol):
-    """Many rows of a task, driven together: what :class:`~cola_envs.episodes.Episodes` holds.
+    """A task for many rows, the interface that :class:`~cola_envs.episodes.Episodes` uses.
 
-    Slow engines, graders and reward models implement this directly so that a vector step is one
-    call. A plain :class:`Task` becomes one through :class:`EachRow`.
+    Slow engines, graders and reward models implement it directly, so that a vector step is one call;
+    :class:`EachRow` makes one of plain :class:`Task` objects.
 
-    What ``step`` raises is an error of all rows of the call, unless it says which rows failed: see
-    :func:`answered`. ``on_task_error`` of Episodes says what follows.
+    An exception of ``step`` is an error of all rows of the call, unless it names those that failed: see
+    :func:`answered`. ``on_task_error`` of Episodes determines how errors are handled.
     """
 
     @property
@@ -97,24 +97,24 @@ class TaskBatch(Protocol):
         """Fields about the row's problem and data set, shown in ``info`` at reset and at the end."""
 
     def snapshot(self, row: int) -> object:
-        """Return the row's state, picklable, sharing nothing that a later step changes."""
+        """Return the row's state, picklable and independent of later steps."""
 
     def restore(self, row: int, state: object) -> None:
-        """Put a row back to what :meth:`snapshot` returned."""
+        """Restore a row to a state that :meth:`snapshot` returned."""
 
     def close(self) -> None:
         """Release engines, processes and files. May be called more than once."""
 
 
 def answered(answers: Sequence[Turn | Exception]) -> list[Turn]:
-    """What a batch's ``step`` returns, of rows that may fail apart.
+    """Return the turns of a batch's ``step``, or raise the first error with all answers attached to it.
 
     Args:
-        answers: per row of the call a turn, or what was raised in its place.
+        answers: for each row of the call its turn or its exception.
 
     Raises:
-        Exception: the first among ``answers``, with all of them in its attribute ``row_answers``, so that the
-            other rows can go on.
+        Exception: the first one in ``answers``, with all of them in its attribute ``row_answers``, so that
+            the other rows can continue.
     """
     for answer in answers:
         if isinstance(answer, Exception):
@@ -124,17 +124,16 @@ def answered(answers: Sequence[Turn | Exception]) -> list[Turn]:
 
 
 class EachRow:
-    """A :class:`TaskBatch` made of one :class:`Task` object a row.
+    """A :class:`TaskBatch` of one :class:`Task` object a row.
 
     Args:
-        factory: called once per row; every row owns its task.
-        num_rows: how many rows there are.
+        factory: called once per row; every row has its own task.
+        num_rows: number of rows.
 
-    A row's snapshot is the generator state its episode began with and the segments it has seen;
-    restoring replays them, so that a task needs no code of its own for it; a replay that does not say
-    what was said is refused. A task that can copy its state cheaply may define ``snapshot()`` and
-    ``restore(state)`` and is then asked instead. A task's ``info`` attribute, where it has one, is a dict
-    shown at reset and at the end of the episode.
+    A row's snapshot is the initial generator state of its episode and its segments so far; restoring replays
+    them, which needs no code in the task, and a replay with other turns is an error. A task that can copy its
+    state cheaply may define ``snapshot()`` and ``restore(state)``, which are used instead. A task's ``info``
+    attribute, if it has one, is a dict shown at reset and at the end of the episode.
 
     Raises:
         TypeError: if the factory returns something that is not a task, or ``stop`` is no tuple of strings.
@@ -159,8 +158,8 @@ class EachRow:
             raise ValueError(f"every row's task must have the same stop strings, {self.stop!r}")
         self._origin: list[Mapping[str, object] | None] = [None] * num_rows
         self._segments: list[list[str]] = [[] for _ in range(num_rows)]
-        #: Per row a digest of all that its task has said in this episode.
-        self._said: list[int] = [0] * num_rows
+        #: Per row a digest of its prompt and turns in this episode.
+        self._digests: list[int] = [0] * num_rows
 
     def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
         prompts = []
@@ -172,36 +171,36 @@ class EachRow:
     def _begin(self, row: int, rng: np.random.Generator) -> str:
         self._segments[row] = []
         prompt = self.tasks[row].reset(rng)
-        self._said[row] = zlib.crc32(str(prompt).encode())
+        self._digests[row] = zlib.crc32(str(prompt).encode())
         return prompt
 
-    def _go_on(self, row: int, text: str) -> Turn:
+    def _step(self, row: int, text: str) -> Turn:
         self._segments[row].append(text)
         turn = self.tasks[row].step(text)
-        if isinstance(turn, Turn):  # what is none is refused by who asked for it
-            said = (turn.text, turn.reward, turn.done, turn.truncated)
-            self._said[row] = zlib.crc32(repr(said).encode(), self._said[row])
+        if isinstance(turn, Turn):  # anything else is refused by the caller
+            fields = (turn.text, turn.reward, turn.done, turn.truncated)
+            self._digests[row] = zlib.crc32(repr(fields).encode(), self._digests[row])
         return turn
 
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
         answers: list[Turn | Exception] = []
         for row, text in zip(rows, texts, strict=True):
             try:
-                answers.append(self._go_on(row, text))
+                answers.append(self._step(row, text))
             except Exception as error:
-                self._segments[row].pop()  # a replay ends before what failed
+                self._segments[row].pop()  # a replay ends before the segment that failed
                 answers.append(error)
         return answered(answers)
 
     def info(self, row: int) -> Info:
-        # A copy all the way down: users keep what they are given, and a task may write to its own.
+        # A deep copy: users keep the dict, and a task may change its own.
         return copy.deepcopy(getattr(self.tasks[row], "info", {}))
 
     def snapshot(self, row: int) -> object:
         task = self.tasks[row]
         if isinstance(task, KeepsState):
             return ("own", copy.deepcopy(task.snapshot()))
-        return ("replay", self._origin[row], tuple(self._segments[row]), self._said[row])
+        return ("replay", self._origin[row], tuple(self._segments[row]), self._digests[row])
 
     def restore(self, row: int, state: object) -> None:
         if not isinstance(state, tuple):
@@ -209,20 +208,20 @@ class EachRow:
         kind, *payload = state
         task = self.tasks[row]
         if kind == "own" and isinstance(task, KeepsState):
-            # Several rows may be restored from one state, and a task may keep what it is given.
+            # A copy, because several rows may be restored from one state, and a task may change it.
             task.restore(copy.deepcopy(payload[0]))
             return
-        origin, segments, said = payload
+        origin, segments, digest = payload
         rng = np.random.default_rng()
         rng.bit_generator.state = origin
         self._origin[row] = origin
         self._begin(row, rng)
         for text in segments:
-            self._go_on(row, text)
-        if self._said[row] != said:
+            self._step(row, text)
+        if self._digests[row] != digest:
             raise RuntimeError(
-                f"{type(task).__name__} cannot be put back: played again, it said something else. "
-                "Draw from the generator that reset is given alone, or define snapshot() and restore(state)"
+                f"{type(task).__name__} cannot be restored: its replay gave other turns. Draw only from the "
+                "generator that reset takes, or define snapshot() and restore(state)"
             )
 
     def close(self) -> None:

@@ -97,7 +97,7 @@ def test_what_cannot_be_appended_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"No space left.*before is still in it.*a\.jsonl"):
+    with pytest.raises(OSError, match=r"No space left.*old content is unchanged.*a\.jsonl"):
         jsonl.append(path, [2])
     assert path.read_bytes().startswith(b"1\n")
 

@@ -58,10 +58,10 @@ def search_above_greedy(inputs: Inputs) -> Finding:
     line = lines[SEARCH]
     apart = line["minus"]["greedy"][-1]
     verdict = HOLDS if apart["low"] > 0 else FAILS if apart["high"] < 0 else OPEN
-    found, greedy = (one["points"][-1]["accuracy"]["mean"] for one in (line, lines["greedy"]))
+    accuracy, greedy = (one["points"][-1]["accuracy"]["mean"] for one in (line, lines["greedy"]))
     ours = (
-        f"{SEARCHED}: {number(found)} against {number(greedy)} at {results['budgets'][-1]:g} answers' worth "
-        f"of tokens, difference {number(apart['mean'])}"
+        f"{SEARCHED}: {number(accuracy)} against {number(greedy)} at {results['budgets'][-1]:g} answers' "
+        f"worth of tokens, difference {number(apart['mean'])}"
     )
     others = [
         f"`{other}` {interval(one[-1])}" for other, one in line["minus"].items() if other.startswith("token")
@@ -88,7 +88,7 @@ def semantic_diversity(inputs: Inputs) -> Finding:
             f"diversity at a validity of {VALIDITY:g}: `python -m benchmarks diversity --validities "
             f"{VALIDITY:g}`"
         )
-    told = matched["arms"].get(LATENT_TEXTS)
+    figures = matched["arms"].get(LATENT_TEXTS)
     official = "; ".join(
         f"{arm['name']} {point['quality_diversity']:.2f}"
         for arm in results["arms"]
@@ -96,19 +96,19 @@ def semantic_diversity(inputs: Inputs) -> Finding:
         if point["temperature"] == 1.0 and point["quality_diversity"] is not None
     )
     cause = f"1 / mean similarity at temperature 1, grammatical or not: {official}." if official else ""
-    if told is None or "difference" not in told:
+    if figures is None or "difference" not in figures:
         return Finding(OPEN, f"an arm is never {VALIDITY:g} grammatical on its temperatures", "", cause)
-    apart = told["difference"]["diversity"]
+    apart = figures["difference"]["diversity"]
     sampled = matched["arms"].get(SAMPLED_TEXTS)
     if sampled is not None and "difference" in sampled:
         cause = f"With the world model sampled: {interval(sampled['difference']['diversity'])}. {cause}"
-    if told["difference"]["reached"] < 0.95:
+    if figures["difference"]["reached"] < 0.95:
         verdict = OPEN
     else:
         verdict = HOLDS if apart["low"] > 0 else FAILS if apart["high"] < 0 else OPEN
-    words = told["difference"]["distinct_2"]
+    words = figures["difference"]["distinct_2"]
     ours = (
-        f"1 - similarity at {VALIDITY:g} grammatical: {number(told['diversity']['mean'])}, less token's "
+        f"1 - similarity at {VALIDITY:g} grammatical: {number(figures['diversity']['mean'])}, less token's "
         f"{number(apart['mean'])}; distinct-2 less token's {interval(words)}"
     )
     return Finding(verdict, ours, interval(apart).partition(" ")[2], cause, {"matched": matched})

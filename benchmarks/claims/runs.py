@@ -82,7 +82,7 @@ def reward_after(tasks: Sequence[str], name: str) -> Callable[[Inputs], Finding]
             {arm: comparison.main(arm) for arm in comparison.arms()},
             quantity,
             more_is_better=True,
-            told=verdict == HOLDS,
+            effect=verdict == HOLDS,
         )
         return Finding(verdict, ours, _bounds(one), cause + _floor(comparison, name), judged_record(one))
 
@@ -90,7 +90,7 @@ def reward_after(tasks: Sequence[str], name: str) -> Callable[[Inputs], Finding]
 
 
 def _start(comparison: Comparison, name: str) -> str:
-    """How much of a difference after RL was there before, and how much RL made."""
+    """A sentence on the difference before RL and the share that RL added."""
     before = Quantity(name, name, TIE, figure("before", name))
     gain = Quantity(name, name, TIE, change(name))
     parts = [
@@ -101,7 +101,7 @@ def _start(comparison: Comparison, name: str) -> str:
 
 
 def _floor(comparison: Comparison, name: str) -> str:
-    """How the best constant code does, where sampled rewards are compared."""
+    """A sentence on the reward of the best constant code, where sampled rewards are compared."""
     rewards = comparison.floors().get("constant-code")
     if name != "reward" or not rewards:
         return ""
@@ -143,7 +143,7 @@ def half(axis: str) -> Callable[[Inputs], Finding]:
                 {arm: comparison.main(arm) for arm in comparison.arms()},
                 quantity,
                 more_is_better=False,
-                told=verdict == HOLDS,
+                effect=verdict == HOLDS,
             )
             + _floor(comparison, "reward"),
             {
@@ -194,13 +194,13 @@ def kept_without_kl(inputs: Inputs) -> Finding:
     more = judge({name: side for name, side in beyond.items() if side}, HARMLESS["grammar"])
     if not harmless or not more:
         raise MissingInput(f"figures of {' and '.join(names)} before and after RL at KL weight 0")
-    said = [one.verdict for one in harmless.values()]
+    verdicts = [one.verdict for one in harmless.values()]
     others = [one.verdict for one in more.values()]
     if min(one.estimate.models for one in (*harmless.values(), *more.values())) < FEWEST_MODELS:
         verdict = OPEN
-    elif all(one in ("equivalent", "less") for one in said) and "more" in others:
+    elif all(one in ("equivalent", "less") for one in verdicts) and "more" in others:
         verdict = HOLDS
-    elif "more" in said or all(one in ("equivalent", "less") for one in others):
+    elif "more" in verdicts or all(one in ("equivalent", "less") for one in others):
         verdict = FAILS
     else:
         verdict = OPEN
@@ -215,7 +215,7 @@ def kept_without_kl(inputs: Inputs) -> Finding:
     )
     cause = " ".join(
         f"{LABELS[name].capitalize()} lost without KL. "
-        + controls(runs, every[name], more_is_better=False, told=verdict == HOLDS)
+        + controls(runs, every[name], more_is_better=False, effect=verdict == HOLDS)
         for name in names
     )
     figures = {
@@ -230,8 +230,8 @@ _HARM = {"equivalent": "no harm", "less": "a gain", "more": "harm", "undecided":
 
 
 def _without_kl(comparison: Comparison, arm: str) -> list[Run]:
-    """The runs of an arm's setting without KL: of several the one with most runs, then most test reward."""
-    found = [
+    """The runs of an arm's setting without KL; of several, that with most runs, then highest test reward."""
+    candidates = [
         runs
         for runs in comparison.settings(arm).values()
         if float(runs[0].options.get("kl_coef", 1.0)) == 0.0
@@ -241,7 +241,7 @@ def _without_kl(comparison: Comparison, arm: str) -> list[Run]:
         rewards = [reward for run in runs if (reward := run.after.get("reward")) is not None]
         return len(runs), float(np.mean(rewards)) if rewards else 0.0
 
-    return max(found, key=worth, default=[])
+    return max(candidates, key=worth, default=[])
 
 
 def agent_tasks(inputs: Inputs) -> Finding:
@@ -258,11 +258,11 @@ def agent_tasks(inputs: Inputs) -> Finding:
 
 
 def controls(
-    runs: Mapping[str, Sequence[Run]], quantity: Quantity, *, more_is_better: bool, told: bool
+    runs: Mapping[str, Sequence[Run]], quantity: Quantity, *, more_is_better: bool, effect: bool
 ) -> str:
-    """How the control arms do beside the latent one, as a sentence.
+    """A sentence that compares the control arms with the latent one.
 
-    Where there is an effect to explain (``told``), what does as well as the latent arm says its cause.
+    Where there is an ``effect`` to explain, the arms that do as well as the latent one give its cause.
     """
     family = {}
     for arm in CONTROLS:
@@ -272,8 +272,8 @@ def controls(
     judged = judge(family, quantity.margin)
     better, worse = ("more", "less") if more_is_better else ("less", "more")
     groups = {
-        "as good as latent": ("equivalent", told),
-        "better than latent": (worse, told),
+        "as good as latent": ("equivalent", effect),
+        "better than latent": (worse, effect),
         "worse than latent": (better, False),
         "undecided": ("undecided", False),
     }

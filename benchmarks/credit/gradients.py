@@ -79,18 +79,18 @@ def group_gradients(agent: Agent, batch: Batch, size: int) -> dict[str, Tensor]:
     The head's and the trunk's parameters are apart; the value's are left out.
 
     Args:
-        size: episodes of a group, which stand side by side in the batch.
+        size: episodes of a group, which are consecutive in the batch.
     """
     named = {name: p for name, p in agent.actor.trained().items() if not name.startswith("value_head")}
     parts: dict[str, list[Tensor]] = {name.split(".")[0]: [] for name in named}
     for at in range(0, len(batch.rollout), size):
         share, _ = agent.loss(replace(batch.select(np.arange(at, at + size)), minibatch=batch))
         loss = share * batch.num_decisions  # its sum over the group's decisions
-        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        derivatives = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         pieces: dict[str, list[Tensor]] = {part: [] for part in parts}
-        for (name, parameter), gradient in zip(named.items(), found, strict=True):
-            given = torch.zeros_like(parameter) if gradient is None else gradient
-            pieces[name.split(".")[0]].append(given.flatten().float())
+        for (name, parameter), gradient in zip(named.items(), derivatives, strict=True):
+            filled = torch.zeros_like(parameter) if gradient is None else gradient
+            pieces[name.split(".")[0]].append(filled.flatten().float())
         for part, vectors in pieces.items():
             parts[part].append(torch.cat(vectors))
     return {part: torch.stack(rows) for part, rows in parts.items()}
@@ -98,12 +98,12 @@ def group_gradients(agent: Agent, batch: Batch, size: int) -> dict[str, Tensor]:
 
 def products_of(gradients: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Inner products of gradients with one another, [n, n] float64, of each part and of ``"all"``."""
-    found = {part: (rows @ rows.T).double().cpu().numpy() for part, rows in gradients.items()}
-    return {"all": sum(found.values(), np.zeros(())), **found}
+    products = {part: (rows @ rows.T).double().cpu().numpy() for part, rows in gradients.items()}
+    return {"all": sum(products.values(), np.zeros(())), **products}
 
 
 def gradient_snr(agent: Agent) -> tuple[dict[str, Signal], Batch]:
-    """Signal and noise of the policy gradient that a bundled agent would follow next; it learns nothing.
+    """Signal and noise of the next policy gradient of a bundled agent, without an update.
 
     The agent plays one batch, and each group of episodes that are judged against one another (GRPO, RLOO: the
     answers to one problem; others: each episode) gives one gradient of the agent's own loss: these are
@@ -123,4 +123,4 @@ def gradient_snr(agent: Agent) -> tuple[dict[str, Signal], Batch]:
     finally:
         agent.num_timesteps, agent.num_episodes = played
     gradients = group_gradients(agent, batch, getattr(agent.options, "group_size", 1))
-    return {part: signal_to_noise(found) for part, found in products_of(gradients).items()}, batch
+    return {part: signal_to_noise(products) for part, products in products_of(gradients).items()}, batch

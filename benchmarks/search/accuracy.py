@@ -1,4 +1,4 @@
-"""From what the methods found to accuracy at a budget: who answers, intervals, and paired differences."""
+"""Accuracy at a token budget from the endings of the methods, with intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ LINES: dict[str, Line] = {
 
 
 def lines(beams: Sequence[int]) -> dict[str, Line]:
-    """All lines, beams of these widths among them."""
-    found = dict(LINES)
+    """All lines, including beams of these widths."""
+    known = dict(LINES)
     for width in beams:
-        found[f"beam {width}"] = Line(f"beam-{width}", _first)
-    return found
+        known[f"beam {width}"] = Line(f"beam-{width}", _first)
+    return known
 
 
 def by_then(endings: Sequence[Ending], budget: float) -> Sequence[Ending]:
@@ -104,7 +104,7 @@ class Point:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "accuracy": _told(self.scores),
+            "accuracy": _with_interval(self.scores),
             "tokens": round(self.tokens, 2),
             "cpu_s": round(self.cpu_s, 5),
         }
@@ -124,39 +124,39 @@ def point(line: Line, runs: Sequence[Found], budget: float) -> Point:
 
 def difference(first: Point, second: Point) -> dict[str, Any]:
     """The paired difference of two points over the same problems, with its interval."""
-    return _told(paired({0: first.scores}, {0: second.scores})[0])
+    return _with_interval(paired({0: first.scores}, {0: second.scores})[0])
 
 
-def _told(values: Sequence[float]) -> dict[str, Any]:
-    found = estimate({0: list(values)}, resamples=_RESAMPLES)
-    return {"mean": round(found.mean, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
+def _with_interval(values: Sequence[float]) -> dict[str, Any]:
+    interval = estimate({0: list(values)}, resamples=_RESAMPLES)
+    return {"mean": round(interval.mean, 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}
 
 
 def points(
     runs: Mapping[str, Sequence[Found]], known: Mapping[str, Line], budgets: Sequence[float]
 ) -> dict[str, list[Point]]:
-    """Of each line a point a budget; of greedy play and of a beam, whose cost is their own, one."""
-    found = {}
+    """For each line its points at all budgets; one point for greedy play and beams, whose cost is fixed."""
+    curves = {}
     for name, line in known.items():
         if line.method in runs:
-            found[name] = [point(line, runs[line.method], b) for b in ([0.0] if line.alone else budgets)]
-    return found
+            curves[name] = [point(line, runs[line.method], b) for b in ([0.0] if line.alone else budgets)]
+    return curves
 
 
-def judge(found: Found) -> dict[str, Any]:
-    """How well the Q-function tells right answers from wrong ones, over independent answers.
+def judge(run: Found) -> dict[str, Any]:
+    """How well the Q-function separates right from wrong answers, over independent answers.
 
-    ``auc``: the chance that a right answer is valued above a wrong one; ``auc_within``: of one problem, the
-    mean over problems that have both; ``calibration``: mean value, share right and number of answers in
-    ten groups of equal size by value.
+    ``auc``: the probability that a right answer has a higher value than a wrong one; ``auc_within``: the same
+    within a problem, as the mean over problems that have both; ``calibration``: mean value, share right and
+    number of answers in ten groups of equal size by value.
     """
     problems = [
         (np.array([ending.value for ending in problem]), np.array([ending.reward > 0 for ending in problem]))
-        for problem in found.endings
+        for problem in run.endings
     ]
     values, right = (np.concatenate(parts) for parts in zip(*problems, strict=True))
     overall = concordance(values, right)
-    within = [one for own, marks in problems if (one := concordance(own, marks)) is not None]
+    within = [auc for scores, marks in problems if (auc := concordance(scores, marks)) is not None]
     groups = [group for group in np.array_split(np.argsort(values, kind="stable"), 10) if len(group)]
     return {
         "answers": len(values),

@@ -1,4 +1,4 @@
-"""What is searched: problems of a task, by a model at one level, judged by a Q-function trained for both."""
+"""The tasks, the models (arms) and the Q-functions of the search benchmark."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 ARMS = ("latent", "token", "token-same-base")
 #: As many actions as there are codes: a search over tokens takes the likeliest of them.
 WIDTH = 64
-#: What an action outside the width counts: finite, so that nothing downstream meets an infinity.
+#: The logit and value of an action outside the width: finite, since later code does not expect infinities.
 _NEVER = -1e4
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a Q-function is made, alike for every arm.
+    """The training of a Q-function, the same for every arm.
 
     Attributes:
-        problems: of the train split.
+        problems: number of problems of the train split.
         n: answers to each.
-        steps: of :func:`cola_agents.search.q.train_q`, at most: the weights kept are those that order the
-            answers to held-out problems best.
-        held_out: of the problems; 0 for none, and the last weights.
+        steps: of :func:`cola_agents.search.q.train_q`; the final weights are those of the step that orders
+            the answers to held-out problems best.
+        held_out: number of held-out problems; 0 for none, and the weights of the last step.
     """
 
     problems: int = 512
@@ -80,9 +80,9 @@ class Judge:
     Attributes:
         q: the function.
         length: mean number of tokens of a recorded answer.
-        looks: by step, how well it told the answers to held-out problems apart; the best look's weights
-            are kept.
-        commits: of the code that began the recording and that trained; None where it is not known.
+        looks: by step, how well it ordered the answers to held-out problems; the weights are those of the
+            best step.
+        commits: of the code that began the recording, and that trained; None where it is unknown.
     """
 
     q: QFunction
@@ -125,12 +125,12 @@ def q_function(
         if recipe.held_out:
             rollout, held_out = split_problems(rollout, recipe.held_out)
         records = train_q(q, rollout, QConfig(steps=recipe.steps), held_out=held_out)
-        told = {
+        settings = {
             "commit": commit,
             "loss": [round(r["loss"], 5) for r in records],
             "held_out": {r["step"]: round(r["held_out"], 4) for r in records if "held_out" in r},
         }
-        write_json(folder / "q_loss.json", told)
+        write_json(folder / "q_loss.json", settings)
         q.save(folder / "q")
     trained = jsonl.read_object(folder / "q_loss.json", "commit", "held_out")
     commits = (recorded.about["provenance"]["commit"], trained["commit"])
@@ -138,15 +138,15 @@ def q_function(
 
 
 def narrowed(policy: Values, q: Values, width: int) -> tuple[Values, Values]:
-    """A policy and a Q-function that know each state's ``width`` likeliest actions alone."""
+    """A policy and a Q-function restricted to the ``width`` likeliest actions of each state."""
 
     def outside(rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         logits = policy(rows)
         return logits, logits < logits.topk(min(width, logits.shape[-1]), dim=-1).values[:, -1:]
 
     def logits(rows: Sequence[int]) -> Tensor:
-        found, others = outside(rows)
-        return found.masked_fill(others, _NEVER)
+        inside, others = outside(rows)
+        return inside.masked_fill(others, _NEVER)
 
     def values(rows: Sequence[int]) -> Tensor:
         _, others = outside(rows)

@@ -117,12 +117,12 @@ class Plan:
 def measure_accuracy(
     work: Path, tasks: Sequence[str], arms: Sequence[str], plan: Plan, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Accuracy of every line at every budget, JSON-ready; what is in ``work`` is not made again.
+    """Accuracy of every line at every budget, as JSON values; existing files in ``work`` are reused.
 
-    What is there may be of older code: each arm's ``commits`` are those of all that its figures rest on.
+    They may be of older code: each arm's ``commits`` are those of all files that its figures use.
 
     Raises:
-        ValueError: for a ``work`` folder that was made with other settings.
+        ValueError: for a ``work`` folder of other settings.
         InUseError: where another process writes that folder.
     """
     with one_writer(work):
@@ -134,7 +134,7 @@ def _measure_accuracy(
 ) -> dict[str, Any]:
     models = {arm: backbone_of(arm) for arm in arms}
     commit = provenance()["commit"]
-    found: dict[str, Any] = {}
+    by_task: dict[str, Any] = {}
     for task in tasks:
         judges: dict[str, Judge] = {}
         for arm in arms:
@@ -154,9 +154,9 @@ def _measure_accuracy(
         for arm in arms:
             compared[arm]["q"]["held_out_looks"] = judges[arm].looks
             compared[arm]["commits"] = _commits(judges[arm], runs[arm])
-        found[task] = {"tokens_per_answer": unit, "arms": compared}
-    told = {"problems": plan.problems, "budgets": plan.budgets, "search_seeds": plan.seeds}
-    return {**told, "q": asdict(plan.recipe), "tasks": found}
+        by_task[task] = {"tokens_per_answer": unit, "arms": compared}
+    settings = {"problems": plan.problems, "budgets": plan.budgets, "search_seeds": plan.seeds}
+    return {**settings, "q": asdict(plan.recipe), "tasks": by_task}
 
 
 def _same(folder: Path, plan: Plan, fingerprint: str) -> None:
@@ -176,9 +176,9 @@ def _same(folder: Path, plan: Plan, fingerprint: str) -> None:
 
 
 def _commits(judge: Judge, runs: dict[str, list[Found]]) -> list[str]:
-    """Of the code that made what an arm's figures rest on, each once."""
-    kept = [*judge.commits, *(run.commit for of_method in runs.values() for run in of_method)]
-    return sorted({commit or "unknown" for commit in kept})
+    """The commits of the code behind an arm's figures, each once."""
+    commits = [*judge.commits, *(run.commit for of_method in runs.values() for run in of_method)]
+    return sorted({commit or "unknown" for commit in commits})
 
 
 def _played(
@@ -214,10 +214,10 @@ def _compared(
     runs: dict[str, dict[str, list[Found]]], beams: Sequence[int], budgets: Sequence[float]
 ) -> dict[str, Any]:
     known = lines(beams)
-    every = {arm: points(found, known, budgets) for arm, found in runs.items()}
-    said: dict[str, Any] = {}
+    every = {arm: points(by_method, known, budgets) for arm, by_method in runs.items()}
+    results: dict[str, Any] = {}
     for arm, by_line in every.items():
-        said[arm] = {"q": judge(runs[arm]["tries"][0]), "reached": reached(runs[arm]), "lines": {}}
+        results[arm] = {"q": judge(runs[arm]["tries"][0]), "reached": reached(runs[arm]), "lines": {}}
         for name, own in by_line.items():
             method = runs[arm][known[name].method]
             minus = {}
@@ -229,7 +229,7 @@ def _compared(
             for other in every if arm == "latent" else ():
                 if other != arm:
                     minus[other] = _less(own, every[other][name])
-            said[arm]["lines"][name] = {
+            results[arm]["lines"][name] = {
                 "oracle": known[name].oracle,
                 "points": [at.as_dict() for at in own],
                 "forwarded_of_new": round(
@@ -237,7 +237,7 @@ def _compared(
                 ),
                 "minus": minus,
             }
-    return said
+    return results
 
 
 def _less(own: Sequence[Point], other: Sequence[Point]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""The ways to spend tokens on a problem, each played once and kept with what every answer had cost.
+"""The compared methods of spending tokens on a problem, and the record of a run.
 
-An answer's cost stands with it, so one run tells the accuracy at every smaller budget: a method that is
-stopped at b tokens has the answers that it would have had by then.
+A run records the cost of every answer, which gives the accuracy at every smaller budget: a method that is
+stopped at b tokens has the answers that it had found by then.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from cola_envs.seeds import derived_seed
 
 @dataclass(frozen=True)
 class Stage:
-    """What a method plays with.
+    """The inputs of a method.
 
     Attributes:
         episodes: rows to search in, a problem each.
-        policy, q: attached to their session; ``q`` says what an answer is worth.
+        policy, q: attached to their session; ``q`` gives the value of an answer.
         width: actions that a search considers in a state.
-        budget: new model tokens a problem, after which nothing more is begun.
-        seed: of the search's draws; :func:`play` makes one of it for each batch of problems.
+        budget: new model tokens a problem, after which no simulation or try begins.
+        seed: of the search's draws; :func:`play` derives one from it for each batch of problems.
     """
 
     episodes: Episodes
@@ -46,16 +46,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Found:
-    """What a method came by.
+    """The record of a method's run.
 
     Attributes:
-        endings: per problem, in the order in which they were found. ``text`` is the answer that they are
-            counted by, ``reward`` 1 where it is right; actions and info are left out.
+        endings: per problem, in the order of play. ``text`` is the answer that they vote for, ``reward`` 1
+            where it is right; actions and info are left out.
         new_tokens: of all problems together.
-        forwarded: tokens that went through the language model, the Q-function's own trunk not counted;
-            None where the session does not count.
-        cpu_s: CPU seconds of all problems together, the Q-function's work counted.
-        commit: of the code that played; None where it is not known.
+        forwarded: tokens that went through the language model, without the Q-function's trunk; None where
+            the session does not count them.
+        cpu_s: CPU seconds of all problems together, including the Q-function.
+        commit: of the code; None where it is unknown.
     """
 
     endings: list[list[Ending]]
@@ -141,29 +141,29 @@ SEEDLESS = ("greedy",)
 
 
 def beam(width: int) -> Method:
-    """Beam search; its answer is the likeliest ending, and the Q-function is not asked."""
+    """Beam search; its answer is the likeliest ending, without the Q-function."""
 
     def run(stage: Stage, rows: list[int]) -> list[list[Ending]]:
         states = [stage.episodes.snapshot(row) for row in rows]
         beams = list(range(width))
-        found = []
+        likeliest = []
         for state in states:
             stage.episodes.restore(beams, [state] * width)
             endings, tokens = beam_search(stage.episodes, beams, stage.policy)
             best = endings[0]
-            found.append([Ending(best.text, best.actions, best.value, best.reward, best.info, tokens)])
-        return found
+            likeliest.append([Ending(best.text, best.actions, best.value, best.reward, best.info, tokens)])
+        return likeliest
 
     return run
 
 
 def play(method: Method, stage: Stage, seeds: Sequence[int]) -> Found:
-    """Run a method on the problems of some seeds, as many side by side as there are rows.
+    """Run a method on the problems of some seeds, as many in parallel as there are rows.
 
-    A search draws by the number of the row. Each batch has a seed of its own, which follows from the stage's
-    and from its first problem, so that no two problems draw the same numbers.
+    A search draws by the number of the row. The seed of each batch is derived from the stage's seed and the
+    batch's first problem, so that no two problems draw the same numbers.
     """
-    episodes, found = stage.episodes, []
+    episodes, endings = stage.episodes, []
     before, started = forwarded_since(0, episodes), time.process_time()
     new = 0
     for at in range(0, len(seeds), episodes.num_rows):
@@ -175,9 +175,9 @@ def play(method: Method, stage: Stage, seeds: Sequence[int]) -> Found:
         episodes.reset(list(range(episodes.num_rows)), fill)
         own = replace(stage, seed=derived_seed(stage.seed, part[0]))
         for problem in method(own, list(range(len(part)))):
-            found.append([_kept(ending) for ending in problem])
+            endings.append([_kept(ending) for ending in problem])
             new += problem[-1].spent
-    return Found(found, new, forwarded_since(before, episodes), round(time.process_time() - started, 3))
+    return Found(endings, new, forwarded_since(before, episodes), round(time.process_time() - started, 3))
 
 
 def _kept(ending: Ending) -> Ending:
@@ -185,13 +185,13 @@ def _kept(ending: Ending) -> Ending:
     return Ending(str(answer_of(ending)), (), ending.value, float(right), {}, ending.spent)
 
 
-def write(path: Path, found: Found) -> None:
-    """Keep what a run found; a run that breaks off leaves nothing behind that looks whole."""
-    write_json(path, found.as_dict())
+def write(path: Path, run: Found) -> None:
+    """Write a run to a file, atomically."""
+    write_json(path, run.as_dict())
 
 
 def read(path: Path) -> Found:
-    """What :func:`write` kept.
+    """Read a run that :func:`write` wrote.
 
     Raises:
         ValueError: for a file that is damaged, naming it.

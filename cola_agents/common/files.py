@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and that one process writes at a time."""
+"""Atomic writes of files and folders, and a lock that admits one writing process at a time."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-#: In a folder that is being written: says which process writes it.
+#: The lock file of a folder, which names the process that writes it.
 LOCK = ".writer.lock"
-#: Beside the agent of `cola train`: how far it is to learn, how often it is saved, what is logged.
+#: The settings of `cola train`, beside its agent: number of timesteps, saving, logging.
 SETTINGS = "run.json"
-#: Where the launchers of several processes say which one this is.
+#: Where the launchers of several processes put the rank of each.
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 class InUseError(OSError):
-    """Another process writes there."""
+    """Another process holds the lock."""
 
 
-# ---------------------------------------------------------------- whole, or not at all
+# ---------------------------------------------------------------- atomic writes
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file, or a folder's names, to the disk."""
+    """Write a file, or a folder's entries, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,20 +43,20 @@ def flush(path: Path) -> None:
 
 
 def unfinished(path: Path) -> Path:
-    """What :func:`write_whole` writes first; a kill may leave it."""
+    """The temporary file of :func:`write_whole`, which a kill may leave."""
     return path.with_name(f".{path.name}.new")
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole, or as it was before, if the machine stops at any moment.
+    """Write a file atomically: after a stop at any moment it has its new or its old content.
 
     Raises:
-        OSError: where it cannot be written; the file is as it was before.
+        OSError: where it cannot be written; the file is unchanged.
     """
     beside = unfinished(path)
     try:
         beside.unlink(missing_ok=True)
-        with beside.open("xb") as file:  # a link that lies there is not followed
+        with beside.open("xb") as file:  # "x" does not follow a link of that name
             file.write(content)
         flush(beside)
         os.replace(beside, path)
@@ -111,10 +111,10 @@ def whole_folder(path: Path, replaces: Callable[[Path], bool] | None = None) -> 
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a file that is said to lie in a folder.
+    """The path of a file in a folder.
 
     Raises:
-        ValueError: for a name that leads out of the folder, by itself or through a link.
+        ValueError: for a name that leads out of the folder, directly or through a link.
     """
     home = folder.resolve()
     if home.parent.name == "snapshots":
@@ -132,7 +132,7 @@ def inside(folder: Path, name: str) -> Path:
 
 @dataclass
 class _Held:
-    """A lock of this process: its open file, and how many blocks want it."""
+    """A lock of this process: its open file, and the number of blocks that use it."""
 
     descriptor: int
     blocks: int = 0
@@ -144,20 +144,20 @@ _guard = threading.RLock()
 
 @contextmanager
 def one_writer(path: str | Path, kind: Literal["folder", "file"] = "folder") -> Iterator[None]:
-    """A block in which this process alone writes a folder or a file.
+    """Lock a folder or a file within the block, so that only this process writes it.
 
     The lock is the operating system's (``flock``) on a small file, :data:`LOCK` in a folder or ``.NAME.lock``
-    beside a file, whose text says which process has it. It ends with the block or with the process, however
-    that dies; a forked child does not have it. The same process may take it again inside the block. A folder
-    that is absent is made, and removed again where the block leaves it empty.
+    beside a file, whose text names the process. It ends with the block or with the process, however that
+    dies; a forked child does not inherit it. The same process may take it again inside the block. An absent
+    folder is created, and removed again where the block leaves it empty.
 
-    It is not taken from the package ``filelock``: the versions of it that torch and huggingface_hub admit
-    empty the file that a second process tries, leave the lock to forked children, or fall back on a lock that
-    outlives its process.
+    The package ``filelock`` is not used: the versions of it that torch and huggingface_hub admit empty the
+    file that a second process tries, leave the lock to forked children, or fall back to a lock that outlives
+    its process.
 
     Raises:
-        InUseError: where another process has it, named; nothing was changed.
-        FileExistsError: where a folder is asked for and a file has the name.
+        InUseError: where another process holds the lock, naming it; nothing was changed.
+        FileExistsError: for a folder whose name a file has.
     """
     path = Path(path).resolve()
     if kind == "folder" and _is_other_than_a_folder(path):
@@ -178,12 +178,12 @@ def one_writer(path: str | Path, kind: Literal["folder", "file"] = "folder") -> 
 
 
 def first_process() -> bool:
-    """Whether this is the one that writes, of the processes that a launcher has started; usually the only."""
+    """Whether this is rank 0 of the processes of a launcher, which alone writes files; True without one."""
     return all(int(os.environ.get(name) or 0) == 0 for name in _RANKS)
 
 
 def _take(lock: Path, path: Path) -> _Held:
-    """The lock for one more block."""
+    """Take the lock for one more block."""
     held = _held.get(lock)
     if held is None:
         held = _held[lock] = _Held(_locked(lock, path))
@@ -196,7 +196,7 @@ def _take(lock: Path, path: Path) -> _Held:
 
 
 def _give_back(lock: Path, held: _Held) -> None:
-    """One block less wants the lock."""
+    """Release the lock for one block; the last one removes it."""
     if _held.get(lock) is not held:  # in a forked child
         return
     held.blocks -= 1
@@ -208,7 +208,7 @@ def _give_back(lock: Path, held: _Held) -> None:
 
 
 def _locked(lock: Path, path: Path) -> int:
-    """The open and locked file that says that this process writes ``path``."""
+    """Open and lock the file that names this process as the writer of ``path``."""
     while True:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -235,14 +235,14 @@ def _locked(lock: Path, path: Path) -> int:
 
 
 def _sign(descriptor: int) -> None:
-    """Write into a locked file who has locked it."""
+    """Write the name of this process into its lock file."""
     since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode(), 0)
 
 
 def _flock(descriptor: int, path: Path) -> None:
-    """Lock an open file, or say who has locked it."""
+    """Lock an open file, or raise InUseError that names its holder."""
     import fcntl  # POSIX alone has it
 
     try:
@@ -264,7 +264,7 @@ def _flock(descriptor: int, path: Path) -> None:
 
 
 def _is_there(descriptor: int, lock: Path) -> bool:
-    """Whether an open file still has its name."""
+    """Whether an open file still has its path."""
     try:
         return os.path.samestat(os.fstat(descriptor), lock.lstat())
     except FileNotFoundError:
@@ -272,7 +272,7 @@ def _is_there(descriptor: int, lock: Path) -> bool:
 
 
 def _is_other_than_a_folder(path: Path) -> bool:
-    """Whether something that is no folder has the name, by one look: it may vanish between two."""
+    """Whether something other than a folder has the path; a single stat, since it may vanish meanwhile."""
     try:
         return not stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
@@ -289,7 +289,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _forget() -> None:
-    """A forked child closes what its parent has locked: the lock is the parent's, and ends with it."""
+    """Close the parent's locks in a forked child, which must not hold them."""
     for held in _held.values():
         os.close(held.descriptor)
     _held.clear()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what they raise, and when."""
+"""Handle Ctrl-C and SIGTERM: raise KeyboardInterrupt for both, and delay them within a block."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: whoever handles Ctrl-C handles this."""
+    """SIGTERM was received; handlers of Ctrl-C handle it too."""
 
 
 def exit_status(stopped: KeyboardInterrupt) -> int:
-    """The exit status of a command that Ctrl-C or SIGTERM ended, as a shell counts: 128 and the signal."""
+    """The exit status of a command that Ctrl-C or SIGTERM ended, as in shells: 128 + signal."""
     return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
 
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """In this block SIGTERM raises :class:`Terminated`, once; then the handler of before is back.
+    """Within this block SIGTERM raises :class:`Terminated`, once; afterwards the old handler is restored.
 
-    Further ones are ignored until the end of the block, so that they do not stop the saving that the first
-    one brought about; Ctrl-C does. A forked child dies of SIGTERM as ever. Outside the main thread, and
-    where SIGTERM is ignored, nothing is changed.
+    Further SIGTERMs within the block are ignored, so that they do not interrupt the saving after the first;
+    Ctrl-C does. A forked child dies of SIGTERM as usual. Outside the main thread, and where SIGTERM is
+    ignored, nothing changes.
     """
     previous = signal.getsignal(signal.SIGTERM)
     if not _in_main_thread() or previous in (None, signal.SIG_IGN):
         yield
         return
-    own = os.getpid()
-    came: list[int] = []
+    process = os.getpid()
+    received: list[int] = []
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != own:
+        if os.getpid() != process:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        if not came:
-            came.append(number)
+        if not received:
+            received.append(number)
             raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
@@ -52,24 +52,24 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def hold_interrupts(*, patient: bool = False) -> Iterator[None]:
-    """Ctrl-C waits for the end of the block, and SIGTERM does where it has a handler.
+    """Delay Ctrl-C, and SIGTERM where it has a handler, to the end of the block.
 
-    Outside the main thread, where no signals arrive, nothing is changed.
+    Outside the main thread, where no signals arrive, nothing changes.
 
     Args:
-        patient: False to say that it waits, and for a second Ctrl-C not to wait; True to let all wait.
+        patient: False to print that it waits, and to raise at once for a second Ctrl-C; True to delay all.
     """
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: handler for number in signals if callable(handler := signal.getsignal(number))}
     if not _in_main_thread() or not handlers:
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
 
     def wait(number: int, frame: FrameType | None) -> None:
-        if came and number == signal.SIGINT and not patient:
+        if received and number == signal.SIGINT and not patient:
             raise KeyboardInterrupt
-        came.append(number)
+        received.append(number)
         if not patient:
             print("finishing this update first; interrupt again to stop at once", file=sys.stderr)
 
@@ -80,8 +80,8 @@ def hold_interrupts(*, patient: bool = False) -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
+    if received:
+        signal.raise_signal(received[0])
 
 
 def _in_main_thread() -> bool:

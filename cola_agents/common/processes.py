@@ -18,23 +18,22 @@ T = TypeVar("T")
 
 
 class Workers:
-    """This process and its fellows.
+    """The processes of a run, and their collectives.
 
-    One process needs nothing. Several are told by the environment (``WORLD_SIZE``) that ``accelerate
-    launch`` or ``torchrun`` sets, and are joined through accelerate: by DDP, or by FSDP where accelerate's
-    configuration asks for it.
+    Several processes are recognised by the environment (``WORLD_SIZE``) that ``accelerate launch`` or
+    ``torchrun`` sets, and are joined through accelerate: by DDP, or by FSDP if accelerate is configured so.
 
     Args:
-        precision: of the computation, ``"float32"`` or ``"bf16"``. Autocast is the learner's business, not
-            accelerate's.
+        precision: of the computation, ``"float32"`` or ``"bf16"``. The learner uses autocast itself;
+            accelerate must not.
 
     Attributes:
-        rank, size: which process this is, and of how many. Rank 0 alone writes files.
+        rank, size: the number of this process, and of all processes. Only rank 0 writes files.
 
     Raises:
         ImportError: for several processes without accelerate.
-        ValueError: where accelerate is configured for what is not supported: another precision, FSDP of
-            version 1, DeepSpeed; and where its launcher was asked for several processes and started one.
+        ValueError: where accelerate is configured for something unsupported (another precision, FSDP of
+            version 1, DeepSpeed), or its launcher started one process in place of several.
     """
 
     def __init__(self, precision: str = "float32") -> None:
@@ -46,7 +45,7 @@ class Workers:
             self.size = self._accelerator.num_processes
 
     def prepare(self, module: nn.Module, optimiser: torch.optim.Optimizer, *methods: str) -> nn.Module:
-        """Join the processes' copies of a module; its parameters in the optimiser follow.
+        """Wrap a module by DDP or FSDP, and the parameters in its optimiser with it.
 
         Args:
             module: has the same weights in every process.
@@ -54,8 +53,7 @@ class Workers:
             methods: names of methods besides ``forward`` that read the weights.
 
         Returns:
-            the module to call. Its trained parameters are those of ``optimiser`` from now on: FSDP makes
-            new ones.
+            the module to call. Its trained parameters are now those of ``optimiser``: FSDP creates new ones.
         """
         if self._accelerator is None:
             return module
@@ -68,7 +66,7 @@ class Workers:
         return joined
 
     def accumulate(self, module: nn.Module) -> AbstractContextManager[None]:
-        """Within it gradients are added up without being exchanged."""
+        """A block in which gradients are accumulated without an all-reduce."""
         return nullcontext() if self._accelerator is None else self._accelerator.no_sync(module)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -78,7 +76,7 @@ class Workers:
         return values
 
     def first(self, function: Callable[[], T]) -> T:
-        """Call a function in rank 0 alone; all processes return, or raise, what it does."""
+        """Call a function in rank 0 alone; all processes return its result, or raise its error."""
         if self.size == 1 or self._accelerator is None:
             return function()
         outcome: list[Any] = [None, None]
@@ -93,15 +91,15 @@ class Workers:
         return outcome[0]
 
 
-#: Where ``torchrun`` and MPI's launchers say how many processes there are.
+#: Where ``torchrun`` and MPI's launchers put the number of processes.
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def _asked_for() -> int:
-    """How many processes there are to be."""
+    """The number of processes that the launcher was asked for."""
     sizes = [int(os.environ[name]) for name in _SIZES if os.environ.get(name)]
     if not sizes and "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
-        # Its launcher sets an address to meet at and starts one process: on a CPU it leaves the rest to MPI.
+        # On a CPU its launcher sets an address and starts one process; it relies on MPI for the others.
         raise ValueError(
             "`accelerate launch --cpu` was asked for several processes and started one: without MPI it "
             "starts no more. On a CPU use `torchrun --nproc_per_node N -m cola_agents.cli ...`"
@@ -130,7 +128,7 @@ def _accelerator(precision: str) -> Accelerator:
 
 
 def check_kind(kind: str, fsdp2: bool, sharded: bool) -> None:
-    """Refuse how accelerate joins the processes, where it is neither DDP nor the FSDP that was asked for."""
+    """Raise ValueError unless accelerate joins the processes by DDP, or by FSDP 2 where configured."""
     if sharded and kind == "MULTI_CPU":
         raise ValueError("accelerate has no FSDP on a CPU: set its use_fsdp to false (DDP), or use GPUs")
     if not (fsdp2 or kind in ("MULTI_CPU", "MULTI_GPU")):
@@ -142,15 +140,12 @@ def check_kind(kind: str, fsdp2: bool, sharded: bool) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP has spread over the processes, whole in each; any other as it is.
-
-    Every process has to call it.
-    """
+    """The full tensor of a sharded one; any other tensor unchanged. All processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, placed (and, under FSDP, spread over the processes) as ``other`` is."""
+def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Move a full tensor to the device of ``other`` and, under FSDP, shard it in the same way."""
     tensor = tensor.to(other.device)
     if isinstance(other, DTensor):
         return distribute_tensor(tensor, other.device_mesh, other.placements)
@@ -158,9 +153,9 @@ def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state dict with every tensor whole, on the CPU of rank 0; empty in the other processes.
+    """A module's unsharded state dict, on the CPU of rank 0; empty in the other processes.
 
-    Every process has to call it. After a stage under FSDP a model is saved by it:
+    All processes must call this. To save a model after a stage under FSDP:
     ``model.save_pretrained(folder, state_dict=whole_state(model))`` in rank 0.
     """
     first = int(os.environ.get("RANK", "0")) == 0

@@ -1,4 +1,4 @@
-"""What every published figure carries: how, on what and with which versions it was measured."""
+"""The provenance of a published figure: command, commit, versions and hardware."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("cola-rl", "torch", "transformers", "gymnasium", "stable-baselines3
 
 
 def provenance() -> JsonObject:
-    """Command, commit, versions and hardware of this process; no path of the machine is in it."""
+    """Command, commit, versions and hardware of this process, without paths of the machine."""
     return {
         "command": command_line(sys.argv),
         "commit": _commit(),
@@ -34,11 +34,11 @@ def provenance() -> JsonObject:
 
 
 def command_line(argv: list[str]) -> str:
-    """The command line, its absolute paths cut to their last part."""
+    """The command line, with the last part of absolute paths alone."""
     program = Path(argv[0])
     name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
-    cut = [Path(part).name if Path(part).is_absolute() else part for part in argv[1:]]
-    return f"{name} {shlex.join(cut)}".strip()
+    arguments = [Path(part).name if Path(part).is_absolute() else part for part in argv[1:]]
+    return f"{name} {shlex.join(arguments)}".strip()
 
 
 def _version(name: str) -> str | None:
@@ -58,7 +58,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from, with ``+`` where it has been changed since."""
+    """The commit of the checkout that this package runs from, with ``+`` for uncommitted changes."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Draws of libraries that know no generator but torch's own."""
+"""Seed the draws of libraries that use torch's default generators."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 @contextmanager
 def drawn_from(seed: int | None, device: torch.device | str | None = None) -> Iterator[None]:
-    """A block in which torch's own generators draw from ``seed``; behind it they are as they were before.
+    """Seed torch's default generators within a block; restore their states afterwards.
 
-    For weights that a library initialises and for dropout. Everything else is handed a generator.
+    For weights that a library initialises and for dropout. All other code gets a generator as an argument.
 
     Args:
-        seed: None to draw from the generators as they stand.
-        device: whose generator is meant too, where that is a GPU; the CPU's always is.
+        seed: None for the generators' current states.
+        device: a GPU whose generator is seeded besides the CPU's.
     """
     chosen = torch.device("cpu" if device is None else device)
     gpus = [chosen] if chosen.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""JSON files that carry the digest of their own bytes, so that no damage to one goes unseen."""
+"""JSON files that hold a digest of their own bytes, so that damage is detected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from cola_envs.jsonl import JsonObject
 
 SEAL, FORMAT = "sha256", "format"
-#: Of what :func:`sealed` writes; files of before have neither a seal nor a format.
+#: The format of :func:`sealed`; files of earlier versions have neither a seal nor a format.
 VERSION = 2
 _BLANK = b"0" * 64
 
@@ -19,13 +19,13 @@ class DamagedError(ValueError):
 
 
 def sealed(content: JsonObject) -> bytes:
-    """A JSON object as a text that holds the sha256 of itself, with zeros in the place of that."""
+    """A JSON object as text with its own sha256, which is computed with zeros in place of the digest."""
     text = json.dumps({SEAL: _BLANK.decode(), FORMAT: VERSION, **content}, indent=2).encode()
     return text.replace(_BLANK, _digest(text), 1)
 
 
 def unsealed(path: Path) -> JsonObject:
-    """Read what :func:`sealed` made, seal and all, or a JSON object of before there were seals.
+    """Read a sealed file, including its seal, or a JSON object of versions without seals.
 
     Raises:
         DamagedError: for anything else, and where it cannot be read.
@@ -50,7 +50,7 @@ def unsealed(path: Path) -> JsonObject:
 
 
 def is_sealed(content: JsonObject) -> bool:
-    """Whether what :func:`unsealed` read had a seal."""
+    """Whether the content of :func:`unsealed` has a seal."""
     return SEAL in content
 
 

@@ -1,4 +1,4 @@
-"""How many threads a model is computed with, and what becomes of them when a process forks."""
+"""The number of torch's threads for small models, and a check that a fork has not lost them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,18 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-#: Parameters below which the operations of a model are too short to be shared.
+#: The operations of models with fewer parameters are too short for several threads.
 SMALL = 20_000_000
 
-
-#: Per Python thread the process in which it first computed with several threads of torch.
+#: For each Python thread the process in which it first computed with several threads of torch.
 _pool = threading.local()
 
 
 def check_fork() -> None:
-    """Refuse to compute with several threads of torch that a fork left behind in the parent.
+    """Raise RuntimeError in a forked child whose parent had computed with several threads of torch.
 
-    They exist in the parent alone, and OpenMP would wait for them without end. A child that computes with
-    one thread (a worker of a torch data loader does) is not concerned.
-
-    Raises:
-        RuntimeError: in a forked child whose parent had computed with several threads; says what to do.
+    These threads exist only in the parent, and OpenMP would wait for them for ever. A child that computes
+    with one thread, such as a worker of a torch data loader, passes.
     """
     if torch.get_num_threads() == 1:
         return
@@ -44,10 +40,10 @@ def check_fork() -> None:
 
 @contextmanager
 def fitting_threads(model: nn.Module) -> Iterator[None]:
-    """One thread while a small model on the CPU is at work; as many as before for another.
+    """Use one thread within the block for a small model on the CPU, unless ``OMP_NUM_THREADS`` is set.
 
     An operation of a small model takes microseconds. Several threads wait for one another in each, and where
-    another process has one of the cores a step takes many times as long. ``OMP_NUM_THREADS`` has its say.
+    another process uses one of the cores a step takes many times as long.
     """
     parameters = list(model.parameters())
     small = sum(parameter.numel() for parameter in parameters) < SMALL

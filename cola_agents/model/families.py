@@ -1,10 +1,10 @@
-"""What differs between the families of Hugging Face decoders, in one place.
+"""The differences between the families of Hugging Face decoders.
 
-Everything else here knows one kind of decoder: it reads ids or hidden states, writes its keys and values
-through ``cache.update``, and gives last hidden states after a final norm. A family adds its own
-attention mask (sliding windows, one mask or one for each type of layer), how its logits are capped, and
-names of fields. Embeddings are scaled inside Gemma's embedding module, so hidden states that are fed to a
-stack as ``inputs_embeds`` are not scaled again.
+All other code assumes one kind of decoder: it reads ids or hidden states, writes its keys and values through
+``cache.update``, and returns last hidden states after a final norm. A family adds its attention masks
+(sliding windows, one mask or one for each type of layer), the capping of its logits, and names of fields.
+Gemma scales embeddings inside its embedding module, so hidden states given to a stack as ``inputs_embeds``
+are not scaled again.
 
 Shapes: B rows, T queries, S keys, D hidden, V vocabulary.
 """
@@ -24,8 +24,8 @@ from cola_agents.model.versions import cache_argument
 
 Mask = Tensor | dict[str, Tensor] | None
 
-#: ``model_type`` -> which masks the family's decoder takes: one, one that holds the sliding window where
-#: there is one, or a dict by type of layer.
+#: ``model_type`` -> the masks of the family's decoder: one, one that includes any sliding window, or a dict
+#: by type of layer.
 FAMILIES: dict[str, Literal["one", "window", "by layer type"]] = {
     "llama": "one",
     "mistral": "window",
@@ -37,12 +37,12 @@ FAMILIES: dict[str, Literal["one", "window", "by layer type"]] = {
 }
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
-#: Rotary embeddings whose frequencies are the same for every row and length.
+#: Types of rotary embeddings whose frequencies do not depend on row or length.
 ROPES = ("default", "linear", "llama3", "yarn")
 
 
 def check_family(config: PretrainedConfig) -> None:
-    """Refuse a decoder whose masks, heads or positions are not known to be right here.
+    """Raise ValueError for a decoder whose masks, heads or positions are not supported.
 
     Args:
         config: the decoder's own configuration.
@@ -66,16 +66,13 @@ def check_family(config: PretrainedConfig) -> None:
 
 
 def check_rope(config: PretrainedConfig) -> None:
-    """Refuse rotary embeddings that are not known to depend on a token's own position alone.
+    """Raise ValueError for rotary embeddings that depend on more than a token's position.
 
     "dynamic" and "longrope" choose their frequencies by the longest row of a pass: a row's states would
-    depend on its neighbours, and keys that a cache holds would not fit those that come after.
+    depend on its neighbours, and cached keys would not fit later ones.
 
     Args:
         config: a decoder's own configuration; of any family, also of one without rotary embeddings.
-
-    Raises:
-        ValueError: naming those that are supported.
     """
     unknown = sorted(rope_types(config) - set(ROPES))
     if unknown:
@@ -89,8 +86,8 @@ def check_rope(config: PretrainedConfig) -> None:
 
 def rope_types(config: PretrainedConfig) -> set[str]:
     """The types of rotary embeddings that a decoder has: one, or one for each type of its layers."""
-    told = getattr(config, "rope_parameters", None) or {}
-    each = [told] if "rope_type" in told else [part for part in told.values() if isinstance(part, dict)]
+    rope = getattr(config, "rope_parameters", None) or {}
+    each = [rope] if "rope_type" in rope else [part for part in rope.values() if isinstance(part, dict)]
     return {parameters.get("rope_type", "default") for parameters in each}
 
 
@@ -110,8 +107,7 @@ def attends_fully(config: PretrainedConfig) -> bool:
 def stack_config(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
     """The configuration of a stack of the family's layers that reads hidden states in place of ids.
 
-    Its layers have the types of the base's first ones; a stack that is deeper than the base goes through
-    the base's types again.
+    Its layers have the types of the base's first layers; a stack deeper than the base repeats them.
     """
     config = copy.deepcopy(config)
     types = getattr(config, "layer_types", None)
@@ -125,7 +121,7 @@ def stack_config(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
 
 
 def activation(config: PretrainedConfig) -> str:
-    """The activation of the family's gated MLP: Gemma 2 and 3 call the field otherwise."""
+    """The activation of the family's gated MLP; Gemma 2 and 3 have another name for the field."""
     field = "hidden_activation" if hasattr(config, "hidden_activation") else "hidden_act"
     return str(getattr(config, field))
 
@@ -133,20 +129,20 @@ def activation(config: PretrainedConfig) -> str:
 def decoder_mask(stack: PreTrainedModel, mask: Mask, at: Tensor | None = None) -> Mask:
     """An attention mask in the form that a decoder takes, sliding windows included.
 
-    A decoder passes a mask of four dimensions on to its attention as it is. So whoever brings one has to
-    know the family's windows, and that "eager" attention adds the mask where "sdpa" looks at it.
+    A decoder passes a mask of four dimensions to its attention unchanged. So the mask must include the
+    family's windows, and be additive for "eager" attention but boolean for "sdpa".
 
     Args:
         stack: a decoder of a supported family.
-        mask: which keys a query may see, windows aside: [B or 1, 1, T, S] bool. Anything else (None, a
-            padding mask [B, T], a mask that was made ready) is returned as it is.
+        mask: the keys that each query attends to, without windows: [B or 1, 1, T, S] bool. Anything else
+            (None, a padding mask [B, T], a finished mask) is returned unchanged.
         at: the index of each query among the keys, [B or 1, T]; None for the last T.
 
     Returns:
         the mask, or a dict of masks by type of layer.
 
     Raises:
-        ValueError: for a family or an attention implementation that takes no such mask.
+        ValueError: for a family or an attention implementation that does not take such a mask.
     """
     if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.dtype != torch.bool:
         return mask
@@ -158,35 +154,35 @@ def decoder_mask(stack: PreTrainedModel, mask: Mask, at: Tensor | None = None) -
             f"attention {implementation!r} takes no mask with rows of their own: load the model with "
             "attn_implementation='sdpa' or 'eager'"
         )
-    made: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
     for kind in _layer_types(config):
-        seen = mask
+        allowed = mask
         if kind == _SLIDING:
             length, width = mask.shape[-1], mask.shape[-2]
             keys = torch.arange(length, device=mask.device)
             queries = keys[None, length - width :] if at is None else at
-            seen = mask & (keys > queries[:, None, :, None] - config.sliding_window)
+            allowed = mask & (keys > queries[:, None, :, None] - config.sliding_window)
         if implementation == "eager":
             dtype = stack.dtype
-            seen = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-        made[kind] = seen
-    return _as_taken(config, made)
+            allowed = torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+        masks[kind] = allowed
+    return _as_taken(config, masks)
 
 
 def cached_mask(
     stack: PreTrainedModel, embeddings: Tensor, padding: Tensor | None, cache: Cache, positions: Tensor | None
 ) -> Mask:
-    """The mask of T further positions over a Hugging Face cache, made before any stack writes to it.
+    """The mask of T further positions over a Hugging Face cache, before any stack writes to it.
 
     Args:
         stack: a decoder of a supported family.
-        embeddings: of the new positions [B, T, D]; only shape and type are looked at.
+        embeddings: of the new positions [B, T, D]; only shape and type matter.
         padding: a padding mask [B, S] or None.
-        cache: a cache that holds what came before.
+        cache: a cache of the earlier positions.
         positions: position ids [B, T] or None.
     """
     makers = {_FULL: create_causal_mask, _SLIDING: create_sliding_window_causal_mask}
-    made: dict[str, Tensor] = {
+    masks: dict[str, Tensor] = {
         kind: makers[kind](
             config=stack.config,
             inputs_embeds=embeddings,
@@ -197,21 +193,21 @@ def cached_mask(
         )
         for kind in _layer_types(stack.config)
     }
-    return _as_taken(stack.config, made)
+    return _as_taken(stack.config, masks)
 
 
-def _as_taken(config: PretrainedConfig, made: dict[str, Tensor]) -> Mask:
+def _as_taken(config: PretrainedConfig, masks: dict[str, Tensor]) -> Mask:
     if FAMILIES[config.model_type] == "by layer type":
-        return made
-    (mask,) = made.values()
+        return masks
+    (mask,) = masks.values()
     return mask
 
 
 class CappedLinear(nn.Linear):
-    """A head whose logits are squashed into (-cap, cap): ``cap * tanh(x W' / cap)``.
+    """A head whose logits are capped to (-cap, cap): ``cap * tanh(x W' / cap)``.
 
-    The families that cap their final logits (Gemma 2) do so outside their head; who takes the head alone
-    would get other probabilities.
+    Families with capped logits (Gemma 2) cap them outside their head, so that the head alone would give other
+    probabilities.
     """
 
     def __init__(self, in_features: int, out_features: int, cap: float, device: str | None = None) -> None:
@@ -232,7 +228,7 @@ def token_head(config: PretrainedConfig) -> nn.Linear:
 
 
 def capped(head: nn.Linear, config: PretrainedConfig) -> nn.Linear:
-    """A causal LM's head with the capping that its ``forward`` would do; the weight is shared."""
+    """A causal LM's head with the capping of its ``forward``; the weight is shared."""
     cap = getattr(config, "final_logit_softcapping", None)
     if cap is None or isinstance(head, CappedLinear):
         return head

@@ -1,4 +1,4 @@
-"""Loading, saving and pushing a model: safetensors alone, all of them, and a model card beside them."""
+"""Load, save and push a model, with complete safetensors weights and a model card."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cola_agents.model.loading import check_config, check_files, safe_options
 from cola_agents.model.reach import reachable
 
 CARD = "README.md"
-#: With one of these a caller says himself where and how the hub is to be read.
+#: Arguments by which a caller determines where and how the hub is read.
 HUB_OPTIONS = frozenset(("cache_dir", "local_files_only", "revision", "subfolder", "token"))
 
 
 class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformers' types are not read
-    """Loading and saving; weights are kept in safetensors files only."""
+    """The base class for loading and saving, from and to safetensors files only."""
 
     config_class = CoLAConfig
     base_model_prefix = ""
@@ -30,13 +30,13 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None, *args: object, **kwargs: object) -> Any:
-        """As in transformers, but without foreign code (:mod:`cola_agents.model.loading`), and only whole.
+        """As in transformers, but without foreign code (:mod:`cola_agents.model.loading`) or missing weights.
 
         Raises:
-            FileNotFoundError: for what is no folder here and cannot be had from the hub.
+            FileNotFoundError: for a source that is not a folder and not available from the hub.
             ForeignCodeError: where the configuration asks for code.
-            ValueError: for pickled weights, weights that are missing or that the configuration has no
-                place for, and arguments that would allow any of it.
+            ValueError: for pickled weights, missing or unexpected weights, and arguments that would allow any
+                of these.
         """
         report_wanted = kwargs.pop("output_loading_info", False)
         options = safe_options(kwargs)
@@ -65,14 +65,14 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
         return saved
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> object:
-        """As in transformers, with our model card where the repository has none. Push the tokenizer, too."""
+        """As in transformers, with our model card where the repository has none; push the tokenizer too."""
         push_card(self, repo_id, **kwargs)
         return super().push_to_hub(repo_id, **kwargs)
 
     def _apply(self, *args: object, **kwargs: object) -> Self:
-        """As in torch, but a change of type leaves rotary frequencies alone.
+        """As in torch, but a change of type does not affect rotary frequencies.
 
-        Rounded to bfloat16 they would turn distant positions by whole radians.
+        Rounded to bfloat16, they would rotate distant positions by whole radians.
         """
         exact = {
             (module, name): buffer
@@ -106,12 +106,12 @@ def push_card(
 ) -> None:
     """Create a repository where there is none, and put a model card into it if it has none.
 
-    Transformers' own ``push_to_hub`` keeps a card that is there; otherwise it writes one without content.
-    On a revision or a pull request it is left to that.
+    ``push_to_hub`` of transformers keeps an existing card and otherwise writes an empty one; this function
+    leaves a revision or a pull request to it.
 
     Args:
         model, repo_id, private, token, revision, create_pr: as in ``push_to_hub``.
-        others: its other arguments, of no concern here.
+        others: its other arguments, unused.
     """
     if revision is not None or create_pr:
         return
@@ -128,11 +128,11 @@ def push_card(
 
 
 def model_card(model: PreTrainedModel, name: str) -> str:
-    """What a latent-action model is made of and how it is loaded; measurements are its maker's to add.
+    """A model card with the sizes of a latent-action model and how to load it, without measurements.
 
     Args:
         model: a :class:`~cola_agents.model.modeling.CoLAForCausalLM`.
-        name: its hub id; of no hub id (a path on somebody's machine, say) nothing is told.
+        name: its hub id; anything else (a local path, say) is left out.
     """
     config = model.config
     base = config.text_config

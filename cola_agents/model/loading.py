@@ -1,9 +1,8 @@
-"""The only place that reads configurations, models, tokenizers, adapters and data sets of other people.
+"""Load configurations, models, tokenizers, adapters and data sets of third parties, without their code.
 
-None of their code runs, and nothing is asked on stdin: a file that asks for code (``auto_map``, attention
-kernels from the hub, quantised weights, whose reader brings kernels of its own) is refused before anything
-is loaded, and weights are read from safetensors alone. Who trusts such a model loads it and passes the
-object.
+A file that asks for code (``auto_map``, attention kernels from the hub, quantised weights, which need
+kernels) is refused before anything is loaded, and weights are read from safetensors alone. A model that needs
+code can be loaded by the user and passed as an object.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
     from peft import PeftModel
 
-#: What transformers may be told about code that comes with a model, and nothing else.
+#: The only allowed values of transformers' arguments about code of a model.
 SAFE: Mapping[str, bool | None] = {
     "trust_remote_code": False,
     "use_safetensors": True,
@@ -39,21 +38,21 @@ SAFE: Mapping[str, bool | None] = {
     "kernel_config": None,
     "allow_all_kernels": False,
 }
-#: Implementations of attention and of experts that are torch's own.
+#: Implementations of attention and of experts in torch.
 IMPLEMENTATIONS = ("eager", "sdpa", "grouped_mm")
-#: A configuration with this field is an official checkpoint's; its ``auto_map`` names the authors' code, in
-#: whose place :mod:`cola_agents.model.official` reads the files.
+#: The field that marks the configuration of an official checkpoint. Its ``auto_map`` names the authors' code;
+#: :mod:`cola_agents.model.official` reads the files without it.
 OFFICIAL = "num_code"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _INSTEAD = "where you trust it, load it with transformers yourself and pass the object as model= (tokenizer=)"
 
 
 class ForeignCodeError(ValueError):
-    """A model's files ask for code that is neither this package's nor an installed library's."""
+    """A model's files ask for code from outside this package and the installed libraries."""
 
 
 def load_config(source: str | Path, **fields: object) -> PretrainedConfig:
-    """A model's configuration.
+    """Load a model's configuration.
 
     Args:
         source: a folder or a hub id.
@@ -62,7 +61,7 @@ def load_config(source: str | Path, **fields: object) -> PretrainedConfig:
     Raises:
         OSError: where there is none.
         ForeignCodeError: for one that asks for code.
-        ValueError: for a type of model that transformers does not know.
+        ValueError: for a type of model unknown to transformers.
     """
     check_config(source)
     return AutoConfig.from_pretrained(source, trust_remote_code=False, **fields)
@@ -75,12 +74,12 @@ def load_model(
     config: PretrainedConfig | None = None,
     **options: object,
 ) -> PreTrainedModel:
-    """A model of transformers.
+    """Load a model of transformers.
 
     Args:
         kind: the class whose ``from_pretrained`` is called.
         source: a folder or a hub id.
-        config: what :func:`load_config` gave, or None.
+        config: the result of :func:`load_config`, or None.
         options: other arguments of ``from_pretrained``, such as ``dtype``.
 
     Raises:
@@ -94,10 +93,10 @@ def load_model(
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """A model's tokenizer.
+    """Load a model's tokenizer.
 
     Raises:
-        FileNotFoundError: where there is none that can be read.
+        FileNotFoundError: where there is no readable tokenizer.
         ForeignCodeError: for one that asks for code.
     """
     try:
@@ -110,17 +109,17 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_generation_config(folder: Path) -> GenerationConfig:
-    """The defaults of ``generate`` that lie in a folder: values, never code."""
+    """Load the defaults of ``generate`` from a folder."""
     return GenerationConfig.from_pretrained(folder)
 
 
 def load_adapters(model: nn.Module, folder: Path) -> PeftModel:
-    """A model with the low-rank adapters of a folder put in, as a ``peft.PeftModel``.
+    """Insert the low-rank adapters of a folder into a model, which becomes a ``peft.PeftModel``.
 
     Raises:
         ImportError: without `peft`.
         FileNotFoundError: without their weights.
-        ForeignCodeError: for other adapters, which import what their description names.
+        ForeignCodeError: for other adapters, which import modules that their description names.
         ValueError: for pickled weights.
     """
     check_adapters(folder)
@@ -130,7 +129,7 @@ def load_adapters(model: nn.Module, folder: Path) -> PeftModel:
 
 
 def stream_dataset(path: str, subset: str | None, split: str, files: Sequence[str] | None) -> IterableDataset:
-    """A data set of the hub or a folder, read row by row; `datasets` from 4.0 on runs no loading script.
+    """Stream a data set of the hub or a folder; `datasets` from 4.0 on runs no loading scripts.
 
     Raises:
         ImportError: without `datasets`.
@@ -148,10 +147,10 @@ def stream_dataset(path: str, subset: str | None, split: str, files: Sequence[st
 
 
 def safe_options(options: Mapping[str, object]) -> dict[str, object]:
-    """Arguments for ``from_pretrained`` with :data:`SAFE` among them.
+    """Add :data:`SAFE` to arguments for ``from_pretrained``.
 
     Raises:
-        ValueError: where they ask for the contrary.
+        ValueError: where they contradict it.
     """
     for name, safe in SAFE.items():
         if options.get(name) not in (None, safe):
@@ -163,13 +162,13 @@ def safe_options(options: Mapping[str, object]) -> dict[str, object]:
 
 
 def check_config(source: str | Path, **options: object) -> None:
-    """Refuse a ``config.json`` that asks for code; options are those of ``from_pretrained``."""
+    """Raise ForeignCodeError for a ``config.json`` that asks for code; options as in ``from_pretrained``."""
     fields, _ = PretrainedConfig.get_config_dict(source, **options)
     _check_fields(fields, f"config.json of {source}", allowed=("auto_map",) if OFFICIAL in fields else ())
 
 
 def check_files(source: str | Path) -> None:
-    """Refuse a folder with pickled weights, weights that lie elsewhere, or adapters that ask for code."""
+    """Raise for a folder with pickled weights, weights outside it, or adapters that ask for code."""
     folder = Path(source)
     if folder.is_dir():
         check_weights(folder)
@@ -178,12 +177,12 @@ def check_files(source: str | Path) -> None:
 
 
 def check_adapters(folder: Path) -> None:
-    """Refuse adapters whose description names code, or whose weights are pickled or absent."""
-    said = jsonl.read_object(folder / ADAPTER)
-    if said.get("peft_type") != "LORA" or said.get("megatron_config"):
+    """Raise for adapters whose description names code, or whose weights are pickled or absent."""
+    fields = jsonl.read_object(folder / ADAPTER)
+    if fields.get("peft_type") != "LORA" or fields.get("megatron_config"):
         raise ForeignCodeError(
-            f"{folder / ADAPTER} asks for peft_type={said.get('peft_type')!r} with "
-            f"megatron_config={said.get('megatron_config')!r}; only plain LORA adapters are loaded, since "
+            f"{folder / ADAPTER} asks for peft_type={fields.get('peft_type')!r} with "
+            f"megatron_config={fields.get('megatron_config')!r}; only plain LORA adapters are loaded, since "
             "others import what their description names. Merge them into the model where you trust them"
         )
     if not (folder / ADAPTER_WEIGHTS).is_file():
@@ -212,10 +211,10 @@ def _check_fields(fields: Mapping[str, object], where: str, allowed: Sequence[st
                 "model.safetensors or its shards: rename the file and remove the field"
             )
         if name.strip("_").removesuffix("_internal") in ("attn_implementation", "experts_implementation"):
-            for wanted in [v for _, v in _nested(value)] if isinstance(value, dict) else [value]:
-                if wanted is not None and wanted not in IMPLEMENTATIONS:
+            for choice in [v for _, v in _nested(value)] if isinstance(value, dict) else [value]:
+                if choice is not None and choice not in IMPLEMENTATIONS:
                     raise ForeignCodeError(
-                        f"{name} in {where} asks for {wanted!r}, whose kernels may come "
+                        f"{name} in {where} asks for {choice!r}, whose kernels may come "
                         f"from the hub; {', '.join(IMPLEMENTATIONS)} are allowed: remove the field, or "
                         f"{_INSTEAD}"
                     )

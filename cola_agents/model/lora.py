@@ -1,4 +1,4 @@
-"""Low-rank adapters on a stack whose own weights are shared and stay as they are."""
+"""Low-rank adapters on a stack of layers with shared, frozen weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ M = TypeVar("M")
 
 
 def shared_copy(module: M) -> M:
-    """A module of its own over the same memory: weights are not copied, and none of them is trainable."""
+    """A new module over the same memory: weights are not copied, and none of them is trainable."""
     assert isinstance(module, nn.Module)
     memo: dict[int, object] = {id(b): b for b in module.buffers()}
     for parameter in module.parameters():
@@ -26,10 +26,10 @@ def shared_copy(module: M) -> M:
 
 
 def add_adapters(stack: nn.Module, rank: int, alpha: float | None, seed: int) -> None:
-    """Put adapters into every linear layer of a stack, in place; only they are trainable then.
+    """Insert adapters into every linear layer of a stack, in place; only they are trainable then.
 
-    They start as the identity: the first factor is drawn from ``seed``, the second is 0. Adapters
-    are in the stack's type; the optimiser keeps float32 twins of them where that is a shorter one.
+    They start as the identity: the first factor is drawn from ``seed``, the second is 0. Adapters have the
+    stack's type; for a lower precision the optimiser has float32 master weights.
 
     Args:
         rank: of the two factors.
@@ -61,7 +61,7 @@ def add_adapters(stack: nn.Module, rank: int, alpha: float | None, seed: int) ->
 
 @contextmanager
 def adapters_off(stack: nn.Module) -> Iterator[None]:
-    """For a while the stack computes what it did before its adapters were put in."""
+    """Disable the adapters of a stack within the block."""
     layers = _adapters(stack)
     for layer in layers:
         layer.enable_adapters(False)

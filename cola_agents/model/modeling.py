@@ -50,7 +50,7 @@ from cola_agents.model.versions import CACHE_NAME, cache_argument
 
 @dataclass
 class CoLAOutput(ModelOutput):  # type: ignore[misc]  # transformers' types are not read
-    """What :meth:`CoLAForCausalLM.forward` returns.
+    """The output of :meth:`CoLAForCausalLM.forward`.
 
     Attributes:
         loss: cross-entropy of the next token where ``labels`` were given.
@@ -68,7 +68,7 @@ class CoLAOutput(ModelOutput):  # type: ignore[misc]  # transformers' types are 
 
     @property
     def past_key_values(self) -> Cache | None:
-        """The cache under the name that transformers gave it before 5.24."""
+        """The cache, by its name in transformers before 5.24."""
         return self.cache
 
 
@@ -90,10 +90,10 @@ class MergeLayer(nn.Module):
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """The cache that was given by either of its names.
+    """The cache, passed by either of its names.
 
     Raises:
-        ValueError: where both name a cache, and not the same.
+        ValueError: where both name different caches.
     """
     if cache is not None and past_key_values is not None and cache is not past_key_values:
         raise ValueError("cache and past_key_values are two names of one argument; give one of them")
@@ -108,10 +108,10 @@ NO_INVERSE_DYNAMICS = (
 
 
 def shift_codes(codes: Tensor) -> Tensor:
-    """Read at t the code that inverse dynamics gives at t + 1; the last position keeps its own.
+    """Shift codes by one position: t gets the code of t + 1; the last position keeps its own.
 
-    The code that explains the step from t to t + 1 can only be known once token t + 1 was read. The
-    last position's is meaningless for want of a next token (spec 1.3).
+    Inverse dynamics infers the code of the step from t to t + 1 after it has read token t + 1. The code of
+    the last position is meaningless without a next token.
 
     Args:
         codes: [B, T] codes, or [B, T, A] logits, unshifted.
@@ -135,7 +135,7 @@ def _stack(config: PretrainedConfig, num_layers: int, first_cache_layer: int = 0
 
 
 class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers' types are not read
-    """A causal language model that is steered by one discrete code per token.
+    """A causal language model controlled by one discrete code (latent action) per token.
 
     Args:
         config: a :class:`~cola_agents.model.configuration.CoLAConfig`.
@@ -190,17 +190,16 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
 
         Args:
             base: a causal LM of a supported family, or a path or hub id of one (in safetensors).
-            seed: of the new weights; None to draw them as ``torch.manual_seed`` has left torch's generator,
-                which is as it was afterwards.
+            seed: of the new weights; None for the current state of torch's generator, which stays unchanged.
             calibrate_on: token ids [B, T] of text, for the readout ``"normed_difference"``: see
-                :func:`calibrate_readout`. Without, 256 ids drawn at random stand in for text.
+                :func:`calibrate_readout`; None for 256 random ids.
             config: fields of :class:`~cola_agents.model.configuration.CoLAConfig` besides ``text_config``.
-                Where the base's head is its embedding, so is the model's, unless
+                Where the base's head is tied to its embedding, so is the model's, unless
                 ``tie_word_embeddings=False``.
 
         Raises:
-            ValueError: for a base of another family, with rotary embeddings that are not supported or without
-                a head, or where its head is to be tied and is no embedding.
+            ValueError: for a base of another family, with unsupported rotary embeddings or without a head,
+                or ``tie_word_embeddings`` for a base with an untied head.
         """
         if isinstance(base, (str, Path)):
             base = reachable(base, "base")
@@ -213,7 +212,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         tied = base.lm_head.weight is base.get_input_embeddings().weight
         if config.setdefault("tie_word_embeddings", tied) and not tied:
             raise ValueError("the base's head is not its embedding: tie_word_embeddings must be False")
-        # Where the base was loaded from is nobody's business who loads the whole.
+        # The path of the base is private, and not needed to load the model.
         text = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
         whole = CoLAConfig(text_config=text, **config)
         with drawn_from(seed):
@@ -226,7 +225,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             with torch.no_grad():
                 for layer in model.merge:
                     assert isinstance(layer, MergeLayer)
-                    # This readout doubles what the fresh merge layers add to the state.
+                    # This readout doubles the output of the new merge layers.
                     layer.down_proj.weight.mul_(0.5)
             if calibrate_on is None:
                 shape = (4, min(64, model.config.max_position_embeddings))
@@ -239,10 +238,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
     def from_official(
         cls, source: str | Path, *, dtype: torch.dtype | str | None = None, device_map: DeviceMap = None
     ) -> CoLAForCausalLM:
-        """Load a checkpoint of the authors' own format: see :func:`cola_agents.model.official.from_official`.
-
-        Args and errors are those of that function.
-        """
+        """Load a checkpoint in the authors' format: see :func:`cola_agents.model.official.from_official`."""
         return from_official(cls, source, dtype=dtype, device_map=device_map)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -267,7 +263,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             mask: padding mask [B, T], or an attention mask [B, 1, T, S] (bool; a family's sliding windows
                 are added); None for plain causal rows.
             positions: position ids [B, T]; counted over ``mask`` where it is a padding mask.
-            cache: a cache that holds what came before, extended in place.
+            cache: a cache of the earlier positions, extended in place.
 
         Returns:
             h [B, T, D].
@@ -275,7 +271,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         return self._run(self.base, mask, positions, cache, input_ids=ids)
 
     def infer(self, h: Tensor, *, mask: Mask = None, positions: Tensor | None = None) -> Tensor:
-        """Inverse dynamics: code logits [B, T, A], UNshifted: :func:`shift_codes` reads them at t + 1.
+        """Inverse dynamics: code logits [B, T, A], unshifted: see :func:`shift_codes`.
 
         Raises:
             ValueError: for a model without inverse dynamics.
@@ -299,14 +295,14 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         return self.world_from_vectors(h, self.codebook(a))
 
     def world_from_vectors(self, h: Tensor, e: Tensor) -> Tensor:
-        """:meth:`world` with the codes' vectors e [..., D] given (a relaxed code, while training)."""
+        """:meth:`world` for codes as vectors e [..., D], for example relaxed codes in training."""
         z = h
         for layer in self.merge:
             z = z + layer(z, e).to(z.device)
         return self.readout(z, h)
 
     def readout(self, z: Tensor, h: Tensor) -> Tensor:
-        """Token logits [..., V] of the world model's last state z and the base's h, both [..., D]."""
+        """Token logits [..., V] from the world model's last state z and the base's h, both [..., D]."""
         if self.config.readout == "state":
             logits: Tensor = self.lm_head(z)
         else:
@@ -358,19 +354,19 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         past_key_values: Cache | None = None,
         **kwargs: object,
     ) -> CoLAOutput:
-        """The Hugging Face contract: token logits under the policy's own codes.
+        """The Hugging Face interface: token logits under the policy's codes.
 
         Args:
             input_ids: [B, T].
-            attention_mask: padding mask [B, S], S counting what the cache holds.
-            position_ids: [B, T]; counted over the mask where not given.
+            attention_mask: padding mask [B, S], with S including cached positions.
+            position_ids: [B, T]; None to count them over the mask.
             cache: a cache from an earlier call, extended in place.
-            labels: [B, T]; the next-token cross-entropy is returned, -100 is ignored.
+            labels: [B, T] for the next-token cross-entropy; -100 is ignored.
             use_cache: return a cache.
-            logits_to_keep: how many last positions to compute logits for; 0 for all.
+            logits_to_keep: number of last positions for which logits are computed; 0 for all.
             actions: codes [B, T] to use in place of the policy's.
-            code_sampler: draws the codes; the argmax is taken without one.
-            past_key_values: another name of ``cache``, the one of transformers before 5.24.
+            code_sampler: draws the codes; None for the argmax.
+            past_key_values: the name of ``cache`` in transformers before 5.24.
 
         Raises:
             ValueError: for two different caches.
@@ -382,13 +378,12 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             position_ids = positions_of(attention_mask)[:, -input_ids.shape[1] :]
         mask: Mask = attention_mask
         if cache is not None:
-            # One mask serves both stacks: once the base has run, the cache no longer tells the
-            # policy how much it held before.
+            # Both stacks share one mask, computed before the base extends the cache.
             embeddings = self.base.get_input_embeddings()(input_ids)
             mask = cached_mask(self.base, embeddings, attention_mask, cache, position_ids)
             if position_ids is None:
-                seen = cache.get_seq_length()
-                position_ids = torch.arange(seen, seen + input_ids.shape[1], device=input_ids.device)[None]
+                start = cache.get_seq_length()
+                position_ids = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)[None]
         h = self.hidden(input_ids, mask=mask, positions=position_ids, cache=cache)
         action_logits = self.policy(h, mask=mask, positions=position_ids, cache=cache)
         h, action_logits = h[:, -logits_to_keep:], action_logits[:, -logits_to_keep:]
@@ -410,11 +405,11 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         :meth:`transformers.GenerationMixin.generate`, beam search excepted.
         """
         if kwargs.get("num_beams", 1) != 1:
-            raise ValueError("beam search over codes is not generate()'s business: num_beams must be 1")
+            raise ValueError("generate() has no beam search over codes: num_beams must be 1")
         config = kwargs.get("generation_config")
         copies = kwargs.pop("num_return_sequences", getattr(config, "num_return_sequences", None)) or 1
         if copies > 1:
-            # Codes are drawn in forward(), so that to transformers this is a greedy search of one sequence.
+            # Codes are drawn in forward(): for transformers this is a greedy search of one sequence.
             if inputs is None:
                 inputs = kwargs.pop("input_ids")
             inputs = inputs.repeat_interleave(copies, dim=0)
@@ -422,9 +417,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
                 kwargs["attention_mask"] = kwargs["attention_mask"].repeat_interleave(copies, dim=0)
         if kwargs.pop("do_sample", bool(config and config.do_sample)):
             names = ("temperature", "top_k", "top_p")
-            given = {name: kwargs.pop(name, getattr(config, name, None)) for name in names}
-            settings = {name: value for name, value in given.items() if value is not None}
-            kwargs["code_sampler"] = CodeSampler(**settings)
+            options = {name: kwargs.pop(name, getattr(config, name, None)) for name in names}
+            kwargs["code_sampler"] = CodeSampler(**{k: v for k, v in options.items() if v is not None})
         cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
         if cache is not None:
             kwargs |= cache_argument(cache)
@@ -437,7 +431,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         *args: object,
         **kwargs: object,
     ) -> object:
-        """As in transformers, but the default cache takes the policy's layers behind the base's."""
+        """As in transformers, but the default cache has room for the policy's layers after the base's."""
         if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
             kind = generation_config.cache_implementation
             if kind not in (None, "dynamic"):
@@ -451,12 +445,12 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     @torch.no_grad()
     def composed_log_prob(self, ids: Tensor, *, mask: Mask = None, chunk: int = 256) -> Tensor:
-        """log sum_a pi(a|s) p(x|s, a) of every next token: what cross-entropy is reported of.
+        """log sum_a pi(a|s) p(x|s, a) of every next token x.
 
         Args:
             ids: [B, T].
             mask: as in :meth:`hidden`.
-            chunk: positions whose [chunk, A, V] logits are held at a time.
+            chunk: positions whose [chunk, A, V] logits are in memory at a time.
 
         Returns:
             [B, T - 1] log-probabilities of ``ids[:, 1:]``.
@@ -470,13 +464,13 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     @torch.no_grad()
     def compose(self, h: Tensor, log_pi: Tensor, targets: Tensor, *, chunk: int = 256) -> Tensor:
-        """log sum_a pi(a|s) p(x|s, a) for given states, policies and tokens.
+        """log sum_a pi(a|s) p(x|s, a) for N states s, policies and tokens x.
 
         Args:
             h: hidden states [N, D].
-            log_pi: log-probabilities of the codes there [N, A].
+            log_pi: log-probabilities of the codes [N, A].
             targets: tokens x [N].
-            chunk: states whose [chunk, A, V] logits are held at a time.
+            chunk: states whose [chunk, A, V] logits are in memory at a time.
 
         Returns:
             [N] log-probabilities.
@@ -496,17 +490,16 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
 
 @torch.no_grad()
 def calibrate_readout(model: CoLAForCausalLM, ids: Tensor, *, mask: Tensor | None = None) -> None:
-    """Let the readout ``"normed_difference"`` start as the base on text like ``ids``.
+    """Set the gain of the readout ``"normed_difference"`` so that it starts as the base on text like ``ids``.
 
-    The readout is ``g * z / rms(z) - h`` with a gain g of its own, and before training z is about h. It
-    gives the base's own h for ``g = 2 * rms(h)``. The root mean square of h varies a little from token to
-    token (the final norm fixes it before its weight is applied), and one number serves all: its mean. It
-    is measured, not read off the norm's weight, because the channels that large models turn down there
-    are those of the largest states.
+    The readout is ``g * z / rms(z) - h`` with a gain g, and before training z is about h. It equals the
+    base's h for ``g = 2 * rms(h)``. The root mean square of h varies little from token to token (the final
+    norm fixes it before its weight is applied), and g uses its mean. It is measured, not derived from the
+    norm's weight, because large models scale down the channels of the largest states there.
 
     Args:
-        model: with that readout; its gain is overwritten, so do it before training.
-        ids: token ids [B, T]; a few hundred tokens are plenty.
+        model: its gain is overwritten, so calibrate before training.
+        ids: token ids [B, T]; a few hundred tokens are enough.
         mask: padding mask [B, T], or None.
 
     Raises:

@@ -1,10 +1,9 @@
-"""The authors' own checkpoint format, read into :class:`~cola_agents.model.modeling.CoLAForCausalLM`.
+"""Load the authors' checkpoint format into :class:`~cola_agents.model.modeling.CoLAForCausalLM`.
 
-An official checkpoint is a Llama ``config.json`` with five more fields, and safetensors files whose
-tensors bear other names than ours. Nothing is guessed: a tensor that is missing, that nobody expects,
-that two files hold, that a file holds only in part or whose shape the configuration contradicts is an
-error that names it. Weights are mapped from the files, not read: one copy in memory, and what is not
-used is not loaded.
+An official checkpoint is a Llama ``config.json`` with five more fields, and safetensors files with other
+names of tensors. A tensor that is missing, unexpected, in two files, truncated, or of a shape that
+contradicts the configuration is an error that names it. Weights are memory-mapped: there is one copy in
+memory, and unused tensors are not loaded.
 
 Source: CoLA's published code, whose ``IntentionForCausalLM`` wrote these files.
 """
@@ -37,8 +36,8 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 #: A device, ``"auto"``, or None for the CPU.
 DeviceMap = str | int | torch.device | None
 
-#: Official prefix of a tensor's name, ours. The codebook is transposed: a code's vector is a column of
-#: the official weight and a row of ours.
+#: Pairs of prefixes of tensors' names: official, ours. The codebook is transposed: a code's vector is a
+#: column of the official weight and a row of ours.
 NAMES = (
     ("model.embed_tokens.", "base.embed_tokens."),
     ("model.layers.", "base.layers."),
@@ -55,7 +54,7 @@ NAMES = (
 )
 CODEBOOK = "model.action_code_book.weight"
 
-#: Official field, ours.
+#: Official field -> our field.
 SIZES = {
     "num_code": "num_codes",
     "num_action_layer": "num_inverse_layers",
@@ -90,19 +89,19 @@ def from_official(
 
     Args:
         kind: the class of the model, :class:`~cola_agents.model.modeling.CoLAForCausalLM`.
-        source: a folder, or a hub id (which fetches JSON, tokenizer and safetensors files only).
-        dtype: of the weights; None keeps that of the files (the widest, where they mix). Rotary
-            frequencies are float32 whatever it is.
-        device_map: None for the CPU, a device such as ``"cuda:0"``, or ``"auto"``, which spreads the
-            model over what there is and needs ``accelerate``.
+        source: a folder, or a hub id (of which only JSON, tokenizer and safetensors files are fetched).
+        dtype: of the weights; None for that of the files (the widest of several). Rotary frequencies are
+            always float32.
+        device_map: None for the CPU, a device such as ``"cuda:0"``, or ``"auto"``, which distributes the
+            model over all devices and needs ``accelerate``.
 
     Raises:
         FileNotFoundError: without ``config.json`` or weights, or for an unknown hub id.
-        ValueError: for a configuration that is not understood, for weights that are not exactly those
-            that it asks for, and for pickled weights.
+        ValueError: for an unsupported configuration, for weights that do not match it exactly, and for
+            pickled weights.
 
-    Versions 1 and 2 are the same model. Version 0 has no inverse dynamics: everything works but
-    :meth:`~cola_agents.model.modeling.CoLAForCausalLM.infer`, which says so.
+    Versions 1 and 2 are the same model. Version 0 has no inverse dynamics: only
+    :meth:`~cola_agents.model.modeling.CoLAForCausalLM.infer` is unavailable, and raises.
     """
     folder = _local(source)
     config = read_config(folder)
@@ -110,10 +109,10 @@ def from_official(
         model: Model = kind(config)
     stored = find_tensors(folder)
     names = _matched(model, stored, folder)
-    wanted = _resolve(dtype, stored)
-    device_of, finish = _placement(model, device_map, wanted)
+    dtype = _resolve(dtype, stored)
+    device_of, finish = _placement(model, device_map, dtype)
     state: dict[str, Tensor] = {}
-    for name, tensor in read_tensors(stored, names, wanted, device_of):
+    for name, tensor in read_tensors(stored, names, dtype, device_of):
         state[names[name]] = tensor.T.contiguous() if name == CODEBOOK else tensor
     if "lm_head.weight" not in state:
         tied = state["base.embed_tokens.weight"]
@@ -126,31 +125,36 @@ def from_official(
             f"{stored['lm_head.weight'].file.name} holds another lm_head.weight"
         )
     model.load_state_dict(state, assign=True)
-    _rebuild_rotary(model, device_of)
-    left = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
-    if left:
-        raise RuntimeError(f"{some(left)} got no values although all weights were found")
+    # No file holds the rotary tables: they are computed from the configuration, in float32.
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "inv_freq"):
+            parent, _, child = name.rpartition(".")
+            with torch.device(device_of(name)):
+                setattr(model.get_submodule(parent), child, type(module)(module.config))
+    unset = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
+    if unset:
+        raise RuntimeError(f"{some(unset)} got no values although all weights were found")
     model.config.name_or_path = model.name_or_path = str(folder)
     if (folder / "generation_config.json").is_file():
-        # Token ids alone: how codes are drawn is the caller's business.
-        given = load_generation_config(folder)
+        # Only token ids: the caller decides how codes are sampled.
+        official = load_generation_config(folder)
         for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            setattr(model.generation_config, field, getattr(given, field))
+            setattr(model.generation_config, field, getattr(official, field))
     model.eval()
     return finish(model)
 
 
 def is_official(config: PretrainedConfig) -> bool:
-    """Whether a loaded configuration is that of an official checkpoint, not a plain Llama's."""
+    """Whether a loaded configuration belongs to an official checkpoint, not to a plain Llama."""
     return hasattr(config, OFFICIAL)
 
 
 def read_config(folder: Path) -> CoLAConfig:
-    """The official ``config.json`` of a folder as our configuration.
+    """Convert the official ``config.json`` of a folder to our configuration.
 
     Raises:
         FileNotFoundError: without one.
-        ValueError: for one that is not understood, naming the field.
+        ValueError: for an unsupported one, naming the field.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -163,10 +167,10 @@ def read_config(folder: Path) -> CoLAConfig:
         raise ValueError(f"{path}: model_type is {kind!r}; official checkpoints have 'llama'")
     version = fields.pop("v", None)
     if version not in VERSIONS or isinstance(version, bool):
-        said = "has no field 'v'" if version is None else f"has v={version!r}"
+        problem = "has no field 'v'" if version is None else f"has v={version!r}"
         raise ValueError(
-            f"{path} {said}; 0, 1 and 2 are supported (1 is that of the released model). The official code "
-            "takes anything else for its legacy model, which its own forward cannot run"
+            f"{path} {problem}; 0, 1 and 2 are supported (1 is that of the released model). The official "
+            "code takes anything else for its legacy model, which its own forward cannot run"
         )
     sizes: dict[str, int] = {}
     for field, ours in SIZES.items():
@@ -191,12 +195,12 @@ def read_config(folder: Path) -> CoLAConfig:
     ):
         fields.pop(other, None)
     text = LlamaConfig(**fields)
-    # The gradient of the residual is the only thing that the versions differ in.
+    # The versions differ only in the gradient of the residual.
     return CoLAConfig(text_config=text, readout="difference", detach_state=version != 0, **sizes)
 
 
 def _matched(model: PreTrainedModel, stored: Mapping[str, Stored], folder: Path) -> dict[str, str]:
-    """Official name -> our name of exactly the tensors that the model has."""
+    """Official name -> our name of the tensors; ValueError unless they match the model exactly."""
     ours = {official_name(name): name for name in model.state_dict()}
     missing = [name for name in ours if name not in stored]
     if model.config.text_config.tie_word_embeddings and "lm_head.weight" in missing:
@@ -236,7 +240,7 @@ def _matched(model: PreTrainedModel, stored: Mapping[str, Stored], folder: Path)
 def _placement(
     model: Model, device_map: DeviceMap, dtype: torch.dtype
 ) -> tuple[Callable[[str], torch.device], Callable[[Model], Model]]:
-    """Where a tensor (by official or our name) goes, and what is left to do when all are there."""
+    """The device of a tensor by its official or our name, and a function that finishes the loaded model."""
     if device_map != "auto":
         if device_map is not None and not isinstance(device_map, (str, int, torch.device)):
             raise TypeError(f"device_map is None, a device or 'auto', got {device_map!r}")
@@ -262,22 +266,13 @@ def _placement(
     return device_of, lambda model: accelerate.dispatch_model(model, device_map=plan)
 
 
-def _rebuild_rotary(model: PreTrainedModel, device_of: Callable[[str], torch.device]) -> None:
-    """Compute the rotary tables, which no file holds, from the configuration and in float32."""
-    for name, module in list(model.named_modules()):
-        if hasattr(module, "inv_freq"):
-            parent, _, child = name.rpartition(".")
-            with torch.device(device_of(name)):
-                setattr(model.get_submodule(parent), child, type(module)(module.config))
-
-
 def official_name(name: str) -> str:
     """The official name of one of our tensors."""
     return rename(name, tuple((ours, official) for official, ours in NAMES))
 
 
 def rename(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
-    """Replace a name's prefix by its partner.
+    """Replace the prefix of a name.
 
     Raises:
         ValueError: for a name with none of the prefixes.
@@ -291,10 +286,10 @@ def rename(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
 def _resolve(dtype: torch.dtype | str | None, stored: Mapping[str, Stored]) -> torch.dtype:
     if dtype is None:
         return reduce(torch.promote_types, {DTYPES[tensor.dtype] for tensor in stored.values()})
-    wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
+    resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
         raise ValueError(f"dtype {dtype!r} is no floating type of torch; use 'float32' or 'bfloat16'")
-    return wanted
+    return resolved
 
 
 def _local(source: str | Path) -> Path:
@@ -307,9 +302,8 @@ def _local(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(source, allow_patterns=["*.safetensors", "*.json", *TOKENIZER_FILES])
+        return Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json", *TOKENIZER_FILES]))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{source} is no folder here, and the hub did not give it: {error}"
         ) from error
-    return Path(found)

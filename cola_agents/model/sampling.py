@@ -1,4 +1,4 @@
-"""The only sampler: codes and tokens, training and evaluation are all drawn here."""
+"""The sampler of all codes and tokens, in training and evaluation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Drawing(TypedDict, total=False):
-    """How actions are drawn: arguments of :func:`sample`."""
+    """Sampling options: arguments of :func:`sample`."""
 
     temperature: float
     top_k: int | None
@@ -31,7 +31,7 @@ def distribution(
         temperature: divides the logits. 0 is greedy: all mass on the argmax, ties to the lowest index.
         top_k: keep the k likeliest; None keeps all. Ties at the border are kept to the lower index.
         top_p: then keep the smallest set of the likeliest whose mass reaches ``top_p``, at least one.
-        taken: entries [...] that are kept whatever their rank: what was drawn before the weights changed.
+        taken: entries [...] that are kept whatever their rank: actions drawn before the weights changed.
 
     Returns:
         [..., N] float32 log-probabilities, -inf where nothing is drawn.
@@ -56,9 +56,9 @@ def distribution(
     if top_k is not None:
         keep[..., top_k:] = False
     if top_p < 1:
-        kept = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
+        mass = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
         # An entry stays while the mass before it is below top_p: the first always stays.
-        keep &= kept.cumsum(-1) - kept < top_p
+        keep &= mass.cumsum(-1) - mass < top_p
     keep = torch.zeros_like(keep).scatter_(-1, index, keep)
     if taken is not None:
         keep.scatter_(-1, taken.unsqueeze(-1), True)
@@ -83,8 +83,8 @@ def sample(
         chosen = log_probs.argmax(-1)
         return chosen, torch.zeros_like(chosen, dtype=torch.float32)
     cumulative = log_probs.exp().double().cumsum(-1)
-    # Scaling by the total keeps the last entry reachable; staying below the total keeps what has no
-    # mass behind it out of reach, even of a u that was rounded up to 1.
+    # Scaling by the total keeps the last entry reachable; staying below the total excludes later entries
+    # without mass, even for a u that was rounded up to 1.
     total = cumulative[..., -1:]
     target = torch.minimum(u.to(cumulative).unsqueeze(-1) * total, total.nextafter(torch.zeros_like(total)))
     chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1)

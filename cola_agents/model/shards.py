@@ -1,4 +1,4 @@
-"""The safetensors files of a model's folder: which they are, what they hold, and tensors out of them."""
+"""Find and read the safetensors files of a model's folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as a file's header describes it: which file, safetensors' type name, shape."""
+    """The file of a tensor, and its type (as safetensors names it) and shape from the file's header."""
 
     file: Path
     dtype: str
@@ -35,13 +35,13 @@ class Stored:
 def find_tensors(folder: Path) -> dict[str, Stored]:
     """Every weight in a folder by its official name, from the headers of its safetensors files.
 
-    ``model.safetensors``, or the files of the index if all of them exist, or else all
-    ``model-*-of-*.safetensors``, with a warning; other safetensors files are none of the model's.
+    The files are ``model.safetensors``, or those of the index if all of them exist, or else all
+    ``model-*-of-*.safetensors``, with a warning; other safetensors files are ignored.
 
     Raises:
         FileNotFoundError: without weights.
-        ValueError: for pickled weights, a damaged file, a tensor in two files, or an index that puts a
-            tensor where it is not or outside the folder.
+        ValueError: for pickled weights, a damaged file, a tensor in two files, or an index with wrong files
+            or files outside the folder.
     """
     files, index = _weight_files(folder)
     stored: dict[str, Stored] = {}
@@ -60,7 +60,7 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files that hold the weights, and the index where there is one that can be trusted."""
+    """The files of the weights, and the index if it is usable, else an empty one."""
     single = folder / "model.safetensors"
     if single.is_file():
         return [single], {}
@@ -87,7 +87,7 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def _read_index(folder: Path) -> dict[str, str]:
-    """From tensors to files, all of them inside the folder."""
+    """The index of a folder, from tensors to files inside the folder."""
     index = jsonl.read_object(folder / INDEX).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
         raise ValueError(f"{folder / INDEX} has no weight_map from tensors to files")
@@ -97,11 +97,7 @@ def _read_index(folder: Path) -> dict[str, str]:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder whose weights are pickled, or lie elsewhere by its index.
-
-    Raises:
-        ValueError: naming the files.
-    """
+    """Raise ValueError for a folder with only pickled weights, or an index of files outside it."""
     if (folder / INDEX).is_file():
         _read_index(folder)
     if not any(folder.glob("*.safetensors")):
@@ -109,7 +105,7 @@ def check_weights(folder: Path) -> None:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Raise ValueError for a folder with pickled weights, of which no others are at hand."""
+    """Raise ValueError for a folder with pickled weights."""
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise ValueError(
@@ -130,11 +126,10 @@ def missing_shards(files: Iterable[Path]) -> list[str]:
 
 
 def read_header(file: Path) -> dict[str, Stored]:
-    """What a safetensors file holds, without reading it.
+    """The tensors of a safetensors file, from its header.
 
     Raises:
-        ValueError: when the file is damaged or shorter than its header says, naming the first tensor
-            that is cut off.
+        ValueError: when the file is damaged or truncated, naming the first truncated tensor.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -170,7 +165,7 @@ def read_tensors(
     dtype: torch.dtype,
     device_of: Callable[[str], torch.device],
 ) -> Iterator[tuple[str, Tensor]]:
-    """Official names and tensors, of one file after another."""
+    """Yield official names and tensors, file by file."""
     by_file: dict[Path, list[str]] = {}
     for name in names:
         by_file.setdefault(stored[name].file, []).append(name)
@@ -180,7 +175,7 @@ def read_tensors(
             for name in mapped:
                 yield name, opened.get_tensor(name)
         for name in [n for n in held if n not in mapped]:
-            # Opened anew each time: the pages that were read are given back with the mapping.
+            # Opened again for each, so that closing the mapping frees the pages of the last.
             with safe_open(file, framework="pt") as opened:
                 yield name, opened.get_tensor(name).to(device=device_of(name), dtype=dtype)
 

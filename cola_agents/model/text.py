@@ -14,11 +14,10 @@ _PROBE = string.ascii_letters + string.digits
 
 
 class PlainTokenizer:
-    """A Hugging Face tokenizer as an episode sees it.
+    """A Hugging Face tokenizer with the interface that episodes need (:class:`cola_envs.backbone.Tokenizer`).
 
-    Encoding adds no special token: what a context begins with stands apart, in ``start_ids``. Decoding gives
-    the text as the model wrote it, with tags and chat markers that the tokenizer holds as special tokens.
-    Only the ids that end a text are left out.
+    Encoding adds no special token; those at the beginning of a context are in ``start_ids``. Decoding keeps
+    special tokens such as tags and chat markers, except for the ids that end a text.
 
     Args:
         tokenizer: the Hugging Face tokenizer.
@@ -26,11 +25,11 @@ class PlainTokenizer:
 
     Attributes:
         source: the Hugging Face tokenizer.
-        ids: every id that stands for a token; there may be holes between them.
-        largest_id: of them.
-        end_ids: those that end a text: the tokenizer's and the model's.
-        eos_token_id: the one that closes a document, the tokenizer's own where it has one; None without any.
-        start_ids: what the tokenizer's own template puts in front of a text (a beginning-of-text token).
+        ids: all ids of tokens; there may be holes between them.
+        largest_id: the largest of them.
+        end_ids: the ids that end a text: the tokenizer's and the model's.
+        eos_token_id: the id that closes a document, by default the tokenizer's; None without any.
+        start_ids: the ids that the tokenizer's template puts before a text (a beginning-of-text token).
 
     Raises:
         ValueError: for a tokenizer without tokens, or a template that changes the text's own tokens.
@@ -100,11 +99,11 @@ def check_fits(tokenizer: PlainTokenizer, vocab_size: int) -> None:
         )
 
 
-def _as_ids(told: int | list[int] | tuple[int, ...] | None) -> list[int]:
+def _as_ids(ids: int | list[int] | tuple[int, ...] | None) -> list[int]:
     """A configuration's token id, or several, or none."""
-    if told is None:
+    if ids is None:
         return []
-    return list(told) if isinstance(told, (list, tuple)) else [int(told)]
+    return list(ids) if isinstance(ids, (list, tuple)) else [int(ids)]
 
 
 def _model_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:

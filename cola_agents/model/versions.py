@@ -1,8 +1,8 @@
-"""Which versions of transformers this package works with, and what differs between them.
+"""The supported versions of transformers, and the differences between them.
 
-Minor versions of transformers rename arguments, and a model that ignores an argument writes other tokens
-without a word. So the range in ``pyproject.toml`` ends at the last minor version that was tested, and a
-version outside of it is refused at import. CONTRIBUTING says how the bound is raised.
+Minor versions of transformers rename arguments, and a model that ignores an argument silently generates other
+tokens. So the range in ``pyproject.toml`` ends at the last minor version that was tested, and a version
+outside of it is refused at import. CONTRIBUTING describes how to raise the bound.
 """
 
 from __future__ import annotations
@@ -17,21 +17,18 @@ TRANSFORMERS = ("5.17", "5.25")
 
 
 def check_transformers(installed: str | None = None) -> None:
-    """Refuse a version of transformers that this package was not tested with.
+    """Raise ImportError for a version of transformers with which this package was not tested.
 
     Args:
-        installed: the version to judge; None for the one that is installed.
-
-    Raises:
-        ImportError: naming the version that came, the range that is tested, and the command that installs it.
+        installed: the version to check; None for the installed one.
     """
     first, untested = TRANSFORMERS
-    found = Version(installed or version("transformers"))
-    if not Version(first) <= Version(found.base_version) < Version(untested):
+    current = Version(installed or version("transformers"))
+    if not Version(first) <= Version(current.base_version) < Version(untested):
         raise ImportError(
-            f"transformers {found} is installed; cola-rl is tested with transformers from {first} to below "
-            f"{untested}. Another version may name a decoder's arguments otherwise, and the model would then "
-            f"write other tokens without a word. Install a tested one: "
+            f"transformers {current} is installed; cola-rl is tested with transformers from {first} to below "
+            f"{untested}. Another version may rename a decoder's arguments, and the model would then "
+            f"silently generate other tokens. Install a tested one: "
             f"pip install 'transformers>={first},<{untested}'"
         )
 

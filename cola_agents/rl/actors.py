@@ -1,7 +1,7 @@
-"""Policies with a value head, one class a level, one interface for every learner.
+"""Trainable policies with a value head: one class for latent actions, one for tokens.
 
-A latent actor trains the policy stack on hidden states that were kept while playing: the frozen base
-is never run again. A token actor trains the language model itself. M counts acting positions.
+A latent actor trains the policy stack on hidden states that were recorded during the rollout, without running
+the frozen base again. A token actor trains the language model itself. M counts acting positions.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from cola_envs.spaces import reach
 
 
 class Actor(nn.Module, ABC):
-    """A trainable policy: features of a state, a linear head on them, and a linear value.
+    """A trainable policy: features of a state, a linear head on them, and a linear value head.
 
     Args:
-        trunk: the decoder stack that makes the features.
+        trunk: the decoder stack that computes the features.
         head: D -> A.
-        mask: which entries of the head may be drawn, [A] bool (a vocabulary can be padded beyond its
-            tokenizer, and its ids can have holes).
+        mask: the allowed actions, [A] bool (a vocabulary can be padded beyond its tokenizer, and its ids can
+            have holes).
 
     Attributes:
-        num_actions: how many first entries of the head hold all that may be drawn.
+        num_actions: one more than the largest allowed action.
     """
 
     _holes: Tensor | None
@@ -45,14 +45,14 @@ class Actor(nn.Module, ABC):
         self.num_actions = reach(mask)
         holes = torch.from_numpy(~mask[: self.num_actions]).to(head.weight.device)
         self.register_buffer("_holes", holes if holes.any() else None, persistent=False)
-        # In float32 whatever the model's type: returns are small differences of large sums.
+        # In float32 for every type of model: returns are small differences of large sums.
         self.value_head = skip_init(nn.Linear, head.in_features, 1, device=head.weight.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.trunk = trunk
 
     def attach(self, session: PolicySession) -> Act:
-        """Begin to act in a session; see :class:`cola_agents.rl.rollout.Policy`."""
+        """A function from a session's rows to action logits; see :class:`cola_agents.rl.rollout.Policy`."""
         features = self.follow(session)
         return lambda rows: self.logits(features(rows))
 
@@ -105,11 +105,11 @@ def run_trunk(trunk: Any, mask: Mask, positions: Tensor | None, **inputs: Tensor
 
 
 class LatentActor(Actor):
-    """The policy stack of a latent-action model, trained on kept hidden states.
+    """The policy stack of a latent-action model, trained on recorded hidden states.
 
     Args:
-        backbone: whose cloned policy it starts as; the backbone's own copy stays as it is.
-        parts: a trunk and a head to use as they are; None for trainable copies of the backbone's.
+        backbone: its cloned policy is the initial policy, and stays unchanged.
+        parts: a trunk and a head to use directly; None for trainable copies of the backbone's.
     """
 
     def __init__(
@@ -137,10 +137,10 @@ class TokenActor(Actor):
     """A language model as a policy over its tokens.
 
     Args:
-        backbone: the token backbone that is trained: the actor uses its base, so that a session of this
-            backbone always shows the trained policy's own hidden states.
-        parts: a trunk and a head to use as they are; None to train the backbone's base, and a head that is
-            a copy unless it is tied to the embedding.
+        backbone: the trained token backbone: the actor uses its base, so that a session of this backbone
+            always has the trained policy's hidden states.
+        parts: a trunk and a head to use directly; None to train the backbone's base, and a copy of its head
+            unless that is tied to the embedding.
     """
 
     def __init__(self, backbone: TokenBackbone, parts: tuple[Any, nn.Linear] | None = None) -> None:
@@ -149,7 +149,7 @@ class TokenActor(Actor):
             head = copy.deepcopy(backbone.lm_head).requires_grad_(True)
             embedding = base.get_input_embeddings()
             if backbone.lm_head.weight is embedding.weight:
-                # A tied head stays tied: it is trained as one weight, as the model itself would be.
+                # A tied head stays tied: the two are trained as one weight.
                 head.weight = embedding.weight
             parts = base, head
         super().__init__(*parts, backbone.action_mask())
@@ -169,26 +169,26 @@ class TokenActor(Actor):
 
 
 def make_actor(backbone: PolicyBackbone) -> Actor:
-    """The actor that acts over a backbone; all of its weights are trained.
+    """An actor over a backbone, of which all weights are trained.
 
     Raises:
-        TypeError: for a third party's backbone that lacks something of the contract, named.
+        TypeError: for a third party's backbone that does not fulfil the contract, naming what is missing.
     """
     return TokenActor(backbone) if isinstance(backbone, TokenBackbone) else LatentActor(_checked(backbone))
 
 
 def reference_actor(backbone: PolicyBackbone) -> Actor:
-    """The backbone's initial policy over its own modules: nothing is copied, nothing is to be trained."""
+    """The backbone's initial policy, over its own modules; it is not for training."""
     if isinstance(backbone, TokenBackbone):
         return TokenActor(backbone, (backbone.base, backbone.lm_head))
     return LatentActor(backbone, backbone.initial_policy())
 
 
 def adapted_actor(backbone: PolicyBackbone, rank: int, alpha: float | None, seed: int) -> Actor:
-    """An actor that trains low-rank adapters and its value; see :func:`cola_agents.model.lora.add_adapters`.
+    """An actor that trains low-rank adapters (:func:`cola_agents.model.lora.add_adapters`) and a value head.
 
-    Over a policy of its own, weights are shared with the backbone. At token level the adapters go into the
-    backbone's base itself, which must be the actor's own.
+    A latent actor shares the frozen weights with the backbone. At token level the adapters are inserted into
+    the backbone's base itself, which no other actor may use.
 
     Raises:
         TypeError: as :func:`make_actor` does.
@@ -203,7 +203,7 @@ def adapted_actor(backbone: PolicyBackbone, rank: int, alpha: float | None, seed
 
 
 def _checked(backbone: PolicyBackbone) -> PolicyBackbone:
-    """The backbone, if a policy can be trained over it."""
+    """Return the backbone, or raise TypeError if no policy can be trained over it."""
     lacks = missing(backbone, PolicyBackbone)
     if lacks:
         raise TypeError(

@@ -1,7 +1,7 @@
-"""Recording episodes for learners that come later: n answers to each problem, with codes and rewards.
+"""Record episodes for offline learning: n episodes of each problem, with actions and rewards.
 
-A file is JSON, a line an episode, and no Minari data set: Minari keeps an array of observations a step, here
-a hidden state for each token, which follow from ids and model and are computed anew when read.
+A file holds an episode a line, as JSON. It is not a Minari data set: Minari stores the observations of every
+step, here a hidden state for each token, which can be recomputed from ids and model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cola_envs import jsonl
 from cola_envs.episodes import Episodes
 from cola_envs.seeds import derived_seed
 
-#: Fields of ``info`` that are kept, where a task gives them.
+#: Fields of ``info`` that are recorded.
 INFO = (
     "success",
     "text",
@@ -49,17 +49,16 @@ class Recorded:
     """Episodes read from a file.
 
     Attributes:
-        about: the file's first line: task, level of the actions, fingerprint of the model and how they were
-            made.
-        episodes: a dict each: ``ids``, ``positions`` (where actions were taken), ``actions``, ``log_probs``,
-            ``rewards`` (paid for each action), ``terminated``, ``seed``, ``problem_seed``, ``info``.
+        about: the file's first line: task, level of the actions, fingerprint of the model and settings.
+        episodes: a dict each: ``ids``, ``positions`` (of the actions), ``actions``, ``log_probs``,
+            ``rewards`` (of each action), ``terminated``, ``seed``, ``problem_seed``, ``info``.
     """
 
     about: dict[str, Any]
     episodes: list[dict[str, Any]]
 
     def rollout(self, backbone: LatentBackbone | TokenBackbone, *, batch_size: int = 64) -> Rollout:
-        """The episodes as a :class:`~cola_agents.rl.rollout.Rollout`, their hidden states computed anew.
+        """The episodes as a :class:`~cola_agents.rl.rollout.Rollout`, with recomputed hidden states.
 
         Raises:
             ValueError: for a model other than the one they were recorded with.
@@ -69,7 +68,7 @@ class Recorded:
         hidden: list[Tensor] = []
         for at in range(0, len(self.episodes), batch_size):
             rows = [torch.tensor(episode["ids"]) for episode in self.episodes[at : at + batch_size]]
-            # Padded on the right, where a causal model does not look.
+            # Padding on the right does not affect a causal model.
             ids = pad_sequence(rows, batch_first=True).to(device)
             with torch.no_grad():
                 states = backbone.base(input_ids=ids, use_cache=False).last_hidden_state

@@ -1,6 +1,6 @@
-"""The records of an agent's updates, in a file that only grows: a save adds those that are new.
+"""The history file of a saved agent: the records of its updates, to which each save appends the new ones.
 
-Each line is a record as JSON with a check of itself and of all before it, so that of a damaged file the
+Each line is a record as JSON with a checksum of itself and all lines before it, so that in a damaged file the
 lines before the damage are known to be whole.
 """
 
@@ -17,18 +17,18 @@ from typing import Any
 from cola_agents.common.files import flush
 
 Record = dict[str, float]
-#: In each line, beside the record's own keys.
+#: The key of the checksum in each line.
 CHECK = "check"
 
 
 @dataclass(frozen=True)
 class Place:
-    """How much of a file belongs to a save.
+    """The part of a file that belongs to a save.
 
     Attributes:
         file: its name.
-        records, bytes: how many, from the start of the file.
-        check: the last record's, which vouches for all of them.
+        records, bytes: their number, from the start of the file.
+        check: the checksum of the last record, which covers all of them.
     """
 
     file: str
@@ -38,9 +38,9 @@ class Place:
 
 
 class Ledger:
-    """The lines of a growing list of records, and how to write them.
+    """Writes the lines of a growing list of records.
 
-    A list that was exchanged or cut is noticed by its length and by its last known record.
+    A list that was replaced or shortened is recognised by its length and by its last known record.
     """
 
     def __init__(self) -> None:
@@ -51,14 +51,14 @@ class Ledger:
         self._ends, self._checks = [0], [""]
 
     def write(self, folder: Path, history: Sequence[Record], last: Place | None, name: str) -> Place:
-        """Have the records in a file, on the disk: after those of the last save, if they begin with them.
+        """Write the records to the disk; append to the last save's file if they begin with its records.
 
         Args:
             last: the place of the last save, whose file lies in ``folder``; None for none.
-            name: of a new file, where there is nothing to add to.
+            name: of a new file, where there is none to append to.
 
         Raises:
-            OSError: where it cannot be written; :func:`cut` undoes what was.
+            OSError: where it cannot be written; :func:`cut` undoes a partial write.
         """
         self._follow(history)
         start = last if last is not None and self._begins(folder, last) else Place(name, 0, 0, "")
@@ -95,13 +95,13 @@ class Ledger:
 
 
 def cut(folder: Path, place: Place) -> None:
-    """Take out of a file what is beyond a place."""
+    """Truncate a file to a place."""
     if (folder / place.file).is_file():
         os.truncate(folder / place.file, place.bytes)
 
 
 def read_history(folder: Path, place: Place) -> tuple[list[Record], bool]:
-    """The records of a place as far as they are whole, and whether they are all of them."""
+    """The whole records of a place, and whether they are all of them."""
     try:
         with (folder / place.file).open("rb") as file:
             content = file.read(place.bytes)
@@ -124,6 +124,6 @@ def read_history(folder: Path, place: Place) -> tuple[list[Record], bool]:
 
 
 def _line(record: Record, check: str) -> tuple[bytes, str]:
-    """A record as a line, and its check; ``check`` is that of the line before."""
+    """A record as a line, and its checksum; ``check`` is that of the line before."""
     check = hashlib.sha256((check + json.dumps(record)).encode()).hexdigest()[:16]
     return json.dumps({**record, CHECK: check}).encode() + b"\n", check

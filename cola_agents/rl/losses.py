@@ -1,6 +1,6 @@
-"""The mathematics of training: pure functions of tensors.
+"""The formulas of RL training (advantages, losses, KL) as pure functions of tensors.
 
-Shapes: B rows, T tokens, A actions. A mask is 1 where an entry counts.
+Shapes: B rows, T tokens, A actions. A mask is 1 at entries that count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def gae(
     """Generalised advantage estimation over the positions where an action was taken.
 
     ``delta = r + gamma V(next) - V``, ``A = delta + gamma lam A(next)``, where *next* is the row's next
-    acting position: text that the environment wrote in between does not decay anything.
+    acting position: text of the environment in between is not discounted.
 
     Args:
         rewards, values: [B, T]; read where ``mask`` is 1.
@@ -46,31 +46,31 @@ def gae(
     return advantages, (advantages + values) * mask.to(values)
 
 
-#: Numbers that differ by less than this share of what they were computed from are equal: what is between
-#: them is the rounding error of float32, a few units in the last place.
+#: Numbers are equal if they differ by less than this share of the summands' size: the rounding error of
+#: float32, a few units in the last place.
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 
 
 def alike(low: Tensor, high: Tensor, size: Tensor) -> Tensor:
-    """Whether the least and the greatest of some numbers are one number but for rounding error, bool [...].
+    """Whether the least and the greatest of some numbers are equal up to rounding error, bool [...].
 
     Args:
-        low, high: the two.
-        size: what they were computed from: the largest of their summands' sums of magnitudes.
+        low, high: the least and the greatest.
+        size: the magnitude that determines the error: the largest sum of the summands' magnitudes.
     """
     return high - low <= ROUNDING * size
 
 
 def equal_groups(rewards: Tensor, group_size: int, sizes: Tensor | None = None) -> Tensor:
-    """Which groups of consecutive rows were all paid the same, [N / group_size] bool.
+    """Which groups of consecutive rows have equal rewards throughout, [N / group_size] bool.
 
-    Sums that were added up on different ways are the same where they differ by rounding error alone. This
-    goes by the size of what was added, so that .70 and .71 differ, and 7e-7 and 7.1e-7 too.
+    Rewards are equal up to rounding error, relative to the magnitudes of their summands, so that .70 and .71
+    differ, and 7e-7 and 7.1e-7 too.
 
     Args:
         rewards: [N] with N a multiple of ``group_size``.
-        sizes: [N], the sum of magnitudes of what each was added up from, where that is known: 100 - 99.8 has
-            the rounding error of 100. None for the rewards' own.
+        sizes: [N], for each reward the sum of its summands' magnitudes: 100 - 99.8 has the rounding error of
+            100. None for the magnitudes of the rewards.
 
     Raises:
         ValueError: where N is no multiple, or a group has fewer than two members.
@@ -91,7 +91,7 @@ def group_advantages(rewards: Tensor, group_size: int, sizes: Tensor | None = No
     """
     equal = equal_groups(rewards, group_size, sizes)[:, None]
     groups = rewards.view(-1, group_size)
-    # Powers of two change no digit, and no square of a tiny or a huge reward leaves the range of floats.
+    # Scaled by a power of two, which is exact, so that squares of tiny or huge rewards stay finite.
     exponent = torch.frexp(groups.abs().amax(1, keepdim=True)).exponent.clamp(-126, 126)
     groups = torch.ldexp(groups, -exponent)
     centred = groups - groups.mean(1, keepdim=True)
@@ -112,17 +112,17 @@ def leave_one_out(rewards: Tensor, group_size: int, sizes: Tensor | None = None)
 
 
 def less_baseline(rewards: Tensor, baselines: Tensor, sizes: Tensor) -> Tensor:
-    """Rewards less a baseline each, [N]; 0 where the two are equal but for rounding error.
+    """Rewards less their baselines, [N]; 0 where the two are equal up to rounding error.
 
     Args:
-        sizes: [N], what each pair was added up from, as in :func:`equal_groups`.
+        sizes: [N], magnitudes as in :func:`equal_groups`.
     """
     low, high = torch.minimum(rewards, baselines), torch.maximum(rewards, baselines)
     return (rewards - baselines).masked_fill(alike(low, high, sizes), 0.0)
 
 
 def zero_groups(rewards: Tensor, group_size: int, sizes: Tensor | None = None) -> float:
-    """The share of groups whose rewards are all equal: nothing is learned from these.
+    """The share of groups whose rewards are all equal, which have zero advantages.
 
     Arguments and errors as in :func:`equal_groups`.
     """
@@ -135,10 +135,9 @@ def rewards_to_go(rewards: Tensor) -> Tensor:
 
 
 def macro_starts(mask: Tensor, length: int) -> Tensor:
-    """Where macro actions begin, [B, T] bool: every ``length``-th action of a run of consecutive ones.
+    """The starts of macro actions, [B, T] bool: every ``length``-th action of a run of consecutive ones.
 
-    A run ends where its episode does, or where text that is not the agent's comes in between; the last
-    macro action of a run may be shorter.
+    A run ends with its episode, or at text of the environment; its last macro action may be shorter.
 
     Args:
         mask: [B, T], 1 at acting positions.
@@ -147,13 +146,13 @@ def macro_starts(mask: Tensor, length: int) -> Tensor:
     """
     mask = mask.bool()
     place = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    # The last position before t that is no action: how far t is into its run.
+    # The last position before t without an action gives the place of t in its run.
     gap = torch.where(mask, torch.full_like(place, -1), place).cummax(1).values
     return mask & ((place - gap - 1) % length == 0)
 
 
 def sum_macros(values: Tensor, mask: Tensor, starts: Tensor) -> Tensor:
-    """Sums of ``values`` [M] (a position of ``mask`` each) over macro actions: [G], one a start."""
+    """Sums of ``values`` [M], one for each position of ``mask``, over macro actions: [G]."""
     which = starts[mask.bool()].long().cumsum(0) - 1
     return values.new_zeros(int(starts.sum())).index_add(0, which, values)
 
@@ -161,12 +160,12 @@ def sum_macros(values: Tensor, mask: Tensor, starts: Tensor) -> Tensor:
 def whiten(values: Tensor, mask: Tensor, *, size: Tensor | None = None) -> Tensor:
     """Shift and scale to mean 0 and variance 1 (population) over masked entries; 0 elsewhere.
 
-    Entries that are all equal but for rounding error become 0.
+    Entries that are all equal up to rounding error become 0.
 
     Args:
-        values: of any shape; ``mask`` of the same, 1 where an entry counts.
-        size: a scalar, what the values were computed from, as in :func:`equal_groups`: of differences what
-            was subtracted. None for the largest of the values.
+        values: of any shape; ``mask`` has the same.
+        size: a scalar, the magnitude of the values' summands, as in :func:`equal_groups`; None for the
+            largest of the values.
     """
     counts = mask.bool()
     if not counts.any():
@@ -177,7 +176,7 @@ def whiten(values: Tensor, mask: Tensor, *, size: Tensor | None = None) -> Tenso
     mask = mask.to(values)
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
-    # The official code's 1e-8, but no more than a hundredth of the variance: small rewards are scaled too.
+    # The official code's 1e-8, but at most a hundredth of the variance, so that small rewards are scaled too.
     return (values - mean) * torch.rsqrt(variance + (variance / 100).clamp_max(1e-8)) * mask
 
 
@@ -208,13 +207,13 @@ def value_errors(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> T
 
 
 def average(values: Tensor, mask: Tensor, how: str, total: int | None = None) -> Tensor:
-    """The mean of ``values`` [M], one a position of ``mask``.
+    """The mean of ``values`` [M], one for each position of ``mask``.
 
     Args:
         mask: [B, T]; every row has at least one position.
-        how: ``"token"``: every position counts alike; ``"sequence"``: every row does, whatever its length.
-        total: what to divide by where ``mask`` is a part of a larger batch: that batch's positions, or
-            rows; None for this mask's own.
+        how: ``"token"``: over all positions; ``"sequence"``: over each row's positions, then over the rows.
+        total: the divisor where ``mask`` is a part of a larger batch: the number of that batch's positions,
+            or rows; None for those of this mask.
     """
     mask = mask.bool()
     if how == "token":

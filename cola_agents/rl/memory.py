@@ -1,6 +1,6 @@
-"""What an agent takes of a device's memory, from the shapes alone: no weight is made.
+"""Estimate the device memory of an agent from shapes alone, without weights.
 
-Shapes: R rows that play side by side, N episodes of an update (of one process), T tokens of an episode with
+Shapes: R rows that play in parallel, N episodes of an update (of one process), T tokens of an episode with
 its prompt, D hidden size, L layers, Q and K the widths of all heads of queries and of keys, I the inner size
 of a layer, r rank of adapters, e bytes of a number of the model's type.
 """
@@ -19,7 +19,7 @@ from cola_agents.rl.policy import LOGITS_AT_ONCE
 from cola_envs.backbone import Level
 
 GIB = 2**30
-#: Bytes that the loss holds of a logit: float32 logits, log-probabilities, probabilities and two products of
+#: Bytes of the loss for each logit: float32 logits, log-probabilities, probabilities and two products of
 #: them, and in the backward pass two gradients.
 LOGIT_BYTES = 7 * 4
 
@@ -37,23 +37,23 @@ def memory_plan(
     lora_rank: int | None = None,
     dtype: str = "bfloat16",
 ) -> dict[str, float]:
-    """GiB of every part, of the three phases of an update, and of the largest of them.
+    """GiB of every part, of each of the three phases of an update, and of the largest phase.
 
     ======================= ==============================================================================
     ``weights``             e a parameter of the frozen model
-    ``policy``              e a parameter that is trained, and of copies beside them
-    ``optimiser``           8 a trained parameter (Adam), and 4 for its float32 twin where e < 4
+    ``policy``              e a trained parameter, and of copies beside them
+    ``optimiser``           8 a trained parameter (Adam), and 4 for its float32 master where e < 4
     ``gradients``           e a trained parameter
     ``step``                4 a trained parameter (Adam on a GPU), and 4 for float32 gradients where e < 4
     ``base_cache``          R C L 2 K e; C is ``prompt`` (64 at least), doubled until it is T or more
     ``row_states``          R C D e: the base's hidden states while episodes run
     ``policy_cache``        as ``base_cache`` for the policy's layers; 0 at token level, where it is the base
     ``code_table``          see :mod:`cola_agents.decoding.code_table`
-    ``episodes``            N T D e: the hidden states that are kept for learning
-    ``collecting``          the same, while single episodes are put side by side
-    ``minibatch``           their share that a gradient step reads
+    ``episodes``            N T D e: the hidden states of the episodes, for learning
+    ``collecting``          the same, while single episodes are joined to a batch
+    ``minibatch``           the share of a gradient step
     ``activations``         of ``micro_batch`` episodes: T times :func:`activation_bytes` a layer
-    ``logits``              28 a logit, of at most 2 ** 26 at once; the others are made again
+    ``logits``              28 a logit, of at most 2 ** 26 at once; the others are recomputed
     ======================= ==============================================================================
 
     Args:
@@ -61,15 +61,15 @@ def memory_plan(
         level: ``"latent"`` or ``"token"``.
         rows: R, the agent's ``num_envs``.
         length: T.
-        episodes: N. Of several processes, those of one.
-        prompt: tokens of T that are there at the start.
+        episodes: N, of one process.
+        prompt: tokens of T that belong to the prompt.
         minibatch, micro_batch, lora_rank: the agent's options.
         dtype: of the model.
 
     Returns:
-        the parts above; ``playing``, ``learning`` and ``stepping``, sums of what each phase holds;
-        ``peak``, the largest: added up, and not measured. What the allocator rounds up and keeps, and the
-        GPU's own context (about 1 GiB together at 8B), come on top.
+        the parts above; ``playing``, ``learning`` and ``stepping``, the sum of each phase; ``peak``, the
+        largest: computed, not measured. The allocator's rounding and cache and the GPU's context (about
+        1 GiB together at 8B) are not included.
     """
     text: Any = config.get_text_config()
     size = getattr(torch, dtype).itemsize
@@ -79,7 +79,7 @@ def memory_plan(
     if lora_rank is None:
         copied = _numbers(trunk) + _numbers(head)
         trained = copied
-        if whole:  # the agent's own copy of the model has a head that plays no part unless it is tied
+        if whole:  # the head in the agent's copy of the model is unused unless it is tied
             tied = frozen.lm_head.weight is frozen.get_input_embeddings().weight
             trained = copied - (_numbers(head) if tied else 0)
             copied = _numbers(frozen) + (0 if tied else _numbers(head))
@@ -89,14 +89,14 @@ def memory_plan(
             for part in trunk.modules()
             if isinstance(part, nn.Linear)
         )
-    twin = 0 if size == 4 else 4
+    master = 0 if size == 4 else 4
     keys = text.num_key_value_heads * _head_dim(text)
     room = 0
     for needed in (prompt, *range(prompt + 1, length + 1)):
         if room < needed:
             room = capacity(needed, text.max_position_embeddings, room)
-    held = rows * room
-    kept = episodes * length * text.hidden_size * size
+    slots = rows * room
+    hidden = episodes * length * text.hidden_size * size
     step = min(minibatch or episodes, episodes)
     part = min(micro_batch or step, step) * length
     actions = head.out_features
@@ -104,16 +104,16 @@ def memory_plan(
     parts = {
         "weights": _numbers(frozen) * size,
         "policy": copied * size,
-        "optimiser": trained * (8 + twin),
+        "optimiser": trained * (8 + master),
         "gradients": trained * size,
-        "step": trained * (4 + twin),
-        "base_cache": held * text.num_hidden_layers * 2 * keys * size,
-        "row_states": held * text.hidden_size * size,
-        "policy_cache": 0 if whole else held * decoder.num_hidden_layers * 2 * keys * size,
+        "step": trained * (4 + master),
+        "base_cache": slots * text.num_hidden_layers * 2 * keys * size,
+        "row_states": slots * text.hidden_size * size,
+        "policy_cache": 0 if whole else slots * decoder.num_hidden_layers * 2 * keys * size,
         "code_table": table,
-        "episodes": kept,
-        "collecting": kept,
-        "minibatch": kept * step // episodes if step < episodes else 0,
+        "episodes": hidden,
+        "collecting": hidden,
+        "minibatch": hidden * step // episodes if step < episodes else 0,
         "activations": part * decoder.num_hidden_layers * activation_bytes(text, size, lora_rank),
         "logits": min(part * actions, max(LOGITS_AT_ONCE, actions)) * LOGIT_BYTES,
     }
@@ -124,12 +124,12 @@ def memory_plan(
         "learning": ("minibatch", "activations", "logits"),
         "stepping": ("minibatch", "step"),
     }
-    sums = {name: sum(parts[p] for p in (*always, *own)) for name, own in phases.items()}
+    sums = {name: sum(parts[p] for p in (*always, *phase)) for name, phase in phases.items()}
     return {name: value / GIB for name, value in {**parts, **sums, "peak": max(sums.values())}.items()}
 
 
 def activation_bytes(text: Any, size: int, lora_rank: int | None = None) -> int:
-    """Bytes that one layer keeps of one token for the backward pass.
+    """Bytes that one layer stores for one token until the backward pass.
 
     ``8 D + e (4 D + 2 Q + 2 K + 4 I)``; under adapters ``8 D + e (2 D + 2 Q + 2 K + 4 I + 7 r)``: the norms'
     inputs in float32, and in the model's type their outputs (where their weights are trained), the inputs of
@@ -149,7 +149,7 @@ def activation_bytes(text: Any, size: int, lora_rank: int | None = None) -> int:
 
 
 def _parts(config: Any, level: Level) -> tuple[Any, Any, nn.Linear]:
-    """The frozen model, and of it the policy's trunk and head, without memory."""
+    """The frozen model, and the policy's trunk and head in it, on the meta device."""
     with torch.device("meta"):
         if level == "latent":
             model = CoLAForCausalLM._from_config(config)

@@ -19,25 +19,25 @@ class AgentOptions:
         lr: Adam's learning rate; None for 1e-3 on latent and 3e-4 on token actions, which suit the bundled
             models. The official scripts use 5e-7 to 1e-5 at 8B.
         minibatch: episodes per gradient step; None for the whole batch.
-        micro_batch: episodes in memory at once; the gradients of a minibatch's parts are added up. None for
-            the whole minibatch.
-        temperature, top_k, top_p: how actions are drawn, as in :func:`cola_agents.model.sampling.sample`.
-            What is learned is this very distribution, cut and normalised again; the KL is from it to the
-            whole initial policy at the same temperature. An action that was taken is never cut afterwards.
-        kl_coef: weight of the KL to the initial policy; where it starts, under ``kl_target``.
-        kl_in: ``"loss"`` adds the KL to the loss, ``"reward"`` takes it from each action's reward.
-        kl_estimator: in the loss ``"exact"``, the sum over all actions, or ``"k3"``, which looks at the
-            action taken alone, so that at token level no second distribution over the vocabulary is needed.
+        micro_batch: episodes in memory at once, for gradient accumulation; None for the whole minibatch.
+        temperature, top_k, top_p: sampling options, as in :func:`cola_agents.model.sampling.sample`. The
+            trained policy is this distribution, truncated and normalised; its KL is to the whole initial
+            policy at the same temperature. An action that was taken is not truncated later.
+        kl_coef: weight of the KL to the initial policy; with ``kl_target`` the initial weight.
+        kl_in: ``"loss"`` adds the KL to the loss, ``"reward"`` subtracts it from each action's reward.
+        kl_estimator: in the loss ``"exact"``, the sum over all actions, or ``"k3"``, which needs only the
+            action taken, so that at token level no second distribution over the vocabulary is computed.
             In the reward ``"k1"``, the log ratio of the action taken. None for ``"exact"`` or ``"k1"``.
-        kl_target: the mean KL per action that ``kl_coef`` is steered to after every update; None leaves it.
-        kl_gain: the largest change of ``kl_coef`` under ``kl_target``, as a share, is 0.2 times this.
+        kl_target: the mean KL per action to which ``kl_coef`` is adapted after every update; None for a
+            constant ``kl_coef``.
+        kl_gain: the largest relative change of ``kl_coef`` under ``kl_target`` is 0.2 times this.
         entropy_coef: weight of the entropy bonus.
         whiten: shift and scale the advantages of a batch to mean 0 and variance 1.
         loss_mean: ``"token"`` averages over all actions of a minibatch, ``"sequence"`` over each episode's
             actions and then over the episodes.
-        max_grad_norm: gradients are clipped to it.
+        max_grad_norm: the largest gradient norm; larger ones are clipped.
         lora_rank: rank of low-rank adapters that are trained in place of the weights, in every linear layer
-            of the policy's trunk; its head stays as it is. None trains the weights.
+            of the policy's trunk; its head is frozen. None trains the weights.
         lora_alpha: the adapters' scale is ``lora_alpha / lora_rank``; None for twice the rank.
     """
 
@@ -94,12 +94,12 @@ class AgentOptions:
 
     @property
     def drawing(self) -> Drawing:
-        """How actions are drawn: what :func:`cola_agents.rl.rollout.collect` takes."""
+        """The sampling options, as arguments of :func:`cola_agents.rl.rollout.collect`."""
         return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
 
     @property
     def estimator(self) -> str:
-        """How the KL is measured: ``kl_estimator``, or what suits ``kl_in``."""
+        """The KL estimator: ``kl_estimator``, or the default for ``kl_in``."""
         return self.kl_estimator or ("exact" if self.kl_in == "loss" else "k1")
 
     @property

@@ -1,4 +1,4 @@
-"""The file of a recording: what an episode in it is, and how it is gone on with."""
+"""The file format of recorded episodes, and appending to such a file."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from cola_agents.common.files import write_whole
 from cola_agents.common.provenance import provenance
 from cola_envs import jsonl
 
-#: Of the first line of a file, which says what the others are.
+#: The ``kind`` in the first line of a file.
 KIND = "cola-episodes"
-#: What an episode holds: lists of such numbers, an entry an action but for ``ids``, and single values.
+#: The fields of an episode: lists of numbers, one for each action (``ids``: for each token), and values.
 _LISTS = {"ids": int, "positions": int, "actions": int, "log_probs": float, "rewards": float}
 _VALUES = {"terminated": bool, "seed": int, "problem_seed": int, "info": dict}
 
 
 def check_header(item: Any) -> None:
-    """Raise ValueError for a first line that does not say that episodes follow."""
+    """Raise ValueError for a first line that is not the header of a recording."""
     if not isinstance(item, dict) or item.get("kind") != KIND:
         raise ValueError(f"the first line is not of kind {KIND!r}: the file holds no episodes")
     for name in ("actions", "fingerprint"):
         if not isinstance(item.get(name), str):
-            raise ValueError(f"the first line does not say the episodes' {name}: {item.get(name)!r:.60}")
+            raise ValueError(f"the first line lacks the episodes' {name}: {item.get(name)!r:.60}")
 
 
 def check_episode(item: Any) -> None:
-    """Raise ValueError for what is no recorded episode, saying why."""
+    """Raise ValueError for an item that is not a recorded episode, with the reason."""
     if not isinstance(item, dict):
         raise ValueError(f"an episode is an object, got {item!r:.60}")
     for name, kind in {**dict.fromkeys(_LISTS, list), **_VALUES}.items():
@@ -49,22 +49,22 @@ def _check(item: Any, line: int) -> None:
 
 
 class Recording:
-    """A file of episodes, begun, or gone on with behind its last whole problem.
+    """A file of recorded episodes, new or resumed after its last whole problem.
 
-    A file that is there is left as it is until :meth:`append` is called. Only then what follows the last
-    whole problem is cut off; it has been played again by then.
+    An existing file is unchanged until the first :meth:`append`, which truncates it after the last whole
+    problem; the later episodes have been played again by then.
 
     Args:
-        path: ``.jsonl`` or ``.jsonl.gz``; where it is absent or empty, it is made, with its first line.
-        about: the first line, but for where it was made.
+        path: ``.jsonl`` or ``.jsonl.gz``; created with its first line where it is absent or empty.
+        about: the first line, without provenance.
         n: episodes of each problem.
 
     Attributes:
-        done: problems that are whole in the file.
+        done: number of whole problems in the file.
 
     Raises:
-        ValueError: for a file that was made otherwise, and for one with a damaged line before its last,
-            naming the line.
+        ValueError: for a file of other settings, and for one with a damaged line before its last, naming the
+            line.
     """
 
     def __init__(self, path: Path, about: dict[str, Any], n: int) -> None:
@@ -74,22 +74,22 @@ class Recording:
         if not path.exists() or not path.stat().st_size:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, jsonl.encoded(path, [{**about, "provenance": provenance()}]))
-        #: The last line that is kept, until what follows it was cut off.
-        self._kept: jsonl.Line | None = self._scanned(json.loads(json.dumps(about)))
+        #: The last line of the last whole problem; None once the file was truncated after it.
+        self._last: jsonl.Line | None = self._scan(json.loads(json.dumps(about)))
 
-    def _scanned(self, about: dict[str, Any]) -> jsonl.Line:
-        """Count what the file holds; returns the last line of its last whole problem."""
-        kept = None
+    def _scan(self, about: dict[str, Any]) -> jsonl.Line:
+        """Count the file's episodes; return the last line of its last whole problem."""
+        last = None
         problem: list[dict[str, Any]] = []
         for line, item in jsonl.records(self._path, _check):
-            if kept is None:
+            if last is None:
                 differing = [key for key in about if item.get(key) != about[key]]
                 if differing:
                     raise ValueError(
                         f"{self._path} was made otherwise ({', '.join(differing)} differ): write to another "
                         "file, or remove it"
                     )
-                kept = line
+                last = line
                 continue
             if problem and item["problem_seed"] != problem[0]["problem_seed"]:
                 raise ValueError(
@@ -100,26 +100,26 @@ class Recording:
             problem.append(item)
             if len(problem) == self._n:
                 self._count(problem)
-                problem, kept = [], line
-        if kept is None:
+                problem, last = [], line
+        if last is None:
             raise ValueError(
                 f"{self._path} does not begin with a whole line of kind {KIND!r}: it holds no episodes. "
                 "Write to another file, or remove it"
             )
-        return kept
+        return last
 
     def append(self, episodes: Sequence[dict[str, Any]]) -> None:
         """Append the episodes of whole problems; they are on the disk when this returns.
 
         Raises:
-            OSError: where they cannot be written; what was whole before still is.
+            OSError: where they cannot be written; earlier problems stay whole.
         """
-        if self._kept is not None:
-            if self._kept.end is None:
-                write_whole(self._path, jsonl.repacked(self._path, self._kept.number))
-            elif self._kept.end < self._path.stat().st_size:
-                jsonl.cut(self._path, self._kept.end)
-            self._kept = None
+        if self._last is not None:
+            if self._last.end is None:
+                write_whole(self._path, jsonl.repacked(self._path, self._last.number))
+            elif self._last.end < self._path.stat().st_size:
+                jsonl.cut(self._path, self._last.end)
+            self._last = None
         jsonl.append(self._path, episodes)
         for at in range(0, len(episodes), self._n):
             self._count(episodes[at : at + self._n])
@@ -135,7 +135,7 @@ class Recording:
     def figures(self) -> dict[str, Any]:
         """Number of episodes, share of successes, mean reward, share of problems that some episode solved.
 
-        ``failed_episodes`` says how many a failing engine or task cut, where one was.
+        ``failed_episodes`` is the number of episodes that a failing engine or task cut short, if any.
         """
         count = self.done * self._n
         return {

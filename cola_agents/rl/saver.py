@@ -1,4 +1,4 @@
-"""Writing saved agents, each in one step; :mod:`cola_agents.rl.saving` says what is in their folder."""
+"""Write saved agents, each in one atomic step, in the format of :mod:`cola_agents.rl.saving`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Saver:
 
     def __init__(self) -> None:
         self._ledger = Ledger()
-        self._last: str | None = None  # the seal of the last description that was written here
+        self._last: str | None = None  # the seal of the last description that this object wrote
 
     def write(
         self,
@@ -39,17 +39,17 @@ class Saver:
         optimiser: dict[str, Any],
         history: Sequence[Record],
     ) -> None:
-        """Write a saved agent; until the last step the one that was there before is the one that is read.
+        """Write a saved agent; until the last step readers get the previous one.
 
         The files are written under new names and are on the disk before :data:`DESCRIPTION`, which names
-        them, is replaced in one step. What it was before becomes :data:`PREVIOUS`. The save before that is
+        them, is replaced in one step. The old description becomes :data:`PREVIOUS`. The save before that is
         deleted first, so that there are never more than two.
 
         Raises:
-            FileExistsError: if ``path`` holds something that is no saved agent.
+            FileExistsError: if ``path`` holds something other than a saved agent.
             InUseError: while another process writes there.
             FloatingPointError: for weights that are not finite.
-            OSError: where it cannot be written. After each of them the last save is as it was.
+            OSError: where it cannot be written. After any of these the last save is unchanged.
         """
         for name, tensor in weights.items():
             if not torch.isfinite(tensor).all():
@@ -102,7 +102,7 @@ class Saver:
         self._last = json.loads(text)[SEAL]
 
     def _last_whole(self, path: Path) -> Described | None:
-        """The last whole save. Of those that were not written here the digests are computed."""
+        """The last whole save; saves of other objects are checked by their digests."""
         for name in (DESCRIPTION, PREVIOUS):
             try:
                 described = read_described(path, name)
@@ -115,7 +115,7 @@ class Saver:
 
 
 class _Output:
-    """An open file that takes the digest of what is written, and notes the disk's error."""
+    """An open file that computes the digest of its content, and records an error of the disk."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -138,20 +138,20 @@ class _Output:
 
 
 def _put(path: Path, write: Callable[[Any], object]) -> str:
-    """Write a new file to the disk; its digest."""
+    """Write a new file to the disk; return its digest."""
     with path.open("xb") as file:
         output = _Output(file)
         try:
             write(output)
-        except (RuntimeError, SafetensorError) as error:  # what the libraries make of the disk's own error
+        except (RuntimeError, SafetensorError) as error:  # how the libraries report an error of the disk
             raise (output.error or OSError(errno.EIO, str(error))) from error
     flush(path)
     return output.digest.hexdigest()
 
 
 def _clear(path: Path, last: Described | None) -> None:
-    """Delete all saves but the last whole one, and what killed ones have left."""
-    kept = {LOCK} if last is None else {LOCK, last.name, *last.files}
+    """Delete all saves but the last whole one, and the remains of killed ones."""
+    current = {LOCK} if last is None else {LOCK, last.name, *last.files}
     for old in path.iterdir():
-        if old.name not in kept and (LEFT.fullmatch(old.name) or old.name == PREVIOUS):
+        if old.name not in current and (LEFT.fullmatch(old.name) or old.name == PREVIOUS):
             old.unlink()

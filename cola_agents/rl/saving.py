@@ -1,8 +1,8 @@
-"""A folder that always holds one whole saved agent, whatever interrupts or damages the next.
+"""Read a saved agent: a folder that always holds one whole save, whatever interrupts the next.
 
-It holds ``agent.json``, which describes the agent and names its files with their digests; those files,
-``actor-MARK.safetensors`` and ``optimiser-MARK.pt`` of each save and ``history-MARK.jsonl``, which goes on
-from save to save; and ``agent-previous.json``, which describes the save before, with its files.
+``agent.json`` describes the agent and names its files with their digests: ``actor-MARK.safetensors`` and
+``optimiser-MARK.pt`` of each save, and ``history-MARK.jsonl``, which grows from save to save.
+``agent-previous.json`` describes the previous save in the same way.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from cola_agents.common.sealed import DamagedError, is_sealed, unsealed
 from cola_agents.rl.history import Place, Record, read_history
 from cola_agents.rl.optimiser import tensors_of
 
-#: What is written last, in one step: it names the other files, so that it is never half of a save.
+#: Written last, in one step: it names the other files of a save, so that it never describes half of one.
 DESCRIPTION = "agent.json"
-#: What :data:`DESCRIPTION` was before.
+#: The description of the previous save.
 PREVIOUS = "agent-previous.json"
 
 _FILE = re.compile(r"(actor-\w{8}\.safetensors|optimiser-\w{8}\.pt|history-\w{8}\.jsonl)")
-#: What a kill may leave; ``agent.json-MARK`` is of earlier versions.
+#: Files that a kill may leave; ``agent.json-MARK`` is of earlier versions.
 LEFT = re.compile(
     rf"{_FILE.pattern}|\.(agent|agent-previous|run)\.json\.new|agent\.json-\w{{8}}|{re.escape(LOCK)}"
 )
@@ -97,7 +97,7 @@ def holds_agent(path: Path) -> bool:
 
 
 def is_free(path: Path) -> bool:
-    """Whether nothing is in the way of a new saved agent: at most what a killed first save has left."""
+    """Whether an agent can be saved here: the path holds at most what a killed first save has left."""
     if not path.exists():
         return True
     return path.is_dir() and all(LEFT.fullmatch(one.name) or one.name == SETTINGS for one in path.iterdir())
@@ -112,9 +112,9 @@ def check_free(path: Path) -> None:
 def read_saved(path: Path) -> SavedAgent:
     """Read the last whole save.
 
-    Where the newest is damaged, that is the one before, with a warning that names the damaged file. A damaged
-    history costs a save no more than the records from the damage on, with a warning. Agents of versions that
-    kept no digests are read with a warning.
+    Where the newest save is damaged, that is the previous one, with a warning that names the damaged file. Of
+    a damaged history the records before the damage are read, with a warning. Agents of versions without
+    digests are read with a warning.
 
     Raises:
         FileNotFoundError: where there is no saved agent.
@@ -147,14 +147,14 @@ def read_saved(path: Path) -> SavedAgent:
 
 
 def _read(path: Path, name: str) -> tuple[Described, dict[str, Tensor], dict[str, Any]]:
-    """A save, checked."""
+    """Read and check a save."""
     described = read_described(path, name)
     described.check()
     return described, *read_tensors(path, described.content["files"])
 
 
 def _look_at_previous(path: Path) -> None:
-    """Warn where the save before the newest is damaged, while that can still be put right."""
+    """Warn where the previous save is damaged."""
     if (path / PREVIOUS).exists():
         try:
             read_described(path, PREVIOUS).check()
@@ -163,11 +163,11 @@ def _look_at_previous(path: Path) -> None:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The newest description, with the names of its ``files``; those themselves are not looked at.
+    """Read the newest description, with the names of its ``files``, but not the files.
 
     Raises:
         FileNotFoundError: where there is no saved agent.
-        DamagedError: where it is not what was written.
+        DamagedError: where it is damaged.
     """
     if not (path / DESCRIPTION).exists():
         raise FileNotFoundError(f"{path} holds no saved agent: there is no {DESCRIPTION} in it")
@@ -199,12 +199,12 @@ def read_tensors(path: Path, files: dict[str, str]) -> tuple[dict[str, Tensor], 
 
 @dataclass(frozen=True)
 class Described:
-    """A description as it was read.
+    """The description of a save.
 
     Attributes:
-        path, name: its folder, and its own name.
+        path, name: its folder and file name.
         text, content: the file, as bytes and as JSON; the content is of the right form.
-        place: where the history is; None for an agent of before digests, whose description holds it.
+        place: of the history; None for an agent of versions without digests, whose description holds it.
     """
 
     path: Path
@@ -239,8 +239,8 @@ class Described:
         """The records, with a warning where not all are whole."""
         place = self.place
         if place is None:
-            kept: list[Record] = self.content["history"]
-            return kept
+            history: list[Record] = self.content["history"]
+            return history
         _inside(self.path, place.file)
         records, whole = read_history(self.path, place)
         if not whole:
@@ -256,7 +256,7 @@ def read_described(path: Path, name: str) -> Described:
     """Read a description.
 
     Raises:
-        DamagedError: where it is missing, not what was written, or not of the right form.
+        DamagedError: where it is missing, damaged, or not of the right form.
     """
     file = path / name
     if not file.exists():
@@ -296,7 +296,7 @@ def _inside(path: Path, name: str) -> Path:
 
 
 def is_json(value: Any) -> bool:
-    """Whether a value is the same after it was written as JSON and read again."""
+    """Whether a value survives being written as JSON and read again."""
     try:
         return bool(json.loads(json.dumps(value)) == value)
     except (TypeError, ValueError):

@@ -1,9 +1,9 @@
-"""Processes that learn one agent together: each plays its share of the episodes, all make the same update.
+"""Processes that train one agent together: each plays its share of the episodes, all make the same update.
 
-What is exchanged: at the start the trained weights of the first process, then of every batch the episodes
-without their hidden states, values and KLs, and gradients. A process holds the frozen model and the whole
-policy, and computes on the episodes that it played. Whatever is a figure of the batch (advantages of
-groups, whitening, minibatches, records) is computed from all of it, by each process alike.
+They exchange, at the start, the trained weights of the first process, then for every batch the episodes
+without their hidden states, values and KLs, and gradients. Each process holds the frozen model and the whole
+policy, and computes on the episodes that it played. Figures of the batch (advantages of groups, whitening,
+minibatches, records) are computed from all of it, by every process.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from cola_agents.rl.rollout import Rollout
 
 T = TypeVar("T")
 
-#: How long a process waits for its fellows, which may play longer episodes, or evaluate in a callback.
+#: The time limit of an exchange: other processes may play longer episodes, or evaluate in a callback.
 WAIT = timedelta(hours=1)
 
-#: Gradients that are added up at once: 2 ** 26 are 256 MiB in float32.
+#: Gradients in one all-reduce: 2 ** 26 are 256 MiB in float32.
 GRADIENTS_AT_ONCE = 2**26
 
 
 class LostProcessError(RuntimeError):
-    """Another process ended, or did not come to an exchange in time; or this one was closed."""
+    """Another process ended or missed an exchange, or this one was closed."""
 
 
 class RolloutWorkers(Workers):
-    """This process and its fellows, as an agent needs them.
+    """The processes of an agent's training, and their exchanges.
 
-    All processes make the same calls in the same order. One that fails says so in place of its next
-    exchange (:meth:`fail`), so that the others raise too, and do not wait for it. Exchanges of objects go
-    through the CPU (gloo), with :data:`WAIT` as their patience; tensors stay on their device. Ctrl-C waits
-    for the end of an exchange: half of one would leave the other processes in it.
+    All processes make the same calls in the same order. A process that fails reports its error in place of
+    its next exchange (:meth:`fail`), so that the others raise too, and do not wait for it. Objects are
+    exchanged through the CPU (gloo), with the time limit :data:`WAIT`; tensors stay on their device. Ctrl-C
+    waits for the end of an exchange, which the other processes could not leave otherwise.
 
     Attributes:
-        rank, size: which process this is, and of how many.
+        rank, size: the number of this process, and of all processes.
 
     Raises:
         ImportError, ValueError: see :class:`~cola_agents.common.processes.Workers`; and where accelerate is
-            configured to split weights, which an agent has whole in every process.
+            configured to shard weights, which an agent does not support.
     """
 
     def __init__(self) -> None:
@@ -66,14 +66,14 @@ class RolloutWorkers(Workers):
             self._group = torch.distributed.new_group(backend="gloo", timeout=WAIT)
 
     def share(self, count: int) -> slice:
-        """Which of ``count`` episodes this process plays: one run of consecutive ones.
+        """The consecutive ones of ``count`` episodes that this process plays.
 
         Raises:
             ValueError: for fewer episodes than processes.
         """
         if count < self.size:
             raise ValueError(
-                f"{count} episodes cannot be shared by {self.size} processes: each plays one at least"
+                f"{count} episodes cannot be shared by {self.size} processes: each plays at least one"
             )
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
@@ -88,12 +88,12 @@ class RolloutWorkers(Workers):
         return [value] if self.size == 1 else self._meet(value, None)
 
     def begin(self) -> None:
-        """Errors from here on are told anew: all processes know of those before."""
+        """Report errors again from here on: all processes know the earlier ones."""
         self._ended = False
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A block that all processes run: they leave it together, and one's error is raised in all."""
+        """A block that all processes run: they leave it together, and an error in one is raised in all."""
         self.begin()
         try:
             yield
@@ -104,38 +104,38 @@ class RolloutWorkers(Workers):
             raise
 
     def close(self) -> None:
-        """Leave the others, who hear of it at their next exchange. May be called more than once."""
+        """Leave the other processes, whose next exchange fails. May be called more than once."""
         group, self._group = self._group, None
         if group is not None and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group(group)
 
     def fail(self, error: BaseException) -> None:
-        """Tell the other processes, at their next exchange, that this one has ended with an error.
+        """Report an error of this process to the others, at their next exchange.
 
         Raises:
-            RuntimeError, KeyboardInterrupt: where this one was only stopped, and another ended so.
+            RuntimeError, KeyboardInterrupt: where this process only stopped, and another raised these.
         """
         if self.size > 1 and not self._ended:
             with suppress(LostProcessError):  # the error itself is what the caller raises
                 self._meet(None, error)
 
     def _meet(self, value: Any, error: BaseException | None, *, last: bool = False) -> list[Any]:
-        """``last``: no exchange follows, so that what happens from here on is not told."""
+        """All-gather values and errors; ``last``: no exchange follows, so later errors are not reported."""
         outcomes: list[Any] = [None] * self.size
         with hold_interrupts(patient=True):
-            self._call(torch.distributed.all_gather_object, outcomes, (_told(error), value))
-            failures = {rank: told for rank, (told, _) in enumerate(outcomes) if told is not None}
+            self._call(torch.distributed.all_gather_object, outcomes, (_report(error), value))
+            failures = {rank: report for rank, (report, _) in enumerate(outcomes) if report is not None}
             self._ended = last or bool(failures)
         if failures and (error is None or isinstance(error, Stopped)):
             raise _as_raised(failures)
         return [value for _, value in outcomes]
 
     def _call(self, collective: Callable[..., Any], *arguments: Any, device: str = "cpu") -> None:
-        """A collective of torch, over gloo for the CPU or else the processes' own group (NCCL on GPUs)."""
+        """Call a collective of torch, over gloo on the CPU, else over the default group (NCCL on GPUs)."""
         if self._group is None:
             self._ended = True
             raise LostProcessError(
-                "the agent was closed, and has left the other processes: load or make it anew"
+                "the agent was closed, and has left the other processes: load or build it again"
             )
         try:
             collective(*arguments, group=self._group if device == "cpu" else None)
@@ -150,8 +150,8 @@ class RolloutWorkers(Workers):
         """Begin an update: check that all processes have the same agent.
 
         Args:
-            described: what is compared; real numbers to a thousandth.
-            carried: what is not.
+            described: settings to compare; real numbers to a thousandth.
+            carried: a value to exchange without comparison.
 
         Returns:
             ``carried`` of every process.
@@ -160,20 +160,20 @@ class RolloutWorkers(Workers):
             ValueError: in every process, naming what differs.
         """
         self.begin()
-        told = self.exchange((described, carried))
+        exchanged = self.exchange((described, carried))
         for name in described:
-            values = [one[name] for one, _ in told]
+            values = [settings[name] for settings, _ in exchanged]
             if not all(_same(value, values[0]) for value in values):
                 self._ended = True
                 raise ValueError(
                     f"the processes have different agents: {name} is {', '.join(map(repr, values))}; all of "
                     "them must make the same calls with the same arguments"
                 )
-        return [own for _, own in told]
+        return [value for _, value in exchanged]
 
     @torch.no_grad()
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite tensors with those of the first process."""
+        """Overwrite the tensors with those of the first process."""
         if self.size > 1:
             with hold_interrupts(patient=True):
                 self.exchange(None)
@@ -192,26 +192,26 @@ class RolloutWorkers(Workers):
     def sum_gradients(
         self, parameters: Sequence[nn.Parameter], figures: dict[str, float]
     ) -> dict[str, float]:
-        """Make every process's gradients the sum of all processes'; the sums of ``figures``.
+        """Sum the gradients over the processes, in place and in float32; return the sums of ``figures``.
 
-        A process may have none, where it has no episode of a minibatch. Sums are made in float32.
+        A process without an episode of a minibatch has no gradients.
         """
         if self.size == 1:
             return figures
         with hold_interrupts(patient=True):
-            told = self.exchange((figures, [p.grad is not None for p in parameters]))
-            anywhere = np.any([has for _, has in told], axis=0)
-            for part in _pieces([p for p, found in zip(parameters, anywhere, strict=True) if found]):
-                flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in part]
-                added = torch.cat([gradient.flatten().float() for gradient in flat])
-                self._call(torch.distributed.all_reduce, added, device=added.device.type)
-                for p, piece in zip(part, added.split([p.numel() for p in part]), strict=True):
+            exchanged = self.exchange((figures, [p.grad is not None for p in parameters]))
+            anywhere = np.any([has_gradient for _, has_gradient in exchanged], axis=0)
+            for part in _pieces([p for p, summed in zip(parameters, anywhere, strict=True) if summed]):
+                gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in part]
+                sums = torch.cat([gradient.flatten().float() for gradient in gradients])
+                self._call(torch.distributed.all_reduce, sums, device=sums.device.type)
+                for p, piece in zip(part, sums.split([p.numel() for p in part]), strict=True):
                     p.grad = piece.view_as(p).to(p.dtype, copy=True)
-        names = dict.fromkeys(name for found, _ in told for name in found)
-        return {name: sum(found.get(name, 0.0) for found, _ in told) for name in names}
+        names = dict.fromkeys(name for each, _ in exchanged for name in each)
+        return {name: sum(each.get(name, 0.0) for each, _ in exchanged) for name in names}
 
     def all_gather(self, own: Rollout) -> Rollout:
-        """The episodes of all processes, by rank; of hidden states only this one's are here."""
+        """The episodes of all processes, by rank; with the hidden states of this process alone."""
         if self.size == 1:
             return own
         light: dict[str, Any] = {
@@ -219,12 +219,12 @@ class RolloutWorkers(Workers):
             for field in fields(own)
             if isinstance(value := getattr(own, field.name), Tensor) and field.name != "hidden"
         }
-        told = self.exchange(replace(own, hidden=own.hidden[:0].cpu(), **light))
-        return _joined(told, own, self.rank)
+        parts = self.exchange(replace(own, hidden=own.hidden[:0].cpu(), **light))
+        return _joined(parts, own, self.rank)
 
 
 def _check_environment() -> None:
-    """Refuse what accelerate is configured for and agents do not do."""
+    """Raise ValueError where accelerate is configured for FSDP or mixed precision."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise ValueError(
             "accelerate is configured for FSDP, and an agent has the whole policy in every process: set its "
@@ -239,7 +239,7 @@ def _check_environment() -> None:
 
 
 def text_of(value: Any) -> str:
-    """A setting as a text that is the same in every process: no addresses, and sets in order."""
+    """A setting as a text that is the same in every process: without addresses, and with sets in order."""
     if isinstance(value, dict):
         return "{" + ", ".join(sorted(f"{key!r}: {text_of(one)}" for key, one in value.items())) + "}"
     if isinstance(value, (set, frozenset)):
@@ -248,21 +248,21 @@ def text_of(value: Any) -> str:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Real numbers may differ as sums of unlike devices do."""
+    """Whether two settings are equal; real numbers may differ by the rounding of different devices."""
     if isinstance(value, float) and isinstance(other, float):
         return math.isclose(value, other, rel_tol=1e-3)
     return bool(value == other)
 
 
-def _told(error: BaseException | None) -> tuple[str, str] | None:
-    """An error as the others hear of it: SIGTERM as Ctrl-C."""
+def _report(error: BaseException | None) -> tuple[str, str] | None:
+    """Type and message of an error, for the other processes; SIGTERM is reported as Ctrl-C."""
     if isinstance(error, KeyboardInterrupt):
         return KeyboardInterrupt.__name__, ""
     return None if error is None else (type(error).__name__, str(error))
 
 
 def _as_raised(failures: dict[int, tuple[str, str]]) -> BaseException:
-    """What a process raises that did not fail itself: the worst that another did."""
+    """The error to raise for the failures of other processes: the most severe one."""
     for rank, (kind, message) in failures.items():
         if kind not in (Stopped.__name__, KeyboardInterrupt.__name__):
             return RuntimeError(f"process {rank} failed: {kind}: {message}")
@@ -271,7 +271,7 @@ def _as_raised(failures: dict[int, tuple[str, str]]) -> BaseException:
 
 
 def _pieces(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Parameters in order, as many at a time as make :data:`GRADIENTS_AT_ONCE` numbers, one at least."""
+    """Parameters in order, in pieces of up to :data:`GRADIENTS_AT_ONCE` numbers, or one parameter."""
     piece: list[nn.Parameter] = []
     for parameter in parameters:
         if piece and sum(p.numel() for p in piece) + parameter.numel() > GRADIENTS_AT_ONCE:
@@ -283,7 +283,7 @@ def _pieces(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
 
 
 def _joined(parts: Sequence[Rollout], own: Rollout, rank: int) -> Rollout:
-    """Rollouts one after the other, padded on the right to the longest, with the hidden states of ``own``."""
+    """Rollouts concatenated and padded on the right to the longest, with the hidden states of ``own``."""
     length = max(part.mask.shape[1] for part in parts)
     whole: dict[str, Any] = {}
     for field in fields(Rollout):

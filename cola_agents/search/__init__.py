@@ -1,7 +1,8 @@
 """Tree search over latent or token actions.
 
-``search`` is the search itself, over any Episodes and any evaluator; the other modules hold evaluators,
-the Q-function and what is built of them.
+``search`` is PUCT over any Episodes and any evaluator; ``mcts_q`` is the paper's search; ``MCTS`` runs either
+over the problems of a task. In the order of reading: ``config``, ``forest``, ``playout``, ``evaluators``,
+``puct``, ``q``, ``mcts_q``, ``solver``; then ``baselines`` and ``view``.
 """
 
 from cola_agents.search.config import Ending, Evaluate, Evaluation, SearchConfig, SearchResult

@@ -1,4 +1,4 @@
-"""What a search has to beat at the same number of tokens: one try, several tries, and beam search."""
+"""Baselines of the searches: greedy decoding, best of n, majority vote, and beam search."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from cola_envs.fields import TEXT
 
 
 class Tries:
-    """Whole episodes from the states that rows are in: greedy, best of n, and majority vote.
+    """Whole episodes from the current states of rows: greedy, best of n, and majority vote.
 
     Args:
-        episodes: whose rows these are; they are left as they were found.
-        rows: whose episodes are running, a problem each.
+        episodes: the rows belong to these; they are restored after each episode.
+        rows: rows whose episodes are running, a problem each.
         policy: rows to action logits [B, A], attached to the session of these episodes.
-        q: rows to action values; where it is given, an ending is worth what it says of the last action,
-            and the task's rewards are not looked at.
+        q: rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
+            task's rewards are not read.
         seed: of the draws.
 
     Attributes:
-        endings: per problem, in the order in which they were played.
-        new_tokens: that each problem has cost, [R].
+        endings: per problem, in the order of play.
+        new_tokens: new tokens of each problem so far, [R].
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Tries:
         self.new_tokens = np.zeros(len(self.rows), dtype=np.int64)
 
     def play(self, temperature: float = 1.0, which: Sequence[int] | None = None) -> None:
-        """One more episode of every problem, or of those whose numbers are in ``which``; 0 is greedy."""
+        """Play one more episode of every problem, or of the problems ``which``; temperature 0 is greedy."""
         chosen = list(range(len(self.rows)) if which is None else which)
         rows = [self.rows[i] for i in chosen]
         roots = [self._roots[i] for i in chosen]
@@ -53,15 +53,15 @@ class Tries:
             self.episodes.restore(rows, roots, seeds)
             streams = {self.rows[i]: self._streams[i] for i in chosen}
             player = Player(self.episodes, self.policy, streams, temperature=temperature, q=self.q)
-            found = player.to_the_end(rows)
+            endings = player.to_the_end(rows)
         finally:
             self.episodes.restore(rows, roots)
-        for i, ending in zip(chosen, found, strict=True):
+        for i, ending in zip(chosen, endings, strict=True):
             self.new_tokens[i] += ending.spent
             self.endings[i].append(replace(ending, spent=int(self.new_tokens[i])))
 
     def answers(self, how: Literal["first", "value", "vote"]) -> list[Ending]:
-        """Per problem the first ending, the one of highest value (best of n), or the majority's."""
+        """Per problem the first ending, the one of highest value (best of n), or that of the majority."""
         if how == "first":
             return [endings[0] for endings in self.endings]
         if how == "value":
@@ -74,28 +74,27 @@ class Tries:
 def beam_search(
     episodes: Episodes, rows: Sequence[int], policy: Values, *, length_penalty: float = 0.0
 ) -> tuple[list[Ending], int]:
-    """Beam search over actions: the endings that the policy finds likeliest, and the tokens that it cost.
+    """Beam search over actions: the likeliest endings under the policy, and the number of new tokens.
 
-    Codes that give the same token are kept apart: they are different actions of the policy, though the
-    text is one.
+    Codes that give the same token stay separate: they are different actions with the same text.
 
     Args:
-        episodes: whose rows these are; they are left as they were found.
-        rows: as many as the beam is wide, each of which has been reset; the problem is the one in the first.
+        episodes: the rows belong to these; they are restored afterwards.
+        rows: one per beam, each of which has been reset; the problem is that of the first.
         policy: rows to action logits [B, A].
-        length_penalty: an ending's log-probability is divided by its length to this power.
+        length_penalty: the score of an ending is its log-probability divided by its length to this power.
 
     Returns:
-        Up to ``len(rows)`` endings, best first, their value being that score; and the new tokens.
+        Up to ``len(rows)`` endings, best first, with the score as their value; and the new tokens.
 
     Raises:
         gymnasium.error.ResetNeeded: where the episode of the first row is over.
-        FloatingPointError: where the policy's logits are not finite, but for -inf.
+        FloatingPointError: where the policy's logits are not finite, except for -inf.
     """
     rows, width = list(rows), len(rows)
     (root,) = running_states(episodes, rows[:1])
-    kept = [root, *(episodes.snapshot(row) for row in rows[1:])]
-    beam: list[tuple[float, float, Any]] = [(0.0, 0.0, root)]  # score, what has been paid, state
+    originals = [root, *(episodes.snapshot(row) for row in rows[1:])]
+    beam: list[tuple[float, float, Any]] = [(0.0, 0.0, root)]  # score, sum of rewards, state
     start, new_tokens = len(root.actions), 0
     endings: list[Ending] = []
     try:
@@ -127,5 +126,5 @@ def beam_search(
                 value = score / math.pow(len(line), length_penalty)
                 endings.append(Ending(TEXT.of(infos[i]), line, value, sofar, infos[i], new_tokens))
     finally:
-        episodes.restore(rows, kept)
+        episodes.restore(rows, originals)
     return sorted(endings, key=lambda ending: -ending.value)[:width], new_tokens

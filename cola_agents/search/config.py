@@ -1,4 +1,4 @@
-"""What a search is told, is given by an evaluator, and returns."""
+"""The options of a PUCT search, the interface of an evaluator, and the result of a search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cola_agents.search.forest import NONE, Forest, Tree
 
 
 def check_count(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse what is no integer of at least 1, with ValueError; None passes where it is ``optional``."""
+    """Raise ValueError unless ``value`` is an integer of at least 1, or None where ``optional``."""
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -21,30 +21,31 @@ def check_count(name: str, value: Any, *, optional: bool = False) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuse what is neither True nor False, with ValueError."""
+    """Raise ValueError unless ``value`` is True or False."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How a search goes.
+    """Options of a PUCT search.
 
     Attributes:
-        simulations: leaves per tree, at most.
-        token_budget: new model tokens per tree (its edges' and its evaluations', text of the task
-            included), after which a tree gets no further simulation; None for no limit.
-        c_init, c_base: of the pUCT rule (:meth:`~cola_agents.search.forest.Forest.puct`); AlphaZero's.
-        unvisited: what an edge not taken yet is worth: ``"zero"``, as published, or ``"parent"``, the mean
-            return of its node.
-        discount: of a return, per action.
-        width: edges per node, the likeliest; None for all actions.
+        simulations: simulations per tree, at most.
+        token_budget: new model tokens per tree (of edges and evaluations, the task's text included), after
+            which a tree gets no further simulation; None for no limit.
+        c_init, c_base: constants of the pUCT rule (:meth:`~cola_agents.search.forest.Forest.puct`), with
+            AlphaZero's values.
+        unvisited: Q of an unvisited edge: ``"zero"``, as published, or ``"parent"``, the mean return of its
+            node.
+        discount: per action.
+        width: edges per node, the likeliest actions; None for all actions.
         span: actions per edge: the first is the edge's, the others are the policy's likeliest.
-        merge: make one edge of codes that give the same token; only without world temperature.
-        noise, noise_share: Dirichlet noise on the root's priors: its concentration (0 for none) and share.
-        rewards: ``"environment"``: what the task pays is seen, as in training. ``"estimated"``: it is
-            not; the end of an episode is worth what the evaluator's action values say of the action that
-            led there. An evaluation that searches with the task's own rewards has read the solutions.
+        merge: join codes that give the same token into one edge; only without world temperature.
+        noise, noise_share: concentration (0 for none) and share of the Dirichlet noise on the root's priors.
+        rewards: ``"environment"``: the search sees the task's rewards, as in training. ``"estimated"``: it
+            does not; the value of a finished episode is the evaluator's value of its last action. To
+            evaluate a model, use ``"estimated"``: the task's rewards give the solutions away.
         answer: how the answer is chosen: the line of most ``"visits"``, the ending of highest
             ``"value"``, or the ``"vote"`` of all endings.
         early_stop: end a tree when no remaining simulation could change its most visited edge.
@@ -87,16 +88,16 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class Ending:
-    """A finished episode that a search came by.
+    """A finished episode of a search.
 
     Attributes:
-        text: everything the agent wrote.
+        text: all text that the agent wrote.
         actions: from the root of the search on.
-        value: what it is worth to the search: the return from the root, or the evaluator's estimate of it.
-        reward: the sum of what the task paid from the root on, not discounted; where rewards are estimated
-            the search does not look at it.
-        info: the last step's.
-        spent: new model tokens that the search had spent on this problem when it had found it.
+        value: the return from the root, or the evaluator's estimate of it.
+        reward: the undiscounted sum of the task's rewards from the root on; a search with estimated rewards
+            does not read it.
+        info: of the last step.
+        spent: new model tokens that the search had spent on this problem by the end of this episode.
     """
 
     text: str
@@ -108,14 +109,13 @@ class Ending:
 
 
 class Evaluation(NamedTuple):
-    """What an evaluator says of B rows.
+    """Priors and values of the states of B rows.
 
     Attributes:
         prior: probabilities over the actions, [B, A].
-        value: the return to be expected from here on, [B].
-        action_values: the same after each action, [B, A]; None where it knows none.
-        endings: per row how it played on to the end, its value and reward counted from here; None where it
-            did not.
+        value: the expected return from this state, [B].
+        action_values: the expected return after each action, [B, A]; None without a Q-function.
+        endings: per row the end of its rollout, with value and reward from this state on; None without one.
     """
 
     prior: np.ndarray
@@ -125,35 +125,35 @@ class Evaluation(NamedTuple):
 
 
 class Evaluate(Protocol):
-    """Judges the states that rows are in; may play them on, for they are put back afterwards."""
+    """Evaluates the current states of rows. It may step the rows: the search restores them."""
 
     def __call__(self, rows: Sequence[int], /) -> Evaluation | tuple[np.ndarray, np.ndarray]:
-        """An :class:`Evaluation`, or plainly prior [B, A] and value [B]."""
+        """An :class:`Evaluation`, or just prior [B, A] and value [B]."""
 
 
-#: Rows to action logits or probabilities [B, A]: what continues an edge of several actions.
+#: Maps rows to action logits or probabilities [B, A]; continues an edge of several actions.
 Follow = Callable[[Sequence[int]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found, a tree a row.
+    """The result of a search over R rows, one tree a row.
 
     Attributes:
-        rows: the rows that were searched.
-        visits, values: of the root's actions, [R, A]; a merged code's stand at the likeliest of its codes,
-            values are 0 where there are no visits.
-        actions: the root's action that the answer begins with, [R].
-        lines: all actions of the answer, as far as it was searched.
-        answers: the chosen ending; None where the line of most visits ends before its episode does and was
-            not played on.
+        rows: the searched rows.
+        visits, values: visit counts and mean returns of the root's actions, [R, A]; those of merged codes
+            stand at the likeliest code; values are 0 without visits.
+        actions: the first action of each answer, [R].
+        lines: all actions of each answer, as far as the tree reaches.
+        answers: the chosen ending; None where the most visited line stops before the end of its episode and
+            has no rollout.
         endings: every ending of every tree.
-        simulations: done in each tree, [R].
+        simulations: simulations of each tree, [R].
         new_tokens: tokens that each tree's simulations added, [R].
-        forwarded: tokens that went through the language model in the whole search, those computed again
-            included; None where the session does not count them.
-        interrupted: whether it was stopped before it was done.
-        trees: the trees themselves, to be printed, drawn and looked into.
+        forwarded: tokens that went through the language model in the whole search, recomputed ones included;
+            None where the session does not count them.
+        interrupted: whether the search was stopped before its end.
+        trees: the trees, to print and draw.
     """
 
     rows: list[int]
@@ -170,29 +170,28 @@ class SearchResult:
     trees: list[Tree] = field(repr=False)
 
     @classmethod
-    def of(cls, forest: Forest, rows: list[int], num_actions: int, **found: Any) -> SearchResult:
-        """A result whose root figures are read from the trees; ``found`` are the other fields."""
+    def of(cls, forest: Forest, rows: list[int], num_actions: int, **fields: Any) -> SearchResult:
+        """Build a result: the roots' figures from the trees, the other ``fields`` as they are."""
         visits = np.zeros((len(rows), num_actions), dtype=np.int64)
         values = np.zeros((len(rows), num_actions))
         for tree in range(len(rows)):
             if forest.size[tree]:
                 edges = forest.action[tree, 0] != NONE
-                actions, seen = forest.action[tree, 0, edges], forest.visits[tree, 0, edges]
-                visits[tree, actions] = seen
-                values[tree, actions] = forest.value_sum[tree, 0, edges] / np.maximum(seen, 1)
-        first = np.array([line[0] if line else NONE for line in found["lines"]])
+                actions, counts = forest.action[tree, 0, edges], forest.visits[tree, 0, edges]
+                visits[tree, actions] = counts
+                values[tree, actions] = forest.value_sum[tree, 0, edges] / np.maximum(counts, 1)
+        first = np.array([line[0] if line else NONE for line in fields["lines"]])
         trees = [Tree(forest, number) for number in range(len(rows))]
-        return cls(rows=rows, visits=visits, values=values, actions=first, trees=trees, **found)
+        return cls(rows=rows, visits=visits, values=values, actions=first, trees=trees, **fields)
 
     @classmethod
     def joined(cls, results: Sequence[SearchResult]) -> SearchResult:
-        """One result of several searches, their trees in turn."""
-        found: dict[str, Any] = {}
+        """Concatenate the results of several searches."""
+        fields: dict[str, Any] = {}
         for name in ("visits", "values", "actions", "simulations", "new_tokens"):
-            found[name] = np.concatenate([getattr(result, name) for result in results])
+            fields[name] = np.concatenate([getattr(result, name) for result in results])
         for name in ("rows", "lines", "answers", "endings", "trees"):
-            found[name] = [item for result in results for item in getattr(result, name)]
-        counts = [result.forwarded for result in results]
-        known = [count for count in counts if count is not None]
-        found["forwarded"] = sum(known) if len(known) == len(counts) else None
-        return cls(**found, interrupted=any(result.interrupted for result in results))
+            fields[name] = [item for result in results for item in getattr(result, name)]
+        counts = [result.forwarded for result in results if result.forwarded is not None]
+        forwarded = sum(counts) if len(counts) == len(results) else None
+        return cls(**fields, forwarded=forwarded, interrupted=any(result.interrupted for result in results))

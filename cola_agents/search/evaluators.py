@@ -1,4 +1,4 @@
-"""Where a search's priors and values come from."""
+"""An evaluator that plays each state on to the end of its episode."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def probabilities(logits: Tensor) -> np.ndarray:
 
 
 class RolloutEvaluator:
-    """Priors from a policy; the value of a state is what came of playing it on to its end.
+    """Priors from a policy; the value of a state is the return of a rollout from it.
 
-    A call plays its rows on together, until the last of them has ended. :func:`~cola_agents.search.search`
-    does not call it (but does call a subclass): it has ``player`` play the rows, so that a tree whose row
-    has ended goes on at once. What is found is the same.
+    A call plays its rows together until the last one has ended. :func:`~cola_agents.search.search` calls
+    only subclasses; for this class itself it uses ``player`` directly, so that a tree whose rollout has ended
+    does not wait for the others. The results are the same.
 
     Args:
-        episodes: whose rows are evaluated.
+        episodes: the rows to evaluate belong to these.
         policy: gives action logits, as in :func:`cola_agents.rl.rollout.collect`; None for the model's own.
-        temperature: at which the rest is played; 0 takes the likeliest action.
+        temperature: of the rollouts; 0 takes the likeliest action.
         discount: of the return, per action.
-        seed: of the draws: one, or one for each row from the first on. The evaluations of a row draw on
-            from one stream of its own.
-        q: rows to action values [B, A]. Where it is given, an end is worth what it says of the last action,
-            and the task's rewards are not looked at: what an evaluation needs.
+        seed: of the draws: one, or one for each row from the first on. Each row has a random stream of its
+            own, which successive evaluations continue.
+        q: rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
+            task's rewards are not read.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class RolloutEvaluator:
         q: Values | None = None,
     ) -> None:
         self.logits: Values = attach(policy, episodes)
-        own = streams(seed, episodes.num_rows if isinstance(seed, (int, np.integer)) else len(seed))
+        rngs = streams(seed, episodes.num_rows if isinstance(seed, (int, np.integer)) else len(seed))
         self.player = Player(
-            episodes, self.logits, dict(enumerate(own)), temperature=temperature, discount=discount, q=q
+            episodes, self.logits, dict(enumerate(rngs)), temperature=temperature, discount=discount, q=q
         )
 
     def __call__(self, rows: Sequence[int], /) -> Evaluation:
-        judged = unplayed(self.player.look(rows))
+        priors = priors_of(self.player.look(rows))
         endings = self.player.to_the_end(rows)
-        return judged._replace(value=np.array([ending.value for ending in endings]), endings=endings)
+        return priors._replace(value=np.array([ending.value for ending in endings]), endings=endings)
 
 
-def unplayed(seen: Outlook) -> Evaluation:
-    """What a player sees of rows, as an evaluation whose values, 0, are still to be played for."""
-    action_values = None if seen.values is None else seen.values.double().cpu().numpy()
-    return Evaluation(probabilities(seen.logits), np.zeros(len(seen.logits)), action_values)
+def priors_of(outlook: Outlook) -> Evaluation:
+    """An evaluation before its rollouts: priors and action values, and 0 for every value."""
+    action_values = None if outlook.values is None else outlook.values.double().cpu().numpy()
+    return Evaluation(probabilities(outlook.logits), np.zeros(len(outlook.logits)), action_values)

@@ -1,4 +1,4 @@
-"""Search trees as arrays: many at once, selected and backed up together."""
+"""Search trees as arrays, so that many trees are selected and backed up together."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ class Forest:
         num_edges: K.
 
     Attributes:
-        action: which action an edge stands for, [R, N, K]; -1 where there is no edge.
-        prior: probabilities of the edges, [R, N, K]; of a node they sum to 1.
-        visits, value_sum: per edge, how often it was taken and the returns that followed, [R, N, K].
-        reward: paid along an edge, [R, N, K]; 0 until it has been taken.
-        child: the node an edge leads to, [R, N, K]; -1 until it has been taken.
+        action: the (first) action of an edge, [R, N, K]; -1 where there is no edge.
+        prior: prior probability of an edge, [R, N, K]; a node's priors sum to 1.
+        visits, value_sum: visit count of an edge and sum of its returns, [R, N, K].
+        reward: reward along an edge, [R, N, K]; 0 before its first visit.
+        child: the node an edge leads to, [R, N, K]; -1 before its first visit.
         terminal: whether the episode is over in a node, [R, N].
-        value: a node's own estimate when it was made, [R, N].
-        parent, parent_edge: where a node hangs, [R, N]; -1 for a root.
+        value: the value estimate of a node at its expansion, [R, N].
+        parent, parent_edge: the edge that leads to a node, [R, N]; -1 for a root.
         size: nodes in use, [R].
-        states: each node's snapshot, and ``lines`` the actions of the edge that leads to it.
+        states: the snapshot of each node.
+        lines: the actions of the edge that leads to each node.
     """
 
     def __init__(self, num_trees: int, num_nodes: int, num_edges: int) -> None:
@@ -49,14 +50,14 @@ class Forest:
         self.lines: list[list[tuple[int, ...]]] = [[] for _ in range(num_trees)]
 
     def add(self, tree: int, state: Any, line: tuple[int, ...], parent: int = NONE, edge: int = NONE) -> int:
-        """A new node, hung on an edge of ``parent`` (none for a root); returns its number.
+        """Add a node below an edge of ``parent`` (none for a root); return its number.
 
         Raises:
             IndexError: when the tree is full.
         """
         node = int(self.size[tree])
         if node >= self.value.shape[1]:
-            raise IndexError(f"tree {tree} is full: it was made for {self.value.shape[1]} nodes")
+            raise IndexError(f"tree {tree} is full: it has room for {self.value.shape[1]} nodes")
         self.size[tree] += 1
         self.parent[tree, node], self.parent_edge[tree, node] = parent, edge
         if parent != NONE:
@@ -66,27 +67,28 @@ class Forest:
         return node
 
     def open(self, tree: int, node: int, actions: np.ndarray, prior: np.ndarray, value: float) -> None:
-        """Give a node its edges, the likeliest first, and its own value."""
+        """Expand a node: set its edges, the likeliest first, and its value."""
         order = np.argsort(-prior, kind="stable")[: self.action.shape[2]]
         self.action[tree, node, : len(order)] = actions[order]
         self.prior[tree, node, : len(order)] = prior[order] / prior[order].sum()
         self.value[tree, node] = value
 
     def q(self, trees: np.ndarray, nodes: np.ndarray, unvisited: str) -> np.ndarray:
-        """Mean returns of the edges of nodes, [B, K]; of edges not taken yet what ``unvisited`` says.
+        """Mean returns of the edges of nodes, [B, K].
 
-        ``"zero"``: 0, as published; ``"parent"``: the mean return of the node so far.
+        An unvisited edge gets 0 for ``unvisited="zero"``, as published, and the mean return of its node so
+        far for ``"parent"``.
         """
         visits, sums = self.visits[trees, nodes], self.value_sum[trees, nodes]
-        fresh = np.zeros(len(trees))
+        default = np.zeros(len(trees))
         if unvisited == "parent":
-            fresh = (sums.sum(-1) + self.value[trees, nodes]) / (visits.sum(-1) + 1)
-        return np.where(visits > 0, sums / np.maximum(visits, 1), fresh[:, None])
+            default = (sums.sum(-1) + self.value[trees, nodes]) / (visits.sum(-1) + 1)
+        return np.where(visits > 0, sums / np.maximum(visits, 1), default[:, None])
 
     def puct(
         self, trees: np.ndarray, nodes: np.ndarray, *, c_init: float, c_base: float, unvisited: str
     ) -> np.ndarray:
-        """The pUCT score of every edge of nodes, [B, K]; minus infinity where there is no edge.
+        """The pUCT scores of the edges of nodes, [B, K]; minus infinity where there is no edge.
 
         ``Q + c P sqrt(N) / (1 + n)`` with ``c = c_init + log((1 + N + c_base) / c_base)``, n the edge's
         visits and N the node's, its own expansion counted, so that the first choice is the likeliest.
@@ -102,9 +104,9 @@ class Forest:
         return np.where(self.action[trees, nodes] == NONE, -np.inf, score)
 
     def back_up(self, tree: int, path: list[tuple[int, int]], leaf_value: float, discount: float) -> None:
-        """Count one visit along ``path``, (node, edge) pairs from the root, worth ``leaf_value`` at its end.
+        """Add one visit and its return to every edge of ``path``, (node, edge) pairs from the root.
 
-        ``discount`` is per action: an edge of several actions discounts that often.
+        ``discount`` is per action: an edge of n actions discounts by its n-th power.
         """
         value = leaf_value
         for node, edge in reversed(path):
@@ -131,12 +133,7 @@ class Forest:
 
 @dataclass(frozen=True)
 class Tree:
-    """One tree of a forest.
-
-    Attributes:
-        forest: it stands in.
-        number: its own there.
-    """
+    """A view of tree ``number`` of a forest."""
 
     forest: Forest
     number: int
@@ -150,12 +147,12 @@ class Tree:
         return children
 
     def visits(self, node: int) -> int:
-        """How often the edge to a node was taken; of the root, all its edges together."""
+        """The visit count of the edge to a node; for the root, of all its edges together."""
         edge = self._edge(node)
         return int(self.forest.visits[edge]) if edge else int(self.forest.visits[self.number, 0].sum())
 
     def mean(self, node: int) -> float:
-        """The mean return of the edge to a node; of the root, of all its edges, or its own value."""
+        """The mean return of the edge to a node; for the root, of all its edges, or its value without any."""
         edge = self._edge(node) or (self.number, 0)
         visits = self.forest.visits[edge].sum()
         if not visits:
@@ -172,7 +169,7 @@ class Tree:
         return float(self.forest.prior[edge]) if edge else 1.0
 
     def tokens(self, node: int) -> list[int]:
-        """What the edge to a node added to the text, as ids; of the root everything up to it."""
+        """The token ids that the edge to a node added; for the root, all ids up to it."""
         states = self.forest.states[self.number]
         parent = int(self.forest.parent[self.number, node])
         return list(states[node].tokens[len(states[parent].tokens) if parent != NONE else 0 :])

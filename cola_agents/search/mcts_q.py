@@ -1,4 +1,4 @@
-"""MCTS-Q: the paper's search, which branches only where the Q-function is unsure."""
+"""MCTS-Q: the paper's search, which branches only where the Bellman error of the Q-function is large."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from cola_envs.spaces import reach
 
 @dataclass(frozen=True)
 class MCTSQConfig:
-    """The constants of MCTS-Q; the defaults are those of the official ``mcts_utils.py`` (spec section 6).
+    """Options of MCTS-Q; the defaults are those of the official ``mcts_utils.py``.
 
     Attributes:
         rounds: expansions per tree (``T``).
         c_puct: weight of the exploration term (``cpuct``).
         root_width, width: children of the root and of any other node (``b1``, ``b2``).
-        depth: of a node, in actions, beyond which it is not expanded (``D``).
-        certain: a squared Bellman error below this lets the policy run on as one edge.
-        span: actions that it may run on.
+        depth: nodes this many actions below the root are not expanded (``D``).
+        certain: an edge whose squared Bellman error is below this is extended by the policy.
+        span: actions of such an extension, at most.
         gamma: discount of the Bellman error and of the back-up.
         tries: actions tried in one expansion, at most.
         stop_at_end: end a tree when the last edge of an expansion ends its episode, as the official code
-            does; where episodes are short that is after a round or two.
-        temperature: at which a certain edge and the evaluations are drawn.
+            does; with short episodes that is after a round or two.
+        temperature: of the policy in extensions and rollouts.
         token_budget: new model tokens per tree, after which it gets no further expansion; None for no
             limit. Not in the official code.
         rewards: ``"environment"`` or ``"estimated"``, as in
             :class:`~cola_agents.search.config.SearchConfig`.
-        answer: ``"value"``: as official: the best terminal node if its value beats the best return of any
-            rollout, else that rollout. ``"vote"``: of all endings.
+        answer: ``"value"``, as in the official code: the best terminal node if its value beats the best
+            return of any rollout, else that rollout. ``"vote"``: of all endings.
     """
 
     rounds: int = 32
@@ -66,7 +66,10 @@ class MCTSQConfig:
         if not (0 <= self.gamma <= 1 and self.c_puct >= 0 and self.certain >= 0 and self.temperature >= 0):
             raise ValueError(f"gamma is in [0, 1] and the other weights are not negative, got {self}")
         if self.rewards not in ("environment", "estimated") or self.answer not in ("value", "vote"):
-            raise ValueError(f"rewards or answer is none of those that are known, got {self}")
+            raise ValueError(
+                "rewards must be 'environment' or 'estimated' and answer 'value' or 'vote', got "
+                f"{self.rewards!r} and {self.answer!r}"
+            )
 
 
 def mcts_q(
@@ -78,43 +81,41 @@ def mcts_q(
     *,
     seed: int | Sequence[int] = 0,
 ) -> SearchResult:
-    """Search from the states that rows are in, one tree a row, and leave the rows as they were found.
+    """Search from the current states of rows, one tree a row, and restore the rows afterwards.
 
-    A round: of all nodes that are not full the one of highest
-    ``value + c_puct prior sqrt(N_parent) / (N + 1)`` is expanded: the likeliest untried actions in turn,
-    each an edge. Where the squared Bellman error ``(Q(s, a) - gamma max Q(s', .))**2`` is below ``certain``
-    the policy runs on and the whole span is one edge; else the edge is one action. Each new node is
-    evaluated by playing the policy on to the end, whose return is its value; going up, an edge is worth
-    ``R_child - R_node + gamma value_child`` and a node the mean of its edges, weighted by visits.
+    A round expands, of all nodes that are not full, the one of highest
+    ``value + c_puct prior sqrt(N_parent) / (N + 1)``: its likeliest untried actions become edges, one after
+    another. Where the squared Bellman error ``(Q(s, a) - gamma max Q(s', .))**2`` is below ``certain`` the
+    policy continues and all its actions are one edge; else the edge is one action. The value of a new node
+    is the return of a rollout from it; in the back-up the value of an edge is
+    ``R_child - R_node + gamma value_child`` and that of a node the mean of its edges, weighted by visits.
 
-    Here all trees go together and share their forward passes (the official code searches one), and a
-    tree's actions are drawn from a stream of its own.
+    All trees share their forward passes (the official code searches one tree); each has a random stream.
 
     Args:
-        policy: rows to action logits [B, A]; ``q``: rows to action values [B, A]; both attached to the
-            session of these episodes.
+        policy: rows to action logits [B, A].
+        q: rows to action values [B, A]; attached to the session of these episodes, as is ``policy``.
         seed: of the draws: one, or one for each row.
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
-        RuntimeError: for a task that cannot be put back, before anything is searched; where its replay said
-            something else, all ``rows`` must then be reset.
-        ValueError: for values of another size than the action space; for rows that there are not.
-        FloatingPointError: where logits or action values are not finite, naming row and action. A logit of
-            -inf is an action that is never taken.
+        RuntimeError: for a task that cannot be restored, before the search begins; where a replay differed
+            from the first run, all ``rows`` must then be reset.
+        ValueError: for values of another size than the action space; for rows that do not exist.
+        FloatingPointError: where logits or action values are not finite, naming row and action. A logit may
+            be -inf, for an action that is never taken.
 
-    Whatever is raised while searching has what had been found until then as ``error.found``, and the rows
-    are put back.
+    An exception raised during the search carries the result so far as ``error.found``; the rows are restored.
 
     Source: CoLA (arXiv 2503.21383), MCTS-Q; constants and details from the official code.
     """
     config = config or MCTSQConfig()
     rows = list(rows)
-    return conduct(episodes, rows, _Run(episodes, rows, policy, q, config, seed))
+    return conduct(episodes, rows, _MCTSQ(episodes, rows, policy, q, config, seed))
 
 
-class _Run:
-    """One search under way."""
+class _MCTSQ:
+    """The state of one search: trees, endings and counts."""
 
     def __init__(
         self,
@@ -127,13 +128,13 @@ class _Run:
     ) -> None:
         self.episodes, self.rows, self.policy, self.q, self.config = episodes, rows, policy, q, config
         self.num_actions = int(episodes.action_space.n)
-        #: How many first actions hold all that are allowed; what is not allowed among them counts as tried.
+        #: No action from this number on is allowed; masked actions below it count as tried.
         self.known = reach(episodes.action_mask)
         nodes = 1 + config.root_width + (config.rounds - 1) * config.width
         self.forest = Forest(len(rows), nodes, max(config.root_width, config.width))
         self.streams = streams(seed, len(rows))
-        #: Per tree and node: visits, the mean probability of its edge, what was paid on the way to it, and
-        #: the return of the episode that was played on from it.
+        #: Per tree and node: visits, the mean probability of its edge's actions, the sum of the task's
+        #: rewards on the way to it, and the return of the rollout from it.
         self.visits: list[list[int]] = [[] for _ in rows]
         self.likelihood: list[list[float]] = [[] for _ in rows]
         self.paid: list[list[float]] = [[] for _ in rows]
@@ -147,13 +148,6 @@ class _Run:
         self.forwarded_before = forwarded_since(0, episodes)
 
     def go(self, roots: Sequence[Any]) -> None:
-        self.plant(roots)
-        for _ in range(self.config.rounds):
-            if not self.round():
-                break
-
-    def plant(self, roots: Sequence[Any]) -> None:
-        """Make the roots and evaluate them."""
         if self.episodes.world_temperature > 0:
             seeds = [int(stream.integers(2**53)) for stream in self.streams]
             self.episodes.restore(self.rows, roots, seeds)
@@ -162,9 +156,12 @@ class _Run:
         for tree, root in zip(trees, roots, strict=True):
             self._add(tree, root, (), 1.0, 0.0, NONE, NONE)
         self._evaluate(dict.fromkeys(trees, 0))
+        for _ in range(self.config.rounds):
+            if not self._round():
+                break
 
-    def round(self) -> bool:
-        """Expand one node of every tree that has one; whether any had."""
+    def _round(self) -> bool:
+        """Expand one node of every tree that has a node to expand; return whether any had."""
         chosen = {
             tree: node
             for tree in range(len(self.rows))
@@ -172,18 +169,20 @@ class _Run:
         }
         for tree in chosen:
             self.rounds[tree] += 1
-        made: dict[int, list[int]] = {tree: [] for tree in chosen}
+        children: dict[int, list[int]] = {tree: [] for tree in chosen}
         for _ in range(self.config.tries):
             open_ = {tree: node for tree, node in chosen.items() if self._room(tree, node)}
             if not open_:
                 break
             for tree, child in self._edge(open_).items():
-                made[tree].append(child)
+                children[tree].append(child)
         if self.config.stop_at_end:
-            self._stop(chosen, made)
-        # Children are evaluated a tree's first, then its second, so that trees share forward passes.
-        for turn in range(max((len(children) for children in made.values()), default=0)):
-            new = {tree: children[turn] for tree, children in made.items() if turn < len(children)}
+            self.stopped |= {
+                t for t, nodes in children.items() if nodes and self.forest.terminal[t, nodes[-1]]
+            }
+        # First the first child of every tree, then the second, so that trees share forward passes.
+        for turn in range(max((len(nodes) for nodes in children.values()), default=0)):
+            new = {tree: nodes[turn] for tree, nodes in children.items() if turn < len(nodes)}
             going = {t: n for t, n in new.items() if not self.forest.terminal[t, n]}
             if going:
                 self._evaluate(going)
@@ -191,18 +190,14 @@ class _Run:
                 self._back_up(tree, node)
         return bool(chosen)
 
-    # ---------------------------------------------------------------- the steps of a round
-
-    def _width(self, node: int) -> int:
-        return self.config.width if node else self.config.root_width
-
     def _room(self, tree: int, node: int) -> bool:
-        """Whether a node may have another edge, and there is an action left to try."""
-        full = int((self.forest.child[tree, node] != NONE).sum()) >= self._width(node)
+        """Whether a node may have another edge and has an untried action."""
+        width = self.config.width if node else self.config.root_width
+        full = int((self.forest.child[tree, node] != NONE).sum()) >= width
         return not full and len(self.tried[tree].setdefault(node, set())) < self.known
 
     def _select(self, tree: int) -> int | None:
-        """The node to expand: of all that have room, the one of highest score; None where none has."""
+        """The node to expand: the one of highest score among those with room; None without any."""
         budget = self.config.token_budget
         if budget is not None and self.new_tokens[tree] >= budget:
             return None
@@ -219,7 +214,7 @@ class _Run:
         return best
 
     def _edge(self, nodes: dict[int, int]) -> dict[int, int]:
-        """Try the likeliest untried action of a node in each tree; the nodes it led to."""
+        """Try the likeliest untried action of a node in each tree; return the new nodes."""
         trees = list(nodes)
         rows = [self.rows[tree] for tree in trees]
         self.episodes.restore(rows, [self.forest.states[tree][nodes[tree]] for tree in trees])
@@ -233,7 +228,7 @@ class _Run:
         lines = {tree: [action] for tree, action in zip(trees, actions, strict=True)}
         chances = {tree: [float(probabilities[i, actions[i]])] for i, tree in enumerate(trees)}
         before = {row: len(self.episodes.tokens(row)) for row in rows}
-        paid, told = self._step(rows, actions)
+        paid, infos = self._step(rows, actions)
         for tree, action in zip(trees, actions, strict=True):
             self.tried[tree][nodes[tree]].add(action)
         expected = {tree: float(values[i, actions[i]]) for i, tree in enumerate(trees)}
@@ -245,7 +240,7 @@ class _Run:
                 for tree, value in zip(going, following, strict=True)
                 if (expected[tree] - self.config.gamma * value) ** 2 < self.config.certain
             ]
-            self._run_on(sure, lines, chances, paid, told, expected)
+            self._extend(sure, lines, chances, paid, infos, expected)
         children = {}
         for tree in trees:
             row = self.rows[tree]
@@ -258,97 +253,91 @@ class _Run:
             self.forest.prior[tree, nodes[tree], edge] = chance
             if not self.episodes.running(row):
                 self.forest.terminal[tree, child] = True
-                worth = sofar if self.config.rewards == "environment" else expected[tree]
-                self._found(tree, child, told[row], (), worth, sofar)
+                value = sofar if self.config.rewards == "environment" else expected[tree]
+                self._add_ending(tree, child, infos[row], (), value, sofar)
             children[tree] = child
         return children
 
-    def _run_on(
+    def _extend(
         self,
         trees: list[int],
         lines: dict[int, list[int]],
         chances: dict[int, list[float]],
         paid: dict[int, float],
-        told: dict[int, dict[str, Any]],
+        infos: dict[int, dict[str, Any]],
         expected: dict[int, float],
     ) -> None:
-        """Continue certain edges by the policy, up to ``span`` actions or the end of the episode."""
+        """Continue the edges of ``trees`` by the policy, up to ``span`` actions or the end of the episode."""
         going = trees
         for _ in range(self.config.span):
             going = [tree for tree in going if self.episodes.running(self.rows[tree])]
             if not going:
                 return
             rows = [self.rows[tree] for tree in going]
-            actions, log_probs = self._draw(going, rows)
+            logits = self._logits(rows)
+            u = torch.tensor([self.streams[tree].random() for tree in going], dtype=torch.float64)
+            drawn, log_probs = sample(logits, u.to(logits.device), temperature=self.config.temperature)
+            actions, chance = drawn.tolist(), log_probs.tolist()
             values = self._values(rows)
-            more, infos = self._step(rows, actions)
+            rewards, last_infos = self._step(rows, actions)
             for i, tree in enumerate(going):
                 lines[tree].append(actions[i])
-                chances[tree].append(math.exp(log_probs[i]))
-                paid[rows[i]] += more[rows[i]]
-                told[rows[i]] = infos[rows[i]]
+                chances[tree].append(math.exp(chance[i]))
+                paid[rows[i]] += rewards[rows[i]]
+                infos[rows[i]] = last_infos[rows[i]]
                 expected[tree] = float(values[i, actions[i]])
 
     def _evaluate(self, nodes: dict[int, int]) -> None:
-        """Play nodes on to the end; the return is their value."""
+        """Play a rollout from each node; its return is the node's value."""
         trees = list(nodes)
         rows = [self.rows[tree] for tree in trees]
         self.episodes.restore(rows, [self.forest.states[tree][nodes[tree]] for tree in trees])
-        seen = self.config.rewards == "environment"
+        rewarded = self.config.rewards == "environment"
         player = Player(
             self.episodes,
             self._logits,
             {self.rows[tree]: self.streams[tree] for tree in trees},
             temperature=self.config.temperature,
-            q=None if seen else self._values,
+            q=None if rewarded else self._values,
         )
-        found = player.to_the_end(rows)
-        for tree, ending in zip(trees, found, strict=True):
+        for tree, ending in zip(trees, player.to_the_end(rows), strict=True):
             self.new_tokens[tree] += ending.spent
             reward = self.paid[tree][nodes[tree]] + ending.reward
-            worth = reward if seen else ending.value
-            self._found(tree, nodes[tree], ending.info, ending.actions, worth, reward)
+            value = reward if rewarded else ending.value
+            self._add_ending(tree, nodes[tree], ending.info, ending.actions, value, reward)
 
-    def _found(
+    def _add_ending(
         self,
         tree: int,
         node: int,
         info: dict[str, Any],
         line: tuple[int, ...],
-        worth: float,
+        value: float,
         reward: float,
     ) -> None:
-        """Keep how the episode ended from a node, and make its worth the node's value and return."""
-        self.forest.value[tree, node] = worth
-        self.returns[tree][node] = worth
+        """Record an ending ``line`` actions below a node; its value becomes the node's value and return."""
+        self.forest.value[tree, node] = value
+        self.returns[tree][node] = value
         actions = (*self.forest.actions(tree, node), *line)
-        ending = Ending(info["text"], actions, worth, reward, info, int(self.new_tokens[tree]))
+        ending = Ending(info["text"], actions, value, reward, info, int(self.new_tokens[tree]))
         self.endings[tree].append(ending)
         self.ending_of[tree][node] = ending
 
     def _back_up(self, tree: int, node: int) -> None:
-        """Count a visit of a new node and of all above it, whose values become the mean of their edges'."""
+        """Add a visit to a new node and its ancestors, whose values become the means of their edges'."""
         forest, visits = self.forest, self.visits[tree]
         visits[node] += 1
         while node:
             parent, edge = int(forest.parent[tree, node]), int(forest.parent_edge[tree, node])
-            worth = self.returns[tree][node] - self.returns[tree][parent]
-            worth += self.config.gamma * float(forest.value[tree, node])
+            value = self.returns[tree][node] - self.returns[tree][parent]
+            value += self.config.gamma * float(forest.value[tree, node])
             forest.visits[tree, parent, edge] = visits[node]
-            forest.value_sum[tree, parent, edge] = visits[node] * worth
+            forest.value_sum[tree, parent, edge] = visits[node] * value
             visits[parent] += 1
             forest.value[tree, parent] = (
                 forest.value_sum[tree, parent].sum() / forest.visits[tree, parent].sum()
             )
             node = parent
-
-    def _stop(self, chosen: dict[int, int], made: dict[int, list[int]]) -> None:
-        """A tree ends when the last edge of an expansion ended its episode (official)."""
-        for tree in chosen:
-            if made[tree] and self.forest.terminal[tree, made[tree][-1]]:
-                self.stopped.add(tree)
-
-    # ---------------------------------------------------------------- small things
 
     def _add(
         self,
@@ -371,12 +360,6 @@ class _Run:
         _, rewards, _, _, infos = self.episodes.step(rows, actions)
         return dict(zip(rows, rewards.tolist(), strict=True)), dict(zip(rows, infos, strict=True))
 
-    def _draw(self, trees: list[int], rows: list[int]) -> tuple[list[int], list[float]]:
-        logits = self._logits(rows)
-        u = torch.tensor([self.streams[tree].random() for tree in trees], dtype=torch.float64)
-        drawn, log_probs = sample(logits, u.to(logits.device), temperature=self.config.temperature)
-        return drawn.tolist(), log_probs.tolist()
-
     @torch.no_grad()
     def _logits(self, rows: Sequence[int]) -> Tensor:
         logits = checked_logits(self._whole(self.policy(rows), len(rows), "policy"), rows)
@@ -396,7 +379,6 @@ class _Run:
         return values[:, : self.known]
 
     def result(self, interrupted: bool) -> SearchResult:
-        """What has been found so far."""
         answers = [self._answer(tree) for tree in range(len(self.rows))]
         return SearchResult.of(
             self.forest,

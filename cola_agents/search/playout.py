@@ -1,4 +1,4 @@
-"""Playing rows on to the ends of their episodes: what every search and every baseline does with a leaf."""
+"""Rollouts: play rows from their current states to the ends of their episodes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cola_agents.search.config import Ending
 from cola_envs.episodes import Episodes
 from cola_envs.spaces import reach
 
-#: Rows to action logits, or to action values, [B, A].
+#: Maps rows to action logits or action values [B, A].
 Values = Callable[[Sequence[int]], Tensor]
 
 
 def streams(seed: int | Sequence[int], count: int) -> list[np.random.Generator]:
-    """A generator each for ``count`` rows: drawn from their number and one seed, or from a seed each.
+    """``count`` random generators, one a row: seeded by one seed and the row's number, or by a seed each.
 
     Raises:
         ValueError: for another number of seeds.
@@ -30,19 +30,19 @@ def streams(seed: int | Sequence[int], count: int) -> list[np.random.Generator]:
         return [np.random.default_rng([seed, number]) for number in range(count)]
     if len(seed) != count:
         raise ValueError(f"one seed, or one for each of {count} rows, is needed: got {len(seed)}")
-    return [np.random.default_rng([own]) for own in seed]
+    return [np.random.default_rng([row_seed]) for row_seed in seed]
 
 
 class Outlook(NamedTuple):
-    """What a player sees of B rows: action logits [B, A], and action values [B, A] where it has a judge."""
+    """Action logits [B, A] of B rows, and action values [B, A] where there is a Q-function."""
 
     logits: Tensor
     values: Tensor | None
 
 
 @dataclass
-class _Played:
-    """A row that is played on: where that began, and what came of it so far."""
+class _Playout:
+    """A rollout of a row: its counts of tokens and actions at the start, and its return so far."""
 
     tokens: int
     actions: int
@@ -58,13 +58,13 @@ class Player:
     :meth:`begin` them; then in turn :meth:`look`, :meth:`draw`, step the episodes, and :meth:`took`.
 
     Args:
-        episodes: whose rows are played.
+        episodes: the rows belong to these.
         policy: rows to action logits [B, A].
-        streams: of each row, drawn from once an action.
-        temperature: at which actions are drawn; 0 takes the likeliest.
+        streams: a random generator per row, with one draw per action.
+        temperature: of the actions; 0 takes the likeliest.
         discount: of an ending's value, per action.
-        q: rows to action values [B, A]. Where it is given, an ending is worth what it says of the last
-            action, and the task's rewards are not looked at.
+        q: rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
+            task's rewards are not read.
     """
 
     def __init__(
@@ -79,47 +79,47 @@ class Player:
     ) -> None:
         self.episodes, self.policy, self.streams, self.q = episodes, policy, streams, q
         self.temperature, self.discount = temperature, discount
-        self._played: dict[int, _Played] = {}
+        self._playouts: dict[int, _Playout] = {}
 
     def to_the_end(self, rows: Sequence[int]) -> list[Ending]:
         """Play each row, which must be running, to the end of its episode.
 
         Returns:
-            Per row its ending, everything in it counted from here; ``spent`` are the tokens it took.
+            The ending of each row, counted from its current state; ``spent`` is the number of new tokens.
 
         Raises:
             FloatingPointError: as :meth:`look`.
         """
-        found: dict[int, Ending] = {}
+        endings: dict[int, Ending] = {}
         self.begin(rows)
-        while going := [row for row in rows if row not in found]:
-            seen = self.look(going)
-            actions = self.draw(going, seen)
+        while going := [row for row in rows if row not in endings]:
+            outlook = self.look(going)
+            actions = self.draw(going, outlook)
             _, rewards, _, _, infos = self.episodes.step(going, actions)
-            found |= self.took(going, actions, seen, rewards, infos)
-        return [found[row] for row in rows]
+            endings |= self.took(going, actions, outlook, rewards, infos)
+        return [endings[row] for row in rows]
 
     def begin(self, rows: Sequence[int]) -> None:
-        """Count from the states that rows are in now; what they were playing before is dropped."""
+        """Begin a rollout of each row at its current state; drop any that was under way."""
         for row in rows:
-            self._played[row] = _Played(len(self.episodes.tokens(row)), len(self.episodes.actions(row)))
+            self._playouts[row] = _Playout(len(self.episodes.tokens(row)), len(self.episodes.actions(row)))
 
     @torch.no_grad()
     def look(self, rows: Sequence[int]) -> Outlook:
-        """The logits and values of rows, which have begun or are about to.
+        """The action logits and action values of rows.
 
         Raises:
             FloatingPointError: where logits or action values are not finite, naming row and action. A logit
-                of -inf is an action that is never drawn; one action at least must have another.
+                may be -inf, for an action that is never drawn, but not every logit of a row.
             ValueError: for action values of another number of actions.
         """
         logits = checked_logits(self.policy(rows), rows)
         return Outlook(logits, None if self.q is None else checked_values(self.q(rows), rows, self.episodes))
 
-    def draw(self, rows: Sequence[int], seen: Outlook) -> list[int]:
-        """The next action of each row, of which ``seen`` tells."""
+    def draw(self, rows: Sequence[int], outlook: Outlook) -> list[int]:
+        """Draw the next action of each row."""
         u = torch.tensor([self.streams[row].random() for row in rows], dtype=torch.float64)
-        actions, _ = sample(seen.logits, u.to(seen.logits.device), temperature=self.temperature)
+        actions, _ = sample(outlook.logits, u.to(outlook.logits.device), temperature=self.temperature)
         drawn: list[int] = actions.tolist()
         return drawn
 
@@ -127,35 +127,35 @@ class Player:
         self,
         rows: Sequence[int],
         actions: Sequence[int],
-        seen: Outlook,
+        outlook: Outlook,
         rewards: Sequence[float] | np.ndarray,
         infos: Sequence[dict[str, Any]],
     ) -> dict[int, Ending]:
-        """Count what the step of each row gave; the endings of those whose episode is over."""
-        ended = {}
+        """Add the step of each row to its rollout; return the endings of rows whose episode is over."""
+        endings = {}
         for i, row in enumerate(rows):
-            played, reward = self._played[row], float(rewards[i])
-            played.reward += reward
-            if seen.values is None:
-                played.value += played.factor * reward
+            playout, reward = self._playouts[row], float(rewards[i])
+            playout.reward += reward
+            if outlook.values is None:
+                playout.value += playout.factor * reward
             else:
-                played.value = float(seen.values[i, actions[i]])
-            played.factor *= self.discount
+                playout.value = float(outlook.values[i, actions[i]])
+            playout.factor *= self.discount
             if not self.episodes.running(row):
-                del self._played[row]
-                ended[row] = Ending(
+                del self._playouts[row]
+                endings[row] = Ending(
                     text=infos[i]["text"],
-                    actions=tuple(self.episodes.actions(row)[played.actions :]),
-                    value=played.value,
-                    reward=played.reward,
+                    actions=tuple(self.episodes.actions(row)[playout.actions :]),
+                    value=playout.value,
+                    reward=playout.reward,
                     info=infos[i],
-                    spent=len(self.episodes.tokens(row)) - played.tokens,
+                    spent=len(self.episodes.tokens(row)) - playout.tokens,
                 )
-        return ended
+        return endings
 
 
 def checked_logits(logits: Tensor, rows: Sequence[int]) -> Tensor:
-    """Action logits [B, A] as they came.
+    """Return action logits [B, A] unchanged.
 
     Raises:
         FloatingPointError: for NaN or +inf, or a row of nothing but -inf.
@@ -167,16 +167,16 @@ def checked_logits(logits: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def checked_values(values: Tensor, rows: Sequence[int], episodes: Episodes) -> Tensor:
-    """Action values [B, A] as they came; those of actions that are not allowed may be anything.
+    """Return action values [B, A] unchanged; those of masked actions are not checked.
 
     Raises:
-        FloatingPointError: for one that is not finite.
+        FloatingPointError: for a value that is not finite.
         ValueError: for another number of actions.
     """
     sizes = sorted({reach(episodes.action_mask), len(episodes.action_mask)})
     if values.shape[-1] not in sizes:
         raise ValueError(
-            f"the Q-function judges {values.shape[-1]} actions and there are "
+            f"the Q-function has {values.shape[-1]} actions and there are "
             f"{' or '.join(map(str, sizes))}; was it made for another codebook?"
         )
     allowed = torch.from_numpy(episodes.action_mask[: values.shape[-1]]).to(values.device)
@@ -185,7 +185,7 @@ def checked_values(values: Tensor, rows: Sequence[int], episodes: Episodes) -> T
 
 
 def _refuse(bad: Tensor, rows: Sequence[int], what: str) -> None:
-    """Raise for the first entry that is marked, of [B, A]."""
+    """Raise NotFiniteError for the first True entry of ``bad`` [B, A]."""
     if bad.any():
         at, action = bad.nonzero()[0].tolist()
         raise NotFiniteError(rows[at], f"{what} of action {action} in row {rows[at]} is not finite")

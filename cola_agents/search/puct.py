@@ -1,4 +1,4 @@
-"""Tree search over the actions of Episodes: PUCT, many trees at a time."""
+"""PUCT tree search over the actions of Episodes, many trees at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from cola_agents.search.config import Ending, Evaluate, Evaluation, Follow, SearchConfig, SearchResult
-from cola_agents.search.evaluators import RolloutEvaluator, unplayed
+from cola_agents.search.evaluators import RolloutEvaluator, priors_of
 from cola_agents.search.forest import NONE, Forest
 from cola_agents.search.playout import Outlook, streams
 from cola_envs.checks import check_rows
@@ -18,7 +18,7 @@ from cola_envs.fields import given_answer
 from cola_envs.spaces import reach
 from cola_envs.state import State
 
-#: (node, edge) pairs from a root; none for the root itself.
+#: (node, edge) pairs from a root; empty for the root itself.
 Path = list[tuple[int, int]]
 
 
@@ -31,37 +31,35 @@ def search(
     follow: Follow | None = None,
     seed: int | Sequence[int] = 0,
 ) -> SearchResult:
-    """Search from the states that rows are in, one tree a row, and leave the rows as they were found.
+    """Search from the current states of rows, one tree a row, and restore the rows afterwards.
 
-    In each round every tree selects a leaf; all leaves are stepped together and evaluated in one call. Where
-    a :class:`~cola_agents.search.evaluators.RolloutEvaluator` plays the leaves on, it is not called but its
-    player is: in each step every tree takes one action, on the way to its leaf's end or along a new edge, so
-    that no tree waits for the longest episode (continuous batching: Yu et al. 2022, Orca, OSDI).
+    In each round every tree selects a leaf; all leaves are stepped together and evaluated in one call. The
+    player of a :class:`~cola_agents.search.evaluators.RolloutEvaluator` is used directly: in each step every
+    tree takes one action, of a rollout or along a new edge, so that no tree waits for the longest episode
+    (continuous batching: Yu et al. 2022, Orca, OSDI).
 
     Args:
-        episodes: whose rows these are. Rows that are not searched are left alone.
-        rows: whose episodes are running.
-        evaluate: prior and value of the states that rows are in.
+        episodes: the rows belong to these; other rows are left alone.
+        rows: rows whose episodes are running.
+        evaluate: gives prior and value of the current states of rows.
         config: see :class:`~cola_agents.search.config.SearchConfig`.
-        follow: the policy that continues an edge; needed where ``span`` is more than 1.
+        follow: the policy that continues an edge; needed for a ``span`` above 1.
         seed: of the root noise, and of the world's sampling where it has a temperature: the search then
             draws futures of its own and does not see the one to come. One, or one for each row.
 
     Returns:
-        What was found; after Ctrl-C what had been found until then, marked ``interrupted``.
+        The result; after Ctrl-C the result so far, marked ``interrupted``.
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
-        RuntimeError: for a task that cannot be put back, before anything is searched; where its replay said
-            something else, all ``rows`` must then be reset.
-        ValueError: for priors, values or action values that are not finite numbers, or of another size than
-            the action space; for rows that there are not; for estimated rewards without anything that
-            estimates them.
-        FloatingPointError: where a RolloutEvaluator's policy or Q-function gives what is not finite, naming
-            row and action.
+        RuntimeError: for a task that cannot be restored, before the search begins; where a replay differed
+            from the first run, all ``rows`` must then be reset.
+        ValueError: for priors, values or action values that are not finite or of another size than the
+            action space; for rows that do not exist; for estimated rewards without an estimate.
+        FloatingPointError: where a RolloutEvaluator's policy or Q-function is not finite, naming row and
+            action.
 
-    Whatever is raised while searching has what had been found until then as ``error.found``, and the rows
-    are put back.
+    An exception raised during the search carries the result so far as ``error.found``; the rows are restored.
     """
     config = config or SearchConfig()
     rows = list(rows)
@@ -70,30 +68,30 @@ def search(
     blind = isinstance(evaluate, RolloutEvaluator) and evaluate.player.q is None
     if config.rewards == "estimated" and blind:
         raise ValueError(
-            'rewards="estimated" needs a RolloutEvaluator with q=: without it, its values are the very '
-            "rewards that the search is not to see"
+            'rewards="estimated" needs a RolloutEvaluator with q=: without it, its values are the rewards '
+            "that the search must not see"
         )
-    return conduct(episodes, rows, _Run(episodes, rows, evaluate, config, follow, seed))
+    return conduct(episodes, rows, _PUCT(episodes, rows, evaluate, config, follow, seed))
 
 
 class Search(Protocol):
-    """A search under way."""
+    """A search algorithm at work: what :func:`conduct` runs."""
 
     def go(self, roots: Sequence[State]) -> None:
-        """Search from the states that the rows are in, to its end."""
+        """Search from ``roots``, the current states of the rows, to the end."""
 
     def result(self, interrupted: bool) -> SearchResult:
-        """What has been found so far."""
+        """The result so far."""
 
 
 def conduct(episodes: Episodes, rows: Sequence[int], run: Search) -> SearchResult:
-    """Carry a search out and put the rows back, come what may: an error has as ``found`` what was found.
+    """Run a search and restore the rows, whatever is raised; an error carries the result as ``found``.
 
-    The rows are put back once beforehand: a task that cannot be is known before anything is searched.
+    The rows are also restored before the search, so that a task that cannot be restored fails at once.
     """
     states = running_states(episodes, rows)
     episodes.restore(rows, states)
-    found: SearchResult | None = None
+    result: SearchResult | None = None
     try:
         interrupted = False
         try:
@@ -101,15 +99,15 @@ def conduct(episodes: Episodes, rows: Sequence[int], run: Search) -> SearchResul
         except KeyboardInterrupt:
             interrupted = True
         except Exception as error:
-            found = error.found = run.result(True)  # type: ignore[attr-defined]
+            result = error.found = run.result(True)  # type: ignore[attr-defined]
             raise
-        found = run.result(interrupted)
-        return found
+        result = run.result(interrupted)
+        return result
     finally:
         try:
             episodes.restore(rows, states)
         except Exception as error:
-            error.found = found  # type: ignore[attr-defined]
+            error.found = result  # type: ignore[attr-defined]
             raise
 
 
@@ -118,7 +116,7 @@ def running_states(episodes: Episodes, rows: Sequence[int]) -> list[State]:
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
-        ValueError: for rows that there are not, or none.
+        ValueError: for no rows, or rows that do not exist.
     """
     for row in check_rows(rows, episodes.num_rows):
         if not episodes.running(row):
@@ -127,15 +125,15 @@ def running_states(episodes: Episodes, rows: Sequence[int]) -> list[State]:
 
 
 class _Move(NamedTuple):
-    """The next action of rows that are played on, and what their player saw."""
+    """The next actions of the rows in rollouts, and the outlook that they were drawn from."""
 
     rows: list[int]
     actions: list[int]
-    seen: Outlook
+    outlook: Outlook
 
 
-class _Run:
-    """One search under way."""
+class _PUCT:
+    """The state of one search: trees, endings and counts."""
 
     def __init__(
         self,
@@ -148,21 +146,21 @@ class _Run:
     ) -> None:
         self.episodes, self.rows, self.evaluate = episodes, rows, evaluate
         self.config, self.follow = config, follow
-        # Apart from the evaluator's, which may have been given the same seed.
+        # Spawned, because the evaluator may have the same seed.
         self.rngs = [stream.spawn(1)[0] for stream in streams(seed, len(rows))]
         self.num_actions = int(episodes.action_space.n)
         width = min(config.width or self.num_actions, int(episodes.action_mask.sum()))
         self.forest = Forest(len(rows), config.simulations + 1, width)
         self.merge = config.merge and episodes.backbone.level == "latent" and episodes.world_temperature == 0
-        #: Per tree and node what was paid on the way to it, seen or not.
+        #: Per tree and node the sum of the task's rewards on the way to it, read by the search or not.
         self.paid: list[list[float]] = [[] for _ in rows]
-        #: Per tree and node what the evaluator says of each action; read where rewards are estimated.
+        #: Per tree and node the evaluator's action values, used where rewards are estimated.
         self.action_values: list[dict[int, np.ndarray]] = [{} for _ in rows]
         self.endings: list[list[Ending]] = [[] for _ in rows]
-        #: Which ending a node came with: its own, or that of the evaluation that played it on.
+        #: Per tree and node the ending there, or that of the rollout from there.
         self.ending_of: list[dict[int, Ending]] = [{} for _ in rows]
-        #: What plays leaves on, where the evaluator does; the path to the leaf of each tree whose row is
-        #: played on; and those of them whose leaf has no edges yet.
+        #: The player of a RolloutEvaluator; the path to the leaf of each tree in a rollout; and the trees
+        #: among them whose leaf has no edges yet.
         self.player = evaluate.player if type(evaluate) is RolloutEvaluator else None
         self.playing: dict[int, Path] = {}
         self.unopened: list[int] = []
@@ -170,14 +168,7 @@ class _Run:
         self.new_tokens = np.zeros(len(rows), dtype=np.int64)
         self.forwarded_before = forwarded_since(0, episodes)
 
-    # ---------------------------------------------------------------- growing
-
     def go(self, roots: Sequence[State]) -> None:
-        self.plant(roots)
-        self.grow()
-
-    def plant(self, roots: Sequence[State]) -> None:
-        """Make the roots and evaluate them."""
         if self.episodes.world_temperature > 0:
             seeds = [int(rng.integers(2**53)) for rng in self.rngs]
             self.episodes.restore(self.rows, roots, seeds)
@@ -186,9 +177,6 @@ class _Run:
             self.forest.add(tree, root, ())
             self.paid[tree].append(0.0)
         self._evaluate({tree: [] for tree in range(len(roots))})
-
-    def grow(self) -> None:
-        """Simulate until every tree is done."""
         while True:
             move = self._move()
             fresh = self._leaves()
@@ -197,9 +185,9 @@ class _Run:
             self._step(fresh, move)
 
     def _leaves(self) -> dict[int, Path]:
-        """Of each tree that is neither done nor waiting, the path to an edge that was not taken yet.
+        """For each tree that is neither done nor in a rollout, the path to an unvisited edge.
 
-        A path that leads to the end of an episode is a simulation at once.
+        A path that ends in a finished episode counts as a simulation at once.
         """
         fresh: dict[int, Path] = {}
         idle = [tree for tree in range(len(self.rows)) if tree not in self.playing]
@@ -212,7 +200,7 @@ class _Run:
         return fresh
 
     def _settle(self, tree: int, path: Path, value: float) -> None:
-        """A simulation is over: its leaf is worth ``value``. That of a root is none."""
+        """Back up the value of a leaf, which ends a simulation; the evaluation of a root is none."""
         if path:
             self.forest.back_up(tree, path, value, self.config.discount)
             self.done[tree] += 1
@@ -230,7 +218,7 @@ class _Run:
         return False
 
     def _select(self, trees: np.ndarray) -> list[Path]:
-        """Per tree the path to an edge not taken yet, or to the end of an episode."""
+        """For each tree the path of highest pUCT scores, to an unvisited edge or a finished episode."""
         config = self.config
         paths: list[Path] = [[] for _ in trees]
         nodes = np.zeros(len(trees), dtype=np.int64)
@@ -248,7 +236,7 @@ class _Run:
         return paths
 
     def _step(self, fresh: dict[int, Path], move: _Move | None) -> None:
-        """Take the last edge of each path and make the move of those that play; see where it led."""
+        """Step along the last edge of each path, together with the rollouts' move; add the new nodes."""
         forest = self.forest
         rows = [self.rows[tree] for tree in fresh]
         ends = [path[-1] for path in fresh.values()]
@@ -258,7 +246,7 @@ class _Run:
         before = {row: len(self.episodes.tokens(row)) for row in rows}
         edges = [int(forest.action[tree, *end]) for tree, end in zip(fresh, ends, strict=True)]
         stepped = self._take(rows, edges, move)
-        going = {}
+        running = {}
         for (tree, path), row, (node, edge) in zip(fresh.items(), rows, ends, strict=True):
             line, reward, paid, info = stepped[row]
             self.paid[tree].append(self.paid[tree][node] + paid)
@@ -266,25 +254,28 @@ class _Run:
             self.new_tokens[tree] += len(self.episodes.tokens(row)) - before[row]
             if self.episodes.running(row):
                 forest.reward[tree, node, edge] = reward if self.config.rewards == "environment" else 0.0
-                going[tree] = path
+                running[tree] = path
             else:
-                worth = self._worth(tree, node, line, reward)
+                if self.config.rewards == "estimated":
+                    values = self.action_values[tree].get(node)
+                    reward = float(forest.value[tree, node] if values is None else values[line[0]])
                 forest.terminal[tree, child] = True
-                forest.reward[tree, node, edge] = worth
-                self._found(tree, child, Ending(info["text"], line, worth, paid, info), node)
+                forest.reward[tree, node, edge] = reward
+                self._add_ending(tree, child, Ending(info["text"], line, reward, paid, info), node)
                 self._settle(tree, path, 0.0)
-        if going:
-            self._evaluate(going)
+        if running:
+            self._evaluate(running)
 
     def _take(
         self, rows: list[int], actions: list[int], move: _Move | None
     ) -> dict[int, tuple[tuple[int, ...], float, float, dict[str, Any]]]:
-        """Take an edge in each row: its actions, their rewards discounted and as paid, the last info.
+        """Step each row along an edge; the rollouts' move shares the first step.
 
-        The move goes with the first action of the edges.
+        Returns:
+            Per row its actions, their discounted and undiscounted sum of rewards, and the last info.
         """
         lines: dict[int, list[int]] = {row: [] for row in rows}
-        rewards, sums, infos = dict.fromkeys(rows, 0.0), dict.fromkeys(rows, 0.0), {}
+        returns, sums, last_info = dict.fromkeys(rows, 0.0), dict.fromkeys(rows, 0.0), {}
         going, chosen = rows, actions
         for count in range(self.config.span):
             if count:
@@ -292,30 +283,21 @@ class _Run:
                 chosen = np.asarray(self.follow(going)).argmax(-1).tolist()
             also = None if count else move
             together = (going, chosen) if also is None else (going + also.rows, chosen + also.actions)
-            _, paid, _, _, told = self.episodes.step(*together)
-            for row, action, reward, info in zip(going, chosen, paid, told, strict=False):
+            _, rewards, _, _, infos = self.episodes.step(*together)
+            for row, action, reward, info in zip(going, chosen, rewards, infos, strict=False):
                 lines[row].append(action)
-                rewards[row] += self.config.discount**count * float(reward)
+                returns[row] += self.config.discount**count * float(reward)
                 sums[row] += float(reward)
-                infos[row] = info
+                last_info[row] = info
             if also is not None:
-                self._moved(also, paid[len(going) :], told[len(going) :])
+                self._moved(also, rewards[len(going) :], infos[len(going) :])
             going = [row for row in going if self.episodes.running(row)]
             if not going:
                 break
-        return {row: (tuple(lines[row]), rewards[row], sums[row], infos[row]) for row in rows}
-
-    def _worth(self, tree: int, node: int, line: tuple[int, ...], reward: float) -> float:
-        """What the end of an episode is worth, by the configuration's rule."""
-        if self.config.rewards == "environment":
-            return reward
-        values = self.action_values[tree].get(node)
-        if values is None:
-            return float(self.forest.value[tree, node])
-        return float(values[line[0]])
+        return {row: (tuple(lines[row]), returns[row], sums[row], last_info[row]) for row in rows}
 
     def _evaluate(self, paths: dict[int, Path]) -> None:
-        """Judge the leaves that trees' rows are in: at once, or by playing them on from the next step on."""
+        """Evaluate the leaves that trees' rows are in: at once, or by rollouts from the next step on."""
         rows = [self.rows[tree] for tree in paths]
         if self.player is not None:
             self.player.begin(rows)
@@ -323,65 +305,65 @@ class _Run:
             self.unopened = list(paths)
             return
         before = [len(self.episodes.tokens(row)) for row in rows]
-        same = self._same(rows)
-        found = Evaluation(*self.evaluate(rows))
-        self._open(paths, found, same)
+        tokens = self._code_tokens(rows)
+        evaluation = Evaluation(*self.evaluate(rows))
+        self._open(paths, evaluation, tokens)
         for i, (tree, path) in enumerate(paths.items()):
             self.new_tokens[tree] += len(self.episodes.tokens(rows[i])) - before[i]
-            ending = found.endings[i] if found.endings is not None else None
+            ending = evaluation.endings[i] if evaluation.endings is not None else None
             if ending is not None:
-                self._found(tree, self._leaf(tree, path), ending, self._leaf(tree, path))
-            self._settle(tree, path, float(found.value[i]))
+                self._add_ending(tree, self._leaf(tree, path), ending, self._leaf(tree, path))
+            self._settle(tree, path, float(evaluation.value[i]))
 
     def _move(self) -> _Move | None:
-        """The next action of every row that is played on; those leaves that are new are given their edges."""
+        """Draw the next action of every row in a rollout; expand the leaves whose rollout begins."""
         if self.player is None or not self.playing:
             return None
         rows = [self.rows[tree] for tree in self.playing]
-        seen = self.player.look(rows)
+        outlook = self.player.look(rows)
         if self.unopened:
             new = {tree: self.playing[tree] for tree in self.unopened}
             at = [rows.index(self.rows[tree]) for tree in new]
-            values = None if seen.values is None else seen.values[at]
-            same = self._same([self.rows[tree] for tree in new])
-            self._open(new, unplayed(Outlook(seen.logits[at], values)), same)
+            values = None if outlook.values is None else outlook.values[at]
+            tokens = self._code_tokens([self.rows[tree] for tree in new])
+            self._open(new, priors_of(Outlook(outlook.logits[at], values)), tokens)
             self.unopened = []
-        return _Move(rows, self.player.draw(rows, seen), seen)
+        return _Move(rows, self.player.draw(rows, outlook), outlook)
 
     def _moved(self, move: _Move, rewards: np.ndarray, infos: Sequence[dict[str, Any]]) -> None:
-        """End the simulations of those trees whose row has come to its end."""
+        """End the simulations of the trees whose rollout is over."""
         assert self.player is not None
-        ended = self.player.took(*move, rewards, infos)
-        for tree in [tree for tree in self.playing if self.rows[tree] in ended]:
-            path, ending = self.playing.pop(tree), ended[self.rows[tree]]
+        endings = self.player.took(*move, rewards, infos)
+        for tree in [tree for tree in self.playing if self.rows[tree] in endings]:
+            path, ending = self.playing.pop(tree), endings[self.rows[tree]]
             leaf = self._leaf(tree, path)
             self.new_tokens[tree] += ending.spent
             self.forest.value[tree, leaf] = ending.value
-            self._found(tree, leaf, ending, leaf)
+            self._add_ending(tree, leaf, ending, leaf)
             self._settle(tree, path, ending.value)
 
-    def _same(self, rows: list[int]) -> np.ndarray | None:
-        """Of each row the token that each code gives, where equal ones are to be merged."""
+    def _code_tokens(self, rows: list[int]) -> np.ndarray | None:
+        """The token that each code gives, [B, A]; None where codes are not merged."""
         return self.episodes.session.outcomes(rows)[0][:, :, 0] if self.merge else None
 
-    def _open(self, paths: dict[int, Path], found: Evaluation, same: np.ndarray | None) -> None:
-        """Give leaves their edges and what is known of their worth."""
-        prior, value = self._checked(found, len(paths))
+    def _open(self, paths: dict[int, Path], evaluation: Evaluation, tokens: np.ndarray | None) -> None:
+        """Expand leaves: set their edges, values and action values."""
+        prior, value = self._checked(evaluation, len(paths))
         for i, (tree, path) in enumerate(paths.items()):
             node = self._leaf(tree, path)
-            weights = prior[i] if same is None else merged(prior[i], same[i])
+            weights = prior[i] if tokens is None else merged(prior[i], tokens[i])
             actions = np.flatnonzero(weights > 0)
             self.forest.open(tree, node, actions, weights[actions], float(value[i]))
-            if found.action_values is not None:
-                self.action_values[tree][node] = np.asarray(found.action_values[i])
+            if evaluation.action_values is not None:
+                self.action_values[tree][node] = np.asarray(evaluation.action_values[i])
             if not path and self.config.noise > 0:
                 edges = self.forest.action[tree, 0] != NONE
                 noise = self.rngs[tree].dirichlet([self.config.noise] * int(edges.sum()))
                 root = self.forest.prior[tree, 0]
                 root[edges] += self.config.noise_share * (noise - root[edges])
 
-    def _found(self, tree: int, node: int, ending: Ending, since: int) -> None:
-        """Keep an ending that was played on from the node ``since``, counted from the root."""
+    def _add_ending(self, tree: int, node: int, ending: Ending, since: int) -> None:
+        """Record at ``node`` an ending counted from the node ``since``, recounted from the root."""
         path = self.forest.path(tree, since)
         value, taken = ending.value, list(self.forest.actions(tree, since))
         for parent, edge in reversed(path):
@@ -394,9 +376,11 @@ class _Run:
         self.endings[tree].append(whole)
         self.ending_of[tree][node] = whole
 
-    def _checked(self, found: Evaluation, count: int) -> tuple[np.ndarray, np.ndarray]:
-        prior, value = np.asarray(found.prior, dtype=np.float64), np.asarray(found.value, dtype=np.float64)
-        known = reach(self.episodes.action_mask)  # a token policy may leave out what no token stands for
+    def _checked(self, evaluation: Evaluation, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The prior [B, A] and value [B] of an evaluation; ValueError for what is malformed in it."""
+        prior = np.asarray(evaluation.prior, dtype=np.float64)
+        value = np.asarray(evaluation.value, dtype=np.float64)
+        known = reach(self.episodes.action_mask)  # a token policy may leave out the ids beyond its tokens
         shapes = {(count, self.num_actions), (count, known)}
         if prior.shape not in shapes or value.shape != (count,):
             raise ValueError(
@@ -407,40 +391,37 @@ class _Run:
         prior = np.pad(prior, ((0, 0), (0, self.num_actions - prior.shape[1])))
         prior[:, ~self.episodes.action_mask] = 0.0
         if not (np.isfinite(prior).all() and np.isfinite(value).all()):
-            raise ValueError("an evaluator gave a prior or a value that is no finite number")
+            raise ValueError("an evaluator gave a prior or a value that is not a finite number")
         if (prior < 0).any() or (prior.sum(-1) <= 0).any():
             raise ValueError("a prior must be probabilities: none negative, and not all 0")
-        if found.action_values is not None:
-            worth = np.asarray(found.action_values, dtype=np.float64)
-            if worth.shape not in shapes:
-                wanted = " or ".join(str(list(shape)) for shape in sorted(shapes))
+        if evaluation.action_values is not None:
+            values = np.asarray(evaluation.action_values, dtype=np.float64)
+            if values.shape not in shapes:
+                allowed = " or ".join(str(list(shape)) for shape in sorted(shapes))
                 raise ValueError(
-                    f"an evaluator must give action values {wanted}, got {list(worth.shape)}; were they made "
-                    "for another codebook?"
+                    f"an evaluator must give action values {allowed}, got {list(values.shape)}; were they "
+                    "made for another codebook?"
                 )
-            bad = np.argwhere(~np.isfinite(worth) & self.episodes.action_mask[: worth.shape[1]])
+            bad = np.argwhere(~np.isfinite(values) & self.episodes.action_mask[: values.shape[1]])
             if len(bad):
                 at, action = bad[0].tolist()
                 raise ValueError(
-                    f"an evaluator gave a value of action {action} that is no finite number, for the row at "
-                    f"place {at} of its call"
+                    f"an evaluator gave a value of action {action} that is not a finite number, for the row "
+                    f"at place {at} of its call"
                 )
-        ends = [ending.value for ending in found.endings or () if ending is not None]
-        if not np.isfinite(ends).all():
-            raise ValueError("an evaluator gave an ending whose value is no finite number")
+        endings = [ending.value for ending in evaluation.endings or () if ending is not None]
+        if not np.isfinite(endings).all():
+            raise ValueError("an evaluator gave an ending whose value is not a finite number")
         return prior, value
 
-    # ---------------------------------------------------------------- what came of it
-
     def result(self, interrupted: bool) -> SearchResult:
-        """What has been found so far."""
-        found = [self._answer(tree) for tree in range(len(self.rows))]
+        answers = [self._answer(tree) for tree in range(len(self.rows))]
         return SearchResult.of(
             self.forest,
             self.rows,
             self.num_actions,
-            lines=[line for line, _ in found],
-            answers=[answer for _, answer in found],
+            lines=[line for line, _ in answers],
+            answers=[answer for _, answer in answers],
             endings=self.endings,
             simulations=self.done,
             new_tokens=self.new_tokens,
@@ -449,6 +430,7 @@ class _Run:
         )
 
     def _answer(self, tree: int) -> tuple[tuple[int, ...], Ending | None]:
+        """The actions of a tree's answer and its ending, None where it has none."""
         endings = self.endings[tree]
         if self.config.answer == "visits" or not endings:
             node = self._most_visited(tree)
@@ -457,7 +439,7 @@ class _Run:
         return chosen.actions, chosen
 
     def _most_visited(self, tree: int) -> int:
-        """The node at the end of the line of most visits; of equals the one of higher value."""
+        """The node at the end of the most visited line; the higher mean return breaks ties."""
         if not self.forest.size[tree]:
             return 0
         node = 0
@@ -472,13 +454,13 @@ class _Run:
 
 
 def forwarded_since(before: int | None, episodes: Episodes) -> int | None:
-    """Tokens that have gone through the language model beyond ``before``; None where nobody counts them."""
+    """Tokens that went through the language model beyond ``before``; None where they are not counted."""
     total: int | None = getattr(episodes.session, "tokens_forwarded", None)
     return None if total is None or before is None else total - before
 
 
 def merged(prior: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Priors [A] of which codes that give one token are summed at the likeliest of them, 0 elsewhere."""
+    """Sum the priors [A] of codes that give one token at the likeliest of them; the others become 0."""
     out = np.zeros_like(prior)
     for token in np.unique(tokens):
         codes = np.flatnonzero(tokens == token)
@@ -487,13 +469,13 @@ def merged(prior: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 def answer_of(ending: Ending) -> Hashable:
-    """What endings are counted by in a vote: the answer that the task read out of the text, or the text."""
+    """What an ending votes for: the answer that the task read from its text, else the text."""
     answer = given_answer(ending.info)
     return ending.text.strip() if answer is None else answer
 
 
 def vote(endings: Sequence[Ending]) -> Ending:
-    """The ending of highest value among those with the most frequent answer; of ties the one found first.
+    """The ending of highest value among those with the most frequent answer; the first one of ties.
 
     Source: self-consistency, Wang et al. 2022 (arXiv 2203.11171).
     """

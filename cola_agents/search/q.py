@@ -1,4 +1,4 @@
-"""The Q-function: what each action is worth, learned from recorded episodes by double DQN."""
+"""The Q-function: action values, learned from recorded episodes by double DQN."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from cola_envs import jsonl
 class QFunction(nn.Module):
     """Q(s, a) for every action a: a decoder and a bias-free head on its last hidden state.
 
-    Make one with :meth:`over`; the head starts at zero, so that every action is worth nothing at first.
+    Build one with :meth:`over`; the head starts at zero, and so does every action value.
 
     Args:
         trunk: a Hugging Face decoder.
         head: D -> A, without bias.
         reads: ``"hidden"``: the trunk reads the base LM's hidden states, as the policy does; ``"ids"``: it
             is a language model of its own and reads tokens.
-        fingerprint: of the backbone it belongs to.
-        gamma: the discount per action that it is trained with.
-        mask: which actions may be taken, [A] bool; the others are worth -inf. None where all may.
+        fingerprint: of its backbone.
+        gamma: the discount per action in training.
+        mask: the allowed actions, [A] bool; the value of the others is -inf. None where all are allowed.
     """
 
     _never: Tensor | None
@@ -71,24 +71,29 @@ class QFunction(nn.Module):
 
         Args:
             trunk: ``"policy"``: a copy of the cloned policy's stack on the frozen base's hidden states,
-                cheap to train and to ask (the default at latent level); ``"model"``: a copy of the
-                language model, as the official code has it (at token level the only one there is).
-            gamma: the discount per action; the official code's.
+                cheap to train and to run (the default at latent level); ``"model"``: a copy of the
+                language model, as in the official code (the only trunk at token level).
+            gamma: the discount per action; the default is the official code's.
 
         Raises:
-            ValueError: for a policy trunk at token level, where there is none.
+            ValueError: for a policy trunk at token level, where there is no policy stack.
         """
         policy, head = backbone.initial_policy()
         chosen = trunk or ("model" if policy is None else "policy")
         if chosen == "policy" and policy is None:
             raise ValueError("at token level the policy is the language model itself: trunk must be 'model'")
-        copied: Any = policy if chosen == "policy" else backbone.base
-        body = copy.deepcopy(copied).requires_grad_(True)
+        original: Any = policy if chosen == "policy" else backbone.base
         shape = head.in_features, int(backbone.action_space.n)
-        start = skip_init(nn.Linear, *shape, bias=False, device=head.weight.device)
-        nn.init.zeros_(start.weight)
-        reads: Literal["hidden", "ids"] = "hidden" if chosen == "policy" else "ids"
-        return cls(body, start, reads, backbone.fingerprint, gamma, backbone.action_mask())
+        q_head = skip_init(nn.Linear, *shape, bias=False, device=head.weight.device)
+        nn.init.zeros_(q_head.weight)
+        return cls(
+            copy.deepcopy(original).requires_grad_(True),
+            q_head,
+            "hidden" if chosen == "policy" else "ids",
+            backbone.fingerprint,
+            gamma,
+            backbone.action_mask(),
+        )
 
     @property
     def num_actions(self) -> int:
@@ -96,52 +101,52 @@ class QFunction(nn.Module):
 
     def forward(self, rollout: Rollout) -> Tensor:
         """Action values at every position of whole episodes, [N, T, A] float32."""
-        return self._judged(self._states(rollout))
+        return self._values(self._states(rollout))
 
     def at(self, rollout: Rollout, positions: Tensor) -> Tensor:
         """Action values at some positions [N, M] of whole episodes, [N, M, A] float32."""
         states = self._states(rollout)
-        # Gathered before the head: over a vocabulary the head is most of the work.
-        return self._judged(states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1])))
+        # Positions are selected before the head: over a vocabulary the head is most of the work.
+        return self._values(states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1])))
 
     def _states(self, rollout: Rollout) -> Tensor:
-        given = {"inputs_embeds": rollout.hidden} if self.reads == "hidden" else {"input_ids": rollout.ids}
-        states: Tensor = self.trunk(**given, use_cache=False).last_hidden_state
+        inputs = {"inputs_embeds": rollout.hidden} if self.reads == "hidden" else {"input_ids": rollout.ids}
+        states: Tensor = self.trunk(**inputs, use_cache=False).last_hidden_state
         return states
 
-    def _judged(self, states: Tensor) -> Tensor:
+    def _values(self, states: Tensor) -> Tensor:
         values: Tensor = self.head(states.to(self.head.weight.dtype)).float()
         return values if self._never is None else values.masked_fill(self._never, float("-inf"))
 
     def attach(self, session: PolicySession) -> Values:
-        """Begin to judge in a session: a function from rows to action values [B, A].
+        """Return a function from the rows of a session to their action values [B, A].
 
         Raises:
-            ValueError: where the session's actions are others than the function's.
+            ValueError: where the session has other actions than the Q-function.
         """
         if self.reads == "hidden":
             features = session.follow(self.trunk).features
         else:
-            own = Rows(self.trunk, session.num_rows, session.max_length)
+            cache = Rows(self.trunk, session.num_rows, session.max_length)
 
             def features(rows: Sequence[int]) -> Tensor:
-                # Tokens are the truth: what the rows share with the last call is not computed again.
-                own.load(rows, [session.tokens[row] for row in rows])
-                return own.last(rows)
+                # The cache follows the session's tokens: a prefix shared with the last call is reused.
+                cache.load(rows, [session.tokens[row] for row in rows])
+                return cache.last(rows)
 
         def values(rows: Sequence[int]) -> Tensor:
             with torch.no_grad():
-                return self._judged(features(rows))
+                return self._values(features(rows))
 
         return values
 
     def save(self, path: str | Path) -> None:
-        """Write it to a folder that is absent or empty: safetensors and a description.
+        """Save to a folder that is absent or empty: safetensors and a JSON description.
 
         Raises:
-            FileExistsError: if there is something in the folder.
+            FileExistsError: if the folder is not empty.
         """
-        described = {
+        description = {
             "reads": self.reads,
             "fingerprint": self.fingerprint,
             "gamma": self.gamma,
@@ -150,39 +155,39 @@ class QFunction(nn.Module):
         with whole_folder(Path(path)) as folder:
             state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
             save_file(state, folder / "q.safetensors")
-            (folder / "q.json").write_text(json.dumps(described, indent=2))
+            (folder / "q.json").write_text(json.dumps(description, indent=2))
 
     @classmethod
     def load(cls, path: str | Path, backbone: LatentBackbone | TokenBackbone) -> QFunction:
-        """Read what :meth:`save` wrote.
+        """Load a Q-function that :meth:`save` wrote.
 
         Raises:
             FileNotFoundError: where there is no Q-function.
-            ValueError: for one that belongs to another model or to another number of actions.
+            ValueError: for a Q-function of another model or another number of actions.
         """
-        description = Path(path) / "q.json"
-        if not description.is_file():
+        file = Path(path) / "q.json"
+        if not file.is_file():
             raise FileNotFoundError(f"{path} holds no Q-function: there is no q.json in it")
-        described = jsonl.read_object(description, "reads", "fingerprint", "gamma", "num_actions")
-        if described["num_actions"] != int(backbone.action_space.n):
+        description = jsonl.read_object(file, "reads", "fingerprint", "gamma", "num_actions")
+        if description["num_actions"] != int(backbone.action_space.n):
             raise ValueError(
-                f"{path} judges {described['num_actions']} actions and this model has "
+                f"{path} has {description['num_actions']} actions and this model has "
                 f"{int(backbone.action_space.n)}"
             )
-        if described["fingerprint"] != backbone.fingerprint:
+        if description["fingerprint"] != backbone.fingerprint:
             raise ValueError(
-                f"{path} was trained over a model with fingerprint {described['fingerprint'][:12]}, and this "
-                f"one has {backbone.fingerprint[:12]}"
+                f"{path} was trained over a model with fingerprint {description['fingerprint'][:12]}, and "
+                f"this one has {backbone.fingerprint[:12]}"
             )
-        trunk: Literal["policy", "model"] = "policy" if described["reads"] == "hidden" else "model"
-        q = cls.over(backbone, trunk=trunk, gamma=described["gamma"])
+        trunk: Literal["policy", "model"] = "policy" if description["reads"] == "hidden" else "model"
+        q = cls.over(backbone, trunk=trunk, gamma=description["gamma"])
         q.load_state_dict(load_file(Path(path) / "q.safetensors"))
         return q.eval()
 
 
 @dataclass(frozen=True)
 class QConfig:
-    """How a Q-function is trained.
+    """Options of :func:`train_q`.
 
     Attributes:
         steps: optimiser steps.
@@ -190,7 +195,7 @@ class QConfig:
         lr: AdamW's; warmed up over 3 % of the steps and constant after. Official: 5e-6 on an 8B model.
         target_every: steps between two copies into the target network (official: 50 micro steps).
         clip: the largest gradient norm.
-        check_every: steps between two looks at held-out episodes, where there are any.
+        check_every: steps between two evaluations on held-out episodes, where there are any.
         seed: of the order of the episodes.
     """
 
@@ -220,23 +225,23 @@ def train_q(
 ) -> list[dict[str, float]]:
     """Train a Q-function on recorded episodes; returns a record per step.
 
-    The loss is the mean squared difference from the double-DQN target over the actions taken. What follows
-    an action is the row's next acting position, so that text of the task in between costs nothing; the
-    official code takes the next token. The last action of an episode that was cut has no known
-    consequence and is left out.
+    The loss is the mean squared difference from the double-DQN target over the actions taken. The next state
+    is the one at the row's next acting position, so that text of the task in between is not discounted; the
+    official code takes the next token. The last action of a truncated episode has no known next state and
+    is left out.
 
     Args:
         q: trained in place.
-        rollout: N episodes; their hidden states are read where the trunk reads them.
+        rollout: N episodes; with their hidden states where the trunk reads those.
         held_out: episodes of other problems, several of each (:func:`split_problems`). Every ``check_every``
-            steps and after the last the record's ``held_out`` says how well the values order the answers
-            to one of these problems (:func:`within_problems`), and the weights of the best look are kept:
-            a Q-function soon tells easy problems from hard ones, and later learns answers by heart. The best
-            of several looks flatters: a blind one's is above .5 too.
-        watch: is shown every record.
+            steps and after the last step the record's ``held_out`` is :func:`within_problems` of them, and
+            the weights with its highest figure are the ones in the end: a Q-function soon separates easy
+            problems from hard ones, and later overfits. The maximum of several evaluations is biased
+            upwards: that of an uninformative Q-function exceeds .5 too.
+        watch: called with every record.
 
     Raises:
-        ValueError: for held-out episodes that have no problem whose answers were paid differently.
+        ValueError: for held-out episodes without a problem whose answers have different rewards.
         FloatingPointError: when the loss stops being finite, naming the step.
 
     Source: van Hasselt et al. 2016 (arXiv 1509.06461); CoLA's Q-function.
@@ -244,10 +249,10 @@ def train_q(
     config = config or QConfig()
     if held_out is not None and within_problems(q, held_out) is None:
         raise ValueError(
-            "no held-out problem has two answers that were paid differently, which is what is looked at: "
+            "no held-out problem has two answers with different rewards, which the held-out figure compares: "
             "hold out more problems, or record more answers to each"
         )
-    best, kept = -1.0, None
+    best, best_weights = -1.0, None
     target = copy.deepcopy(q).requires_grad_(False)
     optimiser = torch.optim.AdamW(q.parameters(), lr=config.lr, weight_decay=0.0)
     warm = max(1, round(0.03 * config.steps))
@@ -260,9 +265,9 @@ def train_q(
         taken, rewards, mask, known = acting(part)
         values = q.at(part, taken)
         with torch.no_grad():
-            wanted = _targets(q, values, target.at(part, taken), rewards, mask)
-        chosen = values.gather(-1, gathered(part.actions, taken)[..., None]).squeeze(-1)
-        errors = functional.mse_loss(chosen, wanted, reduction="none")
+            targets = episode_targets(rewards, values, target.at(part, taken), mask, gamma=q.gamma)
+        chosen = values.gather(-1, part.actions.gather(1, taken)[..., None]).squeeze(-1)
+        errors = functional.mse_loss(chosen, targets, reduction="none")
         loss = (errors * known).sum() / known.sum().clamp_min(1)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"q: loss is {loss.item()} at step {step}; lower lr={config.lr}")
@@ -277,40 +282,38 @@ def train_q(
         if held_out is not None and (step % config.check_every == 0 or step == config.steps):
             record["held_out"] = within_problems(q, held_out) or 0.0
             if record["held_out"] > best:
-                best, kept = record["held_out"], copy.deepcopy(q.state_dict())
+                best, best_weights = record["held_out"], copy.deepcopy(q.state_dict())
         records.append(record)
         if watch:
             watch(record)
-    if kept is not None:
-        q.load_state_dict(kept)
+    if best_weights is not None:
+        q.load_state_dict(best_weights)
     q.eval()
     return records
 
 
 @torch.no_grad()
 def within_problems(q: QFunction, rollout: Rollout, batch_size: int = 256) -> float | None:
-    """How well values order the answers to one problem; .5 is a coin, and search by such a Q is blind.
+    """How well Q orders the answers to one problem: 1 perfectly, .5 as chance does.
 
-    The mean over problems, told apart by their prompts, of the :func:`~cola_agents.search.q.concordance`
-    between what an episode's last action is said to be worth and what the episode was paid; None where no
-    problem's answers were paid differently.
+    The mean over problems (identified by their prompts) of the :func:`concordance` between Q of each
+    episode's last action and the episode's reward; None where no problem has answers of different rewards.
     """
     parts = []
     for at in range(0, len(rollout), batch_size):
         part = rollout.select(np.arange(at, min(at + batch_size, len(rollout))))
         positions, _, mask, _ = acting(part)
         last = positions.gather(1, mask.sum(1, keepdim=True) - 1)
-        parts.append(q.at(part, last)[:, 0].gather(1, gathered(part.actions, last))[:, 0])
-    values, paid = torch.cat(parts).cpu().numpy(), rollout.episode_rewards.cpu().numpy()
+        parts.append(q.at(part, last)[:, 0].gather(1, part.actions.gather(1, last))[:, 0])
+    values, rewards = torch.cat(parts).cpu().numpy(), rollout.episode_rewards.cpu().numpy()
     problems = _problems(rollout)
-    each = [problems == problem for problem in range(problems.max() + 1)]
-    found = [concordance(values[own], paid[own]) for own in each]
-    told = [one for one in found if one is not None]
-    return float(np.mean(told)) if told else None
+    masks = [problems == problem for problem in range(problems.max() + 1)]
+    figures = [figure for mask in masks if (figure := concordance(values[mask], rewards[mask])) is not None]
+    return float(np.mean(figures)) if figures else None
 
 
 def split_problems(rollout: Rollout, count: int) -> tuple[Rollout, Rollout]:
-    """The episodes of the first problems, and those of the last ``count``.
+    """Split into the episodes of the last ``count`` problems, which come second, and all others.
 
     Raises:
         ValueError: where either would be empty.
@@ -324,53 +327,29 @@ def split_problems(rollout: Rollout, count: int) -> tuple[Rollout, Rollout]:
 
 
 def _problems(rollout: Rollout) -> np.ndarray:
-    """The number of each episode's problem [N], by their first appearance: one prompt is one problem.
-
-    Two seeds may draw the same problem.
-    """
+    """The number of each episode's problem [N], by first appearance; one prompt is one problem."""
     numbers: dict[tuple[int, ...], int] = {}
     starts = rollout.mask.int().argmax(1).tolist()
     prompts = [tuple(ids[: start + 1]) for ids, start in zip(rollout.ids.tolist(), starts, strict=True)]
     return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
 
 
-def _targets(q: QFunction, online: Tensor, frozen: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
-    """Double-DQN targets of all acting positions, the last ones' reward alone included: [N, M]."""
-
-    def ended(values: Tensor) -> Tensor:
-        return torch.cat([values, torch.zeros_like(values[:, :1])], 1)
-
-    beyond = torch.zeros_like(mask[:, :1])
-    return td_target(
-        torch.cat([rewards, torch.zeros_like(rewards[:, :1])], 1),
-        ended(online),
-        ended(frozen),
-        torch.cat([mask, beyond], 1),
-        gamma=q.gamma,
-    )
-
-
 def acting(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The acting positions of episodes, side by side.
+    """The acting positions of episodes.
 
     Returns:
-        Per episode its positions [N, M], padded with 0; the rewards there [N, M]; which entries are
-        positions [N, M] bool; and of which the consequence is known [N, M] bool.
+        The positions [N, M], padded with 0; the rewards there [N, M]; which entries are positions, not
+        padding, [N, M] bool; and which of them have a known next state [N, M] bool.
     """
     counts = rollout.mask.sum(1)
     mask = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
     positions = torch.zeros(mask.shape, dtype=torch.long, device=counts.device)
     positions[mask] = rollout.mask.nonzero()[:, 1]
-    rewards = gathered(rollout.rewards, positions) * mask
+    rewards = rollout.rewards.gather(1, positions) * mask
     known = mask.clone()
     cut = ~rollout.terminated
     known[cut, counts[cut] - 1] = False
     return positions, rewards, mask, known
-
-
-def gathered(values: Tensor, positions: Tensor) -> Tensor:
-    """Entries [N, M] of [N, T] at positions [N, M]."""
-    return values.gather(1, positions)
 
 
 class QEvaluator:
@@ -379,8 +358,8 @@ class QEvaluator:
     Args:
         logits: rows to the policy's action logits [B, A].
         q: attached to the same session; rows to action values [B, A].
-        width: of how many of the likeliest actions the best is taken; None for all. A Q-function knows
-            little of actions that no recorded episode took.
+        width: the best action is one of so many likeliest; None for all. Q is unreliable for actions that
+            no recorded episode took.
     """
 
     def __init__(self, logits: Values, q: Values, width: int | None = None) -> None:
@@ -402,12 +381,12 @@ def td_target(rewards: Tensor, online: Tensor, target: Tensor, mask: Tensor, *, 
     """Double-Q targets: ``y_t = r_t + gamma Q_target(s_t+1, argmax_a Q_online(s_t+1, a)) mask_t+1``.
 
     Args:
-        rewards: [B, T], paid for the action at t.
+        rewards: [B, T], for the action at t.
         online, target: action values of the two networks, [B, T, A].
-        mask: [B, T], 1 where an action was taken: what follows the last one is worth nothing.
+        mask: [B, T], 1 where an action was taken; the value after the last one is 0.
 
     Returns:
-        [B, T - 1]; entries where ``mask`` is 0 mean nothing.
+        [B, T - 1]; entries where ``mask`` is 0 are arbitrary.
 
     Source: van Hasselt et al. 2016 (arXiv 1509.06461), as CoLA's Q-function uses it.
     """
@@ -416,17 +395,24 @@ def td_target(rewards: Tensor, online: Tensor, target: Tensor, mask: Tensor, *, 
     return rewards[:, :-1] + gamma * following * mask[:, 1:].to(following)
 
 
-def concordance(values: np.ndarray, paid: np.ndarray) -> float | None:
-    """The chance that of two tries that were paid differently the better paid is the one valued higher.
+def episode_targets(rewards: Tensor, online: Tensor, target: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """:func:`td_target` of whole episodes, [B, T]: the target of a last action is its reward."""
+    online, target = (functional.pad(values, (0, 0, 0, 1)) for values in (online, target))
+    rewards, mask = (functional.pad(each, (0, 1)) for each in (rewards, mask))
+    return td_target(rewards, online, target, mask, gamma=gamma)
 
-    Ties of value count half; .5 is a coin. Where tries are paid 0 or 1 it is the area under the ROC curve.
+
+def concordance(values: np.ndarray, paid: np.ndarray) -> float | None:
+    """The probability that of two episodes with different rewards the better one has the higher value.
+
+    Ties of value count half; .5 is chance. For rewards of 0 and 1 it is the area under the ROC curve.
 
     Args:
-        values: of each try, [N].
+        values: of each episode, [N].
         paid: its reward, [N].
 
     Returns:
-        None where all were paid alike.
+        None where all rewards are equal.
     """
     above, pairs = 0.0, 0
     for level in np.unique(paid):

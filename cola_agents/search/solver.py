@@ -1,4 +1,4 @@
-"""Searching for the answers of a task's problems: the search as an agent."""
+"""``MCTS``: an agent that solves the problems of a task by tree search."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
 from cola_agents.search.puct import search
 from cola_agents.search.q import QEvaluator, QFunction
 from cola_envs.episodes import Episodes
-from cola_envs.seeds import derived_seed
 
 
 class MCTS:
     """Tree search over the problems of a task.
 
     Args:
-        env: an environment id, or Episodes to search in (what runs in them is dropped).
+        env: an environment id, or Episodes to search in (running episodes are dropped).
         config: a :class:`~cola_agents.search.config.SearchConfig` for PUCT (also the default), or a
             :class:`~cola_agents.search.mcts_q.MCTSQConfig` for MCTS-Q, which needs ``q``.
-        q: a Q-function over the same model, or the folder of a saved one: the worth of ends where rewards are
-            estimated, and of leaves with ``leaves="q"``.
-        policy: gives priors and plays on: anything that :func:`cola_agents.collect` takes as a policy, a
-            trained agent's ``actor`` for instance; None for the model's own.
+        q: a Q-function over the same model, or the folder of a saved one: gives the value of endings where
+            rewards are estimated, and of leaves with ``leaves="q"``.
+        policy: for priors and rollouts: any policy that :func:`cola_agents.collect` takes, for instance a
+            trained agent's ``actor``; None for the model's own.
         evaluate: priors and values of leaves for PUCT, in place of ``policy`` and ``q``.
-        leaves: of PUCT: ``"rollout"``: played on to the end; ``"q"``: worth their best action's value.
-        num_trees: problems that are searched side by side.
-        seed: of the search's own draws, with which goes each problem's seed: what is found of a problem does
-            not depend on the others, nor on ``num_trees`` but for the order of floating-point sums.
+        leaves: of PUCT: ``"rollout"``: a leaf's value is the return of a rollout; ``"q"``: the value of its
+            best action.
+        num_trees: problems searched in parallel.
+        seed: of the search, combined with the seed of each problem: a problem's result does not depend on
+            the other problems, nor on ``num_trees`` except for the order of floating-point sums.
         env_kwargs: as for ``gym.make``, where ``env`` is an id.
 
     Raises:
@@ -60,7 +60,7 @@ class MCTS:
         if isinstance(config, MCTSQConfig) and (evaluate is not None or leaves == "q"):
             raise TypeError("MCTS-Q evaluates by its own rollouts: evaluate= and leaves= are for PUCT")
         if evaluate is not None and leaves == "q":
-            raise TypeError("evaluate= says what leaves are worth: leave out leaves=")
+            raise TypeError("evaluate= gives the values of leaves: leave out leaves=")
         if isinstance(config, MCTSQConfig):
             needs = "MCTS-Q"
         elif config.rewards == "estimated" and evaluate is None:
@@ -71,7 +71,7 @@ class MCTS:
             raise ValueError(f"{needs} needs q=: a Q-function, or the folder of one (`cola pretrain q`)")
         if isinstance(env, Episodes):
             if env_kwargs:
-                raise TypeError(f"{', '.join(env_kwargs)} cannot be set of Episodes, which are already made")
+                raise TypeError(f"{', '.join(env_kwargs)} cannot be set where env is Episodes, not an id")
             self.episodes, self._owned = env, False
         elif isinstance(env, str):
             self.episodes, self._owned = make_rows(env, num_trees, **env_kwargs).episodes, True
@@ -87,24 +87,24 @@ class MCTS:
             backbone: Any = self.episodes.backbone
             self.q = QFunction.load(q, backbone)
         if self.q is not None and self.q.fingerprint != self.episodes.backbone.fingerprint:
-            raise ValueError("the Q-function was trained over another model than the one that is searched")
+            raise ValueError("the Q-function was trained over another model than that of the environment")
         self._values = None if self.q is None else self.q.attach(policy_session(self.episodes))
         self._leaves = leaves
         self._evaluate = evaluate
 
     def solve(self, seeds: Sequence[int], problem_seeds: Sequence[int] | None = None) -> SearchResult:
-        """Search the problem of each seed from its beginning; a tree a seed, in their order.
+        """Search the problem of each seed from its beginning; one tree a seed, in their order.
 
         Args:
-            seeds: of the episodes, and with the search's own of its draws.
+            seeds: of the episodes; combined with the search's own seed for its draws.
             problem_seeds: of the problems, one for each of ``seeds``; None for ``seeds``.
 
-        The rows are left with the last problems, not begun. After Ctrl-C the result is that of the problems
-        until then, marked ``interrupted``; where there are none yet, KeyboardInterrupt goes on.
+        The rows end at the beginning of the last problems. After Ctrl-C the result holds the problems so
+        far, marked ``interrupted``; where there are none yet, KeyboardInterrupt is raised.
 
         Raises:
-            ValueError: for no seeds at all, or another number of problem seeds.
-            Exception: what a search raises; ``error.found`` is the result of the problems until then.
+            ValueError: for no seeds, or another number of problem seeds.
+            Exception: as the search; ``error.found`` is the result of the problems so far.
         """
         seeds = list(seeds)
         if not seeds:
@@ -119,23 +119,19 @@ class MCTS:
             try:
                 self.episodes.session.forget()
                 self.episodes.reset(rows, part, problems[at : at + len(part)])
-                results.append(self._search(rows, [self._drawn_with(seed) for seed in part]))
+                results.append(self._search(rows, [derived_seed(self.seed, own) for own in part]))
             except KeyboardInterrupt:
                 if not results:
                     raise
                 results[-1] = replace(results[-1], interrupted=True)
             except Exception as error:
-                partly = [error.found] if hasattr(error, "found") else []
-                if results or partly:
-                    error.found = SearchResult.joined([*results, *partly])  # type: ignore[attr-defined]
+                partial = [error.found] if hasattr(error, "found") else []
+                if results or partial:
+                    error.found = SearchResult.joined([*results, *partial])  # type: ignore[attr-defined]
                 raise
             if results[-1].interrupted:
                 break
         return SearchResult.joined(results)
-
-    def _drawn_with(self, problem_seed: int) -> int:
-        """The seed of the draws of one problem's search."""
-        return derived_seed(self.seed, problem_seed)
 
     def _search(self, rows: list[int], seeds: list[int]) -> SearchResult:
         if isinstance(self.config, MCTSQConfig):
@@ -146,9 +142,9 @@ class MCTS:
             assert self._values is not None
             evaluate = QEvaluator(self._logits, self._values)
         if evaluate is None:
-            judge = self._values if self.config.rewards == "estimated" else None
+            q = self._values if self.config.rewards == "estimated" else None
             evaluate = RolloutEvaluator(
-                self.episodes, self._policy, discount=self.config.discount, seed=seeds, q=judge
+                self.episodes, self._policy, discount=self.config.discount, seed=seeds, q=q
             )
 
         def follow(rows: Sequence[int]) -> Any:
@@ -157,6 +153,6 @@ class MCTS:
         return search(self.episodes, rows, evaluate, self.config, follow=follow, seed=seeds)
 
     def close(self) -> None:
-        """Release the environment, where it was made here."""
+        """Close the environment if ``env`` was an id."""
         if self._owned:
             self.episodes.close()

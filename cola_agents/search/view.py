@@ -1,4 +1,4 @@
-"""A search tree for people: as text, and as a picture."""
+"""Search trees as text and as pictures."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ def tree_text(tree: Tree, tokenizer: Tokenizer, *, depth: int = 4, width: int = 
     """A tree as indented lines: visits, mean return, prior, actions and text of each edge.
 
     Args:
-        tokenizer: of the model that was searched over.
+        tokenizer: of the searched model.
         depth: levels below the root.
-        width: children of a node, the most visited; how many more there are is said.
+        width: children of a node, the most visited; a line gives the number of the others.
     """
     lines = [f"root  visits {tree.visits(0)}  value {tree.mean(0):+.3f}"]
 
     def below(node: int, level: int) -> None:
         children = tree.children(node)
         for child in children[:width] if level <= depth else []:
-            lines.append(f"{'  ' * level}{_label(tree, child, tokenizer)}")
+            lines.append(
+                f"{'  ' * level}{_short(tree, child, tokenizer)}  visits {tree.visits(child)}  "
+                f"value {tree.mean(child):+.3f}  prior {tree.prior(child):.3f}"
+                f"{'  end' if tree.terminal(child) else ''}"
+            )
             below(child, level + 1)
         if level <= depth and len(children) > width:
             lines.append(f"{'  ' * level}... {len(children) - width} more")
@@ -39,13 +43,13 @@ def draw_tree(tree: Tree, tokenizer: Tokenizer, path: Path | str, *, depth: int 
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    shown: list[int] = []
+    nodes: list[int] = []
     place: dict[int, tuple[float, int]] = {}
     leaves = 0
 
     def lay(node: int, level: int) -> float:
         nonlocal leaves
-        shown.append(node)
+        nodes.append(node)
         children = tree.children(node)[:width] if level < depth else []
         if children:
             heights = [lay(child, level + 1) for child in children]
@@ -57,13 +61,13 @@ def draw_tree(tree: Tree, tokenizer: Tokenizer, path: Path | str, *, depth: int 
         return height
 
     lay(0, 0)
-    values = [tree.mean(node) for node in shown]
+    values = [tree.mean(node) for node in nodes]
     norm = Normalize(min(0.0, *values), max(1.0, *values))
     colours = colormaps["viridis"]
     levels = max(level for _, level in place.values()) + 1
     figure = Figure(figsize=(3.0 * levels, max(2.5, 0.42 * leaves)), layout="constrained")
     axis = figure.subplots()
-    for node in shown:
+    for node in nodes:
         y, x = place[node]
         for child in tree.children(node):
             if child in place:
@@ -84,14 +88,6 @@ def draw_tree(tree: Tree, tokenizer: Tokenizer, path: Path | str, *, depth: int 
     axis.set_xlim(-0.1, levels - 0.3)
     axis.axis("off")
     figure.savefig(path, dpi=130)
-
-
-def _label(tree: Tree, node: int, tokenizer: Tokenizer) -> str:
-    end = "  end" if tree.terminal(node) else ""
-    return (
-        f"{_short(tree, node, tokenizer)}  visits {tree.visits(node)}  value {tree.mean(node):+.3f}  "
-        f"prior {tree.prior(node):.3f}{end}"
-    )
 
 
 def _short(tree: Tree, node: int, tokenizer: Tokenizer) -> str:

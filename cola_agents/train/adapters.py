@@ -43,13 +43,13 @@ class LoRA:
 
 
 class Adapters:
-    """Adapters inside a model's base, put there when this is made. The base's own weights are frozen.
+    """Low-rank adapters in a model's base; the constructor inserts them and freezes the base's weights.
 
     B begins as zeros, so that the model is the same at first; A is drawn by torch's default generator.
 
     Args:
         model: whose ``base`` is adapted, in place.
-        config: how.
+        config: rank, scale and targets.
 
     Raises:
         ImportError: without `peft`.
@@ -72,7 +72,7 @@ class Adapters:
         return [p for name, p in self._model.base.named_parameters() if "lora_" in name]
 
     def merge(self) -> None:
-        """Add the adapters to the base's weights; the model is then an ordinary one."""
+        """Add the adapters to the base's weights and remove them."""
         self._wrapped.merge_and_unload()
 
     def save(self, folder: Path) -> None:
@@ -80,7 +80,7 @@ class Adapters:
         self._wrapped.save_pretrained(str(folder))
 
     def remove(self) -> None:
-        """Take the adapters out; the base is what it was before."""
+        """Remove the adapters; the base is what it was before."""
         self._wrapped.unload()
 
 

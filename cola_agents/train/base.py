@@ -1,4 +1,4 @@
-"""Stage 0: the base language model (only for models grown from scratch)."""
+"""Stage 0: pre-train a base language model from scratch."""
 
 from __future__ import annotations
 

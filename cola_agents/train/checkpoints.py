@@ -1,11 +1,10 @@
 """Checkpoints of a stage that survive a kill at any moment.
 
-A folder holds ``run.json`` (what the run was begun with) and the last checkpoints, ``step-00000500`` and
-so on:
+A folder holds ``run.json`` (the settings of the run) and the last checkpoints, ``step-00000500`` and so on:
 
 - ``trained.safetensors``: the trained weights under their names in the stage's loss;
 - ``optimiser.safetensors``: the optimiser's state, ``exp_avg:NAME`` and so on;
-- ``state.json``: the step, the place in the data, the log records so far, and a digest of everything.
+- ``state.json``: the step, the position in the data, the log records so far, and digests of all files.
 
 There is no random state: a stage's noise is seeded by the step.
 """
@@ -29,7 +28,7 @@ from cola_envs.jsonl import JsonObject
 
 RUN, STATE = "run.json", "state.json"
 TRAINED, OPTIMISER = "trained.safetensors", "optimiser.safetensors"
-#: CPU seconds that no run spends.
+#: More CPU seconds than any run takes.
 _LONG = 1e12
 
 
@@ -44,7 +43,7 @@ class Saved:
     Attributes:
         path: its folder.
         step: steps done.
-        stream: the place in the data.
+        stream: the position in the data.
         records: the log records so far.
         cpu_s: CPU seconds spent so far.
     """
@@ -68,9 +67,9 @@ class Checkpoints:
     """The checkpoints of one run in one folder.
 
     Args:
-        folder: empty, absent, or a run's that was begun with the same settings.
-        settings: all that changes the result, as JSON values by name.
-        keep: how many checkpoints are kept.
+        folder: empty, absent, or that of a run with the same settings.
+        settings: everything that changes the result, as JSON values by name.
+        keep: number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, settings: JsonObject, keep: int) -> None:
@@ -150,8 +149,8 @@ class Checkpoints:
             state = {"step": step, "stream": stream, "records": records, "cpu_s": cpu_s}
             state["digests"] = {name: _digest(new / name) for name in (TRAINED, OPTIMISER)}
             body = json.dumps(state)
-            own = hashlib.sha256(body.encode()).hexdigest()
-            (new / STATE).write_text(json.dumps({"sha256": own, "state": body}))
+            digest = hashlib.sha256(body.encode()).hexdigest()
+            (new / STATE).write_text(json.dumps({"sha256": digest, "state": body}))
         self._prune()
 
     def _prune(self) -> None:
@@ -185,24 +184,24 @@ class Checkpoints:
 
 
 def _read_run(path: Path) -> JsonObject:
-    """What a run was begun with."""
+    """The settings that a run was begun with, and the size of its log then."""
     try:
-        found = jsonl.read_object(path, "log_size", "settings")
-        size = found["log_size"]
-        if not isinstance(found["settings"], dict):
-            raise ValueError(f"its settings are {found['settings']!r:.60}")
+        run = jsonl.read_object(path, "log_size", "settings")
+        size = run["log_size"]
+        if not isinstance(run["settings"], dict):
+            raise ValueError(f"its settings are {run['settings']!r:.60}")
         if size is not None and (type(size) is not int or size < 0):
             raise ValueError(f"its log_size is {size!r:.60}")
     except ValueError as error:
         raise ValueError(
-            f"{path} is damaged ({error}), and so it is not known what the run was begun with: put a copy of "
-            "the file back, or give another folder to begin anew"
+            f"{path} is damaged ({error}), so the settings of the run are unknown: put a copy of the file "
+            "back, or give another folder to begin again"
         ) from error
-    return found
+    return run
 
 
 def _read(path: Path) -> Saved:
-    """A checkpoint, whose files are compared with what was written.
+    """Read a checkpoint and check its files against their digests.
 
     Raises:
         OSError, ValueError: for one that is not whole, naming the file.
@@ -260,7 +259,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def broken_name(path: Path) -> Path:
-    """A free name beside ``path`` for what is kept of it though it is damaged."""
+    """A free name beside ``path`` for a damaged file or folder."""
     number = 0
     while (aside := path.with_name(f"broken-{number}-{path.name}")).exists():
         number += 1

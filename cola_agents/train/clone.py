@@ -1,4 +1,4 @@
-"""Stage 2: the policy is cloned from the inverse dynamics."""
+"""Stage 2: clone the policy from the inverse dynamics (behaviour cloning)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ POLICY_MODULES = ("policy_trunk", "policy_head")
 
 
 class CloneLoss(StageLoss):
-    """Cross-entropy of the policy against the codes that inverse dynamics reads.
+    """Cross-entropy of the policy against the codes of the inverse dynamics.
 
-    The target is the argmax without noise, shifted (spec section 4, stage 2). Positions without a
-    next token carry no meaningful code and are left out; the official code counts them.
+    The target is the argmax without noise, shifted by one position. Positions without a next token have no
+    meaningful code and are left out; the official code counts them.
     """
 
     def __init__(self, model: CoLAForCausalLM) -> None:
@@ -48,7 +48,7 @@ def clone_policy(
     *,
     checkpoints: Path | None = None,
 ) -> list[dict[str, float]]:
-    """Train the policy to predict, from the past alone, the code that inverse dynamics reads.
+    """Train the policy to predict, from the past alone, the code that inverse dynamics reads from the future.
 
     Returns:
         the log records; arguments and errors are those of :func:`cola_agents.train.loop.run_stage`.

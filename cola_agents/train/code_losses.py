@@ -1,4 +1,4 @@
-"""How the inverse dynamics assigns codes, and how evenly it uses them; as equations of the method.
+"""The assignment of codes by the inverse dynamics, and its entropy regularisers, as equations.
 
 Shapes: B rows, T tokens, A codes.
 """
@@ -59,10 +59,10 @@ def negative_marginal_entropy(probs: Tensor, mask: Tensor, at: Tensor | None = N
 
     Args:
         probs: [..., A].
-        mask: [...], 1 where a position counts.
-        at: the mean distribution [A] of a larger batch, a constant: the tangent of the function there, taken
-            at q. Averaged over the parts of the larger batch, weighted by what counts in each, it has the
-            value and the gradient of the function of the whole.
+        mask: [...], 1 at counted positions.
+        at: the mean distribution [A] of a larger batch, a constant. The result is then the tangent of the
+            function there, evaluated at q: its mean over the parts of the larger batch, weighted by their
+            counted positions, has the value and the gradient of the function of the whole batch.
     """
     marginal = mean_distribution(probs, mask)
     if at is None:

@@ -1,9 +1,9 @@
-"""Fine-tuning under actions (FTA): the base learns text from within the latent-action model.
+"""Fine-tuning under actions (FTA): fine-tune the base inside the latent-action model.
 
-FTA-I trains the base under the inverse dynamics' codes, and then clones the policy anew; FTA-P trains it
-under the policy's own codes. Everything but the base is frozen meanwhile. Source: CoLA, arXiv 2503.21383, and
-its post-training code (``train_sft_intention`` with ``--train_model`` and ``--train_policy``; ``train_sft``
-with ``--intention_model``).
+FTA-I trains the base under the inverse dynamics' codes, and then clones the policy again; FTA-P trains it
+under the policy's codes. Everything but the base is frozen. Source: CoLA, arXiv 2503.21383, and its
+post-training code (``train_sft_intention`` with ``--train_model`` and ``--train_policy``; ``train_sft`` with
+``--intention_model``).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from cola_agents.train.loop import run_stage
 from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
 from cola_envs.jsonl import JsonObject
 
-#: Whose argmax the base is trained under: the inverse dynamics' (FTA-I) or the policy's (FTA-P).
+#: The source of the codes: the argmax of the inverse dynamics (FTA-I) or of the policy (FTA-P).
 Codes = Literal["inverse", "policy"]
-#: The parts that are trained. Officially by name: ".layers", "lm_head", "embed_tokens" and ".norm".
+#: The trained modules. The official code selects by name: ".layers", "lm_head", "embed_tokens", ".norm".
 BASE_MODULES = ("base", "lm_head")
 
 
@@ -61,16 +61,16 @@ class TuneLoss(StageLoss):
     difference readout subtracts where the configuration's ``detach_state`` is False. That is the official
     rule of version 2, of version 0 (``detach_state=False``), and of version 1 in FTA-I. For FTA-P the
     official script sets ``deterministic``, under which version 1 detaches norm(z) in place of h: the base
-    then learns through ``-h`` alone, against the sign of every other loss. Here how a code was chosen changes
-    no gradient.
+    then learns through ``-h`` alone, against the sign of every other loss. Here the choice of a code does
+    not change the gradient.
 
     Args:
-        model: in which the parts to train require gradients.
-        codes: whose codes.
-        adapters: what is trained in place of the base's weights, for :meth:`settings`.
+        model: its trained parameters require gradients.
+        codes: the source of the codes.
+        adapters: trained in place of the base's weights; for :meth:`settings`.
 
     Raises:
-        ValueError: for the inverse dynamics' codes of a model without.
+        ValueError: for ``"inverse"`` and a model without inverse dynamics.
     """
 
     def __init__(self, model: CoLAForCausalLM, codes: Codes, adapters: Adapters | None = None) -> None:

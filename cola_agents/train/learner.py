@@ -1,9 +1,9 @@
-"""What one step of a stage does to weights, gradients and optimiser."""
+"""One optimiser step of a stage, over micro-batches and processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from cola_agents.common.processes import Workers, spread_like, whole
+from cola_agents.common.processes import Workers, shard_like, whole
 from cola_agents.common.randomness import drawn_from
 from cola_agents.train.checkpoints import Saved
 from cola_agents.train.data.packing import IGNORED, Batch, collate
@@ -21,7 +21,7 @@ from cola_agents.train.stage import StageConfig, StageLoss, row_generators
 
 
 class Cut:
-    """How the rows of a step's global batch are dealt out: ``own`` are this process' micro-batches."""
+    """The split of a global batch's rows into micro-batches; ``own`` are those of this process."""
 
     def __init__(self, config: StageConfig, workers: Workers) -> None:
         rows, size = config.rows, workers.size
@@ -36,7 +36,7 @@ class Cut:
 
 
 class Learner:
-    """Weights, gradients and optimiser of a stage: what a step does to them."""
+    """The weights, the optimiser and the step of a stage."""
 
     def __init__(
         self,
@@ -72,9 +72,9 @@ class Learner:
         config, name = self._config, self._name
         counts = (batch.targets != IGNORED).sum(1).tolist()
         if len(counts) > config.rows:
-            raise ValueError(f"{name}: a batch of {len(counts)} rows came, and rows={config.rows}")
+            raise ValueError(f"{name}: got a batch of {len(counts)} rows for rows={config.rows}")
         if not any(counts):
-            raise ValueError(f"{name}: no target counts in the batch of step {step}")
+            raise ValueError(f"{name}: the batch of step {step} has no target")
         batch = filled(batch, config.rows)
         counts += [0] * (config.rows - len(counts))
         shares = {piece: sum(counts[piece.start : piece.stop]) / sum(counts) for piece in self._cut.own}
@@ -83,17 +83,17 @@ class Learner:
         for group in self._optimiser.param_groups:
             group["lr"] = config.lr * config.rate(step)
         self._optimiser.zero_grad(set_to_none=True)
-        found = _Means()
+        means = _Means()
         for piece, part in parts.items():
             last = piece == self._cut.own[-1]
             with nullcontext() if last else self._workers.accumulate(self._joined):
-                with self._computing(step, piece):
+                with _precision(self._device, config, step, piece):
                     extra = () if pooled is None else (pooled,)
                     loss, figures = self._joined(part, row_generators(config.seed, step, piece), *extra)
-                # The processes' gradients are averaged, and they are to be added.
+                # DDP averages the processes' gradients; times their number, they are added.
                 (loss * (shares[piece] * self._workers.size)).backward()
-            found.add({"loss": loss.detach(), **figures, "share": torch.ones_like(loss)}, shares[piece])
-        figures = found.over(self._workers)
+            means.add({"loss": loss.detach(), **figures, "share": torch.ones_like(loss)}, shares[piece])
+        figures = means.over(self._workers)
         if abs(figures.pop("share").item() - 1) > 1e-6:
             raise ValueError(
                 f"{name}: the processes read different batches at step {step}: give each the same documents, "
@@ -114,18 +114,15 @@ class Learner:
     def _pooled(self, step: int, parts: dict[range, Batch], shares: dict[range, float]) -> Tensor | None:
         if not self._objective.pools or len(self._cut.pieces) == 1:
             return None
-        found = _Means()
+        means = _Means()
         for piece, part in parts.items():
-            with torch.no_grad(), self._computing(step, piece):
+            with torch.no_grad(), _precision(self._device, self._config, step, piece):
                 pooled = self._objective.pool(part, row_generators(self._config.seed, step, piece))
-            found.add({"pooled": pooled}, shares[piece])
-        return found.over(self._workers)["pooled"].float()
-
-    def _computing(self, step: int, piece: range) -> AbstractContextManager[None]:
-        return _computing(self._device, self._config, step, piece)
+            means.add({"pooled": pooled}, shares[piece])
+        return means.over(self._workers)["pooled"].float()
 
     def report(self, figures: dict[str, Tensor]) -> dict[str, float]:
-        """What a record says of a step's figures."""
+        """The entries of a log record for a step's figures."""
         others = {name: value for name, value in figures.items() if name != "loss"}
         return {
             "loss": figures["loss"].item(),
@@ -135,13 +132,13 @@ class Learner:
         }
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Trained weights and optimiser state, whole, on the CPU; empty in all processes but the first."""
+        """Unsharded trained weights and optimiser state, on the CPU; empty in all processes but the first."""
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for name, parameter in zip(self._names, self._trained, strict=True):
             tensors = {f"{key}:{name}": value for key, value in self._optimiser.state[parameter].items()}
-            for into, some in ((weights, {name: parameter.detach()}), (moments, tensors)):
-                for key, tensor in some.items():
+            for into, parts in ((weights, {name: parameter.detach()}), (moments, tensors)):
+                for key, tensor in parts.items():
                     full = whole(tensor)
                     if self._workers.rank == 0:
                         into[key] = full.cpu().contiguous()
@@ -155,13 +152,13 @@ class Learner:
         for name, parameter in zip(self._names, self._trained, strict=True):
             self._optimiser.state[parameter] = {
                 # AdamW's step count is a number that stays on the CPU.
-                kind: tensor if kind == "step" else spread_like(tensor, parameter)
+                kind: tensor if kind == "step" else shard_like(tensor, parameter)
                 for kind, tensor in by_name[name].items()
             }
 
 
 class _Means:
-    """Means over the global batch's targets, gathered from its micro-batches."""
+    """Means over the targets of the global batch, from those of its micro-batches."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -179,8 +176,8 @@ class _Means:
 
 
 @contextmanager
-def _computing(device: torch.device, config: StageConfig, step: int, piece: range) -> Iterator[None]:
-    """The stage's precision, and dropout, where a model has any, drawn by (seed, step, first row)."""
+def _precision(device: torch.device, config: StageConfig, step: int, piece: range) -> Iterator[None]:
+    """Compute in the stage's precision, with dropout, where a model has any, seeded by (seed, step, row)."""
     (source,) = row_generators(config.seed, step, piece[:1])
     with (
         drawn_from(source.initial_seed(), device),
@@ -190,7 +187,7 @@ def _computing(device: torch.device, config: StageConfig, step: int, piece: rang
 
 
 def filled(batch: Batch, rows: int) -> Batch:
-    """A batch of fewer rows with rows added in which nothing counts."""
+    """A batch filled up to ``rows`` rows with rows that have no target."""
     missing = rows - len(batch.ids)
     if not missing:
         return batch
@@ -204,28 +201,28 @@ def filled(batch: Batch, rows: int) -> Batch:
 
 
 def _groups(named: dict[str, nn.Parameter], config: StageConfig) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: the codebook apart where its decay is another."""
+    """AdamW's parameter groups: the codebook in one of its own where its weight decay differs."""
     decay = config.codebook_weight_decay
-    apart = {name for name in named if decay is not None and "codebook" in name.split(".")}
+    codebook = {name for name in named if decay is not None and "codebook" in name.split(".")}
     groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in named.items() if name not in apart]},
-        {"params": [p for name, p in named.items() if name in apart], "weight_decay": decay},
+        {"params": [p for name, p in named.items() if name not in codebook]},
+        {"params": [p for name, p in named.items() if name in codebook], "weight_decay": decay},
     ]
     return [group for group in groups if group["params"]]
 
 
 def _set_modes(module: nn.Module, inherited: bool) -> None:
-    """Training mode for modules with something trained and for what is inside them without weights."""
-    own = [parameter.requires_grad for parameter in module.parameters()]
-    module.training = any(own) if own else inherited
+    """Set training mode on modules with trained parameters and on their children without parameters."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    module.training = any(trained) if trained else inherited
     for child in module.children():
         _set_modes(child, module.training)
 
 
-def _checkpoint_activations(objective: nn.Module, wanted: bool) -> None:
-    """Have the decoders with something trained recompute their layers' activations, or not."""
+def _checkpoint_activations(objective: nn.Module, enable: bool) -> None:
+    """Switch gradient checkpointing on or off in the decoders with trained parameters."""
     for module in objective.modules():
         if isinstance(module, PreTrainedModel) and hasattr(module, "layers") and module.training:
             module._set_gradient_checkpointing(
-                enable=wanted, gradient_checkpointing_func=partial(checkpoint, use_reentrant=False)
+                enable=enable, gradient_checkpointing_func=partial(checkpoint, use_reentrant=False)
             )

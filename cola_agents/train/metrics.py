@@ -1,4 +1,4 @@
-"""What a trained latent-action model is judged by, on held-out documents.
+"""The metrics of a trained latent-action model on held-out documents.
 
 Shapes: B rows, T tokens, D hidden, A codes, V vocabulary.
 """
@@ -15,8 +15,8 @@ from torch.nn import functional
 from cola_agents.model.modeling import CoLAForCausalLM, shift_codes
 from cola_agents.train.data.packing import IGNORED, Batch
 
-#: Token logits that are held at a time where no ``chunk`` is given: 128 MiB of float32.
-_HELD = 2**25
+#: Token logits in memory at a time without ``chunk``: 128 MiB of float32.
+_CHUNK_LOGITS = 2**25
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class CodebookMetrics:
         mutual_information: between code and next token, the plug-in estimate of ``tokens`` pairs: see
             :func:`mutual_information`.
         mutual_information_corrected: the same with the Miller-Madow correction.
-        policy_perplexity: exp of the entropy of the policy's mean distribution: how many codes it
-            uses over all states, where exp(``policy_entropy``) is how many it wavers between in one.
+        policy_perplexity: exp of the entropy of the policy's mean distribution: the effective number of codes
+            over all states, whereas exp(``policy_entropy``) is that in one state.
     """
 
     base_ce: float
@@ -66,7 +66,7 @@ class CodebookMetrics:
 
     @property
     def composed_excess(self) -> float:
-        """Composed minus base cross-entropy: what the latent actions cost in likelihood."""
+        """Composed minus base cross-entropy: the loss in likelihood due to the latent actions."""
         return self.composed_ce - self.base_ce
 
     def as_dict(self) -> dict[str, float]:
@@ -84,9 +84,9 @@ def mutual_information(counts: Tensor) -> tuple[float, float]:
     """Mutual information in nats of a table of counts [X, Y].
 
     Returns:
-        The plug-in estimate H(X) + H(Y) - H(X, Y) of the observed shares, which is too high by about
-        (cells - rows - columns + 1) / 2N, counting those that were observed at all; and the estimate
-        with that taken off, which may be below zero where there is no information.
+        The plug-in estimate H(X) + H(Y) - H(X, Y) of the observed shares, which is biased upwards by about
+        (cells - rows - columns + 1) / 2N, counting non-empty ones; and the estimate less that bias, which
+        may be negative where there is no information.
 
     Source: Miller 1955, "Note on the bias of information estimates".
     """
@@ -103,7 +103,7 @@ def mutual_information(counts: Tensor) -> tuple[float, float]:
 
 
 class Tally:
-    """Counts over held-out text, one batch after another, from which the metrics are made.
+    """Sums over batches of held-out text, from which :meth:`metrics` are computed.
 
     Args:
         model: with inverse dynamics.
@@ -111,15 +111,15 @@ class Tally:
             many, up to 64, as fit in 128 MiB.
 
     Attributes:
-        joint: how often each code went with each next token, [A, V] int64.
+        joint: counts of code and next token, [A, V] int64.
         policy: the policy's probabilities summed over the states, [A] float64.
-        tokens: how many tokens were scored.
+        tokens: number of scored tokens.
     """
 
     def __init__(self, model: CoLAForCausalLM, chunk: int | None = None) -> None:
         shape = (model.config.num_codes, model.config.vocab_size)
         # More than 64 states at a time only cost cache misses.
-        self._chunk = chunk or max(1, min(64, _HELD // (shape[0] * shape[1])))
+        self._chunk = chunk or max(1, min(64, _CHUNK_LOGITS // (shape[0] * shape[1])))
         self._model = model
         self._codes = torch.arange(shape[0], device=model.device)
         self._sums = dict.fromkeys(
@@ -134,8 +134,8 @@ class Tally:
         """Count a batch.
 
         Returns:
-            the inverse dynamics' codes [B, T], read at the state before the token that they explain;
-            -100 where nothing was scored.
+            the inverse dynamics' codes [B, T], each at the position before its token; -100 at positions
+            that are not scored.
 
         Raises:
             ValueError: for a model without inverse dynamics.
@@ -162,7 +162,7 @@ class Tally:
         gold = logits.gather(-1, targets[:, None, None].expand(*shape, 1)).squeeze(-1) - logits.logsumexp(-1)
         best = logits.argmax(-1)
         ordered = best.sort(-1).values
-        found = {
+        sums = {
             "base": functional.cross_entropy(model.lm_head(h).float(), targets, reduction="sum"),
             "world": -gold.gather(-1, codes[:, None]).sum(),
             "composed": -(log_pi + gold).logsumexp(-1).sum(),
@@ -171,11 +171,11 @@ class Tally:
             "entropy": torch.special.entr(log_pi.exp()).sum(),
             "agreed": (log_pi.argmax(-1) == codes).sum(),
         }
-        for name, value in found.items():
+        for name, value in sums.items():
             self._sums[name] += value.item()
 
     def metrics(self) -> CodebookMetrics:
-        """The metrics of everything that was added.
+        """The metrics of all added batches.
 
         Raises:
             ValueError: if no token was scored.

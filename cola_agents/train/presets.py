@@ -1,4 +1,4 @@
-"""Settings of the stages that belong together: for models of the bundled size, and the paper's."""
+"""Presets of all stages: ``tiny`` for models of the bundled size, and ``paper``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TINY_FTA_STEPS = 200
 
 @dataclass(frozen=True)
 class Preset:
-    """How a model is grown and its stages are trained.
+    """Default settings of a model and its stages.
 
     Attributes:
         seed: of weights, data and noise.
         grow: fields of :class:`~cola_agents.model.configuration.CoLAConfig`.
-        codes: how codes are assigned in the stage ``world``.
-        config: a stage (``world``, ``policy`` or ``fta``), its number of steps or None for the preset's, and
-            other fields that differ, to its configuration.
+        codes: options of the code assignment in the stage ``world``.
+        config: maps a stage (``world``, ``policy`` or ``fta``), its number of steps or None for the
+            preset's, and other changed fields to the stage's configuration.
     """
 
     seed: int
@@ -36,12 +36,12 @@ class Preset:
 
 def _tiny(stage: str, steps: int | None, changed: Mapping[str, Any]) -> StageConfig:
     if stage != "fta":
-        # The recipe's own, so that one command makes what the recipe makes.
+        # The same as the recipe of the bundled models.
         config: StageConfig = getattr(Recipe(), stage)
         return replace(config, **{**changed, "steps": steps or config.steps})
     steps = steps or TINY_FTA_STEPS
-    ours = {"lr": 1e-3, "warmup": math.ceil(0.03 * steps), "final": 0.1, "weight_decay": 0.0}
-    return StageConfig(**{**ours, **changed, "steps": steps})
+    defaults = {"lr": 1e-3, "warmup": math.ceil(0.03 * steps), "final": 0.1, "weight_decay": 0.0}
+    return StageConfig(**{**defaults, **changed, "steps": steps})
 
 
 def _paper(stage: str, steps: int | None, changed: Mapping[str, Any]) -> StageConfig:
@@ -49,12 +49,13 @@ def _paper(stage: str, steps: int | None, changed: Mapping[str, Any]) -> StageCo
         if steps is None:
             raise ValueError("FTA takes one epoch in the paper: give --epochs 1, or --steps or --tokens")
         return paper_fta(steps, **changed)
-    told = dict(changed) if steps is None else {**changed, "steps": steps}
-    return StageConfig.paper_world(**told) if stage == "world" else StageConfig.paper_policy(**told)
+    if steps is not None:
+        changed = {**changed, "steps": steps}
+    return StageConfig.paper_world(**changed) if stage == "world" else StageConfig.paper_policy(**changed)
 
 
 PRESETS = {
     "tiny": Preset(0, GROWTH, Recipe().codes, _tiny),
-    # The sizes of what is grown are the defaults of CoLAConfig, which are the paper's.
+    # The model's sizes are the defaults of CoLAConfig, which are the paper's.
     "paper": Preset(42, {}, CodeConfig.paper(), _paper),
 }

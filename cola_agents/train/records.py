@@ -1,4 +1,4 @@
-"""Where a stage's log records go: a file of JSON lines, and TensorBoard."""
+"""The log of a stage: a file of JSON lines, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class RecordLog:
         name: of the stage; scalars are called ``name/key``.
         path: the file; None for no log at all. TensorBoard's events are in the folder ``tensorboard``
             next to it.
-        tensorboard: None for where the package is installed, True to insist, False for never.
+        tensorboard: None if the package is installed, True to require it, False for never.
 
     Raises:
-        ImportError: if TensorBoard is insisted on and missing.
-        ValueError: if it is insisted on and there is no ``path``.
+        ImportError: if TensorBoard is required and missing.
+        ValueError: if it is required and there is no ``path``.
     """
 
     def __init__(self, name: str, path: Path | None, tensorboard: bool | None = None) -> None:
@@ -44,8 +44,8 @@ class RecordLog:
                         "tensorboard=True needs TensorBoard: pip install 'cola-rl[tensorboard]'"
                     ) from error
             else:
-                # Without purge_step, which would hide other stages' events in the folder, too: a resumed run
-                # writes the events of the steps that it does again twice, with the same values.
+                # Without purge_step, which would hide other stages' events in the folder too: a resumed run
+                # repeats the events of the steps that it repeats, with the same values.
                 self._writer = SummaryWriter(str(path.parent / "tensorboard"))
 
     def write(self, record: dict[str, float]) -> None:
@@ -59,7 +59,7 @@ class RecordLog:
                     self._writer.add_scalar(f"{self._name}/{key}", value, int(record["step"]))
 
     def flush(self) -> None:
-        """Have everything on the disk."""
+        """Write everything to the disk."""
         if self._path and self._path.exists():
             flush(self._path)
         if self._writer:
@@ -78,24 +78,24 @@ class LogWarning(UserWarning):
 
 
 def rewind(path: Path, name: str, step: int, start: int) -> None:
-    """Take out of a log what a killed run wrote after the checkpoint that it is resumed from.
+    """Remove from a log the records that a killed run wrote after the checkpoint it resumes from.
 
-    A damaged line goes, too, with a :class:`LogWarning` that names it; the log as it was is then kept under
+    A damaged line is removed too, with a :class:`LogWarning` that names it; the old log is then kept under
     another name.
 
     Args:
         path: the log; it may be absent.
         name: of the stage.
-        step: of the checkpoint: records of later steps go, and so does a line that was left unfinished.
-        start: bytes of the log when the run was begun; what is before them stays as it is.
+        step: of the checkpoint: records of later steps and an unfinished line are removed.
+        start: size of the log in bytes at the beginning of the run; earlier bytes stay unchanged.
     """
     unfinished(path).unlink(missing_ok=True)
     if not path.exists():
         return
-    kept, damage = [], []
+    remaining, damage = [], []
     for line in jsonl.lines(path):
         if line.end is not None and line.end > start:
-            # A kill cuts a line off, which is made again; zeros are what a power cut leaves, and are said.
+            # A kill truncates a line, which is written again; a power cut leaves zeros, which are reported.
             if not line.whole and b"\0" not in line.raw:
                 continue
             try:
@@ -105,8 +105,8 @@ def rewind(path: Path, name: str, step: int, start: int) -> None:
                 continue
             if record["stage"] == name and record["step"] > step:
                 continue
-        kept.append(line.raw)
-    rewound = b"".join(kept)
+        remaining.append(line.raw)
+    rewound = b"".join(remaining)
     if damage:
         aside = broken_name(path)
         shutil.copyfile(path, aside)
@@ -117,7 +117,7 @@ def rewind(path: Path, name: str, step: int, start: int) -> None:
 
 
 def check_log(path: Path) -> None:
-    """Warn, naming the lines, where a log that is not written any more is damaged; it may be absent."""
+    """Warn of damaged lines in a finished run's log, naming them; the log may be absent."""
     damage = []
     for line in jsonl.lines(path) if path.exists() else ():
         try:
@@ -129,10 +129,10 @@ def check_log(path: Path) -> None:
 
 
 def _record(line: jsonl.Line, path: Path) -> JsonObject:
-    """The record of a line.
+    """Parse the record of a line.
 
     Raises:
-        ValueError: for a line that holds none, naming file and line.
+        ValueError: for a line without a record, naming file and line.
     """
     where = f"{path}, line {line.number}"
     record = jsonl.parsed(line.raw, where)
@@ -146,6 +146,6 @@ def _record(line: jsonl.Line, path: Path) -> JsonObject:
     return record
 
 
-def _warn(damage: list[str], done: str) -> None:
+def _warn(damage: list[str], outcome: str) -> None:
     more = f" (and {len(damage) - 1} lines more)" if len(damage) > 1 else ""
-    warnings.warn(f"a damaged line in a log: {damage[0]}{more}; {done}", LogWarning, stacklevel=3)
+    warnings.warn(f"a damaged line in a log: {damage[0]}{more}; {outcome}", LogWarning, stacklevel=3)

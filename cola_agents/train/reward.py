@@ -1,4 +1,4 @@
-"""Reward models: scoring with a sequence classifier, and training one from pairs (Bradley-Terry)."""
+"""Reward models: score responses with a sequence classifier, and train one from pairs (Bradley-Terry)."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from cola_envs.text import begun
 
 
 class RewardModel:
-    """A sequence classifier with one output as a scorer of responses.
+    """Scores responses with a sequence classifier of one output.
 
     Args:
         path: folder or hub id of a Hugging Face sequence-classification model (safetensors; a decoder, such
             as LlamaForSequenceClassification) with its tokenizer; loaded at the first score.
         device: where it runs; None for the CPU.
         batch_size: responses per forward pass.
-        max_length: tokens of prompt and response that are read; of a longer text the last ones are, since
-            the score is read at the last token.
+        max_length: tokens of prompt and response that are read, of a longer text the last ones, since the
+            score is read at the last token.
 
     Attributes:
-        mean, std: of the scores on the model's own evaluation data, where its configuration holds
-            ``reward_mean`` and ``reward_std`` (``cola train-reward`` writes them).
+        mean, std: of the scores on held-out data, from ``reward_mean`` and ``reward_std`` in the model's
+            configuration (``cola train-reward`` writes them).
 
-    The text is prompt and response, joined as they stand; each is tokenised by itself, as an episode's are,
-    behind the beginning-of-text token, where the tokenizer's template has one.
+    Prompt and response are tokenised separately, as in an episode, and concatenated behind the
+    beginning-of-text token, where the tokenizer's template has one.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class RewardModel:
         self._loaded: tuple[PreTrainedModel, PlainTokenizer] | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> RewardModel:
-        return self  # Gymnasium copies an environment's arguments; weights are not to be copied
+        return self  # Gymnasium copies an environment's arguments; the weights stay shared
 
     @property
     def mean(self) -> float:
@@ -116,9 +116,9 @@ class RewardModel:
 
 
 def encode(tokenizer: PlainTokenizer, prompt: str, response: str, max_length: int) -> list[int]:
-    """Ids of prompt and response, begun as the tokenizer's template says and closed by its end-of-text token.
+    """Ids of prompt and response between the tokenizer's start ids and its end-of-text token.
 
-    Where they are more than ``max_length``, those in front of the prompt and the last of the others are left.
+    Of more than ``max_length`` ids, the start ids and the last of the others remain.
     """
     text = [*tokenizer.encode(prompt), *tokenizer.encode(response)]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -130,7 +130,7 @@ def encode(tokenizer: PlainTokenizer, prompt: str, response: str, max_length: in
 def score_rows(model: PreTrainedModel, rows: Sequence[list[int]]) -> Tensor:
     """The model's output at each row's last token, [B].
 
-    Rows are padded on the right and read by their length, so that it does not matter which token pads.
+    Rows are padded on the right and read by their length, so that the padding token does not matter.
     """
     width = max(map(len, rows))
     device = next(model.parameters()).device
@@ -144,7 +144,7 @@ def score_rows(model: PreTrainedModel, rows: Sequence[list[int]]) -> Tensor:
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """How a reward model is trained; the defaults are the official scripts' (learning rate, batch, length).
+    """Options of :func:`train_reward`; the defaults are the official scripts' (learning rate, batch, length).
 
     Attributes:
         lr: peak learning rate; warmed up over 3 % of the steps, then a cosine to a tenth.

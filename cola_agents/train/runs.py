@@ -1,4 +1,4 @@
-"""A stage on any model and any data, as one run in a folder: described."""
+"""``Run``: the settings of one training stage, its model, data and folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def flag_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained, on what, and into which folder.
+    """The settings of a training run: stage, model, data, options and folder.
 
     Attributes:
         stage: ``world`` (inverse dynamics, codebook and world model), ``policy`` (cloned from them) or
@@ -47,29 +47,29 @@ class Run:
         model: folder or hub id: of a causal LM, which ``world`` grows into a latent-action model, or of a
             latent-action model, in our format or the official one.
         out: folder to write: absent, empty, or of the same run, which is resumed.
-        data: what it is trained on; without any the generated corpus.
-        held_out: what a finished policy is measured on; without any the generated corpus where that was
-            trained on too, and otherwise nothing is measured.
+        data: the training data; if empty, the generated corpus.
+        held_out: the data that measure a finished policy; if empty, the generated corpus for a run that was
+            trained on it, else nothing is measured.
         tokenizer: folder or hub id; None for the model's own.
         preset: ``"tiny"`` or ``"paper"``: see :mod:`cola_agents.train.presets`.
-        steps, tokens, epochs: how long, at most one of them; epochs of finite data are counted beforehand,
-            by a pass that packs them. None of them for the preset's.
+        steps, tokens, epochs: length of the run; at most one of them, none for the preset's. The steps of
+            epochs are counted in advance, by packing the data once.
         seed: of new weights, data and noise; None for the preset's.
-        config, grow, codes: what differs from the preset, by field of
+        config, grow, codes: changes to the preset, by field of
             :class:`~cola_agents.train.stage.StageConfig`,
             :class:`~cola_agents.model.configuration.CoLAConfig` and
             :class:`~cola_agents.train.world.CodeConfig`.
-        long: what becomes of documents longer than a row; None for ``"cut"`` in ``fta`` and on the generated
+        long: treatment of documents longer than a row; None for ``"cut"`` in ``fta`` and on the generated
             corpus, ``"chunk"`` elsewhere.
-        tune: whose codes ``fta`` trains the base under.
-        reclone: whether it clones the policy again after the inverse dynamics' codes.
-        lora: adapters that it trains in place of the base's weights.
-        keep_adapters: write them beside an unchanged base, in place of merging them into it. What is then
-            measured, base and adapters together, is written beside the adapters.
-        device, dtype: where and in which type the model is loaded; trained weights are float32 meanwhile.
+        tune: the source of the codes in ``fta``.
+        reclone: whether ``fta`` clones the policy again after the inverse dynamics' codes.
+        lora: adapters that ``fta`` trains in place of the base's weights.
+        keep_adapters: save the adapters beside an unchanged base, in place of merging them into it. The
+            metrics, of base and adapters together, are then saved beside the adapters.
+        device, dtype: of the loaded model; trained weights are float32 during training.
 
     Raises:
-        ValueError: for what contradicts itself, or belongs to another stage.
+        ValueError: for contradictory settings, or settings of another stage.
     """
 
     stage: str
@@ -108,7 +108,7 @@ class Run:
             foreign |= {"grow": self.grow, "codes": self.codes}
         else:
             foreign |= {"held_out": self.held_out}
-        wrong = [name for name, given in foreign.items() if given]
+        wrong = [name for name, value in foreign.items() if value]
         if wrong:
             raise ValueError(f"the stage {self.stage!r} takes no {', '.join(wrong)}")
         if self.keep_adapters and self.lora is None:
@@ -128,12 +128,12 @@ class Run:
 
     @property
     def seeded(self) -> int:
-        """The seed, the preset's where none was given."""
+        """The seed, by default the preset's."""
         return self._preset.seed if self.seed is None else self.seed
 
     @property
     def generated(self) -> bool:
-        """Whether it is trained on the generated corpus alone, named as its data or not."""
+        """Whether all training data are the generated corpus, named or by default."""
         return all(spec.kind == "generated" for spec in self.data)
 
     @property
@@ -141,7 +141,7 @@ class Run:
         return PRESETS[self.preset]
 
     def stage_config(self, steps: int | None = None) -> StageConfig:
-        """How the stage is trained: the preset's way, but for what was given."""
+        """The configuration of the stage: the preset's, with this run's changes."""
         changed = {"seed": self.seeded, **self.config}
         config = self._preset.config(self.stage, steps or self.steps, changed)
         if self.tokens is not None:
@@ -153,20 +153,20 @@ class Run:
         return replace(self._preset.codes, **self.codes)
 
     def described(self) -> JsonObject:
-        """All of it as JSON values; the folders' and files' own names without where they are."""
-        cut = asdict(self)
-        del cut["out"]
+        """The settings as JSON values, with the last part of absolute paths alone."""
+        fields = asdict(self)
+        del fields["out"]
         for name in ("model", "tokenizer"):
-            cut[name] = _name(cut[name])
-        for spec in (*cut["data"], *cut["held_out"]):
+            fields[name] = _name(fields[name])
+        for spec in (*fields["data"], *fields["held_out"]):
             spec["source"] = _name(spec["source"])
-        return cut
+        return fields
 
     @property
     def digest(self) -> str:
-        """Tells runs apart, whatever folder and device they are in."""
-        whole = {key: value for key, value in asdict(self).items() if key not in ("out", "device")}
-        return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+        """A digest of the settings, except for folder and device."""
+        fields = {key: value for key, value in asdict(self).items() if key not in ("out", "device")}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _name(path: str | None) -> str | None:

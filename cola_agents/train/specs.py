@@ -1,4 +1,4 @@
-"""Data as they are named on a command line or in a file, opened."""
+"""Descriptions of training data, on a command line or in a file, and opening them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cola_envs.jsonl import JsonObject
 GENERATED, HUB, PARQUET = "generated", "hub:", ".parquet"
 _ALWAYS = ("source", "weight", "name")
 _FORMAT = ("text", "prompt", "response", "template")
-#: What each kind of source can be told besides what all can.
-_TOLD = {
+#: The options of each kind of source, besides those of all.
+_OPTIONS = {
     "generated": ("seed",),
     "hub": ("subset", "split", "epochs", *_FORMAT),
     "parquet": ("epochs", *_FORMAT),
@@ -26,21 +26,21 @@ _TOLD = {
 
 @dataclass(frozen=True)
 class DataSpec:
-    """One source of documents, described.
+    """The description of one source of documents.
 
     Attributes:
         source: ``generated``, the corpus of the bundled models; ``hub:owner/name``, or ``hub:`` and a folder,
             which `datasets` streams; else a local file or folder: text, JSON lines or ``.parquet``.
         weight: its share of the rows where there are several sources, in proportion to the others'.
-        name: what errors, logs and saved places call it; None for one made of ``source``.
-        epochs: passes through finite data; None for without end.
+        name: in errors, logs and checkpoints; None for one derived from ``source``.
+        epochs: passes through finite data; None for endless.
         unit: of text files: see :class:`~cola_agents.train.data.sources.FileDocuments`.
         text, prompt, response, template: of objects: see :class:`~cola_agents.train.data.formats.RowFormat`.
         subset, split: of ``hub:``, where the split is "train" without one.
         seed: of ``generated``; None for the run's own.
 
     Raises:
-        ValueError: for what this kind of source cannot be told, or a weight that is not a positive number.
+        ValueError: for an option of another kind of source, or a weight that is not a positive number.
     """
 
     source: str
@@ -57,7 +57,7 @@ class DataSpec:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        allowed = _ALWAYS + _TOLD[self.kind]
+        allowed = _ALWAYS + _OPTIONS[self.kind]
         for field in fields(self):
             if getattr(self, field.name) is not None and field.name not in allowed:
                 raise ValueError(
@@ -80,10 +80,10 @@ class DataSpec:
         return "file"
 
     def open(self, seed: int) -> Documents:
-        """The source at its beginning.
+        """Open the source at its beginning.
 
         Args:
-            seed: of the generated corpus, where the description has none.
+            seed: of the generated corpus, if ``self.seed`` is None.
 
         Raises:
             OSError, ValueError, ImportError: where it cannot be opened.
@@ -91,73 +91,73 @@ class DataSpec:
         kind = self.kind
         if kind == "generated":
             return GeneratedDocuments(seed if self.seed is None else self.seed, name=self.name or GENERATED)
-        told: JsonObject = {name: getattr(self, name) for name in (*_TOLD[kind], "name")}
-        told = {name: value for name, value in told.items() if value is not None}
-        told["rows"] = RowFormat(**{name: told.pop(name) for name in _FORMAT if name in told})
+        options: JsonObject = {name: getattr(self, name) for name in (*_OPTIONS[kind], "name")}
+        options = {name: value for name, value in options.items() if value is not None}
+        options["rows"] = RowFormat(**{name: options.pop(name) for name in _FORMAT if name in options})
         if kind == "hub":
-            return StreamedDocuments(self.source.removeprefix(HUB), **told)
+            return StreamedDocuments(self.source.removeprefix(HUB), **options)
         if kind == "parquet":
             path = Path(self.source)
             files = [path] if path.suffix == PARQUET else sorted(path.glob(f"*{PARQUET}"))
-            told.setdefault("name", path.name)
-            return StreamedDocuments("parquet", files=[str(file) for file in files], **told)
-        return FileDocuments(self.source, **told)
+            options.setdefault("name", path.name)
+            return StreamedDocuments("parquet", files=[str(file) for file in files], **options)
+        return FileDocuments(self.source, **options)
 
 
 def parse_data(texts: Iterable[str]) -> list[DataSpec]:
-    """Descriptions as they are given on a command line.
+    """Parse the descriptions on a command line.
 
     Each is ``SOURCE[,key=value]...`` with the fields of :class:`DataSpec` as keys, or the path of a ``.json``
     file that holds a list of such objects; paths in it are relative to its folder.
 
     Raises:
-        ValueError: for a description that cannot be read.
-        OSError: for a file that cannot.
+        ValueError: for a malformed description.
+        OSError: for a file that cannot be read.
     """
-    found: list[DataSpec] = []
+    specs: list[DataSpec] = []
     for text in texts:
         source, *pairs = text.split(",")
         if source.endswith(".json"):
             if pairs:
                 raise ValueError(f"--data {text}: put {', '.join(pairs)} into the file")
-            found += _read_file(Path(source))
+            specs += _read_file(Path(source))
             continue
-        told: JsonObject = {"source": source}
+        description: JsonObject = {"source": source}
         for pair in pairs:
             key, equals, value = pair.partition("=")
-            if not equals or key in told:
+            if not equals or key in description:
                 raise ValueError(
                     f"--data {text}: {pair!r} is not one key=value more; a source whose name holds a comma "
                     "goes into a .json file"
                 )
-            told[key] = value
-        found.append(_described(told, f"--data {text}"))
-    return found
+            description[key] = value
+        specs.append(_parsed(description, f"--data {text}"))
+    return specs
 
 
 def _read_file(path: Path) -> list[DataSpec]:
-    listed = jsonl.parsed(path.read_bytes(), str(path))
-    if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) for one in listed):
+    entries = jsonl.parsed(path.read_bytes(), str(path))
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
         raise ValueError(f"{path} must hold a list of objects, each with a 'source'")
-    found = []
-    for number, one in enumerate(listed):
-        spec = _described(one, f"{path}, entry {number}")
+    specs = []
+    for number, entry in enumerate(entries):
+        spec = _parsed(entry, f"{path}, entry {number}")
         if spec.kind in ("file", "parquet"):
-            spec = _described({**one, "source": str(path.parent / spec.source)}, f"{path}, entry {number}")
-        found.append(spec)
-    return found
+            spec = _parsed({**entry, "source": str(path.parent / spec.source)}, f"{path}, entry {number}")
+        specs.append(spec)
+    return specs
 
 
 _NUMBERS = {"weight": float, "epochs": int, "seed": int}
 
 
-def _described(told: JsonObject, where: str) -> DataSpec:
+def _parsed(description: JsonObject, where: str) -> DataSpec:
     known = [field.name for field in fields(DataSpec)]
-    unknown = [key for key in told if key not in known]
-    if unknown or not told.get("source"):
+    unknown = [key for key in description if key not in known]
+    if unknown or not description.get("source"):
         what = f"knows no {', '.join(map(repr, unknown))}" if unknown else "names no source"
         raise ValueError(f"{where} {what}; the fields are {', '.join(known)}")
-    values = dict(told)
+    values = dict(description)
     for key, kind in _NUMBERS.items():
         if key in values:
             try:
@@ -174,7 +174,7 @@ def _described(told: JsonObject, where: str) -> DataSpec:
 
 
 def open_data(specs: Sequence[DataSpec], seed: int) -> Documents | Mixture:
-    """Sources, and a mixture where there are several.
+    """Open the only source, or a mixture of several.
 
     Args:
         specs: at least one description.

@@ -1,4 +1,4 @@
-"""What a training stage is: how long and how it is trained, and what it minimises.
+"""The configuration and the loss of a training stage.
 
 Shapes: B rows, T tokens, A codes, V vocabulary.
 """
@@ -24,31 +24,31 @@ PRECISIONS = ("float32", "bf16")
 
 @dataclass(frozen=True)
 class StageConfig:
-    """How a stage is trained.
+    """Options of a training stage: length, batch, optimiser, precision, checkpoints.
 
     The defaults suit models of the bundled size; :meth:`paper_world` and :meth:`paper_policy` are the
     paper's.
 
     Attributes:
         steps: optimiser steps.
-        rows, length: shape of the global batch: rows of packed documents and their length in tokens. A step
-            learns from all of its rows, in however many pieces and processes.
+        rows, length: shape of the global batch: rows of packed documents and their length in tokens. It is
+            the same for any number of micro-batches and processes.
         lr: peak learning rate; a linear warm-up of ``warmup`` steps, then a cosine to ``final`` of it.
         weight_decay, betas, clip: AdamW's, and the largest norm of the whole gradient.
         seed: seeds the data order and the noise of the stage.
         log_every: steps between two log records.
-        tensorboard: whether they go to TensorBoard too, next to the log file: None for where it is installed,
-            True to insist on it.
-        micro_rows: rows of a micro-batch, that is of one forward and backward pass; None for all the rows
-            that a process takes. Gradients are accumulated over a process' micro-batches.
-        codebook_weight_decay: of the codebook, in place of ``weight_decay``; None for no difference.
+        tensorboard: whether records also go to TensorBoard, next to the log file: None if it is installed,
+            True to require it.
+        micro_rows: rows of a micro-batch, that is of one forward and backward pass; None for all rows of
+            a process. Gradients are accumulated over a process' micro-batches.
+        codebook_weight_decay: of the codebook, in place of ``weight_decay``; None for the same.
         precision: ``"float32"``, or ``"bf16"`` to compute in bfloat16 (autocast) with losses in float32.
-        low_precision_weights: leave trained weights in the type that they were loaded in. Otherwise they,
+        low_precision_weights: keep trained weights in the type in which they were loaded. Otherwise they,
             their gradients and the optimiser's moments are float32.
         gradient_checkpointing: recompute the activations of trained decoder layers in the backward pass:
             less memory, about a third more arithmetic, the same gradients.
-        save_every: steps between two checkpoints, where checkpoints are asked for.
-        keep: how many of the last checkpoints are kept.
+        save_every: steps between two checkpoints, if there is a folder for checkpoints.
+        keep: number of checkpoints to keep, the last ones.
     """
 
     steps: int
@@ -102,12 +102,12 @@ class StageConfig:
 
     @classmethod
     def paper_policy(cls, **changed: Any) -> StageConfig:
-        """Stage 2 likewise: 6.4e11 tokens, at which the released policy was taken (its read-me)."""
+        """Stage 2 with the same settings: 6.4e11 tokens, as the read-me of the released policy says."""
         return cls(**({"steps": _steps(6.4e11)} | _PAPER | changed))
 
     @property
     def tokens(self) -> int:
-        """Tokens the stage reads."""
+        """Tokens that the stage trains on."""
         return self.steps * self.rows * self.length
 
     def rate(self, step: int) -> float:
@@ -140,13 +140,12 @@ def _steps(tokens: float) -> int:
 
 
 class StageLoss(nn.Module, ABC):
-    """What a stage minimises, with the model that it is a loss of.
+    """The loss of a stage, as a module that holds the model.
 
-    DDP and FSDP wrap this module, so that :meth:`forward` (and :meth:`pool`) are all that a training loop
-    calls. The global batch of a step is cut into micro-batches, in this process or in several; the loss of
-    one is weighted by its share of the counted targets. A loss that is a mean over targets is then the same
-    however the batch is cut. What is no such mean (a function of the batch's mean distribution, say) is made
-    so by ``pooled``.
+    DDP and FSDP wrap this module, so a training loop calls only :meth:`forward` (and :meth:`pool`). The
+    global batch of a step is split into micro-batches, in one process or several; the loss of each is
+    weighted by its share of the counted targets, so that a mean over targets does not depend on the split.
+    A loss that is not such a mean (a function of the batch's mean distribution, say) needs ``pooled``.
 
     Attributes:
         pools: whether the loss needs :meth:`pool`.
@@ -162,9 +161,9 @@ class StageLoss(nn.Module, ABC):
 
         Args:
             batch: B rows.
-            generators: a source of noise for each row, the same however the global batch is cut.
-            pooled: the mean of :meth:`pool` over the global batch; not given where that is this batch alone,
-                or nothing is pooled.
+            generators: a random generator for each row, independent of the split of the global batch.
+            pooled: the mean of :meth:`pool` over the global batch; None where this batch is the global one,
+                or ``pools`` is False.
 
         Returns:
             the mean loss over the batch's counted targets, and figures for the log: means over the same
@@ -172,7 +171,7 @@ class StageLoss(nn.Module, ABC):
         """
 
     def pool(self, batch: Batch, generators: Sequence[torch.Generator]) -> Tensor:
-        """What the loss of the global batch needs to know of a micro-batch: a mean over its counted targets.
+        """A mean over a micro-batch's counted targets, whose mean over the global batch the loss needs.
 
         Called only where ``pools`` is set and there are several micro-batches, without gradients and before
         any :meth:`forward`.
@@ -180,11 +179,11 @@ class StageLoss(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} sets pools and does not define pool()")
 
     def report(self, figures: dict[str, Tensor]) -> dict[str, float]:
-        """What is logged of the figures' means over the global batch."""
+        """Turn the figures' means over the global batch into the entries of a log record."""
         return {name: value.item() for name, value in figures.items()}
 
     def settings(self) -> JsonObject:
-        """What else changes the result, for a resumed run to be compared with: names and JSON values."""
+        """Further settings that change the result, as JSON values; a resumed run must have the same."""
         return {}
 
     @property
@@ -198,11 +197,11 @@ class StageLoss(nn.Module, ABC):
 
 
 def target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats over the targets that count, in float32; 0 where none does.
+    """Mean cross-entropy in nats over the targets that are not -100, in float32; 0 where all are.
 
     Args:
         logits: [B, T, V].
-        targets: [B, T], -100 where nothing counts.
+        targets: [B, T].
     """
     total = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"

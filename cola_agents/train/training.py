@@ -1,4 +1,4 @@
-"""A run begun, resumed and finished, by the same call."""
+"""``train``: run a training stage in a folder, or resume it there."""
 
 from __future__ import annotations
 
@@ -40,31 +40,30 @@ from cola_envs import jsonl
 
 CHECKPOINTS, ADAPTERS = "checkpoints", "adapters"
 LOG, METRICS, FINISHED = "log.jsonl", "metrics.json", "training.json"
-#: Batches that a finished model is measured on.
+#: Batches on which a finished model is measured.
 _MEASURED = 12
 
 
 def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookMetrics | None:
-    """Begin a run, or go on with it where it was stopped, and write the finished model into its folder.
+    """Begin or resume a run, and write the finished model into its folder.
 
-    Under ``accelerate launch`` every process calls this; rank 0 alone writes. The folder holds the model and
-    its tokenizer, ``log.jsonl``, TensorBoard's events, ``checkpoints``, ``metrics.json`` where something was
-    measured (in ``adapters`` where those are kept), and, written last, ``training.json``: what was run, and
-    how. A finished run is left as it is.
+    Under ``accelerate launch`` every process calls this; only rank 0 writes. The folder holds the model and
+    its tokenizer, ``log.jsonl``, TensorBoard's events, ``checkpoints``, ``metrics.json`` if the model was
+    measured (in ``adapters`` where those are kept), and, written last, ``training.json``, the settings of
+    the run. A finished run is left unchanged.
 
     Args:
-        run: what to do.
-        say: is told, in rank 0, what a user may want to know.
+        run: the stage, its data and its folder.
+        say: called in rank 0 with messages for the user.
 
     Returns:
-        the finished model's figures, where it was measured by this call.
+        the finished model's metrics, if this call measured it.
 
     Raises:
         FileExistsError, FileNotFoundError, ValueError: before anything is written: for a folder of something
-            else, a model that is none or of another kind, data that cannot be read or hold nothing, a
-            tokenizer of another vocabulary, rows longer than the context; and what
-            :func:`cola_agents.train.loop.run_stage` raises.
-        InUseError: where another process writes the folder, named; nothing was changed.
+            else, a missing model or one of another kind, unreadable or empty data, a tokenizer of another
+            vocabulary, rows longer than the context; and as :func:`cola_agents.train.loop.run_stage`.
+        InUseError: where another process writes the folder, naming it; nothing was changed.
     """
     with one_writer(run.out) if first_process() else nullcontext():
         return _train(run, say)
@@ -85,39 +84,6 @@ def _train(run: Run, say: Callable[[str], None]) -> CodebookMetrics | None:
         adapters = Adapters(model, run.lora) if run.lora else None
     log, saved = run.out / LOG, run.out / CHECKPOINTS
     workers = Workers(config.precision)
-    _train_stages(run, model, adapters, batches, config, log, saved)
-    metrics = _measured(run, model, tokenizer, config, workers)
-    spread = any(isinstance(p, DTensor) for p in model.parameters())
-    if adapters and not run.keep_adapters:
-        adapters.merge()
-    weights = whole_state(model) if spread else None
-    workers.first(lambda: _save(run, model, tokenizer, adapters, weights, config, metrics))
-    say(f"Wrote {run.out}.")
-    return metrics
-
-
-def _check_fsdp(run: Run) -> None:
-    """Refuse what cannot be done where weights stay spread over the processes."""
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
-        return
-    if run.lora:
-        raise ValueError("low-rank adapters are not supported under FSDP: configure accelerate for DDP")
-    if run.stage == "fta" and run.tune == "inverse" and run.reclone:
-        raise ValueError(
-            "under FSDP one command runs one stage: leave the cloning out (--no-reclone), and run `cola "
-            "pretrain policy` on what comes out"
-        )
-
-
-def _train_stages(
-    run: Run,
-    model: CoLAForCausalLM,
-    adapters: Adapters | None,
-    batches: PackedBatches,
-    config: StageConfig,
-    log: Path,
-    saved: Path,
-) -> None:
     if run.stage == "world":
         pretrain_world(model, batches, config, run.code_config(), log, checkpoints=saved / "world")
     elif run.stage == "policy":
@@ -130,38 +96,57 @@ def _train_stages(
         if run.tune == "inverse" and run.reclone:
             batches.load_state_dict(beginning)
             clone_policy(model, batches, config, log, checkpoints=saved / "policy")
+    metrics = _measured(run, model, tokenizer, config, workers)
+    sharded = any(isinstance(p, DTensor) for p in model.parameters())
+    if adapters and not run.keep_adapters:
+        adapters.merge()
+    weights = whole_state(model) if sharded else None
+    workers.first(lambda: _save(run, model, tokenizer, adapters, weights, config, metrics))
+    say(f"Wrote {run.out}.")
+    return metrics
+
+
+def _check_fsdp(run: Run) -> None:
+    """Raise ValueError for what cannot be done where the weights are sharded."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+        return
+    if run.lora:
+        raise ValueError("low-rank adapters are not supported under FSDP: configure accelerate for DDP")
+    if run.stage == "fta" and run.tune == "inverse" and run.reclone:
+        raise ValueError(
+            "under FSDP one command runs one stage: leave the cloning out (--no-reclone), and run `cola "
+            "pretrain policy` on what comes out"
+        )
 
 
 def _finished(run: Run) -> bool:
-    """Whether the folder is this run's and finished; an error where it is something else."""
+    """Whether the folder holds this run, finished.
+
+    Raises:
+        FileExistsError: where the folder holds another run or something else.
+    """
     if (run.out / FINISHED).is_file():
-        done = jsonl.read_object(run.out / FINISHED, "digest")
-        if done["digest"] != run.digest:
+        finished = jsonl.read_object(run.out / FINISHED, "digest")
+        if finished["digest"] != run.digest:
             raise FileExistsError(
                 f"{run.out} holds a finished run of other settings (see {FINISHED}): give another folder"
             )
         check_log(run.out / LOG)
         return True
-    if not run.out.exists():  # as a process may find it that is not the first
-        return False
-    if not any((run.out / CHECKPOINTS).glob(f"*/{RUN}")) and not _only_begun(run.out):
-        raise FileExistsError(
-            f"{run.out} holds something else than a run to go on with: give an empty folder"
-        )
+    # In a process other than the first, the folder may not exist yet.
+    if run.out.exists() and not any((run.out / CHECKPOINTS).glob(f"*/{RUN}")):
+        # A run that was killed before its first file was whole leaves its lock and an unfinished file.
+        left = {run.out / LOCK, *(run.out / CHECKPOINTS).glob(f"*/{unfinished(Path(RUN))}")}
+        files = {path for path in run.out.rglob("*") if path.is_symlink() or not path.is_dir()}
+        if not run.out.is_dir() or files - left:
+            raise FileExistsError(
+                f"{run.out} holds something else than a run to resume: give an empty folder"
+            )
     return False
 
 
-def _only_begun(out: Path) -> bool:
-    """Whether a folder holds its lock alone, and what a kill leaves before a run's first file is whole."""
-    if not out.is_dir():
-        return False
-    files = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
-    left = {out / LOCK, *(out / CHECKPOINTS).glob(f"*/{unfinished(Path(RUN))}")}
-    return left.issuperset(files)
-
-
 def _kind(run: Run) -> PretrainedConfig:
-    """The configuration of the model that the run starts from."""
+    """The configuration of the run's initial model."""
     path = Path(run.model)
     if path.exists() and not (path / "config.json").is_file():
         raise FileNotFoundError(
@@ -179,59 +164,53 @@ def _kind(run: Run) -> PretrainedConfig:
     latent = config.model_type == "cola" or is_official(config)
     if run.stage != "world" and not latent:
         raise ValueError(
-            f"{run.model} holds a {config.model_type} model, not a latent-action one, which `cola pretrain "
-            "world` makes of it"
+            f"{run.model} holds a {config.model_type} model, not a latent-action one: run `cola pretrain "
+            "world` on it first"
         )
     if run.grow and latent:
-        chosen = ", ".join(map(flag_of, run.grow))
-        raise ValueError(f"{run.model} is a latent-action model already: {chosen} cannot be chosen anew")
+        flags = ", ".join(map(flag_of, run.grow))
+        raise ValueError(f"{run.model} is a latent-action model already: {flags} cannot be changed")
     return config
 
 
 def _tokenizer(run: Run) -> PreTrainedTokenizerBase:
     try:
-        own = load_tokenizer(run.model)
+        default = load_tokenizer(run.model)
     except FileNotFoundError as error:
-        own = None
+        default = None
         if run.tokenizer is None:
             raise ValueError(f"no tokenizer found with {run.model}: pass --tokenizer") from error
     if run.tokenizer is None:
-        return own
-    given = load_tokenizer(run.tokenizer)
-    if own is not None and own.get_vocab() != given.get_vocab():
+        return default
+    tokenizer = load_tokenizer(run.tokenizer)
+    if default is not None and default.get_vocab() != tokenizer.get_vocab():
         raise ValueError(
             f"the tokenizer {run.tokenizer} has another vocabulary than that of {run.model} "
-            f"({len(given)} entries and {len(own)}): leave --tokenizer out"
+            f"({len(tokenizer)} entries and {len(default)}): leave --tokenizer out"
         )
-    return given
+    return tokenizer
 
 
-def _specs(run: Run) -> list[DataSpec]:
+def _packed(run: Run, tokenizer: PlainTokenizer) -> PackedBatches:
     specs = list(run.data) or [DataSpec("generated")]
-    return specs if run.epochs is None else [replace(spec, epochs=run.epochs) for spec in specs]
-
-
-def _packed(run: Run, specs: list[DataSpec], tokenizer: PlainTokenizer, seed: int) -> PackedBatches:
+    if run.epochs is not None:
+        specs = [replace(spec, epochs=run.epochs) for spec in specs]
     config = run.stage_config(1)
-    long = run.long or ("cut" if run.stage == "fta" or run.generated else "chunk")
     return PackedBatches(
-        open_data(specs, seed),
+        open_data(specs, run.seeded * 10 + {"world": 2, "policy": 3, "fta": 5}[run.stage]),
         tokenizer,
         rows=config.rows,
         length=config.length,
-        long=long,
+        long=run.long or ("cut" if run.stage == "fta" or run.generated else "chunk"),
         learn_prompts=run.stage != "fta",
     )
 
 
 def _batches(run: Run, tokenizer: PlainTokenizer) -> tuple[int | None, PackedBatches]:
-    """Steps, where they had to be counted, and the batches at their beginning, of which there is one."""
-    seed = run.seeded * 10 + {"world": 2, "policy": 3, "fta": 5}[run.stage]
-    batches = _packed(run, _specs(run), tokenizer, seed)
-    steps = None
+    """The number of steps, where epochs determine it, and the batches, of which there is at least one."""
+    batches = _packed(run, tokenizer)
     if run.epochs is not None:
-        steps = sum(1 for _ in batches)
-        return steps, _packed(run, _specs(run), tokenizer, seed)
+        return sum(1 for _ in batches), _packed(run, tokenizer)
     beginning = batches.state_dict()
     next(batches)
     batches.load_state_dict(beginning)
@@ -277,10 +256,10 @@ def _measured(
     config: StageConfig,
     workers: Workers,
 ) -> CodebookMetrics | None:
-    """Figures of a finished policy on held-out text, by rank 0."""
-    spread = any(isinstance(p, DTensor) for p in model.parameters())
+    """The metrics of a finished policy on held-out text, measured by rank 0; None where there are none."""
+    sharded = any(isinstance(p, DTensor) for p in model.parameters())
     specs = list(run.held_out) or ([DataSpec("generated", seed=HELD_OUT)] if run.generated else [])
-    if run.stage == "world" or not specs or model.inverse_trunk is None or spread:
+    if run.stage == "world" or not specs or model.inverse_trunk is None or sharded:
         return None
 
     def measured() -> CodebookMetrics:
@@ -316,16 +295,16 @@ def _save(
         model.save_pretrained(run.out, state_dict=whole)
     tokenizer.save_pretrained(run.out)
     if metrics:
-        # Kept adapters are not in the model that is written: these are figures of both together.
+        # The saved model does not hold kept adapters, but the metrics are of both together.
         folder = run.out / ADAPTERS if run.keep_adapters else run.out
         write_json(folder / METRICS, metrics.as_dict(), indent=2)
         with RecordLog("codebook", run.out / LOG, config.tensorboard) as log:
             log.write({"step": config.steps, **metrics.as_dict()})
-    done = {
+    settings = {
         "digest": run.digest,
         "run": run.described(),
         "config": asdict(config),
         "tokens": config.tokens,
         **provenance(),
     }
-    write_json(run.out / FINISHED, done, indent=1)
+    write_json(run.out / FINISHED, settings, indent=1)

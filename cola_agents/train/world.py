@@ -1,4 +1,4 @@
-"""Stage 1: inverse dynamics, codebook and world model on a frozen base."""
+"""Stage 1: train inverse dynamics, codebook and world model on a frozen base."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
 from cola_envs.jsonl import JsonObject
 
 WORLD_MODULES = ("inverse_trunk", "inverse_head", "codebook", "merge")
-#: Trained with them where the readout has a norm of its own.
+#: Trained too where the readout has its own norm.
 READOUT_MODULES = ("readout_norm",)
 
 
 @dataclass(frozen=True)
 class CodeConfig:
-    """How codes are assigned while the world model is trained.
+    """Options of the code assignment in the training of the world model.
 
     Attributes:
         tau: Gumbel-softmax temperature. The official code uses 2.0; 1.0 trains better at small scale.
@@ -54,12 +54,12 @@ class CodeConfig:
 
     @classmethod
     def paper(cls) -> CodeConfig:
-        """As the authors have it: temperature 2.0, the per-position regulariser alone (official code)."""
+        """The official code's options: temperature 2.0, only the per-position regulariser."""
         return cls(tau=2.0, entropy=0.001, marginal=0.0)
 
 
 def trained_parameters(model: CoLAForCausalLM, modules: tuple[str, ...]) -> list[torch.nn.Parameter]:
-    """Freeze the model except the named modules, whose parameters are returned."""
+    """Freeze the model except ``modules``; return their parameters."""
     model.requires_grad_(False)
     parameters = []
     for name in modules:
@@ -73,9 +73,9 @@ def trained_parameters(model: CoLAForCausalLM, modules: tuple[str, ...]) -> list
 class WorldLoss(StageLoss):
     """Cross-entropy of the next token under the inverse dynamics' relaxed code, and the regularisers.
 
-    The batch-marginal regulariser is a function of the mean code distribution of the global batch. Where
-    that is cut into several micro-batches, the mean is found first, which takes a further forward pass of
-    base and inverse dynamics; ``marginal=0`` (the paper's) saves it.
+    The batch-marginal regulariser is a function of the mean code distribution of the global batch. With
+    several micro-batches the mean is computed first, which takes another forward pass of base and inverse
+    dynamics; ``marginal=0`` (the paper's) avoids it.
     """
 
     def __init__(self, model: CoLAForCausalLM, codes: CodeConfig) -> None:
@@ -104,7 +104,7 @@ class WorldLoss(StageLoss):
     def _assigned(
         self, batch: Batch, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor, CodeAssignment]:
-        """Hidden states [B, T, D], shifted code logits [B, T, A] and the codes drawn by them."""
+        """Hidden states [B, T, D], shifted code logits [B, T, A] and the codes drawn from them."""
         mask = batch.mask
         with torch.no_grad():
             h = self.model.hidden(batch.ids, mask=mask, positions=batch.positions)
@@ -113,7 +113,7 @@ class WorldLoss(StageLoss):
         return h, logits, assign_codes(logits, noise.to(logits.device), self.codes.tau)
 
     def report(self, figures: dict[str, Tensor]) -> dict[str, float]:
-        """``world_ce``, and ``code_perplexity`` of the codes that the batch would have without noise."""
+        """``world_ce``, and ``code_perplexity`` of the codes without noise."""
         return {
             "world_ce": figures["world_ce"].item(),
             "code_perplexity": round(perplexity(figures["code_use"]), 3),
@@ -132,10 +132,10 @@ def pretrain_world(
     *,
     checkpoints: Path | None = None,
 ) -> list[dict[str, float]]:
-    """Train inverse dynamics and world model together (spec section 4, stage 1).
+    """Train inverse dynamics, codebook and world model together.
 
-    The log records hold ``code_perplexity``, of the codes that the batch would have without noise; where
-    it falls below a quarter of the codebook a :class:`~cola_agents.train.health.CodebookWarning` is given.
+    The log records hold ``code_perplexity``, of the batch's codes without noise; below a quarter of the
+    codebook's size a :class:`~cola_agents.train.health.CodebookWarning` is raised as a warning.
 
     Returns:
         the log records; arguments and errors are those of :func:`cola_agents.train.loop.run_stage`.

@@ -1,7 +1,7 @@
-"""The published problem sets: where they come from and are kept, and whether they are what they should be.
+"""Published problem sets: their sources and pinned hashes, fetching, reading and verifying.
 
-None of their text is part of this package. :func:`fetch` brings a set into a folder of this machine, checked
-against pinned hashes; the tasks find it there and read it, and never fetch anything themselves.
+None of their text is part of this package. :func:`fetch` downloads a set into a folder of this machine,
+checked against pinned hashes; tasks read it there and never download anything.
 """
 
 from cola_envs.datasets.catalogue import FILES, NAMES, DataFile, cache_folder, files_of, identify

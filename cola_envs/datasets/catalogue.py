@@ -1,4 +1,4 @@
-"""Which files there are, with the hashes they are pinned to, and where they lie on this machine."""
+"""The list of published files, with pinned hashes and their places on this machine."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-#: Names the folder that fetched files are kept in, in place of ``~/.cache/cola-rl``.
+#: The environment variable with the folder of fetched files; by default ``~/.cache/cola-rl``.
 FOLDER_VARIABLE = "COLA_DATA"
 
 
 @dataclass(frozen=True)
 class Pin:
-    """What a file must be: sha256 of its uncompressed bytes, how many these are, and how many problems."""
+    """The sha256 and size of a file's uncompressed bytes, and its number of problems."""
 
     sha256: str
     size: int
@@ -28,10 +28,10 @@ class DataFile:
         dataset: the name that ``cola data fetch`` takes.
         title: the name of the set in ``info["dataset"]`` and in every report.
         split: ``"train"`` or ``"test"``.
-        pins: what it may be, the preferred one first.
-        hub: (repository, revision, file) on the Hugging Face hub, where it is published there.
-        url: where its makers publish it, at a fixed commit.
-        terms: the licence its makers state, and what to know about it.
+        pins: the accepted contents, the preferred one first.
+        hub: (repository, revision, file) on the Hugging Face hub, if it is published there.
+        url: of the authors' publication, at a fixed commit.
+        terms: the licence that the authors state, and notes on it.
     """
 
     dataset: str
@@ -44,7 +44,7 @@ class DataFile:
 
     @property
     def path(self) -> Path:
-        """Where the file lies once it has been fetched."""
+        """The path of the fetched file."""
         return cache_folder() / self.dataset / f"{self.split}.jsonl"
 
 
@@ -104,8 +104,8 @@ NAMES = tuple(dict.fromkeys(file.dataset for file in FILES))
 
 def cache_folder() -> Path:
     """The folder of fetched files: ``$COLA_DATA``, or else ``~/.cache/cola-rl``."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "cola-rl"
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "cola-rl"
 
 
 def files_of(dataset: str) -> tuple[DataFile, ...]:
@@ -120,7 +120,7 @@ def files_of(dataset: str) -> tuple[DataFile, ...]:
 
 
 def identify(sha256: str) -> DataFile | None:
-    """The published file that has these bytes, whatever it is called where it lies."""
+    """The published file with this sha256, under any name; None for others."""
     for file in FILES:
         if any(pin.sha256 == sha256 for pin in file.pins):
             return file

@@ -1,4 +1,4 @@
-"""Bringing a data set into the folder of fetched files: checked, resumed, whole or not at all."""
+"""Download a data set into the folder of fetched files: checked, resumable and atomic."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _BLOCK = 1 << 20
 
 
 class _WrongBytes(ValueError):
-    """What came is not the pinned file."""
+    """The received bytes are not the pinned file."""
 
 
 def fetch(
     dataset: str, source: str | Path | None = None, report: Callable[[str], None] = lambda line: None
 ) -> list[Path]:
-    """Bring the files of a data set into the folder of fetched files.
+    """Fetch the files of a data set into the folder of fetched files.
 
-    A file that is there and right is left alone. An interrupted download goes on where it stopped. Nothing is
-    kept whose sha256 is not a pinned one.
+    A correct file is left alone. An interrupted download resumes. Bytes with another sha256 than a pinned one
+    are not stored.
 
     Args:
         dataset: ``"math500"``, ``"math"`` or ``"gsm8k"``.
-        source: a file, or a folder with the files under whatever names (``.jsonl`` or ``.jsonl.gz``: they are
-            known by their bytes), as a path or a ``file://`` URL; None for where they are published.
-        report: is told, a line at a time, what happens.
+        source: a file, or a folder with the files under any names (``.jsonl`` or ``.jsonl.gz``; they are
+            identified by their bytes), as a path or a ``file://`` URL; None to download them.
+        report: called with lines about the progress.
 
     Returns:
-        Where the files lie.
+        The paths of the files.
 
     Raises:
-        ValueError: for an unknown data set, or if what came is not the pinned file.
+        ValueError: for an unknown data set, or a file other than the pinned one.
         FileNotFoundError: if the source does not exist or holds no such file.
-        ConnectionError: if none of the places can be reached.
+        ConnectionError: if no download address can be reached.
     """
     local = None if source is None else _local_files(source)
     paths = []
@@ -53,7 +53,7 @@ def fetch(
         elif local is None:
             _download(file, report)
         else:
-            _keep(file, _matching(file, local), report)
+            _store(file, _matching(file, local), report)
         paths.append(file.path)
     return paths
 
@@ -62,7 +62,7 @@ def _sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _wanted(file: DataFile) -> str:
+def _pinned(file: DataFile) -> str:
     return " or ".join(pin.sha256 for pin in file.pins)
 
 
@@ -82,21 +82,23 @@ def _local_files(source: str | Path) -> list[Path]:
 
 
 def _matching(file: DataFile, candidates: list[Path]) -> bytes:
-    """The bytes of the candidate that is the file, the preferred pin first."""
-    found = {}
+    """The bytes of a candidate with a pinned sha256, the preferred pin first."""
+    by_sha256 = {}
     for path in candidates:
         plain = read_plain(path)
-        found[_sha256_of(plain)] = (path, plain)
+        by_sha256[_sha256_of(plain)] = (path, plain)
     for pin in file.pins:
-        if pin.sha256 in found:
-            return found[pin.sha256][1]
-    seen = "; ".join(f"{path.name} has {sha256}" for sha256, (path, _) in found.items()) or "no .jsonl file"
+        if pin.sha256 in by_sha256:
+            return by_sha256[pin.sha256][1]
+    contents = (
+        "; ".join(f"{path.name} has {sha256}" for sha256, (path, _) in by_sha256.items()) or "no .jsonl file"
+    )
     what = f"{file.title} ({file.split})"
     error = ValueError if len(candidates) == 1 else FileNotFoundError
-    raise error(f"the source holds no {what}, whose sha256 is {_wanted(file)}; it holds: {seen}")
+    raise error(f"the source holds no {what}, whose sha256 is {_pinned(file)}; it holds: {contents}")
 
 
-def _keep(file: DataFile, data: bytes, report: Callable[[str], None]) -> None:
+def _store(file: DataFile, data: bytes, report: Callable[[str], None]) -> None:
     file.path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=file.path.parent, prefix=f".{file.path.name}-")
     try:
@@ -130,7 +132,7 @@ def _download(file: DataFile, report: Callable[[str], None]) -> None:
             _receive(address, part, max(pin.size for pin in file.pins))
             sha256 = _sha256_of(part.read_bytes())
             if sha256 not in [pin.sha256 for pin in file.pins]:
-                raise _WrongBytes(f"what came has the sha256 {sha256}, not {_wanted(file)}; it was not kept")
+                raise _WrongBytes(f"what came has the sha256 {sha256}, not {_pinned(file)}; it was not kept")
         except _WrongBytes as error:
             part.unlink(missing_ok=True)
             wrong = True
@@ -150,11 +152,11 @@ def _download(file: DataFile, report: Callable[[str], None]) -> None:
 
 
 def _receive(address: str, part: Path, largest: int) -> None:
-    """Write what lies at ``address`` behind what ``part`` already holds of it.
+    """Download ``address`` into ``part``, resuming after its current bytes.
 
     Raises:
-        OSError, HTTPException: if the connection fails; ``part`` then keeps what has come.
-        _WrongBytes: if more comes than the file can have.
+        OSError, HTTPException: if the connection fails; ``part`` then holds the bytes received so far.
+        _WrongBytes: if more bytes arrive than the file can have.
     """
     start = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={start}-"} if start else {})

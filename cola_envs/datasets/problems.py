@@ -1,4 +1,4 @@
-r"""Problems in files and iterables: read, checked, and told apart by their text."""
+r"""Read and check problems from files and iterables; keys that identify a problem by its text."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Problems:
     """A set of problems.
 
     Attributes:
-        name: what to call it.
-        sha256: of the file's uncompressed bytes; None for what came from no file.
+        name: of the set.
+        sha256: of the file's uncompressed bytes; None without a file.
         items: the problems.
-        file: the published file that it is, byte for byte; else None.
-        unanswered: how many problems of a published file were left out because their answer is empty there;
-            in any other file one is an error.
+        file: the published file with exactly these bytes; else None.
+        unanswered: number of problems that were left out of a published file because their answer is empty;
+            in any other file that is an error.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Problems:
 
 
 def given_problems(problems: str | Path | Iterable[Mapping[str, object]]) -> Problems:
-    """What the argument ``problems=`` of a task means: a file, or mappings.
+    """Read the argument ``problems=`` of a task: a file, or mappings.
 
     Raises:
-        FileNotFoundError: if it names no file on this machine.
-        ValueError: if it is neither, or an item is no problem.
+        FileNotFoundError: if there is no such file on this machine.
+        ValueError: if it is neither, or an item is not a problem.
     """
     if isinstance(problems, str | Path):
         return _named_file(str(problems))
@@ -130,36 +130,36 @@ def is_pinned(file: DataFile, path: Path) -> bool:
 
 
 def read_fetched(file: DataFile) -> Problems | None:
-    """The problems of a published file that has been fetched; None where it has not.
+    """The problems of a fetched published file; None where it has not been fetched.
 
     Raises:
         ValueError: if its bytes are not the pinned ones.
     """
     if not file.path.is_file():
         return None
-    found = read_problems(file.path)
-    if found.file is not file:
+    problems = read_problems(file.path)
+    if problems.file is not file:
         raise ValueError(
-            f"{file.path} has the sha256 {found.sha256}, which is not {file.title}'s: it was damaged or "
+            f"{file.path} has the sha256 {problems.sha256}, which is not {file.title}'s: it was damaged or "
             f"changed. Remove it and run `cola data fetch {file.dataset}`"
         )
-    return found
+    return problems
 
 
 def checked(item: object, where: str, unique_id: str) -> Item:
-    r"""An item as given, with the fields of :data:`Item`.
+    r"""Check an item and convert it to the fields of :data:`Item`.
 
     ``problem`` (or GSM8K's ``question``) and ``answer`` are needed, or in place of the answer a ``solution``
-    with a ``\boxed{}``; of an answer that is worked out, the part behind the last ``####`` counts. ``level``
-    may be a whole number or ``"Level 3"``, ``subject`` may be called ``type``.
+    with a ``\boxed{}``; of an answer with ``####``, only the part after the last one counts. ``level`` may be
+    a whole number or ``"Level 3"``, ``subject`` may be called ``type``.
 
     Args:
-        item: what came.
-        where: what to call it in an error.
-        unique_id: its name where it has none.
+        item: the item.
+        where: its place, for errors.
+        unique_id: its default id.
 
     Raises:
-        ValueError: if it is no such mapping.
+        ValueError: if it is not such a mapping.
     """
     if not isinstance(item, Mapping):
         raise ValueError(f"{where}: a problem must be an object with problem and answer, got {item!r:.80}")
@@ -215,12 +215,12 @@ def _level(level: object, where: str) -> int | None:
 
 
 def problem_key(problem: str) -> str:
-    """A problem's text as 16 hexadecimal digits: texts that differ in spacing, case or dollars share them."""
+    """A problem's key, 16 hexadecimal digits, which ignores spacing, case and dollar signs of its text."""
     plain = _SPELLINGS.sub("", problem).lower().replace("dfrac", "frac").replace("tfrac", "frac")
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
 @cache
 def math500_keys() -> frozenset[str]:
-    """The keys of MATH-500's problems: enough to keep these out of training data, and none of their text."""
+    """The keys of MATH-500's problems, which keep them out of training data without their text."""
     return frozenset(_KEYS_FILE.read_text(encoding="ascii").split())

@@ -1,4 +1,4 @@
-"""Whether a fetched data set is what it should be."""
+"""Verify the files of a fetched data set."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cola_envs.datasets.problems import is_pinned, math500_keys, problem_key, re
 
 @dataclass(frozen=True)
 class Verified:
-    """What :func:`verify` found out about one file.
+    """The result of :func:`verify` for one file.
 
     Attributes:
-        title, split, path: which file.
+        title, split, path: of the file.
         status: ``"ok"``, ``"absent"``, ``"wrong hash"``, ``"wrong count"`` or ``"test problems in it"``.
         sha256: of the file; None where it is absent. The four below are None too where the hash is wrong.
-        problems: how many it holds that have an answer.
-        unanswered: how many it holds that have none; the tasks leave them out.
-        duplicates: how many of these repeat the text of one before (up to spacing, case and dollar signs).
-        overlap: how many of a training file are also problems of its test set (of ``math``: of MATH-500);
-            None for a test file, and for GSM8K where its test file is absent or wrong.
+        problems: number of problems with an answer.
+        unanswered: number of problems without one, which the tasks leave out.
+        duplicates: number of problems that repeat an earlier text (up to spacing, case and dollar signs).
+        overlap: number of training problems that are also in the test set (of ``math``: in MATH-500); None
+            for a test file, and for GSM8K where its test file is absent or wrong.
     """
 
     title: str

@@ -154,9 +154,9 @@ class Grammar:
         contexts = [context]
         if symbol.given:
             contexts = []
-            for found in state.all_assignments(parse_query(symbol.given), context[0]):
-                named = {placeholder.name: entities[var.name] for placeholder, var in found.items()}
-                contexts.append(({**context[0], **found}, {**context[1], **named}))
+            for assignment in state.all_assignments(parse_query(symbol.given), context[0]):
+                named = {placeholder.name: entities[var.name] for placeholder, var in assignment.items()}
+                contexts.append(({**context[0], **assignment}, {**context[1], **named}))
         return [self._text(symbol.expression, each, state, entities) for each in contexts]
 
     def _list(self, parts: list[str], context: Context, state: State, entities: Entities) -> str:

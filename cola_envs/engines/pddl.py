@@ -1,11 +1,11 @@
 """ALFWorld's games on TextWorld's PDDL engine: one engine for many rows.
 
-Imported in a worker alone: it needs TextWorld, and reads ALFWorld's domain and grammar where that is
-installed. (Importing ``alfworld`` itself would make a folder in the user's cache and set an environment
-variable; nothing here needs it.)
+Only workers import this module: it needs TextWorld, and reads ALFWorld's domain and grammar from its
+installation. (It does not import ``alfworld`` itself, which would create a folder in the user's cache and set
+an environment variable.)
 
-What TextWorld's ``PddlEnv`` does is done here in the same order and with the same library, so that
-feedback, admissible commands and ends are the same; only what it does again and again is kept instead:
+It takes the steps of TextWorld's ``PddlEnv`` in the same order and with the same library, so that feedback,
+admissible commands and ends are the same, but caches repeated work:
 
 * the grammar is parsed once, not once a game; feedback is derived by :mod:`cola_envs.engines.grammar`;
 * a problem is translated to SAS once where it is played (``PddlEnv`` translates four times for its first
@@ -110,9 +110,9 @@ class _State(pddl_logic.PddlState):  # type: ignore[misc]  # TextWorld comes wit
     def applicable(self) -> Iterable[fast_downward.Operator]:
         """The operators that can be applied now, in the engine's order."""
         count = self.downward_lib.get_applicable_operators_count()
-        found: Iterable[fast_downward.Operator] = (fast_downward.Operator * count)()
-        self.downward_lib.get_applicable_operators(found)
-        return found
+        operators: Iterable[fast_downward.Operator] = (fast_downward.Operator * count)()
+        self.downward_lib.get_applicable_operators(operators)
+        return operators
 
     def apply_operator(self, operator: fast_downward.Operator) -> None:
         """Apply one of them, here and in the library."""
@@ -175,10 +175,10 @@ class PddlEngine:
     def step(self, row: int, command: str) -> Reply:
         """Send a command; one that is not admissible changes nothing."""
         game = self._games[row]
-        found = game.valid.get(command.strip())
-        if found is None:
+        operators = game.valid.get(command.strip())
+        if operators is None:
             return Reply(NOTHING, valid=False, admissible=game.admissible)
-        applicable, operator = found
+        applicable, operator = operators
         game.state.apply_operator(applicable)
         text = game.grammar.derive(operator.feedback, game.state, operator.mapping, game.entities)
         self._look_round(game)
@@ -206,7 +206,7 @@ class PddlEngine:
     # ---------------------------------------------------------------- beginning a game
 
     def _begin(self, library: CDLL, data: Mapping[str, Any]) -> _Game:
-        logic, own = self._logic(data)
+        logic, rules = self._logic(data)
         problem = self._problem(data["pddl_domain"], data["pddl_problem"])
         for kind in problem.task.types:
             with contextlib.suppress(ValueError):  # known already; a domain may declare "object" once more
@@ -218,23 +218,23 @@ class PddlEngine:
         for name, shown in display_names(entities).items():
             entity = entities[name]
             entity.name, entity.definite, entity.indefinite = shown, "the", "a"
-        grammar = Grammar(logic.grammar._rules, own)
+        grammar = Grammar(logic.grammar._rules, rules)
         game = _Game(problem, state, grammar, entities, tuple(data.get("walkthrough") or ()))
         self._look_round(game)
         return game
 
     def _logic(self, data: Mapping[str, Any]) -> tuple[pddl_logic.GameLogic, dict[str, str]]:
-        """The parsed grammar, and the one rule in which this game's differs from others of its kind."""
+        """The parsed grammar, shared by games that differ only in one rule, and that rule of this game."""
         text = data["grammar"]
         goals = _TASK.findall(text)
-        own = {}
+        rules = {}
         if len(goals) == 1:
             text = _TASK.sub(_PLACE, text)
-            own = {"task": _GOAL.format(goals[0])}
+            rules = {"task": _GOAL.format(goals[0])}
         key = (data["pddl_domain"], text)
         if key not in self._logics:
             self._logics[key] = pddl_logic.GameLogic(domain=key[0], grammar=text)
-        return self._logics[key], own
+        return self._logics[key], rules
 
     def _problem(self, domain: str, text: str) -> _Problem:
         key = (domain, text)

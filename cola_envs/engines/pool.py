@@ -1,4 +1,4 @@
-"""Many rows of a text game over a few worker processes that may crash or hang."""
+"""Play many rows of a text game in a few worker processes, which may crash or hang."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from cola_envs.engines.process import WorkerProcess
 from cola_envs.engines.protocol import EngineError, Failure, GameError, Opening, Reply
 from cola_envs.engines.worker import Message
 
-#: How long a worker may take to import and make its engine, in seconds.
+#: Seconds for a worker to import and create its engine.
 START_LIMIT = 180.0
-#: How long an idle worker may take to close its engine before it is killed, in seconds.
+#: Seconds for an idle worker to close its engine before it is killed.
 CLOSE_LIMIT = 5.0
 
-#: By row what its job's call returned, or the row's Failure or GameError.
+#: By row the result of its job's call, or the row's Failure or GameError.
 Answers = dict[int, Any]
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What the engines have done since the pool was made.
+    """Counts of a pool's engine calls and restarts.
 
     Attributes:
-        calls: calls of ``reset``, ``step`` and queries that were answered, replayed ones included.
-        replayed: how many of them brought a row back.
-        wall, cpu: seconds spent in them by both clocks, summed over workers; ``cpu`` is the worker's own
-            and knows nothing of processes that its engine started.
-        restarts: workers that were replaced.
+        calls: answered calls of ``reset``, ``step`` and queries, including replayed ones.
+        replayed: number of replayed calls.
+        wall, cpu: seconds of these calls by both clocks, summed over workers; ``cpu`` is that of the worker,
+            without processes that its engine started.
+        restarts: number of replaced workers.
     """
 
     calls: int = 0
@@ -52,7 +52,7 @@ class Transcript:
     commands: tuple[str, ...] = ()
 
     def continues(self, earlier: Transcript | None) -> bool:
-        """Whether ``earlier``, played on, can become this."""
+        """Whether this is ``earlier`` with further commands."""
         return (
             earlier is not None
             and len(earlier.commands) <= len(self.commands)
@@ -75,24 +75,24 @@ class _Job:
 class EnginePool:
     """Rows of a game over worker processes; rows are fixed to workers, and workers run in parallel.
 
-    A vector step is one message to each worker. A worker that dies, hangs past ``deadline`` or raises
-    costs the one row that it was busy with its game (that row's answer is a :class:`Failure`); it is
-    replaced, and its other rows are brought back by replaying their commands, when they are next
-    stepped. Workers start when they are first needed, each in a fresh interpreter (never forked), and
-    end with the pool, with the interpreter, and within about a second of a parent that was killed.
+    A vector step is one message to each worker. Where a worker dies, hangs past ``deadline`` or raises, the
+    row that it was busy with loses its game (its answer is a :class:`Failure`); the worker is replaced, and
+    its other rows are replayed from their commands when they are next stepped. Workers start on first use,
+    each in a fresh interpreter (never forked), and end with the pool, with the interpreter, and within about
+    a second of a killed parent.
 
-    A pool that is used in a forked child starts workers of its own there and leaves the parent's alone.
+    A pool in a forked child starts new workers and does not use the parent's.
 
     Args:
-        engine: ``"module:callable"``, what makes an :class:`~cola_envs.engines.protocol.Engine`.
+        engine: ``"module:callable"`` that returns an :class:`~cola_envs.engines.protocol.Engine`.
         kwargs: its keyword arguments, picklable.
-        num_rows: how many rows there are.
-        num_workers: how many processes; by default one a core that this process may use, at most one a
-            row.
-        deadline: seconds that one call of the engine may take.
+        num_rows: number of rows.
+        num_workers: number of processes; by default one for each core that this process may use, at most one
+            a row.
+        deadline: time limit of one call of the engine, in seconds.
 
     Raises:
-        TypeError, ValueError: an argument outside what is written above.
+        TypeError, ValueError: for an argument outside these limits.
         EngineError: on a system that is not POSIX.
     """
 
@@ -230,7 +230,7 @@ class EnginePool:
         try:
             self._drive(queues, answers)
         except BaseException:
-            # Interrupted: these workers are busy with jobs that nobody waits for.
+            # After an interrupt these workers are still busy with dropped jobs.
             for index, queue in queues.items():
                 if queue and index in self._workers:
                     self._discard(index)

@@ -1,4 +1,4 @@
-"""What an engine is, and what it says: the types that cross from a worker to its pool."""
+"""The interface of an engine, and the types that a worker sends to its pool."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Protocol, TypeVar
 
 from cola_envs.fields import Info
 
-#: A game as an engine is given it, picklable: a path, a dict.
+#: The description of a game that an engine takes, picklable: a path, a dict.
 G = TypeVar("G", contravariant=True)
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What an engine says when a game begins.
+    """The beginning of a game.
 
     Attributes:
         text: goal and first observation, without a trailing newline.
-        admissible: commands that would be understood now, sorted; empty where the engine was not asked.
+        admissible: the commands that are understood now, sorted; empty where they are not requested.
         info: fields about the game, picklable.
     """
 
@@ -28,15 +28,15 @@ class Opening:
 
 @dataclass(frozen=True)
 class Reply:
-    """What an engine says to one command.
+    """An engine's reply to one command.
 
     Attributes:
         text: the feedback, without a trailing newline.
-        reward: what this command earned, not a running total.
+        reward: of this command, not a running total.
         done: whether the game is over.
         success: whether it is won.
         valid: whether the command was understood.
-        admissible: commands that would be understood next, sorted; empty where the engine was not asked.
+        admissible: the commands that are understood next, sorted; empty where they are not requested.
         info: further fields, picklable.
     """
 
@@ -54,31 +54,31 @@ class Failure:
     """A row's game was lost because its engine failed.
 
     Attributes:
-        cause: what happened, in a sentence.
+        cause: a sentence.
     """
 
     cause: str
 
 
 class GameError(ValueError):
-    """A game that cannot be played; the engine itself is in order and other rows go on with it."""
+    """A game that cannot be played; the engine works, and other rows continue."""
 
 
 class EngineError(RuntimeError):
-    """An engine that does not start, or that fails again and again on one game."""
+    """An engine that does not start, or that fails repeatedly on one game."""
 
 
 class Engine(Protocol[G]):
-    """A game package, hosting any number of rows in one worker process.
+    """A game package that plays any number of rows in one worker process.
 
-    An engine is named by ``"module:callable"`` and picklable keyword arguments, so that the package it
-    wraps is imported in the worker alone. It is called by one thread. Whatever it prints is dropped.
+    An engine is named by ``"module:callable"`` and picklable keyword arguments, so that only the worker
+    imports the package that it wraps. It is called by one thread. Its output is dropped.
 
-    The same game and the same commands must lead to the same state and replies: a row whose worker died,
-    or that was restored, is brought back by replaying its commands.
+    The same game and the same commands must lead to the same state and replies: a row whose worker died, or
+    that is restored, is replayed from its commands.
 
-    An exception other than :class:`GameError` costs the row its episode and the worker its life: the
-    pool starts another and replays the worker's other rows.
+    An exception other than :class:`GameError` ends the row's episode and the worker: the pool starts another
+    worker and replays the other rows.
 
     Further methods whose first argument is ``row`` can be reached by :meth:`EnginePool.query`.
     """

@@ -69,17 +69,17 @@ class Simulator:
     def commands(self) -> set[str]:
         """The commands that make sense now.
 
-        Naming them draws random numbers, which would change what happens later in the game: they are
-        drawn from a generator of their own, always the same.
+        Listing them draws random numbers, which would change the later game: they are drawn from a separate
+        generator with a fixed seed.
         """
         jvm = self.gateway.jvm
-        kept = self.chance.get(self.holder)
+        generator = self.chance.get(self.holder)
         self.chance.set(self.holder, jvm.java.util.Random(0))
         try:
             listed = self.server.getValidActionObjectCombinations()
             return set(jvm.java.lang.String.join("\n", listed).split("\n"))  # one message, not hundreds
         finally:
-            self.chance.set(self.holder, kept)
+            self.chance.set(self.holder, generator)
 
 
 class ScienceWorldEngine:
@@ -361,10 +361,10 @@ def check_heap(heap: str) -> str:
 
 
 def _why_not(java: str, options: list[str]) -> str:
-    asked = subprocess.run([java, *options, "-version"], capture_output=True, text=True, check=False)
-    # Java complains on either stream, depending on how far it came.
-    said = " ".join((asked.stdout + asked.stderr).split())[:400] or f"exit code {asked.returncode}"
-    return f"Java does not start: {java} {' '.join(options)}: {said}"
+    result = subprocess.run([java, *options, "-version"], capture_output=True, text=True, check=False)
+    # Java writes errors to either stream.
+    output = " ".join((result.stdout + result.stderr).split())[:400] or f"exit code {result.returncode}"
+    return f"Java does not start: {java} {' '.join(options)}: {output}"
 
 
 def _disconnect(gateway: JavaGateway) -> None:

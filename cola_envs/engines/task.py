@@ -63,11 +63,11 @@ class EngineTask:
     **Actions.** The agent writes a command; a newline sends it: all before the first newline, stripped of
     spaces. A segment that ends without one (end of sequence, token budget) sends what was written.
 
-    **Observation.** The task answers with the feedback, again the ``Commands:`` line if asked for, a
-    newline and ``>``. A newline is put in front where the agent wrote none, so that the text reads the
-    same. After the last command only the feedback is given.
+    **Observation.** The feedback, again the ``Commands:`` line with ``admissible="list"``, a newline and
+    ``>``. A newline is put before it where the agent wrote none, so that the text reads the same. After the
+    last command there is only the feedback.
 
-    **Reward.** What the engine pays for the command, less ``invalid_penalty`` for one that it did not
+    **Reward.** The engine's reward for the command, less ``invalid_penalty`` for one that it did not
     understand.
 
     **Episode end.** When the engine says so; truncated after ``max_commands`` commands, and where the
@@ -80,17 +80,17 @@ class EngineTask:
     A row's snapshot is its game and the commands so far; it is replayed when the row is next stepped.
 
     Args:
-        num_rows: how many rows there are.
-        pool: where the games are played; closed with this task.
-        games: a sequence of :class:`Game` (lazy ones will do), or a callable that draws one from a row's
+        num_rows: number of rows.
+        pool: plays the games; closed with this task.
+        games: a sequence of :class:`Game` (also a lazy one), or a callable that draws one from a row's
             generator.
-        max_commands: commands before the episode is cut.
+        max_commands: commands before the episode is truncated.
         invalid_penalty: subtracted for each command that the engine does not understand.
         admissible: ``"list"`` writes the admissible commands into the text, ``"none"`` does not; the
-            engine must have been made so that it gives them.
-        sequential: take the games of a sequence in order, each once before any comes again, whichever row
-            asks (a problem seed, where one is given, is a game's place in that order:
-            :class:`~cola_envs.order.Order`); otherwise each is drawn from the row's generator.
+            engine must be configured to return them.
+        sequential: play the games of a sequence in order, each once before any is repeated (a problem seed is
+            then a place in that order: :class:`~cola_envs.order.Order`); otherwise each game is drawn from
+            the row's generator.
         info: fields of every episode: the data set's name, versions.
 
     Attributes:
@@ -153,7 +153,7 @@ class EngineTask:
         openings = self.pool.reset(rows, [game.spec for game in games])
         for row, game, opening in zip(rows, games, openings, strict=True):
             self._rows[row] = _Row(game, dict(opening.info))
-        return [self._said(opening) for opening in openings]
+        return [self._with_prompt(opening) for opening in openings]
 
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
         """Send a command in each of ``rows``, in parallel."""
@@ -204,21 +204,21 @@ class EngineTask:
         state.invalid += not reply.valid
         cut = not reply.done and state.commands >= self.max_commands
         state.over = reply.done or cut
-        said = reply.text if state.over else self._said(reply)
+        feedback = reply.text if state.over else self._with_prompt(reply)
         fields = {**reply.info, **counts, "valid": reply.valid, "invalid": state.invalid}
         if state.over:
             fields["success"] = reply.success
         return Turn(
-            text=said if "\n" in text else "\n" + said,
+            text=feedback if "\n" in text else "\n" + feedback,
             reward=reply.reward - (0.0 if reply.valid else self.invalid_penalty),
             done=reply.done,
             truncated=cut,
             info=fields,
         )
 
-    def _said(self, said: Opening | Reply) -> str:
-        commands = "\nCommands: " + ", ".join(said.admissible) if self.admissible == "list" else ""
-        return said.text + commands + PROMPT
+    def _with_prompt(self, reply: Opening | Reply) -> str:
+        commands = "\nCommands: " + ", ".join(reply.admissible) if self.admissible == "list" else ""
+        return reply.text + commands + PROMPT
 
     def _draw(self, rng: np.random.Generator, problem_seed: int | None = None) -> Game:
         if callable(self._games):

@@ -1,17 +1,17 @@
-"""The process that hosts an engine: run as a script, it reads and writes length-prefixed pickles.
+"""The worker process of an engine: a script that reads and writes length-prefixed pickles.
 
-It is a script started by its path, so that the program's own ``__main__`` is never imported again and
-``sys.argv`` and the standard streams here are the engine's to spoil. First message in: a dict with
+It runs as a script, by its path, so that the program's ``__main__`` is never imported again and the engine
+may change ``sys.argv`` and the standard streams. First message in: a dict with
 ``path`` (sys.path of the parent), ``engine`` (``"module:callable"``), ``kwargs`` and ``deadline``
 (seconds); first message out: ``("ready",)`` or ``("failed", why)``. Then each message in is a list of
-jobs, each ``(row, calls)``, a call being the name of a method of the engine and its arguments after the
-row. Of every job the last call is answered, and every call before it is acknowledged by ``("alive",)``:
+jobs, each ``(row, calls)``, where a call is the name of a method of the engine and its arguments after the
+row. The last call of every job is answered, and every call before it is acknowledged by ``("alive",)``:
 
-* ``("done", value, wall, cpu)``: what it returned, with the job's seconds of both clocks;
-* ``("refused", why)``: the game cannot be played; the worker goes on with the next job;
+* ``("done", value, wall, cpu)``: its result, with the job's seconds of both clocks;
+* ``("refused", why)``: the game cannot be played; the worker continues with the next job;
 * ``("raised", why)``: the engine failed; the remaining jobs are dropped.
 
-Both ends are this package's own, and the parent trusts the engine that it named: pickles are safe here.
+Both ends belong to this package, and the parent trusts the engine that it named, so pickles are safe.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cola_envs.engines.protocol import Engine
 
-#: A message's kind, or a call's name, and what belongs to it.
+#: A message's kind, or a call's name, and its arguments.
 Message = tuple[Any, ...]
 HEADER = struct.Struct("!Q")
-#: How long a worker outlives a call's deadline if its parent is no longer there to end it, in seconds.
+#: Seconds after a call's deadline at which a worker without a parent ends itself.
 _GRACE = 10.0
-#: How often a worker looks whether its parent is still there, in seconds.
+#: Seconds between two checks that the parent is alive.
 _WATCH = 1.0
 
 

@@ -1,11 +1,18 @@
-r"""Final answers: found in a response, and compared with the gold answer.
+r"""Extract the final answer from a response and decide whether it equals the gold answer.
 
-``grade_batch`` takes the last complete ``\boxed{}`` of each response. Most pairs are decided in this process,
-plain numbers at tens of thousands a second, by :mod:`cola_envs.grading.compare`: samples refute, exact
-arithmetic accepts. What agrees at every sample but has no proof there goes to sympy in worker processes that
-are ended at a limit of processor time (:mod:`cola_envs.grading.pool`); what sympy does not prove is wrong.
-Nothing in an answer is ever evaluated as code. The conventions (what counts as equal) are those of
-:mod:`cola_envs.grading.compare`.
+In the order of reading; no text of an answer is ever evaluated as code:
+
+1. ``extract``: the last complete ``\boxed{}`` of a response. Plain numbers are compared here, below.
+2. ``lexer`` (with the words of ``vocabulary``): LaTeX to tokens. ``parser`` (with ``splitting``,
+   ``expressions``, ``matrices``, ``units``): tokens to a tree of ``nodes``; ``trees``: functions over trees.
+3. ``compare``: the conventions of what counts as equal, and the comparison by kind of node: ``notation`` and
+   ``noncommuting`` (order matters), ``families``, ``quantities``, ``ratios``, ``equations``, and ``reals``
+   (sets of reals, on a ``line`` cut at the roots of ``conditions``).
+4. ``proof``: whether two expressions are equal. Samples refute (``evaluate``). Proofs accept: bounds of
+   algebraic numbers (``separation``, ``angles``) and equal normal forms (``normal`` on ``quotients`` on
+   ``algebra``, for the ``signs`` of letters). Any other pair is a claim (``verdicts``).
+5. ``pool``: sympy tries to prove claims in ``worker`` processes with a limit of processor time; an unproven
+   claim is false.
 """
 
 from __future__ import annotations
@@ -32,14 +39,14 @@ Status = Literal["ok", "no_box", "refused", "timeout", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    r"""What grading one answer gave.
+    r"""The grade of one answer.
 
     Attributes:
         correct: whether the answer equals the gold answer; True only with status ``ok``.
-        status: ``ok`` (graded), ``no_box`` (no complete ``\boxed{}``), ``refused`` (empty, too long, too deep
-            or too large a number: not graded), ``timeout`` (no proof within the deadline), ``error`` (the
-            worker ran out of memory or failed).
-        answer: the answer that was graded, None where there is none.
+        status: ``ok`` (graded), ``no_box`` (no complete ``\boxed{}``), ``refused`` (empty, too long, too
+            deeply nested or too large a number: not graded), ``timeout`` (no proof within the deadline),
+            ``error`` (the worker ran out of memory or failed).
+        answer: the graded answer, None without one.
     """
 
     correct: bool
@@ -53,8 +60,8 @@ def grade_batch(golds: Sequence[str], responses: Sequence[str], deadline: float 
     Args:
         golds: the gold answers, bare (the content of a box).
         responses: as many responses.
-        deadline: seconds of its own processor time that a worker may take for one proof, so that a grade
-            does not depend on what else the machine does. Sixty times as long by the clock ends it too.
+        deadline: seconds of processor time that a worker may take for one proof, so that a grade does not
+            depend on the load of the machine. Sixty times as long by the clock ends it too.
 
     Returns:
         A :class:`Verdict` for each pair, in order. Equal (gold, answer) pairs are graded once.
@@ -78,8 +85,9 @@ def grade_answers(
     for gold, answer in zip(golds, answers, strict=True):
         if answer is not None and (gold, answer) not in decided:
             decided[gold, answer] = _decide(gold, answer)
-    asked = list(dict.fromkeys(claim for truth, _ in decided.values() for claim in claims(truth)))
-    outcomes = dict(zip(asked, shared_pool().run(asked, deadline), strict=True)) if asked else {}
+    open_claims = list(dict.fromkeys(claim for truth, _ in decided.values() for claim in claims(truth)))
+    results = shared_pool().run(open_claims, deadline) if open_claims else []
+    outcomes = dict(zip(open_claims, results, strict=True))
     proven = frozenset(claim for claim, (is_proven, _) in outcomes.items() if is_proven)
 
     def settled(truth: Truth, status: Status) -> tuple[bool, Status]:
@@ -106,7 +114,7 @@ _PLAIN_NUMBER = re.compile(
 
 @lru_cache(maxsize=16384)
 def _plain_number(text: str) -> Fraction | None:
-    """Return the value of a decimal or a fraction of whole numbers, without what the grammar takes."""
+    """Return the value of a decimal or a fraction of whole numbers, faster than by the grammar."""
     match = _PLAIN_NUMBER.fullmatch(text)
     if match is None:
         return None
@@ -122,7 +130,7 @@ def _plain_number(text: str) -> Fraction | None:
 
 
 def _decide(gold: str, answer: str) -> tuple[Truth, Status]:
-    """Grade a pair, perhaps on claims."""
+    """Decide a pair, perhaps as a formula over claims: plain numbers here, all else by :func:`compare`."""
     stripped = answer.strip()
     if _PLAIN_INTEGER.fullmatch(stripped) and _PLAIN_INTEGER.fullmatch(gold):
         return stripped == gold, "ok"

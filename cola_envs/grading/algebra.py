@@ -1,10 +1,10 @@
 r"""Polynomials over the rationals in generators with rational exponents, exactly.
 
 A generator is a variable, a prime under a root, pi, e, a power of -1 (``i`` is its half power), a sum under
-a root, a logarithm, an exponential, or a function that is not looked into. A monomial is a sorted tuple of
-(generator, exponent), a polynomial maps monomials to rational coefficients. What relations there are between
-generators is applied at every product: a prime's exponent is kept within [0, 1), the square of a root of a
-sum is the sum. So a polynomial that comes out as zero is zero; one that does not may still be zero.
+a root, a logarithm, an exponential, or a function without rules. A monomial is a sorted tuple of (generator,
+exponent), a polynomial maps monomials to rational coefficients. Every product applies the relations between
+generators: a prime's exponent is within [0, 1), the square of a root of a sum is the sum. So a polynomial
+without terms is zero; one with terms may still be zero.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Monomial = tuple[tuple[int, Exponent], ...]
 Poly = dict[Monomial, Fraction]
 #: A polynomial as a dictionary key.
 Frozen = tuple[tuple[Monomial, Fraction], ...]
-#: A generator: its kind ("variable", "prime", "sum", ...), and what makes it that one.
+#: A generator: its kind ("variable", "prime", "sum", ...), and its parameters.
 Key = tuple[Hashable, ...]
 
-#: Products of coefficients in one normal form before it is given up; some tens of milliseconds.
+#: The most products of coefficients in one normal form; some tens of milliseconds.
 _BUDGET = 60_000
 _MAX_BITS = 20_000
 _UNIT: Monomial = ()
 
 
 class OutOfReach(ValueError):
-    """No normal form: outside what is known here, or too large. It says nothing about equality."""
+    """There is no normal form, for lack of rules or of time; equality stays undecided."""
 
 
 class Algebra:
@@ -42,18 +42,18 @@ class Algebra:
     # Generators
 
     def generator(self, *key: Hashable) -> int:
-        """Return the number of a generator, a new one where it is not known yet."""
+        """Return the number of a generator; add it if it is new."""
         if key not in self._index:
             self._index[key] = len(self._keys)
             self._keys.append(key)
         return self._index[key]
 
     def key(self, generator: int) -> Key:
-        """Return what a generator is."""
+        """Return the kind and parameters of a generator."""
         return self._keys[generator]
 
     def kind(self, generator: int) -> str:
-        """Return what kind of generator it is."""
+        """Return the kind of a generator."""
         return str(self._keys[generator][0])
 
     def is_complex(self, monomial: Monomial) -> bool:
@@ -148,7 +148,7 @@ class Algebra:
             OutOfReach: for a sum to a negative power, which is no polynomial.
         """
         coefficient = Fraction(1)
-        kept: list[tuple[int, Exponent]] = []
+        powers: list[tuple[int, Exponent]] = []
         factors: list[Poly] = []
         for generator, exponent in sorted(exponents.items()):
             kind = self._keys[generator][0]
@@ -175,8 +175,8 @@ class Algebra:
                 if kind == "turn" and exponent in _TURNS:
                     factors.append(self._turn(exponent))
                 else:
-                    kept.append((generator, exponent))
-        result: Poly = {tuple(kept): coefficient}
+                    powers.append((generator, exponent))
+        result: Poly = {tuple(powers): coefficient}
         for factor in factors:
             result = self.multiply(result, factor)
         return result

@@ -1,4 +1,4 @@
-r"""Sums of inverse sines, cosines and tangents: ``\arctan \frac12 + \arctan \frac13 = \frac{\pi}{4}``.
+r"""Prove equations of inverse trigonometric functions: ``\arctan \frac12 + \arctan \frac13 = \frac{\pi}{4}``.
 
 Such a sum A of algebraic numbers has an algebraic e^{iA}, in which every inverse function is a root:
 ``e^{i \arctan r} = (1 + ir) / \sqrt{1 + r^2}``. A is 0 exactly where e^{iA} is 1 and A is less than a turn.
@@ -54,9 +54,7 @@ def _terms(tree: Tree) -> Terms | None:
     return [] if rational(tree) == 0 else None
 
 
-def _scaled(
-    terms: list[tuple[Tree, Fraction]] | None, factor: Fraction
-) -> list[tuple[Tree, Fraction]] | None:
+def _scaled(terms: Terms | None, factor: Fraction) -> Terms | None:
     return None if terms is None else [(turn, value * factor) for turn, value in terms]
 
 

@@ -1,11 +1,11 @@
-r"""Whether a given answer is the same mathematical object as the gold answer.
+r"""Compare an answer with the gold answer as mathematical objects.
 
 The conventions, which a few test sets leave open, are these.
 
 - Surface form does not matter, unsimplified forms count, a definite integral too; rounded values do not.
   Numbers are compared exactly, at any length. Expressions are equal when they agree wherever both are defined
   and real (:mod:`cola_envs.grading.proof`). A letter under an even root or in a logarithm counts as positive
-  where what stands there could else be negative: ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{a^2 b}`` is
+  where the argument could otherwise be negative: ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{a^2 b}`` is
   ``a \sqrt b``, but ``\sqrt{x^2}`` is not ``x``.
 - Capitals commute unless they are written as matrices (:mod:`cola_envs.grading.noncommuting`). Products of
   vectors and convolutions must be spelt alike (:mod:`cola_envs.grading.notation`); a vector is ``\vec v`` or
@@ -16,15 +16,15 @@ The conventions, which a few test sets leave open, are these.
 - ``x = 5`` is ``5`` and is not ``y = 5``. Equations that are constant multiples of one another are equal.
 - A real set may be written as interval, inequality, membership, union, difference or condition
   (:mod:`cola_envs.grading.reals`).
-- Values for every whole number k may be numbered otherwise (:mod:`cola_envs.grading.families`).
+- Values for every whole number k may be numbered differently (:mod:`cola_envs.grading.families`).
   A constant of integration, ``+ C`` in the gold answer, may be c, k or K.
-- A unit may be left out or added; two units, and all other words, must agree, or measure the same: 60 minutes
-  are an hour, and 60 degrees are pi/3 (:mod:`cola_envs.grading.units`).
+- A unit may be left out or added; two units, and all other words, must agree, or convert: 60 minutes are an
+  hour, and 60 degrees are pi/3 (:mod:`cola_envs.grading.units`).
 - A ratio 3:4, or 3 to 4, is 3/4; 3:1 is not 3. ``0.333...`` is 1/3: digits that are written twice before the
   dots go on.
 - A percentage may drop its sign or be written as a ratio. Digits in a base must agree in digits and base; the
   base may be left out. 5:00 p.m. is 5 p.m.; a time is no ratio.
-- Words ignore case, articles and font; numbers may be written in words. What does not exist is undefined.
+- Words ignore case, articles and font; numbers may be written in words. "Does not exist" is "undefined".
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ from cola_envs.grading.trees import (
 )
 from cola_envs.grading.verdicts import Truth, every, some
 
-#: Undecided items of a list whose every order is tried.
+#: The most undecided items of a list of which every order is tried.
 _MOST_PERMUTED = 4
-#: Signs of plus-or-minus in one expression.
+#: The most plus-or-minus signs in one expression.
 _MOST_SIGNS = 3
 
 
 def compare(gold: str, answer: str) -> Truth:
-    """Return whether two final answers are equal, perhaps on claims that are still to be proven.
+    """Return whether two final answers are equal, perhaps as a formula over unproven claims.
 
     Raises:
         TooBig: if a value is beyond the bounds of :mod:`cola_envs.grading.evaluate`.
@@ -98,40 +98,45 @@ _SECOND_READINGS = (
 def _compare(gold: str, answer: str) -> Truth:
     if r"\vec" in gold or r"\vec" in answer:
         gold, answer = as_vectors(gold), as_vectors(answer)
-    target, given = (spelt_in_words(clean(text)) or parse(text) for text in (gold, answer))
-    if _same_words(gold, answer, target, given):
+    gold_node, answer_node = (spelt_in_words(clean(text)) or parse(text) for text in (gold, answer))
+    if _same_words(gold, answer, gold_node, answer_node):
         return True
     families = family(gold), family(answer)
     if families[0] and families[1]:
         return same_family(families[0], families[1])
-    if target is None or given is None:
+    if gold_node is None or answer_node is None:
         return False
-    in_order = same_in_order(target, given)
+    in_order = same_in_order(gold_node, answer_node)
     if in_order is not None:
         return in_order
-    verdict = equal(target, given)
-    if verdict is False and "," in answer and isinstance(given, Expr) and isinstance(target, Group):
+    verdict = equal(gold_node, answer_node)
+    if verdict is False and "," in answer and isinstance(answer_node, Expr) and isinstance(gold_node, Group):
         ungrouped = parse(answer, grouped=False)
-        verdict = False if ungrouped is None else equal(target, ungrouped)
-    elif verdict is False and "," in gold and isinstance(target, Expr) and isinstance(given, Group):
+        verdict = False if ungrouped is None else equal(gold_node, ungrouped)
+    elif verdict is False and "," in gold and isinstance(gold_node, Expr) and isinstance(answer_node, Group):
         ungrouped = parse(gold, grouped=False)
         # Here a list is one reading of the gold answer only: the order written must be kept.
-        if isinstance(ungrouped, Group) and given.kind == ungrouped.kind == "list":
-            verdict = _ordered(ungrouped.items, given.items)
-    return verdict if verdict is not False else _with_unit_letters(gold, answer, target, given)
+        if isinstance(ungrouped, Group) and answer_node.kind == ungrouped.kind == "list":
+            verdict = _ordered(ungrouped.items, answer_node.items)
+    return verdict if verdict is not False else _with_unit_letters(gold, answer, gold_node, answer_node)
 
 
-def _same_words(gold: str, answer: str, target: Node | None, given: Node | None) -> bool:
+def _same_words(gold: str, answer: str, gold_node: Node | None, answer_node: Node | None) -> bool:
     """Whether two answers are the same words; a word without \\text reads as a product of letters."""
-    spelt = isinstance(target, Text) or isinstance(given, Text) or _is_word(gold) or _is_choice(gold, answer)
+    spelt = (
+        isinstance(gold_node, Text)
+        or isinstance(answer_node, Text)
+        or _is_word(gold)
+        or _is_choice(gold, answer)
+    )
     if spelt and words_of(gold) == words_of(answer):
         return True
-    if target is None and given is None:
+    if gold_node is None and answer_node is None:
         # 1 hour 30 minutes: outside the grammar, but the same words in other typesetting.
         return words_of(gold) == words_of(answer) and _PLAIN_WORDS.fullmatch(words_of(gold)) is not None
-    return _is_list_of_words(target) and sorted(words_of(gold).split(",")) == sorted(
-        words_of(answer).split(",")
-    )
+    if not (isinstance(gold_node, Group) and all(isinstance(item, Text) for item in gold_node.items)):
+        return False
+    return sorted(words_of(gold).split(",")) == sorted(words_of(answer).split(","))
 
 
 _PLAIN_WORDS = re.compile(r"[\w\s,.:;'-]*[a-z]{2}[\w\s,.:;'-]*")
@@ -145,27 +150,23 @@ def _is_word(text: str) -> bool:
 
 
 def _is_choice(gold: str, answer: str) -> bool:
-    """Whether the gold answer is one capital, which a choice may write small: D is d, but x is not X."""
+    """Whether both answers are one letter and the gold answer a choice: D may be d, but x is not X."""
     gold, answer = clean(gold).strip("() "), clean(answer).strip("() ")
     return len(gold) == len(answer) == 1 and gold in "ABCDEFGH"
 
 
-def _is_list_of_words(node: Node | None) -> bool:
-    return isinstance(node, Group) and all(isinstance(item, Text) for item in node.items)
-
-
-def _with_unit_letters(gold: str, answer: str, target: Node, given: Node) -> Truth:
-    """Read letters behind a number as its unit, where the other side says that they are no variables."""
-    if not (isinstance(target, Expr) and isinstance(given, Expr)):
+def _with_unit_letters(gold: str, answer: str, gold_node: Node, answer_node: Node) -> Truth:
+    """Compare with the letters behind a number read as its unit, where the other side has no variables."""
+    if not (isinstance(gold_node, Expr) and isinstance(answer_node, Expr)):
         return False
-    if not variables(target.tree):
+    if not variables(gold_node.tree):
         read = parse_with_unit_letters(answer)
-        return isinstance(read, Expr) and same_quantity(target, read)
-    if not variables(given.tree):
+        return isinstance(read, Expr) and same_quantity(gold_node, read)
+    if not variables(answer_node.tree):
         read = parse_with_unit_letters(gold)
         # 18 m may be a product: then a bare 18 is not it.
-        sure = isinstance(read, Expr) and read.unit and (given.unit or len(read.unit.powers) > 1)
-        return isinstance(read, Expr) and bool(sure) and same_quantity(read, given)
+        sure = isinstance(read, Expr) and read.unit and (answer_node.unit or len(read.unit.powers) > 1)
+        return isinstance(read, Expr) and bool(sure) and same_quantity(read, answer_node)
     return False
 
 
@@ -209,7 +210,7 @@ _COORDINATES = ("x", "y", "z")
 
 
 def _system(node: Node) -> dict[str, Node]:
-    """Return what several unknowns are: ``x = 2, y = 3`` and ``(x, y) = (2, 3)``; nothing for other nodes."""
+    """Return the values of several unknowns: ``x = 2, y = 3`` or ``(x, y) = (2, 3)``; else nothing."""
     if isinstance(node, Relation) and node.ops == ("=",):
         names, values = node.sides
         if not (isinstance(names, Group) and isinstance(values, Group) and names.kind == values.kind == "()"):
@@ -222,8 +223,8 @@ def _system(node: Node) -> dict[str, Node]:
         complete = len(items) == len(node.items)
     else:
         return {}
-    found = {name: value for name, value in pairs if name}
-    return found if complete and len(found) == len(pairs) > 1 else {}
+    values_of = {name: value for name, value in pairs if name}
+    return values_of if complete and len(values_of) == len(pairs) > 1 else {}
 
 
 def _is_bare_tuple(node: Node) -> TypeGuard[Group]:
@@ -365,7 +366,7 @@ def _unordered(gold: Node, answer: Node) -> Truth:
     either = [isinstance(node, Group) and node.connective == "or" for node in (gold, answer)]
     if systems[0] != systems[1] or (systems[0] and either[0] != either[1]):
         return False  # x = 1 and y = 2 is no x = 1 or y = 2
-    # A value given twice counts once, but "5, 5" is no way to write 5; {5} is.
+    # A value node twice counts once, but "5, 5" is no way to write 5; {5} is.
     # Nor is 1, 1, 2 a way to write 1, 2, 2.
     kinds = [node.kind if isinstance(node, Group) else None for node in (gold, answer)]
     counted = kinds == ["list", "list"] and len(items[0]) == len(items[1])
@@ -398,11 +399,11 @@ def _named_items(node: Node) -> tuple[str | None, list[Node]]:
 
 
 def _distinct(items: Sequence[Node]) -> list[Node]:
-    kept: list[Node] = []
+    distinct: list[Node] = []
     for item in items:
-        if not any(equal(other, item) is True for other in kept):
-            kept.append(item)
-    return kept
+        if not any(equal(other, item) is True for other in distinct):
+            distinct.append(item)
+    return distinct
 
 
 def _alike(gold: Node, answer: Node) -> Truth:
@@ -418,11 +419,11 @@ def _matched(gold: Sequence[Node], answer: Sequence[Node]) -> Truth:
     left = list(answer)
     rest: list[Node] = []
     for item in gold:
-        found = next((index for index, other in enumerate(left) if _alike(item, other) is True), None)
-        if found is None:
+        match = next((index for index, other in enumerate(left) if _alike(item, other) is True), None)
+        if match is None:
             rest.append(item)
         else:
-            del left[found]
+            del left[match]
     if not rest:
         return True
     if len(rest) > _MOST_PERMUTED:

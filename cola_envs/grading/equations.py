@@ -1,10 +1,10 @@
-"""Equations, and inequalities that are not solved: what they say, and when two say the same."""
+"""Compare equations, and inequalities that are not solved for one unknown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from cola_envs.grading.inequalities import FLIPPED
+from cola_envs.grading.conditions import FLIPPED
 from cola_envs.grading.nodes import Expr, Node, Relation, Tree
 from cola_envs.grading.proof import proportional
 from cola_envs.grading.trees import variables
@@ -15,9 +15,9 @@ Equal = Callable[[Node, Node], Truth]
 
 
 def asked_value(relation: Relation, equal: Equal, wide: bool) -> tuple[Node, Truth] | None:
-    """Return what ``name = value`` (or ``value = name``, ``a = b = value``) says, and whether it holds.
+    """Return the value in ``name = value`` (or ``value = name``, ``a = b = value``), and whether it holds.
 
-    ``wide`` allows a compound left side such as ``a + b``: an answer may repeat what was asked for, but
+    ``wide`` allows a compound name such as ``a + b``: an answer may repeat the expression in question, but
     a gold answer ``x + y = 1`` is an equation, for which None is returned.
     """
     names = [name if name and (wide or _is_simple(name)) else None for name in relation.names]
@@ -30,7 +30,7 @@ def asked_value(relation: Relation, equal: Equal, wide: bool) -> tuple[Node, Tru
         return None
     if len(relation.sides) == 2 and names[0]:
         return relation.sides[1], True
-    # Several values must be the same one: 1 = 2 = 3 names none.
+    # Several values must be equal: 1 = 2 = 3 has no value.
     return values[-1], every(equal(values[-1], value) for value in values[:-1])
 
 
@@ -39,7 +39,7 @@ def _is_simple(name: str) -> bool:
 
 
 def equations(gold: Relation, answer: Relation, equal: Equal) -> Truth:
-    """Whether two equations say the same: of one name, or as constant multiples of one another."""
+    """Whether two equations are equivalent: equal values of one name, or constant multiples of each other."""
     if len(gold.sides) == len(answer.sides) == 2:
         named = some(
             equal(gold.sides[1 - g], answer.sides[1 - a])
@@ -64,7 +64,7 @@ def _difference(relation: Relation) -> Tree | None:
 
 
 def inequalities(gold: Relation, answer: Relation, equal: Equal) -> Truth:
-    """Whether two inequalities or chains of them say the same, in several letters or unsolved."""
+    """Whether two inequalities, or chains of them, are equivalent as written, in any number of letters."""
     if len(gold.ops) != len(answer.ops):
         return False
     if len(gold.ops) == 1:

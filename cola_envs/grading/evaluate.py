@@ -1,8 +1,8 @@
-r"""The value of an expression tree at a point: exactly where it is rational, else to a number of bits.
+r"""The value of an expression tree at a point: exact where it is rational, else to a number of bits.
 
-Rational arithmetic is exact, so answers that round to one another are told apart. Roots, pi, e, complex
-numbers and elementary functions are evaluated by mpmath. All work is bounded: numbers beyond a size and
-evaluations beyond a cost raise :class:`TooBig`.
+Rational arithmetic is exact, so that rounded answers differ. Roots, pi, e, complex numbers and elementary
+functions are evaluated by mpmath. All work is bounded: too large numbers and too costly evaluations raise
+:class:`TooBig`.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 #: Largest exact number, in bits; 2^2004 and 500! are within it.
 _MAX_BITS = 40_000
-#: Bits handled in one evaluation before it is given up, and what a node counts: some ten milliseconds.
+#: The limit of one evaluation's cost, in bits, and the cost of a node: some ten milliseconds.
 _MAX_COST = 2_000_000
 _NODE_COST = 60
 _LONGEST_SUM = 2_000
-#: Bits of a usual evaluation, and of one that settles what the usual one leaves open.
+#: Bits of a usual evaluation, and of a second one that decides whether a difference is rounding.
 WORK_BITS, CHECK_BITS = 200, 600
-#: Bits that tell apart all numbers that differ in a digit of an answer of the greatest length.
+#: Bits at which numbers differ if the longest possible answers to them differ in a digit.
 LAST_BITS = 2600
 _LOCK = threading.RLock()
 
 
 class TooBig(ValueError):
-    """The value, or the way to it, is larger than a final answer has any need of."""
+    """A value, or an intermediate one, is larger than any final answer needs."""
 
 
 class Undefined(ValueError):
@@ -48,12 +48,12 @@ class Undefined(ValueError):
 
 
 class Unevaluable(ValueError):
-    """There may be a value, but it is not computed here: a sum without end or to a letter, an integral."""
+    """The value is not computed here: an infinite sum, a sum up to a letter, an integral."""
 
 
 @cache
 def _mp() -> MPContext:
-    # A context of our own: its precision is set under _LOCK, and no other user of mpmath sees it.
+    # A separate context: its precision is set under _LOCK, and other users of mpmath do not see it.
     import mpmath
 
     context = mpmath.mp.clone()
@@ -79,7 +79,7 @@ class Evaluator:
 
     Args:
         assignment: the variables' values.
-        real: whether a value that is not real, on the way or at the end, counts as undefined.
+        real: whether a value that is not real, also an intermediate one, counts as undefined.
     """
 
     def __init__(self, assignment: Mapping[str, Fraction], real: bool) -> None:
@@ -307,7 +307,7 @@ def value_of(tree: Tree, assignment: Mapping[str, Fraction], real: bool, bits: i
     """Return the value at a point: a Fraction, or an mpmath number.
 
     Raises:
-        Undefined: where it has none, or with ``real`` none that is real all the way.
+        Undefined: where there is none, or with ``real`` where it or an intermediate value is not real.
         Unevaluable: where it is not computed.
         TooBig: where it is beyond the bounds.
     """
@@ -326,7 +326,7 @@ def constant_value(tree: Tree, bits: int = WORK_BITS) -> Number:
 
 
 def real_value(tree: Tree) -> Fraction | None:
-    """Return a constant's real value, exactly or to :data:`LAST_BITS`; None if it is not one."""
+    """Return a constant's real value, exactly or to :data:`LAST_BITS`; None if it is not a real constant."""
     if variables(tree):
         return None
     try:

@@ -1,4 +1,4 @@
-"""From tokens to expressions: recursive descent over the arithmetic of a final answer."""
+"""Parse tokens to expressions, by recursive descent over the arithmetic of a final answer."""
 
 from __future__ import annotations
 
@@ -256,9 +256,9 @@ class _Reader:
         return ("f", "binom", n, k)
 
     def accept_separator(self) -> bool:
-        found = self.peek() == ("sep", ",")
-        self.position += found
-        return found
+        is_separator = self.peek() == ("sep", ",")
+        self.position += is_separator
+        return is_separator
 
     def command(self, name: str) -> Tree:
         if name == "pi":
@@ -300,12 +300,12 @@ class _Reader:
             raise ParseError("sums within sums")
         body = self.product()
         self.depth -= 1
-        # The letter is bound: whatever it is called, it is the same sum (and i is no imaginary unit there).
+        # The letter is bound: its name does not matter (and i is not the imaginary unit there).
         bound = "index" + "abcd"[self.depth]
         return ("f", name, ("v", bound), low, high, renamed(body, letter, bound))
 
     def integral(self) -> Tree:
-        r"""``\int_{a}^{b} f \, dx`` of all up to the dx; one without ends has no one value."""
+        r"""``\int_{a}^{b} f \, dx`` of everything up to the dx; bounds are required."""
         self.expect("_")
         low = self.bound()
         self.expect("^")
@@ -320,7 +320,7 @@ class _Reader:
         inner.depth = self.depth + 1
         body = inner.sum() if length else ("n", Fraction(1))
         if inner.position != length:
-            raise ParseError("something after what is integrated")
+            raise ParseError("something after an integrand")
         self.position += length + 2
         bound = "index" + "abcd"[inner.depth]
         return ("f", "int", ("v", bound), low, high, renamed(body, rest[length + 1][1], bound))
@@ -377,10 +377,10 @@ class _Reader:
 
 
 def _derivative(above: Tree, below: Tree) -> Tree | None:
-    """Return dy/dx as one letter, which is no fraction of products; None for other fractions.
+    """Return dy/dx as one letter, since it is not a fraction of products; None for other fractions.
 
     Raises:
-        ParseError: for d/dx, which acts on what follows.
+        ParseError: for d/dx, which applies to the next expression.
     """
     d: Tree = ("v", "d")
     if below[:2] != ("*", d) or below[2][0] != "v":

@@ -1,4 +1,4 @@
-"""Finding the final answer in a response, and refusing what is not worth reading."""
+"""Extract the final answer of a response, and refuse answers that are too long or too deeply nested."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ def extract_boxed(text: str) -> str | None:
     start = max(text.rfind(opener) for opener in _OPENERS)
     if start < 0:
         return None
-    # Nearly always the box that begins last is complete: then nothing before it need be read.
-    found = _last_complete(text, start)
-    return found if found is not None else _last_complete(text, 0)
+    # The box that begins last is nearly always complete: then the text before it is not read.
+    content = _last_complete(text, start)
+    return content if content is not None else _last_complete(text, 0)
 
 
 def _last_complete(text: str, start: int) -> str | None:
     open_at: list[tuple[bool, int]] = []
     best: tuple[int, int] | None = None
     for match in _BOX_OR_BRACE.finditer(text, start):
-        found = match.group()
-        if found == "}":
+        sign = match.group()
+        if sign == "}":
             if open_at:
                 is_box, begin = open_at.pop()
                 if is_box and (best is None or begin > best[0]):
                     best = (begin, match.start())
-        elif found[-1] == "{" and found != "\\{":
-            open_at.append((found[0] == "\\", match.end()))
+        elif sign[-1] == "{" and sign != "\\{":
+            open_at.append((sign[0] == "\\", match.end()))
     return text[best[0] : best[1]] if best else None
 
 
 def unreadable(answer: str) -> bool:
-    """Whether an answer is too long, too deep or holds control characters: refused before parsing."""
+    """Whether an answer is too long, too deeply nested or holds control characters; it is then not parsed."""
     if len(answer) > MAX_LENGTH or _CONTROL.search(answer):
         return True
     depth = 0

@@ -12,21 +12,21 @@ from cola_envs.grading.proof import same
 from cola_envs.grading.trees import number, substituted, with_each_sign
 from cola_envs.grading.verdicts import Truth, every, some
 
-#: What is said of the letter behind the values: "k in Z", "k is an integer", "for all integers k".
-_SAID = re.compile(
+#: The domain of the letter, behind the values: "k in Z", "k is an integer", "for all integers k".
+_DOMAIN = re.compile(
     r"[\s,;(]*(?:\\(?:text|mathrm)\s*\{[\s,(]*)?(?:where|with|and|for(?: any| all| every| some)?)?[\s}]*"
     r"(?:integers?[\s}]*([a-z])"
     r"|([a-z])\s*(?:∈\s*\\mathbb\s*\{?\s*Z\s*\}?"
     r"|(?:\\(?:text|mathrm)\s*\{)?\s*(?:is |are )?(?:an |any )?integers?))[\s})]*"
 )
 _BEGIN = re.compile(r"(?=[\s,;(\\])")
-#: How far the numberings of two families may be apart.
+#: The largest shift between the numberings of two families.
 _FARTHEST = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Values with a letter for all whole numbers; the name of the unknown, if it is written."""
+    """Values for every whole number ``letter``, and the name of the unknown, if there is one."""
 
     letter: str
     name: str | None
@@ -34,15 +34,15 @@ class Family:
 
 
 def family(text: str) -> Family | None:
-    """Read an answer that ends by saying which letter is any whole number; None for others."""
+    """Read an answer that ends with the domain of its letter, the whole numbers; None for others."""
     text = clean(text)
     if "integer" not in text and "Z" not in text:
         return None
     for begin in _BEGIN.finditer(text, 1):
-        said = _SAID.fullmatch(text, begin.start())
-        if said:
+        domain = _DOMAIN.fullmatch(text, begin.start())
+        if domain:
             node = parse(text[: begin.start()])
-            return None if node is None else _family(said[1] or said[2], node)
+            return None if node is None else _family(domain[1] or domain[2], node)
     return None
 
 
@@ -58,7 +58,7 @@ def _family(letter: str, node: Node) -> Family | None:
 
 
 def same_family(gold: Family, answer: Family) -> Truth:
-    """Whether two families have the same values, perhaps numbered otherwise."""
+    """Whether two families have the same values, in any of a few numberings."""
     if gold.name and answer.name and gold.name != answer.name:
         return False
     table = [[_same_values(gold, g, answer, a) for a in answer.values] for g in gold.values]
@@ -70,7 +70,7 @@ def _same_values(
 ) -> Truth:
     if first[1] != second[1]:
         return False
-    # Numbered up or down, from a number near that of the other.
+    # The numbering may be reversed and shifted.
     return some(
         same(
             first[0],

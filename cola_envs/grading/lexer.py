@@ -1,4 +1,4 @@
-r"""From LaTeX, as models write it, to tokens.
+r"""Split LaTeX, as models write it, into tokens.
 
 A token is a pair ``(kind, value)``: ``num`` (the digits), ``rep`` (a repeating decimal's exact value),
 ``sym`` (a variable), ``cmd`` (a known command or function), ``text`` (words), ``op`` (one character, with
@@ -54,11 +54,11 @@ _DOUBLE_BARS = re.compile(r"(?<![\w})|])\|\|([^|]+)\|\|(?![\w({|])")
 _NORM = re.compile(r"‖([^‖]+)‖")
 _VARIANT = re.compile(r"\\var(phi|epsilon|theta|rho|sigma|kappa)(?![A-Za-z])")
 _GROUPED_BY_SPACE = re.compile(r"[1-9]\d{0,2}(?: \d{3})+(?![\d/]| \d)")
-#: Text in which no rewriting finds anything, so that the commonest answers skip them all.
+#: Text to which no rewriting applies; the commonest answers skip them all.
 _AS_IT_IS = re.compile(r"(?:[^\\&<>!°~]|\\(?:[{}%$]|(?:frac|sqrt|pi|infty|pm|cup|text)(?![a-zA-Z])))*")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣ]+")
 _SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙₓ]+")
-#: What begins a value, where it stands on a new line.
+#: The beginning of a value on a new line.
 _NEXT_VALUE = re.compile(r"[\w.(]|\\(?:frac|sqrt|pi|binom|left|sin|cos|tan|log|ln)(?![a-zA-Z])")
 _ENDS = tuple(("op", sign) for sign in "]!°%|")
 #: The a.m. or p.m. of a time without \text: spaced or with points, or behind minutes.
@@ -70,7 +70,7 @@ _CONNECTIVE = re.compile(r"^[\s,;]*(and|or)[\s,;]*$", re.IGNORECASE)
 
 @lru_cache(maxsize=16384)
 def clean(text: str) -> str:
-    r"""Return ``text`` without the typesetting that carries no meaning (``\left``, ``\,``, ``$``, ...)."""
+    r"""Return ``text`` without typesetting that has no meaning (``\left``, ``\,``, ``$``, ...)."""
     text = text.strip()
     if text.isascii():
         if text.isalnum() and not _CHOSEN_IN_LINE.search(text):
@@ -107,7 +107,7 @@ def _as_binomial(match: re.Match[str]) -> str:
 
 
 def _without_variant(text: str) -> str:
-    r"""Return a text with ``\phi`` for ``\varphi``; one that holds both means two letters by them."""
+    r"""Return a text with ``\phi`` for ``\varphi``, unless it holds both, which are then two letters."""
 
     def letter(match: re.Match[str]) -> str:
         both = re.search(rf"\\{match[1]}(?![A-Za-z])", text)
@@ -117,9 +117,9 @@ def _without_variant(text: str) -> str:
 
 
 def canonical(text: str) -> str:
-    """Return a key that is the same for texts that differ in typesetting alone; empty if nothing is left.
+    """Return a key that is the same for texts that differ only in typesetting; empty if nothing is left.
 
-    Text of several lines has none: what stands on two lines need not be one answer.
+    Text of several lines has an empty key: it need not be one answer.
     """
     if "\n" in clean(text):
         return ""
@@ -134,7 +134,7 @@ SYMBOLIC_KEYS = frozenset(["\\pi", "\\infty", "-\\infty", "\\emptyset", "-\\pi"]
 
 
 def words_of(text: str) -> str:
-    """Return the words of an answer: no macros, brackets round one word, case, articles or spare spaces."""
+    """Return the words of an answer without macros, brackets round one word, case, articles, extra spaces."""
     text = clean(text)
     text = re.sub(r"\\(?:" + "|".join(TEXT) + r")(?![a-zA-Z])", " ", text)
     text = re.sub(r"[{}]", "", text)
@@ -282,7 +282,7 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
     elif name in ("land", "wedge"):
         tokens.append(("sep", "and"))
     elif name in ("approx", "sim") and not tokens:
-        pass  # "about 8.24" is held to be 8.24 exactly
+        pass  # "about 8.24" counts as 8.24 exactly
     else:
         raise ParseError(f"command \\{name}")
     return end
@@ -368,7 +368,7 @@ def _is_unit(word: str, spaced: bool) -> bool:
 
 
 def _continues_a_unit(tokens: list[Token], word: str, spaced: bool) -> bool:
-    """Whether a word goes on with a unit: ``km/h``, ``kg m``, ``18/hour``."""
+    """Whether a word continues a unit: ``km/h``, ``kg m``, ``18/hour``."""
     if not tokens:
         return False
     if tokens[-1][0] == "text":

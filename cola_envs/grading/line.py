@@ -1,4 +1,4 @@
-"""The real line cut at a few points: sets of reals as one truth value for each piece.
+"""Sets of reals as truth values on the pieces of the real line, cut at a few points.
 
 With n points in order, a set that changes only at them is 2n + 1 truth values: of the gap before the first
 point, the first point, the gap behind it, and so on. Union, intersection and complement work piece by piece.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from cola_envs.grading.conditions import Condition
 from cola_envs.grading.evaluate import real_value
-from cola_envs.grading.inequalities import Condition
 from cola_envs.grading.nodes import Infinity, Tree
 from cola_envs.grading.proof import same
 from cola_envs.grading.verdicts import Claim, Every, Some
@@ -27,13 +27,13 @@ class Line:
     """The line cut at some constants.
 
     Args:
-        points: the constants, in any order and as often as they come.
+        points: the constants, in any order, perhaps repeated.
 
     Attributes:
-        claims: that points are equal which are only known to agree; the cells rest on them.
+        claims: unproven equalities of points, which the cells assume.
 
     Raises:
-        NotReal: if one of them is no real constant.
+        NotReal: if one of them is not a real constant.
     """
 
     def __init__(self, points: list[Tree]) -> None:
@@ -78,7 +78,7 @@ class Line:
         return tuple(cell in cells for cell in range(self.size))
 
     def where(self, condition: Condition) -> Cells:
-        """Return where a condition holds, all of whose roots are points."""
+        """Return the set where a condition holds, all of whose roots are points."""
         return tuple(
             condition.holds_at(self.points[cell // 2])
             if cell % 2

@@ -1,4 +1,4 @@
-"""The trees of final answers.
+"""The types of a parsed answer.
 
 Expression trees are nested tuples: ``("n", Fraction)``, ``("v", name)``, ``("c", "pi" | "e" | "i")``,
 ``("+" | "*" | "/" | "^", a, b)``, ``("neg", a)``, ``("pm", a)`` (plus or minus), ``("mp", a)``,
@@ -21,7 +21,7 @@ class Unit:
     Attributes:
         powers: the known units with their exponents, sorted: ``m/s`` is ``(("meter", 1), ("second", -1))``.
         words: other nouns, in the singular, sorted.
-        marks: words that change what is said (a.m., north), sorted.
+        marks: words that change the meaning (a.m., north), sorted.
     """
 
     powers: tuple[tuple[str, int], ...] = ()
@@ -31,7 +31,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Expr:
-    """An expression with the unit behind it, if any."""
+    """An expression with its unit, if any."""
 
     tree: Tree
     unit: Unit | None = None
@@ -70,7 +70,7 @@ class Union:
 
 @dataclass(frozen=True, slots=True)
 class Intersection:
-    """What is common to several sets."""
+    """An intersection of sets."""
 
     parts: tuple[Node, ...]
 
@@ -102,7 +102,7 @@ class Dotted:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A chain ``side op side op side``; ``names[k]`` is how a side is spelt that can be what is asked for."""
+    """A chain ``side op side op side``; ``names[k]`` is the spelling of a side that may name the unknown."""
 
     ops: tuple[str, ...]
     sides: tuple[Node, ...]
@@ -126,7 +126,7 @@ class Based:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """``a : b``, also a time of day; ``spelling`` tells the two apart."""
+    """``a : b``, a ratio or, depending on ``spelling``, a time of day."""
 
     items: tuple[Expr, ...]
     spelling: str

@@ -1,10 +1,10 @@
-r"""Products of capitals whose order matters, because they are written as matrices.
+r"""Compare products of matrices, which do not commute.
 
-Capitals commute: for lengths ``AB`` is ``BA``. Not so where one of them has the notation of a matrix
+Capitals commute: for lengths ``AB`` is ``BA``. They do not where one of them has the notation of a matrix
 (``A^T``, or, beside another capital, ``A^{-1}``) or where one side has both orders (``AB - BA``).
 Then two answers are equal only as polynomials in letters that do not commute, by
-``(AB)^{-1} = B^{-1} A^{-1}``, ``(AB)^T = B^T A^T`` and ``A A^{-1} = I``. What has no such form is equal to
-nothing. A gold answer that divides by a capital is about numbers: ``PV/T`` is ``PVT^{-1}``.
+``(AB)^{-1} = B^{-1} A^{-1}``, ``(AB)^T = B^T A^T`` and ``A A^{-1} = I``; expressions without such a form are
+unequal. In a gold answer that divides by a capital the capitals are numbers: ``PV/T`` is ``PVT^{-1}``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cola_envs.grading.trees import number, parts, subtrees, terms
 
 _CAPITAL = re.compile(r"[A-Z](?:_\w+)?")
 _TRANSPOSE: Tree = ("v", "T")
-#: Highest power that is written out.
+#: Highest power that is multiplied out.
 _HIGHEST = 6
 
 
@@ -37,7 +37,7 @@ _Sum = dict[_Word, Fraction]
 
 
 class _NoForm(ValueError):
-    """The expression is no polynomial in capitals and their inverses."""
+    """The expression is not a polynomial in capitals and their inverses."""
 
 
 def same_in_order(gold: Node, answer: Node) -> bool | None:
@@ -96,7 +96,7 @@ def _as_matrices(tree: Tree, several: bool) -> bool:
 
 
 def _divides_by_capitals(tree: Tree) -> bool:
-    """Whether a capital is divided by, which is done with numbers alone."""
+    """Whether a capital is a divisor, which a matrix cannot be."""
     return any(part[0] == "/" and any(_capitals(part[2])) for part in subtrees(tree))
 
 
@@ -157,7 +157,7 @@ def _product(a: _Sum, b: _Sum) -> _Sum:
 
 
 def _joined(left: tuple[_Factor, ...], right: tuple[_Factor, ...]) -> tuple[_Factor, ...]:
-    """Put two products side by side, without what cancels between them."""
+    """Multiply two products; adjacent inverses cancel."""
     while left and right and left[-1] == _inverse(right[0]):
         left, right = left[:-1], right[1:]
     return left + right

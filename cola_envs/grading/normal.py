@@ -2,8 +2,8 @@ r"""Normal forms of expression trees: a proof of equality in exact arithmetic.
 
 A tree becomes a quotient of two polynomials in the generators of :mod:`cola_envs.grading.algebra`. Roots of
 products are products of roots, logarithms of products are sums, ``a^b`` is ``e^{b \ln a}`` and sines and
-cosines are exponentials, so that the identities of a school book come out as equal polynomials. These rules
-hold where every letter is positive and both sides are real; other signs are put in by the caller
+cosines are exponentials, so that the identities of a school book become equal polynomials. These rules hold
+where every letter is positive and both sides are real; the caller substitutes other signs
 (:mod:`cola_envs.grading.proof`).
 """
 
@@ -26,9 +26,9 @@ _LONGEST_SUM = 120
 def proves_equal(a: Tree, b: Tree) -> bool:
     """Whether two trees have one normal form, for positive letters, or their squares or cubes have.
 
-    The powers settle roots of sums, such as sqrt(3 + 2 sqrt 2) = 1 + sqrt 2: two numbers whose squares are
-    equal differ in sign at most. The sign of constants is for the caller to compare; that of expressions with
-    letters must be the same for all letters. In the same way the exponentials settle logarithms of sums.
+    The powers decide roots of sums, such as sqrt(3 + 2 sqrt 2) = 1 + sqrt 2: two numbers whose squares are
+    equal differ at most in sign. The caller compares the signs of constants; that of expressions with letters
+    must be the same for all letters. In the same way exponentials decide logarithms of sums.
     """
     try:
         form = _Normaliser()
@@ -47,7 +47,7 @@ def proves_equal(a: Tree, b: Tree) -> bool:
                 for exponent in (2, 3, 6)
             )
     except (OutOfReach, Undefined, Unevaluable, TooBig):
-        pass  # no normal form: nothing is proven
+        pass  # no normal form, so no proof
     return False
 
 
@@ -81,7 +81,7 @@ class _Normaliser(Quotients):
         raise OutOfReach(kind)
 
     def has_roots_of_sums(self) -> bool:
-        """Whether a sum stands under a root or a logarithm."""
+        """Whether a sum is under a root or a logarithm."""
         return any(self.kind(generator) == "sum" for generator in range(len(self._keys)))
 
     def has_logarithms(self) -> bool:
@@ -102,7 +102,6 @@ class _Normaliser(Quotients):
         return self.general_power(self(base), self(exponent))
 
     def function(self, name: str, arguments: tuple[Tree, ...]) -> Quotient:
-        known: Callable[..., Quotient] | None = getattr(self, f"of_{name}", None)
         if name in _TRIGONOMETRIC:
             return self.trigonometric(name, arguments[0])
         if name == "ln":
@@ -112,12 +111,22 @@ class _Normaliser(Quotients):
             return self.product(self.logarithm(self(arguments[0])), self.inverse(base))
         if name == "exp":
             return self.exponential(self(arguments[0]))
-        if known is not None:
-            return known(*arguments)
+        if name == "abs":
+            return self.absolute(arguments[0])
+        if name == "factorial":
+            return self.factorial(arguments[0])
+        if name == "binom":
+            return self.binomial(*arguments)
+        if name == "int":
+            raise OutOfReach("an integral, over letters that need not be positive")
+        if name == "sum":
+            return self.repeated(self.sum, self.number(Fraction(0)), arguments)
+        if name == "prod":
+            return self.repeated(self.product, self.number(Fraction(1)), arguments)
         return self.opaque(name, arguments)
 
     def opaque(self, name: str, arguments: tuple[Tree, ...]) -> Quotient:
-        """Return a function that is not looked into, by name and arguments; a constant's exact value."""
+        """Return a function without rules as a generator; for a rational constant, its value."""
         tree: Tree = ("f", name, *arguments)
         if not variables(tree):
             value = constant_value(tree)
@@ -151,7 +160,7 @@ class _Normaliser(Quotients):
         }
         return ratio[name.removesuffix("h") if hyperbolic else name]()
 
-    def of_abs(self, argument: Tree) -> Quotient:
+    def absolute(self, argument: Tree) -> Quotient:
         """|a| is the root of a^2; of a complex constant, the root of its product with its conjugate."""
         inner = self(argument)
         if any(self.is_complex(monomial) for part in (inner.above, inner.below) for monomial in part):
@@ -172,8 +181,8 @@ class _Normaliser(Quotients):
             total = self.add(total, self.scale(turned, coefficient))
         return total
 
-    def of_factorial(self, argument: Tree) -> Quotient:
-        """(n + k)! is n! times (n + 1) ... (n + k), for the n! that came first."""
+    def factorial(self, argument: Tree) -> Quotient:
+        """(n + k)! is n! times (n + 1) ... (n + k), where n! was met before."""
         if not variables(argument):
             return self.opaque("factorial", (argument,))
         inner = self(argument)
@@ -192,7 +201,7 @@ class _Normaliser(Quotients):
                 return self.product(self.single(generator), factor)
         return self.opaque("factorial", (argument,))
 
-    def of_binom(self, n: Tree, k: Tree) -> Quotient:
+    def binomial(self, n: Tree, k: Tree) -> Quotient:
         if not variables(n) and not variables(k):
             return self.opaque("binom", (n, k))
         count = constant(self(k))
@@ -202,22 +211,17 @@ class _Normaliser(Quotients):
                 factor = self.sum(self(n), self.number(Fraction(-step)))
                 result = self.product(result, self.product(factor, self.number(Fraction(1, step + 1))))
             return result
-        below = self.product(self.of_factorial(k), self.of_factorial(("+", n, ("neg", k))))
-        return self.product(self.of_factorial(n), self.inverse(below))
-
-    def of_int(self, *_parts: Tree) -> Quotient:
-        raise OutOfReach("an integral, over letters that need not be positive")
-
-    def of_sum(self, name: Tree, low: Tree, high: Tree, body: Tree) -> Quotient:
-        return self.repeated(self.sum, self.number(Fraction(0)), (name, low, high, body))
-
-    def of_prod(self, name: Tree, low: Tree, high: Tree, body: Tree) -> Quotient:
-        return self.repeated(self.product, self.number(Fraction(1)), (name, low, high, body))
+        below = self.product(self.factorial(k), self.factorial(("+", n, ("neg", k))))
+        return self.product(self.factorial(n), self.inverse(below))
 
     def repeated(
         self, join: Callable[[Quotient, Quotient], Quotient], start: Quotient, parts: tuple[Tree, ...]
     ) -> Quotient:
-        """Return a sum or product between whole bounds; one between others is known by its parts alone."""
+        """Return a sum or product between whole bounds.
+
+        Raises:
+            OutOfReach: for other bounds, or too many terms.
+        """
         name, low, high, body = parts
         ends = [None if end == ("c", "oo") else constant(self(end)) for end in (low, high)]
         if ends[0] is None or ends[1] is None:

@@ -1,7 +1,7 @@
-r"""Notations whose order or letters matter and that the grammar reads as products.
+r"""Notations that the grammar reads as products although order, letters or case matter.
 
-``f(3)`` is no product of f and 3, ``HHT`` is no product of letters, ``p \land q`` is not ``p \lor q``, and a
-milliwatt is no megawatt. Where one of them is written, algebra proves nothing: both sides must write it.
+``f(3)`` is not a product of f and 3, ``HHT`` not a product of letters, ``p \land q`` is not ``p \lor q``, and
+a milliwatt is not a megawatt. Algebra does not apply to such a notation: both sides must write the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SIGNS = re.compile(
     r"\\(?:land|wedge|lor|vee|lnot|neg|implies|iff|nabla|det|dim|ker|circ(?=\s*[A-Za-z(]))(?![A-Za-z])"
 )
 _VECTOR = re.compile(r"\\(?:vec|mathbf|boldsymbol|bm)(?:\s*\{\s*([A-Za-z])\s*\}|\s+([A-Za-z])(?![A-Za-z]))")
-#: A product of vectors: of which kind, and of which first, is no matter of algebra.
+#: A product of vectors, in which the kind of product and the order matter.
 _OF_VECTORS = re.compile(
     r"\\vec\{\w\}[)\s^\d{}]*(?:\\(?:times|cdot)(?![A-Za-z])|\*)(?!\s*\d)|\\times\s*\(?\s*\\vec"
 )
@@ -26,7 +26,7 @@ _CONVOLUTION = re.compile(r"(?<![A-Za-z\\])[fgh]\s*(?:\*|\\(?:ast|star)(?![A-Za-
 _CALL = re.compile(r"(?<![A-Za-z\\])[fghFGHPQ]\(")
 _DEFINED = re.compile(r"^[fghFGHPQ]\([^()=]*\)=(?=[^=]*$)")
 _CAPITALS = re.compile(r"(\\angle|\\overline|\\triangle)?\{?([A-Z]{3,})\}?")
-#: Units whose first letter is a prefix that another case makes another size: mW and MW, pA and Pa.
+#: Units that are another unit in another case: mW and MW, pA and Pa.
 _CASED = frozenset(
     ("mw", "ms", "mg", "mm", "mj", "mb", "mv", "ma", "mpa", "mhz", "pa", "pf", "kb", "gb", "mn")
 )
@@ -40,7 +40,7 @@ def as_vectors(text: str) -> str:
 
 
 def vector_products(text: str) -> list[str]:
-    """Return the signs of products, where a text multiplies vectors: a dot is no cross."""
+    """Return the signs of products where a text multiplies vectors: a dot is not a cross."""
     return _PRODUCT.findall(text) if _OF_VECTORS.search(as_vectors(text)) else []
 
 
@@ -68,16 +68,16 @@ def _like(text: str) -> str:
 
 def _calls(text: str) -> Counter[str]:
     """Each function that is applied, with its argument."""
-    found: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
     for match in _CALL.finditer(text):
         depth, end = 1, match.end()
         while end < len(text) and depth:
             depth += {"(": 1, ")": -1}.get(text[end], 0)
             end += 1
-        found[text[match.start() : end]] += 1
-    return found
+        calls[text[match.start() : end]] += 1
+    return calls
 
 
 def _cased(text: str) -> list[str]:
-    """Units of which another case is another unit, as they are written."""
+    """The units of a text that are another unit in another case, as written."""
     return [word for word in _WORD.findall(_MACRO.sub(" ", clean(text))) if word.lower() in _CASED]

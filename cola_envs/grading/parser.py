@@ -1,8 +1,7 @@
-r"""From tokens to a small tree: numbers, expressions, lists, tuples, intervals, relations, matrices, words.
+r"""Parse tokens to a small tree: numbers, expressions, lists, tuples, intervals, relations, matrices, words.
 
-The grammar is that of short final answers, not of LaTeX. What is outside it is not read: then an answer is
-right only if it is the gold answer in other typesetting. Nothing is ever guessed here, and nothing is ever
-evaluated as code.
+The grammar is that of short final answers, not of LaTeX. An answer outside it is correct only if it is the
+gold answer in other typesetting.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ PHRASES: dict[str, Node] = {
 def parse(text: str, grouped: bool = True) -> Node | None:
     """Return the tree of a final answer, or None where it is outside the grammar.
 
-    ``grouped`` says whether ``1,234`` is one number rather than a list of two.
+    ``grouped``: whether ``1,234`` is one number rather than a list of two.
     """
     try:
         return parse_tokens(straightened(tokenise(clean(text), grouped)))
@@ -90,7 +89,7 @@ _UNIT_BY_LETTERS = re.compile(
 
 
 def spelt_in_words(text: str) -> Node | None:
-    r"""Return what an answer in words stands for, with or without ``\text``; None for other words."""
+    r"""Return the node of a known phrase or a number in words, with or without ``\text``; None for others."""
     words = re.sub(r"\s+", " ", text).strip().lower().rstrip(".")
     return PHRASES.get(words) or number_of_words(words)
 
@@ -184,10 +183,10 @@ _SIGNS = (("op", "+"), ("op", "-"), ("op", "*"))
 
 def _without_doubled_separators(parts: list[Sequence[Token]]) -> list[Sequence[Token]]:
     # "2, 3, and 4" has an empty part between the comma and the word.
-    kept = [part for index, part in enumerate(parts) if part or index in (0, len(parts) - 1)]
-    if not all(kept):
+    items = [part for index, part in enumerate(parts) if part or index in (0, len(parts) - 1)]
+    if not all(items):
         raise ParseError("an empty item")
-    return kept
+    return items
 
 
 def _item(tokens: Sequence[Token]) -> Node:
@@ -207,7 +206,7 @@ def _item(tokens: Sequence[Token]) -> Node:
 
 
 def _named_side(tokens: Sequence[Token], name: str | None) -> Node:
-    """Read a side; what is asked for may be a function of several letters: p(a, b, c)."""
+    """Read a side; the unknown may be a function of several letters: p(a, b, c)."""
     try:
         return _side(tokens)
     except ParseError:
@@ -220,9 +219,9 @@ _CALL = re.compile(r"[A-Za-z]+\([^…]*\)")
 
 
 def _name(tokens: Sequence[Token]) -> str | None:
-    """Return how a side is spelt if it may stand for the unknown (x, f(x), (x,y), AB, a + b), else None.
+    """Return the spelling of a side that may name the unknown (x, f(x), (x,y), AB, a + b), else None.
 
-    Numbers may only occur in subscripts and in brackets: ``2x`` and ``x + 1`` are no names.
+    Numbers may only occur in subscripts and in brackets: ``2x`` and ``x + 1`` are not names.
     """
     depth = 0
     letters = False
@@ -334,7 +333,7 @@ def _set_builder(inner: Sequence[Token]) -> Node | None:
         condition.items if isinstance(condition, Group) and condition.kind == "list" else (condition,)
     )
     if not any(isinstance(item, Relation) for item in conditions):
-        raise ParseError("a set by a condition that is none")
+        raise ParseError("a set builder without a condition")
     return SetOf(inner[0][1], condition, None if bar == 1 else _side(inner[2:bar]))
 
 

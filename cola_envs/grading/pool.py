@@ -1,9 +1,8 @@
-"""Worker processes that can be killed: what a deadline on sympy needs.
+"""A pool of worker processes that run sympy under a deadline.
 
-A thread cannot be stopped, and an alarm works in the main thread alone, so each worker is a process of
-its own on a pipe, replaced when an item has used up its deadline. The deadline counts the worker's own
-processor time, and the kernel ends the worker by it: by the clock, a grade would depend on how busy the
-machine is.
+A thread cannot be stopped, and an alarm works only in the main thread, so each worker is a process on a pipe,
+replaced when an item exceeds its deadline. The deadline counts the worker's processor time and is enforced by
+the kernel: by the clock, a grade would depend on the load of the machine.
 """
 
 from __future__ import annotations
@@ -31,24 +30,23 @@ Outcome = tuple[bool, Literal["ok", "timeout", "error"]]
 MEMORY = 2 << 30
 #: Items after which a worker is replaced, since sympy's caches grow.
 RECYCLE_AFTER = 2000
-#: How long a worker may take to import its libraries, in seconds; above five even a loaded machine is rare.
+#: Seconds for a worker to import its libraries; it rarely takes more than five, even under load.
 START_LIMIT = 120.0
-#: How many workers in a row may end while they start, before that is an error.
+#: So many workers in a row that end while they start are an error.
 MOST_STARTS = 3
-#: How many deadlines long an item may take by the clock; where no processor time is counted, one.
+#: The limit of an item by the clock, in deadlines; one where processor time is not counted.
 WALL_LIMIT = 60.0 if hasattr(signal, "setitimer") else 1.0
 
-
-#: The exit code of a worker that has used up its processor time.
+#: The exit code of a worker that has exceeded its processor time.
 _OUT_OF_TIME = -signal.SIGPROF if hasattr(signal, "SIGPROF") else None
 
 
 class _Worker:
-    """One process; started at once, ready when it has said so."""
+    """One process; started by the constructor, ready after its first message."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            # -P: the script's folder is not put on the path, where its neighbours would hide other modules.
+            # -P keeps the script's folder off the path, where its neighbours would hide other modules.
             [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -72,15 +70,15 @@ class _Worker:
         self.process.kill()
         self.process.wait()
         for stream in (self.input, self.output):
-            with contextlib.suppress(BrokenPipeError):  # what was still to be written has no reader any more
+            with contextlib.suppress(BrokenPipeError):  # unwritten messages have no reader any more
                 stream.close()
 
 
 class Pool:
-    """A few workers, started when they are first needed, shared by all threads.
+    """A few workers, started on first use and shared by all threads.
 
     Args:
-        size: how many workers; by default one for every two cores, at least one and at most four.
+        size: number of workers; by default one for every two cores, at least one and at most four.
     """
 
     def __init__(self, size: int | None = None) -> None:
@@ -93,7 +91,7 @@ class Pool:
         self._failed_starts = 0
 
     def run(self, items: Sequence[Claim], deadline: float) -> list[Outcome]:
-        """Say which claims are proven, each within ``deadline`` seconds of a worker's processor time.
+        """Try to prove each claim within ``deadline`` seconds of a worker's processor time.
 
         Raises:
             RuntimeError: if no worker starts.
@@ -109,7 +107,7 @@ class Pool:
                     break
             self._drive(slots, todo, outcomes, deadline)
         except BaseException:
-            # Interrupted in the middle: these workers are busy with items that nobody waits for.
+            # After an interrupt these workers are still busy with dropped items.
             for index, worker in enumerate(slots):
                 if worker is not None:
                     self._discard(worker)
@@ -174,7 +172,7 @@ class Pool:
             return None, time.monotonic() + START_LIMIT
         index, claim = todo.pop()
         worker.served += 1
-        # Should it have died since it was asked, the read finds the end of its stream.
+        # If it has just died, the next read finds the end of its stream.
         with contextlib.suppress(BrokenPipeError):
             send(
                 worker.input,
@@ -194,7 +192,7 @@ class Pool:
         elif item is not None and reply is not None and "error" not in reply:
             outcomes[item] = (bool(reply["proven"]), "ok")
         else:
-            # Ended, out of memory or deep in recursion: its state is not worth keeping.
+            # Ended, out of memory or too deep in recursion: replace it.
             code = worker.process.wait() if reply is None else None
             self._discard(worker)
             slots[slot] = None
@@ -230,7 +228,7 @@ _shared_lock = threading.Lock()
 
 
 def shared_pool() -> Pool:
-    """Return this process's pool; nothing is started until it is given an item."""
+    """Return this process's pool, which starts workers on first use."""
     global _shared
     with _shared_lock:
         if _shared is None:

@@ -1,18 +1,17 @@
-r"""Whether two expressions are equal: refuted by samples, accepted by proof alone.
+r"""Decide whether two expressions are equal: samples refute, proofs accept.
 
-Two expressions are equal when they agree wherever both are defined and real, as a teacher has it: the
-letters under an even root or a logarithm are positive, unless what stands there cannot be negative anyway.
-So ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{x^2 y}`` is ``x \sqrt y``, but ``|x|`` and
-``\sqrt{x^2}`` are not ``x``, which a negative letter shows. A ``z`` or ``w`` in an absolute value
-may be complex, so that ``|z|^2`` is not ``z^2``, unless there is an ``x`` or ``y`` too. Constants, and
-expressions in which ``i`` is written, are compared as complex numbers.
+Two expressions are equal when they agree wherever both are defined and real, by the convention of school
+mathematics: the letters under an even root or a logarithm are positive, unless the argument cannot be
+negative anyway. So ``\sqrt{xy}`` is ``\sqrt x \sqrt y`` and ``\sqrt{x^2 y}`` is ``x \sqrt y``, but ``|x|``
+and ``\sqrt{x^2}`` are not ``x``, as a negative letter shows. A ``z`` or ``w`` in an absolute value may be
+complex, so that ``|z|^2`` is not ``z^2``, unless there is an ``x`` or ``y`` too. Constants, and expressions
+with ``i``, are compared as complex numbers.
 
-Samples refute: fixed rational points of every combination of signs, whole numbers, points near the numbers
-in the expressions. Agreement at samples is never enough to accept. Numbers are compared exactly: as
-fractions of any length; algebraic ones to as many bits as tell them apart
-(:mod:`cola_envs.grading.separation`); others, and all expressions with letters, by an equal normal form
-(:mod:`cola_envs.grading.normal`) for each combination of signs that decides a branch. What neither differs
-at any sample nor is proven here is left as a claim.
+Samples are fixed rational points of every combination of signs, whole numbers, and points near the numbers in
+the expressions. Agreement at all samples is not a proof. Rational numbers are compared exactly; algebraic
+ones to a proven number of bits (:mod:`cola_envs.grading.separation`); others, and all with letters, by
+an equal normal form (:mod:`cola_envs.grading.normal`) for each combination of signs that matters. A pair that
+is neither refuted nor proven becomes a claim.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from cola_envs.grading.verdicts import Claim, Truth, every
 Assignment = Mapping[str, Any]
 
 _MOST_POINTS = 40
-#: Letters for whose combinations of signs proofs are tried one by one.
+#: The most letters of which all combinations of signs are tried.
 _MOST_LETTERS = 4
 
 
@@ -90,11 +89,11 @@ def _same_constants(a: Tree, b: Tree) -> Truth:
 
 
 def _is_zero(tree: Tree) -> bool | None:
-    """Whether an algebraic constant is zero; None where that is not known."""
+    """Whether an algebraic constant is zero; None where that is unknown."""
     bits = bits_to_zero(tree)
     if bits is None:
         return None
-    # As many bits again as a guard against the rounding on the way.
+    # Twice the bits, to be safe from rounding of intermediate values.
     with precision(2 * bits + WORK_BITS) as mp:
         return bool(abs(as_float(constant_value(tree, mp.prec))) < mp.mpf(2) ** (-bits - 1))
 
@@ -105,7 +104,7 @@ def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
     positive = _taken_positive(a) | _taken_positive(b)
     ways = [(False, frozenset[str]())]
     if not (has_imaginary_unit(a) or has_imaginary_unit(b)):
-        # Real values first, of letters under roots at positive ones where there are such.
+        # First at real points with positive letters under roots, then at all real points.
         ways = [(True, positive), (True, frozenset()), *ways]
     free = sorted((sign_sensitive(a) | sign_sensitive(b)) - positive)
     try:
@@ -121,14 +120,14 @@ def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
         return _proven(a, b, [dict(zip(free, signs, strict=True)) for signs in _all_signs(free)])
     if not taken_positive:
         free = sorted(sign_sensitive(a) | sign_sensitive(b))
-    # Letters whose sign decides no branch keep that of the first point: what is analytic and equal somewhere
-    # is equal everywhere. Of the others, each combination of signs needs its proof.
+    # Letters whose sign does not matter have that of the first point: analytic functions that are equal on an
+    # interval are equal everywhere. Each combination of signs of the others needs its own proof.
     first = {name: -1 if places[0][name] < 0 else 1 for name in names}
-    seen = {tuple(-1 if place[name] < 0 else 1 for name in free) for place in places}
+    sampled = {tuple(-1 if place[name] < 0 else 1 for name in free) for place in places}
     verdict = _proven(
         a,
         b,
-        [{**first, **dict(zip(free, signs, strict=True))} for signs in _all_signs(free) if signs in seen],
+        [{**first, **dict(zip(free, signs, strict=True))} for signs in _all_signs(free) if signs in sampled],
     )
     if verdict is True:
         return True
@@ -136,9 +135,9 @@ def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
 
 
 def _complex_points(a: Tree, b: Tree, names: list[str]) -> list[Assignment]:
-    """Return points at which a z or w with an absolute value is no real number, as it need not be.
+    """Return points at which the z and w of an absolute value are complex; none beside an x or y.
 
-    Beside an x or y it is a coordinate, and there are no such points.
+    Beside an x or y they are coordinates, and real.
     """
     absolute = [variables(part) for tree in (a, b) for part in subtrees(tree) if part[:2] == ("f", "abs")]
     letters = [name for name in sorted(frozenset[str]().union(*absolute)) if name.split("_")[0] in ("z", "w")]
@@ -178,7 +177,7 @@ def _proven(a: Tree, b: Tree, cases: list[dict[str, int]]) -> Truth:
 
 
 def _turned(tree: Tree, signs: Mapping[str, int]) -> Tree:
-    """Return the tree in letters that are positive where the signs are those given."""
+    """Return the tree with -x for each letter x of negative sign, so that all letters are positive."""
     for name, sign in signs.items():
         if sign < 0:
             tree = substituted(tree, name, ("neg", ("v", name)))
@@ -188,8 +187,8 @@ def _turned(tree: Tree, signs: Mapping[str, int]) -> Tree:
 def _agreements(
     a: Tree, b: Tree, names: list[str], real: bool, positive: frozenset[str]
 ) -> list[Assignment] | None:
-    """Return the points at which both are defined and agree; None if they differ at any."""
-    found: list[Assignment] = []
+    """Return the sampled points at which both are defined, where they agree; None if they differ at any."""
+    places: list[Assignment] = []
     too_big: TooBig | None = None
     defined = True
     for place in islice(points(a, b, names, positive), _MOST_POINTS):
@@ -200,18 +199,18 @@ def _agreements(
             defined = False
             continue
         except TooBig as error:
-            if too_big is not None and not found and defined:
-                raise  # it will be so at the other points too
+            if too_big is not None and not places and defined:
+                raise  # the other points will be too big as well
             too_big = error
             continue
-        found.append(place)
-    if not found and defined and too_big is not None:
+        places.append(place)
+    if not places and defined and too_big is not None:
         raise too_big
-    return found
+    return places
 
 
 def _differ(a: Tree, b: Tree, place: Assignment, real: bool, bits: int) -> bool:
-    """Whether two trees have different values at a point, as far as a number of bits tells."""
+    """Whether two trees have different values at a point, evaluated to a number of bits."""
     x, y = value_of(a, place, real, bits), value_of(b, place, real, bits)
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x != y
@@ -220,7 +219,7 @@ def _differ(a: Tree, b: Tree, place: Assignment, real: bool, bits: int) -> bool:
         difference = abs(x - y)
         if difference <= max(abs(x), abs(y)) * mp.mpf(2) ** (-bits * 3 // 4):
             return False
-    # A difference that is rounding alone shrinks with more bits; a true one stays.
+    # A difference due to rounding shrinks with more bits; a true one does not.
     with precision(max(CHECK_BITS, 2 * bits)) as mp:
         x, y = (as_float(value_of(tree, place, real, mp.prec)) for tree in (a, b))
         return bool(abs(abs(x - y) - difference) <= difference / 2)
@@ -228,15 +227,15 @@ def _differ(a: Tree, b: Tree, place: Assignment, real: bool, bits: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _taken_positive(tree: Tree) -> frozenset[str]:
-    """Return the letters under even roots and logarithms, save where what stands there is never negative."""
-    found: frozenset[str] = frozenset()
+    """Return the letters under even roots and logarithms whose argument may be negative."""
+    positive: frozenset[str] = frozenset()
     for inner in radicands(tree):
         letters = sorted(variables(inner))
-        if not found.issuperset(letters) and any(
+        if not positive.issuperset(letters) and any(
             _is_negative(inner, place) for place in islice(points(inner, inner, letters), _MOST_POINTS)
         ):
-            found |= frozenset(letters)
-    return found
+            positive |= frozenset(letters)
+    return positive
 
 
 def _is_negative(tree: Tree, place: Assignment) -> bool:
@@ -249,7 +248,7 @@ def _is_negative(tree: Tree, place: Assignment) -> bool:
 def points(
     a: Tree, b: Tree, names: list[str], positive: frozenset[str] = frozenset()
 ) -> Iterator[Assignment]:
-    """Yield where two expressions are sampled: it follows from their letters and numbers alone."""
+    """Yield the points at which two expressions are sampled, determined by their letters and numbers."""
 
     def place(index: int, sign: Mapping[str, int], shift: Fraction = Fraction(0)) -> Assignment:
         values = {name: sign.get(name, 1) * (_jitter(index, name) + shift) for name in names}
@@ -257,7 +256,7 @@ def points(
 
     yield place(0, {})
     yield place(1, {})
-    # Powers of -1, factorials and their like are real at whole numbers.
+    # Powers of -1, factorials and the like are real at whole numbers.
     for index in (2, 3, 4):
         yield {name: Fraction(_hash(index, name) % 5 + 2 + (index == 4)) for name in names}
     if len(names) <= 4:
@@ -284,9 +283,9 @@ def _jitter(index: int, name: str) -> Fraction:
 
 
 def _numbers(a: Tree, b: Tree) -> list[Fraction]:
-    """Return the numbers in two trees that are large enough to matter as thresholds, the largest first."""
-    found = {abs(part[1]) for tree in (a, b) for part in subtrees(tree) if part[0] == "n"}
-    return sorted((size for size in found if size > 2), reverse=True)[:4]
+    """Return the up to four largest numbers above 2 in two trees, which may be thresholds."""
+    sizes = {abs(part[1]) for tree in (a, b) for part in subtrees(tree) if part[0] == "n"}
+    return sorted((size for size in sizes if size > 2), reverse=True)[:4]
 
 
 def proportional(a: Tree, b: Tree) -> tuple[Truth, int]:

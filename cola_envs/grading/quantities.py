@@ -1,4 +1,4 @@
-"""Whether two expressions are equal with their units, percent signs, angles and constants of integration."""
+"""Compare two expressions with their units, percent signs, angles and constants of integration."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _CONSTANTS = ("c", "C", "k", "K", "C_1", "c_1")
 
 
 def _in_degrees(node: Expr) -> bool | None:
-    """Whether an angle is in degrees rather than in radians; None for what is not written as an angle."""
+    """Whether an angle is in degrees rather than in radians; None for an expression that is not an angle."""
     if node.unit is None:
         return False if ("c", "pi") in subtrees(node.tree) else None
     return {_DEGREE: True, _RADIAN: False}.get(node.unit)

@@ -1,6 +1,6 @@
-"""Fractions of polynomials in generators: powers, roots, exponentials and logarithms of them.
+"""Arithmetic of fractions of polynomials: powers, roots, exponentials and logarithms.
 
-The rules are those of positive numbers (:mod:`cola_envs.grading.normal` says what that proves).
+The rules are those of positive numbers; :mod:`cola_envs.grading.normal` uses them in proofs.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Quotients(Algebra):
         return self.quotient(a.below, a.above)
 
     def quotient(self, above: Poly, below: Poly) -> Quotient:
-        """Return above / below; a divisor of one term is divided by, and no divisor leads with a minus."""
+        """Return above / below; divide by a divisor of one term, make the first term of others positive."""
         if not above or below == ONE:
             return Quotient(above, ONE)
         if above == below:
@@ -115,7 +115,7 @@ class Quotients(Algebra):
         return self.product(above, self.inverse(below))
 
     def refuse_complex_fraction(self, a: Quotient) -> None:
-        """A fraction's root is a fraction of roots where it is real; of complex ones it may be another."""
+        """Raise OutOfReach for a complex fraction, whose root need not be the fraction of the roots."""
         if a.below != ONE and any(
             self.is_complex(monomial) for part in (a.above, a.below) for monomial in part
         ):
@@ -244,8 +244,8 @@ def constant(a: Quotient) -> Fraction | None:
 
 
 def _factors(number: Fraction) -> list[tuple[int, int]]:
-    """Return the prime factors of a positive number; a large one is left whole, as if it were a prime."""
-    found: list[tuple[int, int]] = []
+    """Return the prime factors of a positive number; a large factor counts as a prime."""
+    factors: list[tuple[int, int]] = []
     for value, sign in ((number.numerator, 1), (number.denominator, -1)):
         divisor = 2
         while divisor <= _TRIAL_DIVISORS and divisor * divisor <= value:
@@ -254,9 +254,9 @@ def _factors(number: Fraction) -> list[tuple[int, int]]:
                 value //= divisor
                 count += 1
             if count:
-                found.append((divisor, sign * count))
+                factors.append((divisor, sign * count))
             divisor += 1 + divisor % 2
         if value > 1:
             root = round(value**0.5) if value < 1 << 100 else 0
-            found.append((root, 2 * sign) if root * root == value else (value, sign))
-    return found
+            factors.append((root, 2 * sign) if root * root == value else (value, sign))
+    return factors

@@ -1,4 +1,4 @@
-"""Ratios, and times of day, which are written alike."""
+"""Compare ratios and times of day, which are written alike."""
 
 from __future__ import annotations
 

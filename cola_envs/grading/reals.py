@@ -1,9 +1,9 @@
-r"""Sets of real numbers in their usual notations, and whether two of them are the same set.
+r"""Compare sets of real numbers in their usual notations.
 
-Read are intervals, also with brackets turned round (``]2, 5[``), unions, intersections and differences
+These are intervals, also with reversed brackets (``]2, 5[``), unions, intersections and differences
 (``\mathbb{R} \setminus \{3\}``), finite sets, inequalities and chains of them, ``x \ne 3``, memberships, and
-sets by a condition (``\{x \in \mathbb{R} \mid |x| < 2\}``). Of conditions joined by "and" all hold, by "or"
-one does; a comma stands for "and" where all can hold together.
+sets by a condition (``\{x \in \mathbb{R} \mid |x| < 2\}``). A comma between conditions means "and" where all
+can hold together, else "or".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cola_envs.grading.inequalities import conditions
+from cola_envs.grading.conditions import conditions
 from cola_envs.grading.line import Cells, End, Line, NotReal
 from cola_envs.grading.nodes import (
     Difference,
@@ -32,17 +32,17 @@ _INTERVALS = ("()", "(]", "[)", "[]")
 
 
 def all_equations(relation: Relation) -> bool:
-    """Whether a chain holds equality signs alone."""
+    """Whether all signs of a chain are equality signs."""
     return all(op == "=" for op in relation.ops)
 
 
 def is_interval(node: Node) -> bool:
-    """Whether a node is written as an interval, which may be a pair too."""
+    """Whether a node is written as an interval; it may also be a pair."""
     return isinstance(node, Group) and len(node.items) == 2 and node.kind in _INTERVALS
 
 
 def is_set_of_reals(node: Node) -> bool:
-    """Whether a node can be nothing but a set of reals, or a condition for one."""
+    """Whether a node can only be a set of reals, or a condition for one."""
     if isinstance(node, Union | Intersection | Difference | SetOf):
         return True
     if isinstance(node, Relation):
@@ -58,8 +58,8 @@ def is_set_of_reals(node: Node) -> bool:
 
 
 @dataclass(slots=True)
-class _Read:
-    """A set as it was read: the letter it is a condition on, its points, and its cells on a line of them."""
+class _Set:
+    """A set: the letter of its condition, the points where it changes, and its cells on a line of them."""
 
     name: str | None
     points: list[Tree]
@@ -67,7 +67,7 @@ class _Read:
 
 
 def compare_sets(gold: Node, answer: Node) -> Truth | None:
-    """Whether two nodes are the same set of reals; None where either is not read as one."""
+    """Whether two nodes are the same set of reals; None where either is not a set of reals."""
     first, second = _read(gold), _read(answer)
     if first is None or second is None:
         return _with_letters(gold, answer)
@@ -121,7 +121,7 @@ def _end(node: Node, closed: bool) -> End | None:
     return (node.tree, closed) if isinstance(node, Expr) else None
 
 
-def _read(node: Node) -> _Read | None:
+def _read(node: Node) -> _Set | None:
     if isinstance(node, Union):
         return _combined(node.parts, any)
     if isinstance(node, Intersection):
@@ -130,10 +130,10 @@ def _read(node: Node) -> _Read | None:
         return _combined((node.whole, node.removed), lambda cells: cells[0] and not cells[1])
     if isinstance(node, SetOf):
         parts = (node.condition,) if node.domain is None else (node.domain, node.condition)
-        found = _combined(parts, all)
-        if found is None or found.name not in (None, node.name):
+        solutions = _combined(parts, all)
+        if solutions is None or solutions.name not in (None, node.name):
             return None
-        return _Read(None, found.points, found.cells)
+        return _Set(None, solutions.points, solutions.cells)
     if isinstance(node, Relation):
         return _relation(node)
     if isinstance(node, Group):
@@ -141,7 +141,7 @@ def _read(node: Node) -> _Read | None:
     return None
 
 
-def _combined(parts: tuple[Node, ...], join: Callable[[tuple[bool, ...]], bool]) -> _Read | None:
+def _combined(parts: tuple[Node, ...], join: Callable[[tuple[bool, ...]], bool]) -> _Set | None:
     read = [_read(part) for part in parts]
     sets = [part for part in read if part is not None]
     names = {part.name for part in sets if part.name}
@@ -153,10 +153,10 @@ def _combined(parts: tuple[Node, ...], join: Callable[[tuple[bool, ...]], bool])
         known = [piece for piece in pieces if piece is not None]
         return tuple(map(join, zip(*known, strict=True))) if len(known) == len(pieces) else None
 
-    return _Read(names.pop() if names else None, [point for part in sets for point in part.points], cells)
+    return _Set(names.pop() if names else None, [point for part in sets for point in part.points], cells)
 
 
-def _relation(relation: Relation) -> _Read | None:
+def _relation(relation: Relation) -> _Set | None:
     if relation.ops in (("in",), ("not in",)):
         inner = _read(relation.sides[1])
         name = relation.names[0]
@@ -168,7 +168,7 @@ def _relation(relation: Relation) -> _Read | None:
             cells = inner.cells(line)
             return tuple(not cell for cell in cells) if outside and cells is not None else cells
 
-        return _Read(name, inner.points, members)
+        return _Set(name, inner.points, members)
     solved = conditions(relation)
     if solved is None:
         return None
@@ -184,15 +184,15 @@ def _relation(relation: Relation) -> _Read | None:
         pieces = [line.where(part) for part in parts]
         return tuple(all(piece[cell] for piece in pieces) for cell in range(line.size))
 
-    return _Read(name, points, solutions)
+    return _Set(name, points, solutions)
 
 
-def _group(group: Group) -> _Read | None:
+def _group(group: Group) -> _Set | None:
     if group.kind == "{}":
         points = [item.tree for item in group.items if isinstance(item, Expr)]
         if len(points) < len(group.items):
             return None
-        return _Read(None, points, lambda line: line.among(points))
+        return _Set(None, points, lambda line: line.among(points))
     if group.kind == "list":
         return _joined(group)
     ends = _ends(group)
@@ -200,10 +200,10 @@ def _group(group: Group) -> _Read | None:
         return None
     low, high = ends
     points = [end for end, _ in ends if not isinstance(end, Infinity)]
-    return _Read(None, points, lambda line: line.interval(low, high))
+    return _Set(None, points, lambda line: line.interval(low, high))
 
 
-def _joined(group: Group) -> _Read | None:
+def _joined(group: Group) -> _Set | None:
     parts = tuple(_conditions_of(group))
     either, both = _combined(parts, any), _combined(parts, all)
     if either is None or both is None or group.connective == "or":
@@ -216,15 +216,15 @@ def _joined(group: Group) -> _Read | None:
         together = both.cells(line)
         return together if together is None or any(together) else either.cells(line)
 
-    return _Read(both.name, both.points, cells)
+    return _Set(both.name, both.points, cells)
 
 
 def _conditions_of(group: Group) -> list[Node]:
     r"""Return the items, with ``x \ne 1, 2`` read as ``x \ne 1, x \ne 2``."""
-    found: list[Node] = []
+    items: list[Node] = []
     for item in group.items:
-        before = found[-1] if found else None
+        before = items[-1] if items else None
         if isinstance(item, Expr) and isinstance(before, Relation) and before.ops == ("!=",):
             item = Relation(("!=",), (before.sides[0], item), (before.names[0], None))
-        found.append(item)
-    return found
+        items.append(item)
+    return items

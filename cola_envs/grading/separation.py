@@ -1,4 +1,4 @@
-r"""How close to zero an algebraic constant can be without being zero.
+r"""Lower bounds on the size of an algebraic constant that is not zero (root separation bounds).
 
 The bound is that of Burnikel, Funke, Mehlhorn, Schirra and Schmitt (2001). Every constant built from whole
 numbers by sums, products, quotients and roots is U / L for algebraic integers U and L of a field of degree at
@@ -16,15 +16,15 @@ from math import gcd, lcm, log2
 
 from cola_envs.grading.nodes import Tree
 
-#: More bits than this are not worth an evaluation.
+#: The largest number of bits for which an evaluation is worth its time.
 MOST_BITS = 12_000
 
 
 class NotAlgebraic(ValueError):
-    """The constant is not built as the bound needs it."""
+    """The constant is outside the form that the bound covers."""
 
 
-#: The entry among the radicals for the order of a root of unity that generates all there are.
+#: The key among the radicals for the order of a root of unity that generates all others.
 _UNITY = "unity"
 
 
@@ -37,7 +37,7 @@ class _Size:
 
 
 def bits_to_zero(tree: Tree) -> int | None:
-    """Return how many bits tell a constant from zero, or None where it is not known or too many."""
+    """Return the bits at which a constant that is not zero shows it; None where unknown or too many."""
     radicals: dict[object, int] = {}
     try:
         size = _size(tree, radicals)
@@ -143,7 +143,7 @@ def _half_turns(tree: Tree) -> Fraction | None:
 
 
 def rational(tree: Tree) -> Fraction | None:
-    """Return the value of a constant of sums, products and quotients of numbers; None for others."""
+    """Return the value of a constant made of sums, products and quotients of numbers; None for others."""
     if tree[0] == "n":
         exact: Fraction = tree[1]
         return exact

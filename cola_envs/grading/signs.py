@@ -1,4 +1,4 @@
-"""The signs of expressions and of their letters: where one proof is enough, and where each sign needs one."""
+"""The signs of expressions, and the letters whose sign matters for a proof."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def known_sign(tree: Tree) -> int | None:
 
 
 def radicands(tree: Tree) -> list[Tree]:
-    """Return what stands under even roots and logarithms."""
-    found = []
+    """Return the arguments of even roots and logarithms."""
+    arguments = []
     for part in subtrees(tree):
         if part[0] == "^" and not variables(part[2]):
             exponent = rational(part[2])
             if exponent is not None and exponent.denominator % 2 == 0:
-                found.append(part[1])
+                arguments.append(part[1])
         elif part[0] == "f" and part[1] in ("log", "ln"):
-            found.append(part[2])
-    return found
+            arguments.append(part[2])
+    return arguments
 
 
 def sign_sensitive(tree: Tree) -> frozenset[str]:
@@ -49,12 +49,12 @@ def sign_sensitive(tree: Tree) -> frozenset[str]:
 
     An expression without them is analytic: an identity that holds for positive letters holds everywhere.
     """
-    found: frozenset[str] = frozenset()
+    letters: frozenset[str] = frozenset()
     for part in subtrees(tree):
         if part[0] == "^":
             exponent = rational(part[2])
             if exponent is None or exponent.denominator > 1:
-                found |= variables(part[1])
+                letters |= variables(part[1])
         elif part[0] == "f" and part[1] in ("log", "ln", "abs"):
-            found |= variables(part)
-    return found
+            letters |= variables(part)
+    return letters

@@ -1,4 +1,4 @@
-"""Cutting token sequences at signs outside all brackets."""
+"""Split token sequences at signs outside all brackets, and find matching brackets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ OPEN, CLOSE = ("(", "[", "{", "\\{"), (")", "]", "}", "\\}")
 
 
 def split(tokens: Sequence[Token], at: Callable[[Token], object]) -> tuple[list[Sequence[Token]], list[str]]:
-    """Cut at the tokens that ``at`` picks; return the parts, and the values of those tokens.
+    """Split at the tokens for which ``at`` is true; return the parts, and the values of those tokens.
 
     Raises:
         ParseError: where brackets do not match.
     """
     parts: list[Sequence[Token]] = []
-    found: list[str] = []
+    separators: list[str] = []
     depth = begin = bars = 0
     for index, token in enumerate(tokens):
         kind, value = token
@@ -33,16 +33,16 @@ def split(tokens: Sequence[Token], at: Callable[[Token], object]) -> tuple[list[
             raise ParseError("a bracket that closes nothing")
         if depth == 0 and not bars and at(token):
             parts.append(tokens[begin:index])
-            found.append(value)
+            separators.append(value)
             begin = index + 1
     if depth:
         raise ParseError("an open bracket")
     parts.append(tokens[begin:])
-    return parts, found
+    return parts, separators
 
 
 def matching(tokens: Sequence[Token], start: int) -> int:
-    """Return where the bracket that opens at ``start`` closes."""
+    """Return the index of the bracket that closes the one at ``start``."""
     depth = 0
     for index in range(start, len(tokens)):
         kind, value = tokens[index]
@@ -54,7 +54,7 @@ def matching(tokens: Sequence[Token], start: int) -> int:
 
 
 def last(tokens: Sequence[Token], at: Callable[[int], bool]) -> int | None:
-    """Return the last index outside all brackets that ``at`` picks; None where there is none."""
+    """Return the last index outside all brackets for which ``at`` is true; None where there is none."""
     depth = 0
     for index in range(len(tokens) - 1, -1, -1):
         kind, value = tokens[index]
@@ -66,7 +66,7 @@ def last(tokens: Sequence[Token], at: Callable[[int], bool]) -> int | None:
 
 
 def straightened(tokens: Sequence[Token]) -> tuple[Token, ...]:
-    """Turn the brackets of ``]a, b[`` round: an end is open where its bracket faces outwards."""
+    """Rewrite intervals like ``]a, b[`` as ``(a, b)``: an end is open where its bracket faces outwards."""
     if ("op", "[") not in tokens and ("op", "]") not in tokens:
         return tuple(tokens)
     out: list[Token] = []

@@ -1,4 +1,4 @@
-"""Reading and rewriting expression trees."""
+"""Functions over expression trees: variables, subtrees, signs, substitution."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def variables(tree: Tree) -> frozenset[str]:
     """Return the names of a tree's free variables."""
     if tree[0] == "v":
         return frozenset([tree[1]])
-    found = frozenset[str]().union(*map(variables, parts(tree)))
-    return found - {tree[2][1]} if tree[0] == "f" and tree[1] in BINDERS else found
+    names = frozenset[str]().union(*map(variables, parts(tree)))
+    return names - {tree[2][1]} if tree[0] == "f" and tree[1] in BINDERS else names
 
 
 def subtrees(tree: Tree) -> Iterator[Tree]:
-    """Yield a tree and all that is in it."""
+    """Yield a tree and all its subtrees."""
     yield tree
     for part in parts(tree):
         yield from subtrees(part)
@@ -50,7 +50,7 @@ def terms(tree: Tree) -> Iterator[Tree]:
 
 
 def has_imaginary_unit(tree: Tree) -> bool:
-    """Whether ``i`` is written in a tree."""
+    """Whether a tree holds ``i``."""
     return any(part == ("c", "i") for part in subtrees(tree))
 
 
@@ -73,9 +73,9 @@ def _with_signs(tree: Tree, signs: Iterator[int]) -> Tree:
 
 
 def with_each_sign(tree: Tree) -> list[Tree]:
-    """Return what a tree with plus-or-minus stands for; the tree alone where it has none.
+    """Return all readings of a tree with plus-or-minus signs; the tree alone where it has none.
 
-    Several of them are independent (four values for two), unless a minus-or-plus says that they go together.
+    Several signs are independent (two of them give four readings), unless one is a minus-or-plus.
     """
     signs = [part[0] for part in subtrees(tree) if part[0] in ("pm", "mp")]
     if not signs:
@@ -89,7 +89,7 @@ def substituted(tree: Tree, name: str, value: Tree) -> Tree:
     """Return a tree with a value for a free variable, also where it is a subscript (``a_k``).
 
     Raises:
-        ValueError: where the variable is part of a longer subscript (``a_{n-k}``), which is not looked into.
+        ValueError: where the variable is part of a longer subscript (``a_{n-k}``), which is not parsed.
     """
     if tree == ("v", name):
         return value

@@ -1,12 +1,12 @@
-r"""The words behind a number: which of them are units, and when two readings agree.
+r"""The words behind a number: parse them as a unit, and compare two units.
 
 A unit, simple or compound, may be left out or added: ``18``, ``18 \text{ km/h}`` and ``18 km per hour``
 agree, and so may any noun (``18 \text{ students}``). Where both sides have words, they must be the same, and
-what a unit is per must be: people are no people per hour. Units that measure the same are converted
+so must the divisors: people are not people per hour. Units of one quantity are converted
 (:func:`size_ratio`).
-Words that change what is said are no units: a.m. is not p.m. and north is not south. They may be added to a
-gold answer that has none, but not left out, except the a.m. or p.m. of a time. Words that deny, hedge or
-change the value (``5 \text{ or } 6``, ``5 \text{ squared}``) are no answer at all.
+Words that change the meaning are not units: a.m. is not p.m. and north is not south. They may be added to a
+gold answer that has none, but not left out, except the a.m. or p.m. of a time. Words that negate, hedge or
+change the value (``5 \text{ or } 6``, ``5 \text{ squared}``) make the text no answer at all.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _HALF_DAY = re.compile(r"\b([AaPp])\s?\.?\s?[Mm]\b\.?")
 
 
 def take_unit(body: list[Token]) -> tuple[Unit | None, Fraction]:
-    """Cut the unit off the end of an expression's tokens.
+    """Remove the unit from the end of an expression's tokens.
 
     Args:
         body: the tokens; the unit's are removed.
 
     Returns:
-        The unit, None where there is none, and the factor that its words stand for (``million``), mostly 1.
+        The unit, None where there is none, and the factor of number words (``million``), mostly 1.
 
     Raises:
         ParseError: where there are words that are no unit, or something after a unit.
@@ -93,7 +93,7 @@ def _is_value(token: Token) -> bool:
 
 
 def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
-    """Read the letters behind a number as a unit (``18 m/s``), or return None where they can be none."""
+    """Read the letters behind a number as a unit (``18 m/s``); return None where they cannot be one."""
     start = next((i for i, token in enumerate(tokens) if i and token[0] in ("sym", "text")), None)
     while start is not None and start > 1 and tokens[start - 1] in (("op", "{"), ("cmd", "frac")):
         start -= 1
@@ -148,7 +148,7 @@ def _braced(tail: Sequence[Token], start: int) -> tuple[Sequence[Token], int]:
 
 
 def read_words(words: str) -> Unit:
-    """Read a unit that is words alone, as of a time. Raises ParseError as :func:`take_unit`."""
+    """Read a unit from words alone, for example of a time. Raises ParseError as :func:`take_unit`."""
     unit, scale = _read(words)
     if scale != 1:
         raise ParseError("a number word behind a number")
@@ -171,7 +171,7 @@ def _read(text: str) -> tuple[Unit, Fraction]:
         scale *= SCALES[pieces.pop(0).lower()]
     reader = _UnitReader(pieces)
     reader.sequence()
-    if reader.position != len(pieces) or (not reader.found and scale == 1):
+    if reader.position != len(pieces) or (not reader.count and scale == 1):
         raise ParseError("words that are no unit")
     return reader.unit(), scale
 
@@ -185,7 +185,7 @@ class _UnitReader:
         self.powers: Counter[str] = Counter()
         self.words: list[str] = []
         self.marks: list[str] = []
-        self.found = 0
+        self.count = 0
 
     def unit(self) -> Unit:
         powers = tuple(sorted((name, power) for name, power in self.powers.items() if power))
@@ -195,7 +195,7 @@ class _UnitReader:
         return self.pieces[self.position] if self.position < len(self.pieces) else ""
 
     def sequence(self, sign: int = 1) -> None:
-        """Read factors up to the end or a closing bracket; what follows a bar or "per" is divided by."""
+        """Read factors up to the end or a closing bracket; those after a bar or "per" are divisors."""
         outer = sign
         power = 1
         while (piece := self.peek()) and piece != ")":
@@ -219,7 +219,7 @@ class _UnitReader:
                 sign, power = outer, 1
             else:
                 raise ParseError("a number behind a unit")
-            self.found += 1
+            self.count += 1
         if power != 1:
             raise ParseError("a power of no unit")
 
@@ -284,9 +284,9 @@ def agree(gold: Unit | None, answer: Unit | None) -> bool:
 
 
 def size_ratio(gold: Unit | None, answer: Unit | None) -> Fraction | None:
-    """Return how many of the gold answer's unit the answer's is (60 for hours and minutes, and 1/60 in turn).
+    """Return the size of the answer's unit in that of the gold answer (an hour is 60 minutes).
 
-    None where they do not measure the same, or where either has none.
+    None where they are units of different quantities, or where either is missing.
     """
     if gold is None or answer is None or (gold.words, gold.marks) != (answer.words, answer.marks):
         return None
@@ -305,7 +305,7 @@ def _in_base_units(unit: Unit) -> tuple[dict[str, int], Fraction]:
 
 
 def _divisors(unit: Unit) -> tuple[tuple[str, ...], ...]:
-    """Return what a unit divides by, and its unknown words with a power: they must be on both sides."""
+    """Return a unit's divisors, and its unknown words with a power: they must be on both sides."""
     return (
         tuple(f"{name}^{power}" for name, power in unit.powers if power < 0),
         tuple(word for word in unit.words if "^" in word),

@@ -1,9 +1,8 @@
-"""Truth values that may rest on claims still to be proven.
+"""Truth values that may depend on unproven claims.
 
-A comparison of two answers is True, False, or a formula over claims: pairs of expressions that agree wherever
-they were sampled, but whose equality is not proven here. A worker proves them or does not
-(:mod:`cola_envs.grading.pool`), and :func:`settle` then says what the comparison is. A claim that is not
-proven counts as false: an answer is only paid when it is proven right.
+A comparison of two answers is True, False, or a formula over claims: pairs of expressions that agree at every
+sample, but whose equality is not proven yet. Workers try to prove them (:mod:`cola_envs.grading.pool`), and
+:func:`settle` then evaluates the formula; an unproven claim counts as false.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Truth = bool | Claim | Every | Some
 
 
 def every(parts: Iterable[Truth]) -> Truth:
-    """Return the conjunction; a part that is False spares the parts after it."""
+    """Return the conjunction; parts after a False one are not evaluated."""
     unsure: list[Truth] = []
     for part in parts:
         if part is False:
@@ -53,7 +52,7 @@ def every(parts: Iterable[Truth]) -> Truth:
 
 
 def some(parts: Iterable[Truth]) -> Truth:
-    """Return the disjunction; a part that is True spares the parts after it."""
+    """Return the disjunction; parts after a True one are not evaluated."""
     unsure: list[Truth] = []
     for part in parts:
         if part is True:
@@ -66,7 +65,7 @@ def some(parts: Iterable[Truth]) -> Truth:
 
 
 def claims(truth: Truth) -> Iterator[Claim]:
-    """Yield the claims that a truth value rests on."""
+    """Yield the claims of a truth value."""
     if isinstance(truth, Claim):
         yield truth
     elif isinstance(truth, Every | Some):
@@ -75,7 +74,7 @@ def claims(truth: Truth) -> Iterator[Claim]:
 
 
 def settle(truth: Truth, proven: Container[Claim]) -> bool:
-    """Return what a truth value is, given the claims that are proven."""
+    """Evaluate a truth value, given the proven claims."""
     if isinstance(truth, Claim):
         return truth in proven
     if isinstance(truth, Every):

@@ -1,4 +1,4 @@
-r"""The words and signs that the grammar of final answers knows."""
+r"""The words, commands and signs of the grammar of final answers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ GREEK = _set(
     "sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega "
     "ell hbar angle triangle det dim ker"
 )
-#: Signs over letters: with its sign, a letter is another letter.
+#: Accents; a letter with an accent is another letter.
 ACCENTS = _set("overline overrightarrow vec hat widehat bar tilde widetilde dot ddot underline")
 COMMANDS = _set(
     "frac sqrt binom choose over sum prod int pi infty pm mp cup cap setminus emptyset lfloor rfloor lceil "
     "rceil begin end"
 )
-#: Sets of numbers by the letter of their blackboard type; the real numbers are read as a set.
+#: Sets of numbers by their blackboard letter; the real numbers have a node of their own.
 NUMBER_SETS = {"Z": "integers", "N": "natural numbers", "Q": "rational numbers", "C": "complex numbers"}
 TEXT = _set(
     "text textbf textit textrm textnormal textsf texttt mbox hbox mathrm mathbf mathit mathsf mathtt "
@@ -126,7 +126,7 @@ REWRITES: list[tuple[re.Pattern[str], str]] = [
         (_GROUP_OF_THOUSANDS, ""),
     ]
 ]  # fmt: skip
-#: Words after a number that deny or hedge it, or change its value: then it is no answer.
+#: Words after a number that negate, hedge or change it: such a text is not an answer.
 NOT_A_UNIT = _set(
     "or and not no about approximately approx around roughly nearly almost maybe perhaps possibly than at "
     "least most more less over under below above between up to from if unless except eg ie etc plus minus "
@@ -143,7 +143,7 @@ SCALES = {
     "trillion": 10**12,
     "dozen": 12,
 }
-#: Words that change what a number says, by the word that stands for them.
+#: Words that change the meaning of a number (a.m., north), with their canonical form.
 MARKS = {
     **{word: word for word in _set(
         "am pm noon midnight north south east west northeast northwest southeast southwest left right down "
@@ -155,11 +155,11 @@ MARKS = {
     "forwards": "forward", "backwards": "backward", "upwards": "upward", "downwards": "downward",
     "inwards": "inward", "outwards": "outward",
 }  # fmt: skip
-#: Words that add nothing to the unit they stand by.
+#: Words beside a unit that have no meaning of their own.
 FILLERS = _set("old long wide tall high deep of a an the each total clock")
-#: Letters that are units where a unit must stand; elsewhere they are variables.
+#: Letters that are units at the place of a unit, and variables elsewhere.
 UNIT_LETTERS = frozenset("mgshlLJNWV")
-#: Signs before an amount; the dollar's is kept apart from TeX's.
+#: Currency signs before an amount; ``clean`` writes a dollar that is not TeX's as ¤.
 CURRENCIES = {"¤": "dollar", "€": "euro", "£": "pound"}
 ORDINALS = _set("st nd rd th")
 _UNIT_NAMES = {
@@ -187,7 +187,7 @@ _UNIT_NAMES = {
     "knot": "knot knots", "revolution": "revolution revolutions rev",
 }  # fmt: skip
 UNIT_OF = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
-#: What a unit is of another, where there is one such ratio (a pound may be money, a month has no length).
+#: The size of a unit in its base unit, where it is unique (a pound may be money, months differ in length).
 SIZES = {
     name: (base, Fraction(size))
     for base, sizes in {

@@ -1,14 +1,12 @@
-r"""The process that asks sympy for a proof: run as a script, it reads and writes length-prefixed JSON.
+r"""The worker process that proves equalities with sympy: a script that reads and writes length-prefixed JSON.
 
-It is a script and not a module of the package on purpose: it needs neither the package nor Gymnasium,
-so that it starts in the time that sympy takes, and it is started by its path, so that the program's own
-``__main__`` is never imported again. First message in: ``{"path": sys.path of the parent, "memory": bytes}``;
-first message out: ``{"ready": true}``. Then, for each ``{"left", "right", "deadline"}``, one
-``{"proven": bool}`` or ``{"error": text}``. Both sides are expression trees
-(:mod:`cola_envs.grading.nodes`), so that sympy parses no text.
+It runs as a script, by its path, so that it imports neither the package nor Gymnasium (it starts as fast as
+sympy) nor the program's ``__main__`` again. First message in: ``{"path": sys.path of the parent, "memory":
+bytes}``; first message out: ``{"ready": true}``. Then, for each ``{"left", "right", "deadline"}``, one
+``{"proven": bool}`` or ``{"error": text}``. Both sides are expression trees (:mod:`cola_envs.grading.nodes`),
+so that sympy parses no text.
 
-Letters are positive here, as in the normal form that did not settle the pair; what holds at other signs is
-for the samples to say, which come first (:mod:`cola_envs.grading.proof`).
+All letters are positive, as in the normal form; :mod:`cola_envs.grading.proof` has substituted other signs.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ _HEADER = struct.Struct("!I")
 
 
 def as_json(tree: object) -> object:
-    """Return an expression tree in what JSON has: fractions as text, in hexadecimal for their length."""
+    """Return an expression tree as JSON values; fractions are hexadecimal text, which has no length limit."""
     if isinstance(tree, Fraction):
         return f"{tree.numerator:x}/{tree.denominator:x}"
     return [as_json(part) for part in tree] if isinstance(tree, tuple) else tree
@@ -64,7 +62,7 @@ def _limit_memory(limit: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """Let the kernel end this process after so many seconds of its own processor time; 0 takes that back."""
+    """Let the kernel end this process after so many seconds of processor time; 0 removes the limit."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
@@ -73,10 +71,10 @@ def _load() -> Callable[[Sequence[Any], Sequence[Any]], bool]:
     import sympy
 
     def of_whole_numbers(function: Function) -> Function:
-        # Of letters sympy takes the divisor of polynomials, by which m and n have none in common.
+        # For letters sympy computes the divisor of polynomials, which of m and n is 1.
         def checked(*arguments: sympy.Expr) -> sympy.Expr:
             if not all(argument.is_Integer for argument in arguments):
-                raise ValueError("a divisor of what is no whole number")
+                raise ValueError("a divisor of something other than whole numbers")
             return function(arguments)
 
         return checked
@@ -123,7 +121,7 @@ def _load() -> Callable[[Sequence[Any], Sequence[Any]], bool]:
         return {"+": sympy.Add, "*": sympy.Mul, "/": lambda a, b: a / b}[kind](*parts)
 
     def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
-        # The real root of a negative number, as the parent has it.
+        # The real root of a negative number, as in the parent.
         if base.is_negative and exponent.is_Rational and exponent.q % 2 and exponent.q > 1:
             return (-1) ** exponent.p * (-base) ** exponent
         return base**exponent
@@ -149,7 +147,7 @@ def _load() -> Callable[[Sequence[Any], Sequence[Any]], bool]:
 def main() -> None:
     """Serve until the input ends."""
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # Whatever a library prints must not fall between the messages.
+    # A library's output must not mix with the messages.
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

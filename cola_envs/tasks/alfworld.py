@@ -97,12 +97,12 @@ class ALFWorld(EngineTask):
     ) -> None:
         check_game_settings(max_commands=max_commands, invalid_penalty=invalid_penalty, admissible=admissible)
         versions = engine_versions("alfworld", "alfworld", "textworld")
-        found = list_games(split_folder(data, split), task_types, games)
-        self.skipped = found.skipped
+        listed = list_games(split_folder(data, split), task_types, games)
+        self.skipped = listed.skipped
         super().__init__(
             num_rows,
             pool=EnginePool(ENGINE, num_rows=num_rows, num_workers=num_workers, deadline=deadline),
-            games=found.games,
+            games=listed.games,
             max_commands=max_commands,
             invalid_penalty=invalid_penalty,
             admissible=admissible,
@@ -111,8 +111,8 @@ class ALFWorld(EngineTask):
                 "dataset": f"alfworld-{FOLDER}",
                 "split": split,
                 "engine": described(versions),
-                "games": len(found.games),
-                "games_sha256": found.sha256,
+                "games": len(listed.games),
+                "games_sha256": listed.sha256,
             },
         )
 
@@ -126,15 +126,15 @@ def split_folder(data: str | Path | None, split: str) -> Path:
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
-    given = data if data is not None else os.environ.get("ALFWORLD_DATA")
+    root = data if data is not None else os.environ.get("ALFWORLD_DATA")
     cure = (
         "run `alfworld-download` (it comes with pip install 'cola-rl[alfworld]') and set the environment "
         "variable ALFWORLD_DATA to the folder that holds it, or pass data=folder; CoLA-Household-v0 needs "
         "no data"
     )
-    if not given:
+    if not root:
         raise FileNotFoundError(f"the variable ALFWORLD_DATA is not set, so there are no games: {cure}")
-    folder = Path(given).expanduser() / FOLDER / split
+    folder = Path(root).expanduser() / FOLDER / split
     if not folder.is_dir():
         raise FileNotFoundError(f"there are no games of ALFWorld at {folder}: {cure}")
     return folder

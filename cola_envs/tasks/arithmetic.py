@@ -220,9 +220,9 @@ _INTEGER = re.compile(r"\s*-?[0-9]{1,18}\s*")
 
 
 def final_text(text: str) -> str | None:
-    r"""What the last complete ``\boxed{...}`` holds; without a box, the last ``<answer>`` pair."""
-    found = extract_boxed(text)
-    return found if found is not None else next(iter(_ANSWER_TAG.findall(text)[-1:]), None)
+    r"""The content of the last complete ``\boxed{...}``; without a box, of the last ``<answer>`` pair."""
+    boxed = extract_boxed(text)
+    return boxed if boxed is not None else next(iter(_ANSWER_TAG.findall(text)[-1:]), None)
 
 
 def final_answer(text: str) -> int | None:
@@ -231,8 +231,8 @@ def final_answer(text: str) -> int | None:
     Returns:
         None where neither holds a plain integer.
     """
-    found = final_text(text)
-    return int(found) if found is not None and _INTEGER.fullmatch(found) else None
+    answer = final_text(text)
+    return int(answer) if answer is not None and _INTEGER.fullmatch(answer) else None
 
 
 @dataclass

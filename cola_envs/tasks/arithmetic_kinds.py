@@ -126,7 +126,7 @@ def _gcd(draw: Draw, level: int) -> Drawn:
     def write() -> Worked:
         sheet = _Sheet()
         answer = _euclid(sheet, a, b)
-        # The last remainder is 0; the answer is the one before it, said once more.
+        # The last remainder is 0; the answer repeats the one before it.
         sheet.add(answer, 0)
         return f"gcd({a},{b})=?", answer, tuple(sheet.steps)
 
@@ -319,14 +319,14 @@ def _power(draw: Draw, level: int) -> Drawn:
     def write() -> Worked:
         sheet = _Sheet()
         ordered = sorted(powers, key=lambda power: -(power[0] ** power[1]))
-        found = []
+        results = []
         for base, exponent in ordered:
             value = base
             for _ in range(exponent - 1):
                 value = sheet.times(value, base)
-            found.append(value)
-        other = rest if len(found) == 1 else found[1]
-        answer = sheet.add(found[0], -other if subtracts else other)
+            results.append(value)
+        other = rest if len(results) == 1 else results[1]
+        answer = sheet.add(results[0], -other if subtracts else other)
         sign = "-" if subtracts else "+"
         shown = sign.join(f"{base}^{exponent}" for base, exponent in ordered)
         return f"{shown}{f'{sign}{rest}' if rest else ''}=?", answer, tuple(sheet.steps)

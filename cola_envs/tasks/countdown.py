@@ -56,7 +56,7 @@ class Puzzle(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What :func:`score` found.
+    """The result of :func:`score`.
 
     Attributes:
         correct: whether the expression makes the target from the numbers.
@@ -232,7 +232,7 @@ class CountdownTask:
         difficulty: 1 (3 numbers up to 9, targets up to 99), 2 (3, 25, 199), 3 (4, 25, 499),
             4 (5, 50, 999) or 5 (6, 100, 999). Of every puzzle one solution is known in which all
             intermediate results are integers above zero and no larger than the largest target.
-        split: ``"train"`` or ``"test"``, told apart by a hash of the sorted numbers and the target.
+        split: ``"train"`` or ``"test"``, determined by a hash of the sorted numbers and the target.
 
     Data: generated; no licence applies. Version history: v0, first release.
     """

@@ -16,7 +16,7 @@ class GSM8K(ProblemSet):
 
     **Prompt, episode, reward.** Those of :class:`~cola_envs.tasks.math500.Math500`: the instruction to reason
     and to answer in a ``\boxed{}``, then the problem; one segment; 1.0 if the last complete box equals the
-    gold answer, which is what stands behind the last ``####`` of the published solution.
+    gold answer, the text after the last ``####`` of the published solution.
 
     **Fields.** Those of Math500; ``subject`` is ``""``, ``level`` -1, and ``unique_id`` is
     ``"GSM8K/test/17"``, the number of the line in its file, from 0 on.

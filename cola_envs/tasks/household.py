@@ -87,10 +87,10 @@ class Household(EngineTask):
         check_generator_settings(split=split, level=level, task_types=task_types)
         check_game_settings(max_commands=max_commands, invalid_penalty=invalid_penalty, admissible=admissible)
         versions = engine_versions("alfworld", "alfworld", "textworld")
-        kept = tuple(task_types)
+        types = tuple(task_types)
 
         def draw(rng: np.random.Generator) -> Game:
-            game = generate(rng, split, level, kept)
+            game = generate(rng, split, level, types)
             return Game(
                 game.spec(),
                 {

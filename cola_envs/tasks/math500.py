@@ -33,15 +33,15 @@ _warned = False
 
 
 class SubstituteWarning(UserWarning):
-    """The real problems are not on this machine, so problems of our own stand in for them."""
+    """The real problems are not on this machine, so the substitute set is used."""
 
 
 class _GeneratedTrain(Sequence[Item]):
-    """The substitute's training items, made when they are asked for."""
+    """The substitute's training items, generated on access."""
 
     def __init__(self, subjects: Sequence[str] | None, levels: Sequence[int] | None) -> None:
         self.subjects, self.levels = subjects, levels
-        substitute.train_item(0, 0, subjects, levels)  # complains about an unknown filter now, not at a reset
+        substitute.train_item(0, 0, subjects, levels)  # raises for an unknown filter now, not at a reset
 
     def __len__(self) -> int:
         return _SUBSTITUTE_TRAIN_SIZE
@@ -108,8 +108,8 @@ class Math500(ProblemSet):
     Attributes:
         dataset: the name of the problem set.
         dataset_sha256: of the file's uncompressed bytes; None for an iterable and for generated items.
-        is_substitute: whether our own problems stand in for the real ones.
-        num_problems: how many problems an episode may draw from.
+        is_substitute: whether the substitute set is used in place of the real one.
+        num_problems: number of problems.
 
     Raises:
         FileNotFoundError: if ``problems`` names no file on this machine.
@@ -131,19 +131,19 @@ class Math500(ProblemSet):
         for name, value in (("subjects", subjects), ("levels", levels)):
             if isinstance(value, str | int):
                 raise ValueError(f"{name} must be a sequence such as [{value!r}], got {value!r}")
-        found = (
+        problem_set = (
             given_problems(problems)
             if problems is not None
             else _fetched_train()
             if split == "train"
             else _fetched_test()
         )
-        self.is_substitute = found is None
-        if found is None:
+        self.is_substitute = problem_set is None
+        if problem_set is None:
             source = _substitute(split, subjects, levels)
             _warn_once(split)
         else:
-            source = dataclasses.replace(found, items=_filtered(found, subjects, levels))
+            source = dataclasses.replace(problem_set, items=_filtered(problem_set, subjects, levels))
         endless = isinstance(source.items, _GeneratedTrain)
         super().__init__(
             num_rows,
@@ -173,23 +173,23 @@ def _cached_test() -> Problems | None:
     path = try_to_load_from_cache(repository, name, repo_type="dataset")
     if not isinstance(path, str):
         return None
-    found = read_problems(Path(path))
-    if found.file is not file:
+    problems = read_problems(Path(path))
+    if problems.file is not file:
         raise ValueError(
-            f"{path} has the sha256 {found.sha256}, which is not MATH-500's: remove it, or run `cola data "
+            f"{path} has the sha256 {problems.sha256}, which is not MATH-500's: remove it, or run `cola data "
             "fetch math500`, whose file is read first"
         )
-    return found
+    return problems
 
 
 def _fetched_train() -> Problems | None:
-    """MATH's training problems, without any that MATH-500 holds; None where they have not been fetched."""
-    found = read_fetched(_published("math"))
-    if found is None:
+    """MATH's training problems without those of MATH-500; None where they have not been fetched."""
+    problems = read_fetched(_published("math"))
+    if problems is None:
         return None
     test = math500_keys()
-    kept = [item for item in found.items if problem_key(item["problem"]) not in test]
-    return dataclasses.replace(found, items=kept)
+    items = [item for item in problems.items if problem_key(item["problem"]) not in test]
+    return dataclasses.replace(problems, items=items)
 
 
 def _substitute(split: str, subjects: Sequence[str] | None, levels: Sequence[int] | None) -> Problems:

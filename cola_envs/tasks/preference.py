@@ -160,21 +160,21 @@ class Preference:
             ) from error
 
     def info(self, row: int) -> Info:
-        """The row's prompt and what it was drawn from."""
+        """The row's prompt, and hash and size of the set of prompts."""
         return {"prompt": self._prompt(row), **self._about}
 
     def snapshot(self, row: int) -> object:
-        """The index of the row's prompt: the whole of its state."""
+        """The index of the row's prompt, its whole state."""
         return self._index[row]
 
     def restore(self, row: int, state: object) -> None:
-        """Put a row back to the prompt that :meth:`snapshot` named."""
+        """Restore a row to the prompt that :meth:`snapshot` returned."""
         if state is not None and not (isinstance(state, int) and 0 <= state < self.num_problems):
             raise ValueError(f"state {state!r} names none of {self.num_problems} prompts")
         self._index[row] = state
 
     def close(self) -> None:
-        """Nothing is held: a scorer belongs to the caller."""
+        """Do nothing: a scorer belongs to the caller."""
 
     def _prompt(self, row: int) -> str:
         index = self._index[row]
@@ -226,7 +226,7 @@ def _is_test(prompt: str) -> bool:
 
 def _resolved(scorer: object, name: str, device: str | None) -> Scorer:
     if isinstance(scorer, str | Path):
-        # A task knows neither torch nor transformers: a reward model is the agents' side's.
+        # Imported here, because cola_envs imports neither torch nor transformers.
         model: Scorer = importlib.import_module("cola_agents.train.reward").RewardModel(scorer, device=device)
         return model
     if not callable(scorer):
@@ -240,10 +240,10 @@ def _resolved(scorer: object, name: str, device: str | None) -> Scorer:
 def _scores(
     scorer: Scorer, name: str, rows: Sequence[int], prompts: Sequence[str], texts: Sequence[str]
 ) -> list[float | Exception]:
-    """A score for each response, or what is wrong with the one that was given."""
-    given = one_each(scorer(list(prompts), list(texts)), rows, f"what {name}= returns")
+    """For each response its score, or an exception for a score that is not a finite number."""
+    returned = one_each(scorer(list(prompts), list(texts)), rows, f"what {name}= returns")
     scores: list[float | Exception] = []
-    for score, row, prompt, text in zip(given, rows, prompts, texts, strict=True):
+    for score, row, prompt, text in zip(returned, rows, prompts, texts, strict=True):
         what = f"the score that {name}= gives in row {row} to {shown(text)} after the prompt {shown(prompt)}"
         try:
             scores.append(finite_number(score, what))

@@ -1,4 +1,4 @@
-r"""A set of problems with final answers in a box: what ``CoLA-Math500-v0`` and ``CoLA-GSM8K-v0`` share."""
+r"""A task over problems with boxed answers: the base of ``CoLA-Math500-v0`` and ``CoLA-GSM8K-v0``."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ from cola_envs.task import Turn
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}.\n\n"
 #: The prompt of the CoLA paper's code; ``{}`` takes the instruction and the problem.
 PROMPT = "User: {}\nAssistant: "
-#: ``info["level"]`` of a problem that has none: a field keeps one type over all episodes.
+#: ``info["level"]`` of a problem without one: a field has one type in all episodes.
 NO_LEVEL = -1
 
 
 class ProblemSet:
-    """Rows that each answer one problem of a set; a subclass says which set.
+    """A task whose rows each answer one problem of a set; a subclass provides the set.
 
     Args:
-        num_rows: how many rows there are.
+        num_rows: number of rows.
         source: the problems.
-        split: the split they are of; None where it is unknown.
-        sequential: take the problems in order, each once before any comes again, whichever row asks; a
-            problem seed, where one is given, is a problem's place in that order
-            (:class:`~cola_envs.order.Order`).
-        hash_first: hash only so many of the problems: generated sets have no end.
+        split: their split; None where it is unknown.
+        sequential: play the problems in order, each once before any is repeated; a problem seed is then a
+            place in that order (:class:`~cola_envs.order.Order`).
+        hash_first: hash only so many of the problems, for endless generated sets.
 
     Attributes:
         dataset, dataset_sha256: name and hash of the source.
         set_hash: see :func:`hash_of`.
-        num_problems: how many problems an episode may draw from.
-        order: where they come in order.
+        num_problems: number of problems.
+        order: of the problems, if ``sequential``.
 
     Raises:
         ValueError: without a row.
@@ -73,7 +72,7 @@ class ProblemSet:
         rngs: Sequence[np.random.Generator],
         problem_seeds: Sequence[int] | None = None,
     ) -> list[str]:
-        """Draw a problem for each row from its own generator, or by its seed in order; the prompts."""
+        """Draw a problem for each row from its generator, or by its seed in order; return the prompts."""
         seeds: Sequence[int | None] = problem_seeds or [None] * len(rows)
         for row, rng, seed in zip(rows, rngs, seeds, strict=True):
             self._index[row] = draw(self.num_problems, self.order, rng, seed)
@@ -95,7 +94,7 @@ class ProblemSet:
         return Turn(reward=float(verdict.correct), done=True, info=fields)
 
     def info(self, row: int) -> Info:
-        """Return the fields of the row's problem; a text that is not told is ``""``, a level -1."""
+        """Return the fields of the row's problem; an unknown text is ``""``, an unknown level -1."""
         item = self._item(row)
         return {
             "subject": item["subject"] or "",
@@ -109,17 +108,17 @@ class ProblemSet:
         }
 
     def snapshot(self, row: int) -> object:
-        """Return the index of the row's problem: the whole of its state."""
+        """Return the index of the row's problem, its whole state."""
         return self._index[row]
 
     def restore(self, row: int, state: object) -> None:
-        """Put a row back to the problem that :meth:`snapshot` named."""
+        """Restore a row to the problem that :meth:`snapshot` returned."""
         if state is not None and not (isinstance(state, int) and 0 <= state < self.num_problems):
             raise ValueError(f"state {state!r} names none of {self.num_problems} problems")
         self._index[row] = state
 
     def close(self) -> None:
-        """Nothing is held: the grading workers belong to the process and end with it."""
+        """Do nothing: the grading workers belong to the process and end with it."""
 
     def _item(self, row: int) -> Item:
         index = self._index[row]
@@ -129,7 +128,7 @@ class ProblemSet:
 
 
 def hash_of(items: Iterable[Item]) -> str:
-    """The sha256 of the problems and their answers, in order: what was played, whatever it was called."""
+    """The sha256 of the problems and their answers, in order; it identifies a set under any name."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps([item["problem"], item["answer"]]).encode() + b"\n")
@@ -143,9 +142,9 @@ def check_split(split: str) -> None:
 
 
 def split_of(source: Problems, split: str) -> str | None:
-    """The split that given problems are of: that of the published file they are, or else None.
+    """The split of a user's problems: that of a published file with the same bytes, else None.
 
-    Warns where ``split`` is ``"train"`` and they are a published test set, or some are MATH-500's.
+    Warns where ``split`` is ``"train"`` and they are a published test set, or include problems of MATH-500.
     """
     which = ""
     if source.file is not None and source.file.split == "test":
@@ -156,7 +155,7 @@ def split_of(source: Problems, split: str) -> str | None:
         which = f"{shared} of these problems are MATH-500's test problems" if shared else ""
     if which and split == "train":
         warnings.warn(
-            f"{which} and split is 'train': what is trained on them cannot be evaluated on them; pass "
+            f"{which} and split is 'train': a model trained on them cannot be evaluated on them; pass "
             "split='test' for an evaluation",
             UserWarning,
             stacklevel=3,

@@ -230,14 +230,14 @@ def _check_simplifications(simplifications: str) -> None:
     known = ", ".join(SIMPLIFICATIONS)
     if not isinstance(simplifications, str):
         raise TypeError(f"simplifications must be a string such as 'easy', got {simplifications!r}")
-    given = simplifications.split(",") if simplifications else []
-    for name in given:
+    names = simplifications.split(",") if simplifications else []
+    for name in names:
         if name not in SIMPLIFICATIONS:
             raise ValueError(
                 f"unknown simplification {name!r} in {simplifications!r}; known are {known}, "
                 "joined by commas without spaces"
             )
-    if "easy" in given and len(given) > 1:
+    if "easy" in names and len(names) > 1:
         raise ValueError(
             f"'easy' stands for a set of simplifications and goes alone, got {simplifications!r}"
         )

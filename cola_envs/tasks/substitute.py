@@ -1,4 +1,4 @@
-"""An embedded stand-in for MATH: problems of our own over its seven subjects and five levels.
+"""An embedded substitute for MATH: generated problems over its seven subjects and five levels.
 
 Training items are drawn from templates (:mod:`cola_envs.tasks.substitute_problems`), each from a seed and an
 index, by no state but these; the test items are a fixed file that the same templates filled once. No
@@ -45,7 +45,7 @@ _STRIDE = 0x9E3779B97F4A7C15  # odd and large: neighbouring seeds share no item
 
 
 def canonical_question(problem: str) -> str:
-    """Return a question's words, numbers and signs in sorted order, whoever it is about.
+    """Return a question's words, numbers and signs in sorted order, without names of persons and things.
 
     8 + 6 and 6 + 8 are one question, and so are Ada's three shells and Ben's three stamps.
     """
@@ -83,8 +83,8 @@ def _key(values: Sequence[T] | None) -> tuple[T, ...] | None:
 def _cells(
     subjects: tuple[str, ...] | None, levels: tuple[int, ...] | None
 ) -> tuple[tuple[str, int, tuple[Template, ...]], ...]:
-    for name, given, known in (("subject", subjects, SUBJECTS), ("level", levels, LEVELS)):
-        for value in given or ():
+    for name, values, known in (("subject", subjects, SUBJECTS), ("level", levels, LEVELS)):
+        for value in values or ():
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; the {name}s are {', '.join(map(str, known))}")
     chosen = tuple(

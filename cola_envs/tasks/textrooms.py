@@ -120,7 +120,7 @@ class Game:
         return [*commands, "look"]
 
     def act(self, state: State, command: str) -> tuple[State, str] | None:
-        """Carry out a command: the next state and what the player is told; None where it does nothing.
+        """Carry out a command: the next state and the response; None for a command without effect.
 
         A command is one of :meth:`admissible`, in any case, with any spaces and articles.
         """
@@ -128,7 +128,7 @@ class Game:
         return self._carry_out(state, command) if command in self.admissible(state) else None
 
     def _carry_out(self, state: State, command: str) -> tuple[State, str]:
-        """The next state and what the player is told, for one of the admissible commands."""
+        """The next state and the response, for one of the admissible commands."""
         words = command.split()
         verb = words[0]
         if verb == "look":
@@ -197,7 +197,7 @@ def generate(seed: int, *, difficulty: int = 1, split: Split = "train") -> Game:
     """Game number ``seed`` of a split: the same arguments give the same game on every machine.
 
     Every game can be won within half of its difficulty's command limit, and takes two commands
-    at least. A split is told by a hash of goal and first observation, so no two splits share an opening.
+    at least. A hash of goal and first observation determines the split, so no two splits share an opening.
 
     Raises:
         ValueError: for an unknown difficulty or split.
@@ -365,16 +365,16 @@ class TextRooms:
         reward = 0.0
         if done is None:
             self.invalid += 1
-            said, reward = NOTHING, -self.invalid_penalty
+            response, reward = NOTHING, -self.invalid_penalty
         else:
-            self.state, said = done
+            self.state, response = done
         won = self.game.won(self.state)
         over = not won and self.commands >= self.max_commands
         if won:
-            said, reward = WON, 1.0
+            response, reward = WON, 1.0
         elif over:
-            said = f"{said} {OVER}"
-        said = said if won or over else said + self._asked()
+            response = f"{response} {OVER}"
+        response = response if won or over else response + self._asked()
         info = {
             "command": command,
             "valid": done is not None,
@@ -382,7 +382,7 @@ class TextRooms:
             "invalid": self.invalid,
             "success": won,
         }
-        text = said if text.endswith("\n") else f"\n{said}"
+        text = response if text.endswith("\n") else f"\n{response}"
         return Turn(text=text, reward=reward, done=won or over, truncated=over, info=info)
 
     def _asked(self) -> str:

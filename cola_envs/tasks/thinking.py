@@ -23,8 +23,8 @@ class ThinkingPrompt:
 
     Reward: ``format_weight`` if the whole segment matches, from its first to its last character,
     ``\s*<think>[^<]+</think>\s*<answer>[^<]+</answer>\s*``, plus ``answer_weight`` if the wrapped task
-    calls the answer right, which it may wherever it finds one. With the defaults the format alone is paid,
-    and whether the answer is right is reported in ``info["correct"]``.
+    counts the answer as correct, wherever it stands. With the defaults only the format is rewarded, and
+    ``info["correct"]`` reports whether the answer is correct.
 
     Episode end: that of the wrapped task (one segment).
 
@@ -34,8 +34,8 @@ class ThinkingPrompt:
     Args:
         task: a one-segment task; its ``reset`` and ``step`` are called once an episode.
         instruction: put in front of the task's prompt.
-        format_weight: paid for the format, >= 0.
-        answer_weight: paid for the right answer, >= 0.
+        format_weight: reward for the format, >= 0.
+        answer_weight: reward for the correct answer, >= 0.
 
     Raises:
         ValueError: for a weight that is negative or not finite, or where both are zero.
@@ -95,6 +95,6 @@ def thinking_arithmetic(
     Args:
         level, split, kinds: of :class:`~cola_envs.tasks.arithmetic.ArithmeticTask`.
         instruction: put in front of each prompt.
-        format_weight, answer_weight: what is paid for the format and for the right answer.
+        format_weight, answer_weight: rewards for the format and for the correct answer.
     """
     return ThinkingPrompt(ArithmeticTask(level, split, kinds), instruction, format_weight, answer_weight)

@@ -234,7 +234,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 50}, {len(before) + 50
 generate({TASK!r}, sys.argv[1], problems=6, n=2, num_envs=4)
 """
     done = subprocess.run([sys.executable, "-c", limited, str(path)], capture_output=True, text=True)
-    assert "File too large; what the file held before is still in it" in done.stderr
+    assert "File too large; the file's old content is unchanged" in done.stderr
     assert path.read_bytes()[: len(before)] == before
     generate(TASK, path, problems=6, n=2, num_envs=4)
     assert path.read_bytes()[: len(before)] == before

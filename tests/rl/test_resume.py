@@ -356,7 +356,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
 
 def test_batches_without_a_place_cannot_be_resumed(tmp_path):
     with pytest.raises(
-        ValueError, match=r"policy: checkpoints need batches that know their place; .*state_dict"
+        ValueError, match=r"policy: checkpoints need batches that can be resumed; .*state_dict"
     ):
         run("policy", batches=iter([next(Batches())]), checkpoints=tmp_path / "steps")
     assert not list(tmp_path.iterdir())
@@ -367,7 +367,7 @@ def test_a_place_that_json_does_not_keep_is_refused(tmp_path):
         def state_dict(self) -> Any:
             return {"drawn": (1, 2)}
 
-    with pytest.raises(ValueError, match="the place of the batches does not survive JSON"):
+    with pytest.raises(ValueError, match=r"the batches' state_dict\(\) does not survive JSON"):
         run("policy", batches=Odd(), checkpoints=tmp_path / "steps")
     assert not list(tmp_path.iterdir())
 

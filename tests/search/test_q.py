@@ -14,8 +14,8 @@ from cola_agents.search.q import (
     QConfig,
     QEvaluator,
     QFunction,
-    _targets,
     acting,
+    episode_targets,
     split_problems,
     td_target,
     train_q,
@@ -65,8 +65,7 @@ def test_targets_are_the_published_ones_and_an_end_is_worth_its_reward() -> None
     frozen = torch.tensor([[[0.0, 0.0], [0.4, 8.0], [7.0, 0.6]], [[0.0, 0.0], [6.0, 6.0], [6.0, 6.0]]])
     rewards = torch.tensor([[0.1, 0.0, 1.0], [2.0, 0.0, 0.0]])
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    q = QFunction(None, torch.nn.Linear(1, 2, bias=False), "hidden", "", gamma=0.5)
-    targets = _targets(q, online, frozen, rewards, mask)
+    targets = episode_targets(rewards, online, frozen, mask, gamma=0.5)
     # The online network chooses (3 > 1: action 0; 2 > 0: action 1), the frozen one says what that is worth.
     torch.testing.assert_close(targets[0], torch.tensor([0.1 + 0.5 * 0.4, 0.5 * 0.6, 1.0]))
     assert targets[1, 0] == 2.0
@@ -199,7 +198,7 @@ def test_saved_and_loaded_it_judges_the_same_and_only_its_own_model(
     with torch.no_grad():
         torch.testing.assert_close(again(rollout), q(rollout))
     assert again.gamma == 0.9
-    with pytest.raises(ValueError, match="judges 16 actions"):
+    with pytest.raises(ValueError, match="has 16 actions"):
         QFunction.load(tmp_path / "q", token_backbone)
     with pytest.raises(ValueError, match="fingerprint"):
         QFunction.load(tmp_path / "q", LatentBackbone(tiny_cola_difference, tiny_tokenizer))

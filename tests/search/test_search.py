@@ -320,7 +320,7 @@ def test_what_cannot_be_searched_is_said() -> None:
     episodes = played(Bandit)
     with pytest.raises(ValueError, match="another codebook"):
         search(episodes, [0], lambda rows: (np.ones((len(rows), 64)) / 64, np.zeros(len(rows))))
-    with pytest.raises(ValueError, match="no finite number"):
+    with pytest.raises(ValueError, match="not a finite number"):
         search(episodes, [0], letters({"a": float("nan")}))
     with pytest.raises(ValueError, match="not all 0"):
         search(episodes, [0], letters({}))
@@ -331,7 +331,7 @@ def test_what_cannot_be_searched_is_said() -> None:
 
     bad = np.zeros((1, 257))
     bad[0, 7] = np.nan
-    with pytest.raises(ValueError, match="value of action 7 that is no finite number"):
+    with pytest.raises(ValueError, match="value of action 7 that is not a finite number"):
         search(episodes, [0], worth(bad))
     with pytest.raises(ValueError, match="must give action values"):
         search(episodes, [0], worth(np.zeros((1, 64))))
@@ -378,7 +378,7 @@ def test_without_a_judge_a_search_that_must_not_see_rewards_is_refused() -> None
 def test_a_judge_of_another_codebook_is_refused(size: int) -> None:
     episodes = played(Words, max_tokens=3)
     evaluate = RolloutEvaluator(episodes, _flat, q=lambda rows: torch.zeros(len(rows), size))
-    with pytest.raises(ValueError, match=f"judges {size} actions and there are 257 or 260; was it made for"):
+    with pytest.raises(ValueError, match=f"has {size} actions and there are 257 or 260; was it made for"):
         search(episodes, [0], evaluate, SearchConfig(simulations=4, rewards="estimated"))
 
 
@@ -398,7 +398,7 @@ def test_a_task_that_says_other_things_each_time_is_refused_before_the_search_be
         raise AssertionError("the search has begun")
 
     episodes = played(Moody)
-    with pytest.raises(RuntimeError, match="Moody cannot be put back: played again, it said something else"):
+    with pytest.raises(RuntimeError, match="Moody cannot be restored: its replay gave other turns"):
         search(episodes, [0], never)
     with pytest.raises(ResetNeeded):  # and no episode goes on as another
         episodes.step([0], [code("a")])
@@ -417,7 +417,7 @@ def test_where_rows_cannot_be_put_back_in_the_end_the_error_has_what_was_found()
             return Turn(reward=1.0)
 
     episodes = played(Drifting, max_tokens=3)
-    with pytest.raises(RuntimeError, match="said something else") as raised:
+    with pytest.raises(RuntimeError, match="its replay gave other turns") as raised:
         search(episodes, [0], letters({"a": 1.0}), SearchConfig(simulations=50))
     assert raised.value.found.simulations[0] > 0  # type: ignore[attr-defined]
 

@@ -187,7 +187,7 @@ def test_what_would_read_the_solutions_or_lacks_its_q_is_refused(q_folder: str, 
         MCTS(TASK, MCTSQConfig(), leaves="q", q=q_folder)
     with pytest.raises(TypeError, match="id or Episodes"):
         MCTS(3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="judges 64 actions"):
+    with pytest.raises(ValueError, match="has 64 actions"):
         MCTS("CoLA-Arithmetic-Token-v0", MCTSQConfig(), q=q_folder)
 
 

@@ -230,7 +230,7 @@ def test_a_place_in_other_batches_is_refused():
 def test_documents_without_a_place_say_so_only_when_it_is_asked_for():
     batches = PackedBatches(TEXTS, Letters(), rows=2, length=12)
     next(batches)
-    with pytest.raises(TypeError, match="documents of type list do not know their place"):
+    with pytest.raises(TypeError, match="documents of type list cannot be resumed"):
         batches.state_dict()
     assert isinstance(Listed("a", []), Documents)
 

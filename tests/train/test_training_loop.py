@@ -315,10 +315,10 @@ def test_a_stream_that_ends_early_says_when(tmp_path):
 
 def test_batches_that_do_not_fit_are_refused():
     batch = next(Batches())
-    with pytest.raises(ValueError, match="policy: a batch of 4 rows came, and rows=2"):
+    with pytest.raises(ValueError, match="policy: got a batch of 4 rows for rows=2"):
         run("policy", batches=iter([batch]), rows=2)
     none = Batch(**{**vars(batch), "targets": torch.full_like(batch.targets, IGNORED)})
-    with pytest.raises(ValueError, match="policy: no target counts in the batch of step 2"):
+    with pytest.raises(ValueError, match="policy: the batch of step 2 has no target"):
         run("policy", batches=iter([batch, none]))
 
 

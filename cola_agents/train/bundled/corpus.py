@@ -4,10 +4,10 @@ Most documents are arithmetic answered in one of five styles and stories in chec
 are Countdown puzzles answered in the same styles, transcripts of TextRooms games, and word problems in the
 form of the Math500 prompt.
 
-The thinking style is rare on purpose, whatever was asked and whether or not the instruction stands before
-it: the format reward of ``CoLA-Thinking-v0`` has something to teach. For ``CoLA-TextRooms-v0`` to have too,
-most games are played at random: a clone of all players says every command and wins seldom. It could hardly
-learn from its wins alone to look for what the goal names, so a few games show it.
+The thinking style is rare on purpose, with or without the instruction, so that the format reward of
+``CoLA-Thinking-v0`` has something to teach. For the same reason most TextRooms games are played at random: a
+policy cloned from them gives every command and seldom wins. Wins alone would be too rare to learn from, so a
+few games follow a plan.
 """
 
 from __future__ import annotations
@@ -35,18 +35,16 @@ class CorpusConfig:
     """Shares of the corpus.
 
     Attributes:
-        arithmetic, english, countdown, rooms: shares of the documents; what is left are word problems.
-        levels: how often each arithmetic level is drawn, level 1 first.
-        styles: how often each answer style is drawn, of arithmetic and Countdown.
-        instructed: how many of their prompts carry the thinking instruction.
-        obeyed: how many of those are answered in the thinking style; the others as if not told.
+        arithmetic, english, countdown, rooms: shares of the documents; the rest are word problems.
+        levels: probability of each arithmetic level, level 1 first.
+        styles: probability of each answer style, for arithmetic and Countdown.
+        instructed: share of their prompts with the thinking instruction.
+        obeyed: share of those with an answer in the thinking style.
         word_levels: levels of the word problems.
-        countdown_difficulties, rooms_difficulties: how often each difficulty is drawn, 1 first.
-        rooms_skilled: how many TextRooms games are played by one who follows a shortest plan; the others by
-            one who draws commands at random.
-        rooms_slips: how many commands a skilled player draws like the other.
-        rooms_nonsense: how many of the commands drawn may do nothing; the others are drawn from those that do
-            something.
+        countdown_difficulties, rooms_difficulties: probability of each difficulty, 1 first.
+        rooms_skilled: share of TextRooms games that follow a shortest plan; the others are random.
+        rooms_slips: share of random commands in a skilled game.
+        rooms_nonsense: share of random commands that may have no effect; the others have one.
     """
 
     arithmetic: float = 0.52
@@ -92,7 +90,7 @@ def documents(seed: int, config: CorpusConfig | None = None) -> Iterator[Documen
         if kind == "arithmetic":
             yield arithmetic_document(rng, config)
         elif kind == "english":
-            # A few long ones, so that positions beyond a prompt's are trained too.
+            # A few long stories, so that later positions are trained too.
             sentences = rng.randint(8, 24) if rng.random() < 0.05 else None
             opening, _, rest = story(rng, sentences).partition(" ")
             yield Document(opening, " " + rest)
@@ -108,14 +106,14 @@ def documents(seed: int, config: CorpusConfig | None = None) -> Iterator[Documen
 def arithmetic_document(rng: random.Random, config: CorpusConfig) -> Document:
     """One arithmetic problem of the train split with an answer in a drawn style."""
     level = _drawn(rng, config.levels)
-    return _answered(rng, config, generate(rng.getrandbits(61), level=level, split="train"))
+    return _answer(rng, config, generate(rng.getrandbits(61), level=level, split="train"))
 
 
 def countdown_document(rng: random.Random, config: CorpusConfig) -> Document:
     """One Countdown puzzle of the train split with a right answer in a drawn style."""
     difficulty = _drawn(rng, config.countdown_difficulties)
     puzzle = countdown.generate(rng.getrandbits(60), difficulty=difficulty, split="train")
-    return _answered(rng, config, puzzle)
+    return _answer(rng, config, puzzle)
 
 
 def _drawn(rng: random.Random, weights: tuple[float, ...]) -> int:
@@ -123,7 +121,7 @@ def _drawn(rng: random.Random, weights: tuple[float, ...]) -> int:
     return rng.choices(range(1, len(weights) + 1), weights)[0]
 
 
-def _answered(rng: random.Random, config: CorpusConfig, problem: Problem | countdown.Puzzle) -> Document:
+def _answer(rng: random.Random, config: CorpusConfig, problem: Problem | countdown.Puzzle) -> Document:
     names, weights = zip(*config.styles, strict=True)
     style = rng.choices(names, weights)[0]
     instruction = ""
@@ -149,8 +147,8 @@ def answer_in_style(problem: Problem | countdown.Puzzle, style: str) -> str:
     if style == "steps":
         return f" {worked}, so {box}."
     if style == "words":
-        told = [_in_words(expression, value) for expression, value in problem.steps]
-        return f" First {'. Then '.join(told)}. The answer is {box}."
+        sentences = [_in_words(expression, value) for expression, value in problem.steps]
+        return f" First {'. Then '.join(sentences)}. The answer is {box}."
     if style == "think":
         return f"<think>{worked}</think><answer>{problem.answer}</answer>"
     raise ValueError(f"style {style!r} is not one of direct, preface, steps, words, think")
@@ -164,19 +162,19 @@ def _in_words(expression: str, value: int) -> str:
 
 
 def rooms_document(rng: random.Random, config: CorpusConfig) -> Document:
-    """A TextRooms game of the train split, mostly played by one who has no plan."""
+    """A TextRooms game of the train split, mostly with random commands."""
     difficulty = _drawn(rng, config.rooms_difficulties)
     task = textrooms.TextRooms(difficulty)
     prompt = task.begin(textrooms.generate(rng.getrandbits(60), difficulty=difficulty, split="train"))
     follows = 1.0 - config.rooms_slips if rng.random() < config.rooms_skilled else 0.0
-    said = []
+    transcript = []
     while True:
         plan = task.game.plan(task.state) if rng.random() < follows else None
         command = plan[0] if plan else _random_command(rng, config, task.game, task.state)
         turn = task.step(f" {command}\n")
-        said.append(f" {command}\n{turn.text}")
+        transcript.append(f" {command}\n{turn.text}")
         if turn.done:
-            return Document(prompt, "".join(said))
+            return Document(prompt, "".join(transcript))
 
 
 def _random_command(
@@ -188,7 +186,7 @@ def _random_command(
 
 
 def _nonsense(rng: random.Random, game: textrooms.Game) -> str:
-    """A command that may or may not do something, of the goal's words, of the game's or of any."""
+    """A random command, with or without effect, of the goal's items, the game's items or any items."""
     named = game.goal.split()
     items, containers = rng.choice(
         (

@@ -1,8 +1,8 @@
 """Plain templated English with a grammar that can be checked.
 
-One table of words serves the generator, which writes stories, and the checker, which reads them, so
-that grammar can be measured on text that a model wrote: agreement of verb and subject, of article and
-noun, and of a pronoun with the subject of the sentence before.
+The generator and the checker of stories share one table of words, so that the grammar of a model's text can
+be measured: agreement of verb and subject, of article and noun, and of a pronoun with the subject of the
+sentence before.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _OPENING = "Story:"
 
 
 def story(rng: random.Random, sentences: int | None = None) -> str:
-    """A story of ``sentences`` sentences (2 to 4 where not said), beginning with ``Story:``."""
+    """A story of ``sentences`` sentences (None for 2 to 4), beginning with ``Story:``."""
     count = sentences or rng.randint(2, 4)
     parts = [_OPENING]
     pronoun = ""
@@ -107,11 +107,11 @@ def _sentence(rng: random.Random, subject: str, plural: bool) -> str:
 
 
 def check_story(text: str) -> list[bool]:
-    """Judge every complete sentence of ``text``.
+    """Check the grammar of every complete sentence of ``text``.
 
     Args:
-        text: a story; a leading ``Story:`` is passed over, and so is a last sentence without its
-            full stop, which a token budget may have cut.
+        text: a story; a leading ``Story:`` is skipped, and so is a last sentence without a full stop, which
+            a token budget may have truncated.
 
     Returns:
         A bool per complete sentence: True where the sentence is one that :func:`story` could have
@@ -128,7 +128,7 @@ def check_story(text: str) -> list[bool]:
 
 
 def _judge(sentence: str, pronoun: str) -> tuple[bool, str]:
-    """Whether a sentence is legal after a subject that ``pronoun`` stands for, and its own pronoun."""
+    """Whether a sentence is legal after a subject with this ``pronoun``, and the pronoun of its subject."""
     match = re.fullmatch(r" ?([A-Z][a-z]*)((?: [a-z]+)+)", sentence)
     if not match:
         return False, ""

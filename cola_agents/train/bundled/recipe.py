@@ -28,7 +28,7 @@ from cola_envs.jsonl import JsonObject
 
 M = TypeVar("M", bound=PreTrainedModel)
 TOKENIZER_DOCUMENTS = 8_000
-#: How the latent-action model is grown around the base.
+#: The sizes of the latent-action model around the base.
 GROWTH: JsonObject = {
     "num_codes": 64,
     "num_inverse_layers": 1,
@@ -40,14 +40,14 @@ GROWTH: JsonObject = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the bundled models are made from.
+    """The settings of the bundled models.
 
     Attributes:
         seed: of weights, data and noise.
         vocab_size: entries of the tokenizer.
-        base, world, policy: the stages. The base model of the token arm is trained for as many tokens
-            more as ``world`` and ``policy`` together read.
-        codes, corpus: how codes are assigned and what the corpus holds.
+        base, world, policy: the stages. For comparisons at token level the base is trained further, for as
+            many tokens as ``world`` and ``policy`` together.
+        codes, corpus: the code assignment and the composition of the corpus.
     """
 
     seed: int = 0
@@ -60,7 +60,7 @@ class Recipe:
 
     @property
     def continued(self) -> StageConfig:
-        """The extra training of the token arm's base: as many tokens as the latent-action stages."""
+        """The further training of the base: as many tokens as the latent-action stages."""
         steps = round((self.world.tokens + self.policy.tokens) / (self.base.rows * self.base.length))
         # A third of the peak rate: the schedule starts again from a trained model.
         return replace(self.base, steps=steps, lr=self.base.lr / 3)
@@ -69,7 +69,7 @@ class Recipe:
 def corpus_batches(
     seed: int, tokenizer: PreTrainedTokenizerFast, stage: StageConfig, corpus: CorpusConfig
 ) -> PackedBatches:
-    """Endless packed batches of the generated corpus, which know their place."""
+    """Endless packed batches of the generated corpus, which can be resumed."""
     return packed_batches(
         GeneratedDocuments(seed, corpus), PlainTokenizer(tokenizer), rows=stage.rows, length=stage.length
     )
@@ -120,7 +120,7 @@ def train_policy(recipe: Recipe, world_path: Path, out: Path) -> CodebookMetrics
 
 
 def continue_base(recipe: Recipe, base_path: Path, out: Path) -> None:
-    """Train the base on for the token arm, saved to ``out``."""
+    """Train the base further, for comparisons at token level; saved to ``out``."""
     tokenizer = load_tokenizer(base_path)
     base = load_model(LlamaForCausalLM, base_path)
     stage = recipe.continued

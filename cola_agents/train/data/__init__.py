@@ -1,4 +1,4 @@
-"""Documents to train on: where they come from, and how they are packed into rows of tokens."""
+"""Training data: sources of documents, and their packing into rows of tokens."""
 
 from cola_agents.train.data.packing import IGNORED, Batch, PackedBatches, Piece, RowPacker, packed_batches
 

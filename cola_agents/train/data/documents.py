@@ -13,7 +13,7 @@ from cola_envs.jsonl import JsonObject
 
 @dataclass(frozen=True)
 class Document:
-    """A text in two parts that are tokenised apart, as they are when a model continues a prompt."""
+    """A prompt and its continuation, tokenised separately, as when a model continues a prompt."""
 
     prompt: str
     continuation: str
@@ -25,10 +25,10 @@ class Document:
 
 @runtime_checkable
 class Documents(Protocol):
-    """A stream of documents that knows its place.
+    """A stream of documents that can be resumed.
 
     Attributes:
-        name: what errors and logs call it.
+        name: in errors and logs.
     """
 
     name: str
@@ -38,26 +38,26 @@ class Documents(Protocol):
     def __next__(self) -> Document: ...
 
     def state_dict(self) -> JsonObject:
-        """The place after the last document that was drawn; JSON can hold it."""
+        """The position after the last document, as JSON values."""
 
     def load_state_dict(self, state: JsonObject) -> None:
-        """Go on from such a place.
+        """Resume at such a position.
 
         Raises:
-            ValueError: where it is one of other data.
+            ValueError: for a position in other data.
         """
 
 
 class Mixture:
-    """Several streams that a row is drawn from by their weights.
+    """Several streams; each row of a batch comes from one, drawn by their weights.
 
-    The weights are shares of rows, so of tokens but for what a row leaves empty, and not of documents: as in
-    the official loader, which draws the stream of a block of tokens. A stream that ends leaves its share to
-    the others; where all have ended, so has the mixture.
+    The weights are shares of rows (so of tokens, apart from padding), not of documents: as in the official
+    loader, which draws the stream of a block of tokens. When a stream ends, its share goes to the others;
+    the mixture ends with the last one.
 
     Args:
         streams: the streams and their weights, positive and of any sum.
-        seed: of the order. Row n is drawn by (seed, n).
+        seed: of the draws. Row n is drawn by (seed, n).
 
     Raises:
         ValueError: without streams, for two of the same name, or for a weight that is not a positive number.
@@ -77,7 +77,7 @@ class Mixture:
         self.seed = seed
 
     def draw(self, number: int, ended: Sequence[int]) -> int:
-        """The stream of row ``number``, of those that have not ended."""
+        """The stream of row ``number``, one that has not ended."""
         weights = self.weights.copy()
         weights[list(ended)] = 0.0
         return int(np.random.default_rng((self.seed, number)).choice(len(weights), p=weights / weights.sum()))

@@ -1,4 +1,4 @@
-"""How an object of data (a line of JSON, a row of a table) becomes a document."""
+"""Turn an object of data (a line of JSON, a row of a table) into a document."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 from cola_agents.train.data.documents import Document
 
-#: How a prompt stands before its continuation: as it is, or as the user's turn of a dialogue.
+#: The form of a prompt: unchanged, or as the user's turn of a dialogue.
 Template = Literal["plain", "dialogue"]
-#: The turns of a dialogue. Source: the official fine-tuning's "User: {}\nAssistant: "; the system's is ours.
+#: The turns of a dialogue. Source: the official fine-tuning's "User: {}\nAssistant: "; "system" is ours.
 TURNS = {"system": "System: {}\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
 ANSWER = "Assistant: "
 _CONTINUATIONS = ("response", "continuation")
@@ -18,11 +18,11 @@ _CONTINUATIONS = ("response", "continuation")
 
 @dataclass(frozen=True)
 class RowFormat:
-    """Which fields of an object are read, and how.
+    """The fields of an object that make up a document, and the template.
 
-    Three forms are known: a whole text; a prompt and what follows it; ``messages``, a list of objects with
-    ``role`` (system, user, assistant) and ``content``, which ends with an assistant's. Of messages all but
-    the last one's content is the prompt.
+    There are three forms: a whole text; a prompt and a response; ``messages``, a list of objects with
+    ``role`` (system, user, assistant) and ``content``, which ends with an assistant's. All messages but the
+    last are the prompt.
 
     Attributes:
         text: the field of a whole text; None for ``text`` where the object has it.
@@ -30,7 +30,7 @@ class RowFormat:
             ``continuation`` where the object has them.
         template: ``"dialogue"`` puts a prompt into ``"User: {}\\nAssistant: "``, and ends the response with
             one blank in place of its line ends, as the official fine-tuning does. Messages are always a
-            dialogue. The official code tokenises the two parts together, we one after the other.
+            dialogue. The official code tokenises the two parts together, this one separately.
 
     Raises:
         ValueError: for an unknown template, or for ``text`` together with ``prompt`` or ``response``.
@@ -55,7 +55,7 @@ class RowFormat:
 
         Args:
             row: the object.
-            where: what an error calls it: file and line, say.
+            where: names the object in errors: file and line, say.
 
         Raises:
             ValueError: naming ``where``, for an object that has none of the three forms, or several.
@@ -70,7 +70,15 @@ class RowFormat:
                     f"{where} {have}, which can be read as {' or as '.join(map(repr, forms))}: say which "
                     "field is meant by text=, or by prompt= and response="
                 )
-            raise ValueError(f"{where} {have}; needed is {self._needed()}")
+            if self.text:
+                needed = repr(self.text)
+            elif self.prompt or self.response:
+                needed = f"{self.prompt or 'prompt'!r} and {self.response or ' or '.join(_CONTINUATIONS)!r}"
+            else:
+                needed = (
+                    "'text', or 'prompt' with 'response' or 'continuation', or 'messages'; or name the fields"
+                )
+            raise ValueError(f"{where} {have}; needed is {needed}")
         form, fields = next(iter(forms.items()))
         if form == "messages":
             return _dialogue(row["messages"], where)
@@ -100,16 +108,9 @@ class RowFormat:
             forms["messages"] = ("messages",)
         return forms
 
-    def _needed(self) -> str:
-        if self.text:
-            return f"{self.text!r}"
-        if self.prompt or self.response:
-            return f"{self.prompt or 'prompt'!r} and {self.response or ' or '.join(_CONTINUATIONS)!r}"
-        return "'text', or 'prompt' with 'response' or 'continuation', or 'messages'; or name the fields"
-
 
 def _dialogue(messages: object, where: str) -> Document:
-    said: list[str] = []
+    turns: list[str] = []
     role = None
     messages = messages if isinstance(messages, (list, tuple)) else ()
     for message in messages:
@@ -120,7 +121,7 @@ def _dialogue(messages: object, where: str) -> Document:
                 f"{where}: a message is an object with role ({', '.join(TURNS)}) and content, a string; got "
                 f"{message!r:.80}"
             )
-        said.append(content if len(said) + 1 == len(messages) else TURNS[role].format(content))
-    if role != "assistant" or len(said) < 2:
+        turns.append(content if len(turns) + 1 == len(messages) else TURNS[role].format(content))
+    if role != "assistant" or len(turns) < 2:
         raise ValueError(f"{where}: messages are a list of two or more that ends with an assistant's")
-    return Document("".join(said[:-1]) + ANSWER, said[-1].rstrip("\n") + " ")
+    return Document("".join(turns[:-1]) + ANSWER, turns[-1].rstrip("\n") + " ")

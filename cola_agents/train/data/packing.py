@@ -1,4 +1,4 @@
-"""Documents into training rows: packed, and kept apart from one another.
+"""Pack documents into rows of tokens in which no document attends to another.
 
 Shapes: B rows, T tokens.
 """
@@ -20,12 +20,12 @@ from cola_envs.text import begun
 
 IGNORED = -100
 
-#: Documents in a row of which nothing is learned, after which a stream is said to hold nothing.
+#: A stream is in error after so many consecutive documents without a target.
 MOST_BARREN = 100_000
 
-#: What becomes of a document that is longer than a row: it is split where rows end (it begins in what is left
-#: of one), into pieces with positions from zero that are blind to those before; or a row's length of it is
-#: kept; or it is an error.
+#: Treatment of a document longer than a row. ``chunk``: split at the ends of rows (it begins in the rest of
+#: one), into pieces with positions from zero that do not attend to each other; ``cut``: only its beginning,
+#: a row long, is used; ``error``: raise ValueError.
 LongDocuments = Literal["chunk", "cut", "error"]
 
 
@@ -36,9 +36,9 @@ class Batch:
     Attributes:
         ids: token ids [B, T].
         targets: the next token of the same document [B, T]; -100 after its last token, at pads, and where
-            the next token is not to be learned (a prompt's).
+            the next token belongs to a prompt that is not trained on.
         positions: position within the document [B, T].
-        segments: which document of its row a token belongs to [B, T], counted from 0; -1 at pads.
+        segments: number of a token's document within its row [B, T], from 0; -1 at pads.
     """
 
     ids: Tensor
@@ -48,7 +48,7 @@ class Batch:
 
     @property
     def mask(self) -> Tensor:
-        """Attention mask [B, 1, T, T] bool: causal, and within one document. Made anew at every call."""
+        """Attention mask [B, 1, T, T] bool: causal, and within one document. Computed at every access."""
         length = self.ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
         return (self.segments[:, None, :, None] == self.segments[:, None, None, :]) & causal
@@ -67,9 +67,8 @@ class Piece:
     """A document, or a part of one, that fits a row.
 
     Attributes:
-        ids: its token ids, what a text begins with and the end-of-text token among them where the document
-            begins and ends.
-        learned_from: index of the first token that is a target, at least 1: no token comes before the first.
+        ids: its token ids, with the start-of-text and end-of-text tokens at the document's ends.
+        learned_from: index of the first token that is a target, at least 1.
     """
 
     ids: list[int]
@@ -84,14 +83,14 @@ def packed_batches(
 
 
 class RowPacker:
-    """Documents of one stream, in their order, into rows: each row takes as many as fit.
+    """Packs the documents of one stream, in their order, into rows: as many in a row as fit.
 
     Args:
         documents, tokenizer, length, long, learn_prompts: as in :class:`PackedBatches`.
 
     Attributes:
-        counts: ``split``, ``cut`` and ``dropped`` documents so far: of those that were longer than a row,
-            what became of them, and those of which nothing was left to learn.
+        counts: documents so far that were ``split`` or ``cut`` because they were longer than a row, and
+            ``dropped`` because they had no target.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class RowPacker:
         return row
 
     def _next_piece(self, free: int) -> Piece | None:
-        """A piece of at most ``free`` tokens that something is learned from; None where there is none."""
+        """The next piece of at most ``free`` tokens with a target; None where there is none."""
         barren = 0
         while free > 1 and (self._pending or self._draw()):
             piece = self._pending
@@ -156,7 +155,7 @@ class RowPacker:
         return None
 
     def _draw(self) -> bool:
-        """Whether there was another document, which is pending now."""
+        """Draw the next document, which is then pending; False where the stream has ended."""
         document = next(self._stream, None)
         if document is None:
             return False
@@ -180,7 +179,7 @@ class RowPacker:
         return True
 
     def state_dict(self) -> JsonObject:
-        """The place in the stream, and the pieces that were drawn and have no row yet."""
+        """The position in the stream, and the pending piece."""
         return {
             "documents": self._source().state_dict(),
             "pending": self._pending and [self._pending.learned_from, self._splitting, self._pending.ids],
@@ -189,7 +188,7 @@ class RowPacker:
         }
 
     def load_state_dict(self, state: JsonObject) -> None:
-        """Go on from such a state."""
+        """Resume at such a state."""
         source = self._source()
         source.load_state_dict(state["documents"])
         self._stream = iter(source)
@@ -204,9 +203,8 @@ class RowPacker:
         if isinstance(self.documents, Documents):
             return self.documents
         raise TypeError(
-            f"{self.name}: documents of type {type(self.documents).__name__} do not know their place. To "
-            "resume, train on a source of cola_agents.train.data.sources, or give yours state_dict() and "
-            "load_state_dict()"
+            f"{self.name}: documents of type {type(self.documents).__name__} cannot be resumed. Train on a "
+            "source of cola_agents.train.data.sources, or give yours state_dict() and load_state_dict()"
         )
 
 
@@ -219,25 +217,25 @@ def _end_of_text(tokenizer: Tokenizer) -> int:
 
 
 class PackedBatches:
-    """Endless or finite batches of packed documents, which know their place.
+    """Endless or finite batches of packed documents, which can be resumed.
 
-    Documents begin as the tokenizer's own template says (with a beginning-of-text token, where it has one),
-    are closed by the end-of-text token and laid side by side in their order, as many in a row as fit. No
-    document attends to another and each one's positions start at zero, so that training sees exactly what a
-    prompt sees. Where the documents run out, the last batch may have fewer rows.
+    Documents begin as in the tokenizer's template (with a beginning-of-text token, where it has one), end
+    with the end-of-text token and are packed in their order, as many in a row as fit. No document attends to
+    another and each one's positions start at zero, so that a document in training looks as it does alone at
+    inference. When the documents end, the last batch may have fewer rows.
 
     Args:
-        documents: any documents, or a :class:`Mixture`, each row of which is filled from one stream. To be
-            resumed they have to know their place (:class:`Documents`).
+        documents: any documents, or a :class:`Mixture`, each row of which is filled from one stream. Only
+            :class:`Documents` can be resumed.
         tokenizer: encodes without special tokens, has an end-of-text token, and may have ``start_ids``.
         rows, length: shape of a batch, in rows and tokens.
-        long: what becomes of a document longer than a row: see :data:`LongDocuments`.
-        learn_prompts: whether tokens of prompts are targets. A document of which nothing would be learned is
-            left out, and counted.
+        long: treatment of a document longer than a row: see :data:`LongDocuments`.
+        learn_prompts: whether tokens of prompts are targets. A document without a target is dropped, and
+            counted.
 
     Raises:
-        ValueError: for a tokenizer without end-of-text token; while iterating, for documents that hold
-            nothing to learn, naming the source, and where ``long`` says so for one that is too long.
+        ValueError: for a tokenizer without end-of-text token; while iterating, for a source without any
+            target, naming it, and with ``long="error"`` for a document that is too long.
     """
 
     def __init__(
@@ -291,30 +289,29 @@ class PackedBatches:
         return collate_pieces(rows, self.length)
 
     def figures(self) -> dict[str, float]:
-        """What a log should say of the corpus.
+        """Figures of the corpus for a log.
 
         Returns:
-            how many documents were split, cut or left out, where there were any; and of every finite source
-            ``epoch/NAME``, the pass that it is in, counted from 1.
+            the number of documents that were split, cut or dropped, where there were any; and for every
+            finite source ``epoch/NAME``, its current pass, counted from 1.
         """
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         for packer in self._packers:
             epoch = getattr(packer.documents, "epoch", None)
             if epoch is not None:
-                found[f"epoch/{packer.name}"] = epoch
+                figures[f"epoch/{packer.name}"] = epoch
             for kind, count in packer.counts.items():
                 if count:
-                    found[f"documents_{kind}"] = found.get(f"documents_{kind}", 0) + count
-        return found
+                    figures[f"documents_{kind}"] = figures.get(f"documents_{kind}", 0) + count
+        return figures
 
     def state_dict(self) -> JsonObject:
-        """The place after the last batch; JSON can hold it.
+        """The position after the last batch, as JSON values.
 
-        Besides places in the sources it holds the token ids of at most one document a source: what was drawn
-        and has no row yet.
+        Besides positions in the sources it holds the token ids of at most one pending document a source.
 
         Raises:
-            TypeError: for documents that do not know their place.
+            TypeError: for documents that cannot be resumed.
         """
         return {
             "settings": self._settings,
@@ -324,11 +321,11 @@ class PackedBatches:
         }
 
     def load_state_dict(self, state: JsonObject) -> None:
-        """Go on from such a place.
+        """Resume at such a position.
 
         Raises:
-            ValueError: where it is one of other sources, or of batches that are made otherwise.
-            TypeError: for documents that do not know their place.
+            ValueError: for a position in other sources, or in batches of other settings.
+            TypeError: for documents that cannot be resumed.
         """
         for name, value in self._settings.items():
             saved = state["settings"].get(name, [])
@@ -343,15 +340,15 @@ class PackedBatches:
 
 
 def collate(rows: Sequence[Sequence[list[int]]], length: int) -> Batch:
-    """Lay rows of documents, given as token ids, out as tensors; every next token is a target."""
+    """Turn rows of documents, as token ids, into tensors; every next token is a target."""
     return collate_pieces([[Piece(ids) for ids in row] for row in rows], length)
 
 
 def collate_pieces(rows: Sequence[Sequence[Piece]], length: int) -> Batch:
-    """Lay rows of pieces out as tensors.
+    """Turn rows of pieces into tensors.
 
     Args:
-        rows: pieces of at most ``length`` tokens a row together.
+        rows: the pieces of each row, together at most ``length`` tokens.
         length: T.
     """
     shape = (len(rows), length)

@@ -1,7 +1,7 @@
-"""Where documents come from: local text, JSON lines, the generated corpus, and what `datasets` can stream.
+"""Sources of documents: local text, JSON lines, the generated corpus, and whatever `datasets` can stream.
 
-Every source is a stream of documents (:class:`~cola_agents.train.data.packing.Documents`) that knows its
-place, and goes on from it exactly. Documents come in the order of the data: nothing is shuffled.
+Every source is a stream of documents (:class:`~cola_agents.train.data.documents.Documents`) that resumes
+exactly. Documents come in the order of the data, without shuffling.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from cola_agents.train.data.formats import RowFormat
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
 
-#: What is one document of a text file: a line, what stands between blank lines, or the whole file.
+#: One document of a text file: a line, the text between blank lines, or the whole file.
 Unit = Literal["line", "paragraph", "file"]
-#: Bytes at either end of a file that it is known again by.
+#: Bytes at either end of a file that identify it.
 _ENDS = 1 << 16
 TEXT, LINES = (".txt", ".text", ".md"), (".jsonl", ".ndjson", ".jsonl.gz")
 
 
 class Source(ABC):
-    """Finite data, gone through once or again and again.
+    """Finite data, read for a number of epochs or endlessly.
 
     Args:
-        name: what errors and logs call it.
-        epochs: how many times the data are gone through; None for without end.
+        name: in errors and logs.
+        epochs: passes through the data; None for endless.
 
     Attributes:
-        epoch: the pass that it is in, counted from 1.
+        epoch: the current pass, counted from 1.
 
     Raises:
         ValueError: for fewer than one epoch; while iterating, for data without any document.
@@ -58,14 +58,14 @@ class Source(ABC):
 
     @abstractmethod
     def _begin(self, place: Any) -> Iterator[Document]:
-        """The documents of a pass from a place on; None is the beginning. Blank ones are left out later."""
+        """The documents of a pass from a position on, blank ones included; None is the beginning."""
 
     @abstractmethod
     def _place(self) -> object:
-        """The place after the last document; JSON can hold it."""
+        """The position after the last document, as JSON values."""
 
     def _identity(self) -> object:
-        """What the data must still be for a place to mean the same; JSON can hold it."""
+        """What identifies the data, as JSON values: a position holds only in the same data."""
         return None
 
     def __iter__(self) -> Iterator[Document]:
@@ -87,7 +87,7 @@ class Source(ABC):
         raise StopIteration
 
     def state_dict(self) -> JsonObject:
-        """The place after the last document; JSON can hold it."""
+        """The position after the last document, as JSON values."""
         return {
             "name": self.name,
             "identity": self._identity(),
@@ -97,10 +97,10 @@ class Source(ABC):
         }
 
     def load_state_dict(self, state: JsonObject) -> None:
-        """Go on from such a place.
+        """Resume at such a position.
 
         Raises:
-            ValueError: where it is one of other data.
+            ValueError: for a position in other data.
         """
         here = {"name": self.name, "identity": self._identity()}
         saved = {key: state[key] for key in here}
@@ -116,15 +116,15 @@ class Source(ABC):
 class FileDocuments(Source):
     """Local text and JSON-lines files, one after the other.
 
-    Text files hold a document a line, a paragraph or a file (``unit``); the whitespace inside is kept, line
-    ends at the end of a document are not. JSON-lines files (``.jsonl``, ``.ndjson``, ``.jsonl.gz``) hold an
-    object a line. What is blank is skipped. Everything is UTF-8.
+    Text files hold a document a line, a paragraph or a file (``unit``), without the line ends at its end.
+    JSON-lines files (``.jsonl``, ``.ndjson``, ``.jsonl.gz``) hold an object a line. Blank documents are
+    skipped. Everything is UTF-8.
 
     Args:
         path: a file, or a folder whose text and JSON-lines files (by suffix, and in those below it) are read
             in the order of their names.
-        rows: how an object becomes a document.
-        unit: what is a document of a text file; of no concern to JSON lines.
+        rows: the format of JSON objects.
+        unit: one document of a text file.
         name: None for the path's last part.
         epochs: as in :class:`Source`.
 
@@ -147,7 +147,7 @@ class FileDocuments(Source):
         super().__init__(name or path.name, epochs)
         if unit not in get_args(Unit):
             raise ValueError(f"unit={unit!r} is not one of {get_args(Unit)}")
-        self._files = [path] if path.is_file() else files_in(path)
+        self._files = [path] if path.is_file() else _files_in(path)
         self._rows, self._unit = rows or RowFormat(), unit
         self._at = (0, 0, 0)
 
@@ -170,7 +170,7 @@ class FileDocuments(Source):
         self._at = (first, offset, line)
         for number in range(first, len(self._files)):
             path = self._files[number]
-            with _opened(path) as file:
+            with _open(path) as file:
                 try:
                     file.seek(offset)
                     for document, lines in self._read(path, file, line):
@@ -184,7 +184,7 @@ class FileDocuments(Source):
             self._at = (number + 1, 0, 0)
 
     def _read(self, path: Path, file: BinaryIO, line: int) -> Iterator[tuple[Document, int]]:
-        """The documents from a place in a file on, each with the number of lines that were read by then."""
+        """The documents from a position in a file on, each with the number of lines read so far."""
         if path.name.endswith(LINES):
             for number, raw in enumerate(iter(file.readline, b""), line + 1):
                 if raw.strip():
@@ -204,7 +204,7 @@ class FileDocuments(Source):
 
 
 def known_by(path: Path) -> list[object]:
-    """What a file is known again by: its name, its size, and a digest of its first and last 64 KiB."""
+    """The identity of a file: its name, its size, and a digest of its first and last 64 KiB."""
     size = path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(_ENDS))
@@ -213,7 +213,7 @@ def known_by(path: Path) -> list[object]:
     return [path.name, size, digest.hexdigest()[:16]]
 
 
-def files_in(folder: Path) -> list[Path]:
+def _files_in(folder: Path) -> list[Path]:
     """The text and JSON-lines files in a folder and below, by name.
 
     Raises:
@@ -221,22 +221,22 @@ def files_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no file or folder {folder} to read documents from")
-    found = sorted(path for path in folder.rglob("*") if path.name.endswith(TEXT + LINES) and path.is_file())
-    if not found:
+    files = sorted(path for path in folder.rglob("*") if path.name.endswith(TEXT + LINES) and path.is_file())
+    if not files:
         raise FileNotFoundError(f"{folder} holds no file that ends in {', '.join(TEXT + LINES)}")
-    return found
+    return files
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 class GeneratedDocuments:
-    """The generated corpus of the bundled models, endless. A place in it is reached by generating up to it.
+    """The generated corpus of the bundled models, endless. Resuming generates all documents up to there.
 
     Args:
         seed, config: as in :func:`cola_agents.train.bundled.corpus.documents`.
-        name: what errors and logs call it.
+        name: in errors and logs.
     """
 
     def __init__(self, seed: int, config: CorpusConfig | None = None, *, name: str = "generated") -> None:
@@ -253,14 +253,14 @@ class GeneratedDocuments:
         return next(self._stream)
 
     def state_dict(self) -> JsonObject:
-        """The place after the last document; JSON can hold it."""
+        """The position after the last document, as JSON values."""
         return {"seed": self._seed, "config": repr(self._config), "drawn": self._drawn}
 
     def load_state_dict(self, state: JsonObject) -> None:
-        """Go on from such a place.
+        """Resume at such a position.
 
         Raises:
-            ValueError: where it is one of another seed or configuration.
+            ValueError: for another seed or configuration.
         """
         here = self.state_dict()
         for key in ("seed", "config"):
@@ -275,18 +275,18 @@ class GeneratedDocuments:
 class StreamedDocuments(Source):
     """Rows that the `datasets` library streams: from the hub, a folder, or files that it can read.
 
-    Nothing is downloaded as a whole, and no code that comes with data is run. Of a run that goes on, local
-    ``files`` are compared with what they were; data on the hub or in a folder are trusted to be the same.
+    No data set is downloaded as a whole, and no code of a data set is run. When resumed, local ``files`` must
+    be unchanged; data on the hub or in a folder are trusted to be the same.
 
     Args:
         path: hub id (owner/name), a folder of data files, or the name of a builder ("parquet", "json").
-        subset, split: which part of the data.
+        subset, split: the part of the data.
         files: data files, for a builder.
         rows, name, epochs: as in :class:`FileDocuments`; the name is ``path`` without one.
 
     Raises:
         ImportError: without `datasets`.
-        ValueError: for a split or subset that does not exist; while iterating, for a row that is no document.
+        ValueError: for a split or subset that does not exist; while iterating, for a row without a document.
         OSError: where the data cannot be found or reached.
     """
 
@@ -303,7 +303,7 @@ class StreamedDocuments(Source):
     ) -> None:
         super().__init__(name or path, epochs)
         self._rows = rows or RowFormat()
-        self._described = {
+        self._settings = {
             "path": path,
             "subset": subset,
             "split": split,
@@ -339,7 +339,7 @@ class StreamedDocuments(Source):
 
     @cached_property
     def _known(self) -> list[list[object]]:
-        return [known_by(Path(file)) for file in self._described["files"] or () if Path(file).is_file()]
+        return [known_by(Path(file)) for file in self._settings["files"] or () if Path(file).is_file()]
 
     def _identity(self) -> object:
-        return {**self._described, "content": self._known}
+        return {**self._settings, "content": self._known}

@@ -1,7 +1,7 @@
-"""Where a relation in one unknown can change its truth, and whether it holds at a place.
+"""Equations and inequalities in one unknown: their roots, and whether they hold at a number.
 
-An equation or inequality is solved where its difference is linear or quadratic in the unknown, after every
-absolute value is read with either sign. That it is so is proven by an equal normal form: no root is missed.
+The roots are known where the difference of the sides is linear or quadratic in the unknown, after each
+absolute value is read with either sign. An equal normal form proves the degree, so that no root is missed.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Condition:
     unknown: str
 
     def candidates(self) -> list[Tree] | None:
-        """Return constants among which all roots are; None where they are not known."""
+        """Return constants that include all roots; None where the roots are unknown."""
         return _roots(self.tree, self.unknown)
 
     def holds_at(self, value: Tree) -> bool:
-        """Whether it holds at a constant, at which it may be zero."""
+        """Whether it holds at a constant, which may be a root."""
         at = substituted(self.tree, self.unknown, value)
         if same(at, number(0)) is True:
             return "=" in self.op and self.op != "!="
@@ -54,7 +54,7 @@ class Condition:
         return size is not None and bool(_HOLDS[self.op](size, 0))
 
     def holds_between(self, value: Fraction) -> bool:
-        """Whether it holds at a number that is no root."""
+        """Whether it holds at a number that is not a root."""
         try:
             size = value_of(self.tree, {self.unknown: value}, True, LAST_BITS)
         except Undefined:
@@ -63,7 +63,7 @@ class Condition:
 
 
 def conditions(relation: Relation) -> tuple[str, list[Condition]] | None:
-    """Return a chain's unknown and its conditions, which all must hold; None where it has no one unknown."""
+    """Return a chain's unknown and its conditions, all of which must hold; None without a single unknown."""
     sides: list[Tree | Infinity] = []
     for side, name in zip(relation.sides, relation.names, strict=True):
         if isinstance(side, Infinity):
@@ -71,16 +71,16 @@ def conditions(relation: Relation) -> tuple[str, list[Condition]] | None:
         elif not isinstance(side, Expr):
             return None
         else:
-            # 0 < f(x) < 1: what is asked for is one unknown of several letters.
+            # 0 < f(x) < 1: the unknown is f(x).
             sides.append(("v", name) if name and _IMAGE.fullmatch(name) else side.tree)
     unknown = frozenset[str]().union(*(variables(side) for side in sides if not isinstance(side, Infinity)))
     if len(unknown) != 1 or not set(relation.ops) <= set(_HOLDS):
         return None
     (name,) = unknown
-    found = []
+    parts = []
     for left, op, right in zip(sides, relation.ops, sides[1:], strict=False):
         if isinstance(left, Infinity) or isinstance(right, Infinity):
-            if not _is_no_bound(left, op, right):
+            if not _always_holds(left, op, right):
                 return None
         else:
             values = (
@@ -88,14 +88,14 @@ def conditions(relation: Relation) -> tuple[str, list[Condition]] | None:
                 if op == "!=" and has_plus_minus(right)
                 else (right,)
             )
-            found += [Condition(("+", left, ("neg", value)), op, name) for value in values]
-    return name, found
+            parts += [Condition(("+", left, ("neg", value)), op, name) for value in values]
+    return name, parts
 
 
 _IMAGE = re.compile(r"[A-Za-z]\([A-Za-z]\)")
 
 
-def _is_no_bound(left: Tree | Infinity, op: str, right: Tree | Infinity) -> bool:
+def _always_holds(left: Tree | Infinity, op: str, right: Tree | Infinity) -> bool:
     """Whether a comparison with an infinity holds for every number."""
     if isinstance(left, Infinity):
         return not isinstance(right, Infinity) and op in ("<", ">") and (left.sign < 0) == (op == "<")
@@ -103,25 +103,23 @@ def _is_no_bound(left: Tree | Infinity, op: str, right: Tree | Infinity) -> bool
 
 
 def _roots(tree: Tree, name: str) -> list[Tree] | None:
-    inner = [part for part in subtrees(tree) if part[:2] == ("f", "abs") and name in variables(part)]
-    if len(set(inner)) > _MOST_ABSOLUTE_VALUES:
+    absolute = _absolute_values(tree, name)
+    if len(set(absolute)) > _MOST_ABSOLUTE_VALUES:
         return None
-    if not inner:
+    if not absolute:
         return _polynomial_roots(tree, name)
-    found = _polynomial_roots(inner[0][2], name) if not _has_abs(inner[0][2], name) else None
-    if found is None:
-        return None
-    for sign in (1, -1):
-        replaced = _replaced(tree, inner[0], inner[0][2] if sign > 0 else ("neg", inner[0][2]))
-        more = _roots(replaced, name)
-        if more is None:
+    inner = absolute[0][2]
+    roots = _polynomial_roots(inner, name) if not _absolute_values(inner, name) else None
+    for signed in (inner, ("neg", inner)):
+        more = None if roots is None else _roots(_replaced(tree, absolute[0], signed), name)
+        if roots is None or more is None:
             return None
-        found = [*found, *more]
-    return found
+        roots = [*roots, *more]
+    return roots
 
 
-def _has_abs(tree: Tree, name: str) -> bool:
-    return any(part[:2] == ("f", "abs") and name in variables(part) for part in subtrees(tree))
+def _absolute_values(tree: Tree, name: str) -> list[Tree]:
+    return [part for part in subtrees(tree) if part[:2] == ("f", "abs") and name in variables(part)]
 
 
 def _replaced(tree: Tree, old: Tree, new: Tree) -> Tree:
@@ -137,7 +135,7 @@ def _polynomial_roots(tree: Tree, name: str) -> list[Tree] | None:
     if name in sign_sensitive(tree) or any(
         part[0] == "/" and name in variables(part[2]) for part in subtrees(tree)
     ):
-        return None  # of a form like x / x it is not said where it is defined
+        return None  # the normal form of x / x does not show where it is undefined
 
     def at(value: int) -> Tree:
         return substituted(tree, name, number(value))
