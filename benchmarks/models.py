@@ -87,7 +87,7 @@ def _pretrain(seed: int, scale: float, folder: Path) -> None:
 
 def _bundled_recipe() -> dict[str, Any]:
     """What the bundled models were made from, as their card's figures tell it."""
-    return json.loads((BUNDLED / "metrics.json").read_text())["recipe"]
+    return jsonl.read_object(BUNDLED / "metrics.json", "recipe")["recipe"]
 
 
 def add(commands: Commands) -> None:

@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-import mpmath
 import numpy as np
+
+try:
+    from scipy.stats import sem
+    from scipy.stats import t as student
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("the benchmarks need scipy: pip install -e '.[benchmarks]'") from error
 
 #: Fewer models than this are too few to be resampled.
 FEW_MODELS = 12
@@ -108,35 +113,16 @@ def _centres(runs: Runs) -> np.ndarray:
 
 
 def _student_interval(centres: np.ndarray, level: float) -> tuple[float, float]:
-    error = centres.std(ddof=1) / math.sqrt(len(centres))
-    half = _student_quantile(level, len(centres) - 1) * float(error)
-    return float(centres.mean()) - half, float(centres.mean()) + half
+    half = student.ppf((1 + level) / 2, len(centres) - 1) * sem(centres)
+    return float(centres.mean() - half), float(centres.mean() + half)
 
 
 def _student_p(centres: np.ndarray) -> float:
     """Two-sided p-value of a mean of 0."""
-    error = centres.std(ddof=1) / math.sqrt(len(centres))
-    mean = float(centres.mean())
+    mean, error = centres.mean(), sem(centres)
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return _student_outside(abs(mean) / float(error), len(centres) - 1)
-
-
-def _student_outside(t: float, freedom: int) -> float:
-    """The mass of Student's distribution beyond -t and t."""
-    return float(mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True))
-
-
-@lru_cache
-def _student_quantile(level: float, freedom: int) -> float:
-    """The t that ``level`` of Student's distribution lies within, by bisection."""
-    low, high = 0.0, 1.0
-    while _student_outside(high, freedom) > 1 - level:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_outside(middle, freedom) > 1 - level else (low, middle)
-    return high
+    return float(2 * student.sf(abs(mean) / error, len(centres) - 1))
 
 
 def paired(first: Runs, second: Runs) -> dict[int, list[float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks import RESULTS, Commands
+from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_envs.grading import grade_answers
 from cola_envs.tasks import arithmetic, countdown, substitute, textrooms
@@ -33,7 +33,7 @@ def works() -> dict[str, tuple[Callable[[int], object], int]]:
     golds = [str(i) for i in range(10_000)]
     return {
         "arithmetic problems": (lambda count: list(islice(arithmetic.problems(1), count)), 2000),
-        "substitute problems": (lambda count: list(substitute.train_items(1, count)), 10_000),
+        "substitute problems": (lambda count: [substitute.train_item(1, k) for k in range(count)], 10_000),
         "TextRooms games": (partial(_generated, textrooms.generate), 300),
         "Countdown puzzles": (partial(_generated, partial(countdown.generate, difficulty=3)), 500),
         "Countdown answers scored": (partial(_scored, puzzles), 1000),
@@ -64,6 +64,6 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     found = measure(arguments.turns)
     results = {**provenance(), "per_cpu_second": found}
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(arguments.out, results, indent=1)
     for name, rate in found.items():
         print(f"{name:26}{rate:>10,} a CPU-second")

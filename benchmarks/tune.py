@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import RESULTS, Commands
 from cola_agents.common.files import write_json
+from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.evaluation.demo import Arm, run_arm
 
@@ -41,10 +42,8 @@ def tune(
 
 def tuning_table(results: dict[str, Any]) -> str:
     """One row per configuration, means over the seeds, as Markdown."""
-    lines = [
-        "| arm | lr | KL | rollouts to .9 | format | arithmetic | grammar | held-out CE | CPU-s |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["arm", "lr", "KL", "rollouts to .9", "format", "arithmetic", "grammar", "held-out CE", "CPU-s"]
+    rows = []
     configurations: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for run in results["runs"]:
         key = (run["arm"], run["options"]["lr"], run["options"]["kl_coef"])
@@ -56,8 +55,8 @@ def tuning_table(results: dict[str, Any]) -> str:
             for measure in ("format", "arithmetic", "grammar", "cross_entropy")
         ]
         seconds = sum(run["train_cpu_s"] for run in runs) / len(runs)
-        lines.append(f"| {arm} | {lr:g} | {kl:g} | {reached} | {' | '.join(means)} | {seconds:.0f} |")
-    return "\n".join(lines)
+        rows.append([arm, f"{lr:g}", f"{kl:g}", reached, *means, f"{seconds:.0f}"])
+    return table(head, rows)
 
 
 def _mean(runs: list[dict[str, Any]], when: str, measure: str) -> float:

@@ -12,7 +12,7 @@ from types import ModuleType
 
 #: Folder -> the modules in it that lay in ``cola_agents`` itself.
 _MOVED = {
-    "model": "configuration families hub litgpt lora modeling sampling shards",
+    "model": "configuration families hub lora modeling sampling shards",
     "decoding": "kv lean session static",
     "rl": (
         "acting actors agent generate grpo logs losses memory optimiser options ppo "

@@ -41,12 +41,9 @@ class Decoded:
 
     Attributes:
         tokens: per row an int64 array of n_i >= 1 token ids.
-        logprobs: per row n_i log-probabilities under the very distribution the ids were drawn from
-            (0.0 where the id is the argmax of a deterministic world, or is itself the action).
     """
 
     tokens: list[np.ndarray]
-    logprobs: list[np.ndarray]
 
 
 class Session(Protocol):

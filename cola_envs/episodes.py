@@ -121,10 +121,6 @@ class Episodes:
         """Per token the index of the step that produced it, or -1 for the prompt and task text."""
         return list(self._row(row).origins)
 
-    def agent_mask(self, row: int) -> np.ndarray:
-        """Which of the row's tokens are the agent's, [T] bool: neither the prompt nor task text is."""
-        return np.array(self._row(row).origins) >= 0
-
     def actions(self, row: int) -> list[int]:
         """The actions of the episode so far, one a step."""
         return list(self._row(row).actions)

@@ -77,7 +77,8 @@ def read_object(path: Path, *names: str) -> JsonObject:
     found = parsed(path.read_bytes(), str(path))
     missing = [name for name in names if not isinstance(found, dict) or name not in found]
     if missing or not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: an object with {', '.join(names)} is expected: {found!r:.60}")
+        wanted = f"an object with {', '.join(names)}" if names else "an object"
+        raise ValueError(f"{path} is damaged: {wanted} is expected: {found!r:.60}")
     return found
 
 

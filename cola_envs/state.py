@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cola_envs.seeds import derived_seed
+
 WORLD, PROBLEM, NEXT = 0, 1, 2  # the streams that a row's seed is split into
 
 
@@ -16,7 +18,7 @@ def next_seed(seed: int) -> int:
     A pure function, so that a row's later episodes depend on neither its neighbours nor its actions,
     and a restored row goes on as the original would have.
     """
-    return int(np.random.SeedSequence([seed, NEXT]).generate_state(1, np.uint64)[0]) >> 11
+    return derived_seed(seed, NEXT)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from benchmarks.credit.branching import (
     best_gain,
     between_variance,
     credit,
-    seed_of,
     states_along,
     within_variance,
 )
@@ -26,6 +25,7 @@ from benchmarks.credit.gradients import gradient_snr, group_gradients, products_
 from cola_agents import GRPO, RLOO
 from cola_agents.rl.rollout import InitialPolicy
 from cola_envs import EachRow, Episodes, State, Turn
+from cola_envs.seeds import derived_seed
 from tests import tiny
 from tests.envs.tiny import make
 
@@ -427,6 +427,6 @@ def test_grpo_measures_its_own_standardised_gradient(tiny_cola, tiny_tokenizer):
 
 
 def test_seeds_follow_from_all_their_parts():
-    seeds = {seed_of(*parts) for parts in product(range(4), repeat=3)}
+    seeds = {derived_seed(*parts) for parts in product(range(4), repeat=3)}
     assert len(seeds) == 64
     assert all(0 <= seed < 2**53 for seed in seeds)

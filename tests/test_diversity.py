@@ -182,9 +182,9 @@ def test_every_arm_writes_from_the_same_prefixes_and_the_figures_repeat(arms):
 
 def test_a_sampled_world_is_drawn_at_the_temperature_of_the_codes(latent_backbone, monkeypatch):
     made = []
-    original = module.gym.make_vec
+    original = module.make_rows
     monkeypatch.setattr(
-        module.gym, "make_vec", lambda *a, **k: made.append(k["world_temperature"]) or original(*a, **k)
+        module, "make_rows", lambda *a, **k: made.append(k["world_temperature"]) or original(*a, **k)
     )
     short([Speaker("token", latent_backbone, world="sampled"), Speaker("argmax", latent_backbone)])
     assert made == [0.5, 1.5, 0.0, 0.0]

@@ -12,9 +12,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.train.bundled.tokenizer import train_tokenizer
 
-#: Values of the official code on tiny models; they live beside a developer's checkout, not in it.
-FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
-
 VOCAB = 288
 TOKENIZER = 280  # smaller than VOCAB, so that some ids stand for nothing
 CODES = 16

@@ -15,9 +15,10 @@ from typing import Any
 from benchmarks import RESULTS, Commands
 from benchmarks.claims.findings import Finding, Inputs
 from benchmarks.claims.table import CLAIMS, Claim
-from benchmarks.compare.page import bullets, table
+from benchmarks.compare.page import bullets
 from benchmarks.compare.records import Comparison, read
 from cola_agents.common.files import write_json, write_whole
+from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_envs import jsonl
 

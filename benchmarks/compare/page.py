@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.compare.summary import FEWEST, FEWEST_MODELS, HARMLESS, LABELS, REFERENCE, WINDOW
 from benchmarks.statistics import FEW_MODELS
+from cola_agents.common.markdown import table
 
 #: What the page's first part has a sentence about.
 TOLD = (
@@ -95,12 +96,6 @@ def number(value: float, size: float | None = None) -> str:
     places = 3 if size < 2 else 2 if size < 20 else 1 if size < 200 else 0
     # Adding 0.0 takes the sign from what was rounded to zero.
     return f"{round(value, places) + 0.0:,.{places}f}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def settings(options: Mapping[str, Any]) -> str:

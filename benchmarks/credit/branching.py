@@ -17,6 +17,7 @@ from torch import Tensor
 from cola_agents.model.sampling import distribution, sample
 from cola_agents.rl.rollout import Policy, attach, collect
 from cola_envs.episodes import Episodes
+from cola_envs.seeds import derived_seed
 from cola_envs.state import State
 
 
@@ -150,7 +151,7 @@ def states_along(
     """
     if positions < 1:
         raise ValueError(f"positions must be at least 1, got {positions}")
-    seeds = [seed_of(seed, problem) for problem in problem_seeds]
+    seeds = [derived_seed(seed, problem) for problem in problem_seeds]
     played = collect(episodes, policy, seeds=seeds, problem_seeds=problem_seeds, **drawing)
     wanted = []
     for number in range(len(played)):
@@ -232,7 +233,7 @@ def credit(
             raise ValueError(f"the policy draws none of the actions {list(tried)}: they have no mean value")
         branches.append(_outcomes(episodes, state, tried, prior))
     jobs = [
-        _Job(state, outcome[0], (number, place, k), seed_of(seed, number, k))
+        _Job(state, outcome[0], (number, place, k), derived_seed(seed, number, k))
         for number, (state, branch) in enumerate(zip(states, branches, strict=True))
         for place, outcome in enumerate(branch[0])
         for k in range(continuations)
@@ -321,8 +322,3 @@ def _probabilities(logits: Tensor, drawing: dict[str, Any]) -> np.ndarray:
     if not np.isfinite(found).all():
         raise FloatingPointError("the policy's logits are not finite")
     return found
-
-
-def seed_of(*parts: int) -> int:
-    """A seed below 2**53 that follows from others."""
-    return int(np.random.SeedSequence([int(part) for part in parts]).generate_state(1, np.uint64)[0]) >> 11

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 
@@ -24,10 +23,12 @@ from benchmarks.credit.branching import Branched, Visited, credit, states_along
 from benchmarks.credit.gradients import Signal, gradient_snr
 from benchmarks.statistics import Runs, estimate, hierarchical_means
 from cola_agents.common.files import write_json, write_whole
+from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.rollout import Rollout
+from cola_agents.rl.rows import make_rows
 from cola_envs.fields import mean_scores
 
 TASKS = ("Thinking", "Arithmetic")
@@ -98,9 +99,7 @@ def study(
     started = time.process_time()
     signals, batch = gradient_snr(agent)
     between = time.process_time()
-    made: Any = gym.make_vec(
-        agent.env_id, num_envs=num_envs, model=agent.backbone, **{**agent.env_kwargs, "split": split}
-    ).unwrapped
+    made = make_rows(agent.env_id, num_envs, model=agent.backbone, **{**agent.env_kwargs, "split": split})
     try:
         settings: dict[str, Any] = {**agent.options.drawing, "seed": seed}
         seeds = range(seed, seed + problems)
@@ -285,42 +284,45 @@ def results_of(studies: Mapping[tuple[str, str], Study]) -> dict[str, Any]:
 
 def credit_table(results: Mapping[str, Any]) -> str:
     """Two Markdown tables: what actions decide, and the gradient."""
-    lines = [
-        "| task | arm | action | outcomes a state | of the policy's mass | decided by the action "
-        "| decided after it | share of the action | gain of the action picked |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    return "\n\n".join([_decided_table(results), _gradient_table(results), _note(results)])
+
+
+def _decided_table(results: Mapping[str, Any]) -> str:
+    head = ["task", "arm", "action", "outcomes a state", "of the policy's mass", "decided by the action"]
+    head += ["decided after it", "share of the action", "gain of the action picked"]
+    rows = []
     for found in results["studies"]:
         for where, told in found["decided"].items():
             if told is None:
                 continue
+            outcomes = f"{told['outcomes_per_state']:.1f} ({told['effective_outcomes']:.2f} effective)"
+            variances = [_interval(told[name], 4) for name in ("between", "within")]
             share = "returns do not vary" if told["share"] is None else _interval(told["share"], 3)
-            lines.append(
-                f"| {found['task']} | {found['arm']} | {where} | {told['outcomes_per_state']:.1f} "
-                f"({told['effective_outcomes']:.2f} effective) | {told['mass_tried']:.4f} "
-                f"| {_interval(told['between'], 4)} | {_interval(told['within'], 4)} | {share} "
-                f"| {_interval(told['best_gain'], 3)} |"
-            )
-    lines += [
-        "",
-        "| task | arm | success | actions an episode | effective actions | groups without a difference "
-        "| signal-to-noise an episode | episodes to 1 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+            row = [found["task"], found["arm"], where, outcomes, f"{told['mass_tried']:.4f}"]
+            rows.append([*row, *variances, share, _interval(told["best_gain"], 3)])
+    return table(head, rows)
+
+
+def _gradient_table(results: Mapping[str, Any]) -> str:
+    head = ["task", "arm", "success", "actions an episode", "effective actions"]
+    head += ["groups without a difference", "signal-to-noise an episode", "episodes to 1"]
+    rows = []
     for found in results["studies"]:
         whole = found["gradient"]["all"]
         ratio, needed = whole["per_episode"], "no gradient"
         if ratio is not None:
             needed = f"{1 / ratio:.0f}" if ratio > 0 else "not told from 0"
         told = "no gradient" if ratio is None else f"{ratio:.5f} ± {_or_unknown(whole['error'])}"
-        lines.append(
-            f"| {found['task']} | {found['arm']} | {found['success']:.3f} "
-            f"| {found['actions_per_episode']:.1f} | {found['effective_actions']:.2f} "
-            f"| {found['frac_zero_advantage']:.2f} | {told} | {needed} |"
-        )
+        row = [found["task"], found["arm"], f"{found['success']:.3f}", f"{found['actions_per_episode']:.1f}"]
+        row += [f"{found[name]:.2f}" for name in ("effective_actions", "frac_zero_advantage")]
+        rows.append([*row, told, needed])
+    return table(head, rows)
+
+
+def _note(results: Mapping[str, Any]) -> str:
     first = results["studies"][0]
-    lines.append(
-        f"\n{first['states']} states along the policy's own episodes ({first['split']} split), "
+    return (
+        f"{first['states']} states along the policy's own episodes ({first['split']} split), "
         f"{first['continuations']} continuations of every action with paired random numbers. Variances of "
         "the return: between the values of actions, drawn as the policy draws them, and after the action; "
         "unbiased, so that a small one may come out negative. The gain is of the action that half of the "
@@ -330,7 +332,6 @@ def credit_table(results: Mapping[str, Any]) -> str:
         f"{first['gradient']['all']['group_size']} answers; squared norm of the mean over the trace of the "
         "covariance, unbiased, ± one standard error by the jackknife."
     )
-    return "\n".join(lines)
 
 
 def _interval(found: Mapping[str, float], digits: int) -> str:
@@ -429,8 +430,8 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     results = results_of(studies)
     write_json(arguments.out, results)
-    table = credit_table(results)
-    write_whole(arguments.out.with_suffix(".md"), (table + "\n").encode())
+    page = credit_table(results)
+    write_whole(arguments.out.with_suffix(".md"), (page + "\n").encode())
     draw(studies, arguments.out.with_suffix(".png"))
     if arguments.returns is not None:
         returns: dict[str, Any] = {
@@ -439,4 +440,4 @@ def _run(arguments: argparse.Namespace) -> None:
             for number, branched in enumerate(found.branched)
         }
         np.savez_compressed(arguments.returns, **returns)
-    print(table)
+    print(page)

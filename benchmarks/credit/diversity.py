@@ -21,21 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 
-import cola_envs  # noqa: F401 (registers the ids)
 from benchmarks import RESULTS, Commands
 from benchmarks.compare.arms import ARMS
-from benchmarks.credit.branching import seed_of
 from benchmarks.credit.similarity import Embed, NGramEmbedding, mean_similarity
 from cola_agents.common.files import write_json, write_whole
+from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.evaluation.probe import distinct
 from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.rl.rows import make_rows
 from cola_agents.train.bundled.english import check_story, story
+from cola_envs.seeds import derived_seed
 from cola_envs.task import Turn
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0)
@@ -102,17 +102,17 @@ class Speaker:
     def write(self, temperature: float, *, prefixes: int, samples: int, settings: Mapping[str, Any]) -> Any:
         """``samples`` episodes of each prefix, side by side: a :class:`~cola_agents.rl.rollout.Rollout`."""
         env_id = "CoLA-Text-v0" if self.backbone.level == "latent" else "CoLA-Text-Token-v0"
-        made: Any = gym.make_vec(
+        made = make_rows(
             env_id,
-            num_envs=min(settings["num_envs"], prefixes * samples),
+            min(settings["num_envs"], prefixes * samples),
             model=self.backbone,
             max_tokens=settings["max_tokens"],
             world_temperature=temperature if self.world == "sampled" else 0.0,
             task=lambda: Continuation(settings["prefix_words"]),
-        ).unwrapped
+        )
         try:
             problems = [settings["seed"] + prefix for prefix in range(prefixes) for _ in range(samples)]
-            seeds = [seed_of(problem, place % samples) for place, problem in enumerate(problems)]
+            seeds = [derived_seed(problem, place % samples) for place, problem in enumerate(problems)]
             policy = self.policy or InitialPolicy()
             return collect(
                 made.episodes, policy, seeds=seeds, problem_seeds=problems, temperature=temperature
@@ -324,25 +324,17 @@ def _told(curve: np.ndarray) -> dict[str, Any] | None:
 
 def diversity_table(results: Mapping[str, Any]) -> str:
     """Two Markdown tables: equal temperature, and matched validity."""
-    lines = [
-        "| arm | T | grammatical | diversity | 1 / similarity | distinct-2 | distinct-3 | unique | tokens |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    equal = []
     for arm in results["arms"]:
         for point in arm["points"]:
             reciprocal = point["quality_diversity"]
-            lines.append(
-                f"| {arm['name']} | {point['temperature']:g} | {point['validity']:.3f} "
-                f"| {point['diversity']:.3f} | {'no overlap' if reciprocal is None else f'{reciprocal:.2f}'} "
-                f"| {point['distinct_2']:.3f} | {point['distinct_3']:.3f} | {point['unique']:.3f} "
-                f"| {point['tokens']:.1f} |"
-            )
+            row = [arm["name"], f"{point['temperature']:g}"]
+            row += [f"{point[name]:.3f}" for name in ("validity", "diversity")]
+            row.append("no overlap" if reciprocal is None else f"{reciprocal:.2f}")
+            row += [f"{point[name]:.3f}" for name in ("distinct_2", "distinct_3", "unique")]
+            equal.append([*row, f"{point['tokens']:.1f}"])
     reference = results["matched"][0]["reference"] if results["matched"] else None
-    lines += [
-        "",
-        f"| grammatical | arm | diversity | less {reference}'s | distinct-2 | less {reference}'s |",
-        "|---|---|---|---|---|---|",
-    ]
+    less, at_one = f"less {reference}'s", []
     for matched in results["matched"]:
         for name, told in matched["arms"].items():
             cells = ["at none of its temperatures", "", "", ""]
@@ -351,14 +343,16 @@ def diversity_table(results: Mapping[str, Any]) -> str:
                 cells = []
                 for measure in ("diversity", "distinct_2"):
                     cells += [_interval(told[measure]), _interval(apart[measure]) if apart else ""]
-            lines.append(f"| {matched['validity']:g} | {name} | {' | '.join(cells)} |")
-    lines.append(
-        f"\n{results['prefixes']} prefixes of {results['prefix_words']} words, {results['samples']} "
+            at_one.append([f"{matched['validity']:g}", name, *cells])
+    equal_head = "arm, T, grammatical, diversity, 1 / similarity, distinct-2, distinct-3, unique, tokens"
+    note = (
+        f"{results['prefixes']} prefixes of {results['prefix_words']} words, {results['samples']} "
         "continuations of each. Diversity: 1 less the mean cosine similarity within a prefix; embedding: "
         f"{results['embedding']}. distinct-n and unique are within a prefix too, so that they depend on the "
         "number of continuations. Intervals of 95 % resample prefixes."
     )
-    return "\n".join(lines)
+    matched_table = table(["grammatical", "arm", "diversity", less, "distinct-2", less], at_one)
+    return "\n\n".join([table(equal_head.split(", "), equal), matched_table, note])
 
 
 def _interval(found: Mapping[str, float]) -> str:
@@ -405,7 +399,7 @@ def _run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     write_json(arguments.out, results, indent=1)
-    table = diversity_table(results)
-    write_whole(arguments.out.with_suffix(".md"), (table + "\n").encode())
+    page = diversity_table(results)
+    write_whole(arguments.out.with_suffix(".md"), (page + "\n").encode())
     draw(results, arguments.out.with_suffix(".png"))
-    print(table)
+    print(page)

@@ -17,12 +17,11 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-import gymnasium as gym
-
 from benchmarks.peers.setting import ENV_IDS, Weights
 from cola_agents.decoding.backbones import LatentSession, TokenSession
 from cola_agents.rl import rollout as rollout_module
 from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.rl.rows import make_rows
 
 #: Calls that are named: those of at least so many a row and step.
 LEAST_NAMED = 0.05
@@ -83,8 +82,7 @@ def _figures(
 
 
 def _episodes(level: str, weights: Weights, rows: int, tokens: int) -> Any:
-    envs: Any = gym.make_vec(ENV_IDS[level], num_envs=rows, model=weights.backbones[level], max_tokens=tokens)
-    return envs.unwrapped.episodes
+    return make_rows(ENV_IDS[level], rows, model=weights.backbones[level], max_tokens=tokens).episodes
 
 
 def _plays(level: str, weights: Weights, rows: int, tokens: tuple[int, int]) -> list[Callable[[], Any]]:

@@ -14,6 +14,8 @@ from benchmarks.peers.python_work import measure_python_work
 from benchmarks.peers.rollouts import measure_rollouts
 from benchmarks.peers.setting import PeerSetting, Weights
 from benchmarks.peers.updates import measure_updates
+from benchmarks.targets import judged, targets_table
+from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 
 #: The least that was aimed at.
@@ -112,10 +114,7 @@ def _grpo_update(part: dict[str, Any]) -> dict[str, Any]:
 
 def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
     """What was aimed at beside what was measured; ``met`` is None where nothing was."""
-    return [
-        {"target": text, "measured": value, "met": None if value is None else bool(met)}
-        for text, value, met in _judged(results)
-    ]
+    return judged(_judged(results))
 
 
 def _judged(results: dict[str, Any]) -> Iterator[tuple[str, Any, bool]]:
@@ -135,56 +134,44 @@ def _judged(results: dict[str, Any]) -> Iterator[tuple[str, Any, bool]]:
 
 def peers_table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [results["note"].capitalize() + ".", ""]
-    lines += [
-        "| rows | contender | tokens/CPU-s | iteration CPU-s | iteration wall-s |",
-        "|---|---|---|---|---|",
-    ]
+    iterations, ratios = [], []
     for part in results["grpo"]:
         for name, speed in part["tokens_per_cpu_s"].items():
             whole = part["seconds"][f"{name} iteration"]
-            lines.append(f"| {part['rows']} | {name} | {speed} | {whole['cpu_s']} | {whole['wall_s']} |")
-    lines += ["", "| rows | ratio to TRL | latent | token |", "|---|---|---|---|"]
-    for part in results["grpo"]:
+            iterations.append([part["rows"], name, speed, whole["cpu_s"], whole["wall_s"]])
         for key in (
             "rollouts_faster_than_trl",
             "rollouts_faster_than_trl_with_grading",
             "iteration_faster_than_trl",
         ):
             if key in part:
-                shown = " | ".join(_spread(part[key][level]) for level in ("latent", "token"))
-                lines.append(f"| {part['rows']} | {key.replace('_', ' ')} | {shown} |")
+                shown = [_spread(part[key][level]) for level in ("latent", "token")]
+                ratios.append([part["rows"], key.replace("_", " "), *shown])
     updates = results["updates"]
-    lines += ["", "| PPO update | CPU-s | wall-s |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {figures['cpu_s']} | {figures['wall_s']} |"
-        for name, figures in updates["seconds"].items()
-    ]
-    lines += ["", "| update | ratio |", "|---|---|"]
-    lines += [
-        f"| PPO, {key.replace('_', ' ')} | {_spread(updates[key])} |"
+    seconds = [[name, taken["cpu_s"], taken["wall_s"]] for name, taken in updates["seconds"].items()]
+    ppo = [
+        [f"PPO, {key.replace('_', ' ')}", _spread(updates[key])]
         for key in ("token_of_latent", "rows_of_token", "rows_of_latent")
     ]
-    lines += [
-        f"| GRPO, {part['episodes']} episodes, token of latent | {_spread(part['token_of_latent'])} |"
+    grpo = [
+        [f"GRPO, {part['episodes']} episodes, token of latent", _spread(part["token_of_latent"])]
         for part in updates["grpo"]
     ]
     work = results["python_work"]
-    shown_rows = " and ".join(map(str, work["rows"]))
-    lines += [
-        "",
-        f"| Python work at {shown_rows} rows | calls a step | loop's own us a row and step | share |",
-    ]
-    lines += ["|---|---|---|---|"]
-    for level in ("latent", "token"):
-        of = work[level]
-        lines.append(
-            f"| {level} | {of['calls_per_step']} | {of['loop_us_per_row_and_step']} | {of['loop_share']} |"
-        )
-    words = {True: "met", False: "missed", None: "not measured"}
-    lines += ["", "| target | measured | |", "|---|---|---|"]
-    lines += [f"| {t['target']} | {t['measured']} | {words[t['met']]} |" for t in results["targets"]]
-    return "\n".join(lines)
+    at = f"Python work at {' and '.join(map(str, work['rows']))} rows"
+    names = ("calls_per_step", "loop_us_per_row_and_step", "loop_share")
+    python = [[level, *(work[level][name] for name in names)] for level in ("latent", "token")]
+    return "\n\n".join(
+        [
+            results["note"].capitalize() + ".",
+            table(["rows", "contender", "tokens/CPU-s", "iteration CPU-s", "iteration wall-s"], iterations),
+            table(["rows", "ratio to TRL", "latent", "token"], ratios),
+            table(["PPO update", "CPU-s", "wall-s"], seconds),
+            table(["update", "ratio"], ppo + grpo),
+            table([at, "calls a step", "loop's own us a row and step", "share"], python),
+            targets_table(results["targets"]),
+        ]
+    )
 
 
 def _spread(ratio: dict[str, Any]) -> str:

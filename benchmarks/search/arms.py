@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
-import cola_envs  # noqa: F401 (registers the ids)
 from benchmarks.speed.decoding import base_tokens
 from cola_agents.common.files import write_json
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.rl.generate import generate, read
+from cola_agents.rl.rows import make_rows
 from cola_agents.search.playout import Values
 from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
 from cola_envs import jsonl
@@ -66,8 +65,7 @@ def backbone_of(arm: str) -> Any:
 def make_episodes(task: str, arm: str, backbone: Any, num_rows: int, split: str) -> Episodes:
     """Rows of a task's problems."""
     _, kwargs = TASKS[task]
-    envs: Any = gym.make_vec(env_id(task, arm), num_envs=num_rows, model=backbone, split=split, **kwargs)
-    return envs.unwrapped.episodes
+    return make_rows(env_id(task, arm), num_rows, model=backbone, split=split, **kwargs).episodes
 
 
 def env_id(task: str, arm: str) -> str:

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.credit.branching import seed_of
 from cola_agents.common.files import write_json
 from cola_agents.search.baselines import Tries, beam_search
 from cola_agents.search.config import Ending, SearchConfig
@@ -22,6 +21,7 @@ from cola_agents.search.playout import Values
 from cola_agents.search.puct import answer_of, forwarded_since, search
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes
+from cola_envs.seeds import derived_seed
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def play(method: Method, stage: Stage, seeds: Sequence[int]) -> Found:
         # All rows hold something from the first on: a beam is wider than the last few problems.
         fill = part + [part[-1]] * (episodes.num_rows - len(part))
         episodes.reset(list(range(episodes.num_rows)), fill)
-        own = replace(stage, seed=seed_of(stage.seed, part[0]))
+        own = replace(stage, seed=derived_seed(stage.seed, part[0]))
         for problem in method(own, list(range(len(part)))):
             found.append([_kept(ending) for ending in problem])
             new += problem[-1].spent

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cola_agents.common import markdown
+
 
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
@@ -42,18 +44,16 @@ def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str
             f"Q: AUC {judged['auc']}, within a problem {judged['auc_within']}{best_look(judged)}; some "
             f"ending of some method is right in {said['reached']:.3f} of the problems.",
             "",
-            "| | " + " | ".join(f"{budget:g}" for budget in budgets) + " | tokens | CPU-s | forwarded/new |",
-            "|---" * (len(budgets) + 4) + "|",
         ]
+        rows = []
         for name, line in said["lines"].items():
             cells = [_cell(point["accuracy"]) for point in line["points"]]
             cells += [""] * (len(budgets) - len(cells))
             last = line["points"][-1]
-            lines.append(
-                f"| {name} | {' | '.join(cells)} | {last['tokens']:.0f} | {last['cpu_s']:.3f} | "
-                f"{line['forwarded_of_new']:.2f} |"
-            )
-        lines += ["", *_differences(said, budgets), ""]
+            spent = [f"{last['tokens']:.0f}", f"{last['cpu_s']:.3f}", f"{line['forwarded_of_new']:.2f}"]
+            rows.append([name, *cells, *spent])
+        head = ["", *(f"{budget:g}" for budget in budgets), "tokens", "CPU-s", "forwarded/new"]
+        lines += [markdown.table(head, rows), "", *_differences(said, budgets), ""]
     return lines
 
 
@@ -72,22 +72,19 @@ def best_look(judged: dict[str, Any]) -> str:
 def _differences(said: dict[str, Any], budgets: list[float]) -> list[str]:
     others = sorted({other for line in said["lines"].values() for other in line["minus"]})
     rows = [
+        [name, *(_bold(line["minus"][other][-1]) if other in line["minus"] else "" for other in others)]
+        for name, line in said["lines"].items()
+    ]
+    return [
         f"Paired differences at the largest budget ({budgets[-1]:g}), where the interval excludes 0 in bold, "
         "and the model tokens a problem of both:",
         "",
-        "| | " + " | ".join(f"minus {other}" for other in others) + " |",
-        "|---" * (len(others) + 1) + "|",
-    ]
-    for name, line in said["lines"].items():
-        cells = [_bold(line["minus"][other][-1]) if other in line["minus"] else "" for other in others]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    rows += [
+        markdown.table(["", *(f"minus {other}" for other in others)], rows),
         "",
         "Tokens are equal only where both sides spend the budget. MCTS-Q ends of its own accord, as "
         "officially, and greedy play and a beam cost what they cost: a difference from or of these is "
         "one at the two numbers of tokens that stand with it.",
     ]
-    return rows
 
 
 def _cell(value: dict[str, float]) -> str:
@@ -103,17 +100,16 @@ def _bold(value: dict[str, Any]) -> str:
 
 def _engine(found: dict[str, Any]) -> list[str]:
     rates, again, memory = found["simulations_per_cpu_s"], found["forwarded_of_new"], found["memory"]
-    return [
-        "## The engine",
-        "",
-        f"| {found['trees']} trees, simulations per CPU-s | one tree | ratio | forwarded/new | "
-        f"resident MiB over {memory['searches']} searches |",
-        "|---|---|---|---|---|",
-        f"| {rates['together']:.0f} | {rates['alone']:.0f} | {found['together_of_alone']:.2f} | "
-        f"{again['together']:.2f} | "
-        f"{', '.join(f'{size:.0f} after {number}' for number, size in memory['resident_mib'].items())} |",
-        "",
-    ]
+    shown = {
+        f"{found['trees']} trees, simulations per CPU-s": f"{rates['together']:.0f}",
+        "one tree": f"{rates['alone']:.0f}",
+        "ratio": f"{found['together_of_alone']:.2f}",
+        "forwarded/new": f"{again['together']:.2f}",
+        f"resident MiB over {memory['searches']} searches": ", ".join(
+            f"{size:.0f} after {number}" for number, size in memory["resident_mib"].items()
+        ),
+    }
+    return ["## The engine", "", markdown.table(list(shown), [list(shown.values())]), ""]
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.cache_utils import DynamicCache
 
 from benchmarks.speed.limits import Machine, decode_cost, measure_machine, synchronise
+from cola_agents.common.markdown import table
 from cola_agents.common.randomness import drawn_from
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.loading import load_bundled
@@ -255,18 +256,15 @@ def _median_ratio(over: list[float], under: list[float]) -> float:
 def decoding_table(measured: list[dict[str, Any]]) -> str:
     """CPU milliseconds a step and what follows from them, as Markdown."""
     names = list(measured[0]["cpu_ms_per_step"])
-    lines = [
-        f"| model | rows | {' | '.join(names)} | base faster than {PEER} | aim {AIM} | base of limit "
-        "| cola of base | by bytes |",
-        "|" + "---|" * (len(names) + 7),
-    ]
+    head = ["model", "rows", *names, f"base faster than {PEER}", f"aim {AIM}"]
+    head += ["base of limit", "cola of base", "by bytes"]
+    rows = []
     for part in measured:
         faster = part["faster_than_transformers_loop"]["base"]
         aim = "-" if part["rows"] not in AIM_ROWS else "met" if faster >= AIM else "missed"
-        times = " | ".join(f"{part['cpu_ms_per_step'][name]:.3f}" for name in names)
-        lines.append(
-            f"| {part['model']} | {part['rows']} | {times} | {faster:.2f} | {aim} "
-            f"| {part['limits']['base']['of_limit']:.2f} | {part['cola_of_base']['session']:.2f} "
-            f"| {part['cola_of_base']['bytes']:.2f} |"
-        )
-    return "\n".join(lines)
+        times = [f"{part['cpu_ms_per_step'][name]:.3f}" for name in names]
+        cola = part["cola_of_base"]
+        ratios = [part["limits"]["base"]["of_limit"], cola["session"], cola["bytes"]]
+        shares = [f"{ratio:.2f}" for ratio in ratios]
+        rows.append([part["model"], part["rows"], *times, f"{faster:.2f}", aim, *shares])
+    return table(head, rows)

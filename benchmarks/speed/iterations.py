@@ -28,6 +28,7 @@ from benchmarks.speed.limits import synchronise
 from benchmarks.speed.shapes import SHAPES, is_out_of_memory
 from benchmarks.speed.updates import PeakMemory, free_memory
 from cola_agents.common.files import write_json
+from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.loading import BUNDLED, make_backbone
@@ -263,21 +264,25 @@ def _measure(
 
 def iterations_table(results: dict[str, Any]) -> str:
     """Every arm, as Markdown."""
-    lines = [
+    about = (
         f"{results['env']}, {results['weights']} weights, shape {results['shape']}, {results['device']}, "
-        f"{results['work']['episodes']} episodes an iteration. {results.get('note', '')}".rstrip(),
-        "",
-        "| level | algorithm | s / iteration | playing | learning | tokens/s | peak MiB | planned MiB |",
-        "|---|---|---|---|---|---|---|---|",
+        f"{results['work']['episodes']} episodes an iteration. {results.get('note', '')}".rstrip()
+    )
+    figures = {
+        "s / iteration": "seconds",
+        "playing": "playing_seconds",
+        "learning": "learning_seconds",
+        "tokens/s": "tokens_per_s",
+        "peak MiB": "peak_memory_mib",
+        "planned MiB": "planned_peak_mib",
+    }
+    no_memory = ["out of memory", *[""] * (len(figures) - 1)]
+    rows = [
+        [arm["level"], arm["algorithm"]]
+        + (no_memory if "out_of_memory" in arm else [arm[name] for name in figures.values()])
+        for arm in results["arms"]
     ]
-    for arm in results["arms"]:
-        if "out_of_memory" in arm:
-            lines.append(f"| {arm['level']} | {arm['algorithm']} | out of memory | | | | | |")
-            continue
-        names = ("seconds", "playing_seconds", "learning_seconds", "tokens_per_s", "peak_memory_mib")
-        figures = " | ".join(str(arm[name]) for name in (*names, "planned_peak_mib"))
-        lines.append(f"| {arm['level']} | {arm['algorithm']} | {figures} |")
-    return "\n".join(lines)
+    return f"{about}\n\n{table(['level', 'algorithm', *figures], rows)}"
 
 
 def add(commands: Commands) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import RESULTS, Commands
 from benchmarks.speed.shapes import SHAPES
 from cola_agents.common.files import write_json
+from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.rl.memory import memory_plan
 
@@ -37,11 +38,11 @@ def plans(work: dict[str, int] | None = None) -> dict[str, dict[str, float]]:
 
 def plan_table(found: dict[str, dict[str, float]]) -> str:
     """Parts down, arms across, in GiB, as Markdown."""
-    lines = [f"| GiB | {' | '.join(found)} |", "|---|" + "---:|" * len(found)]
-    for part in next(iter(found.values())):
-        figures = " | ".join(f"{plan[part]:.2f}" for plan in found.values())
-        lines.append(f"| {part.replace('_', ' ')} | {figures} |")
-    return "\n".join(lines)
+    rows = [
+        [part.replace("_", " "), *(f"{plan[part]:.2f}" for plan in found.values())]
+        for part in next(iter(found.values()))
+    ]
+    return table(["GiB", *found], rows, numbers=True)
 
 
 def add(commands: Commands) -> None:

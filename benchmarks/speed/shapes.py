@@ -26,6 +26,7 @@ from benchmarks import RESULTS, Commands
 from benchmarks.speed.decoding import Numbers, causal_lm, random_model
 from benchmarks.speed.limits import Machine, decode_cost, measure_machine, median_seconds, synchronise
 from benchmarks.speed.updates import MeasuredPPO, PeakMemory, free_memory, random_rollout
+from benchmarks.targets import judged, targets_table
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
@@ -305,10 +306,7 @@ def _timed_updates(
 
 def targets(parts: dict[str, Any], shape: Shape) -> list[dict[str, Any]]:
     """What was aimed at beside what was measured; ``met`` is None where nothing was."""
-    return [
-        {"target": text, "measured": value, "met": None if value is None else bool(passes)}
-        for text, value, passes in _judged(parts, shape)
-    ]
+    return judged(_judged(parts, shape))
 
 
 def _judged(parts: dict[str, Any], shape: Shape) -> Iterator[tuple[str, float | None, bool]]:
@@ -337,15 +335,12 @@ def _both(latent: dict[str, Any], token: dict[str, Any], name: str) -> bool:
 
 def shapes_table(results: dict[str, Any]) -> str:
     """Targets beside what was measured, as Markdown."""
-    words = {True: "met", False: "missed", None: "not measured"}
     lines = [
         f"Device {results['device']}, shape {results['shape']}: {results['note']}.",
         f"Floor of CoLA over base-only decoding, from weights read: {results['weights_read_cola_of_base']}.",
         "",
-        "| target | measured | |",
-        "|---|---|---|",
+        targets_table(results["targets"]),
     ]
-    lines += [f"| {t['target']} | {t['measured']} | {words[t['met']]} |" for t in results["targets"]]
     return "\n".join(lines)
 
 

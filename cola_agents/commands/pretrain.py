@@ -8,9 +8,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
 from cola_agents.common.files import LOCK, one_writer
@@ -20,215 +20,188 @@ if TYPE_CHECKING:
     from cola_agents.train.metrics import CodebookMetrics
     from cola_agents.train.runs import Run
 
-#: Stages of the bundled recipe, and what they take besides ``--out``.
-_RECIPE = {
-    "base": ("seed", "steps", "tensorboard"),
-    "bundled": ("seed", "steps", "tensorboard"),
-    "card": ("seed",),
-}
-_CONFIG = (
-    "rows",
-    "micro_rows",
-    "length",
-    "lr",
-    "warmup",
-    "precision",
-    "save_every",
-    "keep",
-    "log_every",
-    "gradient_checkpointing",
-    "tensorboard",
-)
-_GROW = ("num_codes", "num_inverse_layers", "num_merge_layers", "num_policy_layers", "readout")
-_CODES = ("tau", "entropy", "marginal")
-_JUDGED = ("trunk", "gamma", "held_out_problems")
-_TUNED = ("under", "no_reclone", "lora_rank", "lora_alpha", "keep_adapters")
-#: What other stages than these read.
-_FOREIGN = {"world": (*_TUNED, "held_out"), "policy": (*_TUNED, *_GROW, *_CODES), "fta": (*_GROW, *_CODES)}
-_Q = ("model", "tokenizer", "device", "dtype", "data", "steps", "rows", "lr", "seed", *_JUDGED)
-
 _DESCRIPTION = """\
-world   inverse dynamics, codebook and world model around a causal LM (or of a latent-action model)
-policy  the policy, cloned from the inverse dynamics
-fta     the base under codes, and the policy again
-q       a Q-function over the actions, from the files of `cola generate` that --data names
-base, bundled, card
-        the bundled models: their base, all of them, and their card
-
-Without --data it is trained on the generated corpus. Running world, policy or fta again goes on with what was
-stopped; q, base and bundled begin anew, in an empty folder, and card wants one that bundled wrote.
+Without --data a stage is trained on the generated corpus. Running world, policy or fta again goes on with
+what was stopped; q, base and bundled begin anew, in an empty folder, and card wants one that bundled wrote.
 """
 _DATA = """SOURCE[,key=value]...: a text or JSON-lines file, .parquet, or a folder of them; hub:owner/name;
 generated; or a .json file with a list of such descriptions. Several are mixed by weight=. Keys: weight,
 name, epochs, unit (line, paragraph, file), text, prompt, response (fields), template (plain, dialogue),
 subset, split, seed"""
+_SWITCH: JsonObject = {"action": "store_true", "default": None}
+
+#: Every option of any stage, by its flags.
+_OPTIONS: dict[str, JsonObject] = {
+    "--out": {"type": Path, "required": True, "help": "folder to write (q: a file)"},
+    "--seed": {"type": int, "help": "0 without; of the paper's preset 42"},
+    "--tensorboard": {**_SWITCH, "help": "insist on TensorBoard (it is used where it is installed)"},
+    "--model --source": {"dest": "model", "help": "folder or hub id of the model to start from"},
+    "--tokenizer": {"help": "folder or hub id; the model's own without"},
+    "--dtype": {"help": "type to load the weights in (float32)"},
+    "--device": {"help": "e.g. cuda; of several processes accelerate's business"},
+    "--data": {"action": "append", "metavar": "SPEC", "help": _DATA},
+    "--held-out": {"action": "append", "metavar": "SPEC", "help": "what a finished policy is measured on"},
+    "--long": {
+        "choices": ("chunk", "cut", "error"),
+        "help": "documents longer than a row are split, cut, refused",
+    },
+    "--preset": {"choices": ("tiny", "paper"), "help": "what is not given otherwise (tiny)"},
+    "--steps": {"type": int, "help": "optimiser steps"},
+    "--tokens": {"type": float, "help": "tokens in place of steps, e.g. 1e9"},
+    "--epochs": {"type": int, "help": "passes through finite data, counted beforehand"},
+    "--rows": {"type": int, "help": "rows of a step's batch, of all processes together"},
+    "--micro-rows": {"type": int, "help": "rows of one forward pass"},
+    "--length": {"type": int, "help": "tokens of a row"},
+    "--lr": {"type": float, "help": "peak learning rate"},
+    "--warmup": {"type": int, "help": "steps of warm-up"},
+    "--precision": {"choices": ("float32", "bf16"), "help": "of the computation"},
+    "--gradient-checkpointing": _SWITCH,
+    "--save-every": {"type": int, "help": "steps between checkpoints"},
+    "--keep": {"type": int, "help": "checkpoints that are kept"},
+    "--log-every": {"type": int, "help": "steps between log records"},
+    "--codes": {"dest": "num_codes", "type": int, "help": "size of the codebook"},
+    "--inverse-layers": {"dest": "num_inverse_layers", "type": int},
+    "--merge-layers": {"dest": "num_merge_layers", "type": int},
+    "--policy-layers": {"dest": "num_policy_layers", "type": int},
+    "--readout": {"choices": ("difference", "state", "normed_difference")},
+    "--tau": {"type": float, "help": "Gumbel temperature"},
+    "--entropy": {"type": float, "help": "weight of the per-position regulariser"},
+    "--marginal": {"type": float, "help": "weight of the batch-marginal regulariser"},
+    "--under": {
+        "choices": ("inverse", "policy"),
+        "help": "whose codes: FTA-I (inverse, the default) or FTA-P",
+    },
+    "--no-reclone": {**_SWITCH, "help": "FTA-I without cloning the policy again"},
+    "--lora-rank": {"type": int, "help": "train low-rank adapters in place of the weights"},
+    "--lora-alpha": {"type": float, "help": "their scale times the rank (twice the rank)"},
+    "--keep-adapters": {**_SWITCH, "help": "write them beside an unchanged base"},
+    "--trunk": {"choices": ("policy", "model"), "help": "what the head sits on: a copy of either"},
+    "--gamma": {"type": float, "help": "discount per action (0.99)"},
+    "--held-out-problems": {
+        "type": int,
+        "help": "recorded problems to judge by instead: the weights that do best there are kept",
+    },
+}
+_OPTIONS_OF_Q = {"--data": {"action": "append", "help": "a file that `cola generate` wrote"}}
+_LENGTHS = ("--steps", "--tokens", "--epochs")
+_START = ("--model --source", "--tokenizer", "--dtype", "--device", "--data")
+_CONFIG: tuple[str, ...] = ("--rows", "--micro-rows", "--length", "--lr", "--warmup", "--precision")
+_CONFIG += ("--save-every", "--keep", "--log-every", "--gradient-checkpointing", "--tensorboard")
+_STAGE = ("--seed", *_START, "--long", "--preset", *_LENGTHS, *_CONFIG)
+_GROW = ("--codes", "--inverse-layers", "--merge-layers", "--policy-layers", "--readout")
+_CODES = ("--tau", "--entropy", "--marginal")
+_TUNE = ("--under", "--no-reclone", "--lora-rank", "--lora-alpha", "--keep-adapters")
+_Q = (*_START, "--steps", "--rows", "--lr", "--seed", "--trunk", "--gamma", "--held-out-problems")
+_RECIPE = ("--seed", "--steps", "--tensorboard")
+
+
+class _Foreign(argparse.Action):
+    """An option of other stages: it is read, so that the error can name all of them."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> None:
+        namespace.foreign = (*namespace.foreign, option)
 
 
 def add(commands: Commands) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser(
-        "pretrain",
-        help="train a model's stages, on the generated corpus or your own",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """Add the command to the parser, with a parser of its own for each stage."""
+    text = "train a model's stages, on the generated corpus or your own"
+    stages = commands.add_parser("pretrain", help=text, description=_DESCRIPTION).add_subparsers(
+        required=True, metavar="stage", dest="stage"
     )
-    parser.add_argument("stage", choices=("world", "policy", "fta", "q", *_RECIPE))
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write; world, policy and fta go on in it"
-    )
-    parser.add_argument("--seed", type=int, help="the preset's without: 0 for tiny, 42 for paper")
-    parser.add_argument(
-        "--tensorboard",
-        action="store_true",
-        default=None,
-        help="insist on TensorBoard (it is used where it is installed)",
-    )
-    started = parser.add_argument_group("world, policy, fta: from what, on what")
-    started.add_argument(
-        "--model", "--source", dest="model", help="folder or hub id of the model to start from"
-    )
-    started.add_argument("--tokenizer", help="folder or hub id; the model's own without")
-    started.add_argument("--dtype", help="type to load the weights in (float32)")
-    started.add_argument("--device", help="e.g. cuda; of several processes accelerate's business")
-    started.add_argument("--data", action="append", metavar="SPEC", help=_DATA)
-    started.add_argument(
-        "--held-out", action="append", metavar="SPEC", help="what a finished policy is measured on"
-    )
-    started.add_argument(
-        "--long",
-        choices=("chunk", "cut", "error"),
-        help="documents longer than a row are split, cut, refused",
-    )
-    trained = parser.add_argument_group("how they are trained")
-    trained.add_argument("--preset", choices=("tiny", "paper"), help="what is not given otherwise (tiny)")
-    length = trained.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, help="optimiser steps")
-    length.add_argument("--tokens", type=float, help="tokens in place of steps, e.g. 1e9")
-    length.add_argument("--epochs", type=int, help="passes through finite data, counted beforehand")
-    trained.add_argument("--rows", type=int, help="rows of a step's batch, of all processes together")
-    trained.add_argument("--micro-rows", type=int, help="rows of one forward pass")
-    trained.add_argument("--length", type=int, help="tokens of a row")
-    trained.add_argument("--lr", type=float, help="peak learning rate")
-    trained.add_argument("--warmup", type=int, help="steps of warm-up")
-    trained.add_argument("--precision", choices=("float32", "bf16"), help="of the computation")
-    trained.add_argument("--gradient-checkpointing", action="store_true", default=None)
-    trained.add_argument("--save-every", type=int, help="steps between checkpoints")
-    trained.add_argument("--keep", type=int, help="checkpoints that are kept")
-    trained.add_argument("--log-every", type=int, help="steps between log records")
-    grown = parser.add_argument_group("world: the new modules, and how codes are assigned")
-    grown.add_argument("--codes", dest="num_codes", type=int, help="size of the codebook")
-    for part in ("inverse", "merge", "policy"):
-        grown.add_argument(f"--{part}-layers", dest=f"num_{part}_layers", type=int)
-    grown.add_argument("--readout", choices=("difference", "state", "normed_difference"))
-    grown.add_argument("--tau", type=float, help="Gumbel temperature")
-    grown.add_argument("--entropy", type=float, help="weight of the per-position regulariser")
-    grown.add_argument("--marginal", type=float, help="weight of the batch-marginal regulariser")
-    tuned = parser.add_argument_group("fta")
-    tuned.add_argument(
-        "--under", choices=("inverse", "policy"), help="whose codes: FTA-I (inverse, the default) or FTA-P"
-    )
-    tuned.add_argument(
-        "--no-reclone", action="store_true", default=None, help="FTA-I without cloning the policy again"
-    )
-    tuned.add_argument("--lora-rank", type=int, help="train low-rank adapters in place of the weights")
-    tuned.add_argument("--lora-alpha", type=float, help="their scale times the rank (twice the rank)")
-    tuned.add_argument(
-        "--keep-adapters", action="store_true", default=None, help="write them beside an unchanged base"
-    )
-    judged = parser.add_argument_group("q")
-    judged.add_argument(
-        "--trunk",
-        choices=("policy", "model"),
-        help="what the head sits on: a copy of either",
-    )
-    judged.add_argument("--gamma", type=float, help="discount per action (0.99)")
-    judged.add_argument(
-        "--held-out-problems",
-        type=int,
-        help="recorded problems to judge by instead: the weights that do best there are kept",
-    )
-    parser.set_defaults(run=_pretrain)
+    for name, (words, run, options) in _STAGES.items():
+        parser = stages.add_parser(name, help=words, description=words)
+        lengths = parser.add_mutually_exclusive_group() if "--tokens" in options else parser
+        for flags, settings in (_OPTIONS | (_OPTIONS_OF_Q if name == "q" else {})).items():
+            if flags in ("--out", *options):
+                (lengths if flags in _LENGTHS else parser).add_argument(*flags.split(), **settings)
+            else:
+                parser.add_argument(
+                    *flags.split(),
+                    action=_Foreign,
+                    dest="foreign",
+                    default=(),
+                    nargs="?",
+                    help=argparse.SUPPRESS,
+                )
+        parser.set_defaults(run=_own(run))
 
 
-def _pretrain(arguments: argparse.Namespace) -> int:
-    if arguments.stage in _RECIPE:
-        return _recipe(arguments)
-    if arguments.stage == "q":
-        return _q(arguments)
-    for name in _JUDGED:
-        if getattr(arguments, name) is not None:
-            raise ValueError(
-                f"--{name.replace('_', '-')} is of the stage q; the stage {arguments.stage} takes none"
-            )
-    _refuse(arguments, _FOREIGN[arguments.stage])
+def _own(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """``run``, refusing options of other stages."""
+
+    def checked(arguments: argparse.Namespace) -> int:
+        if arguments.foreign:
+            raise ValueError(f"the stage {arguments.stage} takes no {', '.join(arguments.foreign)}")
+        return run(arguments)
+
+    return checked
+
+
+def _train(arguments: argparse.Namespace) -> int:
     from cola_agents.train.training import train
 
     first = int(os.environ.get("RANK", "0")) == 0
-    run = _run(arguments)
-    metrics = train(run, print if first else lambda text: None)
+    metrics = train(_run(arguments), print if first else lambda text: None)
     if metrics and first:
         print(json.dumps(metrics.as_dict(), indent=2))
         _warn(metrics)
     return 0
 
 
+def _given(arguments: argparse.Namespace, flags: Sequence[str]) -> JsonObject:
+    """What was given of some options, by field."""
+    fields = [_OPTIONS[one].get("dest", one[2:].replace("-", "_")) for one in flags]
+    return {name: value for name in fields if (value := getattr(arguments, name, None)) is not None}
+
+
 def _run(arguments: argparse.Namespace) -> Run:
     """The run that a command line describes."""
-    from cola_agents.train.adapters import LoRA
-    from cola_agents.train.runs import Run, flag_of
+    from cola_agents.train.runs import Run
     from cola_agents.train.specs import parse_data
 
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    if "model" not in given:
+    if arguments.model is None:
         before = "base" if arguments.stage == "world" else "world"
         raise ValueError(
             f"the stage {arguments.stage} needs --model (or --source): a hub id, or a folder such as `cola "
             f"pretrain {before}` writes"
         )
-    for name in ("lora_alpha", "keep_adapters"):
-        if name in given and "lora_rank" not in given:
-            raise ValueError(f"{flag_of(name)} needs --lora-rank")
-    told: JsonObject = {
-        name: given[name]
-        for name in ("tokenizer", "dtype", "device", "long", "preset", "steps", "epochs", "seed")
-        if name in given
-    }
-    if "tokens" in given:
-        if not math.isfinite(given["tokens"]):
-            raise ValueError(f"--tokens is a finite number, e.g. 1e9, got {given['tokens']}")
-        told["tokens"] = int(given["tokens"])
-    if "under" in given:
-        told["tune"] = given["under"]
-    if "lora_rank" in given:
-        told["lora"] = LoRA(given["lora_rank"], given.get("lora_alpha"))
+    told = _given(
+        arguments, ("--tokenizer", "--dtype", "--device", "--long", "--preset", *_LENGTHS, "--seed")
+    )
+    if "tokens" in told:
+        if not math.isfinite(told["tokens"]):
+            raise ValueError(f"--tokens is a finite number, e.g. 1e9, got {told['tokens']}")
+        told["tokens"] = int(told["tokens"])
     return Run(
         stage=arguments.stage,
         model=arguments.model,
         out=arguments.out,
         data=tuple(parse_data(arguments.data or ())),
-        held_out=tuple(parse_data(arguments.held_out or ())),
-        config={name: given[name] for name in _CONFIG if name in given},
-        grow={name: given[name] for name in _GROW if name in given},
-        codes={name: given[name] for name in _CODES if name in given},
-        reclone="no_reclone" not in given,
-        keep_adapters="keep_adapters" in given,
+        held_out=tuple(parse_data(getattr(arguments, "held_out", None) or ())),
+        config=_given(arguments, _CONFIG),
+        grow=_given(arguments, _GROW),
+        codes=_given(arguments, _CODES),
         **told,
+        **_tuning(_given(arguments, _TUNE)),
     )
 
 
-def _only(arguments: argparse.Namespace, *allowed: str) -> None:
-    """Refuse options that the stage does not read."""
-    known = ("stage", "out", "run", *allowed)
-    _refuse(arguments, [name for name in vars(arguments) if name not in known])
-
-
-def _refuse(arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Refuse the named options where they were given, by their flags."""
+def _tuning(given: Mapping[str, Any]) -> JsonObject:
+    """The arguments of a run that FTA's own options set."""
+    from cola_agents.train.adapters import LoRA
     from cola_agents.train.runs import flag_of
 
-    wrong = [flag_of(name) for name in names if getattr(arguments, name) is not None]
-    if wrong:
-        raise ValueError(f"the stage {arguments.stage} takes no {', '.join(wrong)}")
+    for name in ("lora_alpha", "keep_adapters"):
+        if name in given and "lora_rank" not in given:
+            raise ValueError(f"{flag_of(name)} needs --lora-rank")
+    told: JsonObject = {"reclone": "no_reclone" not in given, "keep_adapters": "keep_adapters" in given}
+    if "under" in given:
+        told["tune"] = given["under"]
+    if "lora_rank" in given:
+        told["lora"] = LoRA(given["lora_rank"], given.get("lora_alpha"))
+    return told
 
 
 def _check_empty(out: Path) -> None:
@@ -238,7 +211,6 @@ def _check_empty(out: Path) -> None:
 
 
 def _q(arguments: argparse.Namespace) -> int:
-    _only(arguments, *_Q)
     if not arguments.data:
         raise ValueError("the stage q needs --data: a file that `cola generate` wrote")
     with one_writer(arguments.out, "file"):
@@ -259,27 +231,30 @@ def _train_q(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         dtype=arguments.dtype or "float32",
     )
-    named = {"steps": "steps", "rows": "batch_size", "lr": "lr", "seed": "seed"}
-    given = {field: value for name, field in named.items() if (value := getattr(arguments, name)) is not None}
-    discount = {} if arguments.gamma is None else {"gamma": arguments.gamma}
-    q = QFunction.over(backbone, trunk=arguments.trunk, **discount)
+    given = _given(arguments, ("--steps", "--lr", "--seed"))
+    if arguments.rows is not None:
+        given["batch_size"] = arguments.rows
+    q = QFunction.over(backbone, trunk=arguments.trunk, **_given(arguments, ("--gamma",)))
     rollout, held_out = recorded.rollout(backbone), None
     if arguments.held_out_problems is not None:
         rollout, held_out = split_problems(rollout, arguments.held_out_problems)
     records = train_q(q, rollout, QConfig(**given), held_out=held_out)
     q.save(arguments.out)
-    judged = [record for record in records if "held_out" in record]
-    kept = max(judged, key=lambda record: record["held_out"]) if judged else records[-1]
-    told: JsonObject = {"episodes": len(recorded.episodes), **kept}
-    if judged:
-        told["held_out_looks"] = {record["step"]: round(record["held_out"], 4) for record in judged}
-    print(json.dumps(told, indent=2))
+    print(json.dumps({"episodes": len(recorded.episodes), **_kept(records)}, indent=2))
     print(f"Wrote {arguments.out}.")
     return 0
 
 
+def _kept(records: Sequence[JsonObject]) -> JsonObject:
+    """The record of the weights that were kept, and what was looked at to choose them."""
+    judged = [record for record in records if "held_out" in record]
+    if not judged:
+        return records[-1]
+    looks = {record["step"]: round(record["held_out"], 4) for record in judged}
+    return {**max(judged, key=lambda record: record["held_out"]), "held_out_looks": looks}
+
+
 def _recipe(arguments: argparse.Namespace) -> int:
-    _only(arguments, *_RECIPE[arguments.stage])
     with one_writer(arguments.out):
         return _train_recipe(arguments)
 
@@ -294,11 +269,7 @@ def _train_recipe(arguments: argparse.Namespace) -> int:
         print(f"Wrote {arguments.out / 'README.md'}.")
         return 0
     _check_empty(arguments.out)
-    changed = {
-        name: value
-        for name, value in (("steps", arguments.steps), ("tensorboard", arguments.tensorboard))
-        if value is not None
-    }
+    changed = _given(arguments, ("--steps", "--tensorboard"))
     names = ("base", "world", "policy") if arguments.stage == "bundled" else ("base",)
     recipe = dataclasses.replace(
         recipe, **{name: dataclasses.replace(getattr(recipe, name), **changed) for name in names}
@@ -318,3 +289,23 @@ def _warn(metrics: CodebookMetrics) -> None:
 
     for warning in health_warnings(metrics):
         print(f"warning: {warning}", file=sys.stderr)
+
+
+#: What a stage is in words, what runs it, and its options besides ``--out``.
+_STAGES: dict[str, tuple[str, Callable[[argparse.Namespace], int], tuple[str, ...]]] = {
+    "world": (
+        "inverse dynamics, codebook and world model around a causal LM, or of a latent-action model",
+        _train,
+        (*_STAGE, *_GROW, *_CODES),
+    ),
+    "policy": ("the policy, cloned from the inverse dynamics", _train, (*_STAGE, "--held-out")),
+    "fta": ("the base under codes, and the policy again", _train, (*_STAGE, "--held-out", *_TUNE)),
+    "q": (
+        "a Q-function over the actions, from the files of `cola generate` that --data names",
+        _q,
+        _Q,
+    ),
+    "base": ("the bundled models' base", _recipe, _RECIPE),
+    "bundled": ("all of the bundled models", _recipe, _RECIPE),
+    "card": ("the card of bundled models in --out", _recipe, ("--seed",)),
+}

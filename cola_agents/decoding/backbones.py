@@ -223,12 +223,11 @@ class LatentSession(Rows):
         # NaN and infinity survive a maximum, and V values become one to look at.
         self._refuse(best.values, rows, codes)
         if temperature == 0:
-            chosen = best.indices.cpu().numpy()
-            return Decoded(list(chosen.reshape(-1, 1)), list(np.zeros((len(chosen), 1), dtype=np.float32)))
+            return Decoded(list(best.indices.cpu().numpy().reshape(-1, 1)))
         if u is None:
             raise ValueError(f"a world temperature of {temperature} needs a uniform u for every row")
-        drawn, log_probs = sample(logits, torch.as_tensor(u, device=self._device), temperature=temperature)
-        return Decoded(list(drawn.cpu().numpy().reshape(-1, 1)), list(log_probs.cpu().numpy().reshape(-1, 1)))
+        drawn, _ = sample(logits, torch.as_tensor(u, device=self._device), temperature=temperature)
+        return Decoded(list(drawn.cpu().numpy().reshape(-1, 1)))
 
     def _token_logits(self, h: Tensor, codes: Tensor) -> Tensor:
         """States [..., D] and codes that broadcast with them to token logits [..., V]."""
@@ -299,8 +298,7 @@ class TokenSession(Rows):
         self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0
     ) -> Decoded:
         """The identity: an action is a token."""
-        chosen = np.asarray(actions, dtype=np.int64)
-        return Decoded(list(chosen.reshape(-1, 1)), list(np.zeros((len(chosen), 1), dtype=np.float32)))
+        return Decoded(list(np.asarray(actions, dtype=np.int64).reshape(-1, 1)))
 
     def features(self, rows: Sequence[int]) -> np.ndarray:
         """The same as :meth:`hidden`: at token level the base is the policy."""

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from cola_agents.common.files import write_json, write_whole
+from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
@@ -111,11 +112,16 @@ def _verdicts(cola: JsonObject, base: JsonObject, codebook: JsonObject) -> str:
 def _card(figures: JsonObject) -> str:
     cola, base, recipe = figures["cola"], figures["base"], figures["recipe"]
     codebook = cola["codebook"]
-    table = "\n".join(f"| {words} | {cola[key]:.3f} | {base[key]:.3f} |" for key, words in _ROWS.items())
-    stages = "\n".join(
-        f"| {name} | {stage['steps']} | {stage['steps'] * stage['rows'] * stage['length'] / 1e6:.2f} M | {stage['lr']:g} |"
+    measured = [[words, f"{cola[key]:.3f}", f"{base[key]:.3f}"] for key, words in _ROWS.items()]
+    stages = [
+        [
+            name,
+            stage["steps"],
+            f"{stage['steps'] * stage['rows'] * stage['length'] / 1e6:.2f} M",
+            f"{stage['lr']:g}",
+        ]
         for name, stage in ((name, recipe[name]) for name in ("base", "world", "policy"))
-    )
+    ]
     hardware, share = figures["hardware"], recipe["corpus"]
     return f"""# The bundled models
 
@@ -145,17 +151,13 @@ occur in it; a test proves it.
 straight-through Gumbel at tau {recipe["codes"]["tau"]:g}, regularisers {recipe["codes"]["entropy"]:g} per position and
 {recipe["codes"]["marginal"]:g} on the batch marginal), policy cloning, and the base's further training.
 
-| stage | steps | tokens | peak lr |
-|---|---|---|---|
-{stages}
+{table(["stage", "steps", "tokens", "peak lr"], stages)}
 
 ## Measured
 
 Shares of {MEASURED} episodes. Seed {recipe["seed"]}; {hardware["cpu"]}, {hardware["threads"]} thread(s); figures in `metrics.json`.
 
-| | cola | base |
-|---|---|---|
-{table}
+{table(["", "cola", "base"], measured)}
 
 Aimed at were 30 to 80 % of level-1 arithmetic (sampled), `<think>` in under 5 % of samples, and a composed
 cross-entropy within .02 nats of the base's. {_verdicts(cola, base, codebook)}

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cola_agents.common import markdown
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.common.threads import fitting_threads
@@ -23,10 +23,10 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rows import make_rows
 from cola_envs.backbone import Backbone
 from cola_envs.episodes import Episodes
 from cola_envs.jsonl import JsonObject
-from cola_envs.vector import CoLAVectorEnv
 
 THRESHOLD = 0.9
 #: Training problems that the best constant code is chosen on.
@@ -103,9 +103,7 @@ def floor(*, episodes: int = 256, seed: int = 10_000) -> dict[str, float]:
 
 
 def _episodes(backbone: Backbone, num_rows: int, split: str) -> Episodes:
-    envs = gym.make_vec("CoLA-Thinking-v0", num_envs=num_rows, model=backbone, split=split).unwrapped
-    assert isinstance(envs, CoLAVectorEnv)
-    return envs.episodes
+    return make_rows("CoLA-Thinking-v0", num_rows, model=backbone, split=split).episodes
 
 
 def _mean_reward(rollout: Rollout) -> float:
@@ -170,13 +168,13 @@ def run_demo(out: Path, *, updates: int = 50, seeds: Sequence[int] = (0,), episo
 
 def table(results: JsonObject) -> str:
     """The results as a Markdown table."""
-    head = "| policy | format reward | arithmetic | grammar | held-out CE | rollouts to .9 | CPU-s |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    head = ["policy", "format reward", "arithmetic", "grammar", "held-out CE", "rollouts to .9", "CPU-s"]
     floors = results["floor"]
-    lines.append(f"| uniform random codes | {floors['random_codes']:.3f} | | | | | |")
-    lines.append(
-        f"| best constant code ({floors['constant_code_is']}) | {floors['constant_code']:.3f} | | | | | |"
-    )
+    rows = [
+        ["uniform random codes", f"{floors['random_codes']:.3f}"],
+        [f"best constant code ({floors['constant_code_is']})", f"{floors['constant_code']:.3f}"],
+    ]
+    rows = [row + [""] * (len(head) - len(row)) for row in rows]
     for run in results["runs"]:
         before, after = run["before"], run["after"]
         cells = [
@@ -185,15 +183,15 @@ def table(results: JsonObject) -> str:
         ]
         reached = run["rollouts_to_threshold"] or f"not in {int(run['history'][-1]['episodes'])}"
         name = f"{run['arm']} GRPO, seed {run['seed']}"
-        lines.append(f"| {name} | {' | '.join(cells)} | {reached} | {run['train_cpu_s']:.0f} |")
-    lines.append(
-        f"\nShares of {results['runs'][0]['before']['episodes']} episodes on test problems, before → after "
+        rows.append([name, *cells, reached, f"{run['train_cpu_s']:.0f}"])
+    note = (
+        f"Shares of {results['runs'][0]['before']['episodes']} episodes on test problems, before → after "
         "RL. Arithmetic is graded whatever the form of the answer; cross-entropy is in nats per token "
         "(latent: summed over the codes). Options: "
         + "; ".join(f"{run['arm']} {_options(run)}" for run in results["runs"][: len(ARMS)])
         + "."
     )
-    return "\n".join(lines)
+    return f"{markdown.table(head, rows)}\n\n{note}"
 
 
 def _options(run: JsonObject) -> str:

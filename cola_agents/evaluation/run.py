@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,54 @@ def evaluate(
 
     Returns:
         A JSON-ready report (see :func:`cola_agents.evaluation.reports.summary`). ``dataset`` names the
-        problems really
-        played: a substitute is never reported under the name of the set that it stands in for. That of a
-        search which was stopped is of the problems until then, and says ``interrupted``.
+        problems really played: a substitute is never reported under the name of the set that it stands in
+        for. That of a search which was stopped is of the problems until then, and says ``interrupted``.
 
     Raises:
         ValueError: for a number below 1, an id that is no CoLA environment, several greedy tries, which
             would all be the same, or a search that sees the task's rewards.
     """
-    for name, value in (("episodes", episodes), ("samples", samples), ("num_envs", num_envs)):
+    _check(greedy, samples, search, env_kwargs, episodes=episodes, num_envs=num_envs)
+    if agent is not None and (model is not None or tokenizer is not None):
+        raise ValueError("give model= or agent=, not both: an agent knows its model")
+    builder = _builder_of(task)
+    split = split or evaluation_split(builder)
+    player = _player(task, model, agent, greedy)
+    env_kwargs = {**player.env_kwargs, **repeatable(env_kwargs)}
+    episodes = _in_order(builder, split, env_kwargs, episodes)
+    rows = min(num_envs, episodes)
+    envs = make_rows(task, rows, model=player.model, tokenizer=tokenizer, split=split, **env_kwargs)
+    try:
+        played: Any = envs.episodes
+        with fitting_threads(played.backbone.model):
+            made_by = provenance()
+            if search is None:
+                rounds, how = _tries(played, player, seed, samples, episodes), {"actions": player.how}
+            else:
+                rounds, how = _search(played, player, seed, episodes, search, q)
+    finally:
+        envs.close()
+    return {
+        "task": task,
+        "split": SPLIT.get(rounds[0][0].info, split) or None,
+        **summary(rounds),
+        **how,
+        "seed": seed,
+        "agent": None if agent is None else Path(agent).name,
+        "fingerprint": player.fingerprint or played.backbone.fingerprint,
+        **made_by,
+    }
+
+
+def _check(
+    greedy: bool,
+    samples: int,
+    search: SearchConfig | MCTSQConfig | None,
+    env_kwargs: JsonObject,
+    **counts: int | None,
+) -> None:
+    """Refuse numbers below 1, greedy tries that are all alike, and searches that are no evaluation."""
+    for name, value in {**counts, "samples": samples}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if greedy and samples > 1 and not env_kwargs.get("world_temperature"):
@@ -97,72 +136,95 @@ def evaluate(
             raise ValueError("a search gives one answer a problem: leave out greedy and samples")
         if search.rewards != "estimated":
             raise ValueError('an evaluation must not see the solutions: give a search rewards="estimated"')
-    if agent is not None and (model is not None or tokenizer is not None):
-        raise ValueError("give model= or agent=, not both: an agent knows its model")
+
+
+def _builder_of(task: str) -> Builder | str:
+    """What builds an id's tasks.
+
+    Raises:
+        ValueError: for an id whose problems no report can name.
+    """
     builder = gym.spec(task).kwargs.get("builder")
     if builder is None:
         raise ValueError(f"{task} is not one of the CoLA environments")
     if not splits_of(builder):
         raise ValueError(f"{task} takes a task of your own, which no report can name: use collect()")
-    split = split or evaluation_split(builder)
-    env_kwargs = repeatable(env_kwargs)
+    return builder
+
+
+@dataclass(frozen=True)
+class _Player:
+    """Who plays.
+
+    Attributes:
+        policy, model: of an agent, or a model and its own policy.
+        drawing: how its actions are drawn: what ``collect`` takes.
+        how: the same in words.
+        env_kwargs: what it was trained with, but for the split.
+        fingerprint: of an agent.
+    """
+
+    policy: Policy
+    model: object
+    drawing: Drawing
+    how: str
+    env_kwargs: JsonObject
+    fingerprint: str | None
+
+
+def _player(task: str, model: object, agent: str | Path | None, greedy: bool) -> _Player:
     policy: Policy = InitialPolicy()
     drawing: Drawing = {"temperature": 1.0}
-    fingerprint: str | None = None
-    told: JsonObject = {}
+    env_kwargs: JsonObject = {}
+    fingerprint = None
     if agent is not None:
         loaded = load_agent(agent)
         policy, model, drawing = loaded.actor, loaded.backbone, loaded.options.drawing
-        fingerprint = loaded.fingerprint
-        env_kwargs = {**loaded.kwargs_on(task), **env_kwargs}
-        env_kwargs.pop("split", None)  # the one that it was trained on
+        env_kwargs, fingerprint = {**loaded.kwargs_on(task)}, loaded.fingerprint
+        env_kwargs.pop("split", None)
     if greedy:
-        drawing = {"temperature": 0.0}
+        return _Player(policy, model, {"temperature": 0.0}, "greedy", env_kwargs, fingerprint)
+    return _Player(policy, model, drawing, _sampled(**drawing), env_kwargs, fingerprint)
+
+
+def _in_order(builder: Builder | str, split: str, env_kwargs: JsonObject, episodes: int | None) -> int:
+    """How many problems are played; those of a set come in its order, unless ``env_kwargs`` say otherwise."""
     own = inspect.signature(load(builder)).parameters
-    in_order = "sequential" in own and env_kwargs.setdefault("sequential", True)
-    if in_order and episodes is None:
+    if "sequential" in own and env_kwargs.setdefault("sequential", True) and episodes is None:
         episodes = _size_of(builder, split, {key: value for key, value in env_kwargs.items() if key in own})
-    episodes = episodes or DEFAULT_EPISODES
-    rounds: list[list[Played]] = []
-    rows = min(num_envs, episodes)
-    envs = make_rows(task, rows, model=model, tokenizer=tokenizer, split=split, **env_kwargs)
-    try:
-        played: Any = envs.episodes
-        first = 0 if order_of(played.tasks) is not None else seed
-        problems = range(first, first + episodes)
-        with fitting_threads(played.backbone.model):
-            made_by = provenance()
-            for j in range(samples):
-                seeds = range(seed + j * _APART, seed + j * _APART + episodes)
-                if search is None:
-                    rounds.append(_play(played, policy, seeds, problems, drawing))
-                else:
-                    solver = MCTS(played, search, q=q, policy=policy, seed=seed)
-                    found = _searched(solver, seeds, problems)
-                    rounds.append(_answers(found))
-                    told = {
-                        "searched_simulations_per_problem": round(float(found.simulations.mean()), 2),
-                        "searched_tokens_per_problem": round(float(found.new_tokens.mean()), 2),
-                        **({"interrupted": True} if len(found.rows) < episodes else {}),
-                    }
-    finally:
-        envs.close()
-    how = "greedy" if greedy else _sampled(**drawing)
-    searched: JsonObject = {}
-    if search is not None:
-        how = f"searched, {type(search).__name__.removesuffix('Config')}"
-        searched = {"search": asdict(search), **told}
-    return {
-        "task": task,
-        "split": SPLIT.get(rounds[0][0].info, split) or None,
-        **summary(rounds),
-        "actions": how,
-        **searched,
-        "seed": seed,
-        "agent": None if agent is None else Path(agent).name,
-        "fingerprint": fingerprint or played.backbone.fingerprint,
-        **made_by,
+    return episodes or DEFAULT_EPISODES
+
+
+def _problems(played: Any, seed: int, episodes: int) -> range:
+    first = 0 if order_of(played.tasks) is not None else seed
+    return range(first, first + episodes)
+
+
+def _tries(played: Any, player: _Player, seed: int, samples: int, episodes: int) -> list[list[Played]]:
+    """Every problem once a round."""
+    problems = _problems(played, seed, episodes)
+    starts = [seed + j * _APART for j in range(samples)]
+    return [
+        _play(played, player.policy, range(start, start + episodes), problems, player.drawing)
+        for start in starts
+    ]
+
+
+def _search(
+    played: Any, player: _Player, seed: int, episodes: int, config: SearchConfig | MCTSQConfig, q: Any
+) -> tuple[list[list[Played]], JsonObject]:
+    """The one round of a search, and what its report says of it."""
+    solver = MCTS(played, config, q=q, policy=player.policy, seed=seed)
+    found = _searched(solver, range(seed, seed + episodes), _problems(played, seed, episodes))
+    told = {
+        "actions": f"searched, {type(config).__name__.removesuffix('Config')}",
+        "search": asdict(config),
+        "searched_simulations_per_problem": round(float(found.simulations.mean()), 2),
+        "searched_tokens_per_problem": round(float(found.new_tokens.mean()), 2),
     }
+    if len(found.rows) < episodes:
+        told["interrupted"] = True
+    return [_answers(found)], told
 
 
 def _sampled(temperature: float, top_k: int | None = None, top_p: float = 1.0) -> str:

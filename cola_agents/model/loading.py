@@ -24,7 +24,8 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from cola_agents.model.shards import check_weights, read_json, refuse_pickles
+from cola_agents.model.shards import check_weights, refuse_pickles
+from cola_envs import jsonl
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -178,7 +179,7 @@ def check_files(source: str | Path) -> None:
 
 def check_adapters(folder: Path) -> None:
     """Refuse adapters whose description names code, or whose weights are pickled or absent."""
-    said = read_json(folder / ADAPTER)
+    said = jsonl.read_object(folder / ADAPTER)
     if said.get("peft_type") != "LORA" or said.get("megatron_config"):
         raise ForeignCodeError(
             f"{folder / ADAPTER} asks for peft_type={said.get('peft_type')!r} with "

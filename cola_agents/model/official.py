@@ -28,10 +28,10 @@ from cola_agents.model.shards import (
     Stored,
     find_tensors,
     missing_shards,
-    read_json,
     read_tensors,
     some,
 )
+from cola_envs import jsonl
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 #: A device, ``"auto"``, or None for the CPU.
@@ -155,7 +155,7 @@ def read_config(folder: Path) -> CoLAConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no model: there is no config.json in it")
-    fields = read_json(path)
+    fields = jsonl.read_object(path)
     kind = fields.pop("model_type", None)
     if kind == CoLAConfig.model_type:
         raise ValueError(f"{folder} is in our own format: load it with CoLAForCausalLM.from_pretrained")

@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cola_agents.common.files import inside
+from cola_envs import jsonl
 from cola_envs.shown import shown_line
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -88,7 +88,7 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
 
 def _read_index(folder: Path) -> dict[str, str]:
     """From tensors to files, all of them inside the folder."""
-    index = read_json(folder / INDEX).get("weight_map")
+    index = jsonl.read_object(folder / INDEX).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
         raise ValueError(f"{folder / INDEX} has no weight_map from tensors to files")
     for name in set(index.values()):
@@ -183,16 +183,6 @@ def read_tensors(
             # Opened anew each time: the pages that were read are given back with the mapping.
             with safe_open(file, framework="pt") as opened:
                 yield name, opened.get_tensor(name).to(device=device_of(name), dtype=dtype)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not an object")
-    return content
 
 
 def some(names: list[str], limit: int = 3) -> str:

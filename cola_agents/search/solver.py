@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
-
 from cola_agents.rl.rollout import AnyPolicy, attach, policy_session
 from cola_agents.rl.rows import make_rows
 from cola_agents.search.config import Evaluate, SearchConfig, SearchResult
@@ -16,6 +14,7 @@ from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
 from cola_agents.search.puct import search
 from cola_agents.search.q import QEvaluator, QFunction
 from cola_envs.episodes import Episodes
+from cola_envs.seeds import derived_seed
 
 
 class MCTS:
@@ -136,7 +135,7 @@ class MCTS:
 
     def _drawn_with(self, problem_seed: int) -> int:
         """The seed of the draws of one problem's search."""
-        return int(np.random.SeedSequence([self.seed, problem_seed]).generate_state(1, np.uint64)[0]) >> 11
+        return derived_seed(self.seed, problem_seed)
 
     def _search(self, rows: list[int], seeds: list[int]) -> SearchResult:
         if isinstance(self.config, MCTSQConfig):

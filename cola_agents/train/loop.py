@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -88,21 +89,19 @@ def run_stage(
         keeper = Checkpoints(checkpoints, _settings(name, objective, trained, config), config.keep)
         saved = workers.first(keeper.newest)
     done = saved.step if saved else 0
-    batch = None
     if saved:
         batches.load_state_dict(saved.stream)  # type: ignore[attr-defined]
         _load_trained(saved, named)
-    if done < config.steps and (batch := next(batches, None)) is None:
-        raise ValueError(f"{name}: the stream holds no batch" + (f" after step {done}" if done else ""))
+    stream = _numbered(name, batches, done, config.steps)
+    # An empty stream is refused before anything is written.
+    first = list(itertools.islice(stream, 1))
     if keeper:
         workers.first(partial(_begin, keeper, log, name, done))
     if saved and done == config.steps:
         objective.eval()
         return saved.records
     learner = Learner(name, objective, config, workers, cut, saved)
-    records = list(saved.records) if saved else []
-    spent = saved.cpu_s if saved else 0.0
-    begun = time.process_time()
+    records = _Records(saved, batches)
     mine = workers.rank == 0
     with (
         RecordLog(name, log if mine else None, config.tensorboard if mine else None) as record_log,
@@ -110,40 +109,61 @@ def run_stage(
             total=config.steps, initial=done, desc=name, unit="step", mininterval=2.0, disable=not mine
         ) as bar,
     ):
-        for step in range(done + 1, config.steps + 1):
-            if batch is None and (batch := next(batches, None)) is None:
-                raise ValueError(
-                    f"{name}: the stream ended after {step - 1} of {config.steps} steps: give it more "
-                    "documents, let it repeat them, or lower steps"
-                )
+        for step, batch in itertools.chain(first, stream):
             figures = learner.step(step, batch)
-            batch = None
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
-                record: dict[str, float] = {"step": step, **learner.report(figures)}
+                record = records.add(step, learner.report(figures))
                 bar.set_postfix(loss=f"{record['loss']:.3f}")
-                if hasattr(batches, "figures"):
-                    record |= batches.figures()
-                record["cpu_s"] = round(spent + time.process_time() - begun, 1)
-                records.append(record)
                 record_log.write(record)
                 if watch and mine:
                     watch(record)
             if keeper and (step % config.save_every == 0 or step == config.steps):
-                weights, moments = learner.state()
+                state = learner.state()
                 record_log.flush()
-                write = partial(
-                    keeper.save,
-                    step,
-                    weights,
-                    moments,
-                    stream=batches.state_dict(),  # type: ignore[attr-defined]
-                    records=records,
-                    cpu_s=spent + time.process_time() - begun,
-                )
-                workers.first(write)
+                workers.first(partial(keeper.save, step, *state, **records.state()))
     objective.eval()
-    return records
+    return records.all
+
+
+def _numbered(name: str, batches: Iterator[Batch], done: int, steps: int) -> Iterator[tuple[int, Batch]]:
+    """The batches of steps ``done + 1`` to ``steps`` with their numbers, none read ahead of its step.
+
+    Raises:
+        ValueError: where the stream ends before.
+    """
+    for step in range(done + 1, steps + 1):
+        batch = next(batches, None)
+        if batch is None and step == done + 1:
+            raise ValueError(f"{name}: the stream holds no batch" + (f" after step {done}" if done else ""))
+        if batch is None:
+            raise ValueError(
+                f"{name}: the stream ended after {step - 1} of {steps} steps: give it more documents, let it "
+                "repeat them, or lower steps"
+            )
+        yield step, batch
+
+
+class _Records:
+    """All records of a stage, those before it was stopped too, and the time that it took."""
+
+    def __init__(self, saved: Saved | None, batches: Iterator[Batch]) -> None:
+        self.all: list[dict[str, float]] = list(saved.records) if saved else []
+        self._batches: Any = batches
+        self._begun = time.process_time() - (saved.cpu_s if saved else 0.0)
+
+    def add(self, step: int, figures: dict[str, float]) -> dict[str, float]:
+        record = {"step": step, **figures}
+        if hasattr(self._batches, "figures"):
+            record |= self._batches.figures()
+        record["cpu_s"] = round(time.process_time() - self._begun, 1)
+        self.all.append(record)
+        return record
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of them and of the stream."""
+        spent = time.process_time() - self._begun
+        return {"stream": self._batches.state_dict(), "records": self.all, "cpu_s": spent}
 
 
 def _checked(

@@ -268,6 +268,12 @@ def _fit(
     config: RewardConfig,
     watch: Callable[[dict[str, float]], None] | None,
 ) -> float:
+    """Train on the pairs; the loss of the last step.
+
+    Not transformers' Trainer: a data set, a collator, a sampler for the order, a subclass for the loss and
+    callbacks for ``watch`` and for a loss that is not finite are longer. Not TRL's RewardTrainer: it reads
+    prompt and response as other tokens than are scored here.
+    """
     batches = list(_batches(len(pairs), config))
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = get_cosine_with_min_lr_schedule_with_warmup(

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cola_agents.train.data.packing import IGNORED, Batch
 from cola_envs.jsonl import JsonObject
+from cola_envs.seeds import derived_seed
 
 PRECISIONS = ("float32", "bf16")
 
@@ -212,5 +212,4 @@ def target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 def row_generators(seed: int, step: int, rows: range) -> list[torch.Generator]:
     """A generator for each of some rows of step ``step``'s global batch, seeded by (seed, step, row)."""
-    seeds = [int(np.random.SeedSequence((seed, step, row)).generate_state(1, np.uint64)[0]) for row in rows]
-    return [torch.Generator().manual_seed(one) for one in seeds]
+    return [torch.Generator().manual_seed(derived_seed(seed, step, row, bits=64)) for row in rows]

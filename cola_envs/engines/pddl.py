@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -40,6 +39,7 @@ from textworld.logic import Placeholder, Proposition, Variable
 from cola_envs.engines.grammar import Grammar, parse_query, parse_symbols
 from cola_envs.engines.protocol import GameError, Opening, Reply
 from cola_envs.household.naming import display_names
+from cola_envs.jsonl import parsed
 
 NOTHING = "Nothing happens."
 #: The goal in a grammar's rule "task": a plain sentence, which the grammar would leave as it is.
@@ -308,7 +308,7 @@ def _read(game: object) -> tuple[Mapping[str, Any], str]:
     if isinstance(game, str):
         where = game
         try:
-            data = json.loads(Path(game).read_text(encoding="utf-8"))
+            data = parsed(Path(game).read_bytes(), "it")
         except (OSError, ValueError) as error:
             raise GameError(f"{where}: not a readable game file: {error}") from error
     if not isinstance(data, Mapping):

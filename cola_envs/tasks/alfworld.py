@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from cola_envs.engines import EnginePool, EngineTask, Game, GameError
 from cola_envs.engines.task import check_game_settings
 from cola_envs.engines.versions import engine_versions
 from cola_envs.household import SPLITS, TASK_TYPES
+from cola_envs.jsonl import parsed
 from cola_envs.tasks.household import ENGINE, described
 
 #: Below ``$ALFWORLD_DATA``.
@@ -206,7 +206,7 @@ def _inside(folder: Path, name: str, file: str) -> Path:
 def _read(path: Path) -> tuple[bytes, dict[str, object]]:
     try:
         raw = path.read_bytes()
-        content = json.loads(raw)
+        content = parsed(raw, "it")
     except (OSError, ValueError) as error:
         raise GameError(f"{path}: not a readable game file: {error}; fetch it again") from error
     if not isinstance(content, dict):

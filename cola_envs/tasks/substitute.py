@@ -1,6 +1,6 @@
 """An embedded stand-in for MATH: problems of our own over its seven subjects and five levels.
 
-Training items are drawn from templates (:mod:`cola_envs.tasks.substitute_templates`), each from a seed and an
+Training items are drawn from templates (:mod:`cola_envs.tasks.substitute_problems`), each from a seed and an
 index, by no state but these; the test items are a fixed file that the same templates filled once. No
 training item asks a test question, whatever the order of its words and numbers (:func:`canonical_question`).
 The set is named ``cola-substitute-v2``; results on it say nothing about MATH.
@@ -11,7 +11,6 @@ test items, v1's among them.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -19,13 +18,9 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+from cola_envs import jsonl
 from cola_envs.datasets.problems import Item
-from cola_envs.tasks import (
-    substitute_templates_more,
-    substitute_templates_numbers,
-    substitute_templates_shapes,
-)
-from cola_envs.tasks.substitute_templates import NAMES, SECOND, TEMPLATES, THINGS, Template
+from cola_envs.tasks.substitute_problems.drawing import NAMES, SECOND, TEMPLATES, THINGS, Template
 
 T = TypeVar("T")
 NAME = "cola-substitute-v2"
@@ -43,10 +38,6 @@ SUBJECTS = (
 LEVELS = (1, 2, 3, 4, 5)
 TEST_FILE = Path(__file__).resolve().parents[1] / "data" / "substitute_test.jsonl"
 
-# Imported for the templates that they register.
-assert substitute_templates_more
-assert substitute_templates_numbers
-assert substitute_templates_shapes
 _TOKEN = re.compile(r"[a-z]+|\d+|[^\sa-z\d]")
 _PLACEHOLDERS = {name.lower(): "NAME" for name in NAMES} | dict.fromkeys(THINGS, "THING")
 _SLUGS = {subject: re.sub(r"[^a-z]+", "_", subject.lower()) for subject in SUBJECTS}
@@ -64,8 +55,7 @@ def canonical_question(problem: str) -> str:
 @cache
 def test_items() -> tuple[Item, ...]:
     """Return the test items, with MATH's fields."""
-    with TEST_FILE.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = (row for _, row in jsonl.read(TEST_FILE))
     return tuple({key: value for key, value in row.items() if key != "check"} for row in rows)
 
 
@@ -83,19 +73,6 @@ def train_item(
         ValueError: for an unknown subject or level.
     """
     return _draw(seed, index, _cells(_key(subjects), _key(levels)), _test_questions())
-
-
-def train_items(
-    seed: int, count: int, subjects: Sequence[str] | None = None, levels: Sequence[int] | None = None
-) -> Iterator[Item]:
-    """Yield the first ``count`` training items of a seed; the same as :func:`train_item` one by one.
-
-    Raises:
-        ValueError: for an unknown subject or level.
-    """
-    cells = _cells(_key(subjects), _key(levels))
-    excluded = _test_questions()
-    return (_draw(seed, index, cells, excluded) for index in range(count))
 
 
 def _key(values: Sequence[T] | None) -> tuple[T, ...] | None:

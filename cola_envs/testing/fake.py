@@ -135,25 +135,22 @@ class FakeSession:
         self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0
     ) -> Decoded:
         if self.backbone.level == "token":
-            return Decoded([np.array([a], dtype=np.int64) for a in actions], [np.zeros(1) for _ in rows])
-        tokens, logprobs = [], []
+            return Decoded([np.array([a], dtype=np.int64) for a in actions])
+        tokens = []
         for i, (row, action) in enumerate(zip(rows, np.asarray(actions).tolist(), strict=True)):
-            state, ids, logs = self._hashes[row][-1], [], []
+            state, ids = self._hashes[row][-1], []
             for _ in range(self.backbone.tokens_per_action):
                 choices, logits = self._choices(state, action)
-                pick, log = 0, 0.0
+                pick = 0
                 if temperature > 0.0:
                     if u is None:
                         raise ValueError("decode needs u where temperature > 0")
                     p = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
                     pick = min(int(np.searchsorted(np.cumsum(p), u[i], side="right")), LIKELY - 1)
-                    log = float(np.log(p[pick]))
                 ids.append(int(choices[pick]))
-                logs.append(log)
                 state = _mix(state, ids[-1] + 1)
             tokens.append(np.array(ids, dtype=np.int64))
-            logprobs.append(np.array(logs))
-        return Decoded(tokens, logprobs)
+        return Decoded(tokens)
 
     def hidden(self, rows: Sequence[int]) -> np.ndarray:
         return _noise([self._hashes[row][-1] for row in rows], self.backbone.hidden_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -205,6 +206,25 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(start, tmp_path, arg
     error = capsys.readouterr().err
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "own", "foreign"),
+    [
+        ("world", "--data --tokens --codes --tau --keep", "--under --held-out --gamma"),
+        ("policy", "--data --epochs --held-out", "--codes --tau --lora-rank --gamma"),
+        ("fta", "--data --epochs --held-out --under --lora-rank", "--codes --tau --gamma"),
+        ("q", "--data --steps --gamma --held-out-problems", "--tokens --held-out --codes --tensorboard"),
+        ("bundled", "--seed --steps --tensorboard", "--model --data --rows --gamma"),
+        ("card", "--seed", "--steps --model --data"),
+    ],
+)
+def test_the_help_of_a_stage_shows_its_own_options_alone(stage, own, foreign, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        pretrain(stage, "--help")
+    flags = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert {"--out", *own.split()} <= flags
+    assert not flags & set(foreign.split())
 
 
 def test_a_folder_of_something_else_or_of_another_run_is_left_alone(start, tmp_path, capsys):

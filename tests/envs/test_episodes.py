@@ -116,8 +116,7 @@ def test_task_text_is_appended_and_is_not_the_agents() -> None:
     assert episodes.prompt_length(0) == len("Talk!\n")
     write(episodes, "hi\nyo\n")
     text = episodes.backbone.tokenizer.decode(episodes.tokens(0))
-    mask = episodes.agent_mask(0)
-    mine = [token for token, own in zip(episodes.tokens(0), mask, strict=True) if own]
+    mine = [t for t, step in zip(episodes.tokens(0), episodes.origins(0), strict=True) if step >= 0]
     assert episodes.backbone.tokenizer.decode(mine) == "hi\nyo\n"
     assert text.startswith("Talk!\nhi\n[")
     assert "]yo\n[" in text
@@ -296,9 +295,8 @@ def test_an_action_of_several_tokens_is_one_step() -> None:
     written = [token for chunk in chunks for token in chunk]
     assert all(chunk[0] == info["token"] for chunk, info in zip(chunks, infos, strict=True))
     assert any(len(chunk) == 3 for chunk in chunks)
-    assert [
-        token for token, own in zip(episodes.tokens(0), episodes.agent_mask(0), strict=True) if own
-    ] == written
+    pairs = zip(episodes.tokens(0), episodes.origins(0), strict=True)
+    assert [token for token, step in pairs if step >= 0] == written
     assert infos[-1]["num_tokens"] == len(written) <= 7
     assert len(episodes.actions(0)) == len(infos)
 
@@ -318,7 +316,7 @@ def test_a_chunk_is_cut_after_the_id_that_ends(ids: str, settings: dict[str, int
 
     class Chunky(FakeSession):
         def decode(self, rows, actions, u=None, temperature=0.0):
-            return Decoded([np.array(encode(ids)) for _ in rows], [np.zeros(len(ids)) for _ in rows])
+            return Decoded([np.array(encode(ids)) for _ in rows])
 
     class Backbone(FakeBackbone):
         def session(self, num_rows, max_length=None):

@@ -547,7 +547,7 @@ def test_a_configuration_that_is_unknown_or_contradicts_the_weights_is_refused(c
 
 def test_a_broken_configuration_is_named(tmp_path):
     write(tmp_path)
-    for content, message in (("{", r"config\.json is no JSON"), ("[1]", r"config\.json holds a list")):
+    for content, message in (("{", r"config\.json is not JSON"), ("[1]", "an object is expected: .1.")):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             from_official(tmp_path)

@@ -1,7 +1,6 @@
 """The official code's own values on tiny models, reproduced; and where we differ on purpose, and why.
 
-Every folder of official values beside the checkout is used, by what its ``config.json`` says. Without
-them these tests are skipped.
+Every folder of ``tests/fixtures`` is used, by the files and the values that it has.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from cola_agents.decoding.backbones import LatentBackbone
-from cola_agents.model.litgpt import litgpt_to_official
 from cola_agents.model.modeling import CoLAForCausalLM, positions_of, shift_codes
 from cola_agents.model.official import CODEBOOK, official_name
 from cola_agents.model.sampling import distribution, sample
@@ -36,26 +34,25 @@ from cola_agents.train.code_losses import assign_codes, negative_entropy
 from cola_envs import EachRow, Episodes, Turn
 from cola_envs.grading import grade_answers
 from tests import tiny
+from tests.model.litgpt import litgpt_to_official
+from tests.official import FIXTURES, drawn, fingerprint, read_model
 
 ATOL = 1e-4
 
 
 def _folders(*needed: str, record: str) -> list[Any]:
-    """Folders with a model of a version we read, the needed files, and a recorded value of that name."""
-    found: list[Any] = []
-    for config in sorted(tiny.FIXTURES.glob("*/config.json")):
-        folder, version = config.parent, json.loads(config.read_text()).get("v")
-        if version not in (0, 1, 2) or not all((folder / name).is_file() for name in needed):
-            continue
-        if record in read_header(folder / "golden.safetensors"):
-            found.append(pytest.param(folder, id=folder.name))
-    return found
+    """Folders that have a model, the needed files, and a recorded value of that name."""
+    return [
+        pytest.param(path.parent, id=path.parent.name)
+        for path in sorted(FIXTURES.glob("*/weights.json"))
+        if all((path.parent / name).is_file() for name in needed)
+        and record in read_header(path.parent / "golden.safetensors")
+    ]
 
 
-MODELS = _folders("golden.safetensors", record="base_hidden")
-GRADIENTS = _folders("golden.safetensors", "golden_grads.safetensors", "grads.json", record="base_hidden")
-PRETRAINING = _folders("golden.safetensors", "lit_state_dict.safetensors", record="stage1_ce")
-needs_fixtures = pytest.mark.skipif(not tiny.FIXTURES.is_dir(), reason="no ../shared/fixtures here")
+MODELS = _folders(record="gen_sequences")
+GRADIENTS = _folders("golden_grads.safetensors", "grads.json", record="base_hidden")
+PRETRAINING = _folders(record="stage1_ce")
 
 
 @functools.cache
@@ -63,15 +60,8 @@ def load(folder: Path) -> tuple[CoLAForCausalLM, dict[str, Tensor]]:
     """The model in float32, and the recorded values. Shared: copy what you change."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*the map was rebuilt")
-        model = CoLAForCausalLM.from_official(folder, dtype=torch.float32)
+        model = read_model(folder)
     return model, load_file(folder / "golden.safetensors")
-
-
-def loaded(folder: Path, *needed: str) -> tuple[CoLAForCausalLM, dict[str, Tensor]]:
-    model, golden = load(folder)
-    if not all(name in golden for name in needed):
-        pytest.skip(f"{folder.name} records nothing of {needed}")
-    return model, golden
 
 
 def close(ours: Tensor, theirs: Tensor, where: Tensor | None = None) -> None:
@@ -95,11 +85,11 @@ every_model = pytest.mark.parametrize("folder", MODELS)
 # ------------------------------------------------------------------ forward
 
 
-@every_model
+@pytest.mark.parametrize("folder", _folders(record="base_hidden"))
 @torch.no_grad()
 def test_methods_on_plain_tensors_are_the_official_ones(folder):
     """hidden(ids), infer(h), policy(h), world(h, a): nothing else is passed."""
-    model, golden = loaded(folder)
+    model, golden = load(folder)
     ids = golden["input_ids"]
     h = model.hidden(ids)
     close(h, golden["base_hidden"])
@@ -117,7 +107,7 @@ def test_methods_on_plain_tensors_are_the_official_ones(folder):
 @both_prompts
 @torch.no_grad()
 def test_forward_values_are_the_official_ones(folder, prefix):
-    model, golden = loaded(folder)
+    model, golden = load(folder)
     ids, real, given = prompt(golden, prefix)
 
     def check(name: str, ours: Tensor) -> None:
@@ -144,8 +134,6 @@ def test_forward_values_are_the_official_ones(folder, prefix):
     last = out.action_logits[:, -1:].softmax(-1).gather(-1, out.actions[:, -1:, None]).squeeze(-1)
     assert torch.equal(out.actions[:, -1:], golden[prefix + "greedy_recorded_action_idx"])
     close(last, golden[prefix + "greedy_recorded_action_prob"])
-    if prefix + "idm_logits" not in golden:
-        return
     inferred = model.infer(h, mask=given)
     check("idm_logits", inferred)
     codes = inferred.argmax(-1)
@@ -186,7 +174,7 @@ def watched(modules: dict[str, torch.nn.Module], head: torch.nn.Module) -> Itera
 def test_every_stage_on_the_way_is_the_official_one(folder, prefix):
     """Layer outputs, norms, codebook and merge layers, not only what comes out at the end."""
     model: Any
-    model, golden = loaded(folder)
+    model, golden = load(folder)
     ids, real, given = prompt(golden, prefix)
     modules = {f"base_layer{i}_out": layer for i, layer in enumerate(model.base.layers)}
     modules["policy_norm_out"] = model.policy_trunk.norm
@@ -208,11 +196,12 @@ def test_every_stage_on_the_way_is_the_official_one(folder, prefix):
 @both_prompts
 @torch.no_grad()
 def test_world_under_every_code_at_once_is_the_official_one_code_by_code(folder, prefix):
-    model, golden = loaded(folder, "wm_logits_all_actions_last")
+    model, golden = load(folder)
     ids, _, given = prompt(golden, prefix)
     last = model.hidden(ids, mask=given)[:, -1].expand(model.config.num_codes, -1, -1)
+    expected = golden[prefix + "wm_logits_all_actions_last"]
     codes = torch.arange(model.config.num_codes)[:, None].expand(-1, len(ids))
-    close(model.world(last, codes), golden[prefix + "wm_logits_all_actions_last"])
+    close(model.world(last, codes)[: len(expected)], expected)
 
 
 # ------------------------------------------------------------------ generation
@@ -223,7 +212,7 @@ def test_world_under_every_code_at_once_is_the_official_one_code_by_code(folder,
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "uncached"])
 @torch.no_grad()
 def test_generated_tokens_codes_and_logits_are_the_official_ones(folder, prefix, cached):
-    model, golden = loaded(folder, "gen_sequences")
+    model, golden = load(folder)
     ids, real, _ = prompt(golden, prefix)
     codes, probabilities = [], []
 
@@ -257,7 +246,7 @@ def test_generated_tokens_codes_and_logits_are_the_official_ones(folder, prefix,
 @both_prompts
 @torch.no_grad()
 def test_generation_ends_at_the_official_token_and_pads_the_row(folder, prefix):
-    model, golden = loaded(folder, "geneos_sequences")
+    model, golden = load(folder)
     ids, real, _ = prompt(golden, prefix)
     eos, expected = int(golden[f"{prefix}geneos_eos_token_id"]), golden[f"{prefix}geneos_sequences"]
     codes: list[Tensor] = []
@@ -279,7 +268,7 @@ def test_generation_ends_at_the_official_token_and_pads_the_row(folder, prefix):
 @every_model
 @torch.no_grad()
 def test_policy_after_a_cached_prefill_is_the_official_one(folder):
-    model, golden = loaded(folder, "ea_cached_last_policy_logits")
+    model, golden = load(folder)
     cache = DynamicCache()
     for piece in (golden["input_ids"][:, :-1], golden["input_ids"][:, -1:]):
         out = model(piece, cache=cache, use_cache=True)
@@ -306,7 +295,7 @@ def recorded_settings(name: str) -> dict[str, Any] | None:
 @every_model
 def test_sampled_distributions_are_the_official_ones(folder):
     """Single rows with top-p too, the only ones for which the official top-p works."""
-    _, golden = loaded(folder, "sampling_logits")
+    _, golden = load(folder)
     checked = 0
     for name, expected in golden.items():
         settings = recorded_settings(name)
@@ -323,7 +312,7 @@ def test_sampled_distributions_are_the_official_ones(folder):
 @every_model
 def test_difference_top_p_works_in_batches(folder):
     """Officially it crashes on two rows, or keeps entries of other rows: it scatters along the wrong axis."""
-    _, golden = loaded(folder, "sampling_probs_k40_t1_p0p8_row0_1d")
+    _, golden = load(folder)
     together = distribution(golden["sampling_logits"], top_k=40, top_p=0.8).exp()
     for row in range(len(together)):
         expected = golden[f"sampling_probs_k40_t1_p0p8_row{row}_1d"]
@@ -333,7 +322,7 @@ def test_difference_top_p_works_in_batches(folder):
 @every_model
 def test_difference_temperature_zero_is_greedy(folder):
     """Officially tau = 0 skips the division and samples at temperature 1."""
-    _, golden = loaded(folder, "sampling_probs_k40_t0")
+    _, golden = load(folder)
     official, logits = golden["sampling_probs_k40_t0"], golden["sampling_logits"]
     torch.testing.assert_close(official, golden["sampling_probs_k40_t1"])
     ours = distribution(logits, temperature=0, top_k=40).exp()
@@ -343,7 +332,7 @@ def test_difference_temperature_zero_is_greedy(folder):
 @every_model
 def test_difference_log_probs_are_under_the_distribution_drawn_from(folder):
     """Officially codes are drawn from the likeliest 40 and scored under all: a ratio that is never 1."""
-    _, golden = loaded(folder, "sampling_probs_k5_t0p7")
+    _, golden = load(folder)
     logits, drawn_from = golden["sampling_logits"], golden["sampling_probs_k5_t0p7"]
     u = torch.linspace(0.01, 0.99, 40)[:, None].expand(-1, len(logits))
     codes, log_probs = sample(logits.expand(40, -1, -1), u, temperature=0.7, top_k=5)
@@ -411,8 +400,6 @@ def check_gradients(model: CoLAForCausalLM, loss: Tensor, folder: Path, record: 
 @pytest.mark.parametrize("mode", ["act_mode", "bc_mode", "vq_mode", "default_mode"])
 def test_gradients_of_every_parameter_are_the_official_ones(folder, mode):
     model, golden = load(folder)
-    if mode in ("bc_mode", "vq_mode") and model.inverse_head is None:
-        pytest.skip("no inverse dynamics")
     check_gradients(model, losses_of(model, golden)[mode](), folder, f"{mode}_det0")
 
 
@@ -423,8 +410,6 @@ def test_difference_greedy_codes_do_not_turn_the_gradient_round(folder):
     Then merge and codebook learn nothing and the base learns from -h, against the sign of every other
     loss. Here how a code was chosen changes no gradient. The official one is rebuilt below by hand.
     """
-    if json.loads((folder / "config.json").read_text())["v"] != 1:
-        pytest.skip("the greedy detach rule is version 1's")
     model: Any
     model, golden = load(folder)
     ids, codes = golden["input_ids"], golden["greedy_action_idx"]
@@ -447,11 +432,10 @@ def test_difference_greedy_codes_do_not_turn_the_gradient_round(folder):
 @pytest.mark.parametrize("folder", PRETRAINING)
 def test_litgpt_weights_converted_are_the_official_ones(folder):
     model, _ = load(folder)
-    converted = litgpt_to_official(load_file(folder / "lit_state_dict.safetensors"), model.base.config)
-    ours = {official_name(name): tensor for name, tensor in model.state_dict().items()}
-    assert set(converted) == set(ours)
-    for name, tensor in converted.items():
-        assert torch.equal(tensor, ours[name].T if name == CODEBOOK else ours[name]), name
+    converted = litgpt_to_official(drawn(folder), model.base.config)
+    recorded = json.loads((folder / "weights.json").read_text())["official"]
+    found = {name: fingerprint(tensor) for name, tensor in converted.items()}
+    assert found == pytest.approx(recorded, abs=1e-3)
     with pytest.raises(ValueError, match=r"no known tensor name begins like 'gpt\.wte"):
         litgpt_to_official({"gpt.wte.weight": torch.zeros(1)}, model.base.config)
 
@@ -482,13 +466,11 @@ def test_first_stage_from_the_recorded_noise_is_the_official_one(folder):
         for name, gradient in golden.items()
         if name.startswith("grad_stage1.")
     }
-    expected = litgpt_to_official(recorded, model.base.config)
-    for name, parameter in model.named_parameters():
-        if name.startswith(("inverse", "codebook", "merge")):
-            theirs = expected.pop(official_name(name))
-            assert parameter.grad is not None, name
-            close(parameter.grad.T if name == "codebook.weight" else parameter.grad, theirs)
-    assert not expected
+    ours = {official_name(name): parameter.grad for name, parameter in model.named_parameters()}
+    for name, theirs in litgpt_to_official(recorded, model.base.config).items():
+        found = ours[name]
+        assert found is not None, name
+        close(found.T if name == CODEBOOK else found, theirs)
 
 
 @pytest.mark.parametrize("folder", PRETRAINING)
@@ -517,9 +499,8 @@ GRADED_OTHERWISE = {
 }
 
 
-@needs_fixtures
 def test_graded_answers_are_the_official_ones_but_for_those_named():
-    recorded = json.loads((tiny.FIXTURES / "rl_math" / "grader_golden.json").read_text())["grading"]
+    recorded = json.loads((FIXTURES / "rl_math" / "grader_golden.json").read_text())["grading"]
     verdicts = grade_answers([c["truth"] for c in recorded], [c["given"] for c in recorded])
     other = {
         (case["given"], case["truth"])
@@ -565,11 +546,10 @@ def test_difference_cached_generation_in_train_mode_is_right(tiny_cola_differenc
         tiny_cola_difference.eval()
 
 
-@needs_fixtures
 def test_difference_a_reward_at_the_end_reaches_the_first_action_whole():
     """Officially GRPO's advantages pass through GAE with lambda 0.95 and values of 0: a reward at the end
     of 1024 tokens comes to the first as 0.95^1023. Ours are the group's, the same for all actions."""
-    golden = load_file(tiny.FIXTURES / "rl_math" / "golden.safetensors")
+    golden = load_file(FIXTURES / "rl_math" / "golden.safetensors")
     mask, reward = golden["action_mask"], golden["grpo_normalised_r"]
     ours = group_advantages(golden["r"], len(reward))
     at_the_end = torch.zeros(mask.shape)
@@ -622,11 +602,10 @@ def played_as_recorded(
     return collect(episodes, scripted, seeds=range(4), temperature=0.0), responses
 
 
-@needs_fixtures
 @pytest.mark.parametrize("name", ["proc_pad0_eos2", "proc_pad2_eos2"])
 def test_action_masks_are_the_official_ones(name, token_backbone):
     """The end-of-sequence token counts as an action; nothing behind it does."""
-    golden = load_file(tiny.FIXTURES / "rl_math" / "golden.safetensors")
+    golden = load_file(FIXTURES / "rl_math" / "golden.safetensors")
     rollout, _ = played_as_recorded(token_backbone, golden, name)
     for n, official in enumerate(golden[f"{name}_action_mask"]):
         start = int(rollout.mask[n].int().argmax())
@@ -634,12 +613,11 @@ def test_action_masks_are_the_official_ones(name, token_backbone):
         assert ours.tolist() == official.tolist()
 
 
-@needs_fixtures
 def test_difference_a_response_that_was_cut_keeps_its_last_token(token_backbone):
     """Officially it is overwritten by the end-of-sequence token: the action there no longer explains its
     token, and the reward model reads a finished answer. Here ids are what the actions gave."""
     name = "proc_pad0_eos2"
-    golden = load_file(tiny.FIXTURES / "rl_math" / "golden.safetensors")
+    golden = load_file(FIXTURES / "rl_math" / "golden.safetensors")
     assert golden[f"{name}_in_sequences"][1, -1] == 35
     assert golden[f"{name}_sequences"][1, -1] == 2
     rollout, responses = played_as_recorded(token_backbone, golden, name)
@@ -648,12 +626,11 @@ def test_difference_a_response_that_was_cut_keeps_its_last_token(token_backbone)
     assert rollout.actions[1][rollout.mask[1]].tolist() == written.tolist()
 
 
-@needs_fixtures
 def test_difference_every_action_counts_alike_in_the_loss():
     """Officially a loss is averaged over each sequence and then over the batch, which weighs an action of a
     short answer more. ``loss_mean="sequence"`` is that; the default is the mean over actions, as for a policy
     gradient, in which every action of an episode is one term."""
-    golden = load_file(tiny.FIXTURES / "rl_math" / "golden.safetensors")
+    golden = load_file(FIXTURES / "rl_math" / "golden.safetensors")
     mask = golden["action_mask"]
     log_probs = golden["new_log_probs"][mask.bool()].requires_grad_()
     advantages = golden["grpo_advantages_normalised_over_buffer_rightpadded0"][mask.bool()]

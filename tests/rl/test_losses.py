@@ -34,9 +34,7 @@ from cola_agents.train.code_losses import (
     negative_entropy,
     negative_marginal_entropy,
 )
-from tests import tiny
-
-needs_fixtures = pytest.mark.skipif(not tiny.FIXTURES.is_dir(), reason="no ../shared/fixtures here")
+from tests.official import FIXTURES
 
 
 def tensor(*rows: list[float]) -> torch.Tensor:
@@ -292,10 +290,9 @@ def test_the_two_regularisers_by_hand():
 
 @pytest.fixture(scope="module")
 def rl_math() -> dict[str, torch.Tensor]:
-    return load_file(tiny.FIXTURES / "rl_math" / "golden.safetensors")
+    return load_file(FIXTURES / "rl_math" / "golden.safetensors")
 
 
-@needs_fixtures
 def test_group_advantages_are_the_official_ones(rl_math):
     torch.testing.assert_close(
         group_advantages(rl_math["r"], len(rl_math["r"])), rl_math["grpo_normalised_r"], atol=1e-5, rtol=1e-5
@@ -303,7 +300,6 @@ def test_group_advantages_are_the_official_ones(rl_math):
     assert not rl_math["grpo_normalised_r_all_equal"].any()
 
 
-@needs_fixtures
 @pytest.mark.parametrize("algorithm", ["ppo", "remax", "grpo"])
 def test_gae_is_the_official_one(rl_math, algorithm):
     mask = rl_math["action_mask"]
@@ -318,7 +314,6 @@ def test_gae_is_the_official_one(rl_math, algorithm):
     torch.testing.assert_close(returns[where], expected[where], atol=1e-5, rtol=1e-5)
 
 
-@needs_fixtures
 def test_whitening_is_the_official_one(rl_math):
     mask = rl_math["action_mask"]
     found = whiten(rl_math["grpo_advantages_g1_l0.95"], mask)
@@ -328,7 +323,6 @@ def test_whitening_is_the_official_one(rl_math):
         torch.testing.assert_close(ours, expected[row][: len(ours)], atol=1e-4, rtol=1e-4)
 
 
-@needs_fixtures
 def test_losses_are_the_official_ones_sequence_by_sequence(rl_math):
     """Officially each sequence counts alike, whatever its length: here with ``loss_mean="sequence"``."""
     mask = rl_math["action_mask"]
@@ -348,7 +342,6 @@ def test_losses_are_the_official_ones_sequence_by_sequence(rl_math):
         assert abs(average(each, mask, "token").item() - by_sequence) > 1e-4, "lengths tell the two apart"
 
 
-@needs_fixtures
 def test_the_kl_and_its_rewards_are_the_official_ones(rl_math):
     """Officially task rewards are cut to [-10, 10] on the way: done here by hand, since we never do it."""
     mask = rl_math["action_mask"]
@@ -366,7 +359,6 @@ def test_the_kl_and_its_rewards_are_the_official_ones(rl_math):
         torch.testing.assert_close(rewards, rl_math[f"{name}_reward_klcoef0.01"], atol=1e-4, rtol=0)
 
 
-@needs_fixtures
 def test_td_targets_are_the_official_ones(rl_math):
     """Officially actions are -100 where none was taken; the loss is a masked mean of squared errors."""
     taken = rl_math["q_actions"] != -100

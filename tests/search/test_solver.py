@@ -198,7 +198,7 @@ def test_pretrain_q_refuses_what_it_does_not_read(tmp_path, capsys) -> None:
     assert main(["pretrain", "q", "--out", out, "--data", "x", "--tau", "2"]) == 2
     assert "takes no --tau" in capsys.readouterr().err
     assert main(["pretrain", "world", "--out", out, "--model", "x", "--gamma", "1"]) == 2
-    assert "--gamma is of the stage q" in capsys.readouterr().err
+    assert "the stage world takes no --gamma" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -9,7 +10,7 @@ from random import Random
 
 from cola_envs.grading import extract_boxed, grade_answers
 from cola_envs.tasks import substitute
-from cola_envs.tasks.substitute_templates import SECOND
+from cola_envs.tasks.substitute_problems.drawing import SECOND
 
 
 def _checked_value(check: str):
@@ -54,6 +55,15 @@ def _as_latex(value) -> str:
     return sympy.latex(sympy.sympify(value))
 
 
+def train_items(seed: int, count: int, **chosen):
+    return [substitute.train_item(seed, index, **chosen) for index in range(count)]
+
+
+def test_published_seeds_draw_the_problems_that_they_drew():
+    drawn = [substitute.train_item(seed, index) for seed in (0, 1, 20260) for index in range(500)]
+    assert hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:16] == "39465cd409c8f71b"
+
+
 def test_every_test_answer_is_recomputed_by_another_road():
     rows = [json.loads(line) for line in substitute.TEST_FILE.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == substitute.TEST_SIZE == 500
@@ -86,14 +96,14 @@ def test_the_test_set_covers_every_subject_and_level_without_repetition():
 
 
 def test_solutions_end_in_the_boxed_answer():
-    for item in [*substitute.test_items(), *substitute.train_items(3, 2000)]:
+    for item in [*substitute.test_items(), *train_items(3, 2000)]:
         assert extract_boxed(item["solution"]) == item["answer"]
 
 
 def test_no_training_item_asks_a_test_question():
     test = {substitute.canonical_question(item["problem"]) for item in substitute.test_items()}
     for levels in ([1], None):
-        train = [item["problem"] for item in substitute.train_items(0, 12_000, levels=levels)]
+        train = [item["problem"] for item in train_items(0, 12_000, levels=levels)]
         assert test.isdisjoint(map(substitute.canonical_question, train))
 
 
@@ -104,15 +114,15 @@ def test_canonical_questions_ignore_order_and_names():
 
 
 def test_training_items_follow_from_seed_and_index_alone():
-    items = list(substitute.train_items(7, 50, levels=[1, 2]))
-    assert items == list(substitute.train_items(7, 60, levels=[1, 2]))[:50]
+    items = train_items(7, 50, levels=[1, 2])
+    assert items == train_items(7, 60, levels=[1, 2])[:50]
     assert items[31] == substitute.train_item(7, 31, levels=[1, 2])
-    others = {item["problem"] for item in substitute.train_items(8, 50, subjects=["Precalculus"], levels=[3])}
+    others = {item["problem"] for item in train_items(8, 50, subjects=["Precalculus"], levels=[3])}
     assert others.isdisjoint(item["problem"] for item in items)
 
 
 def test_level_one_needs_single_digits_alone():
-    for item in substitute.train_items(0, 3000, levels=[1]):
+    for item in train_items(0, 3000, levels=[1]):
         numbers = [int(n) for n in re.findall(r"\d+", item["problem"])]
         assert max(numbers) < 50
         assert sum(n > 9 for n in numbers) <= 1, item["problem"]

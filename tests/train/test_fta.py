@@ -22,13 +22,12 @@ from cola_agents.train.data.sources import GeneratedDocuments
 from cola_agents.train.fta import Codes, TuneLoss, paper_fta, tune_base
 from cola_agents.train.stage import StageConfig
 from tests import tiny
+from tests.official import FIXTURES, read_model
 
 CODES: tuple[Codes, ...] = ("inverse", "policy")
 #: The recorded gradients of the official code under the codes of inverse dynamics and of the policy.
 RECORDS = {"inverse": "vq_mode_det0", "policy": "default_mode_det0"}
-FOLDERS = sorted(
-    path.parent for path in tiny.FIXTURES.glob("*/grads.json") if (path.parent / "model.safetensors").exists()
-)
+FOLDERS = sorted(path.parent for path in FIXTURES.glob("*/grads.json"))
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ def test_the_loss_is_that_of_continuations_under_argmax_codes(cola, codes, batch
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_the_base_gets_the_official_gradient(folder: Path, codes):
     """FTA-I and FTA-P of the official version 2 (and FTA-I of version 1), parameter by parameter."""
-    model = CoLAForCausalLM.from_official(folder)
+    model = read_model(folder)
     ids = load_file(folder / "golden.safetensors")["input_ids"]
     expected = json.loads((folder / "grads.json").read_text())[RECORDS[codes]]
     loss, _ = TuneLoss(model, codes)(collate([[row] for row in ids.tolist()], ids.shape[1]), [])
@@ -115,7 +114,7 @@ def test_fta_p_differs_on_purpose_from_the_official_version_1(folder: Path):
     batch = collate([[row] for row in ids.tolist()], ids.shape[1])
     after = {}
     for way in ("ours", "official"):
-        model = CoLAForCausalLM.from_official(folder)
+        model = read_model(folder)
         loss, _ = TuneLoss(model, "policy")(batch, [])
         if way == "official":
             h = model.hidden(ids)
