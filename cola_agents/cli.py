@@ -47,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with sigterm_as_interrupt(), _escaped_warnings():
+            if arguments.threads is not None:
+                from cola_agents.common.threads import set_threads
+
+                set_threads(arguments.threads)
             return arguments.run(arguments)
     except KeyboardInterrupt as stopped:
         print("cola: stopped", file=sys.stderr)
@@ -78,7 +82,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in COMMANDS:
         command.add(commands)
+    for own in _leaves(parser):
+        own.add_argument(
+            "--threads", type=int, help="of torch; one for small models on a CPU where it is not given"
+        )
     return parser
+
+
+def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of the commands, and of a command's own subcommands."""
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not below:
+        yield parser
+    for action in below:
+        for own in action.choices.values():
+            yield from _leaves(own)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.model.families import CappedLinear
+from cola_agents.sb3_threads import fit_algorithms
 
 NEVER = -1e9  # the logit of an id that no token stands for: finite, so that entropies stay free of NaN
 
@@ -110,6 +111,7 @@ class SB3VecEnv(VecEnv):
                 f"autoreset_mode={mode}; make it with autoreset_mode='same_step' (other packages' "
                 "environments: vector_kwargs={'autoreset_mode': AutoresetMode.SAME_STEP})"
             )
+        fit_algorithms(SB3VecEnv)
         self.env = env
         self._started = time.perf_counter()
         self._actions: np.ndarray | None = None
@@ -190,6 +192,11 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     # ---------------------------------------------------------------- looking inside
+
+    @property
+    def backbone(self) -> Any:
+        """The model of these environments; None of other packages'."""
+        return getattr(getattr(self.env.unwrapped, "episodes", None), "backbone", None)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The attribute of the outermost layer of the vector environment that has it, once a row."""
@@ -425,7 +432,7 @@ def sb3_defaults(algorithm: str, venv: VecEnv) -> dict[str, Any]:
     if not isinstance(inner, SB3VecEnv):
         raise TypeError(f"sb3_defaults reads the settings of an SB3VecEnv, got {venv!r}")
     episodes = getattr(inner.env.unwrapped, "episodes", None)
-    backbone = getattr(episodes, "backbone", None)
+    backbone = inner.backbone
     model = getattr(backbone, "model", None)
     settings: dict[str, Any] = {
         "gamma": 1.0,

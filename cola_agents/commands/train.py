@@ -135,28 +135,23 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
         the exit status: 130 after Ctrl-C and 143 after SIGTERM, with the agent saved; 1 where the loss was
         not finite.
     """
-    from cola_agents.common.threads import fitting_threads
-    from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
     from cola_agents.evaluation.scores import wilson
     from cola_agents.rl.logs import make_logger
 
-    backbone = agent.backbone
-    assert isinstance(backbone, (LatentBackbone, TokenBackbone))  # what a command loads
     learns = agent.num_timesteps < settings["timesteps"]
     formats = [name for name in settings["log"] if learns and not (quiet and name == "stdout")]
     logger = make_logger(out / "logs", formats)
     agent.set_logger(logger)
     try:
-        with fitting_threads(backbone.model):
-            if learns:
-                agent.learn(
-                    settings["timesteps"] - agent.num_timesteps,
-                    log_interval=settings["log_interval"],
-                    progress_bar=not quiet,
-                    save_every=settings["save_every"],
-                    save_to=out,
-                )
-            rollout = agent.evaluate(settings["episodes"])
+        if learns:
+            agent.learn(
+                settings["timesteps"] - agent.num_timesteps,
+                log_interval=settings["log_interval"],
+                progress_bar=not quiet,
+                save_every=settings["save_every"],
+                save_to=out,
+            )
+        rollout = agent.evaluate(settings["episodes"])
     except KeyboardInterrupt as stopped:
         print(f"stopped at {agent.num_timesteps} timesteps; `cola resume {out}` goes on", file=sys.stderr)
         return exit_status(stopped)

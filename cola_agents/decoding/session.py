@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
 from cola_agents.model.families import check_family
 
@@ -55,6 +56,7 @@ class Rows:
         self.tokens: list[list[int]] = [[] for _ in range(num_rows)]
         self.tokens_forwarded = 0
         self._device = next(base.parameters()).device
+        self.threads = fitting_threads(base)
         self._order = list(range(num_rows))
         self._kv = KVRows(num_rows, max_length)
         self._states = GrowingRows(num_rows, max_length)
@@ -120,7 +122,8 @@ class Rows:
         ids = torch.tensor(padded, device=self._device)
         starts = [len(self.tokens[row]) for row in rows]
         chunk = Chunk(self.num_rows, rows, starts, width, self._device)
-        h = run_rows(self.base, self._kv, chunk, input_ids=ids)
+        with self.threads:
+            h = run_rows(self.base, self._kv, chunk, input_ids=ids)
         self.tokens_forwarded += sum(widths)
         self._states.ensure(chunk.length, h)[chunk.where] = h
         last = h[:, 0] if width == 1 else _ends(h, widths)
@@ -228,7 +231,8 @@ class Follower:
             states = session._states.data
             index, at = chunk.where
             h = states[index, at.clamp_max(states.shape[1] - 1)]
-        out = run_rows(self.trunk, self._kv, chunk, inputs_embeds=h)
+        with session.threads:
+            out = run_rows(self.trunk, self._kv, chunk, inputs_embeds=h)
         last = out[:, 0] if width == 1 else _ends(out, counts)
         bad = not_finite(last)
         if bad:

@@ -300,7 +300,7 @@ class Agent(ABC):
             self._meet()
             with self.watch.rollout() if self.watch else nullcontext():
                 batch = self.batch()
-            with hold_interrupts():
+            with hold_interrupts(), self.policy.threads:
                 figures = self.improve(batch)
                 record = self._record(batch, started, figures)
         except BaseException as error:
@@ -538,7 +538,8 @@ class Agent(ABC):
                 episode that the policy reads.
         """
         drawing: Drawing = {"temperature": 0.0} if deterministic else self.options.drawing
-        return actions_for(self.actor, observation, self._predictions, drawing), state
+        with self.policy.threads:
+            return actions_for(self.actor, observation, self._predictions, drawing), state
 
     # ---------------------------------------------------------------- evaluating
 

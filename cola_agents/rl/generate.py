@@ -74,7 +74,7 @@ class Recorded:
             rows = [torch.tensor(episode["ids"]) for episode in self.episodes[at : at + batch_size]]
             # Padded on the right, where a causal model does not look.
             ids = pad_sequence(rows, batch_first=True).to(device)
-            with torch.no_grad():
+            with torch.no_grad(), fitting_threads(backbone):
                 states = backbone.base(input_ids=ids, use_cache=False).last_hidden_state
             hidden += [state[: len(row)] for state, row in zip(states, rows, strict=True)]
         seeds, problems = (
@@ -146,7 +146,7 @@ def generate(
         policy = policy or InitialPolicy()
         per_round = max(1, episodes.num_rows // n)
         backbone: Any = episodes.backbone
-        with fitting_threads(backbone.model):
+        with fitting_threads(backbone):
             for first in range(recording.done, problems, per_round):
                 count = min(per_round, problems - first)
                 recording.append(list(_played(episodes, policy, seed + first, count, n, temperature)))
