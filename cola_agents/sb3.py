@@ -27,6 +27,8 @@ import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.model.families import CappedLinear
 from cola_agents.sb3_threads import fit_algorithms
 
+#: SB3's convention: the step that ends an episode returns the next one's first observation.
+SAME_STEP = AutoresetMode.SAME_STEP
 NEVER = -1e9  # the logit of an id that no token stands for: finite, so that entropies stay free of NaN
 
 
@@ -77,8 +79,8 @@ class SB3VecEnv(VecEnv):
     :class:`HeadBox`, from which :class:`ClonedPolicy` takes its start.
 
     Args:
-        env: an id (or EnvSpec), made by ``gym.make_vec``, or a Gymnasium vector environment, wrapped or
-            not, with same-step autoreset.
+        env: an id (or EnvSpec), made by ``gym.make_vec`` with same-step autoreset, or a Gymnasium vector
+            environment, wrapped or not, that was made so.
         num_envs: N, with an id only; 32 if None.
         kwargs: for ``gym.make_vec``, with an id only.
 
@@ -90,6 +92,7 @@ class SB3VecEnv(VecEnv):
     def __init__(self, env: str | EnvSpec | VectorEnv, num_envs: int | None = None, **kwargs: Any) -> None:
         made_here = isinstance(env, (str, EnvSpec))
         if isinstance(env, (str, EnvSpec)):
+            kwargs.setdefault("autoreset_mode", SAME_STEP)
             env = gym.make_vec(env, num_envs=32 if num_envs is None else num_envs, **kwargs)
         elif not isinstance(env, VectorEnv):
             raise TypeError(

@@ -33,6 +33,7 @@ def fit_algorithms(env_class: type) -> None:
 
 
 def _below(kind: type) -> Iterator[type]:
+    one: type
     for one in kind.__subclasses__():
         yield one
         yield from _below(one)

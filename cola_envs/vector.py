@@ -32,10 +32,10 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Args:
         num_envs: how many rows there are.
-        autoreset_mode: ``"same_step"`` (the step that ends an episode returns the next one's first
+        autoreset_mode: ``"next_step"``, Gymnasium's default (the step after the end ignores the row's action
+            and resets it), ``"same_step"`` (the step that ends an episode returns the next one's first
             observation; the last one is in ``info["final_obs"]``, the end's fields in
-            ``info["final_info"]``), ``"next_step"`` (the step after the end ignores the row's action and
-            resets it) or ``"disabled"`` (reset ended rows with ``options={"reset_mask": ...}``).
+            ``info["final_info"]``) or ``"disabled"`` (reset ended rows with ``options={"reset_mask": ...}``).
         render_mode: None, ``"ansi"`` or ``"human"`` (episodes are printed when they end).
         max_episode_steps: truncates an episode after so many steps, as Gymnasium's TimeLimit around a single
             environment does: ``info`` is that of the step, and nothing more is graded. None or -1 for no
@@ -50,14 +50,14 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     metadata = {  # noqa: RUF012 (Gymnasium's own form)
         "render_modes": ["ansi", "human"],
         "render_fps": 30,
-        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
     def __init__(
         self,
         num_envs: int = 1,
         *,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         **settings: Any,

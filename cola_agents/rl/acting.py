@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
@@ -80,7 +79,7 @@ class AgentVecEnv(SB3VecEnv):
         self._version = version
         self._weights = version()
         kwargs = {**kwargs, "observation": "features", "model": _Follows(backbone, actor)}
-        super().__init__(gym.make_vec(env_id, num_envs=num_envs, **kwargs))
+        super().__init__(env_id, num_envs, **kwargs)
 
     def reset(self) -> np.ndarray:
         self._session.forget()
