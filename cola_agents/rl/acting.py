@@ -79,7 +79,7 @@ class AgentVecEnv(SB3VecEnv):
         self._version = version
         self._weights = version()
         kwargs = {**kwargs, "observation": "features", "model": _Follows(backbone, actor)}
-        super().__init__(env_id, num_envs, **kwargs)
+        super().__init__(env_id, num_envs, env_kwargs=kwargs)
 
     def reset(self) -> np.ndarray:
         self._session.forget()

@@ -10,6 +10,7 @@ import dataclasses
 import time
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,6 +21,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 import cola_envs  # noqa: F401 (registers the ids)
+from cola_agents.common.arguments import check_no_option, environment_arguments, unknown_option
 from cola_agents.common.interrupts import hold_interrupts
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone
@@ -108,9 +110,11 @@ class Agent(ABC):
         **options: Any,
     ) -> None:
         names = [field.name for field in dataclasses.fields(self.options_class)]
-        unknown = sorted(set(options) - set(names))
-        if unknown:
-            raise TypeError(f"unknown option {unknown[0]!r}: {type(self).__name__} takes {', '.join(names)}")
+        taker = type(self).__name__
+        level = _level_of(env_id, taker)
+        for name in sorted(set(options) - set(names)):
+            raise TypeError(unknown_option(name, options[name], names, taker, env_id))
+        check_no_option(env_kwargs or {}, names, taker, env_id)
         self.options = self.options_class(**options)
         self.workers = RolloutWorkers()
         self.begin()
@@ -121,7 +125,6 @@ class Agent(ABC):
         first = self.workers.rank == 0
         self.verbose = verbose if first else 0
         self.tensorboard_log = tensorboard_log if first else None
-        level = _level_of(env_id)
         if level == "token" and self.env_kwargs.get("prior_coef"):
             raise ValueError(
                 "prior_coef needs a policy that stays as it was, and a token-level agent trains the very "
@@ -496,7 +499,8 @@ class Agent(ABC):
         *,
         env_id: str | None = None,
         split: str | None = None,
-        **env_kwargs: Any,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **direct: Any,
     ) -> AgentVecEnv:
         """Rows for ``evaluate_policy``, ``EvalCallback`` and :meth:`predict`.
 
@@ -506,7 +510,8 @@ class Agent(ABC):
             split: one of the task's; None for ``"test"``, or else the last it has.
             env_kwargs: further arguments, over the agent's own on its own task.
         """
-        chosen, kwargs = self._evaluation(env_id, split, env_kwargs)
+        given = environment_arguments(env_kwargs, direct, "vec_env")
+        chosen, kwargs = self._evaluation(env_id, split, given)
         return self._vec_env(chosen, num_envs or self.num_envs, kwargs)
 
     def _vec_env(self, env_id: str, num_envs: int, kwargs: dict[str, Any]) -> AgentVecEnv:
@@ -551,7 +556,8 @@ class Agent(ABC):
         split: str | None = None,
         greedy: bool = False,
         seed: int = 10_000,
-        **env_kwargs: Any,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **direct: Any,
     ) -> Rollout:
         """Play ``num_episodes`` with the current policy on its own task.
 
@@ -560,8 +566,10 @@ class Agent(ABC):
             split: one of the task's; None for ``"test"``, or else the last it has.
             greedy: take the likeliest action instead of drawing one.
             seed: problem ``i`` has seed ``seed + i``, whatever agent plays it.
+            env_kwargs: further arguments, over the agent's own on its own task.
         """
-        chosen, kwargs = self._evaluation(env_id, split, env_kwargs)
+        given = environment_arguments(env_kwargs, direct, "evaluate")
+        chosen, kwargs = self._evaluation(env_id, split, given)
         episodes = self._episodes(chosen, min(num_episodes, max(64, self.num_envs)), kwargs)
         try:
             drawing = {"temperature": 0.0} if greedy else self.options.drawing
@@ -666,10 +674,13 @@ class Agent(ABC):
         return agent
 
 
-def _level_of(env_id: str) -> Level:
+def _level_of(env_id: str, taker: str) -> Level:
     """Which actions an id takes."""
     if not isinstance(env_id, str):
-        raise TypeError(f"an agent takes the id of an environment, got {type(env_id).__name__}")
+        raise TypeError(
+            f"{taker} takes the id of an environment, got {env_id!r}; a task of yours is an argument of it: "
+            f'{taker}("CoLA-Text-v0", env_kwargs={{"task": MyTask}})'
+        )
     level: Level | None = gym.spec(env_id).kwargs.get("actions")
     if level is None:
         raise ValueError(f"{env_id} is not one of the CoLA environments: it has no action level")

@@ -126,7 +126,9 @@ def test_resume_after_an_interrupted_evaluation_only_evaluates(tmp_path, capsys,
 
 
 def test_values_are_json_or_pythons_words_or_text():
-    told = settings(["whiten=True", "b=false", "c=None", "lr=1e-2", "levels=[4,5]", "kinds=sum", "t=a=b"])
+    told = settings(
+        ["whiten=True", "b=false", "c=None", "lr=1e-2", "levels=[4,5]", "kinds=sum", "t=a=b"], "--set"
+    )
     assert told == {
         "whiten": True,
         "b": False,

@@ -326,11 +326,11 @@ def test_the_command_prints_json_and_a_table(capsys):
         main(
             [
                 *argv,
-                "--set",
+                "--env",
                 'subjects=["Algebra", "Geometry"]',
-                "--set",
+                "--env",
                 "levels=[1]",
-                "--set",
+                "--env",
                 "max_tokens=8",
             ]
         )
@@ -347,7 +347,7 @@ def test_the_command_prints_json_and_a_table(capsys):
 
 
 def test_settings_are_json_or_text():
-    assert settings(["level=2", "kinds=sum", "levels=[1,2]", "note=a=b", "on=true"]) == {
+    assert settings(["level=2", "kinds=sum", "levels=[1,2]", "note=a=b", "on=true"], "--env") == {
         "level": 2,
         "kinds": "sum",
         "levels": [1, 2],
@@ -356,14 +356,14 @@ def test_settings_are_json_or_text():
     }
     for pairs, message in ((["level"], "no KEY=VALUE"), (["=2"], "no KEY=VALUE"), (["a=1", "a=2"], "twice")):
         with pytest.raises(ValueError, match=message):
-            settings(pairs)
+            settings(pairs, "--env")
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--set", "split=train"], "--split"),
-        (["--set", "levle=2"], "Did you mean 'level'"),
+        (["--env", "split=train"], "--split"),
+        (["--env", "levle=2"], "Did you mean 'level'"),
         (["--samples", "0"], "samples must be at least 1"),
     ],
 )
