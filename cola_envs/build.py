@@ -22,7 +22,7 @@ from cola_envs.task import EachRow, TaskBatch
 Builder = Callable[..., Any]
 #: What ``gym.make`` was called with; its values are checked where they are read.
 Settings = dict[str, Any]
-RENDER_MODES = ("ansi", "human")
+RENDER_MODES = ("ansi", "human", "rgb_array")
 #: Of a task that has splits and does not name them otherwise (an attribute ``splits`` of its builder).
 SPLITS = ("train", "test")
 
@@ -183,7 +183,7 @@ class _UnknownRenderMode(UnsupportedMode, TypeError):
 
 def check_render_mode(mode: str | None) -> str | None:
     if mode is not None and mode not in RENDER_MODES:
-        raise _UnknownRenderMode(f"render_mode must be None, 'ansi' or 'human', got {mode!r}")
+        raise _UnknownRenderMode(f"render_mode must be None, 'ansi', 'human' or 'rgb_array', got {mode!r}")
     return mode
 
 

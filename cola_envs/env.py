@@ -13,7 +13,7 @@ from cola_envs.checks import Options, check_options
 from cola_envs.episodes import Episodes
 from cola_envs.fields import Info
 from cola_envs.pickling import recipe
-from cola_envs.render import transcript
+from cola_envs.render import frame, transcript
 from cola_envs.state import State, next_seed
 
 
@@ -50,7 +50,8 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     ## Arguments
     See :func:`cola_envs.build.build_episodes`; ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
-    the text so far with the action behind each token) or ``"human"`` (it is printed, as it is written).
+    the text so far with the action behind each token), ``"human"`` (it is printed, as it is written) or
+    ``"rgb_array"`` (a frame of it, [480, 640, 3] uint8, the written text in a colour for each action).
 
     ## Pickling
     ``pickle`` keeps the arguments and the spec: what is loaded is made anew, with a model that is named
@@ -60,7 +61,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
     v0: first release.
     """
 
-    metadata = {"render_modes": ["ansi", "human"], "render_fps": 30}  # noqa: RUF012 (Gymnasium's own form)
+    metadata = {"render_modes": ["ansi", "human", "rgb_array"], "render_fps": 30}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
         self.render_mode = check_render_mode(render_mode)
@@ -114,11 +115,13 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         observation: np.ndarray = self.episodes.restore([0], [state], None if reseed is None else [reseed])[0]
         return observation
 
-    def render(self) -> str | None:
+    def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """The text so far with the action behind each token; in human mode it is printed."""
         if self.render_mode is None:
             gym.logger.warn('render() needs gym.make(..., render_mode="ansi") or render_mode="human"')
             return None
+        if self.render_mode == "rgb_array":
+            return frame(self.episodes, 0)
         text = transcript(self.episodes, 0)
         if self.render_mode == "human":
             print(text)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings
 from cola_agents.commands.tasks import TASK_HELP, add_env, load_playing, named_task, task_of_agent
+from cola_agents.common.files import write_json
 from cola_envs.jsonl import JsonObject
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "eval",
         help="play a task with a model's own policy and report",
-        description="Plays a task and prints a report, as JSON to stdout and as a table to stderr.",
+        description="Plays a task and prints a table of what came out.",
     )
     parser.add_argument("--task", help=f"{TASK_HELP}; an agent's own where not given")
     parser.add_argument("--model", help="folder or hub id; the bundled model without it")
@@ -48,7 +48,8 @@ def add(commands: Commands) -> None:
         "which mcts-q spends all of its simulations; may be repeated",
     )
     add_env(parser)
-    parser.add_argument("--json", action="store_true", help="no table")
+    parser.add_argument("--out", type=Path, help="a file to write the whole report to, as JSON")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON in place of the table")
     parser.set_defaults(run=_evaluate)
 
 
@@ -81,9 +82,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         named["search"] = search_config(arguments.search, arguments.simulations, chosen)
         named["q"] = arguments.q
     report = evaluate(task, **named, env_kwargs=env_kwargs)
-    print(json.dumps(report, indent=2))
-    if not arguments.json:
-        print(table(report), file=sys.stderr)
+    if arguments.out is not None:
+        write_json(arguments.out, report, indent=2)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print(table(report))
     return 130 if report.get("interrupted") else 0
 
 

@@ -15,9 +15,9 @@ from cola_agents.commands.tasks import TASK_HELP, add_env, named_task
 from cola_agents.common.files import SETTINGS, first_process, one_writer, write_whole
 from cola_agents.common.interrupts import exit_status
 from cola_agents.common.sealed import DamagedError, sealed, unsealed
-from cola_envs.fields import SPLIT, SUCCESS
+from cola_envs.fields import SPLIT, SUCCESS, TEXT
 from cola_envs.jsonl import JsonObject
-from cola_envs.shown import shown
+from cola_envs.shown import shown, shown_line
 
 if TYPE_CHECKING:
     from cola_agents.rl.agent import Agent
@@ -30,7 +30,12 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("train", help="learn a task by reinforcement; resumable, with logs")
     parser.add_argument("--task", required=True, help=TASK_HELP)
     parser.add_argument("--algo", required=True, type=str.lower, choices=ALGORITHMS)
-    parser.add_argument("--timesteps", type=whole, required=True, help="actions to take, over all rows")
+    parser.add_argument(
+        "--timesteps",
+        type=whole,
+        required=True,
+        help="actions to take over all rows; the update that gets there is finished, which is a few more",
+    )
     parser.add_argument("--out", type=Path, required=True, help="new folder for the agent and its logs")
     parser.add_argument(
         "--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the algorithm"
@@ -145,6 +150,8 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
     agent.set_logger(logger)
     try:
         if learns:
+            before = agent.evaluate(1)
+            print(f"Learning until {settings['timesteps']} timesteps, update by update.", file=sys.stderr)
             agent.learn(
                 settings["timesteps"] - agent.num_timesteps,
                 log_interval=settings["log_interval"],
@@ -169,6 +176,9 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
         f"success {won / len(rollout):.3f} (95 %: {low:.3f} to {high:.3f}), "
         f"reward {rollout.episode_rewards.mean().item():.3f}, after {agent.num_timesteps} timesteps"
     )
+    if learns:
+        print(f"One answer before: {shown_line(TEXT.of(before.infos[0]))}")
+        print(f"The same after:    {shown_line(TEXT.of(rollout.infos[0]))}")
     own = agent.env_kwargs.get("task")
     named = f"--task {own} " if isinstance(own, str) else ""
     print(f"The agent is in {out}: `cola eval {named}--agent {out}`.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -27,7 +28,7 @@ from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone
 from cola_agents.model.lora import shared_copy
 from cola_agents.model.sampling import Drawing
-from cola_agents.rl.acting import AgentVecEnv, actions_for
+from cola_agents.rl.acting import AgentVecEnv, PolicyFor, actions_for
 from cola_agents.rl.actors import (
     adapted_actor,
     make_actor,
@@ -38,7 +39,7 @@ from cola_agents.rl.learning import Run, watched, writing
 from cola_agents.rl.logs import default_logger, write_record
 from cola_agents.rl.losses import adapted_kl_coef, reinforce_objective, rewards_to_go, whiten
 from cola_agents.rl.optimiser import Adam32, tensors_of
-from cola_agents.rl.options import AgentOptions, ClippedOptions
+from cola_agents.rl.options import AgentOptions, ClippedOptions, listed
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.restoring import arguments_of, nameable, take_over
 from cola_agents.rl.rollout import Rollout, collect
@@ -49,9 +50,11 @@ from cola_agents.rl.update import Batch, Record, improve, shuffled
 from cola_agents.rl.workers import RolloutWorkers, text_of
 from cola_envs.backbone import Level
 from cola_envs.build import evaluation_split, repeatable, resolve
+from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
 from cola_envs.fields import failures, mean_scores
 from cola_envs.order import check_prompts, order_of
+from cola_envs.vector import CoLAVectorEnv
 
 #: Updates in which no episode was better than another, after which it is said.
 PATIENCE = 10
@@ -93,6 +96,10 @@ class Agent(ABC):
     """
 
     options_class: ClassVar[type[AgentOptions]] = AgentOptions
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nOptions:\n{listed(cls.options_class)}"
 
     def __init__(
         self,
@@ -394,7 +401,9 @@ class Agent(ABC):
 
     def _notice(self, record: Record) -> None:
         """Warn where update after update gives nothing to learn from."""
-        self._idle = self._idle + 1 if record["frac_zero_advantage"] == 1 else 0
+        # Where all is won already nothing is amiss.
+        idle = record["frac_zero_advantage"] == 1 and record["success"] < 1
+        self._idle = self._idle + 1 if idle else 0
         if self._idle == PATIENCE and self.workers.rank == 0:
             warnings.warn(
                 f"in the last {PATIENCE} updates no episode was rewarded differently from those it is "
@@ -545,6 +554,32 @@ class Agent(ABC):
         drawing: Drawing = {"temperature": 0.0} if deterministic else self.options.drawing
         with self.policy.threads:
             return actions_for(self.actor, observation, self._predictions, drawing), state
+
+    def policy_for(self, env: Any) -> PolicyFor:
+        """The policy in the loop of an environment of ``gym.make`` or ``gym.make_vec``, wrapped or not.
+
+        ``action = policy(observation)`` is an int, or of a vector environment an array [N]: a draw as the
+        agent learned it, or with ``deterministic=True`` the likeliest.
+
+        Raises:
+            TypeError: for an environment that is none of these.
+            ValueError: for one over another model than the agent's, or of the other level.
+        """
+        inner = env.unwrapped
+        if not isinstance(inner, (CoLAEnv, CoLAVectorEnv)):
+            raise TypeError(f"policy_for takes an environment of cola_envs, got {env!r}")
+        if inner.episodes.backbone.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"this agent acts over another model than {env!r}, or at the other level: make the "
+                "environment with the same model= as the agent"
+            )
+
+        def version() -> int:
+            return self.num_updates
+
+        single = isinstance(inner, CoLAEnv)
+        generator = np.random.default_rng([self.seed, 6])
+        return PolicyFor(self.actor, version, inner.episodes, single, self.options.drawing, generator)
 
     # ---------------------------------------------------------------- evaluating
 

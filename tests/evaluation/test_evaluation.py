@@ -320,8 +320,9 @@ def test_bad_arguments_are_named(arguments, message):
 # The command
 
 
-def test_the_command_prints_json_and_a_table(capsys):
+def test_the_command_prints_a_table_and_writes_json(capsys, tmp_path):
     argv = ["eval", "--task", "CoLA-Math500-v0", "--episodes", "6", "--samples", "2"]
+    argv += ["--out", str(tmp_path / "r.json")]
     assert (
         main(
             [
@@ -336,8 +337,8 @@ def test_the_command_prints_json_and_a_table(capsys):
         )
         == 0
     )
-    out, err = capsys.readouterr()
-    report = json.loads(out)
+    err = capsys.readouterr().out
+    report = json.loads((tmp_path / "r.json").read_text())
     assert set(report["by"]["subject"]) <= {"Algebra", "Geometry"}
     assert report["set_size"] == 29
     assert "pass@2" in err
