@@ -115,7 +115,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         observation: np.ndarray = self.episodes.restore([0], [state], None if reseed is None else [reseed])[0]
         return observation
 
-    def render(self) -> str | np.ndarray | None:  # type: ignore[override]
+    def render(self) -> str | np.ndarray | None:
         """The text so far with the action behind each token; in human mode it is printed."""
         if self.render_mode is None:
             gym.logger.warn('render() needs gym.make(..., render_mode="ansi") or render_mode="human"')

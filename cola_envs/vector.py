@@ -193,7 +193,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         return self.episodes.restore(self._all if rows is None else rows, states, reseed)
 
-    def render(self) -> tuple[str | np.ndarray, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[str | np.ndarray, ...] | None:
         """Per row the text so far with the action behind each token, or a frame; human mode prints it."""
         if self.render_mode is None:
             gym.logger.warn('render() needs gym.make_vec(..., render_mode="ansi") or render_mode="human"')

@@ -26,9 +26,13 @@ def add(commands: Commands) -> None:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
+    from cola_agents.rl.saving import holds_agent
+
     out: Path = arguments.run_folder
     if not (out / SETTINGS).is_file():
-        raise FileNotFoundError(f"{out} holds no run of `cola train`: there is no {SETTINGS} in it")
+        hint = f"; agent.save wrote it: load_agent({str(out)!r}) loads it (cola_agents.evaluation.run)"
+        hint = hint if out.is_dir() and holds_agent(out) else ""
+        raise FileNotFoundError(f"{out} holds no run of `cola train`: there is no {SETTINGS} in it{hint}")
     with writing(out):
         settings = read_settings(out)
         own = {} if arguments.task is None else named_task(arguments.task, ())[1]
