@@ -169,6 +169,9 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
     finally:
         logger.close()
         agent.close()
+    if learns:
+        print(f"One answer before: {shown_line(TEXT.of(before.infos[0]))}")
+        print(f"The same after:    {shown_line(TEXT.of(rollout.infos[0]))}")
     won = sum(SUCCESS.of(info) for info in rollout.infos)
     low, high = wilson(won, len(rollout))
     print(
@@ -176,9 +179,6 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
         f"success {won / len(rollout):.3f} (95 %: {low:.3f} to {high:.3f}), "
         f"reward {rollout.episode_rewards.mean().item():.3f}, after {agent.num_timesteps} timesteps"
     )
-    if learns:
-        print(f"One answer before: {shown_line(TEXT.of(before.infos[0]))}")
-        print(f"The same after:    {shown_line(TEXT.of(rollout.infos[0]))}")
     own = agent.env_kwargs.get("task")
     named = f"--task {own} " if isinstance(own, str) else ""
     print(f"The agent is in {out}: `cola eval {named}--agent {out}`.")
