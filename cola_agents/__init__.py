@@ -4,6 +4,7 @@ Shapes use one glossary: B rows, T tokens, D hidden, A actions, V vocabulary.
 """
 
 import cola_agents.model.versions  # noqa: F401  first: it refuses a transformers that was not tested
+from cola_agents.common.threads import set_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.loading import load_bundled
 from cola_agents.model.configuration import CoLAConfig
@@ -31,6 +32,7 @@ __all__ = [
     "collect",
     "load_bundled",
     "sb3_defaults",
+    "set_threads",
 ]
 
 let_old_names_work()

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import gymnasium as gym
@@ -22,14 +23,17 @@ from cola_agents.commands import (
     play,
     pretrain,
     resume,
+    tasks_list,
     train,
     train_reward,
 )
+from cola_agents.commands.helps import dress
 from cola_agents.common.interrupts import exit_status, sigterm_as_interrupt
 from cola_envs.shown import shown
 
 COMMANDS = (
     demo,
+    tasks_list,
     play,
     train,
     resume,
@@ -46,9 +50,17 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 130 after Ctrl-C, 143 after SIGTERM."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return 0
     try:
         with sigterm_as_interrupt(), _escaped_warnings():
+            if arguments.threads is not None:
+                from cola_agents.common.threads import set_threads
+
+                set_threads(arguments.threads)
             return arguments.run(arguments)
     except KeyboardInterrupt as stopped:
         print("cola: stopped", file=sys.stderr)
@@ -77,10 +89,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cola", description="Reinforcement learning of language models over latent actions."
     )
-    commands = parser.add_subparsers(required=True, metavar="command")
+    parser.add_argument("--version", action="version", version=f"cola-rl {version('cola-rl')}")
+    parser.set_defaults(run=None, threads=None)
+    commands = parser.add_subparsers(metavar="command")
     for command in COMMANDS:
         command.add(commands)
+    for own in _leaves(parser):
+        dress(own)
+        own.add_argument(
+            "--threads", type=int, help="of torch; one for small models on a CPU where it is not given"
+        )
     return parser
+
+
+def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of the commands, and of a command's own subcommands."""
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not below:
+        yield parser
+    for action in below:
+        for own in action.choices.values():
+            yield from _leaves(own)
 
 
 if __name__ == "__main__":

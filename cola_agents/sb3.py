@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -24,8 +24,12 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from torch import Tensor, nn
 
 import cola_envs  # noqa: F401 (registers the ids)
+from cola_agents.common.arguments import environment_arguments
 from cola_agents.model.families import CappedLinear
+from cola_agents.sb3_threads import fit_algorithms
 
+#: SB3's convention: the step that ends an episode returns the next one's first observation.
+SAME_STEP = AutoresetMode.SAME_STEP
 NEVER = -1e9  # the logit of an id that no token stands for: finite, so that entropies stay free of NaN
 
 
@@ -76,19 +80,29 @@ class SB3VecEnv(VecEnv):
     :class:`HeadBox`, from which :class:`ClonedPolicy` takes its start.
 
     Args:
-        env: an id (or EnvSpec), made by ``gym.make_vec``, or a Gymnasium vector environment, wrapped or
-            not, with same-step autoreset.
+        env: an id (or EnvSpec), made by ``gym.make_vec`` with same-step autoreset, or a Gymnasium vector
+            environment, wrapped or not, that was made so.
         num_envs: N, with an id only; 32 if None.
-        kwargs: for ``gym.make_vec``, with an id only.
+        env_kwargs: further arguments of ``gym.make_vec``, with an id only.
 
     Raises:
-        TypeError: another kind of ``env``, or ``num_envs`` or ``kwargs`` beside a vector environment.
+        TypeError: another kind of ``env``, or ``num_envs`` or ``env_kwargs`` beside a vector environment.
         ValueError: a vector environment without same-step autoreset.
     """
 
-    def __init__(self, env: str | EnvSpec | VectorEnv, num_envs: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        env: str | EnvSpec | VectorEnv,
+        num_envs: int | None = None,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **direct: Any,
+    ) -> None:
+        kwargs = environment_arguments(env_kwargs, direct, "SB3VecEnv")
         made_here = isinstance(env, (str, EnvSpec))
         if isinstance(env, (str, EnvSpec)):
+            if "builder" in (env if isinstance(env, EnvSpec) else gym.spec(env)).kwargs:
+                kwargs.setdefault("autoreset_mode", SAME_STEP)
             env = gym.make_vec(env, num_envs=32 if num_envs is None else num_envs, **kwargs)
         elif not isinstance(env, VectorEnv):
             raise TypeError(
@@ -110,6 +124,7 @@ class SB3VecEnv(VecEnv):
                 f"autoreset_mode={mode}; make it with autoreset_mode='same_step' (other packages' "
                 "environments: vector_kwargs={'autoreset_mode': AutoresetMode.SAME_STEP})"
             )
+        fit_algorithms(SB3VecEnv)
         self.env = env
         self._started = time.perf_counter()
         self._actions: np.ndarray | None = None
@@ -190,6 +205,11 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     # ---------------------------------------------------------------- looking inside
+
+    @property
+    def backbone(self) -> Any:
+        """The model of these environments; None of other packages'."""
+        return getattr(getattr(self.env.unwrapped, "episodes", None), "backbone", None)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The attribute of the outermost layer of the vector environment that has it, once a row."""
@@ -348,8 +368,8 @@ class ClonedPolicy(ActorCriticPolicy):
             raise ValueError(
                 "ClonedPolicy starts as the linear head of the model's initial policy, which does not read "
                 f"these observations, {observation_space}; make the environments with "
-                'SB3VecEnv(..., observation="features") (at token level "hidden" will do too), without '
-                "wrappers that change observations, over a backbone with initial_policy()"
+                'SB3VecEnv(..., env_kwargs={"observation": "features"}) (at token level "hidden" will do '
+                "too), without wrappers that change observations, over a backbone with initial_policy()"
             )
         super().__init__(
             observation_space,
@@ -425,7 +445,7 @@ def sb3_defaults(algorithm: str, venv: VecEnv) -> dict[str, Any]:
     if not isinstance(inner, SB3VecEnv):
         raise TypeError(f"sb3_defaults reads the settings of an SB3VecEnv, got {venv!r}")
     episodes = getattr(inner.env.unwrapped, "episodes", None)
-    backbone = getattr(episodes, "backbone", None)
+    backbone = inner.backbone
     model = getattr(backbone, "model", None)
     settings: dict[str, Any] = {
         "gamma": 1.0,

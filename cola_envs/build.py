@@ -22,7 +22,7 @@ from cola_envs.task import EachRow, TaskBatch
 Builder = Callable[..., Any]
 #: What ``gym.make`` was called with; its values are checked where they are read.
 Settings = dict[str, Any]
-RENDER_MODES = ("ansi", "human")
+RENDER_MODES = ("ansi", "human", "rgb_array")
 #: Of a single environment, whose one episode can be followed.
 SINGLE_RENDER_MODES = (*RENDER_MODES, "html")
 #: Of a task that has splits and does not name them otherwise (an attribute ``splits`` of its builder).
@@ -133,22 +133,26 @@ def evaluation_split(builder: str | Builder) -> str:
     return "test" if "test" in splits else splits[-1] if splits else SPLITS[0]
 
 
-def own_task(num_rows: int, *, task: Builder | None = None) -> TaskBatch:
+def own_task(num_rows: int, *, task: str | Builder | None = None) -> TaskBatch:
     """The tasks of ``CoLA-Text-v0``: what ``task=`` makes, called once a row without arguments.
 
-    A factory with a parameter ``num_rows`` is called once and makes the TaskBatch of all rows.
+    A factory with a parameter ``num_rows`` is called once and makes the TaskBatch of all rows. It may be
+    named, as ``"module:name"``.
 
     Raises:
         TypeError: without ``task``, or with one that is not a factory.
+        ImportError: for a name that is not there.
     """
     if task is None:
         raise TypeError(
             "CoLA-Text needs task=: a factory that is called once a row and returns a cola_envs.Task, "
             'e.g. the class itself: gym.make("CoLA-Text-v0", task=MyTask)'
         )
+    if isinstance(task, str) and task.count(":") == 1:
+        task = _named(task)
     if not callable(task):
         raise TypeError(
-            f"task= must be a factory such as the class itself, got {task!r}; try task=lambda: ..."
+            f'task= must be a factory such as the class itself, or its name "module:Class", got {task!r}'
         )
     return task(num_rows) if "num_rows" in _parameters(task) else EachRow(task, num_rows)
 
@@ -160,6 +164,19 @@ def load(reference: str | Builder) -> Builder:
     module, _, name = reference.partition(":")
     builder: Builder = getattr(importlib.import_module(module), name)
     return builder
+
+
+def _named(reference: str) -> Builder:
+    """A user's factory by its name; an ImportError says what is not there."""
+    try:
+        return load(reference)
+    except AttributeError as error:
+        raise ImportError(f"task={reference!r}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"task={reference!r}: {error}; a module is looked for in the working directory and among what is "
+            "installed"
+        ) from error
 
 
 class _UnknownRenderMode(UnsupportedMode, TypeError):

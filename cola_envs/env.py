@@ -22,7 +22,7 @@ from cola_envs.fields import Info
 from cola_envs.page.log import EpisodeLog, Words
 from cola_envs.page.write import page
 from cola_envs.pickling import recipe
-from cola_envs.render import transcript
+from cola_envs.render import frame, transcript
 from cola_envs.state import State, next_seed
 
 
@@ -60,6 +60,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
     ## Arguments
     See :func:`cola_envs.build.build_episodes`; ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
     the text so far with the action behind each token), ``"human"`` (it is printed, as it is written) or
+    ``"rgb_array"`` (a frame of it, [480, 640, 3] uint8, the written text in a colour for each action) or
     ``"html"`` (:meth:`render` returns a page of its own that shows what every action would have said, for
     which each step asks the model for all of them).
 
@@ -71,7 +72,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
     v0: first release.
     """
 
-    metadata = {"render_modes": ["ansi", "human", "html"], "render_fps": 30}  # noqa: RUF012 (Gymnasium's own form)
+    metadata = {"render_modes": ["ansi", "human", "rgb_array", "html"], "render_fps": 30}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
         self.render_mode = check_render_mode(render_mode, SINGLE_RENDER_MODES)
@@ -135,12 +136,13 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
             self._log.rewound()
         return observation
 
-    def render(self) -> str | None:
-        """The text so far with the action behind each token: as text, printed, or as a page.
+    def render(self) -> str | np.ndarray | None:
+        """The text so far with the action behind each token: as text, printed, as a frame or as a page.
 
         Raises:
             gymnasium.error.ResetNeeded: before the first reset.
             ValueError: for a page that is too large; see :func:`cola_envs.page.write.page`.
+            ImportError: for a frame without Pillow.
         """
         if self.render_mode is None:
             modes = " or ".join(f'"{mode}"' for mode in SINGLE_RENDER_MODES)
@@ -148,6 +150,8 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
             return None
         if self._log is not None:
             return self._page(self._log)
+        if self.render_mode == "rgb_array":
+            return frame(self.episodes, 0)
         text = transcript(self.episodes, 0)
         if self.render_mode == "human":
             print(text)

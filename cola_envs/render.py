@@ -1,22 +1,72 @@
-"""Text so far, with the action that produced each token."""
+"""Text so far, with the action that produced each token: as text, and as a frame of a film."""
 
 from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator
+
+import numpy as np
 
 from cola_envs.episodes import Episodes
 from cola_envs.page.pieces import pieces
 from cola_envs.shown import shown
 
+#: Of a frame: its letters a line and lines, and the pixels of a letter, across and down.
+COLUMNS, LINES, ACROSS, DOWN = 80, 30, 8, 16
+_PAPER, _INK = (250, 249, 245), (90, 90, 90)
 
-def transcript(episodes: Episodes, row: int) -> str:
-    """The row's text, each piece of the agent's followed by its action: ``The⟨12⟩ answer⟨40⟩``.
 
-    The prompt and the task's own text stand as they are, but for control characters, which are escaped. A
-    token without text (the end-of-sequence token) is shown as ``∅``. Where a character's bytes are spread
-    over several tokens their actions stand together behind it: ``é⟨7 31⟩``.
+def coded_pieces(episodes: Episodes, row: int) -> Iterator[tuple[str, list[int]]]:
+    """The row's text in pieces, each with the actions behind it; none behind the prompt and the task's text.
+
+    Control characters are escaped. A token without text (the end-of-sequence token) is shown as ``∅``. Where
+    a character's bytes are spread over several tokens they are one piece, with all of their actions.
     """
     actions = episodes.actions(row)
-    out = [shown(episodes.prompt(row))]
+    yield shown(episodes.prompt(row)), []
     for piece in pieces(episodes, row):
-        text, codes = shown(piece.text), [actions[step] for step in piece.steps]
-        out.append(f"{text or '∅'}⟨{' '.join(map(str, codes))}⟩" if codes else text)
-    return "".join(out)
+        codes = [actions[step] for step in piece.steps]
+        text = shown(piece.text)
+        yield (text or "∅" if codes else text), codes
+
+
+def transcript(episodes: Episodes, row: int) -> str:
+    """The row's text, each piece of the agent's followed by its action: ``The⟨12⟩ answer⟨40⟩``."""
+    return "".join(
+        f"{text}⟨{' '.join(map(str, codes))}⟩" if codes else text
+        for text, codes in coded_pieces(episodes, row)
+    )
+
+
+def frame(episodes: Episodes, row: int) -> np.ndarray:
+    """The end of the row's text as an image, [480, 640, 3] uint8: the given in grey, the written in colours.
+
+    An action has one colour wherever it stands.
+
+    Raises:
+        ImportError: without Pillow.
+    """
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise ImportError('render_mode="rgb_array" needs Pillow: pip install pillow') from error
+    lines: list[list[tuple[str, tuple[int, int, int]]]] = [[]]
+    for text, codes in coded_pieces(episodes, row):
+        colour = _colour(codes[0]) if codes else _INK
+        for char in text.expandtabs(4):
+            if char == "\n" or len(lines[-1]) == COLUMNS:
+                lines.append([])
+            if char != "\n":
+                lines[-1].append((char, colour))
+    image = Image.new("RGB", (COLUMNS * ACROSS, LINES * DOWN), _PAPER)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
+    for y, line in enumerate(lines[-LINES:]):
+        for x, (char, colour) in enumerate(line):
+            draw.text((x * ACROSS, y * DOWN), char, fill=colour, font=font)
+    return np.array(image)
+
+
+def _colour(action: int) -> tuple[int, int, int]:
+    # Steps of the golden ratio: neighbouring actions get hues that lie far apart.
+    red, green, blue = colorsys.hls_to_rgb(action * 0.618034 % 1.0, 0.38, 0.8)
+    return int(255 * red), int(255 * green), int(255 * blue)

@@ -18,7 +18,7 @@ from cola_envs.episodes import Episodes, Stepped
 from cola_envs.fields import Info
 from cola_envs.infos import Batched, batch_infos
 from cola_envs.pickling import recipe
-from cola_envs.render import transcript
+from cola_envs.render import frame, transcript
 from cola_envs.spaces import batched
 from cola_envs.state import State, next_seed
 
@@ -32,11 +32,11 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Args:
         num_envs: how many rows there are.
-        autoreset_mode: ``"same_step"`` (the step that ends an episode returns the next one's first
+        autoreset_mode: ``"next_step"``, Gymnasium's default (the step after the end ignores the row's action
+            and resets it), ``"same_step"`` (the step that ends an episode returns the next one's first
             observation; the last one is in ``info["final_obs"]``, the end's fields in
-            ``info["final_info"]``), ``"next_step"`` (the step after the end ignores the row's action and
-            resets it) or ``"disabled"`` (reset ended rows with ``options={"reset_mask": ...}``).
-        render_mode: None, ``"ansi"`` or ``"human"`` (episodes are printed when they end).
+            ``info["final_info"]``) or ``"disabled"`` (reset ended rows with ``options={"reset_mask": ...}``).
+        render_mode: None, ``"ansi"``, ``"human"`` (episodes are printed when they end) or ``"rgb_array"``.
         max_episode_steps: truncates an episode after so many steps, as Gymnasium's TimeLimit around a single
             environment does: ``info`` is that of the step, and nothing more is graded. None or -1 for no
             limit. (``max_tokens`` with ``budget_end="truncate"`` is a limit that the episode knows of.)
@@ -48,16 +48,16 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium's own form)
-        "render_modes": ["ansi", "human"],
+        "render_modes": ["ansi", "human", "rgb_array"],
         "render_fps": 30,
-        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
     def __init__(
         self,
         num_envs: int = 1,
         *,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         **settings: Any,
@@ -193,14 +193,16 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         return self.episodes.restore(self._all if rows is None else rows, states, reseed)
 
-    def render(self) -> tuple[str, ...] | None:
-        """Per row the text so far with the action behind each token; in human mode it is printed."""
+    def render(self) -> tuple[str | np.ndarray, ...] | None:
+        """Per row the text so far with the action behind each token, or a frame; human mode prints it."""
         if self.render_mode is None:
             gym.logger.warn('render() needs gym.make_vec(..., render_mode="ansi") or render_mode="human"')
             return None
         if self.render_mode == "human":
             self._print(self._all)
             return None
+        if self.render_mode == "rgb_array":
+            return tuple(frame(self.episodes, row) for row in self._all)
         return tuple(transcript(self.episodes, row) for row in self._all)
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -14,9 +14,9 @@ ENV_ID = "CoLA-Thinking-v0"
 def main(
     timesteps: int = 60_000, num_envs: int = 32, test_episodes: int = 128, **settings: Any
 ) -> tuple[Any, Any]:
-    settings = {"num_envs": num_envs, "observation": "features", **settings}
-    venv = SB3VecEnv(ENV_ID, **settings)
-    test = SB3VecEnv(ENV_ID, split="test", **settings)
+    settings = {"observation": "features", **settings}
+    venv = SB3VecEnv(ENV_ID, num_envs, env_kwargs=settings)
+    test = SB3VecEnv(ENV_ID, num_envs, env_kwargs={"split": "test", **settings})
     agent = sb3.PPO(ClonedPolicy, venv, seed=0, **sb3_defaults("ppo", venv))
 
     def score() -> Any:

@@ -288,7 +288,7 @@ def test_tune_writes_runs_and_prints_the_table(tmp_path, capsys):
     ("argv", "said"),
     [
         (["compare", "--models", "none", "--out", "there"], "none has no model 0/base"),
-        (["compare", "--models", "none", "--set", "level", "--out", "there"], "is no KEY=VALUE"),
+        (["compare", "--models", "none", "--env", "level", "--out", "there"], "is no KEY=VALUE"),
         (["report", "none"], "config.json"),
     ],
 )
@@ -304,7 +304,7 @@ def test_a_comparison_passes_arguments_on_to_its_environments(monkeypatch, tmp_p
     asked = []
     monkeypatch.setattr(campaign, "campaign", lambda plan, *_, **__: asked.append(plan.protocol.env_kwargs))
     monkeypatch.setattr("benchmarks.compare.report.write_report", lambda out: "")
-    argv = ["compare", "--task", "Thinking", "--models", "m", "--set", "level=2", "--set", "stop=a b"]
+    argv = ["compare", "--task", "Thinking", "--models", "m", "--env", "level=2", "--env", "stop=a b"]
     assert main([*argv, "--out", str(tmp_path / "out")]) == 0
     assert asked == [{"level": 2, "stop": "a b"}]
 

@@ -1,11 +1,14 @@
-"""The Python of README.md and of every page in docs/ runs as it stands there, block after block."""
+"""The Python of README.md and of every page in docs/ runs as it stands there, and README's commands too."""
 
 import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import main as benchmarks
+from cola_agents.cli import main
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -51,3 +54,34 @@ def test_the_code_of_a_page_runs_in_its_order(page, folder):
 
 def test_every_change_is_of_a_page_that_has_code():
     assert all(PAGES[page] for page in (*CHANGED, *NEEDS))
+
+
+#: What is changed in README's commands to run in seconds.
+SHORTER = {
+    "--timesteps 50000": "--timesteps 64 --episodes 4 --quiet --num-envs 8",
+    "--env level=2 --n 16": "--env level=2 --n 2 --problems 4 --num-envs 8",
+    "--data tries.jsonl": "--data tries.jsonl --steps 1",
+    "--search mcts-q --q q": "--search mcts-q --q q --simulations 1 --episodes 2",
+    "cola eval --agent run": "cola eval --agent run --episodes 4",
+    "--samples 8": "--samples 2 --episodes 2 --env max_tokens=8",
+}
+
+
+def test_the_commands_of_the_readme_run_in_their_order_in_an_empty_folder(tmp_path, monkeypatch):
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [line.split("#")[0].strip() for line in "\n".join(blocks).splitlines()]
+    text = "\n".join(line for line in lines if line and "pip install" not in line)
+    for old, new in SHORTER.items():
+        assert old in text, f"README.md no longer says {old}: change it here too"
+        text = text.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda prompt: ":quit")
+    for line in text.splitlines():
+        words = shlex.split(line)
+        if words[0] == "cola":
+            assert main(words[1:]) == 0, line
+        else:  # hours of measurement: read, and not run
+            assert words[:3] == ["python", "-m", "benchmarks"], line
+            with pytest.raises(SystemExit) as ended:
+                benchmarks([*words[3:], "--help"])
+            assert ended.value.code == 0, line

@@ -76,7 +76,9 @@ def probabilities(policy: Any, observations: np.ndarray) -> np.ndarray:
 
 def test_rows_are_those_of_the_gymnasium_environment() -> None:
     venv = fake(3)
-    twin = gym.make_vec(LATENT, num_envs=3, task=Numbered, max_tokens=4, model=FakeBackbone())
+    twin = gym.make_vec(
+        LATENT, num_envs=3, task=Numbered, max_tokens=4, model=FakeBackbone(), autoreset_mode="same_step"
+    )
     venv.seed(5)
     observations: Any = venv.reset()
     expected, infos = twin.reset(seed=5)

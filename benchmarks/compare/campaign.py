@@ -25,7 +25,8 @@ from benchmarks.compare.runs import FLOORS, Cell, Protocol, run
 from benchmarks.compare.summary import TRAINED
 from benchmarks.compare.tuning import Score, Setting, best, edges, first_settings, next_setting, scored
 from benchmarks.statistics import area_under_curve
-from cola_agents.commands.settings import add_set, settings
+from cola_agents.commands.settings import settings
+from cola_agents.commands.tasks import add_env
 from cola_agents.common.files import one_writer
 from cola_agents.common.provenance import provenance
 
@@ -270,7 +271,7 @@ def add(commands: Commands) -> None:
         "compare", help="latent against token actions, with controls, over many seeds"
     )
     parser.add_argument("--task", default="Thinking", help="name of the environments: CoLA-<task>-v0")
-    add_set(parser)
+    add_env(parser)
     parser.add_argument("--models", type=Path, required=True, help="a folder that `benchmarks models` wrote")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
     parser.add_argument("--model-seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -301,7 +302,7 @@ def _run(arguments: argparse.Namespace) -> None:
     plan = Plan(
         protocol=Protocol(
             task=arguments.task,
-            env_kwargs=settings(arguments.set),
+            env_kwargs=settings(arguments.env, "--env"),
             updates=arguments.updates,
             prompts=arguments.prompts,
             group_size=arguments.group_size,

@@ -27,7 +27,7 @@ def measure_engine(
         searches: over which memory is watched, with 4 simulations each.
     """
     solvers = {
-        name: MCTS(TASK, SearchConfig(simulations=simulations), num_trees=count, level=2)
+        name: MCTS(TASK, SearchConfig(simulations=simulations), num_trees=count, env_kwargs={"level": 2})
         for name, count in (("together", trees), ("alone", 1))
     }
     results: dict[str, Any] = {}
@@ -54,7 +54,7 @@ def measure_engine(
 
 def measure_memory(searches: int) -> dict[str, Any]:
     """Resident memory after a tenth of the searches and after all of them, in MiB."""
-    solver = MCTS(TASK, SearchConfig(simulations=4), num_trees=1, level=2)
+    solver = MCTS(TASK, SearchConfig(simulations=4), num_trees=1, env_kwargs={"level": 2})
     seen = {}
     for number in range(1, searches + 1):
         solver.solve([number])

@@ -159,7 +159,9 @@ def measure_stock(level: int, commands: int) -> dict[str, Any]:
 
 def _model(rows: int, level: int, tokens: int) -> dict[str, Any]:
     """The whole environment on the bundled model under random codes: this process is the model's side."""
-    envs: Any = gym.make_vec("CoLA-Household-v0", num_envs=rows, level=level, max_tokens=512)
+    envs: Any = gym.make_vec(
+        "CoLA-Household-v0", num_envs=rows, level=level, max_tokens=512, autoreset_mode="same_step"
+    )
     try:
         envs.reset(seed=0)
         pool: EnginePool = envs.unwrapped.episodes.tasks.pool

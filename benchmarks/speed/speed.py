@@ -71,8 +71,8 @@ def measure_speed(
 def measure_rows(num_rows: int, steps: int, repeats: int) -> dict[str, Any]:
     """Environment, bare loop and SB3's wrapper at one batch size, in turn."""
     backbone = make_backbone(level="latent")
-    envs = gym.make_vec(ENV_ID, num_envs=num_rows, model=backbone)
-    venv = SB3VecEnv(gym.make_vec(ENV_ID, num_envs=num_rows, model=backbone))
+    envs = gym.make_vec(ENV_ID, num_envs=num_rows, model=backbone, autoreset_mode="same_step")
+    venv = SB3VecEnv(gym.make_vec(ENV_ID, num_envs=num_rows, model=backbone, autoreset_mode="same_step"))
     actions = np.random.default_rng(0).integers(64, size=(steps, num_rows))
     envs.reset(seed=0)
     venv.seed(0)
@@ -199,7 +199,7 @@ def measure_sb3(repeats: int, num_envs: int = 32) -> dict[str, Any]:
     agent = sb3.PPO("MlpPolicy", venv, seed=0, **sb3_defaults("ppo", venv))
     agent.set_logger(Logger(folder=None, output_formats=[]))
     steps = agent.n_steps
-    envs = gym.make_vec(ENV_ID, num_envs=num_envs)
+    envs = gym.make_vec(ENV_ID, num_envs=num_envs, autoreset_mode="same_step")
     envs.reset(seed=0)
     actions = np.random.default_rng(0).integers(64, size=(steps, num_envs))
     plain, collecting, updating = [], [], []
@@ -229,7 +229,7 @@ def measure_sb3(repeats: int, num_envs: int = 32) -> dict[str, Any]:
 
 def measure_long_run(steps: int, num_rows: int = 32, parts: int = 10) -> dict[str, Any]:
     """Cost per step and peak memory over a long run, part by part: both should be flat."""
-    envs = gym.make_vec(ENV_ID, num_envs=num_rows)
+    envs = gym.make_vec(ENV_ID, num_envs=num_rows, autoreset_mode="same_step")
     envs.reset(seed=0)
     stream = np.random.default_rng(0)
     cost, memory = [], []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
-from cola_agents.commands.settings import add_set, settings
+from cola_agents.commands.settings import settings
+from cola_agents.commands.tasks import TASK_HELP, add_env, load_playing, named_task, task_of_agent
+from cola_agents.common.files import write_json
 from cola_envs.jsonl import JsonObject
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "eval",
         help="play a task with a model's own policy and report",
-        description="Plays a task and prints a report, as JSON to stdout and as a table to stderr.",
+        description="Plays a task and prints a table of what came out.",
     )
-    parser.add_argument("--task", required=True, help="environment id, e.g. CoLA-Arithmetic-v0")
+    parser.add_argument("--task", help=f"{TASK_HELP}; an agent's own where not given")
     parser.add_argument("--model", help="folder or hub id; the bundled model without it")
     parser.add_argument("--agent", type=Path, help="folder of a saved agent, in place of --model")
     parser.add_argument("--problems", help="local JSONL of problems, for the Math500 and GSM8K ids")
@@ -46,8 +47,9 @@ def add(commands: Commands) -> None:
         help="a further field of the search's SearchConfig or MCTSQConfig, e.g. stop_at_end=False, with "
         "which mcts-q spends all of its simulations; may be repeated",
     )
-    add_set(parser)
-    parser.add_argument("--json", action="store_true", help="no table")
+    add_env(parser)
+    parser.add_argument("--out", type=Path, help="a file to write the whole report to, as JSON")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON in place of the table")
     parser.set_defaults(run=_evaluate)
 
 
@@ -55,11 +57,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from cola_agents.evaluation.reports import table
     from cola_agents.evaluation.run import evaluate
 
-    kwargs = settings(arguments.set)
+    task, env_kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
     named = {
-        "problems": arguments.problems,
         "model": arguments.model,
-        "agent": arguments.agent,
+        "agent": arguments.agent and load_playing(arguments.agent, env_kwargs),
         "tokenizer": arguments.tokenizer,
         "episodes": arguments.episodes,
         "samples": arguments.samples,
@@ -68,24 +69,25 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "seed": arguments.seed,
         "num_envs": arguments.num_envs,
     }
-    for name in kwargs:
-        if name in named or name == "task":
-            raise ValueError(f"--set {name}=... is an option of its own: --{name}")
-    if arguments.problems is None:
-        del named["problems"]
+    for name in env_kwargs:
+        if name in named or name == "problems":
+            raise ValueError(f"--env {name}=... is an option of its own: --{name}")
+    if arguments.problems is not None:
+        env_kwargs["problems"] = arguments.problems
     if arguments.search is None:
         if arguments.q is not None or arguments.search_set:
             raise ValueError("--q and --search-set are of a search: give --search puct or mcts-q")
     else:
         chosen = settings(arguments.search_set, "--search-set")
-        kwargs |= {
-            "search": search_config(arguments.search, arguments.simulations, chosen),
-            "q": arguments.q,
-        }
-    report = evaluate(arguments.task, **named, **kwargs)
-    print(json.dumps(report, indent=2))
-    if not arguments.json:
-        print(table(report), file=sys.stderr)
+        named["search"] = search_config(arguments.search, arguments.simulations, chosen)
+        named["q"] = arguments.q
+    report = evaluate(task, **named, env_kwargs=env_kwargs)
+    if arguments.out is not None:
+        write_json(arguments.out, report, indent=2)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print(table(report))
     return 130 if report.get("interrupted") else 0
 
 

@@ -7,15 +7,17 @@ import json
 from pathlib import Path
 
 from cola_agents.commands import Commands
-from cola_agents.commands.settings import add_set, settings
+from cola_agents.commands.tasks import TASK_HELP, add_env, load_playing, named_task, task_of_agent
 
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("generate", help="record n answers to each problem, with codes and rewards")
-    parser.add_argument("--task", required=True, help="environment id, e.g. CoLA-Arithmetic-v0")
+    parser.add_argument("--task", help=f"{TASK_HELP}; an agent's own where not given")
     parser.add_argument("--out", type=Path, required=True, help=".jsonl[.gz] to write, or to go on with")
-    parser.add_argument("--problems", type=int, default=256)
+    parser.add_argument(
+        "--problems", type=int, default=256, help="how many; a file of them is --env problems=FILE"
+    )
     parser.add_argument("--n", type=int, default=16, help="answers to each problem")
     parser.add_argument("--temperature", type=float, default=1.0, help="at which actions are drawn")
     parser.add_argument("--seed", type=int, default=0, help="problem i is drawn with seed + i")
@@ -23,25 +25,24 @@ def add(commands: Commands) -> None:
     parser.add_argument("--model", help="folder or hub id; the bundled model without it")
     parser.add_argument("--agent", type=Path, help="folder of a saved agent, in place of --model")
     parser.add_argument("--split", help="one of the task's; the one to train on where not given")
-    add_set(parser)
+    add_env(parser)
     parser.set_defaults(run=_generate)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
     from cola_agents.rl.generate import generate
 
-    kwargs = settings(arguments.set)
+    task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
     kwargs |= {key: value for key in ("model", "split") if (value := getattr(arguments, key)) is not None}
     policy = None
     if arguments.agent is not None:
-        from cola_agents.evaluation.run import load_agent
-
         if arguments.model is not None:
             raise ValueError("give --model or --agent, not both: an agent knows its model")
-        agent = load_agent(arguments.agent)
+        agent = load_playing(arguments.agent, kwargs)
+        kwargs = {**agent.kwargs_on(task), **kwargs}
         kwargs["model"], policy = agent.backbone, agent.actor
     figures = generate(
-        arguments.task,
+        task,
         arguments.out,
         problems=arguments.problems,
         n=arguments.n,
@@ -50,7 +51,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         num_envs=arguments.num_envs,
         watch=lambda count: print(f"{count} episodes", flush=True),
-        **kwargs,
+        env_kwargs=kwargs,
     )
     print(json.dumps(figures, indent=2))
     return 0

@@ -7,7 +7,8 @@ import webbrowser
 from pathlib import Path
 
 from cola_agents.commands import Commands
-from cola_agents.commands.settings import add_set, settings
+from cola_agents.commands.settings import settings
+from cola_agents.commands.tasks import TASK_HELP, add_env, named_task
 
 
 def add(commands: Commands) -> None:
@@ -26,7 +27,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("cola-look.html"), help="file to write")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
-    parser.add_argument("--task", help="environment id of a model's episodes: CoLA-Thinking-v0 without it")
+    parser.add_argument("--task", help=f"of a model's episodes, CoLA-Thinking-v0 without it: {TASK_HELP}")
     parser.add_argument(
         "--episodes", type=int, default=4, help="episodes; the token-level twin's come beside"
     )
@@ -40,7 +41,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--model", help="that a recording or a run was made with; what it names without it")
     parser.add_argument("--device", help="e.g. cuda")
     parser.add_argument("--dtype", help="type to load the weights in; a run's own, or float32, without it")
-    add_set(parser)
+    add_env(parser, old=False)
     parser.set_defaults(run=_look)
 
 
@@ -58,16 +59,19 @@ def _look(arguments: argparse.Namespace) -> int:
         tokens=arguments.tokens,
         text=arguments.text,
     )
+    task, env_kwargs = arguments.task, settings(arguments.env, "--env")
+    if task is not None:
+        task, env_kwargs = named_task(task, arguments.env)
     data = look(
         arguments.what,
         wanted,
-        task=arguments.task,
+        task=task,
         agent=arguments.agent,
         seed=arguments.seed,
         model=arguments.model,
         device=arguments.device,
         dtype=arguments.dtype,
-        **settings(arguments.set),
+        **env_kwargs,
     )
     out: Path = arguments.out
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ _SWITCH: JsonObject = {"action": "store_true", "default": None}
 
 #: Every option of any stage, by its flags.
 _OPTIONS: dict[str, JsonObject] = {
-    "--out": {"type": Path, "required": True, "help": "folder to write"},
+    "--out": {"type": Path, "required": True, "help": "folder to write (q: a file)"},
     "--seed": {"type": int, "help": "0 without; of the paper's preset 42"},
     "--tensorboard": {**_SWITCH, "help": "insist on TensorBoard (it is used where it is installed)"},
     "--model --source": {"dest": "model", "help": "folder or hub id of the model to start from"},

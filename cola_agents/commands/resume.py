@@ -9,6 +9,8 @@ import argparse
 from pathlib import Path
 
 from cola_agents.commands import Commands
+from cola_agents.commands.settings import whole
+from cola_agents.commands.tasks import load_playing, named_task
 from cola_agents.commands.train import go_on, read_settings, write_settings, writing
 from cola_agents.common.files import SETTINGS
 
@@ -17,20 +19,24 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("resume", help="go on with a run of `cola train`, exactly")
     parser.add_argument("run_folder", metavar="run", type=Path, help="its --out folder")
-    parser.add_argument("--timesteps", type=int, help="a new total, counted from the start of the run")
+    parser.add_argument("--task", help="module:Class, where the run learns a task of your own")
+    parser.add_argument("--timesteps", type=whole, help="a new total, counted from the start of the run")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, and nothing logged to stdout")
     parser.set_defaults(run=_resume)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from cola_agents.evaluation.run import load_agent
+    from cola_agents.rl.saving import holds_agent
 
     out: Path = arguments.run_folder
     if not (out / SETTINGS).is_file():
-        raise FileNotFoundError(f"{out} holds no run of `cola train`: there is no {SETTINGS} in it")
+        hint = f"; agent.save wrote it: load_agent({str(out)!r}) loads it (cola_agents.evaluation.run)"
+        hint = hint if out.is_dir() and holds_agent(out) else ""
+        raise FileNotFoundError(f"{out} holds no run of `cola train`: there is no {SETTINGS} in it{hint}")
     with writing(out):
         settings = read_settings(out)
-        agent = load_agent(out)
+        own = {} if arguments.task is None else named_task(arguments.task, ())[1]
+        agent = load_playing(out, own)
         if arguments.timesteps is not None:
             if agent.num_timesteps >= arguments.timesteps:
                 agent.close()

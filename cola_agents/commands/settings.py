@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 
 from cola_envs.jsonl import JsonObject
@@ -12,19 +13,18 @@ from cola_envs.jsonl import JsonObject
 _WORDS = {"True": True, "False": False, "None": None}
 
 
-def add_set(parser: argparse.ArgumentParser) -> None:
-    """Add ``--set``: arguments of the environment, any number of them."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a further argument of the environment, its value as JSON or else as text; may be repeated: "
-        "--set 'levels=[4,5]' --set max_tokens=256",
-    )
+def whole(text: str) -> int:
+    """A whole number, as argparse's ``type``; 50000, 50_000 and 5e4 are one number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, e.g. 50000 or 5e4")
+    return int(number)
 
 
-def settings(pairs: Sequence[str], flag: str = "--set") -> JsonObject:
+def settings(pairs: Sequence[str], flag: str) -> JsonObject:
     """``["level=2", "whiten=True"]`` as keyword arguments.
 
     A value is JSON, or one of Python's ``True``, ``False`` and ``None``, and text where it is neither.

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings as parsed
+from cola_agents.commands.settings import whole
+from cola_agents.commands.tasks import TASK_HELP, add_env, named_task
 from cola_agents.common.files import SETTINGS, first_process, one_writer, write_whole
 from cola_agents.common.interrupts import exit_status
 from cola_agents.common.sealed import DamagedError, sealed, unsealed
-from cola_envs.fields import SPLIT, SUCCESS
+from cola_envs.fields import SPLIT, SUCCESS, TEXT
 from cola_envs.jsonl import JsonObject
-from cola_envs.shown import shown
+from cola_envs.shown import shown, shown_line
 
 if TYPE_CHECKING:
     from cola_agents.rl.agent import Agent
@@ -26,23 +28,26 @@ ALGORITHMS = ("grpo", "ppo", "remax", "rloo")
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("train", help="learn a task by reinforcement; resumable, with logs")
-    parser.add_argument("--task", required=True, help="environment id, e.g. CoLA-Thinking-v0")
-    parser.add_argument("--algo", required=True, choices=ALGORITHMS)
-    parser.add_argument("--timesteps", type=int, required=True, help="actions to take, over all rows")
+    parser.add_argument("--task", required=True, help=TASK_HELP)
+    parser.add_argument("--algo", required=True, type=str.lower, choices=ALGORITHMS)
+    parser.add_argument(
+        "--timesteps",
+        type=whole,
+        required=True,
+        help="actions to take over all rows; the update that gets there is finished, which is a few more",
+    )
     parser.add_argument("--out", type=Path, required=True, help="new folder for the agent and its logs")
     parser.add_argument(
         "--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the algorithm"
     )
-    parser.add_argument(
-        "--env", action="append", default=[], metavar="KEY=VALUE", help="an argument of the environment"
-    )
+    add_env(parser, old=False)
     parser.add_argument("--model", help="folder or hub id; the bundled model without it")
     parser.add_argument("--tokenizer", help="folder or hub id, where the model's own is not beside it")
     parser.add_argument("--num-envs", type=int, default=32, help="rows that play side by side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="e.g. cuda; where the model is without it")
     parser.add_argument("--dtype", default="float32", help="e.g. bfloat16")
-    parser.add_argument("--save-every", type=int, help="timesteps between two saves; a twentieth of all")
+    parser.add_argument("--save-every", type=whole, help="timesteps between two saves; a twentieth of all")
     parser.add_argument("--log", default="stdout,csv,json", help="of stdout,log,csv,json,tensorboard,wandb")
     parser.add_argument("--log-interval", type=int, default=5, help="updates between two log records")
     parser.add_argument("--episodes", type=int, default=256, help="of the evaluation at the end")
@@ -83,16 +88,17 @@ def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject
     """Make the agent, save it as it begins, and have it learn."""
 
     out: Path = arguments.out
+    task, env_kwargs = named_task(arguments.task, arguments.env)
     agent = cls(
-        arguments.task,
+        task,
         num_envs=arguments.num_envs,
         seed=arguments.seed,
         model=arguments.model,
         tokenizer=arguments.tokenizer,
         device=arguments.device,
         dtype=arguments.dtype,
-        env_kwargs=parsed(arguments.env, "--env"),
-        **parsed(arguments.set),
+        env_kwargs=env_kwargs,
+        **parsed(arguments.set, "--set"),
     )
     write_settings(out, settings)  # first: a folder with an agent in it is a run that can be resumed
     agent.save(out)
@@ -135,28 +141,25 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
         the exit status: 130 after Ctrl-C and 143 after SIGTERM, with the agent saved; 1 where the loss was
         not finite.
     """
-    from cola_agents.common.threads import fitting_threads
-    from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
     from cola_agents.evaluation.scores import wilson
     from cola_agents.rl.logs import make_logger
 
-    backbone = agent.backbone
-    assert isinstance(backbone, (LatentBackbone, TokenBackbone))  # what a command loads
     learns = agent.num_timesteps < settings["timesteps"]
     formats = [name for name in settings["log"] if learns and not (quiet and name == "stdout")]
     logger = make_logger(out / "logs", formats)
     agent.set_logger(logger)
     try:
-        with fitting_threads(backbone.model):
-            if learns:
-                agent.learn(
-                    settings["timesteps"] - agent.num_timesteps,
-                    log_interval=settings["log_interval"],
-                    progress_bar=not quiet,
-                    save_every=settings["save_every"],
-                    save_to=out,
-                )
-            rollout = agent.evaluate(settings["episodes"])
+        if learns:
+            before = agent.evaluate(1)
+            print(f"Learning until {settings['timesteps']} timesteps, update by update.", file=sys.stderr)
+            agent.learn(
+                settings["timesteps"] - agent.num_timesteps,
+                log_interval=settings["log_interval"],
+                progress_bar=not quiet,
+                save_every=settings["save_every"],
+                save_to=out,
+            )
+        rollout = agent.evaluate(settings["episodes"])
     except KeyboardInterrupt as stopped:
         print(f"stopped at {agent.num_timesteps} timesteps; `cola resume {out}` goes on", file=sys.stderr)
         return exit_status(stopped)
@@ -166,6 +169,9 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
     finally:
         logger.close()
         agent.close()
+    if learns:
+        print(f"One answer before: {shown_line(TEXT.of(before.infos[0]))}")
+        print(f"The same after:    {shown_line(TEXT.of(rollout.infos[0]))}")
     won = sum(SUCCESS.of(info) for info in rollout.infos)
     low, high = wilson(won, len(rollout))
     print(
@@ -173,5 +179,7 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
         f"success {won / len(rollout):.3f} (95 %: {low:.3f} to {high:.3f}), "
         f"reward {rollout.episode_rewards.mean().item():.3f}, after {agent.num_timesteps} timesteps"
     )
-    print(f"The agent is in {out}: `cola eval --task {agent.env_id} --agent {out}`.")
+    own = agent.env_kwargs.get("task")
+    named = f"--task {own} " if isinstance(own, str) else ""
+    print(f"The agent is in {out}: `cola eval {named}--agent {out}`.")
     return 0

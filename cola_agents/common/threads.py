@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import torch
 from torch import nn
 
 #: The operations of models with fewer parameters are too short for several threads.
 SMALL = 20_000_000
+#: What a user says to all programs; where one of them is set it holds for small models too.
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+#: Whether :func:`set_threads` was called.
+_chosen = False
 
 #: For each Python thread the process in which it first computed with several threads of torch.
 _pool = threading.local()
+#: Per Python thread the numbers of threads outside each of the blocks that it is in, the outermost first.
+_blocks = threading.local()
 
 
 def check_fork() -> None:
@@ -38,20 +44,54 @@ def check_fork() -> None:
     _pool.process = here
 
 
-@contextmanager
-def fitting_threads(model: nn.Module) -> Iterator[None]:
-    """Use one thread within the block for a small model on the CPU, unless ``OMP_NUM_THREADS`` is set.
+def set_threads(count: int) -> None:
+    """Compute with ``count`` threads from now on, small models too.
+
+    Raises:
+        ValueError: for less than one.
+    """
+    global _chosen
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"the number of threads is an integer of at least 1, got {count!r}")
+    torch.set_num_threads(count)
+    _chosen = True
+
+
+class fitting_threads:
+    """A block in which small models on a CPU are computed with one thread of torch.
 
     An operation of a small model takes microseconds. Several threads wait for one another in each, and where
-    another process uses one of the cores a step takes many times as long.
+    another process has one of the cores a step takes many times as long. Around a larger model, or one on
+    another device, the block computes with what was set outside all such blocks. ``OMP_NUM_THREADS``,
+    ``MKL_NUM_THREADS`` and :func:`set_threads` have their say: then nothing changes.
+
+    Parameters are counted here, once; entering and leaving takes about a microsecond. The block may be
+    entered again and again, and within others. Afterwards the number of threads is what it was.
+
+    Args:
+        parts: models, or what has one as ``model`` (a backbone); what has none is not counted.
     """
-    parameters = list(model.parameters())
-    small = sum(parameter.numel() for parameter in parameters) < SMALL
-    here = all(parameter.device.type == "cpu" for parameter in parameters)
-    before = torch.get_num_threads()
-    if small and here and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+
+    def __init__(self, *parts: object) -> None:
+        models = [part if isinstance(part, nn.Module) else getattr(part, "model", None) for part in parts]
+        parameters = {p for model in models if isinstance(model, nn.Module) for p in model.parameters()}
+        self._small = (
+            0 < sum(p.numel() for p in parameters) < SMALL
+            and all(p.device.type == "cpu" for p in parameters)
+            and not any(name in os.environ for name in VARIABLES)
+        )
+
+    def __enter__(self) -> None:
+        before = torch.get_num_threads()
+        outside: list[int] = _blocks.__dict__.setdefault("outside", [])
+        outside.append(before)
+        wanted = 1 if self._small and not _chosen else outside[0]
+        if wanted != before:
+            torch.set_num_threads(wanted)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        before = _blocks.outside.pop()
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)

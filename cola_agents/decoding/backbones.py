@@ -218,8 +218,9 @@ class LatentSession(Rows):
             FloatingPointError: when a row's token logits are not finite, naming row and code.
         """
         codes = torch.as_tensor(np.asarray(actions), device=self._device)
-        logits = self._token_logits(self.last(rows), codes)
-        best = logits.max(-1)
+        with self.threads:
+            logits = self._token_logits(self.last(rows), codes)
+            best = logits.max(-1)
         # NaN and infinity survive a maximum, and V values become one to look at.
         self._refuse(best.values, rows, codes)
         if temperature == 0:
@@ -256,7 +257,7 @@ class LatentSession(Rows):
 
     def policy(self, rows: Sequence[int]) -> Tensor:
         """Logits of the frozen cloned policy at the rows' last tokens, [B, A]."""
-        with torch.no_grad():
+        with torch.no_grad(), self.threads:
             return _finite_policy(self._model.policy_head(self._follow_policy().features(rows)), rows)
 
     def features(self, rows: Sequence[int]) -> np.ndarray:
@@ -279,10 +280,11 @@ class LatentSession(Rows):
         """The ``top_k`` likeliest tokens under each code, and their log-probs: both [B, A, top_k]."""
         wanted = range(int(self._backbone.action_space.n)) if actions is None else actions
         codes = torch.tensor(list(wanted), device=self._device)
-        logits = self._token_logits(self.last(rows)[:, None], codes)
-        self._refuse(logits.amax(-1), rows, codes.expand(len(rows), -1))
-        log_probs = logits.float().log_softmax(-1)
-        best = log_probs.topk(top_k, dim=-1)
+        with self.threads:
+            logits = self._token_logits(self.last(rows)[:, None], codes)
+            self._refuse(logits.amax(-1), rows, codes.expand(len(rows), -1))
+            log_probs = logits.float().log_softmax(-1)
+            best = log_probs.topk(top_k, dim=-1)
         return best.indices.cpu().numpy(), best.values.cpu().numpy()
 
 
@@ -306,7 +308,7 @@ class TokenSession(Rows):
 
     def policy(self, rows: Sequence[int]) -> Tensor:
         """The LM's token logits at the rows' last tokens, -inf for unused ids, [B, V]."""
-        with torch.no_grad():
+        with torch.no_grad(), self.threads:
             logits = _finite_policy(self._backbone.lm_head(self.last(rows)), rows)
             if self._any_unused:
                 logits.masked_fill_(self._backbone.unused_ids, float("-inf"))

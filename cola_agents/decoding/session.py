@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.fused import Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
 from cola_agents.model.families import check_family
@@ -56,6 +57,7 @@ class Rows:
         self.tokens: list[list[int]] = [[] for _ in range(num_rows)]
         self.tokens_forwarded = 0
         self._device = next(base.parameters()).device
+        self.threads = fitting_threads(base)
         self._order = list(range(num_rows))
         self._kv = KVRows(num_rows, max_length)
         self._states = GrowingRows(num_rows, max_length)
@@ -110,7 +112,8 @@ class Rows:
 
     @torch.no_grad()
     def _forward(self, chunk: Chunk | Packed, rows: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
-        h = run_rows(self.base, self._kv, chunk, input_ids=chunk.lay(chunks))
+        with self.threads:
+            h = run_rows(self.base, self._kv, chunk, input_ids=chunk.lay(chunks))
         self.tokens_forwarded += sum(chunk.widths)
         self._states.ensure(chunk.length, h.reshape(-1, 1, h.shape[-1]))[chunk.where] = h
         last = chunk.ends(h)
@@ -211,7 +214,8 @@ class Follower:
             # A short row's surplus positions lie behind its end; they are read as pads.
             states = session._states.data
             h = states[index, at.clamp_max(states.shape[1] - 1)]
-        out = run_rows(self.trunk, self._kv, chunk, inputs_embeds=h)
+        with session.threads:
+            out = run_rows(self.trunk, self._kv, chunk, inputs_embeds=h)
         last = chunk.ends(out)
         bad = not_finite(last)
         if bad:

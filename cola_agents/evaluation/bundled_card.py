@@ -51,10 +51,13 @@ def _measured(path: Path, twin: str, episodes: int) -> JsonObject:
     thinking = agent.evaluate(episodes, env_id=f"CoLA-Thinking{twin}-v0")
     rooms = agent.evaluate(episodes, env_id=f"CoLA-TextRooms{twin}-v0")
     countdown = agent.evaluate(episodes, env_id=f"CoLA-Countdown{twin}-v0")
-    level_two = agent.evaluate(episodes, level=2)
+    level_two = agent.evaluate(episodes, env_kwargs={"level": 2})
     plain = agent.evaluate(episodes)
     word_problems = agent.evaluate(
-        episodes, env_id=f"CoLA-Math500{twin}-v0", split="train", levels=(1, 2), max_tokens=96
+        episodes,
+        env_id=f"CoLA-Math500{twin}-v0",
+        split="train",
+        env_kwargs={"levels": (1, 2), "max_tokens": 96},
     )
     return {
         "parameters": sum(p.numel() for p in backbone.model.parameters()),

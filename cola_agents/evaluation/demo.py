@@ -73,7 +73,7 @@ def best_constant_code(num_codes: int, play: Callable[[Tensor, Sequence[int]], R
             [A, A].
     """
     always, totals = constant_codes(num_codes), torch.zeros(num_codes)
-    for problem in range(FLOOR_PROBLEMS):
+    for problem in tqdm(range(FLOOR_PROBLEMS), desc="constant codes", unit="problem", leave=False):
         totals += play(always, [problem] * num_codes).episode_rewards
     return int(totals.argmax())
 

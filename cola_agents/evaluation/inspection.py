@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cola_agents.common.files import write_whole
 from cola_agents.common.provenance import provenance
+from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.text import PlainTokenizer
@@ -129,7 +130,10 @@ def inspect_codebook(
     length = min(backbone.max_length, _LONGEST)
     cut = 0
     batches = packed_batches(text, backbone.tokenizer, rows=max(1, _BATCH // length), length=length)
-    with tqdm(total=tokens, desc="inspect", unit="token", leave=False) as bar:
+    with (
+        fitting_threads(backbone),
+        tqdm(total=tokens, desc="inspect", unit="token", leave=False) as bar,
+    ):
         for batch in _first(batches, tokens):
             _count_contexts(batch, tally.add(batch), contexts)
             whole = batch.positions[:, -1] == length - 1

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 import cola_envs  # noqa: F401 (registers the ids)
+from cola_agents.common.arguments import environment_arguments
+from cola_agents.model.sampling import Drawing, sample
+from cola_agents.rl.agent import Agent
+from cola_agents.rl.rollout import attach
 from cola_envs.build import twin_id
 from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
@@ -21,24 +27,35 @@ Say = Callable[[str], None]
 
 HELP_TEXT = "Type what to say. :quit leaves, :reset starts the next episode."
 HELP_CODES = (
-    "Give a code; an empty line takes the policy's likeliest, +N its likeliest N times. "
-    ":quit leaves, :reset starts the next episode."
+    "Give a code, or a word that codes lead to (in quotes, where it is a number); an empty line takes the "
+    "policy's likeliest code, +N its likeliest N times. :quit leaves, :reset starts the next episode."
 )
-COLUMNS = 4
+HELP_WATCH = "An empty line has the agent play an episode. :quit leaves."
+#: Codes that a line of the table names, at most.
+NAMED = 12
 
 
 def play(
-    task: str, *, codes: bool = False, seed: int = 0, ask: Ask = input, say: Say = print, **env_kwargs: Any
+    task: str,
+    *,
+    codes: bool = False,
+    seed: int = 0,
+    agent: Agent | None = None,
+    ask: Ask = input,
+    say: Say = print,
+    env_kwargs: Mapping[str, Any] | None = None,
+    **direct: Any,
 ) -> list[float]:
     """Play episodes of a task in the terminal until the player leaves.
 
     Args:
         task: an environment id, latent or token level.
-        codes: pick codes, one a token, with a table of what each would say next; else type text, which is
+        codes: pick codes, one a token, with a table of what they would say next; else type text, which is
             sent token by token.
+        agent: plays in place of the player, who watches; with ``codes`` its policy is the one that is shown.
         seed: of the first episode; the next ones follow.
         ask, say: read a line after a prompt, and print one.
-        env_kwargs: as for ``gym.make``.
+        env_kwargs: further arguments of the environment.
 
     Returns:
         The sum of rewards of each finished episode.
@@ -52,13 +69,16 @@ def play(
     if codes and actions != "latent":
         raise ValueError(f"{task} takes token ids: there are no codes to pick; use the id without -Token")
     # Typed text is a sequence of tokens, whatever an agent would act with.
-    chosen = task if codes or actions == "token" else twin_id(task)
-    env = gym.make(chosen, **env_kwargs).unwrapped
+    chosen = task if codes or agent or actions == "token" else twin_id(task)
+    kwargs = environment_arguments(env_kwargs, direct, "play")
+    if agent is not None:
+        kwargs = {**agent.kwargs_on(task), **kwargs, "model": agent.backbone}
+    env = gym.make(chosen, **kwargs).unwrapped
     assert isinstance(env, CoLAEnv)
     try:
-        player = _Player(env, ask, say)
-        turn = player.pick if codes else player.type
-        say(HELP_CODES if codes else HELP_TEXT)
+        player = _Player(env, ask, say, agent, seed)
+        turn = player.pick if codes else player.watch if agent else player.type
+        say(HELP_CODES if codes else HELP_WATCH if agent else HELP_TEXT)
         player.start(seed)
         while player.going:
             turn()
@@ -70,7 +90,7 @@ def play(
 class _Player:
     """One person at one row."""
 
-    def __init__(self, env: CoLAEnv, ask: Ask, say: Say) -> None:
+    def __init__(self, env: CoLAEnv, ask: Ask, say: Say, agent: Agent | None, seed: int) -> None:
         self.env = env
         self.episodes: Episodes = env.episodes
         self.ask: Ask = ask
@@ -78,6 +98,9 @@ class _Player:
         self.going = True
         self.returns: list[float] = []
         self._stops = tuple(self.episodes.tasks.stop)
+        self._logits = attach(agent.actor if agent else None, self.episodes)
+        self._drawing: Drawing = agent.options.drawing if agent else {"temperature": 1.0}
+        self._draws = np.random.default_rng([seed, 5])
 
     def start(self, seed: int | None = None) -> None:
         _, info = self.env.reset(seed=seed)
@@ -101,24 +124,42 @@ class _Player:
 
     def pick(self) -> None:
         """Show what each code would say, and take the one that is asked for."""
-        self.say(code_table(self.episodes))
+        outlook = Outlook.of(self.episodes, self._prior())
+        self.say(outlook.table())
         line = self._line("code> ")
         if line is None:
             return
-        likeliest = line == "" or line.startswith("+")
-        try:
-            number = int(line.removeprefix("+")) if line else 1
-        except ValueError:
-            self.say(f"{line!r} is no code. {HELP_CODES}")
-            return
-        if not likeliest and not 0 <= number < int(self.episodes.action_space.n):
-            self.say(f"codes are 0 to {int(self.episodes.action_space.n) - 1}, got {number}")
-            return
-        for _ in range(number if likeliest else 1):
-            action = int(self.episodes.session.prior([0])[0].argmax()) if likeliest else number
-            if self._step(action):
+        if line == "" or (line.startswith("+") and line[1:].isdigit()):
+            for _ in range(int(line[1:] or 1)):
+                if self._step(int(self._prior().argmax())):
+                    return
+        else:
+            code = outlook.code_of(line)
+            if code is None:
+                self.say(
+                    f"{line!r} is no code of 0 to {len(outlook.prior) - 1} and no word that one leads to. "
+                )
+                self.say(HELP_CODES)
+                return
+            if self._step(code):
                 return
         self._show(own=True)
+
+    def watch(self) -> None:
+        """Have the agent play an episode, and show it."""
+        if self._line("> ") is None:
+            return
+        ended = False
+        while not ended:
+            with torch.no_grad():
+                u = torch.from_numpy(self._draws.random(1))
+                logits = self._logits([0])
+                ended = self._step(int(sample(logits, u.to(logits.device), **self._drawing)[0]))
+
+    def _prior(self) -> np.ndarray:
+        """The policy's probabilities of the actions, [A]."""
+        with torch.no_grad():
+            return self._logits([0])[0].float().softmax(-1).cpu().numpy()
 
     def _line(self, prompt: str) -> str | None:
         """A line of the player's, or None where it was an order or the end of the input."""
@@ -162,18 +203,62 @@ class _Player:
             self.say(self.episodes.backbone.tokenizer.decode(fresh))
 
 
-def code_table(episodes: Episodes, row: int = 0) -> str:
-    """What each code would say next in a row: code, token, its probability, and the policy's of the code.
+@dataclass(frozen=True)
+class Outlook:
+    """What each code would say next.
 
-    The codes stand in columns, the policy's likeliest first.
+    Attributes:
+        words: the text of each code's likeliest token, A of them.
+        prior: the policy's probability of each code, [A].
+        certain: the world model's probability of that token under the code, [A].
     """
-    ids, log_probs = episodes.session.outcomes([row])
-    prior = np.exp(episodes.session.prior([row])[0])
-    decode, ends = episodes.backbone.tokenizer.decode, end_ids(episodes.backbone.tokenizer)
-    cells = []
-    for code in np.argsort(-prior, kind="stable").tolist():
-        token = int(ids[0, code, 0])
-        text = "<end>" if token in ends else repr(decode([token]))
-        cells.append(f"{code:>3} {text:<12.12} {np.exp(log_probs[0, code, 0]):4.2f}  pi {prior[code]:4.2f}")
-    rows = -(-len(cells) // COLUMNS)
-    return "\n".join(" | ".join(cells[i::rows]) for i in range(rows))
+
+    words: list[str]
+    prior: np.ndarray
+    certain: np.ndarray
+
+    @classmethod
+    def of(cls, episodes: Episodes, prior: np.ndarray, row: int = 0) -> Outlook:
+        """What is seen in a row, under a policy's probabilities [A]."""
+        ids, log_probs = episodes.session.outcomes([row])
+        decode, ends = episodes.backbone.tokenizer.decode, end_ids(episodes.backbone.tokenizer)
+        tokens = ids[0, :, 0].tolist()
+        words = ["<end>" if token in ends else decode([token]) for token in tokens]
+        return cls(words, prior, np.exp(log_probs[0, :, 0]))
+
+    def groups(self) -> dict[str, list[int]]:
+        """The codes that lead to each word, likeliest first; words by what their codes have together."""
+        found: dict[str, list[int]] = {}
+        for code in np.argsort(-self.prior, kind="stable").tolist():
+            found.setdefault(self.words[code], []).append(code)
+        return dict(sorted(found.items(), key=lambda item: -self.prior[item[1]].sum()))
+
+    def code_of(self, given: str) -> int | None:
+        """The code that a player means by a number or a word; of a word's codes the likeliest."""
+        given = given.strip()
+        if given.isdigit() and int(given) < len(self.words):
+            return int(given)
+        word = given[1:-1] if len(given) > 1 and given[0] == given[-1] and given[0] in "'\"" else given
+        for wanted in (word, f" {word}"):
+            codes = self.groups().get(wanted)
+            if codes:
+                return codes[0]
+        return None
+
+    def table(self) -> str:
+        """A line a word: the policy's probability of it, the world model's under the first code, and them."""
+        lines = []
+        for word, codes in self.groups().items():
+            named = " ".join(map(str, codes[:NAMED]))
+            more = f" and {len(codes) - NAMED} more" if len(codes) > NAMED else ""
+            text = word if word == "<end>" else repr(word)
+            lines.append(
+                f"{text:<14.14} policy {self.prior[codes].sum():4.2f}  world {self.certain[codes[0]]:4.2f}  "
+                f"codes {named}{more}"
+            )
+        return "\n".join(lines)
+
+
+def code_table(episodes: Episodes, row: int = 0) -> str:
+    """What the codes would say next in a row, under the model's own policy; see :meth:`Outlook.table`."""
+    return Outlook.of(episodes, np.exp(episodes.session.prior([row])[0]), row).table()

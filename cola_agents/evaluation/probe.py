@@ -74,7 +74,9 @@ def probe(agent: Agent, *, episodes: int = 256, seed: int = 20_000, num_batches:
     arithmetic = f"CoLA-Arithmetic{twin}-v0"
     sampled = agent.evaluate(episodes, env_id=arithmetic, seed=seed)
     greedy = agent.evaluate(episodes, env_id=arithmetic, seed=seed, greedy=True)
-    stories = agent.evaluate(episodes, env_id=f"CoLA-Text{twin}-v0", seed=seed, task=StoryTask)
+    stories = agent.evaluate(
+        episodes, env_id=f"CoLA-Text{twin}-v0", seed=seed, env_kwargs={"task": StoryTask}
+    )
     return Probe(
         arithmetic=sampled.episode_rewards.mean().item(),
         arithmetic_greedy=greedy.episode_rewards.mean().item(),

@@ -14,6 +14,7 @@ from cola_envs.fields import (
     DATASET,
     NUM_TOKENS,
     SUCCESS,
+    TEXT,
     Info,
     failures,
     given_answer,
@@ -70,6 +71,7 @@ def summary(rounds: Sequence[Sequence[Played]]) -> JsonObject:
         "distinct_problems": len(set(names)) if any(names) else None,
         "played_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest() if any(names) else None,
         **scores(tries),
+        "example": TEXT.get(every[0].info, ""),
         "reward": round(float(np.mean([episode.reward for episode in every])), 4),
         "tokens_per_episode": round(float(np.mean([NUM_TOKENS.of(episode.info) for episode in every])), 2),
     }
@@ -137,10 +139,12 @@ def table(report: JsonObject) -> str:
     if report.get("interrupted"):
         played += " until it was interrupted"
     title = f"{report['task']}, {report['dataset']}, split {report['split']}: {played}, {report['actions']}"
+    example = report.get("example")
+    shown = [] if example is None else [f"one answer: {shown_line(example)}"]
     notes = [f"warning: {report['warning']}"] if "warning" in report else []
     if "failed_episodes" in report:
         notes.append(f"warning: {report['failed_episodes']} episodes were cut by a failing engine or task")
-    return "\n".join([shown_line(title), *lines, "[95 % intervals over problems]", *notes])
+    return "\n".join([shown_line(title), *lines, "[95 % intervals over problems]", *shown, *notes])
 
 
 def _row(name: str, figures: JsonObject, columns: Sequence[str]) -> list[str]:

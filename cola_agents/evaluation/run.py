@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
+from cola_agents.common.arguments import environment_arguments
 from cola_agents.common.provenance import provenance
 from cola_agents.common.threads import fitting_threads
-from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.evaluation.reports import Played, summary
 from cola_agents.model.sampling import Drawing
 from cola_agents.rl.agent import Agent
@@ -22,8 +21,9 @@ from cola_agents.rl.rollout import InitialPolicy, Policy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.rl.saving import read_saved, saved_path
 from cola_agents.search import MCTS, MCTSQConfig, QFunction, SearchConfig, SearchResult
-from cola_envs.build import Builder, build_tasks, evaluation_split, load, repeatable, splits_of
+from cola_envs.build import Builder, build_tasks, evaluation_split, load, repeatable
 from cola_envs.episodes import Episodes
+from cola_envs.fields import SPLIT
 from cola_envs.jsonl import JsonObject
 from cola_envs.order import order_of
 
@@ -49,7 +49,7 @@ def evaluate(
     task: str,
     *,
     model: object = None,
-    agent: str | Path | None = None,
+    agent: Agent | str | Path | None = None,
     tokenizer: object = None,
     episodes: int | None = None,
     samples: int = 1,
@@ -59,13 +59,15 @@ def evaluate(
     num_envs: int = 64,
     search: SearchConfig | MCTSQConfig | None = None,
     q: QFunction | str | Path | None = None,
-    **env_kwargs: Any,
+    env_kwargs: Mapping[str, Any] | None = None,
+    **direct: Any,
 ) -> JsonObject:
     """Play problems, each ``samples`` times, and report shares with their intervals.
 
     Args:
         task: an environment id.
-        model, tokenizer: as in ``gym.make``; or ``agent``, a folder that an agent was saved to.
+        model, tokenizer: as in ``gym.make``; or ``agent``, one that learned or the folder
+            that it was saved to.
         episodes: how many problems; None for each problem of a finite test set once, or else 256.
         samples: tries at each problem; with several the report has pass@k and, of answers, maj@k.
         split: one of the task's; None for ``"test"``, or else the last it has.
@@ -87,6 +89,7 @@ def evaluate(
         ValueError: for a number below 1, an id that is no CoLA environment, several greedy tries, which
             would all be the same, or a search that sees the task's rewards.
     """
+    env_kwargs = environment_arguments(env_kwargs, direct, "evaluate")
     _check(greedy, samples, search, env_kwargs, episodes=episodes, num_envs=num_envs)
     if agent is not None and (model is not None or tokenizer is not None):
         raise ValueError("give model= or agent=, not both: an agent knows its model")
@@ -99,9 +102,7 @@ def evaluate(
     envs = make_rows(task, rows, model=player.model, tokenizer=tokenizer, split=split, **env_kwargs)
     try:
         played = envs.episodes
-        backbone = played.backbone
-        ours = (LatentBackbone, TokenBackbone)
-        with fitting_threads(backbone.model) if isinstance(backbone, ours) else nullcontext():
+        with fitting_threads(played.backbone):
             made_by = provenance()
             if search is None:
                 rounds, how = _tries(played, player, seed, samples, episodes), {"actions": player.how}
@@ -110,12 +111,12 @@ def evaluate(
     finally:
         envs.close()
     return {
-        "task": task,
-        "split": rounds[0][0].info.get("split", split) or None,
+        "task": own if isinstance(own := env_kwargs.get("task"), str) else task,
+        "split": SPLIT.get(rounds[0][0].info, split) or None,
         **summary(rounds),
         **how,
         "seed": seed,
-        "agent": None if agent is None else Path(agent).name,
+        "agent": type(agent).__name__ if isinstance(agent, Agent) else agent and Path(agent).name,
         "fingerprint": player.fingerprint or played.backbone.fingerprint,
         **made_by,
     }
@@ -141,7 +142,7 @@ def _check(
             raise ValueError('an evaluation must not see the solutions: give a search rewards="estimated"')
 
 
-def _builder_of(task: str) -> Builder:
+def _builder_of(task: str) -> Builder | str:
     """What builds an id's tasks.
 
     Raises:
@@ -150,8 +151,6 @@ def _builder_of(task: str) -> Builder:
     builder = gym.spec(task).kwargs.get("builder")
     if builder is None:
         raise ValueError(f"{task} is not one of the CoLA environments")
-    if not splits_of(builder):
-        raise ValueError(f"{task} takes a task of your own, which no report can name: use collect()")
     return builder
 
 
@@ -175,13 +174,13 @@ class _Player:
     fingerprint: str | None
 
 
-def _player(task: str, model: Any, agent: str | Path | None, greedy: bool) -> _Player:
+def _player(task: str, model: object, agent: Agent | str | Path | None, greedy: bool) -> _Player:
     policy: Policy = InitialPolicy()
     drawing: Drawing = {"temperature": 1.0}
     env_kwargs: JsonObject = {}
     fingerprint = None
     if agent is not None:
-        loaded = load_agent(agent)
+        loaded = agent if isinstance(agent, Agent) else load_agent(agent)
         policy, model, drawing = loaded.actor, loaded.backbone, loaded.options.drawing
         env_kwargs, fingerprint = {**loaded.kwargs_on(task)}, loaded.fingerprint
         env_kwargs.pop("split", None)
@@ -190,7 +189,7 @@ def _player(task: str, model: Any, agent: str | Path | None, greedy: bool) -> _P
     return _Player(policy, model, drawing, _sampled(**drawing), env_kwargs, fingerprint)
 
 
-def _in_order(builder: Builder, split: str, env_kwargs: JsonObject, episodes: int | None) -> int:
+def _in_order(builder: Builder | str, split: str, env_kwargs: JsonObject, episodes: int | None) -> int:
     """How many problems are played; those of a set come in its order, unless ``env_kwargs`` say otherwise."""
     own = inspect.signature(load(builder)).parameters
     if "sequential" in own and env_kwargs.setdefault("sequential", True) and episodes is None:

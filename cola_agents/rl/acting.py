@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicyBackbone, PolicySession
 from cola_agents.model.sampling import Drawing, sample
 from cola_agents.rl.actors import Actor
-from cola_agents.rl.rollout import policy_session
+from cola_agents.rl.rollout import attach, policy_session
 from cola_agents.sb3 import SB3VecEnv
+from cola_envs.episodes import Episodes
 
 
 class PolicyState(np.ndarray):
@@ -80,7 +81,7 @@ class AgentVecEnv(SB3VecEnv):
         self._version = version
         self._weights = version()
         kwargs = {**kwargs, "observation": "features", "model": _Follows(backbone, actor)}
-        super().__init__(gym.make_vec(env_id, num_envs=num_envs, **kwargs))
+        super().__init__(env_id, num_envs, env_kwargs=kwargs)
 
     def reset(self) -> np.ndarray:
         self._session.forget()
@@ -121,7 +122,7 @@ def actions_for(
         raise ValueError(
             "predict reads the observations of this agent's own vec_env(), as they come: the policy "
             "reads whole episodes, which an observation of a plain environment does not hold; to play "
-            "elsewhere use cola_agents.collect(episodes, agent.actor)"
+            "elsewhere use agent.policy_for(env), or cola_agents.collect(episodes, agent.actor)"
         )
     weight = actor.head.weight
     with torch.no_grad():
@@ -129,3 +130,52 @@ def actions_for(
         u = torch.from_numpy(generator.random(len(logits))).to(weight.device)
         actions, _ = sample(logits, u, **drawing)
     return actions.cpu().numpy()
+
+
+class PolicyFor:
+    """An agent's policy in the loop of an environment of Gymnasium: ``action = policy(observation)``.
+
+    The policy reads the whole episode, which it finds in the environment: the observation is not looked at.
+
+    Args:
+        actor: the policy.
+        version: tells its weights from those before an update.
+        episodes: of the environment.
+        single: whether there is one row and an action is an int, or one for each row, [N].
+        drawing: how actions are drawn.
+        generator: their draws.
+    """
+
+    def __init__(
+        self,
+        actor: Actor,
+        version: Callable[[], int],
+        episodes: Episodes,
+        single: bool,
+        drawing: Drawing,
+        generator: np.random.Generator,
+    ) -> None:
+        self._actor, self._version, self._episodes = actor, version, episodes
+        self._single, self._drawing, self._generator = single, drawing, generator
+        self._threads = fitting_threads(episodes.backbone, actor)
+        self._attach()
+
+    def _attach(self) -> None:
+        self._logits, self._weights = attach(self._actor, self._episodes), self._version()
+
+    @torch.no_grad()
+    def __call__(self, observation: object = None, deterministic: bool = False) -> int | np.ndarray:
+        """The action for the environment as it stands, or with many rows one for each, [N].
+
+        Args:
+            observation: not used; it is what Gymnasium's loop hands on.
+            deterministic: the likeliest action in place of a draw.
+        """
+        if self._weights != self._version():
+            self._attach()
+        drawing: Drawing = {"temperature": 0.0} if deterministic else self._drawing
+        with self._threads:
+            logits = self._logits(list(range(self._episodes.num_rows)))
+            u = torch.from_numpy(self._generator.random(len(logits))).to(logits.device)
+            actions: np.ndarray = sample(logits, u, **drawing)[0].cpu().numpy()
+        return int(actions[0]) if self._single else actions

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import time
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,12 +22,13 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 import cola_envs  # noqa: F401 (registers the ids)
+from cola_agents.common.arguments import check_no_option, environment_arguments, unknown_option
 from cola_agents.common.interrupts import hold_interrupts
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone
 from cola_agents.model.lora import shared_copy
 from cola_agents.model.sampling import Drawing
-from cola_agents.rl.acting import AgentVecEnv, actions_for
+from cola_agents.rl.acting import AgentVecEnv, PolicyFor, actions_for
 from cola_agents.rl.actors import (
     adapted_actor,
     make_actor,
@@ -36,7 +39,7 @@ from cola_agents.rl.learning import Run, watched, writing
 from cola_agents.rl.logs import default_logger, write_record
 from cola_agents.rl.losses import adapted_kl_coef, reinforce_objective, rewards_to_go, whiten
 from cola_agents.rl.optimiser import Adam32, tensors_of
-from cola_agents.rl.options import AgentOptions
+from cola_agents.rl.options import AgentOptions, listed
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.records import Idle, batch_figures
 from cola_agents.rl.restoring import arguments_of, nameable, take_over
@@ -48,8 +51,10 @@ from cola_agents.rl.update import Batch, Record, improve, shuffled
 from cola_agents.rl.workers import RolloutWorkers, text_of
 from cola_envs.backbone import Level
 from cola_envs.build import evaluation_split, repeatable, resolve
+from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
 from cola_envs.order import check_prompts, order_of
+from cola_envs.vector import CoLAVectorEnv
 
 
 class Agent(ABC):
@@ -92,6 +97,10 @@ class Agent(ABC):
     #: The figures of a step that are 0 where no step is made.
     skipped_figures: ClassVar[tuple[str, ...]] = ("loss", "grad_norm", "approx_kl")
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nOptions:\n{listed(cls.options_class)}"
+
     def __init__(
         self,
         env_id: str,
@@ -108,9 +117,11 @@ class Agent(ABC):
         **options: Any,
     ) -> None:
         names = [field.name for field in dataclasses.fields(self.options_class)]
-        unknown = sorted(set(options) - set(names))
-        if unknown:
-            raise TypeError(f"unknown option {unknown[0]!r}: {type(self).__name__} takes {', '.join(names)}")
+        taker = type(self).__name__
+        level = _level_of(env_id, taker)
+        for name in sorted(set(options) - set(names)):
+            raise TypeError(unknown_option(name, options[name], names, taker, env_id))
+        check_no_option(env_kwargs or {}, names, taker, env_id)
         self.options = self.options_class(**options)
         self.workers = RolloutWorkers()
         self.begin()
@@ -121,7 +132,6 @@ class Agent(ABC):
         first = self.workers.rank == 0
         self.verbose = verbose if first else 0
         self.tensorboard_log = tensorboard_log if first else None
-        level = _level_of(env_id)
         if level == "token" and self.env_kwargs.get("prior_coef"):
             raise ValueError(
                 "prior_coef needs a policy that stays as it was, and a token-level agent trains the very "
@@ -306,7 +316,7 @@ class Agent(ABC):
             with self.watch.rollout() if self.watch else nullcontext():
                 batch = self.batch()
             self._check(batch)
-            with hold_interrupts():
+            with hold_interrupts(), self.policy.threads:
                 figures = self.train_on(batch)
                 record = self._record(batch, started, figures)
         except BaseException as error:
@@ -494,7 +504,8 @@ class Agent(ABC):
         *,
         env_id: str | None = None,
         split: str | None = None,
-        **env_kwargs: Any,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **direct: Any,
     ) -> AgentVecEnv:
         """Rows for ``evaluate_policy``, ``EvalCallback`` and :meth:`predict`.
 
@@ -504,7 +515,8 @@ class Agent(ABC):
             split: one of the task's; None for ``"test"``, or else the last it has.
             env_kwargs: further arguments, over the agent's own on its own task.
         """
-        chosen, kwargs = self._evaluation(env_id, split, env_kwargs)
+        given = environment_arguments(env_kwargs, direct, "vec_env")
+        chosen, kwargs = self._evaluation(env_id, split, given)
         return self._vec_env(chosen, num_envs or self.num_envs, kwargs)
 
     def _vec_env(self, env_id: str, num_envs: int, kwargs: dict[str, Any]) -> AgentVecEnv:
@@ -536,7 +548,34 @@ class Agent(ABC):
                 episode that the policy reads.
         """
         drawing: Drawing = {"temperature": 0.0} if deterministic else self.options.drawing
-        return actions_for(self.actor, observation, self._predictions, drawing), state
+        with self.policy.threads:
+            return actions_for(self.actor, observation, self._predictions, drawing), state
+
+    def policy_for(self, env: Any) -> PolicyFor:
+        """The policy in the loop of an environment of ``gym.make`` or ``gym.make_vec``, wrapped or not.
+
+        ``action = policy(observation)`` is an int, or of a vector environment an array [N]: a draw as the
+        agent learned it, or with ``deterministic=True`` the likeliest.
+
+        Raises:
+            TypeError: for an environment that is none of these.
+            ValueError: for one over another model than the agent's, or of the other level.
+        """
+        inner = env.unwrapped
+        if not isinstance(inner, (CoLAEnv, CoLAVectorEnv)):
+            raise TypeError(f"policy_for takes an environment of cola_envs, got {env!r}")
+        if inner.episodes.backbone.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"this agent acts over another model than {env!r}, or at the other level: make the "
+                "environment with the same model= as the agent"
+            )
+
+        def version() -> int:
+            return self.num_updates
+
+        single = isinstance(inner, CoLAEnv)
+        generator = np.random.default_rng([self.seed, 6])
+        return PolicyFor(self.actor, version, inner.episodes, single, self.options.drawing, generator)
 
     # ---------------------------------------------------------------- evaluating
 
@@ -548,7 +587,8 @@ class Agent(ABC):
         split: str | None = None,
         greedy: bool = False,
         seed: int = 10_000,
-        **env_kwargs: Any,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **direct: Any,
     ) -> Rollout:
         """Play ``num_episodes`` with the current policy on its own task.
 
@@ -558,8 +598,10 @@ class Agent(ABC):
             greedy: take the likeliest action instead of drawing one.
             seed: problem ``i`` has seed ``seed + i``, whatever agent plays it; where problems come in order,
                 the first ones are played.
+            env_kwargs: further arguments, over the agent's own on its own task.
         """
-        chosen, kwargs = self._evaluation(env_id, split, env_kwargs)
+        given = environment_arguments(env_kwargs, direct, "evaluate")
+        chosen, kwargs = self._evaluation(env_id, split, given)
         episodes = self._episodes(chosen, min(num_episodes, max(64, self.num_envs)), kwargs)
         try:
             drawing = {"temperature": 0.0} if greedy else self.options.drawing
@@ -664,10 +706,13 @@ class Agent(ABC):
         return agent
 
 
-def _level_of(env_id: str) -> Level:
+def _level_of(env_id: str, taker: str) -> Level:
     """Which actions an id takes."""
     if not isinstance(env_id, str):
-        raise TypeError(f"an agent takes the id of an environment, got {type(env_id).__name__}")
+        raise TypeError(
+            f"{taker} takes the id of an environment, got {env_id!r}; a task of yours is an argument of it: "
+            f'{taker}("CoLA-Text-v0", env_kwargs={{"task": MyTask}})'
+        )
     level: Level | None = gym.spec(env_id).kwargs.get("actions")
     if level is None:
         raise ValueError(f"{env_id} is not one of the CoLA environments: it has no action level")

@@ -7,7 +7,7 @@ step, here a hidden state for each token, which can be recomputed from ids and m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from cola_agents.common.arguments import environment_arguments
 from cola_agents.common.files import one_writer
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
@@ -70,7 +71,7 @@ class Recorded:
             rows = [torch.tensor(episode["ids"]) for episode in self.episodes[at : at + batch_size]]
             # Padding on the right does not affect a causal model.
             ids = pad_sequence(rows, batch_first=True).to(device)
-            with torch.no_grad():
+            with torch.no_grad(), fitting_threads(backbone):
                 states = backbone.base(input_ids=ids, use_cache=False).last_hidden_state
             hidden += [state[: len(row)] for state, row in zip(states, rows, strict=True)]
         seeds, problems = (
@@ -100,7 +101,8 @@ def generate(
     seed: int = 0,
     num_envs: int = 64,
     watch: Callable[[int], None] | None = None,
-    **env_kwargs: Any,
+    env_kwargs: Mapping[str, Any] | None = None,
+    **direct: Any,
 ) -> dict[str, Any]:
     """Play ``n`` episodes of each of ``problems`` problems and write them, a line of JSON each.
 
@@ -116,7 +118,7 @@ def generate(
         seed: problem i is drawn with seed ``seed + i``; its episodes draw from streams of their own.
         num_envs: rows that play side by side.
         watch: is shown how many episodes have been written.
-        env_kwargs: as for ``gym.make``.
+        env_kwargs: further arguments of the environment, ``model`` and ``split`` among them.
 
     Returns:
         Number of episodes, share of successes, mean reward, the share of problems that some episode solved,
@@ -130,6 +132,7 @@ def generate(
     """
     if problems < 1 or n < 1:
         raise ValueError(f"problems and n must be at least 1, got {problems} and {n}")
+    env_kwargs = environment_arguments(env_kwargs, direct, "generate")
     path = Path(path)
     made = make_rows(task, min(num_envs, problems * n), **env_kwargs)
     with closing(made), one_writer(path, "file"):
@@ -150,7 +153,7 @@ def generate(
         policy = policy or InitialPolicy()
         per_round = max(1, episodes.num_rows // n)
         backbone: Any = episodes.backbone
-        with fitting_threads(backbone.model):
+        with fitting_threads(backbone):
             for first in range(recording.done, problems, per_round):
                 count = min(per_round, problems - first)
                 recording.append(list(_played(episodes, policy, seed + first, count, n, temperature)))

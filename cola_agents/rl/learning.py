@@ -101,8 +101,10 @@ def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool
     try:
         with Progress(agent.num_timesteps, target, shown and first) as agent.progress:
             agent.watch = Watch(callback if first else None, agent, seen)
+            after_update = AfterUpdate(agent, run, target, agent.progress)
             with agent.watch.stopping():
-                yield AfterUpdate(agent, run, target, agent.progress)
+                yield after_update
+            after_update.log_last()
             agent.workers.begin()  # all know of a callback's stop, and go on
             agent.watch.callback.on_training_end()
     except KeyboardInterrupt as stopped:
@@ -129,15 +131,14 @@ class AfterUpdate:
         self._agent, self._run, self._progress = agent, run, progress
         self.target = target
         self._first, self._saved = agent.num_updates, agent.num_timesteps
+        self._logged = agent.num_updates
 
     def __call__(self, record: Record) -> None:
         agent, run = self._agent, self._run
         self._progress.show(agent.num_timesteps, record)
-        if (agent.num_updates - self._first) % run.log_interval == 0:
-            try:
-                agent.dump_logs()
-            except OSError as error:
-                warnings.warn(f"not logged, learning on: {error}", stacklevel=3)
+        done = agent.num_updates - self._first
+        if done == 1 or done % run.log_interval == 0:
+            self._log()
         every, folder = run.save_every, run.folder
         if every and folder and agent.num_timesteps // every > self._saved // every:
             self._saved = agent.num_timesteps
@@ -145,6 +146,18 @@ class AfterUpdate:
                 agent.save(folder)
             except OSError as error:
                 warnings.warn(f"not saved to {folder}, learning on: {error}", stacklevel=3)
+
+    def log_last(self) -> None:
+        """Log the last update, where the interval left it out: a short run shows how it began and ended."""
+        if self._agent.num_updates != self._logged:
+            self._log()
+
+    def _log(self) -> None:
+        self._logged = self._agent.num_updates
+        try:
+            self._agent.dump_logs()
+        except OSError as error:
+            warnings.warn(f"not logged, learning on: {error}", stacklevel=4)
 
 
 def _save_stopped(agent: Learner, folder: Path) -> None:

@@ -183,3 +183,10 @@ class GroupOptions(AgentOptions):
         super().__post_init__()
         if self.prompts < 1 or self.group_size < 2:
             raise ValueError(f"prompts >= 1 and group_size >= 2 are needed, got {self}")
+
+
+def listed(options: type[AgentOptions]) -> str:
+    """The options of an algorithm with their types and defaults, a line each."""
+    return "\n".join(
+        f"    {field.name}: {field.type} = {field.default!r}" for field in dataclasses.fields(options)
+    )

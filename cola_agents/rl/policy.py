@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from cola_agents.common.threads import fitting_threads
 from cola_agents.model.lora import adapters_off
 from cola_agents.model.sampling import Drawing, distribution
 from cola_agents.rl.actors import Actor
@@ -61,6 +62,7 @@ class TrainedPolicy:
         self.reference = reference
         self.options = options
         self.workers = workers
+        self.threads = fitting_threads(actor)
 
     @contextmanager
     def initial(self) -> Iterator[Actor]:
@@ -97,9 +99,10 @@ class TrainedPolicy:
         Each process computes on the episodes whose hidden states it holds, ``micro_batch`` at a time.
         """
         found = torch.zeros_like(rollout.rewards)
-        for index in in_parts(rollout, self.options.micro_batch):
-            part = rollout.select(index)
-            found[index, : part.mask.shape[1]] = compute(part)
+        with self.threads:
+            for index in in_parts(rollout, self.options.micro_batch):
+                part = rollout.select(index)
+                found[index, : part.mask.shape[1]] = compute(part)
         return self.workers.sum(found)
 
     def values(self, rollout: Rollout) -> Tensor:

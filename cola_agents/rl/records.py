@@ -40,7 +40,9 @@ class Idle:
 
     def notice(self, record: Record, *, warn: bool) -> None:
         """Count an update, and warn once after :data:`PATIENCE` of them."""
-        self._updates = self._updates + 1 if record["frac_zero_advantage"] == 1 else 0
+        # Where every episode succeeds there is nothing left to learn, and nothing to warn of.
+        idle = record["frac_zero_advantage"] == 1 and record["success"] < 1
+        self._updates = self._updates + 1 if idle else 0
         if self._updates == PATIENCE and warn:
             warnings.warn(
                 f"in the last {PATIENCE} updates no episode was rewarded differently from those it is "

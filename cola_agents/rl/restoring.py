@@ -12,8 +12,8 @@ from cola_agents.rl.optimiser import Adam32
 from cola_agents.rl.saving import SavedAgent, is_json
 from cola_agents.rl.update import Record
 
-#: The argument of an environment that names what is called: it is never read from a saved agent's file.
-CODE = "builder"
+#: Arguments of an environment that name what is called: they are never read from a saved agent's file.
+CODE = ("builder", "task")
 
 
 class Restorable(Protocol):
@@ -31,7 +31,7 @@ class Restorable(Protocol):
 
 def nameable(env_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Those arguments of an environment that a file can hold, and that call nothing when they are read."""
-    return {key: value for key, value in env_kwargs.items() if key != CODE and is_json(value)}
+    return {key: value for key, value in env_kwargs.items() if key not in CODE and is_json(value)}
 
 
 def arguments_of(read: SavedAgent, name: str, changed: dict[str, Any]) -> dict[str, Any]:
@@ -47,10 +47,11 @@ def arguments_of(read: SavedAgent, name: str, changed: dict[str, Any]) -> dict[s
     path, saved = read.path, read.description
     if saved["agent"] != name:
         raise ValueError(f"{path} holds a {saved['agent']}: load it with {saved['agent']}.load")
-    again = saved["env_kwargs_not_saved"] + [key for key in saved["env_kwargs"] if key == CODE]
+    again = saved["env_kwargs_not_saved"] + [key for key in saved["env_kwargs"] if key in CODE]
     if again and "env_kwargs" not in changed:
         raise ValueError(
-            f"{path} was trained with {', '.join(again)}, which could not be saved: pass env_kwargs= again"
+            f"{path} was trained with {', '.join(again)}, which could not be saved: pass env_kwargs= again "
+            "(on the command line --task module:Class, for a task of your own)"
         )
     kept = ("env_id", "num_envs", "seed", "model", "tokenizer", "device", "dtype", "env_kwargs")
     return {**{key: saved[key] for key in kept}, **saved["options"], **changed}

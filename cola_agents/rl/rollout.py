@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicySession, missing
 from cola_agents.model.sampling import sample
 from cola_envs.episodes import Episodes
@@ -293,6 +294,7 @@ class _Played:
         self.running: dict[int, int] = {}
         self._waiting = list(range(len(seeds)))[::-1]
         self._draws: dict[int, Callable[[], float]] = {}
+        self._threads = fitting_threads(rows.backbone)
 
     def refill(self, free: list[int]) -> None:
         """Begin the next episodes in free rows."""
@@ -311,10 +313,11 @@ class _Played:
         self, rows: list[int], act: Act, draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     ) -> np.ndarray:
         """Draw an action [B] for each row, and note where and how likely it was."""
-        logits = act(rows)
-        _check_logits(logits, len(rows), self._rows)
-        u = torch.tensor([self._draws[row]() for row in rows], dtype=torch.float64, device=logits.device)
-        actions, log_probs = draw(logits, u)
+        with self._threads:
+            logits = act(rows)
+            _check_logits(logits, len(rows), self._rows)
+            u = torch.tensor([self._draws[row]() for row in rows], dtype=torch.float64, device=logits.device)
+            actions, log_probs = draw(logits, u)
         for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
             episode, tokens = self.episodes[self.running[row]], self._session.tokens[row]
             if not math.isfinite(log_prob):

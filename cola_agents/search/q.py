@@ -18,6 +18,7 @@ from torch.nn.utils import skip_init
 from tqdm import tqdm
 
 from cola_agents.common.files import whole_folder
+from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.contract import PolicySession
 from cola_agents.decoding.session import Rows
@@ -134,8 +135,10 @@ class QFunction(nn.Module):
                 cache.load(rows, [session.tokens[row] for row in rows])
                 return cache.last(rows)
 
+        threads = fitting_threads(self)
+
         def values(rows: Sequence[int]) -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), threads:
                 return self._values(features(rows))
 
         return values
@@ -246,7 +249,17 @@ def train_q(
 
     Source: van Hasselt et al. 2016 (arXiv 1509.06461); CoLA's Q-function.
     """
-    config = config or QConfig()
+    with fitting_threads(q):
+        return _train(q, rollout, config or QConfig(), held_out, watch)
+
+
+def _train(
+    q: QFunction,
+    rollout: Rollout,
+    config: QConfig,
+    held_out: Rollout | None,
+    watch: Callable[[dict[str, float]], None] | None,
+) -> list[dict[str, float]]:
     if held_out is not None and within_problems(q, held_out) is None:
         raise ValueError(
             "no held-out problem has two answers with different rewards, which the held-out figure compares: "

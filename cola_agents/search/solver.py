@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from cola_agents.common.arguments import environment_arguments
 from cola_agents.rl.rollout import AnyPolicy, attach, policy_session
 from cola_agents.rl.rows import make_rows
 from cola_agents.search.config import Evaluate, SearchConfig, SearchResult
@@ -14,6 +15,7 @@ from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
 from cola_agents.search.puct import search
 from cola_agents.search.q import QEvaluator, QFunction
 from cola_envs.episodes import Episodes
+from cola_envs.seeds import derived_seed
 
 
 class MCTS:
@@ -52,9 +54,11 @@ class MCTS:
         leaves: Literal["rollout", "q"] = "rollout",
         num_trees: int = 16,
         seed: int = 0,
-        **env_kwargs: Any,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **direct: Any,
     ) -> None:
         config = config or SearchConfig()
+        given = environment_arguments(env_kwargs, direct, "MCTS")
         if leaves not in ("rollout", "q"):
             raise ValueError(f"leaves must be 'rollout' or 'q', got {leaves!r}")
         if isinstance(config, MCTSQConfig) and (evaluate is not None or leaves == "q"):
@@ -70,11 +74,11 @@ class MCTS:
         if needs and q is None:
             raise ValueError(f"{needs} needs q=: a Q-function, or the folder of one (`cola pretrain q`)")
         if isinstance(env, Episodes):
-            if env_kwargs:
-                raise TypeError(f"{', '.join(env_kwargs)} cannot be set where env is Episodes, not an id")
+            if given:
+                raise TypeError(f"{', '.join(given)} cannot be set where env is Episodes, not an id")
             self.episodes, self._owned = env, False
         elif isinstance(env, str):
-            self.episodes, self._owned = make_rows(env, num_trees, **env_kwargs).episodes, True
+            self.episodes, self._owned = make_rows(env, num_trees, **given).episodes, True
         else:
             raise TypeError(f"MCTS takes an environment id or Episodes, got {type(env).__name__}")
         self.config = config

@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cola_agents.common.processes import Workers
+from cola_agents.common.threads import fitting_threads
 from cola_agents.train.checkpoints import Checkpoints, Saved
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.learner import Cut, Learner
@@ -104,6 +105,7 @@ def run_stage(
     records = _Records(saved, batches)
     mine = workers.rank == 0
     with (
+        fitting_threads(objective),
         RecordLog(name, log if mine else None, config.tensorboard if mine else None) as record_log,
         tqdm(
             total=config.steps, initial=done, desc=name, unit="step", mininterval=2.0, disable=not mine

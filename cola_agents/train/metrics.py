@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cola_agents.common.threads import fitting_threads
 from cola_agents.model.modeling import CoLAForCausalLM, shift_codes
 from cola_agents.train.data.packing import IGNORED, Batch
 
@@ -215,6 +216,7 @@ def measure(model: CoLAForCausalLM, batches: Iterable[Batch], chunk: int | None 
         ValueError: for a model without inverse dynamics, or where there is no token to score.
     """
     tally = Tally(model, chunk)
-    for batch in batches:
-        tally.add(batch)
+    with fitting_threads(model):
+        for batch in batches:
+            tally.add(batch)
     return tally.metrics()

@@ -23,7 +23,7 @@ from transformers import (
 from cola_agents.common.files import whole_folder
 from cola_agents.common.provenance import provenance
 from cola_agents.common.randomness import drawn_from
-from cola_agents.common.threads import check_fork
+from cola_agents.common.threads import check_fork, fitting_threads
 from cola_agents.model.families import check_rope
 from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.reach import reachable
@@ -101,13 +101,13 @@ class RewardModel:
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """Scores of the responses, in their order."""
-        check_fork()
         model, tokenizer = self._load()
         rows = [encode(tokenizer, *pair, self.max_length) for pair in zip(prompts, responses, strict=True)]
         # Rows of like length together: less padding, and the scores do not depend on it.
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = [0.0] * len(rows)
-        with torch.no_grad():
+        with torch.no_grad(), fitting_threads(model):
+            check_fork()
             for at in range(0, len(order), self.batch_size):
                 part = order[at : at + self.batch_size]
                 for i, score in zip(part, score_rows(model, [rows[i] for i in part]).tolist(), strict=True):
@@ -250,9 +250,10 @@ def train_reward(
         order = np.random.default_rng(config.seed).permutation(len(pairs))
         count = min(len(pairs) - 1, max(1, round(config.held_out * len(pairs))))
         held_out = [pairs[i] for i in order[:count]]
-        last = _fit(network, plain, [pairs[i] for i in order[count:]], config, watch)
-        network.eval()
-        figures: JsonObject = {**_evaluate(network, plain, held_out, config), "loss": round(last, 5)}
+        with fitting_threads(network):
+            last = _fit(network, plain, [pairs[i] for i in order[count:]], config, watch)
+            network.eval()
+            figures: JsonObject = {**_evaluate(network, plain, held_out, config), "loss": round(last, 5)}
         network.config.reward_mean, network.config.reward_std = figures["reward_mean"], figures["reward_std"]
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.evaluation.demo import rollouts_to
@@ -29,7 +30,7 @@ def test_demo_writes_table_plot_and_results(tmp_path, capsys):
 
 
 def test_eval_reports_share_interval_and_dataset(capsys):
-    assert main(["eval", "--task", "CoLA-Arithmetic-v0", "--episodes", "16"]) == 0
+    assert main(["eval", "--task", "CoLA-Arithmetic-v0", "--episodes", "16", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     low, high = report["success_95"]
     assert low <= report["success"] <= high
@@ -38,7 +39,7 @@ def test_eval_reports_share_interval_and_dataset(capsys):
 
 
 def test_eval_never_reports_a_substitute_under_the_name_of_math500(capsys, recwarn):
-    assert main(["eval", "--task", "CoLA-Math500-v0", "--episodes", "4"]) == 0
+    assert main(["eval", "--task", "CoLA-Math500-v0", "--episodes", "4", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     if report["dataset"] == "MATH-500":
         pytest.skip("the real MATH-500 is in this machine's Hugging Face cache")
@@ -54,7 +55,10 @@ def test_eval_never_reports_a_substitute_under_the_name_of_math500(capsys, recwa
         (["eval", "--task", "CoLA-Arithmetic-v0", "--model", "/no/such/folder"], "config.json"),
         (["eval", "--task", "CoLA-Arithmetik-v0"], "CoLA-Arithmetic"),
         (["eval", "--task", "CartPole-v1"], "not one of the CoLA environments"),
-        (["eval", "--task", "CoLA-Text-v0"], "task of your own"),
+        (["eval", "--task", "CoLA-Text-v0"], "CoLA-Text needs task="),
+        (["eval"], "give --task, or --agent"),
+        (["eval", "--task", "nowhere:Task"], "No module named 'nowhere'"),
+        (["eval", "--task", "cola_envs.build:Nothing"], "Nothing"),
         (["eval", "--task", "CoLA-Arithmetic-v0", "--model", "nope"], "hub id (owner/name)"),
         (["demo", "--updates", "0"], "at least 1"),
         (["pretrain", "world", "--out", "unused"], "--source"),
@@ -75,6 +79,34 @@ def test_stages_run_one_after_another_from_the_command_line(tmp_path):
     metrics = json.loads((tmp_path / "policy" / "metrics.json").read_text())
     assert metrics["tokens"] > 1000
     assert main(["eval", "--task", "CoLA-Arithmetic-v0", "--model", policy, "--episodes", "2"]) == 0
+
+
+def test_help_says_defaults_an_example_and_the_options_of_algorithms(capsys):
+    assert main([]) == 0
+    assert "train" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("cola-rl ")
+    for command in ("train", "eval", "pretrain q"):
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"example: cola {command.split()[0]}" in said, command
+        assert "(default: " in said or command == "pretrain q", command
+    assert main(["tasks"]) == 0
+    assert "CoLA-Household-v0" in capsys.readouterr().out
+    assert main(["tasks", "CoLA-Arithmetic-v0"]) == 0
+    assert "level: int" in capsys.readouterr().out
+    assert "    group_size: int = 8" in (GRPO.__doc__ or "")
+
+
+def test_an_evaluation_shows_an_answer_and_writes_its_report_to_a_file(tmp_path, capsys):
+    out = tmp_path / "report.json"
+    assert main(["eval", "--task", "CoLA-Arithmetic-v0", "--episodes", "2", "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    said = capsys.readouterr().out
+    assert f"one answer: {report['example']}" in said
+    assert "{" not in said.split("one answer")[0]
 
 
 def test_module_runs_as_a_program():

@@ -1,17 +1,24 @@
 """A small model is computed with one thread, and others with as many as there were."""
 
+import gymnasium as gym
 import pytest
+import stable_baselines3 as sb3
 import torch
 from torch import nn
 
+from cola_agents import GRPO, SB3VecEnv
 from cola_agents.cli import main
 from cola_agents.common import threads
-from cola_agents.common.threads import fitting_threads
+from cola_agents.common.threads import fitting_threads, set_threads
+from cola_agents.decoding import kv
+from cola_agents.search import MCTS, SearchConfig
 
 
 @pytest.fixture(autouse=True)
 def two_threads(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in threads.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "_chosen", False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -31,14 +38,79 @@ def test_a_small_model_takes_one_thread_for_as_long_as_it_works(monkeypatch):
         assert torch.get_num_threads() == 2
 
 
-def test_what_the_environment_says_is_left_alone(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+@pytest.mark.parametrize("name", threads.VARIABLES)
+def test_what_the_environment_says_is_left_alone(monkeypatch, name):
+    monkeypatch.setenv(name, "2")
     with fitting_threads(nn.Linear(2, 2)):
         assert torch.get_num_threads() == 2
 
 
+def test_a_number_that_was_asked_for_holds_for_small_models_too():
+    set_threads(3)
+    with fitting_threads(nn.Linear(2, 2)):
+        assert torch.get_num_threads() == 3
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        set_threads(0)
+
+
+def test_blocks_nest_and_a_large_model_in_a_small_ones_gets_what_the_caller_had(monkeypatch):
+    small = fitting_threads(nn.Linear(2, 2))
+    monkeypatch.setattr(threads, "SMALL", 6)
+    large = fitting_threads(nn.Linear(2, 2))
+    with small:
+        with large:
+            assert torch.get_num_threads() == 2
+            with small, small:
+                assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
+    with pytest.raises(RuntimeError, match="inside"), small:
+        raise RuntimeError("inside")
+    assert torch.get_num_threads() == 2
+
+
+def test_every_way_to_step_or_train_a_small_model_computes_on_one_thread_and_gives_back_the_callers(
+    monkeypatch,
+):
+    seen = []
+    real = kv.check_fork
+    monkeypatch.setattr(kv, "check_fork", lambda: (seen.append(torch.get_num_threads()), real()))
+    adam = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda *a, **k: (seen.append(torch.get_num_threads()), adam(*a, **k))[1]
+    )
+    loss = GRPO.loss
+    monkeypatch.setattr(GRPO, "loss", lambda *a: (seen.append(torch.get_num_threads()), loss(*a))[1])
+    task = "CoLA-Arithmetic-v0"
+
+    def step():
+        env = gym.make(task, observation="features")
+        env.reset(seed=0)
+        env.step(1)
+
+    def sb3_learns():
+        venv = SB3VecEnv(task, num_envs=2, max_tokens=4)
+        model = sb3.PPO("MlpPolicy", venv, n_steps=4, batch_size=8, n_epochs=1)
+        model.learn(8)
+        model.predict(venv.reset())
+
+    def agent_learns():
+        agent = GRPO(task, num_envs=4, prompts=2, group_size=2, env_kwargs={"max_tokens": 4})
+        agent.learn(1)
+        agent.evaluate(2)
+        agent.predict(agent.vec_env(2).reset())
+
+    def search():
+        MCTS(task, SearchConfig(simulations=2), num_trees=1, max_tokens=4).solve([0])
+
+    for work in (step, sb3_learns, agent_learns, search):
+        seen.clear()
+        work()
+        assert seen, work
+        assert set(seen) == {1}, work
+        assert torch.get_num_threads() == 2, work
+
+
 def test_the_commands_over_the_bundled_model_work_on_one_thread(tmp_path, capsys, monkeypatch):
-    from cola_agents.commands import resume, train
     from cola_agents.evaluation import run as evaluation
     from cola_agents.rl import generate
 
@@ -55,16 +127,9 @@ def test_the_commands_over_the_bundled_model_work_on_one_thread(tmp_path, capsys
 
     watched(evaluation, "_play")
     watched(generate, "_played")
-    watched(train, "go_on")
-    watched(resume, "go_on")
     task = ["--task", "CoLA-Arithmetic-v0"]
     assert main(["eval", *task, "--episodes", "2", "--json"]) == 0
     assert '"threads": 1' in capsys.readouterr().out
     assert main(["generate", *task, "--problems", "1", "--n", "2", "--out", str(tmp_path / "e.jsonl")]) == 0
-    run = ["train", *task, "--algo", "grpo", "--timesteps", "1", "--num-envs", "4", "--episodes", "2"]
-    run += ["--set", "prompts=2", "--set", "group_size=2", "--quiet", "--out", str(tmp_path / "run")]
-    assert main(run) == 0
-    assert main(["resume", str(tmp_path / "run"), "--quiet"]) == 0
-    assert seen == [1] * len(seen)
-    assert len(seen) >= 4
+    assert seen == [1, 1]
     assert torch.get_num_threads() == 2

@@ -222,8 +222,8 @@ def test_human_prints_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> No
 def test_unknown_render_modes_are_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(UnsupportedMode, match="rgb_array"):
-            make(render_mode="rgb_array")
+        with pytest.raises(UnsupportedMode, match="depth_array"):
+            make(render_mode="depth_array")
 
 
 def test_closing_twice_is_allowed() -> None:

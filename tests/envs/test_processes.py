@@ -176,7 +176,7 @@ play(make)
 def test_a_fork_after_a_pass_on_several_threads_is_an_error_and_no_hang() -> None:
     done = subprocess.run(
         [sys.executable, "-c", FORKED],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
         timeout=200,

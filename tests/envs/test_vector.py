@@ -22,6 +22,7 @@ STOP = 47  # the token "."
 
 
 def make(num_envs: int = 3, env_id: str = TEXT, **kwargs: Any) -> Any:
+    kwargs.setdefault("autoreset_mode", "same_step")
     kwargs.setdefault("task", Copy)
     kwargs.setdefault("model", FakeBackbone("token" if "Token" in env_id else "latent"))
     return gym.make_vec(env_id, num_envs=num_envs, **kwargs)
@@ -160,6 +161,12 @@ def test_final_observation_and_info_are_kept() -> None:
         env.unwrapped.episodes.backbone.tokenizer.decode(env.unwrapped.episodes.tokens(0)),
         None,
     ]
+
+
+def test_the_autoreset_mode_is_gymnasiums_own_where_none_is_given() -> None:
+    ours: Any = gym.make_vec(TEXT, num_envs=2, task=Copy, model=FakeBackbone())
+    theirs = gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync")
+    assert ours.metadata["autoreset_mode"] is theirs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
 
 
 def test_next_step_mode_resets_one_step_later() -> None:

@@ -320,24 +320,25 @@ def test_bad_arguments_are_named(arguments, message):
 # The command
 
 
-def test_the_command_prints_json_and_a_table(capsys):
+def test_the_command_prints_a_table_and_writes_json(capsys, tmp_path):
     argv = ["eval", "--task", "CoLA-Math500-v0", "--episodes", "6", "--samples", "2"]
+    argv += ["--out", str(tmp_path / "r.json")]
     assert (
         main(
             [
                 *argv,
-                "--set",
+                "--env",
                 'subjects=["Algebra", "Geometry"]',
-                "--set",
+                "--env",
                 "levels=[1]",
-                "--set",
+                "--env",
                 "max_tokens=8",
             ]
         )
         == 0
     )
-    out, err = capsys.readouterr()
-    report = json.loads(out)
+    err = capsys.readouterr().out
+    report = json.loads((tmp_path / "r.json").read_text())
     assert set(report["by"]["subject"]) <= {"Algebra", "Geometry"}
     assert report["set_size"] == 29
     assert "pass@2" in err
@@ -347,7 +348,7 @@ def test_the_command_prints_json_and_a_table(capsys):
 
 
 def test_settings_are_json_or_text():
-    assert settings(["level=2", "kinds=sum", "levels=[1,2]", "note=a=b", "on=true"]) == {
+    assert settings(["level=2", "kinds=sum", "levels=[1,2]", "note=a=b", "on=true"], "--env") == {
         "level": 2,
         "kinds": "sum",
         "levels": [1, 2],
@@ -356,14 +357,14 @@ def test_settings_are_json_or_text():
     }
     for pairs, message in ((["level"], "no KEY=VALUE"), (["=2"], "no KEY=VALUE"), (["a=1", "a=2"], "twice")):
         with pytest.raises(ValueError, match=message):
-            settings(pairs)
+            settings(pairs, "--env")
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--set", "split=train"], "--split"),
-        (["--set", "levle=2"], "Did you mean 'level'"),
+        (["--env", "split=train"], "--split"),
+        (["--env", "levle=2"], "Did you mean 'level'"),
         (["--samples", "0"], "samples must be at least 1"),
     ],
 )

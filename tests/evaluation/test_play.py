@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
+from cola_agents import GRPO
 from cola_agents.cli import main
-from cola_agents.evaluation.play import code_table, play
+from cola_agents.evaluation.play import Outlook, code_table, play
 
 
 def script(*lines: str):
@@ -43,25 +44,46 @@ def test_picked_codes_play_the_same_episode_as_the_environment() -> None:
         info = env.step(code)[4]
     said: list[str] = []
     player = script("3", "9", "60", "0", "12")
-    play("CoLA-Arithmetic-v0", codes=True, seed=1, max_tokens=5, ask=player, say=said.append)
+    play("CoLA-Arithmetic-v0", codes=True, seed=1, env_kwargs={"max_tokens": 5}, ask=player, say=said.append)
     assert any(f"num_tokens: {info['num_tokens']}" in text for text in said)
-    typed = "".join(text for text in said if "pi" not in text)
+    typed = "".join(text for text in said if "policy" not in text)
     assert info["text"] in typed
 
 
-def test_the_table_shows_every_codes_own_next_token() -> None:
+def test_the_table_groups_codes_by_the_token_that_each_gives_next() -> None:
     env = gym.make("CoLA-Arithmetic-v0").unwrapped
     env.reset(seed=0)
-    table = code_table(env.episodes)
-    shown = dict(re.findall(r"(?:^|\| ) *(\d+) ('[^']*'|\"[^\"]*\"|<end>)", table, re.M))
-    assert sorted(map(int, shown)) == list(range(64))
+    prior = np.exp(env.episodes.session.prior([0])[0])
+    groups = Outlook.of(env.episodes, prior).groups()
+    assert sorted(code for codes in groups.values() for code in codes) == list(range(64))
+    shown = {str(code): word for word, codes in groups.items() for code in codes}
+    first = next(iter(groups.values()))
+    assert f"codes {' '.join(map(str, first[:12]))}" in code_table(env.episodes).splitlines()[0]
     state = env.snapshot()
     for code in (0, 17, 63):
         env.restore(state)
         token = env.step(code)[4]["token"]
         tokenizer = env.episodes.backbone.tokenizer
-        wanted = "<end>" if token == tokenizer.eos_token_id else repr(tokenizer.decode([token]))
-        assert wanted[:12].strip() == shown[str(code)][:12].strip()
+        wanted = "<end>" if token == tokenizer.eos_token_id else tokenizer.decode([token])
+        assert wanted == shown[str(code)]
+
+
+def test_a_word_stands_for_its_likeliest_code() -> None:
+    outlook = Outlook([" a", "7", " a", "<end>"], np.array([0.1, 0.2, 0.6, 0.1]), np.ones(4))
+    said = ("a", "' a'", "3", '"7"', "7", "<end>", "b", "4")
+    assert [outlook.code_of(text) for text in said] == [2, 2, 3, 1, 1, 3, None, None]
+
+
+def test_a_saved_agent_plays_while_the_player_watches(tmp_path) -> None:
+    agent = GRPO("CoLA-Arithmetic-v0", num_envs=2, env_kwargs={"max_tokens": 4})
+    agent.save(tmp_path / "run")
+    said: list[str] = []
+    returns = play("CoLA-Arithmetic-v0", agent=agent, ask=script("", ""), say=said.append)
+    assert len(returns) == 2
+    assert sum("num_tokens: " in text for text in said) == 2
+    said.clear()
+    play("CoLA-Arithmetic-v0", agent=agent, codes=True, ask=script(":quit"), say=said.append)
+    assert any("policy" in text for text in said[2:])
 
 
 def test_what_is_no_code_is_explained_and_nothing_is_lost() -> None:
@@ -70,7 +92,7 @@ def test_what_is_no_code_is_explained_and_nothing_is_lost() -> None:
         "CoLA-Arithmetic-v0", codes=True, ask=script("seven", "64", "+2", ":reset", ":quit"), say=said.append
     )
     assert any("is no code" in text for text in said)
-    assert any("codes are 0 to 63" in text for text in said)
+    assert any("'64' is no code of 0 to 63" in text for text in said)
 
 
 def test_bad_ids_are_refused(capsys) -> None:

@@ -86,7 +86,7 @@ def test_files_made_otherwise_are_neither_mixed_nor_overwritten(tmp_path) -> Non
 
 def test_the_command_writes_the_file_and_prints_the_figures(tmp_path, capsys) -> None:
     out = tmp_path / "a.jsonl"
-    argv = ["generate", "--task", TASK, "--out", str(out), "--problems", "2", "--n", "2", "--set", "level=2"]
+    argv = ["generate", "--task", TASK, "--out", str(out), "--problems", "2", "--n", "2", "--env", "level=2"]
     assert main(argv) == 0
     printed = capsys.readouterr().out
     assert json.loads(printed[printed.index("{") :])["episodes"] == 4

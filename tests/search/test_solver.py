@@ -129,7 +129,7 @@ def test_eval_searches_by_the_q_functions_word(name: str, q_folder: str, capsys)
 
 
 def test_eval_takes_the_settings_of_a_search(q_folder: str, capsys) -> None:
-    argv = ["eval", "--task", TASK, "--set", "level=2", "--episodes", "4", "--search", "mcts-q"]
+    argv = ["eval", "--task", TASK, "--env", "level=2", "--episodes", "4", "--search", "mcts-q"]
     argv += ["--simulations", "6", "--q", q_folder, "--json"]
     assert main(argv) == 0
     ended = json.loads(capsys.readouterr().out)

@@ -147,7 +147,12 @@ def test_numbers_of_any_kind_are_scores(scores) -> None:
 def test_a_bad_score_cuts_its_row_alone_where_it_is_not_raised() -> None:
     settings = {"prompts": PROMPTS, "scorer": lambda p, r: [None, 1.0, 2.0], "max_tokens": 1}
     envs = gym.make_vec(
-        "CoLA-Preference-v0", num_envs=3, model=FakeBackbone(), on_task_error="truncate", **settings
+        "CoLA-Preference-v0",
+        num_envs=3,
+        model=FakeBackbone(),
+        on_task_error="truncate",
+        autoreset_mode="same_step",
+        **settings,
     )
     envs.reset(seed=0)
     _, rewards, terminated, truncated, infos = envs.step([0, 0, 0])

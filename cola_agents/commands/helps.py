@@ -1,0 +1,43 @@
+"""What every ``--help`` of ``cola`` has: defaults, and an example."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLES = {
+    "demo": "cola demo",
+    "tasks": "cola tasks CoLA-Arithmetic-v0",
+    "play": "cola play CoLA-TextRooms-v0 --codes",
+    "train": "cola train --task CoLA-Thinking-v0 --algo grpo --timesteps 50000 --set lr=3e-3 --out run",
+    "resume": "cola resume run",
+    "eval": "cola eval --task CoLA-Arithmetic-v0 --env level=2 --out report.json",
+    "generate": "cola generate --task CoLA-Arithmetic-v0 --env level=2 --n 16 --out tries.jsonl",
+    "train-reward": "cola train-reward --pairs pairs.jsonl --model MODEL --out reward",
+    "inspect": "cola inspect --out codes",
+    "data": "cola data fetch math500",
+    "convert": "cola convert --help",
+    "world": "cola pretrain world --model MODEL --data corpus.txt --out world",
+    "policy": "cola pretrain policy --model world --data corpus.txt --out policy",
+    "fta": "cola pretrain fta --model policy --data corpus.txt --out tuned",
+    "q": "cola pretrain q --data tries.jsonl --out q",
+    "base": "cola pretrain base --out base",
+    "bundled": "cola pretrain bundled --out bundled",
+    "card": "cola pretrain card --out bundled",
+}
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Says a default where there is one to say."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, [], (), argparse.SUPPRESS) or not action.help:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def dress(parser: argparse.ArgumentParser) -> None:
+    """Give a command's parser its defaults and its example."""
+    parser.formatter_class = Formatter
+    name = parser.prog.split()[-1]
+    if name in EXAMPLES:
+        parser.epilog = "\n\n".join([*filter(None, [parser.epilog]), f"example: {EXAMPLES[name]}"])

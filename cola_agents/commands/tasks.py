@@ -1,0 +1,104 @@
+"""Which task a command plays (an id, ``module:Class``, a saved agent's), and its environment's arguments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cola_agents.commands.settings import settings
+from cola_envs.jsonl import JsonObject
+
+if TYPE_CHECKING:
+    from cola_agents.rl.agent import Agent
+
+#: The id that plays a task of one's own.
+OWN = "CoLA-Text-v0"
+TASK_HELP = "environment id (`cola tasks` lists them), or module:Class of your own task"
+
+
+class _OldSet(argparse.Action):
+    """``--set`` of a command that takes environment arguments as ``--env`` now."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
+        warnings.warn(
+            f"--set {values} is --env {values} now; --set goes with version 0.2",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        print(f"cola: --set {values} is --env {values} now", file=sys.stderr)
+        namespace.env = [*namespace.env, values]
+
+
+def add_env(parser: argparse.ArgumentParser, *, old: bool = True) -> None:
+    """Add ``--env``: arguments of the environment, any number of them.
+
+    Args:
+        old: whether ``--set`` meant the same once.
+    """
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an argument of the environment, its value as JSON or else as text; may be repeated: "
+        "--env 'levels=[4,5]' --env max_tokens=256",
+    )
+    if old:
+        parser.add_argument("--set", action=_OldSet, help=argparse.SUPPRESS)
+
+
+def named_task(task: str, env: Sequence[str]) -> tuple[str, JsonObject]:
+    """The id of a task and its environment's arguments, of what a command was given.
+
+    Args:
+        task: an id, or ``module:Class``, which is looked for in the working directory too.
+        env: what was given as ``--env``.
+    """
+    kwargs = settings(env, "--env")
+    _, sign, name = task.partition(":")
+    if not sign or name.startswith("CoLA-"):
+        return task, kwargs
+    if "task" in kwargs:
+        raise ValueError(f"--task {task} and --env task=... name two tasks: give one")
+    here = os.getcwd()
+    if here not in sys.path:  # as `python -m` has it
+        sys.path.insert(0, here)
+    return OWN, {"task": task, **kwargs}
+
+
+def task_of_agent(task: str | None, agent: object) -> str:
+    """The task that a command names, or else that of the agent in a folder.
+
+    Raises:
+        ValueError: for neither.
+    """
+    if task is not None:
+        return task
+    if agent is None:
+        raise ValueError("give --task, or --agent, which knows its own")
+    from cola_agents.rl.saving import read_saved, saved_path
+
+    env_id: str = read_saved(saved_path(str(agent))).description["env_id"]
+    return env_id
+
+
+def load_playing(folder: Path, env_kwargs: JsonObject) -> Agent:
+    """Load a saved agent; a task of one's own, which no file names, is the one in ``env_kwargs``."""
+    from cola_agents.evaluation.run import load_agent
+    from cola_agents.rl.saving import read_saved, saved_path
+
+    if "task" not in env_kwargs:
+        return load_agent(folder)
+    kept = read_saved(saved_path(folder)).description["env_kwargs"]
+    return load_agent(folder, env_kwargs={**kept, "task": env_kwargs["task"]})

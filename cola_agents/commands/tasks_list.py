@@ -1,0 +1,40 @@
+"""``cola tasks``: the environments that are registered, and what each takes."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+
+from cola_agents.commands import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("tasks", help="list the tasks; with a name, say what one is and takes")
+    parser.add_argument("task", nargs="?", help="an id, to read its task's specification")
+    parser.set_defaults(run=_tasks)
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    import gymnasium as gym
+
+    import cola_envs  # noqa: F401 (registers the ids)
+    from cola_envs.build import load, splits_of
+
+    if arguments.task is not None:
+        builder = gym.spec(arguments.task).kwargs.get("builder")
+        if builder is None:
+            raise ValueError(f"{arguments.task} is not one of the CoLA environments")
+        print(f"{arguments.task}: {inspect.getdoc(load(builder))}\n\nArguments (--env KEY=VALUE):")
+        for name, parameter in inspect.signature(load(builder)).parameters.items():
+            if name != "num_rows" and parameter.kind is not parameter.VAR_KEYWORD:
+                print(f"  {parameter}")
+        return 0
+    for env_id, spec in sorted(gym.registry.items()):
+        builder = spec.kwargs.get("builder")
+        if builder is not None and "-Token-" not in env_id:
+            first = (inspect.getdoc(load(builder)) or "").splitlines()[0]
+            splits = ", ".join(splits_of(builder)) or "none"
+            print(f"{env_id:22} {first} (splits: {splits})")
+    print("\nEach has a twin over tokens, e.g. CoLA-Arithmetic-Token-v0. Your own task: --task module:Class.")
+    return 0

@@ -1,0 +1,64 @@
+"""A trained agent in Gymnasium's own loop, and what the loop can be filmed with."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.wrappers import RenderCollection
+
+from cola_agents import GRPO, SB3VecEnv
+
+TASK = "CoLA-Arithmetic-v0"
+
+
+@pytest.mark.parametrize("task", [TASK, "CoLA-Arithmetic-Token-v0"])
+def test_an_agent_plays_the_loop_of_gym_make_as_it_plays_its_own_rows(task):
+    agent = GRPO(task, num_envs=4, prompts=2, group_size=2, lr=1e-2, env_kwargs={"max_tokens": 6})
+    agent.learn(1)
+    rollout = agent.evaluate(3, greedy=True, seed=5)
+    env = gym.make(task, max_tokens=6, split="test")
+    policy = agent.policy_for(env)
+    for number in range(3):
+        observation, _ = env.reset(seed=5 + number)
+        done = False
+        while not done:
+            action = policy(observation, deterministic=True)
+            assert isinstance(action, int)
+            observation, _, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+        assert info["text"] == rollout.infos[number]["text"]
+    agent.learn(1)  # under other weights nothing that was kept holds
+    env.reset(seed=5)
+    fresh = agent.policy_for(env)(None, deterministic=True)
+    assert policy(None, deterministic=True) == fresh
+
+
+def test_a_vector_environment_gets_an_action_a_row_and_strangers_are_refused():
+    agent = GRPO(TASK, num_envs=2)
+    envs = gym.make_vec(TASK, num_envs=3, max_tokens=4)
+    policy = agent.policy_for(envs)
+    observations, _ = envs.reset(seed=0)
+    for _ in range(8):
+        actions = policy(observations)
+        assert actions.shape == (3,)
+        observations = envs.step(actions)[0]
+    with pytest.raises(TypeError, match="cola_envs"):
+        agent.policy_for(gym.make("CartPole-v1"))
+    with pytest.raises(ValueError, match="another model"):
+        agent.policy_for(gym.make("CoLA-Arithmetic-Token-v0"))
+
+
+def test_a_frame_shows_what_is_written_in_colours_and_wrappers_take_it():
+    env = RenderCollection(gym.make(TASK, render_mode="rgb_array", max_tokens=8))
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(7)
+    frames = env.render()
+    assert len(frames) == 5
+    assert {(f.shape, str(f.dtype)) for f in frames} == {((480, 640, 3), "uint8")}
+    grey = [(np.ptp(frame.astype(int), axis=-1) > 30).sum() for frame in frames]
+    assert grey[0] == 0
+    assert grey[4] > 0
+    venv = SB3VecEnv(TASK, num_envs=2, env_kwargs={"render_mode": "rgb_array"})
+    venv.reset()
+    assert [image.shape for image in venv.get_images()] == [(480, 640, 3)] * 2
+    assert venv.render().shape[-1] == 3
