@@ -22,7 +22,7 @@ class NumericInfo(gym.vector.VectorWrapper):
         observations, infos = self.env.reset(seed=seed, options=options)
         return observations, _numeric(infos)
 
-    def step(self, actions: Actions) -> tuple[Any, Any, Any, Any, Batched]:  # type: ignore[override]
+    def step(self, actions: Actions) -> tuple[Any, Any, Any, Any, Batched]:
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         return observations, rewards, terminated, truncated, _numeric(infos)
 
