@@ -28,7 +28,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
         print(f"{arguments.task}: {inspect.getdoc(load(builder))}\n\nArguments (--env KEY=VALUE):")
         for name, parameter in inspect.signature(load(builder)).parameters.items():
             if name != "num_rows" and parameter.kind is not parameter.VAR_KEYWORD:
-                print(f"  {parameter}")
+                print("  " + str(parameter).replace("'", "", 2))
         return 0
     for env_id, spec in sorted(gym.registry.items()):
         builder = spec.kwargs.get("builder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,7 +48,7 @@ def environment_arguments(
         twice = sorted(set(given) & set(direct))
         if twice:
             raise TypeError(f"{taker} got {twice[0]!r} twice: leave the keyword out, env_kwargs has it")
-        told = ", ".join(f"{name!r}: {value!r}" for name, value in direct.items())
+        told = ", ".join(f"{name!r}: {reprlib.repr(value)}" for name, value in direct.items())
         warnings.warn(
             f"{taker} takes arguments of the environment as env_kwargs={{{told}}}; as keywords of their own "
             "they go with version 0.2",

@@ -126,7 +126,7 @@ def test_eval_plays_every_problem_of_a_test_set_once(tmp_path, capsys):
     rows = [{**item, "unique_id": f"own/{i}"} for i, item in enumerate(substitute.test_items()[:9])]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     argv = ["eval", "--task", "CoLA-Math500-v0", "--problems", str(tmp_path / "own.jsonl")]
-    assert main(argv) == 0
+    assert main([*argv, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["episodes"], report["distinct_problems"]) == (9, 9)
     assert report["dataset"] == "own.jsonl"

@@ -147,7 +147,7 @@ def test_eval_takes_the_settings_of_a_search(q_folder: str, capsys) -> None:
 
 @pytest.mark.parametrize("within", [False, True])
 def test_an_interrupted_evaluation_reports_the_batches_that_were_through(
-    within: bool, q_folder: str, capsys, monkeypatch
+    within: bool, q_folder: str, capsys, monkeypatch, tmp_path
 ) -> None:
     import cola_agents.search.solver as solver
 
@@ -162,10 +162,10 @@ def test_an_interrupted_evaluation_reports_the_batches_that_were_through(
 
     monkeypatch.setattr(solver, "search", second)
     argv = ["eval", "--task", TASK, "--episodes", "6", "--num-envs", "4", "--search", "puct"]
-    assert main([*argv, "--simulations", "3", "--q", q_folder]) == 130
-    told = capsys.readouterr()
-    assert "4 problems until it was interrupted" in told.err
-    report = json.loads(told.out)
+    out = tmp_path / "report.json"
+    assert main([*argv, "--simulations", "3", "--q", q_folder, "--out", str(out)]) == 130
+    assert "4 problems until it was interrupted" in capsys.readouterr().out
+    report = json.loads(out.read_text())
     assert report["interrupted"] is True
     assert report["problems"] == 4
 
