@@ -126,14 +126,15 @@ class KVRows:
     def plan_for(self, stack: nn.Module) -> Plan | None:
         """How to run ``stack`` leanly, looked up once; None where it has to run as it is."""
         if self._stack is not stack:
-            self._stack, self._plan, self._fused = stack, plan(stack), None
+            self._stack, self._plan = stack, plan(stack)
+            self._fused = None if self._plan is None else fused_stack(stack, self._plan)
         return self._plan
 
     def fused_for(self, stack: nn.Module) -> FusedStack | None:
         """The fused form of ``stack`` with its weights as they are now; None where it has none."""
-        made = self.plan_for(stack)
-        if made is not None and (self._fused is None or not self._fused.holds(made)):
-            self._fused = fused_stack(stack, made)
+        lean = self.plan_for(stack)
+        if lean is not None and self._fused is not None and not self._fused.holds(lean):
+            self._fused = fused_stack(stack, lean)
         return self._fused
 
     def forget_plan(self) -> None:
