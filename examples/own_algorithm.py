@@ -23,7 +23,7 @@ class Reinforce(Agent):
 
     def loss(self, part: Batch) -> tuple[torch.Tensor, Record]:
         now = self.policy.evaluate_actions(part.rollout)  # log-probabilities, entropies, KLs: [M] each
-        gained = now.log_probs * part.advantages[part.decides]
+        gained = now.log_probs * part.advantages[part.decision_mask]
         return self.policy.regularised(-part.mean(gained), part, now, self.kl_coef)
 
 

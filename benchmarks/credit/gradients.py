@@ -84,7 +84,7 @@ def group_gradients(agent: Agent, batch: Batch, size: int) -> dict[str, Tensor]:
     named = {name: p for name, p in agent.actor.trained().items() if not name.startswith("value_head")}
     parts: dict[str, list[Tensor]] = {name.split(".")[0]: [] for name in named}
     for at in range(0, len(batch.rollout), size):
-        share, _ = agent.loss(replace(batch.select(np.arange(at, at + size)), minibatch=batch))
+        share, _ = agent.loss(replace(batch.select(np.arange(at, at + size)), parent=batch))
         loss = share * batch.num_decisions  # its sum over the group's decisions
         derivatives = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         pieces: dict[str, list[Tensor]] = {part: [] for part in parts}

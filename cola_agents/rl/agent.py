@@ -271,7 +271,7 @@ class Agent(ABC):
             self.watch.step(dones=dones, **seen)
 
     def same_for_all_actions(
-        self, rollout: Rollout, advantages: Tensor, decides: Tensor, figures: Record
+        self, rollout: Rollout, advantages: Tensor, decision_mask: Tensor, figures: Record
     ) -> Batch:
         """A batch in which every decision of an episode has the episode's advantage.
 
@@ -279,20 +279,20 @@ class Agent(ABC):
 
         Args:
             advantages: [N].
-            decides: [N, T] bool.
+            decision_mask: [N, T] bool.
             figures: of the batch.
         """
         kl, kl_figures = self.policy.kl_in_reward(rollout)
-        every = advantages[:, None] * decides - self.kl_coef * rewards_to_go(kl) * decides
+        every = advantages[:, None] * decision_mask - self.kl_coef * rewards_to_go(kl) * decision_mask
         if self.options.whiten:
-            every = whiten(every, decides)
-        return Batch(rollout, decides, every, {**figures, **kl_figures}, self.options.loss_mean)
+            every = whiten(every, decision_mask)
+        return Batch(rollout, decision_mask, every, {**figures, **kl_figures}, self.options.loss_mean)
 
     def reinforce_loss(self, part: Batch) -> tuple[Tensor, Record]:
         """REINFORCE's loss with the regularisers: one pass over each batch, without ratios or clipping."""
         now = self.policy.evaluate_actions(part.rollout)
         log_probs, old = part.by_decision(now.log_probs), part.by_decision(part.rollout.taken_log_probs)
-        gained = reinforce_objective(log_probs, part.advantages[part.decides])
+        gained = reinforce_objective(log_probs, part.advantages[part.decision_mask])
         loss, figures = self.policy.regularised(-part.mean(gained, "decisions"), part, now, self.kl_coef)
         return loss, {**figures, **part.ratio_figures(log_probs - old)}
 
@@ -342,7 +342,7 @@ class Agent(ABC):
         would still move the weights, by its averages of earlier gradients.
         """
         o = self.options
-        silent = not self.has_other_terms() and not batch.advantages[batch.decides].any()
+        silent = not self.has_other_terms() and not batch.advantages[batch.decision_mask].any()
         if all(self.workers.exchange(silent)):
             return {"skipped": [1.0], **{name: [0.0] for name in self.skipped_figures}}
         generator = np.random.default_rng([self.seed, self.num_updates, 1])

@@ -35,13 +35,13 @@ class GRPO(Agent):
         rollout = self.play(*self.draw_seeds(o.prompts, o.group_size))
         groups = rollout.episode_rewards, o.group_size, rollout.reward_sizes
         figures = {"frac_zero_advantage": zero_groups(*groups)}
-        decides = macro_starts(rollout.mask, o.macro)
-        return self.same_for_all_actions(rollout, group_advantages(*groups), decides, figures)
+        decision_mask = macro_starts(rollout.mask, o.macro)
+        return self.same_for_all_actions(rollout, group_advantages(*groups), decision_mask, figures)
 
     def loss(self, part: Batch) -> tuple[Tensor, Record]:
         clip = self.options.clip
         now = self.policy.evaluate_actions(part.rollout)
         log_probs, old = part.by_decision(now.log_probs), part.by_decision(part.rollout.taken_log_probs)
-        gained = clipped_surrogate(log_probs, old, part.advantages[part.decides], clip)
+        gained = clipped_surrogate(log_probs, old, part.advantages[part.decision_mask], clip)
         loss, figures = self.policy.regularised(-part.mean(gained, "decisions"), part, now, self.kl_coef)
         return loss, {**figures, **part.ratio_figures(log_probs - old, clip)}

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cola_agents.common.threads import fitting_threads
+from cola_agents.decoding.contract import PolicySession
 from cola_agents.model.lora import adapters_off
 from cola_agents.model.sampling import Drawing, distribution
 from cola_agents.rl.actors import Actor
 from cola_agents.rl.losses import average, categorical_entropy, categorical_kl, sampled_kl
 from cola_agents.rl.options import AgentOptions
-from cola_agents.rl.rollout import Rollout
+from cola_agents.rl.rollout import Act, Rollout
 from cola_agents.rl.update import Batch, Record, in_parts
 from cola_agents.rl.workers import RolloutWorkers
 
@@ -46,7 +47,9 @@ class Evaluated:
 
 
 class TrainedPolicy:
-    """An actor that is trained, and what its algorithms ask of it.
+    """The actor that is trained beside the policy it started as: evaluates actions, values and KLs.
+
+    It plays as its actor does: :func:`cola_agents.collect` takes either.
 
     Args:
         actor: the policy.
@@ -64,6 +67,10 @@ class TrainedPolicy:
         self.workers = workers
         self.threads = fitting_threads(actor)
 
+    def attach(self, session: PolicySession) -> Act:
+        """Begin to act in a session; see :class:`cola_agents.rl.rollout.Policy`."""
+        return self.actor.attach(session)
+
     @contextmanager
     def initial(self) -> Iterator[Actor]:
         """The policy that this one started as."""
@@ -74,13 +81,15 @@ class TrainedPolicy:
                 yield self.actor
 
     def evaluate_actions(self, rollout: Rollout, *, with_kl: bool | None = None) -> Evaluated:
-        """What the policy now makes of a rollout's M actions.
+        """Log-probabilities, entropies and KLs at a rollout's M actions, under the policy as it is now.
 
         Args:
-            with_kl: whether the KL to the initial policy is needed; None where it is part of the loss.
+            with_kl: whether the KL to the initial policy is computed, or 0; None: only with ``kl_in="loss"``.
         """
         reference = None
-        if self.options.kl_in == "loss" if with_kl is None else with_kl:
+        if with_kl is None:
+            with_kl = self.options.kl_in == "loss"
+        if with_kl:
             with torch.no_grad(), self.initial() as initial:
                 reference = initial, initial.acting(rollout)
         return evaluate_actions(

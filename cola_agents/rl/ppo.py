@@ -80,22 +80,22 @@ class PPO(Agent):
         totals = rollout.episode_rewards
         equal = alike(totals.min(), totals.max(), rollout.reward_sizes.max())
         kl, kl_figures = self.policy.kl_in_reward(rollout)
-        decides = macro_starts(rollout.mask, o.macro)
+        decision_mask = macro_starts(rollout.mask, o.macro)
         paid = (rollout.rewards - self.kl_coef * kl)[rollout.mask]
         rewards = torch.zeros_like(rollout.rewards)
-        rewards[decides] = sum_macros(paid, rollout.mask, decides)
+        rewards[decision_mask] = sum_macros(paid, rollout.mask, decision_mask)
         values = self.policy.values(rollout)
         last = values.gather(1, rollout.lengths[:, None] - 1).squeeze(1)
         bootstrap = torch.where(rollout.terminated, torch.zeros_like(last), last)
-        advantages, returns = gae(rewards, values, decides, bootstrap, gamma=o.gamma, lam=o.lam)
+        advantages, returns = gae(rewards, values, decision_mask, bootstrap, gamma=o.gamma, lam=o.lam)
         if o.whiten:
             size = rewards.abs().sum(1).max() + values.abs().max()
-            advantages = whiten(advantages, decides, size=size)
+            advantages = whiten(advantages, decision_mask, size=size)
         figures = {"frac_zero_advantage": float(equal), **kl_figures}
-        return Batch(rollout, decides, advantages, figures, o.loss_mean, values, returns)
+        return Batch(rollout, decision_mask, advantages, figures, o.loss_mean, values, returns)
 
     def loss(self, part: Batch) -> tuple[Tensor, Record]:
-        o, at = self.options, part.decides
+        o, at = self.options, part.decision_mask
         assert part.values is not None
         assert part.returns is not None
         now = self.policy.evaluate_actions(part.rollout)

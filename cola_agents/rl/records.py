@@ -20,7 +20,7 @@ def batch_figures(batch: Batch) -> Record:
     which share of its groups that is.
     """
     rollout = batch.rollout
-    idle = (batch.advantages.masked_fill(~batch.decides, 0.0) == 0).all(1)
+    idle = (batch.advantages.masked_fill(~batch.decision_mask, 0.0) == 0).all(1)
     return {
         "reward": rollout.episode_rewards.mean().item(),
         "success": float(np.mean([SUCCESS.of(info) for info in rollout.infos])),

@@ -171,8 +171,14 @@ class Rollout:
         return np.arange(len(self)) if self.held is None else np.flatnonzero(self.held >= 0)
 
     def select(self, index: np.ndarray | Tensor) -> Rollout:
-        """The episodes of ``index``, cut to the longest of them."""
+        """The episodes of ``index``, cut to the longest of them.
+
+        Args:
+            index: numbers of episodes, or [N] bool.
+        """
         index = torch.as_tensor(index)
+        if index.dtype == torch.bool:
+            index = index.nonzero().flatten()
         length = int(self.lengths[index].max())
         picked: dict[str, Any] = {}
         for own in fields(self):
@@ -228,8 +234,8 @@ def collect(
             ``l`` length). What it raises ends the collection.
 
     Raises:
-        ValueError: without seeds, with another number of problem seeds, or for a task that gives two prompts
-            for one problem seed.
+        ValueError: for an empty ``seeds``, for another number of problem seeds, or for a task that gives two
+            prompts for one problem seed.
         FloatingPointError: where the policy's logits are not finite, naming row, step and token.
     """
     if not isinstance(episodes, Episodes):
@@ -243,7 +249,10 @@ def collect(
     if problem_seeds is not None:
         given = [int(seed) for seed in problem_seeds]
     if len(given) != len(seeds) or not len(seeds):
-        raise ValueError(f"collect got {len(seeds)} seeds and {len(given)} problem seeds")
+        raise ValueError(
+            f"collect got {len(seeds)} seeds and {len(given)} problem seeds: give one seed an episode, at "
+            "least one, and as many problem seeds or None"
+        )
     session = policy_session(episodes)
     # What rows held before, perhaps under other weights, must not show: not in a kept prefix, and not in
     # the last bits of a state that was computed in other company.

@@ -31,28 +31,29 @@ class Batch:
 
     Attributes:
         rollout: the episodes.
-        decides: [N, T] bool, where an advantage stands: at every action, or where a macro action begins.
+        decision_mask: [N, T] bool, True where an advantage stands: at every action, or at the first of each
+            macro action.
         advantages: [N, T].
-        figures: of the whole batch, for the record; ``frac_zero_advantage`` is among them.
+        figures: that are recorded once for the whole batch, by name.
         loss_mean: how :meth:`mean` averages: ``"token"`` or ``"sequence"``, as in
             :func:`cola_agents.rl.losses.average`.
         values, returns: [N, T], of an agent that learns values.
-        minibatch: the minibatch that this is a part of; None where it is none.
+        parent: the whole minibatch that this part was cut from; None where this is no part.
     """
 
     rollout: Rollout
-    decides: Tensor
+    decision_mask: Tensor
     advantages: Tensor
     figures: Record
     loss_mean: str = "token"
     values: Tensor | None = None
     returns: Tensor | None = None
-    minibatch: Batch | None = None
+    parent: Batch | None = None
 
     @cached_property
     def num_decisions(self) -> int:
         """How many decisions were taken in all episodes together."""
-        return int(self.decides.sum())
+        return int(self.decision_mask.sum())
 
     def select(self, index: np.ndarray) -> Batch:
         """The episodes of ``index``, cut to the longest of them."""
@@ -64,22 +65,22 @@ class Batch:
         return replace(
             self,
             rollout=rollout,
-            decides=self.decides[index][:, :length],
+            decision_mask=self.decision_mask[index][:, :length],
             advantages=self.advantages[index][:, :length],
             values=values,
             returns=returns,
-            minibatch=None,
+            parent=None,
         )
 
     def parts(self, size: int | None) -> Iterator[Batch]:
         """The episodes that this process computes on, ``size`` at a time; None for all at once."""
         for index in in_parts(self.rollout, size):
             whole = len(index) == len(self.rollout)
-            yield self if whole else replace(self.select(index), minibatch=self)
+            yield self if whole else replace(self.select(index), parent=self)
 
     def by_decision(self, values: Tensor) -> Tensor:
         """Sums of ``values`` [M], one an action, over what is decided at once: [G]."""
-        return sum_macros(values, self.rollout.mask, self.decides)
+        return sum_macros(values, self.rollout.mask, self.decision_mask)
 
     def mean(self, values: Tensor, over: Literal["actions", "decisions"] = "actions") -> Tensor:
         """This part's share of the minibatch's mean of ``values``: the shares of all parts add up to it.
@@ -88,10 +89,10 @@ class Batch:
             values: one an action, [M], or one a decision, [G].
             over: which of the two.
         """
-        whole = self.minibatch or self
+        whole = self.parent or self
         mask, total = self.rollout.mask, whole.rollout.num_actions
         if over == "decisions":
-            mask, total = self.decides, whole.num_decisions
+            mask, total = self.decision_mask, whole.num_decisions
         if self.loss_mean == "sequence":
             total = len(whole.rollout)
         return average(values, mask, self.loss_mean, total)
@@ -104,7 +105,7 @@ class Batch:
             clip: of the ratio; None where nothing is clipped.
         """
         log_ratio = log_ratio.detach()
-        share = self.num_decisions / (self.minibatch or self).num_decisions
+        share = self.num_decisions / (self.parent or self).num_decisions
         figures = {"approx_kl": (torch.expm1(log_ratio) - log_ratio).mean().item() * share}
         if clip is not None:
             figures["clip_fraction"] = ((log_ratio.exp() - 1).abs() > clip).float().mean().item() * share

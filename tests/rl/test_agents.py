@@ -428,7 +428,7 @@ def test_kl_in_the_reward_is_part_of_what_rloo_compares(models):
     for n in range(6):
         others = [m for m in range(n // 3 * 3, n // 3 * 3 + 3) if m != n]
         expected = net[n] - net[others].mean()
-        torch.testing.assert_close(batch.advantages[n][batch.decides[n]].unique(), expected[None])
+        torch.testing.assert_close(batch.advantages[n][batch.decision_mask[n]].unique(), expected[None])
 
 
 def test_kl_in_the_reward_lowers_ppos_returns(models):
@@ -485,7 +485,7 @@ def test_advantages_are_whitened_where_asked(models):
     for cls, default in ((PPO, True), (GRPO, False), (RLOO, False), (ReMax, False)):
         assert cls.options_class().whiten is default
         batch = make(cls, "latent", models, whiten=True).batch()
-        taken = batch.advantages[batch.decides]
+        taken = batch.advantages[batch.decision_mask]
         assert taken.mean().abs() < 1e-5
         assert taken.std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
 
@@ -497,7 +497,7 @@ def test_remax_compares_with_the_greedy_answer_to_the_same_problem(models):
     greedy = agent.play(seeds, problems, greedy=True)
     for n in range(6):
         expected = batch.rollout.episode_rewards[n] - greedy.episode_rewards[n]
-        assert (batch.advantages[n][batch.decides[n]] == expected).all()
+        assert (batch.advantages[n][batch.decision_mask[n]] == expected).all()
     same = (batch.rollout.episode_rewards == greedy.episode_rewards).float().mean().item()
     assert batch.figures["frac_zero_advantage"] == pytest.approx(same)
 
@@ -506,7 +506,7 @@ def test_remax_compares_with_the_greedy_answer_to_the_same_problem(models):
 def test_a_macro_action_longer_than_the_episode_is_one_decision(level, models):
     agent = make(GRPO, level, models, max_tokens=5, macro=100)
     batch = agent.batch()
-    assert (batch.decides.sum(1) == 1).all()
+    assert (batch.decision_mask.sum(1) == 1).all()
     summed = batch.by_decision(batch.rollout.taken_log_probs)
     torch.testing.assert_close(summed, batch.rollout.log_probs.sum(1))
     agent.update()
@@ -515,9 +515,9 @@ def test_a_macro_action_longer_than_the_episode_is_one_decision(level, models):
 def test_ppo_with_macro_actions_learns_from_fewer_decisions_and_pays_them_whole(models):
     agent = make(PPO, "latent", models, task=Chatty, max_tokens=4, macro=2, episodes=48)
     batch = agent.batch()
-    assert 0 < int(batch.decides.sum()) < batch.rollout.num_actions
+    assert 0 < int(batch.decision_mask.sum()) < batch.rollout.num_actions
     for n in range(4):
-        first = int(batch.decides[n].int().argmax())
+        first = int(batch.decision_mask[n].int().argmax())
         torch.testing.assert_close(batch.returns[n, first], batch.rollout.episode_rewards[n])
     for _ in range(9):
         agent.update()

@@ -12,7 +12,8 @@ import torch
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.sampling import distribution
 from cola_agents.rl.actors import LatentActor, TokenActor, make_actor
-from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rollout import InitialPolicy, Rollout, collect
+from cola_agents.rl.rows import make_rows
 from cola_envs import EachRow, Episodes, Turn
 from tests import tiny
 
@@ -332,3 +333,15 @@ def test_what_is_no_action_logits_is_refused(latent_backbone, returned, error, m
 def test_collect_says_where_an_environment_keeps_its_episodes(latent_backbone):
     with pytest.raises(TypeError, match=r"unwrapped\.episodes"):
         collect(object(), lambda session, rows: None)
+
+
+def test_episodes_are_selected_by_number_or_by_a_mask(tiny_cola, tiny_tokenizer):
+    episodes = make_rows(
+        "CoLA-Arithmetic-v0", 4, model=tiny_cola, tokenizer=tiny_tokenizer, max_tokens=4
+    ).episodes
+    rollout = collect(episodes, InitialPolicy(), seeds=range(5))
+    chosen = torch.tensor([True, False, False, True, False])
+    by_mask, by_number = rollout.select(chosen), rollout.select(torch.tensor([0, 3]))
+    assert torch.equal(by_mask.ids, by_number.ids)
+    assert by_mask.seeds.tolist() == by_number.seeds.tolist() == [0, 3]
+    assert [info["text"] for info in by_mask.infos] == [rollout.infos[n]["text"] for n in (0, 3)]
