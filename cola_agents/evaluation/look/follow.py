@@ -54,7 +54,7 @@ def known(rollout: Rollout, number: int, batch: Batch | None = None) -> Known:
     at = rollout.mask[number]
     values = advantages = None
     if batch is not None:
-        decides = batch.decides[number, at].tolist()
+        decides = batch.decision_mask[number, at].tolist()
         given = _rounded(batch.advantages[number, at])
         advantages = [value if here else None for value, here in zip(given, decides, strict=True)]
         values = None if batch.values is None else _rounded(batch.values[number, at])
