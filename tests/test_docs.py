@@ -1,10 +1,12 @@
 """The Python of README.md and of every page in docs/ runs as it stands there, and README's commands too."""
 
+import io
 import re
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from benchmarks.__main__ import main as benchmarks
@@ -49,7 +51,12 @@ def test_the_code_of_a_page_runs_in_its_order(page, folder):
     compiled = compile(code, page, "exec")
     if page in NEEDS and find_spec(NEEDS[page]) is None:
         pytest.skip(f"{page} needs {NEEDS[page]}")
-    exec(compiled, {"__name__": "__main__"})
+    registered = dict(gym.registry)
+    try:
+        exec(compiled, {"__name__": "__main__"})
+    finally:  # other tests look at every id
+        gym.registry.clear()
+        gym.registry.update(registered)
 
 
 def test_every_change_is_of_a_page_that_has_code():
@@ -75,7 +82,7 @@ def test_the_commands_of_the_readme_run_in_their_order_in_an_empty_folder(tmp_pa
         assert old in text, f"README.md no longer says {old}: change it here too"
         text = text.replace(old, new)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("builtins.input", lambda prompt: ":quit")
+    monkeypatch.setattr("sys.stdin", io.StringIO(":quit\n" * 9))
     for line in text.splitlines():
         words = shlex.split(line)
         if words[0] == "cola":

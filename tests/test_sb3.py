@@ -316,7 +316,7 @@ def test_the_cloned_policy_starts_exactly_at_the_prior(
     backbone = request.getfixturevalue(f"{level}_backbone")
     venv = real(backbone, **settings)
     if level == "latent" and settings["observation"] == "hidden":
-        with pytest.raises(ValueError, match='observation="features"'):
+        with pytest.raises(ValueError, match='"observation": "features"'):
             sb3.PPO(ClonedPolicy, venv, **sb3_defaults("ppo", venv))
         return
     agent = sb3.PPO(ClonedPolicy, venv, seed=0, **sb3_defaults("ppo", venv))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cola_agents.common.threads import fitting_threads
+from cola_agents.decoding.contract import PolicySession
 from cola_agents.decoding.fused import Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
 from cola_agents.model.families import check_family
@@ -234,6 +235,25 @@ class Follower:
             self._last[chunk.rows] = last
         for row, count in zip(rows, chunk.widths, strict=True):
             self._held[row] += count
+
+
+def last_states(trunk: nn.Module, session: PolicySession) -> Callable[[Sequence[int]], Tensor]:
+    """Have a language model of its own read a session's tokens.
+
+    Args:
+        trunk: a Hugging Face decoder over token ids; its weights must not change.
+
+    Returns:
+        From rows to its hidden states at their last tokens, [B, D]; what they share with the last call is
+        not computed again.
+    """
+    cache = Rows(trunk, session.num_rows, session.max_length)
+
+    def last(rows: Sequence[int]) -> Tensor:
+        cache.load(rows, [session.tokens[row] for row in rows])
+        return cache.last(rows)
+
+    return last
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

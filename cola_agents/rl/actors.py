@@ -17,6 +17,7 @@ from torch.nn.utils import skip_init
 
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone, PolicySession, missing
+from cola_agents.decoding.session import last_states
 from cola_agents.model.families import Mask, decoder_mask
 from cola_agents.model.lora import add_adapters, shared_copy
 from cola_agents.rl.acting_states import acting_states
@@ -155,7 +156,9 @@ class TokenActor(Actor):
         super().__init__(*parts, backbone.action_mask())
 
     def follow(self, session: PolicySession) -> Act:
-        return session.last
+        # The session of another backbone (a plain environment's, say) runs another base than the trained one.
+        own = getattr(session, "base", self.trunk) is self.trunk
+        return session.last if own else last_states(self.trunk, session)
 
     def encode(
         self, ids: Tensor, hidden: Tensor, *, mask: Mask = None, positions: Tensor | None = None

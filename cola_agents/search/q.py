@@ -21,7 +21,7 @@ from cola_agents.common.files import whole_folder
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.contract import PolicySession
-from cola_agents.decoding.session import Rows
+from cola_agents.decoding.session import last_states
 from cola_agents.rl.rollout import Rollout
 from cola_agents.search.config import Evaluation
 from cola_agents.search.playout import Values
@@ -128,13 +128,7 @@ class QFunction(nn.Module):
         if self.reads == "hidden":
             features = session.follow(self.trunk).features
         else:
-            cache = Rows(self.trunk, session.num_rows, session.max_length)
-
-            def features(rows: Sequence[int]) -> Tensor:
-                # The cache follows the session's tokens: a prefix shared with the last call is reused.
-                cache.load(rows, [session.tokens[row] for row in rows])
-                return cache.last(rows)
-
+            features = last_states(self.trunk, session)
         threads = fitting_threads(self)
 
         def values(rows: Sequence[int]) -> Tensor:

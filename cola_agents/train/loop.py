@@ -220,12 +220,12 @@ def _check_place(name: str, batches: Any) -> None:
     for method in ("state_dict", "load_state_dict"):
         if not hasattr(batches, method):
             raise ValueError(
-                f"{name}: checkpoints need batches that know their place; {type(batches).__name__} has no "
+                f"{name}: checkpoints need batches that can be resumed; {type(batches).__name__} has no "
                 f"{method}(). cola_agents.train.data.packing.PackedBatches has"
             )
     state = batches.state_dict()
     if json.loads(json.dumps(state)) != state:
-        raise ValueError(f"{name}: the place of the batches does not survive JSON: {repr(state)[:200]}")
+        raise ValueError(f"{name}: the batches' state_dict() does not survive JSON: {repr(state)[:200]}")
 
 
 def _begin(keeper: Checkpoints, log: Path | None, name: str, done: int) -> None:

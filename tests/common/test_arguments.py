@@ -1,5 +1,6 @@
 """One keyword for the environment's arguments everywhere, and errors that name the right place for each."""
 
+import io
 import warnings
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_task_is_named_by_module_and_class_wherever_a_command_names_one(tmp_pa
     assert main(["eval", "--agent", "run", "--episodes", "2"]) == 2
     assert "module:Class" in capsys.readouterr().err
     assert main(["generate", *task, "--problems", "1", "--n", "2", "--out", "e.jsonl", *small]) == 0
-    monkeypatch.setattr("builtins.input", lambda prompt: ":quit")
+    monkeypatch.setattr("sys.stdin", io.StringIO(":quit\n"))
     assert main(["play", "dog_task:Dog", "--agent", "run"]) == 0
 
 

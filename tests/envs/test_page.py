@@ -124,7 +124,7 @@ def test_what_is_refused_leaves_the_page_as_it_was() -> None:
 
 
 def test_html_is_for_a_single_environment() -> None:
-    with pytest.raises(gym.error.UnsupportedMode, match="'ansi' or 'human', got 'html'"):
+    with pytest.raises(gym.error.UnsupportedMode, match="'human' or 'rgb_array', got 'html'"):
         gym.make_vec("CoLA-Text-v0", num_envs=2, task=Talk, model=FakeBackbone(), render_mode="html")
 
 
