@@ -125,10 +125,10 @@ class QFunction(nn.Module):
         Raises:
             ValueError: where the session has other actions than the Q-function.
         """
-        if self.reads == "hidden":
-            features = session.follow(self.trunk).features
-        else:
-            features = last_states(self.trunk, session)
+        reads_hidden = self.reads == "hidden"
+        features: Values = (
+            session.follow(self.trunk).features if reads_hidden else last_states(self.trunk, session)
+        )
         threads = fitting_threads(self)
 
         def values(rows: Sequence[int]) -> Tensor:
