@@ -66,13 +66,13 @@ def _last_layer(
             of = getattr(attention, norm)(of)
         return rotate(of, cos[at], sin[at])
 
-    keys = _spread(turned(attention.k_proj(x), "k_norm", at), (episodes, at), real.shape)
-    values = _spread(attention.v_proj(x).unflatten(-1, heads), (episodes, at), real.shape)
+    keys = _padded(turned(attention.k_proj(x), "k_norm", at), (episodes, at), real.shape)
+    values = _padded(attention.v_proj(x).unflatten(-1, heads), (episodes, at), real.shape)
     # An episode's actions stand one behind the other, padded to the most of an episode.
     slots = episodes[acts], (mask.cumsum(1) - 1)[mask]
     shape = (len(mask), int(mask.sum(1).max()))
-    queries = _spread(turned(attention.q_proj(x[acts]), "q_norm", at[acts]), slots, shape)
-    seen = torch.arange(states.shape[1], device=states.device) <= _spread(at[acts], slots, shape)[..., None]
+    queries = _padded(turned(attention.q_proj(x[acts]), "q_norm", at[acts]), slots, shape)
+    seen = torch.arange(states.shape[1], device=states.device) <= _padded(at[acts], slots, shape)[..., None]
     read = functional.scaled_dot_product_attention(
         queries.transpose(1, 2),
         keys.transpose(1, 2),
@@ -86,6 +86,6 @@ def _last_layer(
     return after
 
 
-def _spread(packed: Tensor, where: tuple[Tensor, Tensor], shape: torch.Size | tuple[int, ...]) -> Tensor:
+def _padded(packed: Tensor, where: tuple[Tensor, Tensor], shape: torch.Size | tuple[int, ...]) -> Tensor:
     """Entries [P, ...] put where they stand in [*shape, ...], zeros elsewhere."""
     return packed.new_zeros((*shape, *packed.shape[1:])).index_put(where, packed)

@@ -81,6 +81,11 @@ class Actor(nn.Module, ABC):
         """:meth:`features` where actions were taken, [M, D]; an actor may need less work for these alone."""
         return self.features(rollout)[rollout.mask]
 
+    def _encodes_as(self, kind: type[Actor]) -> bool:
+        """Whether this actor's features are made as a class makes them, and not as a subclass has it."""
+        own = type(self)
+        return own.encode is kind.encode and own.features is Actor.features
+
     def logits(self, features: Tensor) -> Tensor:
         """Features [..., D] to logits [..., ``num_actions``] of actions, -inf where none may be drawn."""
         logits: Tensor = self.head(features)[..., : self.num_actions].float()
@@ -130,8 +135,10 @@ class LatentActor(Actor):
         return run_trunk(self.trunk, mask, positions, inputs_embeds=hidden)
 
     def acting(self, rollout: Rollout) -> Tensor:
-        found = acting_states(self.trunk, rollout.hidden, rollout.lengths, rollout.mask)
-        return super().acting(rollout) if found is None else found
+        features = None
+        if self._encodes_as(LatentActor):
+            features = acting_states(self.trunk, rollout.hidden, rollout.lengths, rollout.mask)
+        return super().acting(rollout) if features is None else features
 
 
 class TokenActor(Actor):
@@ -166,9 +173,11 @@ class TokenActor(Actor):
         return run_trunk(self.trunk, mask, positions, input_ids=ids)
 
     def acting(self, rollout: Rollout) -> Tensor:
-        embedded = self.trunk.get_input_embeddings()(rollout.ids)
-        found = acting_states(self.trunk, embedded, rollout.lengths, rollout.mask)
-        return super().acting(rollout) if found is None else found
+        features = None
+        if self._encodes_as(TokenActor):
+            embedded = self.trunk.get_input_embeddings()(rollout.ids)
+            features = acting_states(self.trunk, embedded, rollout.lengths, rollout.mask)
+        return super().acting(rollout) if features is None else features
 
 
 def make_actor(backbone: PolicyBackbone) -> Actor:

@@ -112,3 +112,16 @@ def test_an_actors_acting_states_are_its_features_there(level, latent_backbone, 
         assert sorted(np.concatenate(parts).tolist()) == list(range(5))
         lengths = rollout.lengths[np.concatenate(parts)].tolist()
         assert size in (None, 5) or lengths == sorted(lengths)
+
+
+@pytest.mark.parametrize("method", ["encode", "features"])
+@pytest.mark.parametrize("level", ["latent", "token"])
+def test_a_subclass_that_makes_its_own_features_acts_on_these(level, method, request) -> None:
+    backbone = request.getfixturevalue(f"{level}_backbone")
+    rollout = collect(episodes_of(backbone), make_actor(backbone), seeds=[1, 2])
+    actor = make_actor(backbone)
+    kind = type(actor)
+    plain = actor.acting(rollout)
+    doubled = {method: lambda self, *args, **kwargs: 2 * getattr(kind, method)(self, *args, **kwargs)}
+    actor.__class__ = type("Doubled", (kind,), doubled)
+    torch.testing.assert_close(actor.acting(rollout), 2 * plain, atol=1e-5, rtol=1e-5)
