@@ -62,7 +62,7 @@ def make_cola(readout: str = "state", seed: int = 0, base: Any = None, **changed
         "readout": readout,
         **changed,
     }
-    model = CoLAForCausalLM.from_base(base or make_base(seed), **settings).eval()
+    model = CoLAForCausalLM.from_base(base or make_base(seed), zero_start=False, **settings).eval()
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

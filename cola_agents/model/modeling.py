@@ -184,15 +184,20 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         *,
         seed: int | None = None,
         calibrate_on: Tensor | None = None,
+        zero_start: bool = True,
         **config: object,
     ) -> CoLAForCausalLM:
         """Grow a CoLA model around a pre-trained causal LM; the new modules are freshly initialised.
+
+        By default the new merge layers add nothing (``down_proj`` is zero), so that under the readout
+        ``"state"`` every code predicts exactly what the base predicts.
 
         Args:
             base: a causal LM of a supported family, or a path or hub id of one (in safetensors).
             seed: of the new weights; None for the current state of torch's generator, which stays unchanged.
             calibrate_on: token ids [B, T] of text, for the readout ``"normed_difference"``: see
                 :func:`calibrate_readout`; None for 256 random ids.
+            zero_start: False draws ``down_proj`` of the merge layers too, as the official code does.
             config: fields of :class:`~cola_agents.model.configuration.CoLAConfig` besides ``text_config``.
                 Where the base's head is tied to its embedding, so is the model's, unless
                 ``tie_word_embeddings=False``.
@@ -221,12 +226,13 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         model.lm_head.load_state_dict(base.lm_head.state_dict())
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model.generation_config, name, getattr(base.generation_config, name))
+        # The readout with a norm of its own doubles the output of drawn merge layers.
+        scale = 0.0 if zero_start else 1.0 if model.readout_norm is None else 0.5
+        with torch.no_grad():
+            for layer in model.merge:
+                assert isinstance(layer, MergeLayer)
+                layer.down_proj.weight.mul_(scale)
         if model.readout_norm is not None:
-            with torch.no_grad():
-                for layer in model.merge:
-                    assert isinstance(layer, MergeLayer)
-                    # This readout doubles the output of the new merge layers.
-                    layer.down_proj.weight.mul_(0.5)
             if calibrate_on is None:
                 shape = (4, min(64, model.config.max_position_embeddings))
                 source = torch.Generator().manual_seed(0)

@@ -318,6 +318,18 @@ def test_from_base_keeps_the_base_and_accepts_a_path(tiny_base, ids, tmp_path):
             torch.testing.assert_close(logits, tiny_base(ids).logits, atol=1e-5, rtol=0)
 
 
+def test_a_grown_model_predicts_exactly_what_its_base_does(tiny_base, ids):
+    model: Any = CoLAForCausalLM.from_base(tiny_base, num_codes=4, num_policy_layers=1, readout="state")
+    with torch.no_grad():
+        h = model.eval().hidden(ids)
+        for code in range(4):
+            assert torch.equal(model.world(h, torch.full_like(ids, code)), model.lm_head(h))
+    drawn: Any = CoLAForCausalLM.from_base(
+        tiny_base, num_codes=4, num_policy_layers=1, readout="state", zero_start=False
+    )
+    assert all(layer.down_proj.weight.abs().max() > 0 for layer in drawn.merge)
+
+
 def test_from_base_keeps_a_tied_head_tied_unless_told_otherwise(ids):
     base = tiny.make_base(tie_word_embeddings=True)
     sizes: dict[str, Any] = {"num_codes": 4, "num_inverse_layers": 1, "num_policy_layers": 1}

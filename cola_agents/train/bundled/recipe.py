@@ -95,7 +95,8 @@ def train_world(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
     """Stage 1 around a trained base, saved to ``out`` with an untrained policy."""
     tokenizer = load_tokenizer(base_path)
     base = load_model(LlamaForCausalLM, base_path)
-    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 1, **GROWTH)
+    # The bundled models were trained from drawn merge layers.
+    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 1, zero_start=False, **GROWTH)
     batches = corpus_batches(recipe.seed * 10 + 2, tokenizer, recipe.world, recipe.corpus)
     pretrain_world(model, batches, recipe.world, recipe.codes, _log(out))
     return _saved(model, tokenizer, out)
