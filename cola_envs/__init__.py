@@ -48,15 +48,15 @@ def register_task(
     on_task_error: OnTaskError = "raise",
     **task_kwargs: Any,
 ) -> None:
-    """Register ``CoLA-{name}-v0`` (latent actions) and ``CoLA-{name}-Token-v0`` (token ids).
+    """Register a task as ``CoLA-{name}-v0`` (latent actions) and ``CoLA-{name}-Token-v0`` (token ids).
 
     Args:
         name: the task's name in the ids.
-        builder: ``"module:name"`` of what makes the task; see :func:`cola_envs.build.build_episodes`.
-        max_tokens: the token budget where ``gym.make`` is given none.
-        nondeterministic: whether the same seed and actions may end differently (Gymnasium's mark).
-        on_task_error: ``"raise"`` or ``"truncate"`` where ``gym.make`` is not told: what a failing task does.
-        task_kwargs: defaults of the task's own keywords.
+        builder: ``"module:name"`` of the task's class or factory; see :func:`cola_envs.build.build_episodes`.
+        max_tokens: default token budget of an episode.
+        nondeterministic: whether the same seed and actions may give different episodes (Gymnasium's flag).
+        on_task_error: default of ``on_task_error``, ``"raise"`` or ``"truncate"``.
+        task_kwargs: defaults of the task's own arguments.
     """
     for actions, middle in (("latent", ""), ("token", "-Token")):
         env_id = f"CoLA-{name}{middle}-v0"
@@ -76,7 +76,7 @@ def register_task(
             )
 
 
-# A task of this package does not end a run; what a user brings (a task, a scorer) is heard at once.
+# An error in a task of this package must not end a training run; one in a user's task or scorer is raised.
 _CUT: OnTaskError = "truncate"
 register_task("Arithmetic", "cola_envs.tasks.arithmetic:ArithmeticTask", 48, on_task_error=_CUT)
 register_task("Thinking", "cola_envs.tasks.thinking:thinking_arithmetic", 48, on_task_error=_CUT)

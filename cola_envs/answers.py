@@ -17,7 +17,7 @@ OnTaskError = Literal["raise", "truncate"]
 
 
 class Answers:
-    """The answers of the rows' tasks, checked by :mod:`cola_envs.contract`.
+    """Calls the rows' tasks and checks their answers with :mod:`cola_envs.contract`.
 
     Args:
         tasks: the rows' tasks.
@@ -30,19 +30,19 @@ class Answers:
         self._raises = on_error == "raise"
 
     def begin(
-        self, rows: Sequence[int], seeds: Sequence[int], given: Sequence[int | None]
+        self, rows: Sequence[int], seeds: Sequence[int], problem_seeds: Sequence[int | None]
     ) -> tuple[list[str], list[int]]:
         """Start an episode in each of B rows; return the prompts and the problem seeds.
 
         Args:
             seeds: the row seeds [B].
-            given: the problem seeds [B]; None where :func:`cola_envs.order.chosen_problems` chooses.
+            problem_seeds: [B]; for None, :func:`cola_envs.order.chosen_problems` chooses the seed.
 
         Raises:
             TypeError: for a prompt that is not text, also with ``"truncate"``.
-            ValueError: for another number of prompts, and for two prompts of one problem seed.
+            ValueError: for a wrong number of prompts, and for two different prompts of one problem seed.
         """
-        problems = chosen_problems(self._tasks, seeds, given)
+        problems = chosen_problems(self._tasks, seeds, problem_seeds)
         rngs = [np.random.default_rng([problem, PROBLEM]) for problem in problems]
         reset: Callable[..., object] = self._tasks.reset
         returned = reset(rows, rngs) if order_of(self._tasks) is None else reset(rows, rngs, problems)
@@ -52,11 +52,11 @@ class Answers:
                 rows, problems, one_each(returned, rows, "what task.reset returns"), strict=True
             )
         ]
-        check_prompts(self._tasks, given, prompts)
+        check_prompts(self._tasks, problem_seeds, prompts)
         return prompts, problems
 
     def turns(self, rows: Sequence[int], problem_seeds: Sequence[int], texts: Sequence[str]) -> list[Turn]:
-        """Step each of B rows with a finished segment; return B turns."""
+        """Give each of B rows its finished segment; return B turns."""
         places = [_place(row, seed) for row, seed in zip(rows, problem_seeds, strict=True)]
         try:
             answers = one_each(self._tasks.step(rows, texts), rows, "what task.step returns")
@@ -84,7 +84,7 @@ class Answers:
         """The task's fields about the row's problem.
 
         Raises:
-            TypeError: for anything but a dict with strings as keys, also with ``"truncate"``.
+            TypeError: unless they are a dict with strings as keys, also with ``"truncate"``.
         """
         return checked_fields(self._tasks.info(row), f"task.info in {_place(row, problem_seed)}")
 

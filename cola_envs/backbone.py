@@ -1,4 +1,4 @@
-"""What Episodes needs of a language model: two protocols, and the one lazy way to a real one.
+"""Protocols of the language model that :class:`~cola_envs.episodes.Episodes` steps, and of its tokenizer.
 
 Shapes use one glossary throughout the project: B rows, T tokens, D hidden, A actions, V vocabulary.
 """
@@ -16,12 +16,11 @@ Level = Literal["latent", "token"]
 
 
 class Tokenizer(Protocol):
-    """The few words of a tokenizer that an episode needs (Hugging Face's are adapted to it).
+    """The part of a tokenizer that an episode uses (an adapter gives it to Hugging Face's tokenizers).
 
-    Three attributes may be left out (:mod:`cola_envs.text` reads them). ``end_ids`` are all ids that end a
-    text; without them ``eos_token_id`` alone does. ``start_ids`` are what every context begins with; without
-    them nothing is put in front of a prompt. ``largest_id`` is that of a token; without it the ids have no
-    hole.
+    Three attributes are optional (:mod:`cola_envs.text` reads them): ``end_ids``, all ids that end a text, by
+    default ``eos_token_id``; ``start_ids``, the ids that every context begins with, by default none; and
+    ``largest_id``, the largest token id, by default the length less 1.
     """
 
     eos_token_id: int | None
@@ -32,46 +31,46 @@ class Tokenizer(Protocol):
         """Token ids of ``text``; no special token is added."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids`` as the model wrote it: only ids that end a text are left out."""
+        """Text of ``ids`` as the model wrote it, special tokens included, ids that end a text left out."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the actions of B rows turned into.
+    """The tokens that the actions of B rows gave.
 
     Attributes:
-        tokens: per row an int64 array of n_i >= 1 token ids.
+        tokens: for each row an int64 array of one or more token ids.
     """
 
     tokens: list[np.ndarray]
 
 
 class Session(Protocol):
-    """Rows of context with their hidden states and caches. Every verb works on many rows at once.
+    """The contexts of many rows, with their hidden states and caches; every method works on several rows.
 
-    Arrays that are returned are fresh: no later call changes them, and the caller may write to them.
-    NaN or infinite values raise FloatingPointError, naming the row and its last token; an int attribute
-    ``row`` on the error lets Episodes name the step too.
+    Returned arrays are new: no later call changes them, and the caller may write to them. NaN or infinite
+    values raise FloatingPointError with the row and its last token in the message; if the error has an
+    attribute ``row`` (int), Episodes adds the step.
     """
 
     num_rows: int
     max_length: int
 
     def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
-        """Make each row hold exactly these ids. What a row already shares with them is not recomputed."""
+        """Set the ids of each row; a prefix that the row already holds is not computed again."""
 
     def forget(self) -> None:
-        """Drop what the rows hold and everything derived from it; they must be loaded again."""
+        """Drop all rows' ids and caches; the rows must be loaded again."""
 
     def extend(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
-        """Append a chunk of ids (of any length >= 1) to each row, in one forward pass."""
+        """Append one or more ids to each row, in one forward pass."""
 
     def decode(
         self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0
     ) -> Decoded:
-        """Turn an action [B] into the next token id(s) of each row; appends nothing.
+        """Return the next token id(s) that the actions [B] give in each row, without appending them.
 
-        ``u`` [B] are uniforms in [0, 1) from each row's own stream; needed when ``temperature > 0``.
+        ``u`` [B] are uniform numbers in [0, 1) from each row's own stream, needed for ``temperature > 0``.
         """
 
     def hidden(self, rows: Sequence[int]) -> np.ndarray:
@@ -86,13 +85,13 @@ class Session(Protocol):
     def outcomes(
         self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The likeliest tokens that each action would give: ids and log-probs, both [B, A, top_k]."""
+        """The most probable tokens that each action would give: ids and log-probs, both [B, A, top_k]."""
 
 
 class Backbone(Protocol):
     """A language model together with an action space over it.
 
-    ``__deepcopy__`` returns the Backbone itself: Gymnasium copies an environment's arguments.
+    ``__deepcopy__`` must return the object itself, because Gymnasium copies an environment's arguments.
     """
 
     level: Level
@@ -109,10 +108,10 @@ class Backbone(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of weights, configuration and tokenizer; written into every result file."""
+        """The sha256 of weights, configuration and tokenizer, written into every result file."""
 
     def action_mask(self) -> np.ndarray:
-        """Which actions may be taken, [A] bool: at token level not the ids that stand for no token."""
+        """The allowed actions, [A] bool; at token level, ids without a token are not allowed."""
 
     def session(self, num_rows: int, max_length: int | None = None) -> Session:
         """Open a session of ``num_rows`` empty rows of at most ``max_length`` tokens."""

@@ -1,4 +1,4 @@
-"""From ``gym.make``'s keyword arguments to Episodes: the one builder behind both environments."""
+"""Build :class:`~cola_envs.episodes.Episodes` from the keyword arguments of ``gym.make``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cola_envs.checks import check_settings
 from cola_envs.episodes import Episodes
 from cola_envs.task import EachRow, TaskBatch
 
-#: What makes the tasks of an id: one row's :class:`~cola_envs.task.Task`, or the TaskBatch of all.
+#: A factory of tasks: of one row's :class:`~cola_envs.task.Task`, or of the TaskBatch of all rows.
 Builder = Callable[..., Any]
-#: What ``gym.make`` was called with; its values are checked where they are read.
+#: Keyword arguments of ``gym.make``.
 Settings = dict[str, Any]
 RENDER_MODES = ("ansi", "human", "rgb_array")
-#: Of a single environment, whose one episode can be followed.
+#: Render modes of the environment with one episode.
 SINGLE_RENDER_MODES = (*RENDER_MODES, "html")
-#: Of a task that has splits and does not name them otherwise (an attribute ``splits`` of its builder).
+#: Default splits of a task that takes ``split=``; a builder with others has an attribute ``splits``.
 SPLITS = ("train", "test")
 
 
@@ -48,25 +48,24 @@ def build_episodes(
     dtype: str = "float32",
     **task_kwargs: Any,
 ) -> Episodes:
-    """Check every argument, build the tasks, then load the model: what is cheap to refuse comes first.
+    """Check every argument, build the tasks, then load the model, so that errors come before slow work.
 
     Args:
-        num_rows: how many rows there are.
-        builder: ``"module:name"`` or a callable. One with a parameter ``num_rows`` is called once and
-            makes a :class:`~cola_envs.task.TaskBatch`; any other is called once a row and makes a
-            :class:`~cola_envs.task.Task`.
-        actions: ``"latent"`` or ``"token"``: what level of Backbone is needed.
-        default_max_tokens: the budget where ``max_tokens`` is None.
+        num_rows: number of rows.
+        builder: a callable, or its name as ``"module:name"``. One with a parameter ``num_rows`` is called
+            once and returns a :class:`~cola_envs.task.TaskBatch`; any other is called once for each row and
+            returns a :class:`~cola_envs.task.Task`.
+        actions: ``"latent"`` or ``"token"``, the level of the Backbone.
+        default_max_tokens: the token budget if ``max_tokens`` is None.
         model, tokenizer, device, dtype: see :func:`cola_envs.build.resolve`.
-        split: ``"train"``, ``"test"`` or whatever the builder's ``splits`` name; handed to builders that
-            know splits.
-        task_kwargs: handed to the builder.
+        split: ``"train"``, ``"test"`` or one of the builder's ``splits``; passed to builders with splits.
+        task_kwargs: passed to the builder.
 
-    The rest goes to :class:`~cola_envs.episodes.Episodes`.
+    The other arguments are those of :class:`~cola_envs.episodes.Episodes`.
 
     Raises:
-        TypeError: an unknown keyword, or a value of the wrong type.
-        ValueError: a value that is not allowed.
+        TypeError: for an unknown keyword, or a value of the wrong type.
+        ValueError: for a value that is not allowed.
     """
     if actions not in ("latent", "token"):
         raise ValueError(f"actions must be 'latent' or 'token', got {actions!r}")
@@ -94,11 +93,11 @@ def build_episodes(
 
 
 def build_tasks(num_rows: int, builder: Builder, *, split: str = "train", **kwargs: Any) -> TaskBatch:
-    """Call a task builder, once for all rows or once a row, after checking its keywords.
+    """Check a task builder's keywords and call it, once for all rows or once for each row.
 
     Raises:
-        TypeError: a keyword that neither the environments nor the builder know.
-        ValueError: a split other than the first of a task that has no splits.
+        TypeError: for a keyword that neither the environments nor the builder take.
+        ValueError: for a split other than ``"train"`` if the task has no splits.
     """
     parameters = _parameters(builder)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -108,7 +107,7 @@ def build_tasks(num_rows: int, builder: Builder, *, split: str = "train", **kwar
     if splits_of(builder):
         kwargs["split"] = split
     elif split != SPLITS[0]:
-        raise ValueError(f"this task has no splits, so split={split!r} means nothing to it")
+        raise ValueError(f"this task has no splits: leave out split={split!r}")
     if "num_rows" in parameters:
         batch: TaskBatch = builder(num_rows, **kwargs)
         return batch
@@ -116,9 +115,9 @@ def build_tasks(num_rows: int, builder: Builder, *, split: str = "train", **kwar
 
 
 def splits_of(builder: str | Builder) -> tuple[str, ...]:
-    """The splits of a task builder, the one to train on first; none where it takes no ``split=``.
+    """The splits of a task builder, the training split first; empty if it takes no ``split=``.
 
-    A builder that has others than ``("train", "test")`` names them in an attribute ``splits``.
+    They are its attribute ``splits``, by default ``("train", "test")``.
     """
     builder = load(builder)
     parameters = _parameters(builder)
@@ -128,20 +127,40 @@ def splits_of(builder: str | Builder) -> tuple[str, ...]:
 
 
 def evaluation_split(builder: str | Builder) -> str:
-    """The split to evaluate on where none is named: ``"test"``, or else the last there is."""
+    """The default split of an evaluation: ``"test"``, or else the last of the splits."""
     splits = splits_of(builder)
     return "test" if "test" in splits else splits[-1] if splits else SPLITS[0]
 
 
 def own_task(num_rows: int, *, task: str | Builder | None = None) -> TaskBatch:
-    """The tasks of ``CoLA-Text-v0``: what ``task=`` makes, called once a row without arguments.
+    """The tasks of ``CoLA-Text-v0``: your own, one object for each row.
 
-    A factory with a parameter ``num_rows`` is called once and makes the TaskBatch of all rows. It may be
-    named, as ``"module:name"``.
+    **Prompt.** The text that the task's ``reset(rng)`` returns.
+
+    **Actions.** Text. A segment ends at one of the task's ``stop`` strings, at the model's end-of-text token,
+    or when the token budget is spent; it is then passed to ``step(text)``.
+
+    **Observation.** The prompt, the agent's text and ``Turn.text`` after each segment.
+
+    **Reward.** ``Turn.reward``, at the end of each segment.
+
+    **Episode end.** ``Turn.done`` terminates and ``Turn.truncated`` truncates, besides the token budget and
+    the context.
+
+    **Info.** ``Turn.info``, and at reset and at the end the task's ``info``.
+
+    **Data and licence.** The task's own.
+
+    **Versions.** v0: first version.
+
+    Args:
+        task: a factory of tasks: a class or other callable without arguments, called once for each row; one
+            with a parameter ``num_rows``, called once for the TaskBatch of all rows; or the name of either as
+            ``"module:name"``.
 
     Raises:
-        TypeError: without ``task``, or with one that is not a factory.
-        ImportError: for a name that is not there.
+        TypeError: without ``task``, or for one that cannot be called.
+        ImportError: for a name that does not exist.
     """
     if task is None:
         raise TypeError(
@@ -158,7 +177,7 @@ def own_task(num_rows: int, *, task: str | Builder | None = None) -> TaskBatch:
 
 
 def load(reference: str | Builder) -> Builder:
-    """The object that ``"module:name"`` names; anything else is returned as it is."""
+    """Import the object named ``"module:name"``; return anything other than a string unchanged."""
     if not isinstance(reference, str):
         return reference
     module, _, name = reference.partition(":")
@@ -167,20 +186,19 @@ def load(reference: str | Builder) -> Builder:
 
 
 def _named(reference: str) -> Builder:
-    """A user's factory by its name; an ImportError says what is not there."""
+    """Load a user's factory; raise ImportError if its module or name does not exist."""
     try:
         return load(reference)
     except AttributeError as error:
         raise ImportError(f"task={reference!r}: {error}") from error
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"task={reference!r}: {error}; a module is looked for in the working directory and among what is "
-            "installed"
+            f"task={reference!r}: {error}; it must be in the working directory or installed"
         ) from error
 
 
 class _UnknownRenderMode(UnsupportedMode, TypeError):
-    """Gymnasium's error for a render mode, and the one after which SB3 tries again without any."""
+    """An unsupported render mode. Also a TypeError, after which SB3 makes the environment without one."""
 
 
 def check_render_mode(mode: str | None, modes: Sequence[str] = RENDER_MODES) -> str | None:
@@ -190,27 +208,27 @@ def check_render_mode(mode: str | None, modes: Sequence[str] = RENDER_MODES) -> 
 
 
 def repeatable(settings: Settings) -> Settings:
-    """``settings`` with iterators read into lists: an environment's spec may be made more than once."""
+    """``settings`` with iterators read into lists, so that an environment can be made from them again."""
     return {key: list(value) if isinstance(value, Iterator) else value for key, value in settings.items()}
 
 
 def resolved_spec(spec: EnvSpec | None, episodes: Episodes, settings: Settings) -> EnvSpec | None:
-    """``spec`` with the loaded Backbone in the model's place.
+    """``spec`` with the loaded Backbone as its ``model``.
 
-    Gymnasium deep-copies a spec's arguments, and makes further environments from them: weights must be
-    neither copied nor loaded again.
+    Gymnasium copies a spec's arguments and makes further environments from them, which must neither copy
+    nor load the weights again.
     """
     if spec is None:
         return None
     kwargs = {**spec.kwargs, **{key: settings[key] for key in spec.kwargs if key in settings}}
     if kwargs.get("model") is not None or kwargs.pop("tokenizer", None) is not None:
-        kwargs["model"] = episodes.backbone  # the bundled one is cached where it is made
+        kwargs["model"] = episodes.backbone  # without model=, the bundled model is loaded once and cached
         kwargs.pop("tokenizer", None)
     return dataclasses.replace(spec, kwargs=kwargs)
 
 
 def twin_id(spec_id: str) -> str:
-    """The token-level id beside a latent one: ``CoLA-Math500-v0`` -> ``CoLA-Math500-Token-v0``."""
+    """The token-level id of a latent one: ``CoLA-Math500-v0`` -> ``CoLA-Math500-Token-v0``."""
     name, separator, version = spec_id.rpartition("-v")
     return f"{name}-Token-v{version}" if separator else spec_id
 
@@ -218,20 +236,20 @@ def twin_id(spec_id: str) -> str:
 def _parameters(builder: Builder) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(builder).parameters
-    except ValueError:  # some built-in callables have none to show
+    except ValueError:  # some built-in callables have no signature
         return {}
 
 
 def _unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     own = [p for p in inspect.signature(build_episodes).parameters if p not in ("num_rows", "task_kwargs")]
     shells = ["render_mode", "num_envs", "autoreset_mode", "max_episode_steps"]
-    theirs = [key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key != "num_rows"]
+    task_names = [key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key != "num_rows"]
     if name in ("num_envs", "autoreset_mode"):
-        return f"{name} belongs to many environments at once: use gym.make_vec(id, num_envs=...)"
-    close = difflib.get_close_matches(name, own + shells + theirs, n=1)
-    meant = f" Did you mean {close[0]!r}?" if close else ""
-    takes = ", ".join(key for key in theirs if key != "split") or "none of its own"
-    return f"unknown keyword argument {name!r}.{meant} This task takes: {takes}"
+        return f"{name} is an argument of vector environments: use gym.make_vec(id, num_envs=...)"
+    close = difflib.get_close_matches(name, own + shells + task_names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    takes = ", ".join(key for key in task_names if key != "split") or "no arguments of its own"
+    return f"unknown keyword argument {name!r}.{hint} This task takes: {takes}"
 
 
 def _is_backbone(model: object) -> TypeGuard[Backbone]:
@@ -246,22 +264,25 @@ def resolve(
     device: str | None = None,
     dtype: str = "float32",
 ) -> Backbone:
-    """Turn whatever a user passes as ``model=`` into a :class:`Backbone` of the level an id needs.
+    """The :class:`Backbone` for the argument ``model=``, at the level that the environment's id needs.
 
-    This is the only place where :mod:`cola_envs` reaches for torch, and it does so when called. A
-    Backbone is checked and returned as it is; everything else is handed to
-    :func:`cola_agents.decoding.loading.make_backbone`.
+    A Backbone is checked and returned; anything else goes to
+    :func:`cola_agents.decoding.loading.make_backbone`, the only import of torch in :mod:`cola_envs`, done
+    when this is called.
+
+    Raises:
+        ValueError: for a Backbone of the other level, or one with ``tokenizer=``.
     """
     if _is_backbone(model):
-        found = getattr(model, "level", level)
-        if found != level:
-            other = "the -Token-v0 id" if found == "token" else "the id without -Token"
+        backbone_level = getattr(model, "level", level)
+        if backbone_level != level:
+            other = "the -Token-v0 id" if backbone_level == "token" else "the id without -Token"
             raise ValueError(
-                f"this id acts at {level} level and the backbone passed as model= at {found} level; "
+                f"this id acts at {level} level and the backbone passed as model= at {backbone_level} level; "
                 f"use {other}, or another backbone"
             )
         if tokenizer is not None and tokenizer is not model.tokenizer:
-            raise ValueError("tokenizer= cannot be changed for a Backbone: it already holds its own")
+            raise ValueError("tokenizer= cannot be changed for a Backbone, which has its own: leave it out")
         return model
     from cola_agents.decoding.loading import make_backbone
 

@@ -28,11 +28,11 @@ def shown(value: object) -> str:
 
 
 def checked_turn(turn: object, where: str) -> Turn:
-    """A task's turn, with plain numbers in its fields.
+    """A task's turn, checked, with plain Python numbers in its fields.
 
     Args:
         turn: the value that ``step`` returned.
-        where: the row and its problem, for the message.
+        where: the row and its problem, for the error message.
 
     Raises:
         TypeError: for a value that is not a :class:`Turn`, or a field of another type.
@@ -53,11 +53,11 @@ def checked_turn(turn: object, where: str) -> Turn:
 
 
 def finite_number(value: object, name: str) -> float:
-    """A real, finite number as a float: Python's, numpy's, or an array or tensor without dimensions.
+    """Convert a finite number to a float: Python's, numpy's, or an array or tensor without dimensions.
 
     Raises:
-        TypeError: anything else.
-        ValueError: NaN, infinity, or an integer too large for a float.
+        TypeError: for any other value.
+        ValueError: for NaN, infinity, or an integer too large for a float.
     """
     number = _scalar(value) if hasattr(value, "__array__") else value
     if not isinstance(number, numbers.Real):
@@ -72,26 +72,26 @@ def finite_number(value: object, name: str) -> float:
 
 
 def checked_text(value: object, name: str) -> str:
-    """A string that can be written down.
+    """Return ``value`` if it is a string that can be encoded.
 
     Raises:
-        TypeError: no string.
-        ValueError: half a surrogate pair in it, which no tokenizer and no file takes.
+        TypeError: for a value that is not a string.
+        ValueError: for a lone surrogate in it, which neither a tokenizer nor a file takes.
     """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, got {shown(value)} ({type(value).__name__})")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} is no Unicode text: {error.reason} in {shown(value)}") from error
+        raise ValueError(f"{name} is not Unicode text: {error.reason} in {shown(value)}") from error
     return value
 
 
 def checked_fields(value: object, name: str) -> Info:
-    """A task's ``info`` as a dict of its own.
+    """A copy of a task's ``info``.
 
     Raises:
-        TypeError: no dict, or a key that is no string.
+        TypeError: for a value that is not a dict, or a key that is not a string.
     """
     if not isinstance(value, dict):
         raise TypeError(f"{name} must be a dict, got {shown(value)} ({type(value).__name__})")
@@ -102,26 +102,26 @@ def checked_fields(value: object, name: str) -> Info:
 
 
 def one_each(values: object, rows: Sequence[int], name: str) -> list[object]:
-    """``values`` as a list with one entry a row.
+    """``values`` as a list with one entry for each row.
 
     Raises:
-        TypeError: a single value, or values without an order.
-        ValueError: another number of them.
+        TypeError: for a single value, or values without an order.
+        ValueError: for a wrong number of values.
     """
-    which = f"{name} for row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows))}"
+    place = f"{name} for row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows))}"
     unordered = isinstance(values, str | bytes | dict | set | frozenset)
     if unordered or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
         raise TypeError(
-            f"{which} must be a list with one entry a row, got {shown(values)} ({type(values).__name__})"
+            f"{place} must be a list with one entry a row, got {shown(values)} ({type(values).__name__})"
         )
     entries = list(values)
     if len(entries) != len(rows):
-        raise ValueError(f"{which} must have one entry a row: got {len(entries)} for {len(rows)}")
+        raise ValueError(f"{place} must have one entry a row: got {len(entries)} for {len(rows)}")
     return entries
 
 
 def failed_turn(error: Exception) -> Turn:
-    """The turn of a row whose task failed: truncated, without reward, with the cause in ``error``."""
+    """The turn of a row whose task failed: truncated, reward 0, with the cause in ``info["error"]``."""
     return Turn(done=False, truncated=True, info={"error": one_line(error), "success": False})
 
 

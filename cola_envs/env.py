@@ -27,46 +27,46 @@ from cola_envs.state import State, next_seed
 
 
 class CoLAEnv(gym.Env[np.ndarray, np.int64]):
-    """Write text, one action a token, and be paid for it by a task.
+    """A language model writes text, one token for each action, and a task rewards it.
 
     ## Action space
-    ``Discrete(A)``: the codes of a latent action model, or at token level (``-Token-v0``) the vocabulary.
-    :meth:`action_masks` says which may be taken; no other is ever needed.
+    ``Discrete(A)``: the codes of a latent-action model, or at token level (``-Token-v0``) the vocabulary.
+    :meth:`action_masks` returns the allowed actions; any other is an error.
 
     ## Observation space
-    ``Box(-inf, inf, (D,), float32)``: with ``observation="hidden"`` the language model's last normed hidden
-    state at the last token; with ``"features"`` the last hidden state of the frozen cloned policy there.
-    Either is a feature of the context and not a Markov state. With ``"tokens"`` it is the whole history:
-    ``Box(-1, V - 1, (context length,), int32)``, the ids of prompt and text so far, -1 behind them.
+    With ``observation="hidden"`` the language model's last normed hidden state at the last token, with
+    ``"features"`` the last hidden state of the frozen cloned policy there: ``Box(-inf, inf, (D,), float32)``.
+    Both are features of the context, not a Markov state. With ``"tokens"`` the whole history, the ids of
+    prompt and text padded with -1: ``Box(-1, V - 1, (context length,), int32)``.
 
     ## Rewards
-    The task's, at the end of each segment; 0 in between. ``prior_coef`` adds
-    ``prior_coef * log pi0(action | state)`` to every step's.
+    The task's reward at the end of each segment, 0 at the other steps. ``prior_coef`` adds
+    ``prior_coef * log pi0(action | state)`` to every step.
 
     ## Episode end
-    Terminated: the task says so, or the token budget is spent and ``budget_end="terminate"``.
+    Terminated: the task ends the episode, or the token budget is spent and ``budget_end="terminate"``.
     Truncated: the budget is spent and ``budget_end="truncate"``, the context is full, or the task failed and
     ``on_task_error="truncate"``.
 
     ## Info
-    Every step: ``token``, ``action``. At the end: ``text``, ``success``, ``num_tokens`` and the task's
-    fields. At reset: ``prompt`` and the task's fields. A field has one type in every episode. ``error`` has
-    the cause where a failing task was cut (``on_task_error="truncate"``).
+    At reset: ``prompt`` and the task's fields. Every step: ``token``, ``action``. At the end: ``text``,
+    ``success``, ``num_tokens`` and the task's fields; also ``error`` (the cause) if a failing task truncated
+    the episode. A field has one type in every episode.
 
     ## Reset
-    ``seed`` fixes the problem and the sampling. Without one the next episode follows from the last.
-    ``options={"problem_seed": int}`` draws the problem with another seed than the sampling.
+    ``seed`` determines the problem and the sampling. Without it, the seed follows from the last episode's.
+    ``options={"problem_seed": int}`` draws the problem from a seed of its own.
 
     ## Arguments
-    See :func:`cola_envs.build.build_episodes`; ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
-    the text so far with the action behind each token), ``"human"`` (it is printed, as it is written) or
-    ``"rgb_array"`` (a frame of it, [480, 640, 3] uint8, the written text in a colour for each action) or
-    ``"html"`` (:meth:`render` returns a page of its own that shows what every action would have said, for
-    which each step asks the model for all of them).
+    See :func:`cola_envs.build.build_episodes`. ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
+    the text so far with the action behind each token), ``"human"`` (the same, printed as it is written),
+    ``"rgb_array"`` (a frame, [480, 640, 3] uint8, with a text colour for each action) or ``"html"``
+    (:meth:`render` returns an HTML page that also shows the tokens that the other actions would have given;
+    every step then computes them all).
 
     ## Pickling
-    ``pickle`` keeps the arguments and the spec: what is loaded is made anew, with a model that is named
-    loaded again, and begins with a reset. An episode under way is not carried; :meth:`snapshot` keeps one.
+    A pickle holds the arguments and the spec. Loading it makes a new environment, loads a model that was
+    passed by name, and needs a reset. To keep a running episode, use :meth:`snapshot`.
 
     ## Version history
     v0: first release.
@@ -89,7 +89,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     @property
     def spec(self) -> EnvSpec | None:
-        """How to make this environment again, with the same model in memory."""
+        """Gymnasium's spec to make this environment again, with the loaded model in its arguments."""
         return self._spec
 
     @spec.setter
@@ -121,15 +121,15 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos[0]
 
     def action_masks(self) -> np.ndarray:
-        """Which actions may be taken, [A] bool."""
+        """The allowed actions, [A] bool."""
         return self.episodes.action_mask.copy()
 
     def snapshot(self) -> State:
-        """The episode as it stands; see :meth:`restore`."""
+        """The state of the episode, for :meth:`restore`."""
         return self.episodes.snapshot(0)
 
     def restore(self, state: State, reseed: int | None = None) -> np.ndarray:
-        """Go back to a snapshot, with ``reseed`` on a new sampling stream; the observation [D] there."""
+        """Restore a snapshot and return its observation [D]; ``reseed`` starts a new sampling stream."""
         observation: np.ndarray = self.episodes.restore([0], [state], None if reseed is None else [reseed])[0]
         if self.render_mode == "html":
             self._log = self._log or EpisodeLog(self.episodes, 0, Words())
@@ -149,7 +149,15 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
             gym.logger.warn(f"render() needs gym.make(..., render_mode=...), {modes}")
             return None
         if self._log is not None:
-            return self._page(self._log)
+            name = self._spec.id if self._spec is not None else type(self).__name__
+            return page(
+                {
+                    "title": name,
+                    "about": [["model", self.episodes.backbone.fingerprint[:12]]],
+                    "words": self._log.words.texts,
+                    "episodes": [self._log.as_dict(f"problem {self.episodes.problem_seed(0)}")],
+                }
+            )
         if self.render_mode == "rgb_array":
             return frame(self.episodes, 0)
         text = transcript(self.episodes, 0)
@@ -158,22 +166,11 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
             return None
         return text
 
-    def _page(self, log: EpisodeLog) -> str:
-        name = self._spec.id if self._spec is not None else type(self).__name__
-        return page(
-            {
-                "title": name,
-                "about": [["model", self.episodes.backbone.fingerprint[:12]]],
-                "words": log.words.texts,
-                "episodes": [log.as_dict(f"problem {self.episodes.problem_seed(0)}")],
-            }
-        )
-
     def close(self) -> None:
         self.episodes.close()
 
     def _print_news(self) -> None:
-        """In human mode, print what has been written since the last time."""
+        """In human mode, print the text written since the last call."""
         if self.render_mode != "human":
             return
         text = transcript(self.episodes, 0)

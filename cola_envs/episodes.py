@@ -1,4 +1,4 @@
-"""Episodes: the only place where an episode advances, is snapshot, is restored.
+"""Step, save and restore many text episodes; no other code advances an episode.
 
 Shapes: B rows of one call, T tokens of a row, D hidden.
 """
@@ -26,38 +26,38 @@ Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Info]]
 
 
 class Episodes:
-    """Rows of text episodes over one language model, advanced together.
+    """Text episodes in several rows over one language model, stepped together.
 
-    A *segment* is what the agent writes until an id that ends a text (the tokenizer's, or the model's
-    configuration's), one of the task's stop strings (the segment includes it) or the end of its token
-    budget. Finished segments of all rows go to ``tasks.step`` in one call, as the model wrote them, less
-    the id that ended them; what the task answers is appended to the context.
+    A *segment* is what the agent writes until an id that ends a text (of the tokenizer or the model's
+    configuration), a stop string of the task (part of the segment) or the end of its token budget. The
+    finished segments of all rows, without the id that ended them, go to ``tasks.step`` in one call, and the
+    tasks' texts are appended to the contexts.
 
-    Episode end: ``Turn.done`` terminates. A spent budget grades the unfinished segment and terminates
-    (``budget_end="terminate"``), or cuts it ungraded and truncates (``"truncate"``). A full context
-    truncates, ungraded, unless the same token ended the segment or the budget.
+    Episode end: ``Turn.done`` terminates. When the budget is spent, ``budget_end="terminate"`` grades the
+    unfinished segment and terminates; ``"truncate"`` does not grade it and truncates. A full context
+    truncates without grading, unless the same token ended the segment or the budget.
 
-    What a task answers is checked (:mod:`cola_envs.contract`). Where its ``step`` raises, or answers what is
-    refused, ``on_task_error="raise"`` raises it, and ``"truncate"`` cuts the row's episode: reward 0,
-    truncated, ``success`` False and the cause in ``info["error"]``, while the other rows go on. What a batch
-    raises of one call is an error of all rows of that call. What ``reset`` raises is always raised.
+    Turns are checked (:mod:`cola_envs.contract`). If ``step`` of a task raises or returns an invalid turn,
+    ``on_task_error="raise"`` raises the error, and ``"truncate"`` truncates the row's episode with reward 0,
+    ``success`` False and the cause in ``info["error"]``; the other rows continue. An error of a TaskBatch's
+    call counts for all rows of the call. Errors in ``reset`` are always raised.
 
     Args:
         backbone: the language model and its action space.
         tasks: the rows' tasks; this object closes them.
-        num_rows: how many rows there are.
-        max_tokens: the agent's tokens over a whole episode, end-of-sequence tokens included.
+        num_rows: number of rows.
+        max_tokens: the agent's tokens in a whole episode, end-of-sequence tokens included.
         budget_end: ``"terminate"`` or ``"truncate"``.
-        world_temperature: 0 takes the world model's likeliest token; above 0 it is drawn, a row at a
-            time, from the row's own stream.
-        observation: ``"hidden"``, ``"features"`` (what the method of Session of that name gives, [D]
-            float32) or ``"tokens"`` (the row's ids, -1 behind them, [context length] int32).
-        prior_coef: adds ``prior_coef * log pi0(action | state)`` to every reward, pi0 being the frozen
-            initial policy.
+        world_temperature: 0 takes the world model's most probable token; above 0 the token is sampled from
+            the row's own stream.
+        observation: ``"hidden"`` or ``"features"`` (of Session's method of that name, [D] float32) or
+            ``"tokens"`` (the row's ids, padded with -1, [context length] int32).
+        prior_coef: adds ``prior_coef * log pi0(action | state)`` to every reward; pi0 is the frozen initial
+            policy.
         on_task_error: ``"raise"`` or ``"truncate"``.
 
     Raises:
-        TypeError, ValueError: an argument outside what is written above.
+        TypeError, ValueError: for an invalid argument.
     """
 
     def __init__(
@@ -126,15 +126,15 @@ class Episodes:
         return list(self._row(row).actions)
 
     def num_steps(self, row: int) -> int:
-        """How many steps the episode has taken."""
+        """The number of steps of the episode so far."""
         return len(self._row(row).actions)
 
     def prompt(self, row: int) -> str:
-        """The text of the row's prompt, as the task gave it."""
+        """The row's prompt, the text that the task returned."""
         return self._row(row).prompt
 
     def prompt_length(self, row: int) -> int:
-        """How many of the row's tokens are the prompt, what every context begins with among them."""
+        """The number of the prompt's tokens, including those that every context begins with."""
         return self._row(row).prompt_length
 
     def seed(self, row: int) -> int | None:
@@ -143,7 +143,7 @@ class Episodes:
         return None if state is None else state.seed
 
     def problem_seed(self, row: int) -> int:
-        """The seed that the row's problem was drawn with, or its place where problems come in order."""
+        """The seed of the row's problem; for problems played in order, the problem's place."""
         return self._row(row).problem_seed
 
     def running(self, row: int) -> bool:
@@ -152,7 +152,7 @@ class Episodes:
         return state is not None and state.running
 
     def observe(self, rows: Sequence[int]) -> np.ndarray:
-        """The rows' observations as they stand, one of ``observation_space`` a row, in fresh memory."""
+        """The rows' current observations [B, ...], each in ``observation_space``, in a new array."""
         rows = self._check_rows(rows)
         for row in rows:
             self._row(row)
@@ -162,7 +162,7 @@ class Episodes:
         return np.asarray(self._observe(rows), dtype=self.observation_space.dtype)
 
     def _ids(self, rows: Sequence[int]) -> np.ndarray:
-        """The rows' token ids, -1 behind them, [B, context length] int32."""
+        """The rows' token ids, padded with -1, [B, context length] int32."""
         ids = np.full((len(rows), self.session.max_length), -1, dtype=np.int32)
         for i, row in enumerate(rows):
             tokens = self._row(row).tokens
@@ -170,13 +170,13 @@ class Episodes:
         return ids
 
     def reset_infos(self, rows: Sequence[int]) -> list[Info]:
-        """What ``info`` holds at the start of an episode: the task's own fields and ``prompt`` (text)."""
+        """The rows' ``info`` at the start of an episode: the task's fields and ``prompt`` (text)."""
         return [
             {**self._answers.fields(row, self._row(row).problem_seed), "prompt": self.prompt(row)}
             for row in self._check_rows(rows)
         ]
 
-    # ---------------------------------------------------------------- starting, keeping, putting back
+    # ---------------------------------------------------------------- starting, saving, restoring
 
     def reset(
         self,
@@ -184,30 +184,29 @@ class Episodes:
         seeds: Sequence[int],
         problem_seeds: Sequence[int | None] | None = None,
     ) -> np.ndarray:
-        """Start an episode in each of ``rows``; a running one is dropped.
+        """Start an episode in each of ``rows``; a running episode there is dropped.
 
         Args:
             rows: B different row indices.
-            seeds: B row seeds (integers >= 0): each gives the row's own sampling stream.
-            problem_seeds: B seeds that decide the problems; None, or a None among them, means the row
-                seed, or the next problem where they come in order (:class:`~cola_envs.order.Order`). One
-                problem seed with different row seeds makes a group.
+            seeds: B row seeds (integers >= 0), one for each row's sampling stream.
+            problem_seeds: B seeds of the problems. None, for all or in the list, means the row seed, or the
+                next problem if they are played in order (:class:`~cola_envs.order.Order`). Rows with equal
+                problem seeds get the same problem.
 
         Returns:
             Observations [B, D] float32.
 
         Raises:
-            TypeError: a prompt that is no string.
-            ValueError: a bad row or seed, a prompt that is empty or leaves no room in the context, or two
-                prompts for one problem seed.
-                Rows that are not named are untouched; those named must then be reset again.
+            TypeError: for a prompt that is not a string.
+            ValueError: for an invalid row or seed, a prompt that is empty or fills the context, or two
+                prompts for one problem seed. ``rows`` must then be reset again; other rows are unchanged.
         """
         rows = self._check_rows(rows)
         seeds = check_seeds("seeds", seeds, len(rows))
-        given = [None] * len(rows) if problem_seeds is None else list(problem_seeds)
-        check_seeds("problem_seeds", [0 if own is None else own for own in given], len(rows))
+        chosen = [None] * len(rows) if problem_seeds is None else list(problem_seeds)
+        check_seeds("problem_seeds", [0 if seed is None else seed for seed in chosen], len(rows))
         self._halt(rows)
-        prompts, problems = self._answers.begin(rows, seeds, given)
+        prompts, problems = self._answers.begin(rows, seeds, chosen)
         fresh = [
             Row(self._encode_prompt(row, prompt), prompt, seed, problem)
             for row, prompt, seed, problem in zip(rows, prompts, seeds, problems, strict=True)
@@ -215,13 +214,13 @@ class Episodes:
         return self._load(rows, fresh)
 
     def snapshot(self, row: int) -> State:
-        """The row as it stands, to be restored later, into this row or others."""
+        """The row's state, for :meth:`restore` into any row."""
         return self._row(row).frozen(self.tasks.snapshot(row))
 
     def restore(
         self, rows: Sequence[int], states: Sequence[State], reseed: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Put each row into a state; the same state in several rows is a fork.
+        """Restore a state into each row; one state may be restored into several rows.
 
         Args:
             rows: B different row indices.
@@ -232,10 +231,10 @@ class Episodes:
             Observations [B, D] float32.
 
         Raises:
-            TypeError: something other than a :class:`State`.
-            ValueError: lengths that differ, or a state that does not fit this context or budget.
-            RuntimeError: a task that cannot be put back; where its replay said something else, all of
-                ``rows`` must be reset.
+            TypeError: for something other than a :class:`State`.
+            ValueError: for lengths that differ, or a state that does not fit this context or budget.
+            RuntimeError: for a task that cannot be restored; if its replay gave other turns, all of ``rows``
+                must be reset.
         """
         rows = self._check_rows(rows)
         if len(states) != len(rows):
@@ -249,11 +248,11 @@ class Episodes:
         return self._load(rows, [Row.thawed(state, seed) for state, seed in zip(states, seeds, strict=True)])
 
     def cut(self, rows: Sequence[int]) -> None:
-        """End the rows' episodes where they stand; they must be reset before they are stepped again."""
+        """End the rows' episodes without grading; they must be reset before the next step."""
         self._halt(self._check_rows(rows))
 
     def close(self) -> None:
-        """Drop the rows and close the tasks. May be called more than once; a reset starts anew."""
+        """Drop the rows and close the tasks. May be called more than once; ``reset`` still works after it."""
         self._rows = [None] * self.num_rows
         self.tasks.close()
 
@@ -268,17 +267,17 @@ class Episodes:
 
         Returns:
             Observations [B, D] float32, rewards [B] float64, terminated [B] bool, truncated [B] bool and
-            B info dicts: ``token`` (the first id), ``tokens`` (a tuple, where the action gave several),
-            ``action``; where a segment ended the task's ``Turn.info``; at an episode's end ``text`` (all
-            that the agent wrote), ``success``, ``num_tokens`` and ``tasks.info(row)``.
+            B info dicts: ``token`` (the first id), ``tokens`` (a tuple, if the action gave several) and
+            ``action``; after a finished segment also ``Turn.info``; at an episode's end also ``text`` (all of
+            the agent's text), ``success``, ``num_tokens`` and ``tasks.info(row)``.
 
         Raises:
-            gymnasium.error.ResetNeeded: a row that is not running.
-            gymnasium.error.InvalidAction: an action of the wrong type, out of range, or not allowed.
+            gymnasium.error.ResetNeeded: for a row that is not running.
+            gymnasium.error.InvalidAction: for an action of the wrong type, out of range, or not allowed.
                 Both are raised before anything changes.
-            FloatingPointError: the model gave NaN or infinite values; names row, token and step.
-            TypeError, ValueError: with ``on_task_error="raise"``, a task that answers what is refused; names
-                row, problem, field and value.
+            FloatingPointError: if the model gives NaN or infinite values, with row, token and step.
+            TypeError, ValueError: with ``on_task_error="raise"``, for an invalid turn, with row, problem,
+                field and value.
         """
         rows = self._check_rows(rows)
         states = [self._row(row) for row in rows]
@@ -348,7 +347,7 @@ class Episodes:
         Returns the ids that were kept, whether anything ended, and the segment's text if it is graded.
         """
         if not ids:
-            raise ValueError(f"the session decoded the action of row {row} into no token at all")
+            raise ValueError(f"the session decoded the action of row {row} into no token")
         for count, token in enumerate(ids, 1):
             text = self._segment(state) if token in self._ends else None  # without the token itself
             state.tokens.append(token)
@@ -365,13 +364,13 @@ class Episodes:
     def _answer(
         self, row: int, state: Row, info: Info, chunk: list[int], text: str, turn: Turn
     ) -> tuple[float, bool, bool]:
-        """Take a task's turn: append its text to ``chunk`` and the row; reward, terminated, truncated."""
-        said = self.backbone.tokenizer.encode(turn.text) if turn.text else []
-        fits = len(state.tokens) + len(said) <= self.session.max_length
+        """Append a turn's text to ``chunk`` and the row; return reward, terminated and truncated."""
+        ids = self.backbone.tokenizer.encode(turn.text) if turn.text else []
+        fits = len(state.tokens) + len(ids) <= self.session.max_length
         if fits:
-            chunk.extend(said)
-            state.tokens.extend(said)
-            state.origins.extend([-1] * len(said))
+            chunk.extend(ids)
+            state.tokens.extend(ids)
+            state.origins.extend([-1] * len(ids))
         self._count_left(state)
         spent = self._spent(state)
         terminated = not turn.truncated and (turn.done or (spent and self.budget_end == "terminate"))
@@ -386,7 +385,7 @@ class Episodes:
         return turn.reward, terminated, truncated
 
     def _finish(self, row: int, state: Row, info: Info, text: str, turn: Turn | None) -> None:
-        """End the row's episode and write the end's fields into ``info``."""
+        """End the row's episode and add the fields of its end to ``info``."""
         state.segments.append(text)
         state.running = False
         paid = turn is not None and turn.done and not turn.truncated and turn.reward > 0
@@ -395,10 +394,10 @@ class Episodes:
         for key, value in self._answers.last_fields(row, state.problem_seed).items():
             info.setdefault(key, value)
 
-    # ---------------------------------------------------------------- small things
+    # ---------------------------------------------------------------- helpers
 
     def name_twin(self, token_id: str) -> None:
-        """Say which id takes token ids as actions: named where a latent action looks like one."""
+        """Set the environment id that takes token ids, for the error about a latent action out of range."""
         if self.backbone.level == "latent":
             self.check_actions.hint = f"; is this a token id? Use {token_id}."
 
@@ -419,7 +418,7 @@ class Episodes:
         return self.observe(rows)
 
     def _halt(self, rows: list[int]) -> None:
-        """Until it is loaded anew, a row that may be half-way through a change must not be stepped."""
+        """Mark rows as not running, so that they cannot be stepped until they are loaded again."""
         for row in rows:
             state = self._rows[row]
             if state is not None:
@@ -438,9 +437,9 @@ class Episodes:
         return list(self._checked)
 
     def _located(self, error: FloatingPointError, rows: list[int], ahead: int) -> FloatingPointError:
-        """``error`` with the step (the first is 1) of the row it names, or of all rows."""
-        named = getattr(error, "row", None)
-        steps = {row: len(self.actions(row)) + ahead for row in rows if named in (None, row)}
+        """``error`` with the step number (from 1) of the row that it names, or of all rows."""
+        error_row = getattr(error, "row", None)
+        steps = {row: len(self.actions(row)) + ahead for row in rows if error_row in (None, row)}
         where = ", ".join(f"step {step} of row {row}" for row, step in steps.items())
         return FloatingPointError(f"{error} (at {where})")
 
@@ -448,12 +447,12 @@ class Episodes:
         ids = list(self.backbone.tokenizer.encode(prompt))
         limit = self.session.max_length
         if not ids:
-            raise ValueError(f"the prompt of row {row} has no tokens; a task must return some text")
+            raise ValueError(f"the prompt of row {row} has no tokens; a task must return a non-empty text")
         ids = begun(self.backbone.tokenizer, ids)
         if len(ids) >= limit:
             raise ValueError(
-                f"the prompt of row {row} has {len(ids)} tokens and the context holds {limit}, "
-                "of which at least one must be the agent's; use a shorter prompt or a longer context"
+                f"the prompt of row {row} has {len(ids)} tokens and the context holds {limit}, which leaves "
+                "none for the agent; use a shorter prompt or a longer context"
             )
         return ids
 

@@ -1,4 +1,4 @@
-"""The fields of ``info`` that other code than the task reads: their names, types and meanings."""
+"""The fields of ``info`` that code outside the tasks reads: their names, types and meanings."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Field(Generic[T]):
         """The field's value.
 
         Raises:
-            KeyError: an ``info`` without the field.
-            TypeError: a value of another type.
+            KeyError: for an ``info`` without the field.
+            TypeError: for a value of another type.
         """
         value = info[self.name]
         if not isinstance(value, self.kind):
@@ -53,12 +53,12 @@ OWN = (TOKEN, TOKENS, ACTION, PROMPT, TEXT, SUCCESS, NUM_TOKENS, ERROR)
 #: Fields of ``info`` that identify a problem.
 IDENTITY = ("unique_id", "game_id", "game", "question", "task_type", "variation", "goal", "prompt")
 
-#: Raw scores of a preference task: the rewarded one, and the one that shows whether it is being hacked.
+#: Raw scores of a preference task: the rewarded one, and the held-out one, which shows reward hacking.
 SCORES = ("score", "held_out_score")
 
 
 def mean_scores(infos: Sequence[Info]) -> dict[str, float]:
-    """Means of a preference task's raw scores, where the infos have any: rewarded and held out."""
+    """The means of a preference task's raw scores over the infos that have them, by name."""
     return {
         name: float(np.mean(np.array([info[name] for info in infos if name in info])))
         for name in SCORES
@@ -67,18 +67,18 @@ def mean_scores(infos: Sequence[Info]) -> dict[str, float]:
 
 
 def failures(infos: Sequence[Info]) -> dict[str, int]:
-    """The number of episodes that a failing engine or task truncated, as ``failed_episodes``, if any."""
+    """The number of episodes with an ``error``, as ``{"failed_episodes": n}``; empty for none."""
     failed = sum(ERROR.name in info for info in infos)
     return {"failed_episodes": failed} if failed else {}
 
 
 def identity(info: Info) -> str:
-    """The identity of an episode's problem; empty where ``info`` has none of the fields."""
+    """A text that identifies an episode's problem; empty if ``info`` has none of :data:`IDENTITY`."""
     return "|".join(f"{field}={info[field]!r}" for field in IDENTITY if field in info)
 
 
 def given_answer(info: Info) -> str | None:
-    """The agent's answer in a task's ``info``: ``answer`` beside ``gold``, or else ``given``."""
+    """The agent's answer in a task's ``info``: ``answer`` if there is also ``gold``, else ``given``."""
     answer = info.get("answer") if "gold" in info else info.get("given")
     return None if untold(answer) else str(answer)
 

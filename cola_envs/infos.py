@@ -1,4 +1,4 @@
-"""One dict of arrays from a dict a row: Gymnasium's vector info format."""
+"""Join one info dict for each row into one dict of arrays, Gymnasium's format for vector environments."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from cola_envs.fields import Info
 
-#: Arrays of one entry a row, and of a field of dicts the like inside.
+#: Arrays with one entry for each row; a field of dicts is nested.
 Batched = dict[str, Any]
 
 
 def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[Info]) -> Batched:
-    """What :meth:`gymnasium.vector.VectorEnv._add_info` makes of ``infos``, a column at a time.
+    """Join the infos of ``rows`` as :meth:`gymnasium.vector.VectorEnv._add_info` does.
 
     Each key gives an array of length ``num_envs`` and a mask ``_key`` of the rows that have it. Numbers give
-    a numeric array of a type that holds them all (Gymnasium's takes the first row's type, which cuts
-    later floats to ints), equal-shaped arrays are stacked, dicts nest, all else stays an object.
+    an array of a type that holds them all (Gymnasium takes the first row's type, which rounds later floats
+    to ints), arrays of equal shape are stacked, dicts nest, and everything else stays an object.
     """
     columns: dict[str, tuple[list[int], list[object]]] = {}
     for row, info in zip(rows, infos, strict=True):
@@ -34,22 +34,18 @@ def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[Info]) -> Ba
         mask[where] = True
         kinds = set(map(type, values))
         if all(issubclass(kind, (int, float, np.number, np.bool_)) for kind in kinds):
-            batched[key] = _numbers(num_envs, where, values)
+            numbers = np.array(values)
+            if len(values) == num_envs:
+                batched[key] = numbers  # rows come in order, so a full column is already in place
+            else:
+                batched[key] = np.zeros(num_envs, dtype=numbers.dtype)
+                batched[key][where] = numbers
         elif len(inner := [value for value in values if isinstance(value, dict)]) == len(values):
             batched[key] = batch_infos(num_envs, where, inner)
         else:
             batched[key] = _objects(num_envs, where, values)
         batched[f"_{key}"] = mask
     return batched
-
-
-def _numbers(num_envs: int, where: list[int], values: list[object]) -> np.ndarray:
-    given = np.array(values)
-    if len(values) == num_envs:
-        return given  # rows come in order, so a full column is already in place
-    array = np.zeros(num_envs, dtype=given.dtype)
-    array[where] = given
-    return array
 
 
 def _objects(num_envs: int, where: list[int], values: list[object]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Read and write JSON files and files of JSON lines; errors name file and line, and appending is durable."""
+"""Read and write JSON and JSON lines, with file and line in the errors; appended lines are synced to disk."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-#: A JSON object: values that JSON holds, by name.
+#: A JSON object.
 JsonObject = dict[str, Any]
-#: Bytes of a compressed file per read.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 16  # bytes of a compressed file per read
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +23,9 @@ class Line:
     """A line of a file.
 
     Attributes:
-        number: from 1 on.
-        raw: its bytes with the newline, which only an unfinished last line lacks.
-        end: bytes of the file up to the line's end; None inside a gzip member, where a file cannot be
-            truncated.
+        number: the first is 1.
+        raw: its bytes, with the newline unless it is an unfinished last line.
+        end: the file offset of the line's end; None inside a gzip member, where the file cannot be truncated.
     """
 
     number: int
@@ -44,7 +42,7 @@ def decoded(raw: bytes, where: str) -> str:
     """Decode UTF-8 text.
 
     Raises:
-        ValueError: for other bytes, naming ``where``.
+        ValueError: for other bytes, with ``where`` in the message.
     """
     try:
         return raw.decode()
@@ -56,7 +54,7 @@ def parsed(raw: bytes, where: str) -> Any:
     """Parse a JSON value.
 
     Raises:
-        ValueError: for other bytes, naming ``where``.
+        ValueError: for other bytes, with ``where`` in the message.
     """
     text = decoded(raw, where)
     try:
@@ -64,15 +62,15 @@ def parsed(raw: bytes, where: str) -> Any:
     except ValueError as error:
         raise ValueError(f"{where} is not JSON: {error}: {text.strip()!r:.60}") from error
     except RecursionError as error:
-        raise ValueError(f"{where} is not JSON that can be read: it is nested too deeply") from error
+        raise ValueError(f"{where} is JSON that is nested too deeply to be read") from error
 
 
 def read_object(path: Path, *names: str) -> JsonObject:
-    """Read the object of a JSON file.
+    """Read a JSON object from a file.
 
     Raises:
-        FileNotFoundError: where there is no file.
-        ValueError: for a file of something else, or an object that lacks one of the names.
+        FileNotFoundError: if there is no file.
+        ValueError: if it holds anything else, or the object lacks one of ``names``.
     """
     content = parsed(path.read_bytes(), str(path))
     missing = [name for name in names if not isinstance(content, dict) or name not in content]
@@ -86,7 +84,7 @@ def lines(path: Path) -> Iterator[Line]:
     """Yield the lines of a file; a compressed one (``.gz``) may be truncated anywhere.
 
     Raises:
-        ValueError: for a damaged compressed file, naming the line before the damage.
+        ValueError: for a damaged compressed file, with the number of the last line before the damage.
     """
     with path.open("rb") as file:
         if path.suffix == ".gz":
@@ -99,10 +97,10 @@ def lines(path: Path) -> Iterator[Line]:
 
 
 def read(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the values of a file's lines, each with its place for errors; blank lines are skipped.
+    """Yield the value of each line, with file and line number for error messages; blank lines are skipped.
 
     Raises:
-        ValueError: for a line that is not JSON, naming file and line, and for a truncated compressed file.
+        ValueError: for a line that is not JSON, with file and line, and for a truncated compressed file.
     """
     line = None
     for line in lines(path):
@@ -110,20 +108,19 @@ def read(path: Path) -> Iterator[tuple[str, Any]]:
             where = f"{path}, line {line.number}"
             yield where, parsed(line.raw, where)
     if path.suffix == ".gz" and path.stat().st_size != (line.end if line else 0):
-        raise ValueError(f"{path} breaks off behind line {line.number if line else 0}: it is not whole")
+        raise ValueError(f"{path} is truncated after line {line.number if line else 0}")
 
 
 def records(path: Path, check: Callable[[Any, int], None]) -> Iterator[tuple[Line, Any]]:
-    """Yield the whole records of a file that is appended to.
+    """Yield the complete records of a file to which records are appended.
 
-    A truncated or damaged last line, as a kill or a power cut leaves it, is skipped: its record will be
-    written again.
+    A truncated or damaged last line, which a killed writer or a power cut leaves behind, is skipped.
 
     Args:
-        check: raises ValueError for a value that is not a record, from the value and its line's number.
+        check: called with a value and its line number; raises ValueError for a value that is not a record.
 
     Raises:
-        ValueError: for a damaged line that others follow, naming file and line.
+        ValueError: for a damaged line that is not the last, with file and line.
     """
     damage: ValueError | None = None
     for line in lines(path):
@@ -150,16 +147,16 @@ def records(path: Path, check: Callable[[Any, int], None]) -> Iterator[tuple[Lin
 
 
 def encoded(path: Path, values: Sequence[object]) -> bytes:
-    """Encode a line for each value; for a compressed file (``.gz``), as a gzip member of their own."""
+    """Encode one line for each value; for a compressed file (``.gz``), as one gzip member."""
     content = "".join(json.dumps(value) + "\n" for value in values).encode()
     return gzip.compress(content) if path.suffix == ".gz" else content
 
 
 def append(path: Path, values: Sequence[object]) -> None:
-    """Append a line for each value; they are on the disk when this returns.
+    """Append one line for each value and sync the file to disk.
 
     Raises:
-        OSError: where they cannot be written; a part of them may then follow the file's old content.
+        OSError: if they cannot be written; a part of them may then follow the file's old content.
     """
     content = encoded(path, values)
     with path.open("ab", buffering=0) as file:
@@ -174,7 +171,7 @@ def append(path: Path, values: Sequence[object]) -> None:
 
 
 def cut(path: Path, end: int) -> None:
-    """Truncate a file to its first ``end`` bytes, on the disk when this returns."""
+    """Truncate a file to its first ``end`` bytes and sync it to disk."""
     with path.open("rb+") as file:
         file.truncate(end)
         os.fsync(file.fileno())
@@ -190,31 +187,31 @@ def repacked(path: Path, last: int) -> bytes:
 
 def _unpacked(file: BinaryIO, path: Path) -> Iterator[Line]:
     number, rest = 0, b""
-    # A line is yielded when it is known whether a member ends with it.
-    held: Line | None = None
+    # A line is held back until it is known whether it is the last of its member.
+    pending: Line | None = None
     try:
         for piece, end in _members(file):
-            *whole, rest = (rest + piece).split(b"\n")
-            for raw in whole:
-                if held:
-                    yield held
+            *complete, rest = (rest + piece).split(b"\n")
+            for raw in complete:
+                if pending:
+                    yield pending
                 number += 1
-                held = Line(number, raw + b"\n", None)
-            if held and end is not None and not rest:
-                yield replace(held, end=end)
-                held = None
+                pending = Line(number, raw + b"\n", None)
+            if pending and end is not None and not rest:
+                yield replace(pending, end=end)
+                pending = None
     except zlib.error as error:
         raise ValueError(
-            f"{path} is damaged behind line {number} ({error}); `gzip -dc` shows what can still be read"
+            f"{path} is damaged after line {number} ({error}); `gzip -dc` shows what can still be read"
         ) from error
-    if held:
-        yield held
+    if pending:
+        yield pending
     if rest:
         yield Line(number + 1, rest, None)
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[bytes, int | None]]:
-    """Yield uncompressed pieces of a gzip file; with the last one of a member, the file offset of its end."""
+    """Yield uncompressed pieces of a gzip file, each with the file offset if it ends a member, else None."""
     packed = b""
     while True:
         unpacker = zlib.decompressobj(wbits=31)
@@ -224,7 +221,7 @@ def _members(file: BinaryIO) -> Iterator[tuple[bytes, int | None]]:
             if not packed:
                 return
             if not begun:
-                packed = packed.lstrip(b"\0")  # zeros between members are padding, by gzip's own rule
+                packed = packed.lstrip(b"\0")  # gzip allows zeros as padding between members
                 begun = bool(packed)
                 continue
             piece = unpacker.decompress(packed)

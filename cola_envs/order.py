@@ -1,7 +1,8 @@
-"""Problem seeds: the problem that an episode begins, drawn by its seed or the next in order."""
+"""Problem seeds: which problem an episode gets, drawn by its seed or the next one in order."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,10 +24,10 @@ class Order:
         self.size = size
         self._next = 0
 
-    def seeds(self, given: Sequence[int | None]) -> list[int]:
-        """The problem seeds, with the next ones in place of None."""
+    def seeds(self, problem_seeds: Sequence[int | None]) -> list[int]:
+        """``problem_seeds`` with each None replaced by the next problem's."""
         seeds = []
-        for seed in given:
+        for seed in problem_seeds:
             if seed is None:
                 seed, self._next = self._next, self._next + 1
             seeds.append(int(seed))
@@ -34,7 +35,7 @@ class Order:
 
 
 def draw(size: int, order: Order | None, rng: np.random.Generator, problem_seed: int | None = None) -> int:
-    """The number of the problem, of ``size``, that a row begins.
+    """The index, below ``size``, of the problem that a row gets.
 
     Args:
         order: None to draw the problem from ``rng``.
@@ -45,28 +46,84 @@ def draw(size: int, order: Order | None, rng: np.random.Generator, problem_seed:
     return order.seeds([problem_seed])[0] % size
 
 
+class FiniteTask(ABC):
+    """Base of a :class:`~cola_envs.task.TaskBatch` in which each row gets one problem of a finite set.
+
+    Args:
+        num_rows: number of rows.
+        num_problems: number of problems.
+        sequential: play the problems in order (:class:`Order`) instead of drawing them.
+
+    Attributes:
+        num_problems: number of problems.
+        order: the order of the problems if ``sequential``, else None.
+    """
+
+    def __init__(self, num_rows: int, num_problems: int, sequential: bool) -> None:
+        self.num_problems = num_problems
+        self.order = Order(num_problems) if sequential else None
+        self._indices: list[int | None] = [None] * num_rows
+
+    @abstractmethod
+    def _prompt(self, row: int) -> str:
+        """The prompt of the row's problem."""
+
+    def reset(
+        self,
+        rows: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        problem_seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Draw a problem for each row, or take it by its seed in order; return the prompts."""
+        seeds: Sequence[int | None] = problem_seeds or [None] * len(rows)
+        for row, rng, seed in zip(rows, rngs, seeds, strict=True):
+            self._indices[row] = draw(self.num_problems, self.order, rng, seed)
+        return [self._prompt(row) for row in rows]
+
+    def snapshot(self, row: int) -> object:
+        """The index of the row's problem, which is its whole state."""
+        return self._indices[row]
+
+    def restore(self, row: int, state: object) -> None:
+        """Restore the problem whose index :meth:`snapshot` returned."""
+        if state is not None and not (isinstance(state, int) and 0 <= state < self.num_problems):
+            raise ValueError(f"state {state!r} is no index of {self.num_problems} problems")
+        self._indices[row] = state
+
+    def close(self) -> None:  # noqa: B027 (a default, not an abstract method)
+        """Do nothing: there is nothing to release."""
+
+    def _index(self, row: int) -> int:
+        """The index of the row's problem; RuntimeError before its first reset."""
+        index = self._indices[row]
+        if index is None:
+            raise RuntimeError(f"row {row} has no problem yet; reset it first")
+        return index
+
+
 def order_of(tasks: TaskBatch) -> Order | None:
-    """The order of a task's problems; None where they are drawn by their seeds."""
+    """The order of a task's problems; None if they are drawn by their seeds."""
     order = getattr(tasks, "order", None)
     return order if isinstance(order, Order) else None
 
 
-def chosen_problems(tasks: TaskBatch, seeds: Sequence[int], given: Sequence[int | None]) -> list[int]:
-    """The problem seeds of new episodes, one a row.
+def chosen_problems(tasks: TaskBatch, seeds: Sequence[int], problem_seeds: Sequence[int | None]) -> list[int]:
+    """The problem seeds of new episodes, one for each row.
 
     Args:
         tasks: the rows' tasks.
-        seeds: the row seeds, used in place of missing problem seeds unless the problems have an order.
-        given: the problem seeds, or None.
+        seeds: the row seeds, which replace missing problem seeds unless the problems have an order.
+        problem_seeds: the problem seeds, None where they are missing.
     """
     order = order_of(tasks)
     if order is not None:
-        return order.seeds(given)
-    return [row if problem is None else int(problem) for row, problem in zip(seeds, given, strict=True)]
+        return order.seeds(problem_seeds)
+    pairs = zip(seeds, problem_seeds, strict=True)
+    return [row_seed if problem is None else int(problem) for row_seed, problem in pairs]
 
 
 def check_prompts(tasks: TaskBatch, problem_seeds: Sequence[int | None], prompts: Sequence[object]) -> None:
-    """Raise ValueError for different prompts of one problem seed, whose answers must not be compared.
+    """Raise ValueError if rows with one problem seed have different prompts.
 
     A task with ``repeatable`` False, whose texts differ from play to play, is not checked.
 
@@ -81,6 +138,6 @@ def check_prompts(tasks: TaskBatch, problem_seeds: Sequence[int | None], prompts
         if seed is not None and known.setdefault(seed, prompt) != prompt:
             raise ValueError(
                 f"{type(tasks).__name__} gave two prompts for problem seed {seed}, {known[seed]!r:.80} and "
-                f"{prompt!r:.80}: answers to different problems must not be compared. A task's reset must "
-                "draw its problem from the generator that it is given, and from nothing else"
+                f"{prompt!r:.80}: answers to different problems must not be compared. Let the task's reset "
+                "draw its problem only from the generator that it is given"
             )

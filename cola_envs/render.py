@@ -1,4 +1,4 @@
-"""Text so far, with the action that produced each token: as text, and as a frame of a film."""
+"""Render an episode's text, with the action that produced each token, as text or as an image."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from cola_envs.episodes import Episodes
 from cola_envs.page.pieces import pieces
 from cola_envs.shown import shown
 
-#: Of a frame: its letters a line and lines, and the pixels of a letter, across and down.
+#: A frame's characters per line and lines, and the width and height of a character in pixels.
 COLUMNS, LINES, ACROSS, DOWN = 80, 30, 8, 16
 _PAPER, _INK = (250, 249, 245), (90, 90, 90)
 
 
 def coded_pieces(episodes: Episodes, row: int) -> Iterator[tuple[str, list[int]]]:
-    """The row's text in pieces, each with the actions behind it; none behind the prompt and the task's text.
+    """Yield the row's text in pieces, each with the actions that wrote it (none for the task's text).
 
-    Control characters are escaped. A token without text (the end-of-sequence token) is shown as ``∅``. Where
-    a character's bytes are spread over several tokens they are one piece, with all of their actions.
+    Control characters are escaped. A token without text (the end-of-sequence token) is shown as ``∅``. Tokens
+    that share the bytes of one character are one piece, with all their actions.
     """
     actions = episodes.actions(row)
     yield shown(episodes.prompt(row)), []
@@ -31,7 +31,7 @@ def coded_pieces(episodes: Episodes, row: int) -> Iterator[tuple[str, list[int]]
 
 
 def transcript(episodes: Episodes, row: int) -> str:
-    """The row's text, each piece of the agent's followed by its action: ``The⟨12⟩ answer⟨40⟩``."""
+    """The row's text, with the action after each piece of the agent's text: ``The⟨12⟩ answer⟨40⟩``."""
     return "".join(
         f"{text}⟨{' '.join(map(str, codes))}⟩" if codes else text
         for text, codes in coded_pieces(episodes, row)
@@ -39,9 +39,9 @@ def transcript(episodes: Episodes, row: int) -> str:
 
 
 def frame(episodes: Episodes, row: int) -> np.ndarray:
-    """The end of the row's text as an image, [480, 640, 3] uint8: the given in grey, the written in colours.
+    """The last lines of the row's text as an image, [480, 640, 3] uint8.
 
-    An action has one colour wherever it stands.
+    The task's text is grey; the agent's text has a colour for each action.
 
     Raises:
         ImportError: without Pillow.
@@ -67,6 +67,6 @@ def frame(episodes: Episodes, row: int) -> np.ndarray:
 
 
 def _colour(action: int) -> tuple[int, int, int]:
-    # Steps of the golden ratio: neighbouring actions get hues that lie far apart.
+    # Steps of the golden ratio give neighbouring actions hues that are far apart.
     red, green, blue = colorsys.hls_to_rgb(action * 0.618034 % 1.0, 0.38, 0.8)
     return int(255 * red), int(255 * green), int(255 * blue)

@@ -1,4 +1,4 @@
-"""Seeds that follow from other numbers: the one way in which they do."""
+"""Derive seeds from other numbers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def derived_seed(*parts: int, bits: int = 53) -> int:
-    """A seed below ``2**bits`` that follows from whole numbers, none negative; at most 64 bits.
+    """A seed below ``2**bits`` (at most 64 bits) computed from integers >= 0.
 
-    Nearby numbers give seeds that have nothing in common. 53 bits are what JSON and Gymnasium hold exactly.
+    Nearby integers give unrelated seeds. JSON and Gymnasium hold up to 53 bits exactly.
     """
     state = np.random.SeedSequence([int(part) for part in parts]).generate_state(1, np.uint64)
     return int(state[0]) >> (64 - bits)

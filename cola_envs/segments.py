@@ -1,4 +1,4 @@
-"""Where a segment ends, without decoding every token."""
+"""Detect the end of a segment without decoding it at every token."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from cola_envs.backbone import Tokenizer
 
-CUT = "\ufffd"  # what a decoder writes for a character whose bytes are not all there
+CUT = "\ufffd"  # the replacement character, which a decoder writes for an incomplete character
 
 
 class StopStrings:
     """Finds stop strings in a growing segment of token ids.
 
-    An id whose text cannot hold the last character of any stop string cannot complete one. Whether it
-    can is looked up once per id; only then is the segment decoded.
+    An id whose text does not contain the last character of a stop string cannot complete one. This is tested
+    once for each id; the segment is decoded only for ids that can.
 
     Attributes:
-        plain: ids that are known to end no segment.
+        plain: ids that are known not to end a segment.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
@@ -34,9 +34,9 @@ class StopStrings:
         if token in self.plain:
             return False
         if token not in self._closing:
-            # Some decoders drop the space in front of the first id: the second one shows it.
+            # Some decoders drop the space in front of the first id, not of the second.
             text = self._decode([token]) + self._decode([token, token])
-            # Some bytes of a character can complete a stop string only if that ends in a wide one.
+            # An id with a part of a character's bytes can only complete a non-ASCII character.
             if not (any(char in text for char in self._last) or (self._wide and CUT in text)):
                 self.plain.add(token)
                 return False

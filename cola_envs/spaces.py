@@ -14,12 +14,12 @@ from gymnasium.vector.utils import batch_space
 class MaskedDiscrete(Discrete):
     """``Discrete(n)`` that samples and contains only the actions that a mask allows.
 
-    A language model's vocabulary is often padded beyond its tokenizer's, whose ids may have holes: from plain
-    ``Discrete`` a random agent, such as in an environment checker, would draw meaningless ids.
+    A language model's vocabulary is often larger than its tokenizer's, whose ids may have gaps. From a plain
+    ``Discrete``, a random agent or an environment checker would draw ids without a token.
 
     Args:
         mask: [n] bool, at least one of them True.
-        seed: of the space's own sampling.
+        seed: of the space's sampling.
     """
 
     def __init__(self, mask: np.ndarray, seed: int | np.random.Generator | None = None) -> None:
@@ -36,7 +36,7 @@ class MaskedDiscrete(Discrete):
 
 
 class MaskedMultiDiscrete(MultiDiscrete):
-    """``num_envs`` of one :class:`MaskedDiscrete`, as a vector environment's action space."""
+    """The action space of a vector environment with ``num_envs`` times one :class:`MaskedDiscrete`."""
 
     def __init__(self, mask: np.ndarray, num_envs: int) -> None:
         super().__init__(np.full(num_envs, len(mask)))
@@ -54,12 +54,12 @@ class MaskedMultiDiscrete(MultiDiscrete):
 
 
 def reach(mask: np.ndarray) -> int:
-    """One more than the largest action that ``mask`` [n] allows."""
+    """The largest action that ``mask`` [n] allows, plus 1."""
     return int(np.flatnonzero(mask)[-1]) + 1
 
 
 def masked(space: Discrete, mask: np.ndarray) -> Discrete:
-    """``space``, or a :class:`MaskedDiscrete` where the mask forbids an action."""
+    """``space``, or a :class:`MaskedDiscrete` if the mask forbids an action."""
     return space if mask.all() else MaskedDiscrete(mask)
 
 

@@ -1,43 +1,43 @@
-"""A row of an episode: frozen for keeping (:class:`State`), mutable for stepping (:class:`Row`)."""
+"""The state of one row's episode: a snapshot (:class:`State`), and the mutable form that is stepped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cola_envs.seeds import derived_seed
 
-WORLD, PROBLEM, NEXT = 0, 1, 2  # the streams that a row's seed is split into
+WORLD, PROBLEM, NEXT = 0, 1, 2  # the random streams of a seed
 
 
 def next_seed(seed: int) -> int:
-    """The seed of the episode that follows the one with ``seed`` in the same row, below 2**53.
+    """The seed, below 2**53, of the episode that follows the one with ``seed`` in the same row.
 
-    A pure function, so that a row's later episodes depend on neither its neighbours nor its actions,
-    and a restored row goes on as the original would have.
+    It depends on nothing else, so that a row's later episodes depend neither on other rows nor on actions,
+    and a restored row continues with the same episodes.
     """
     return derived_seed(seed, NEXT)
 
 
 @dataclass(frozen=True)
 class State:
-    """A row at a point in time, without any cache. Picklable; may be restored into any number of rows.
+    """A snapshot of a row, without caches. Picklable; may be restored into any number of rows.
 
     Attributes:
         tokens: ids of the prompt and everything since.
-        prompt: the prompt's text, as the task gave it.
-        origins: per token the index of the step that produced it, or -1 for the prompt and task text.
+        prompt: the prompt's text.
+        origins: for each token the index of the step that produced it, or -1 for the task's text.
         actions: the action of each step.
-        prompt_length: how many of ``tokens`` are the prompt.
+        prompt_length: number of the prompt's tokens.
         segment_start: index of the first token of the unfinished segment.
         segments: texts of the finished segments.
         seed: the row seed.
-        problem_seed: the seed that the problem was drawn with.
+        problem_seed: the seed of the problem.
         world_rng: state of the sampling stream, or None if nothing has been drawn from it.
         running: whether the episode may be stepped.
-        task: the task's own snapshot.
+        task: the task's snapshot.
     """
 
     tokens: tuple[int, ...]
@@ -55,56 +55,47 @@ class State:
 
     @property
     def num_tokens(self) -> int:
-        """The agent's tokens so far, those that end segments included."""
+        """The number of the agent's tokens so far, including those that end segments."""
         return len(self.origins) - self.origins.count(-1)
 
 
+@dataclass(slots=True)
 class Row:
-    """The mutable twin of :class:`State`, less the task.
+    """The mutable form of :class:`State`, without the task.
 
-    ``left`` counts the tokens until the budget or the context is spent, whichever comes first.
+    ``left`` is the number of tokens until the budget or the context is full, whichever comes first.
     """
 
-    __slots__ = (
-        "actions",
-        "left",
-        "origins",
-        "problem_seed",
-        "prompt",
-        "prompt_length",
-        "rng",
-        "running",
-        "seed",
-        "segment_start",
-        "segments",
-        "tokens",
-    )
+    tokens: list[int]
+    prompt: str
+    seed: int
+    problem_seed: int
+    origins: list[int] = field(init=False)
+    actions: list[int] = field(default_factory=list)
+    prompt_length: int = field(init=False)
+    segment_start: int = field(init=False)
+    segments: list[str] = field(default_factory=list)
+    rng: np.random.Generator | None = None
+    running: bool = True
+    left: int = 0
 
-    def __init__(self, tokens: list[int], prompt: str, seed: int, problem_seed: int) -> None:
-        self.tokens = tokens
-        self.prompt = prompt
-        self.origins = [-1] * len(tokens)
-        self.actions: list[int] = []
-        self.prompt_length = self.segment_start = len(tokens)
-        self.segments: list[str] = []
-        self.seed = seed
-        self.problem_seed = problem_seed
-        self.rng: np.random.Generator | None = None
-        self.running = True
-        self.left = 0
+    def __post_init__(self) -> None:
+        self.origins = [-1] * len(self.tokens)
+        self.prompt_length = self.segment_start = len(self.tokens)
 
     @property
     def num_tokens(self) -> int:
-        """The agent's tokens so far, those that end segments included."""
+        """The number of the agent's tokens so far, including those that end segments."""
         return len(self.origins) - self.origins.count(-1)
 
     def draw(self) -> float:
-        """A uniform in [0, 1) from the row's own sampling stream."""
+        """A uniform number in [0, 1) from the row's sampling stream."""
         if self.rng is None:
             self.rng = np.random.default_rng([self.seed, WORLD])
         return self.rng.random()
 
     def frozen(self, task: object) -> State:
+        """The row as a State, with the task's snapshot."""
         return State(
             tokens=tuple(self.tokens),
             prompt=self.prompt,
@@ -122,9 +113,8 @@ class Row:
 
     @classmethod
     def thawed(cls, state: State, seed: int | None = None) -> Row:
-        """A row in ``state``; with ``seed`` its sampling and its later episodes come from a new stream."""
-        own = state.seed if seed is None else seed
-        row = cls(list(state.tokens), state.prompt, own, state.problem_seed)
+        """The row of a State; ``seed`` replaces its row seed and starts a new sampling stream."""
+        row = cls(list(state.tokens), state.prompt, state.seed if seed is None else seed, state.problem_seed)
         row.origins = list(state.origins)
         row.actions = list(state.actions)
         row.prompt_length = state.prompt_length

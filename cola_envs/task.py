@@ -32,7 +32,7 @@ class Turn:
             where a text is missing), because Gymnasium's vector environments make arrays of them. All loggers
             read ``success`` (bool); it defaults to ``reward > 0`` at the end of an episode.
 
-    Values of other types are refused when they reach an episode (:mod:`cola_envs.contract`).
+    :mod:`cola_envs.contract` checks these types when the turn reaches an episode.
     """
 
     text: str = ""
@@ -46,9 +46,8 @@ class Turn:
 class Task(Protocol):
     """A task for one row: the interface to implement for a new task.
 
-    ``stop`` holds the strings that end a segment besides the model's end-of-text tokens; a segment includes
-    the stop string that ended it, never an end-of-text token, and all other special tokens (tags, chat
-    markers).
+    ``stop`` holds the strings that end a segment, besides the model's end-of-text tokens. A segment includes
+    the stop string that ended it and special tokens such as tags and chat markers, but no end-of-text token.
     """
 
     @property
@@ -64,10 +63,10 @@ class Task(Protocol):
 
 @runtime_checkable
 class KeepsState(Protocol):
-    """A task that can copy its state; any other is restored by replaying its segments."""
+    """A task that can copy its state; a task without these methods is restored by replaying its segments."""
 
     def snapshot(self) -> object:
-        """Return the task's state, picklable."""
+        """Return the task's state as a picklable object."""
 
     def restore(self, state: object) -> None:
         """Restore a state that :meth:`snapshot` returned."""
@@ -79,8 +78,9 @@ class TaskBatch(Protocol):
     Slow engines, graders and reward models implement it directly, so that a vector step is one call;
     :class:`EachRow` makes one of plain :class:`Task` objects.
 
-    An exception of ``step`` is an error of all rows of the call, unless it names those that failed: see
-    :func:`answered`. ``on_task_error`` of Episodes determines how errors are handled.
+    An exception in ``step`` counts as an error of all rows of the call, unless it is raised by
+    :func:`answered`, which tells the failed rows from the others. ``on_task_error`` of Episodes determines
+    how errors are handled.
     """
 
     @property
@@ -113,7 +113,7 @@ def answered(answers: Sequence[Turn | Exception]) -> list[Turn]:
         answers: for each row of the call its turn or its exception.
 
     Raises:
-        Exception: the first one in ``answers``, with all of them in its attribute ``row_answers``, so that
+        Exception: the first one in ``answers``, with all answers in its attribute ``row_answers``, so that
             the other rows can continue.
     """
     for answer in answers:
@@ -124,20 +124,20 @@ def answered(answers: Sequence[Turn | Exception]) -> list[Turn]:
 
 
 class EachRow:
-    """A :class:`TaskBatch` of one :class:`Task` object a row.
+    """A :class:`TaskBatch` with one :class:`Task` object for each row.
 
     Args:
         factory: called once per row; every row has its own task.
         num_rows: number of rows.
 
-    A row's snapshot is the initial generator state of its episode and its segments so far; restoring replays
-    them, which needs no code in the task, and a replay with other turns is an error. A task that can copy its
-    state cheaply may define ``snapshot()`` and ``restore(state)``, which are used instead. A task's ``info``
-    attribute, if it has one, is a dict shown at reset and at the end of the episode.
+    A row's snapshot is the initial generator state of its episode and its segments so far. Restoring it
+    replays the segments, and raises RuntimeError if the replay gives other turns. A task that can copy its
+    state cheaply may define ``snapshot()`` and ``restore(state)``, which are used instead. If a task has an
+    attribute ``info``, a dict, its fields are shown at reset and at the end of the episode.
 
     Raises:
-        TypeError: if the factory returns something that is not a task, or ``stop`` is no tuple of strings.
-        ValueError: if it returns one task for several rows, or the rows' stop strings differ.
+        TypeError: if the factory returns something that is not a task, or ``stop`` is not a tuple of strings.
+        ValueError: if the factory returns the same object for several rows, or their stop strings differ.
     """
 
     def __init__(self, factory: Callable[[], Task], num_rows: int) -> None:
@@ -149,7 +149,9 @@ class EachRow:
                     "pass a callable that returns a cola_envs.Task, e.g. the class itself"
                 )
         if len({id(task) for task in self.tasks}) < num_rows:
-            raise ValueError(f"task factory {factory!r} returned one task for several rows; make one a call")
+            raise ValueError(
+                f"task factory {factory!r} returned one task for several rows; return a new one at each call"
+            )
         stop = getattr(self.tasks[0], "stop", ())
         if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
             raise TypeError(f"task.stop must be a tuple of non-empty strings, got {stop!r}")
@@ -158,8 +160,7 @@ class EachRow:
             raise ValueError(f"every row's task must have the same stop strings, {self.stop!r}")
         self._origin: list[Mapping[str, object] | None] = [None] * num_rows
         self._segments: list[list[str]] = [[] for _ in range(num_rows)]
-        #: Per row a digest of its prompt and turns in this episode.
-        self._digests: list[int] = [0] * num_rows
+        self._digests: list[int] = [0] * num_rows  # of the row's prompt and turns in this episode
 
     def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
         prompts = []
@@ -177,7 +178,7 @@ class EachRow:
     def _step(self, row: int, text: str) -> Turn:
         self._segments[row].append(text)
         turn = self.tasks[row].step(text)
-        if isinstance(turn, Turn):  # anything else is refused by the caller
+        if isinstance(turn, Turn):  # the caller raises for anything else
             fields = (turn.text, turn.reward, turn.done, turn.truncated)
             self._digests[row] = zlib.crc32(repr(fields).encode(), self._digests[row])
         return turn
@@ -220,8 +221,8 @@ class EachRow:
             self._step(row, text)
         if self._digests[row] != digest:
             raise RuntimeError(
-                f"{type(task).__name__} cannot be restored: its replay gave other turns. Draw only from the "
-                "generator that reset takes, or define snapshot() and restore(state)"
+                f"{type(task).__name__} cannot be restored: its replay gave other turns. Take all randomness "
+                "from the generator passed to reset, or define snapshot() and restore(state)"
             )
 
     def close(self) -> None:

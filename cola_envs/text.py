@@ -1,4 +1,4 @@
-"""The beginning and end of a text by its tokenizer's ids, with defaults for attributes that it lacks."""
+"""The optional attributes of a :class:`~cola_envs.backbone.Tokenizer`, with their defaults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cola_envs.backbone import Tokenizer
 
 
 def end_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """Ids that end a text: the tokenizer's ``end_ids``, by default its ``eos_token_id``."""
+    """The ids that end a text: the tokenizer's ``end_ids``, by default its ``eos_token_id``."""
     ids = getattr(tokenizer, "end_ids", None)
     if ids is not None:
         return frozenset(ids)
@@ -16,14 +16,14 @@ def end_ids(tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def largest_id(tokenizer: Tokenizer) -> int:
-    """The largest id of a token: the tokenizer's ``largest_id``, by default its length less 1."""
+    """The largest token id: the tokenizer's ``largest_id``, by default its length less 1."""
     return int(getattr(tokenizer, "largest_id", len(tokenizer) - 1))
 
 
 def begun(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
-    """``ids`` of a text at the beginning of a context, after the tokenizer's ``start_ids``, if any.
+    """``ids`` of a text at the beginning of a context, with the tokenizer's ``start_ids`` in front, if any.
 
-    They are not repeated where the text begins with them already, as the output of a chat template does.
+    They are not added if the text already begins with them, as the output of a chat template does.
     """
     start = list(getattr(tokenizer, "start_ids", ()))
     return list(ids) if list(ids[: len(start)]) == start else [*start, *ids]

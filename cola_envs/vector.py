@@ -1,4 +1,4 @@
-"""Many text episodes as a Gymnasium vector environment: one batched forward a step."""
+"""Many text episodes as a Gymnasium vector environment, with one batched forward pass for each step."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ Seeds = int | Sequence[int | None] | None
 class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """``num_envs`` rows of :class:`~cola_envs.env.CoLAEnv`, with the same spaces, rewards and ends.
 
-    A row's trajectory depends on its seed and actions alone: it is the one that ``CoLAEnv`` gives.
+    A row's trajectory depends only on its seed and actions, and equals that of ``CoLAEnv``.
 
     Args:
-        num_envs: how many rows there are.
+        num_envs: number of rows.
         autoreset_mode: ``"next_step"``, Gymnasium's default (the step after the end ignores the row's action
             and resets it), ``"same_step"`` (the step that ends an episode returns the next one's first
             observation; the last one is in ``info["final_obs"]``, the end's fields in
             ``info["final_info"]``) or ``"disabled"`` (reset ended rows with ``options={"reset_mask": ...}``).
         render_mode: None, ``"ansi"``, ``"human"`` (episodes are printed when they end) or ``"rgb_array"``.
-        max_episode_steps: truncates an episode after so many steps, as Gymnasium's TimeLimit around a single
-            environment does: ``info`` is that of the step, and nothing more is graded. None or -1 for no
-            limit. (``max_tokens`` with ``budget_end="truncate"`` is a limit that the episode knows of.)
+        max_episode_steps: truncates an episode after this number of steps, as Gymnasium's TimeLimit does for
+            a single environment: the unfinished segment is not graded, and ``info`` is that of the step.
+            None or -1 for no limit. (``max_tokens`` with ``budget_end="truncate"`` also truncates, and adds
+            the fields of an episode's end.)
         settings: as in ``CoLAEnv``.
 
-    ``reset`` takes ``seed`` (an int s gives row i the seed s + i; a list one seed a row; None, or a None in
-    the list, goes on from the row's last episode) and the options ``problem_seed`` (an int for all
-    rows, which makes them a group, or a list) and ``reset_mask`` ([N] bool). It pickles as CoLAEnv does.
+    ``reset`` takes ``seed`` (an int s gives row i the seed s + i; a list gives one seed for each row; None
+    continues from the row's last episode) and the options ``problem_seed`` (one int for all rows, which gives
+    all the same problem, or a list) and ``reset_mask`` ([N] bool). Pickling works as for ``CoLAEnv``.
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium's own form)
@@ -88,7 +89,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     @property
     def spec(self) -> EnvSpec | None:
-        """How to make this environment again, with the same model in memory."""
+        """Gymnasium's spec to make this environment again, with the loaded model in its arguments."""
         return self._spec
 
     @spec.setter
@@ -143,7 +144,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _step_some(
         self, actions: Actions, over: list[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
-        """A next-step autoreset: rows that are ``over`` start anew, the others take their action."""
+        """A step with next-step autoreset: rows in ``over`` are reset, the others take their action."""
         codes = self.episodes.check_actions(actions, self.num_envs)
         live = [row for row in self._all if row not in over]
         observations = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
@@ -164,7 +165,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
 
     def _stepped(self, rows: list[int], actions: Actions) -> Stepped:
-        """A step of Episodes, within the limit of steps."""
+        """A step of Episodes that truncates rows at ``max_episode_steps``."""
         stepped = self.episodes.step(rows, actions)
         if self.max_episode_steps is not None:
             late = [i for i, row in enumerate(rows) if self.episodes.num_steps(row) >= self.max_episode_steps]
@@ -174,11 +175,11 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return stepped
 
     def action_masks(self) -> np.ndarray:
-        """Which actions may be taken, [N, A] bool."""
+        """The allowed actions, [N, A] bool."""
         return np.tile(self.episodes.action_mask, (self.num_envs, 1))
 
     def snapshot(self, rows: Sequence[int] | None = None) -> list[State]:
-        """The episodes of ``rows`` (all, if None) as they stand; see :meth:`restore`."""
+        """The states of the episodes in ``rows`` (all, if None), for :meth:`restore`."""
         return [self.episodes.snapshot(row) for row in (self._all if rows is None else rows)]
 
     def restore(
@@ -187,14 +188,14 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rows: Sequence[int] | None = None,
         reseed: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Put ``rows`` (all, if None) into states; the observations there, [len(rows), D].
+        """Restore snapshots into ``rows`` (all, if None) and return their observations [len(rows), D].
 
-        With ``reseed``, a seed a row, they sample from new streams.
+        ``reseed``, one seed for each row, starts new sampling streams.
         """
         return self.episodes.restore(self._all if rows is None else rows, states, reseed)
 
     def render(self) -> tuple[str | np.ndarray, ...] | None:
-        """Per row the text so far with the action behind each token, or a frame; human mode prints it."""
+        """Each row's text with the action behind each token, or a frame of it; human mode prints it."""
         if self.render_mode is None:
             gym.logger.warn('render() needs gym.make_vec(..., render_mode="ansi") or render_mode="human"')
             return None
@@ -215,36 +216,36 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _start(self, rows: list[int]) -> np.ndarray:
         return self.episodes.reset(rows, [self._seed(row, None) for row in rows])
 
-    def _seed(self, row: int, given: int | None) -> int:
-        """A row's own next seed: what its neighbours do never changes it."""
-        if given is not None:
-            return given
+    def _seed(self, row: int, seed: int | None) -> int:
+        """``seed``, or the one that follows the row's last; other rows have no influence on it."""
+        if seed is not None:
+            return seed
         last = self.episodes.seed(row)
         return int(self.np_random.integers(2**53)) if last is None else next_seed(last)
 
     def _each(self, name: str, values: Sequence[int | None] | None) -> list[int | None]:
-        """One value an env."""
-        if values is None:
-            return [None] * self.num_envs
-        values = list(values)
+        """``values`` as a list with one entry for each row, None by default."""
+        values = [None] * self.num_envs if values is None else list(values)
         if len(values) != self.num_envs:
-            raise ValueError(f"{name} must hold one value an env: got {len(values)} for {self.num_envs}")
+            raise ValueError(
+                f"{name} must hold one value for each environment: got {len(values)} for {self.num_envs}"
+            )
         return values
 
     def _masked_rows(self, mask: object) -> list[int]:
-        """The rows that a ``reset_mask`` names, under Gymnasium's own rules; all without one."""
+        """The rows selected by ``reset_mask``, checked by Gymnasium's rules; all rows without a mask."""
         if mask is None:
             return self._all
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise TypeError(f"options['reset_mask'] must be a numpy array of bool, got {mask!r}")
         if mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(
-                f"options['reset_mask'] must have shape ({self.num_envs},) and a True in it, got {mask!r}"
+                f"options['reset_mask'] must have shape ({self.num_envs},) and hold a True, got {mask!r}"
             )
         rows: list[int] = np.flatnonzero(mask).tolist()
         for row in self._all:
             if not mask[row] and self.episodes.seed(row) is None:
-                raise ResetNeeded(f"row {row} has never been reset: the first reset must be of every row")
+                raise ResetNeeded(f"row {row} has never been reset: the first reset must cover every row")
         return rows
 
 

@@ -1,4 +1,4 @@
-"""What of ``info`` other libraries' arrays can hold: numbers, and nothing else."""
+"""A vector wrapper for libraries whose infos can hold only numbers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cola_envs.infos import Batched
 
 
 class NumericInfo(gym.vector.VectorWrapper):
-    """A vector environment whose infos hold numeric arrays alone, for what cannot take text.
+    """Keeps only the numeric arrays of a vector environment's infos, for wrappers that cannot take text.
 
-    Gymnasium's ``NumpyToTorch`` is one: ``NumpyToTorch(NumericInfo(envs))``. Text and objects are left out;
-    observations of rows (``final_obs``) are stacked, [N, ...], with zeros in the rows that have none.
+    For example ``NumpyToTorch(NumericInfo(envs))`` with Gymnasium's ``NumpyToTorch``. Observations of rows
+    (``final_obs``) are stacked, [N, ...], with zeros in the rows that have none.
     """
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, Batched]:
@@ -41,16 +41,16 @@ def _numeric(infos: Batched) -> Batched:
 
 
 def _stacked(value: Any) -> np.ndarray | None:
-    """An array of numbers as it is, one of equal arrays stacked; None for anything else."""
+    """A numeric array unchanged, an array of equal-shaped arrays stacked; None for anything else."""
     if not isinstance(value, np.ndarray):
         return None
     if value.dtype != object:
         return value if value.dtype.kind in "biufc" else None
-    given = [one for one in value if one is not None]
-    if not given or not all(isinstance(one, np.ndarray) and one.shape == given[0].shape for one in given):
+    arrays = [entry for entry in value if entry is not None]
+    if not arrays or not all(isinstance(a, np.ndarray) and a.shape == arrays[0].shape for a in arrays):
         return None
-    stacked = np.zeros((len(value), *given[0].shape), dtype=given[0].dtype)
-    for row, one in enumerate(value):
-        if one is not None:
-            stacked[row] = one
+    stacked = np.zeros((len(value), *arrays[0].shape), dtype=arrays[0].dtype)
+    for row, entry in enumerate(value):
+        if entry is not None:
+            stacked[row] = entry
     return stacked

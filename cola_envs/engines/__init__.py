@@ -1,10 +1,8 @@
-"""Text-game engines in worker processes, and tasks made of them.
+"""Run text-game engines in worker processes, and build tasks on them.
 
-An :class:`Engine` is what a game package is wrapped in; it lives in a worker process. An
-:class:`EnginePool` starts the workers, steps many rows over few of them, and survives those that crash
-or hang. An :class:`EngineTask` makes a :class:`~cola_envs.task.TaskBatch` of a pool and some games.
-
-Nothing here imports an engine: the workers do.
+An :class:`Engine` wraps a game package and runs in a worker process. An :class:`EnginePool` starts the
+workers, plays many rows in few of them, and replaces workers that crash or hang. An :class:`EngineTask` makes
+a :class:`~cola_envs.task.TaskBatch` from a pool and games. Only the workers import engines.
 """
 
 from __future__ import annotations

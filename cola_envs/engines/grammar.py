@@ -1,16 +1,16 @@
-"""TextWorld's grammar of feedback, evaluated without copying: the same text, several times sooner.
+"""Evaluate TextWorld's grammar of feedback: the same text, several times faster, and without ``eval``.
 
-TextWorld's own ``ContextSensitiveGrammar`` parses every template anew, copies the whole context at every
-symbol and hands the expressions of a game file to ``eval``. Here each text is parsed once (by TextWorld's
-parser), a context is two dicts that nobody changes, and an expression is one of a few forms.
+TextWorld's ``ContextSensitiveGrammar`` parses a template at every use, copies the whole context at every
+symbol and passes expressions of a game file to ``eval``. Here each text is parsed once (by TextWorld's
+parser), a context is two dicts that are never changed, and only a few forms of expressions are allowed.
 
-Imported in an engine's worker alone: it needs TextWorld.
+Only engine workers import this module, because it needs TextWorld.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +21,7 @@ from textworld.logic import Placeholder, Rule, State, Variable
 from cola_envs.engines.protocol import GameError
 from cola_envs.shown import shown_line
 
-#: (placeholder -> variable, name -> entity): what a symbol is evaluated in.
+#: The context of a symbol: (placeholder -> variable, placeholder's name -> entity).
 Context = tuple[Mapping[Placeholder, Variable], Mapping[str, EntityInfo]]
 #: Variable's name -> entity.
 Entities = Mapping[str, EntityInfo]
@@ -30,23 +30,23 @@ Expression = Callable[[Mapping[str, EntityInfo]], Any]
 
 @lru_cache(maxsize=4096)
 def parse_query(text: str) -> Rule:
-    """A condition such as ``holds(a:agent, o:object)``, parsed once."""
+    """Parse a condition such as ``holds(a:agent, o:object)``; cached."""
     return Rule.parse_conjunctive_query(text)
 
 
 @lru_cache(maxsize=4096)
 def parse_symbols(text: str) -> Sequence[textgen.Symbol]:
-    """A template, parsed once. The symbols are shared: they must not be changed."""
+    """Parse a template; cached, so the symbols must not be changed."""
     symbols: Sequence[textgen.Symbol] = textgen._parse_and_convert(text, rule_name="symbols")
     return symbols
 
 
 @lru_cache(maxsize=4096)
 def compile_expression(text: str) -> Expression:
-    """The few forms that the grammar uses: names, their attributes, strings, ``+`` and ``or``.
+    """Compile an expression of names, attributes, strings, ``+`` and ``or``; cached.
 
     Raises:
-        GameError: any other form; a game file is data and runs no code of its own.
+        GameError: for any other form, because a game file must not run code.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
@@ -81,18 +81,17 @@ def _compiled(node: ast.expr, text: str) -> Expression:
 
         return either
     raise GameError(
-        f"the grammar's expression {text!r} is none that this engine evaluates: it takes names, attributes, "
-        "strings, + and or"
+        f"the grammar's expression {text!r} is not allowed: use names, attributes, strings, + and or"
     )
 
 
 class Grammar:
-    """Rules by name, for one game.
+    """The grammar rules of one game.
 
     Args:
-        rules: name -> alternatives, each with ``rhs`` (symbols) and ``condition`` (text, or empty), as
-            TextWorld's parser makes them. They are shared between games and left as they are.
-        own: name -> text of rules that this game has in their place.
+        rules: name -> alternatives, each with ``rhs`` (symbols) and ``condition`` (text, or empty), from
+            TextWorld's parser. They are shared between games and never changed.
+        own: name -> text of the rules that this game replaces.
     """
 
     def __init__(self, rules: Mapping[str, Sequence[textgen.ProductionRule]], own: Mapping[str, str]) -> None:
@@ -111,7 +110,7 @@ class Grammar:
             entities: variable's name -> entity.
 
         Raises:
-            GameError: a rule that is missing, or an expression that is not allowed.
+            GameError: for a missing rule, or an expression that is not allowed.
         """
         context = (mapping, {placeholder.name: entities[var.name] for placeholder, var in mapping.items()})
         return "".join(self._text(symbol, context, state, entities) for symbol in parse_symbols(template))
@@ -141,12 +140,14 @@ class Grammar:
         if name in self._own:
             return self._own[name]
         for rule in self._rules.get(name, ()):
-            if not rule.condition or _any(state.all_assignments(parse_query(rule.condition), context[0])):
+            if not rule.condition or any(
+                True for _ in state.all_assignments(parse_query(rule.condition), context[0])
+            ):
                 return "".join(self._text(symbol, context, state, entities) for symbol in rule.rhs)
         raise GameError(f"the grammar has no rule #{shown_line(name)}# that applies")
 
     def _each(self, symbol: textgen.Symbol, context: Context, state: State, entities: Entities) -> list[str]:
-        """What a symbol says, once for each way in which its condition holds."""
+        """The texts of a symbol, one for each assignment that fulfils its condition."""
         if isinstance(symbol, textgen.EvalSymbol):
             return [self._value(symbol.expression, context)]
         if isinstance(symbol, textgen.NonterminalSymbol):
@@ -168,7 +169,3 @@ class Grammar:
         if len(parts) == 2:
             return parts[0] + last + parts[1]
         return self._rule("list_separator", context, state, entities).join(parts[:-1]) + last + parts[-1]
-
-
-def _any(assignments: Iterable[object]) -> bool:
-    return next(iter(assignments), None) is not None

@@ -1,16 +1,16 @@
-"""ALFWorld's games on TextWorld's PDDL engine: one engine for many rows.
+"""Play ALFWorld's games on TextWorld's PDDL engine, many rows in one process.
 
-Only workers import this module: it needs TextWorld, and reads ALFWorld's domain and grammar from its
-installation. (It does not import ``alfworld`` itself, which would create a folder in the user's cache and set
-an environment variable.)
+Only engine workers import this module: it needs TextWorld, and reads domain and grammar from ALFWorld's
+installation. (It does not import ``alfworld``, which would create a folder in the user's cache and set an
+environment variable.)
 
-It takes the steps of TextWorld's ``PddlEnv`` in the same order and with the same library, so that feedback,
+It makes the steps of TextWorld's ``PddlEnv`` in the same order with the same library, so that responses,
 admissible commands and ends are the same, but caches repeated work:
 
-* the grammar is parsed once, not once a game; feedback is derived by :mod:`cola_envs.engines.grammar`;
-* a problem is translated to SAS once where it is played (``PddlEnv`` translates four times for its first
-  episode), again for the planner only when that is asked; the last translations are kept;
-* the command of an operator is derived once a game where its template depends on nothing that changes.
+* the grammar is parsed once, not once per game; :mod:`cola_envs.engines.grammar` derives the texts;
+* a problem is translated to SAS once (``PddlEnv`` translates it four times for the first episode), and again
+  only for the planner; the last translations are kept;
+* the command of an operator is derived once per game if its template depends on nothing that changes.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from cola_envs.household.naming import display_names
 from cola_envs.jsonl import parsed
 
 NOTHING = "Nothing happens."
-#: The goal in a grammar's rule "task": a plain sentence, which the grammar would leave as it is.
+#: The goal in the grammar's rule "task", a sentence without symbols of the grammar.
 _TASK = re.compile(r'(?<="rhs": ")Your task is to: ([^"#{}\[\]\\|\n]+)\.(?=")')
 _GOAL = "Your task is to: {}."
-_PLACE = _GOAL.format("UNKNOWN GOAL")  # as the grammar is shipped
+_PLACE = _GOAL.format("UNKNOWN GOAL")  # the text in ALFWorld's grammar
 _KEYS = ("pddl_domain", "grammar", "pddl_problem")
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """A translated problem; nothing changes it."""
+    """A translated problem, immutable."""
 
     domain: str
     text: str
@@ -62,7 +62,7 @@ class _Problem:
 
 @dataclass
 class _Game:
-    """A row's game as it stands."""
+    """A row's game and its current state."""
 
     problem: _Problem
     state: _State
@@ -72,13 +72,13 @@ class _Game:
     operators: dict[str, _Operator] = field(default_factory=dict)
     valid: dict[str, tuple[fast_downward.Operator, _Operator]] = field(
         default_factory=dict
-    )  # by command, the library's and ours
+    )  # command -> (the library's operator, ours)
     admissible: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Operator:
-    """An action with its arguments; ``command`` is None where it must be derived at every step."""
+    """An action with its arguments; ``command`` is None if it must be derived at every step."""
 
     template: str
     feedback: str
@@ -87,10 +87,10 @@ class _Operator:
 
 
 class _State(pddl_logic.PddlState):  # type: ignore[misc]  # TextWorld comes without types
-    """TextWorld's state of a game, begun from a translation that is there already."""
+    """TextWorld's state of a game, created from an existing translation."""
 
     def __init__(self, library: CDLL, problem: _Problem, logic: pddl_logic.GameLogic) -> None:
-        # Not the parent's, which would translate twice; and the grandparent takes no logic of this kind.
+        # The parent's __init__ would translate the problem twice.
         textworld.logic.State.__init__(self, textworld.logic.GameLogic())
         self._logic = logic
         self.downward_lib = library
@@ -108,14 +108,14 @@ class _State(pddl_logic.PddlState):  # type: ignore[misc]  # TextWorld comes wit
         self.add_facts(fact for fact in facts if not fact.is_negation)
 
     def applicable(self) -> Iterable[fast_downward.Operator]:
-        """The operators that can be applied now, in the engine's order."""
+        """The operators that are applicable now, in the engine's order."""
         count = self.downward_lib.get_applicable_operators_count()
         operators: Iterable[fast_downward.Operator] = (fast_downward.Operator * count)()
         self.downward_lib.get_applicable_operators(operators)
         return operators
 
     def apply_operator(self, operator: fast_downward.Operator) -> None:
-        """Apply one of them, here and in the library."""
+        """Apply an operator to this state and the library's."""
         effects = (pddl_logic.Atom * operator.nb_effect_atoms)()
         self.downward_lib.apply_operator(operator.id, effects)
         for effect in effects:
@@ -125,16 +125,16 @@ class _State(pddl_logic.PddlState):  # type: ignore[misc]  # TextWorld comes wit
 
 
 class PddlEngine:
-    """Games of ALFWorld, from their files or as dicts.
+    """An :class:`~cola_envs.engines.protocol.Engine` of ALFWorld games.
 
-    A game is a path of a ``game.tw-pddl`` file, or a dict with ``pddl_problem`` and, either, ``goal`` (the
-    sentence; domain and grammar are ALFWorld's), or ``pddl_domain`` and ``grammar``. ``walkthrough`` (a list
-    of commands) may be there too.
+    A game is the path of a ``game.tw-pddl`` file, or a dict with ``pddl_problem`` and either ``goal`` (the
+    sentence; domain and grammar are ALFWorld's) or ``pddl_domain`` and ``grammar``, and optionally
+    ``walkthrough`` (a list of commands).
 
     Args:
-        keep: how many translated problems are kept beside those that are played.
-        most_remembered: how many propositions TextWorld may remember before it is made to forget them when
-            a game begins; 20,000 are about 20 MB.
+        keep: number of translated problems to cache.
+        most_remembered: number of cached propositions above which TextWorld's cache is cleared when a game
+            begins; 20,000 are about 20 MB.
     """
 
     def __init__(self, keep: int = 4, most_remembered: int = 20_000) -> None:
@@ -145,35 +145,35 @@ class PddlEngine:
         self._libraries: dict[int, CDLL] = {}
         self._games: dict[int, _Game] = {}
 
-    # ---------------------------------------------------------------- the engine's verbs
+    # ---------------------------------------------------------------- the engine's interface
 
     def reset(self, row: int, game: object) -> Opening:
         """Begin a game.
 
         Raises:
-            GameError: a file that cannot be read or is no game, or a problem that the engine refuses.
+            GameError: for a file that cannot be read or is not a game, or a problem that the engine refuses.
         """
         data, where = _read(game)
         self._games.pop(row, None)
         if len(remembered) > self._most_remembered:
-            # TextWorld shares equal propositions, and never lets go of one: some thousands a game.
+            # TextWorld caches propositions without limit, thousands for each game.
             remembered.clear()
         if row not in self._libraries:
-            # One a row for good: every library that is loaded stays in memory, and it holds one game.
+            # One library for each row: it holds one game, and a loaded library is never freed.
             self._libraries[row] = fast_downward.load_lib()
         try:
-            begun = self._begin(self._libraries[row], data)
+            current = self._begin(self._libraries[row], data)
         except GameError as error:
             raise GameError(f"{where}: {error}") from error
-        except (Exception, SystemExit) as error:  # whatever the translator makes of a broken problem
+        except (Exception, SystemExit) as error:  # the translator raises many kinds of errors
             raise GameError(f"{where}: the engine refuses it: {type(error).__name__}: {error}") from error
-        self._games[row] = begun
-        text = begun.grammar.derive("#intro#", begun.state, {}, begun.entities)
+        self._games[row] = current
+        text = current.grammar.derive("#intro#", current.state, {}, current.entities)
         goal = text.rpartition("Your task is to: ")[2].rstrip().rstrip(".")
-        return Opening(text, begun.admissible, {"goal": goal})
+        return Opening(text, current.admissible, {"goal": goal})
 
     def step(self, row: int, command: str) -> Reply:
-        """Send a command; one that is not admissible changes nothing."""
+        """Execute a command; one that is not admissible changes nothing."""
         game = self._games[row]
         operators = game.valid.get(command.strip())
         if operators is None:
@@ -181,16 +181,16 @@ class PddlEngine:
         applicable, operator = operators
         game.state.apply_operator(applicable)
         text = game.grammar.derive(operator.feedback, game.state, operator.mapping, game.entities)
-        self._look_round(game)
+        self._update_commands(game)
         won = bool(game.state.check_goal())
         return Reply(text, float(won), won, won, True, game.admissible)
 
     def walkthrough(self, row: int) -> tuple[str, ...]:
-        """The commands from the beginning that the game's own data name; empty where they name none."""
+        """The game's ``walkthrough``, commands that win from the start; empty if the game has none."""
         return self._games[row].walkthrough
 
     def plan(self, row: int) -> tuple[str, ...]:
-        """Commands that win from here, by the planner; empty where it finds none. May take long."""
+        """The planner's commands that win from the current state, or none. May take long."""
         game = self._games[row]
         problem = game.problem
         _, sas = fast_downward.pddl2sas(problem.domain, problem.text, optimize=True)
@@ -209,7 +209,7 @@ class PddlEngine:
         logic, rules = self._logic(data)
         problem = self._problem(data["pddl_domain"], data["pddl_problem"])
         for kind in problem.task.types:
-            with contextlib.suppress(ValueError):  # known already; a domain may declare "object" once more
+            with contextlib.suppress(ValueError):  # already added; a domain may declare "object" again
                 logic.types.add(textworld.logic.Type(kind.name, kind.supertype_names))
         state = _State(library, problem, logic)
         entities = {
@@ -220,11 +220,11 @@ class PddlEngine:
             entity.name, entity.definite, entity.indefinite = shown, "the", "a"
         grammar = Grammar(logic.grammar._rules, rules)
         game = _Game(problem, state, grammar, entities, tuple(data.get("walkthrough") or ()))
-        self._look_round(game)
+        self._update_commands(game)
         return game
 
     def _logic(self, data: Mapping[str, Any]) -> tuple[pddl_logic.GameLogic, dict[str, str]]:
-        """The parsed grammar, shared by games that differ only in one rule, and that rule of this game."""
+        """The parsed grammar, shared by games that differ only in the rule "task", and this game's rule."""
         text = data["grammar"]
         goals = _TASK.findall(text)
         rules = {}
@@ -248,10 +248,10 @@ class PddlEngine:
             self._problems.popitem(last=False)
         return self._problems[key]
 
-    # ---------------------------------------------------------------- what can be done now
+    # ---------------------------------------------------------------- admissible commands
 
-    def _look_round(self, game: _Game) -> None:
-        """Find the commands that are understood now; of two with one text the engine's first counts."""
+    def _update_commands(self, game: _Game) -> None:
+        """Derive the admissible commands; of operators with the same text the engine's first counts."""
         game.valid = {}
         seen = set()
         for applicable in game.state.applicable():
@@ -259,13 +259,13 @@ class PddlEngine:
             if name in seen:
                 continue
             seen.add(name)
-            known = game.operators.get(name)
-            if known is None:
-                known = game.operators[name] = self._operator(game, name)
-            command = known.command
+            operator = game.operators.get(name)
+            if operator is None:
+                operator = game.operators[name] = self._operator(game, name)
+            command = operator.command
             if command is None:
-                command = game.grammar.derive(known.template, game.state, known.mapping, game.entities)
-            game.valid.setdefault(command, (applicable, known))
+                command = game.grammar.derive(operator.template, game.state, operator.mapping, game.entities)
+            game.valid.setdefault(command, (applicable, operator))
         game.admissible = tuple(sorted(game.valid))
 
     def _operator(self, game: _Game, name: str) -> _Operator:
@@ -285,14 +285,14 @@ class PddlEngine:
 
 
 def _is_static(symbols: Iterable[textgen.Symbol], changing: frozenset[str]) -> bool:
-    """Whether a template's text can never change in the course of a game."""
+    """Whether a template's text stays the same during a game."""
     for symbol in symbols:
         if isinstance(symbol, textgen.ListSymbol):
             if not _is_static([symbol.symbol], changing):
                 return False
         elif isinstance(symbol, textgen.ConditionalSymbol):
-            asked = parse_query(symbol.given).preconditions if symbol.given else ()
-            if any(predicate.name.removeprefix("not_") in changing for predicate in asked):
+            conditions = parse_query(symbol.given).preconditions if symbol.given else ()
+            if any(predicate.name.removeprefix("not_") in changing for predicate in conditions):
                 return False
             if not _is_static([symbol.expression], changing):
                 return False
@@ -302,7 +302,7 @@ def _is_static(symbols: Iterable[textgen.Symbol], changing: frozenset[str]) -> b
 
 
 def _read(game: object) -> tuple[Mapping[str, Any], str]:
-    """A game's data, complete, and what to call it in an error."""
+    """A game's complete data, and its name for error messages."""
     where = "this game"
     data = game
     if isinstance(game, str):
@@ -324,7 +324,7 @@ def _read(game: object) -> tuple[Mapping[str, Any], str]:
 
 @lru_cache(maxsize=1)
 def _shipped() -> tuple[str, str]:
-    """The texts of ALFWorld's domain and grammar."""
+    """The texts of the domain and grammar in ALFWorld's installation."""
     spec = importlib.util.find_spec("alfworld")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("ALFWorld is not installed: pip install 'cola-rl[alfworld]'")

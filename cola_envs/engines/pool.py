@@ -21,7 +21,7 @@ START_LIMIT = 180.0
 #: Seconds for an idle worker to close its engine before it is killed.
 CLOSE_LIMIT = 5.0
 
-#: By row the result of its job's call, or the row's Failure or GameError.
+#: For each row the result of its job's call, or its Failure or GameError.
 Answers = dict[int, Any]
 
 
@@ -32,8 +32,8 @@ class Usage:
     Attributes:
         calls: answered calls of ``reset``, ``step`` and queries, including replayed ones.
         replayed: number of replayed calls.
-        wall, cpu: seconds of these calls by both clocks, summed over workers; ``cpu`` is that of the worker,
-            without processes that its engine started.
+        wall, cpu: elapsed and processor seconds of these calls, summed over workers; ``cpu`` excludes
+            processes that an engine started.
         restarts: number of replaced workers.
     """
 
@@ -46,7 +46,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Transcript:
-    """A row's state: its game and the commands so far."""
+    """The state of a row: its game and the commands so far."""
 
     game: object
     commands: tuple[str, ...] = ()
@@ -63,36 +63,34 @@ class Transcript:
 
 @dataclass
 class _Job:
-    """One answer wanted of one row: the state to bring it to, then the call."""
+    """A call of one row's engine, and the row's state before and after it."""
 
     row: int
-    before: Transcript | None  # None: the call needs no state, it begins a game
+    before: Transcript | None  # None if the call begins a game
     call: tuple[object, ...]
     after: Transcript
-    calls: int = 0  # how many engine calls it took where it was last sent
+    calls: int = 0  # number of engine calls, including replayed ones, when it was last sent
 
 
 class EnginePool:
-    """Rows of a game over worker processes; rows are fixed to workers, and workers run in parallel.
+    """Plays rows of a game in worker processes, which run in parallel; a row always uses the same worker.
 
-    A vector step is one message to each worker. Where a worker dies, hangs past ``deadline`` or raises, the
-    row that it was busy with loses its game (its answer is a :class:`Failure`); the worker is replaced, and
-    its other rows are replayed from their commands when they are next stepped. Workers start on first use,
-    each in a fresh interpreter (never forked), and end with the pool, with the interpreter, and within about
-    a second of a killed parent.
-
-    A pool in a forked child starts new workers and does not use the parent's.
+    A vector step is one message to each worker. If a worker dies, hangs longer than ``deadline`` or raises,
+    the row that it was working on loses its game (its answer is a :class:`Failure`); the worker is replaced,
+    and its other rows are replayed from their commands at their next step. Workers start on first use, each
+    in a new interpreter (never forked), and end with the pool, with the interpreter, or about a second after
+    the parent is killed. A pool in a forked child starts its own workers.
 
     Args:
         engine: ``"module:callable"`` that returns an :class:`~cola_envs.engines.protocol.Engine`.
         kwargs: its keyword arguments, picklable.
         num_rows: number of rows.
         num_workers: number of processes; by default one for each core that this process may use, at most one
-            a row.
+            for each row.
         deadline: time limit of one call of the engine, in seconds.
 
     Raises:
-        TypeError, ValueError: for an argument outside these limits.
+        ValueError: for an invalid argument.
         EngineError: on a system that is not POSIX.
     """
 
@@ -107,8 +105,8 @@ class EnginePool:
     ) -> None:
         if not isinstance(engine, str) or engine.count(":") != 1 or engine.startswith("__main__"):
             raise ValueError(
-                f"engine must be 'module:callable' of an importable module, for it is made in another "
-                f"process; got {engine!r}"
+                "engine must be 'module:callable' of a module that another process can import, "
+                f"got {engine!r}"
             )
         for name, value in (("num_rows", num_rows), ("num_workers", num_workers)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -120,42 +118,45 @@ class EnginePool:
                 "engines run in process groups with alarms, which need Linux, macOS or another POSIX"
             )
         self.num_rows = num_rows
-        self.num_workers = min(num_rows, _cores() if num_workers is None else num_workers)
+        if num_workers is None:
+            affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+            num_workers = len(affinity(0)) if affinity else os.cpu_count() or 1
+        self.num_workers = min(num_rows, num_workers)
         self.deadline = float(deadline)
         self._settings = {"engine": engine, "kwargs": dict(kwargs or {}), "deadline": self.deadline}
-        self._wanted: list[Transcript | None] = [None] * num_rows  # what each row's owner believes
-        self._held: list[Transcript | None] = [None] * num_rows  # what its worker really holds
+        self._current: list[Transcript | None] = [None] * num_rows  # the state of each row
+        self._held: list[Transcript | None] = [None] * num_rows  # the row's state in its worker's engine
         self._workers: dict[int, WorkerProcess] = {}
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._finalizer = weakref.finalize(self, _end_all, self._workers, self._pid)
         self.usage = Usage()
 
-    # ---------------------------------------------------------------- what a task calls
+    # ---------------------------------------------------------------- calls of a task
 
     def reset(self, rows: Sequence[int], games: Sequence[object]) -> list[Opening]:
         """Begin a game in each of ``rows``.
 
         Raises:
-            GameError: the first game that cannot be played; the rows must then be reset again.
-            EngineError: an engine that does not start, or that failed twice in a row on one game.
+            GameError: for the first game that cannot be played; the rows must then be reset again.
+            EngineError: if an engine does not start, or fails twice in a row on one game.
         """
         jobs = [
             _Job(row, None, ("reset", game), Transcript(game)) for row, game in zip(rows, games, strict=True)
         ]
         with self._lock:
             for job in jobs:
-                self._wanted[job.row] = None
+                self._current[job.row] = None
             answers = self._run(jobs)
-            again = [job for job in jobs if isinstance(answers[job.row], Failure)]
-            answers.update(self._run(again))
+            failed = [job for job in jobs if isinstance(answers[job.row], Failure)]
+            answers.update(self._run(failed))
             for job in jobs:
                 answer = answers[job.row]
                 if isinstance(answer, GameError):
                     raise answer
                 if isinstance(answer, Failure):
-                    raise EngineError(f"row {job.row} could not begin a game, twice over: {answer.cause}")
-                self._wanted[job.row] = job.after
+                    raise EngineError(f"row {job.row} failed twice to begin a game: {answer.cause}")
+                self._current[job.row] = job.after
         return [answers[row] for row in rows]
 
     def step(self, rows: Sequence[int], commands: Sequence[str]) -> list[Reply | Failure]:
@@ -168,17 +169,17 @@ class EnginePool:
                 jobs.append(_Job(row, before, ("step", command), after))
             answers = self._run(jobs)
             for job in jobs:
-                if isinstance(answers[job.row], GameError):  # in the replay, so it once was playable
-                    answers[job.row] = Failure(f"the game cannot be brought back: {answers[job.row]}")
+                if isinstance(answers[job.row], GameError):  # from the replay of a game that was playable
+                    answers[job.row] = Failure(f"the game cannot be replayed: {answers[job.row]}")
                 lost = isinstance(answers[job.row], Failure)
-                self._wanted[job.row] = None if lost else job.after
+                self._current[job.row] = None if lost else job.after
         return [answers[row] for row in rows]
 
     def query(self, row: int, name: str, *arguments: object) -> object:
-        """Call the engine's own method ``name(row, *arguments)``, one that does not change the game.
+        """Call the engine's method ``name(row, *arguments)``, which must not change the game.
 
         Raises:
-            EngineError: if the engine fails over it; the row keeps its state.
+            EngineError: if the engine fails; the row keeps its state.
         """
         with self._lock:
             state = self.transcript(row)
@@ -190,29 +191,29 @@ class EnginePool:
         return answer
 
     def transcript(self, row: int) -> Transcript:
-        """The row's game and commands: all that is needed to :meth:`restore` it, picklable.
+        """The row's game and commands, picklable, for :meth:`restore`.
 
         Raises:
             RuntimeError: if the row has no game.
         """
-        state = self._wanted[row]
+        state = self._current[row]
         if state is None:
             raise RuntimeError(f"row {row} has no game; reset it first")
         return state
 
     def restore(self, row: int, state: Transcript) -> None:
-        """Put a row into a state; the commands are replayed when the row is next stepped, not now."""
+        """Set a row's state; its commands are replayed at the row's next step."""
         if not isinstance(state, Transcript):
             raise TypeError(f"restore takes what transcript returned, got {state!r}")
-        self._wanted[row] = state
+        self._current[row] = state
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Process ids of the workers that have been started; row ``r`` is on number ``r % num_workers``."""
+        """Process ids of the started workers; row ``r`` uses worker ``r % num_workers``."""
         return tuple(worker.process.pid for _, worker in sorted(self._workers.items()))
 
     def close(self) -> None:
-        """End the workers. May be called more than once; the next call of a row starts new ones."""
+        """End the workers. May be called more than once; the next call for a row starts new ones."""
         with self._lock:
             self._check_process()
             self._held = [None] * self.num_rows
@@ -221,7 +222,7 @@ class EnginePool:
     # ---------------------------------------------------------------- driving the workers
 
     def _run(self, jobs: Sequence[_Job]) -> Answers:
-        """What each job's call returned, or the row's :class:`Failure` or :class:`GameError`."""
+        """Run the jobs; an answer is the call's result, a :class:`Failure` or a :class:`GameError`."""
         self._check_process()
         queues: dict[int, deque[_Job]] = {}
         for job in jobs:
@@ -265,9 +266,9 @@ class EnginePool:
                     del due[index]
 
     def _send(self, index: int, queue: deque[_Job]) -> float:
-        """Give a worker all its jobs, starting it where there is none; when its first word is due."""
+        """Send a worker all its jobs, starting it if needed; return the deadline of its first message."""
         if index in self._workers and self._workers[index].process.poll() is not None:
-            self._discard(index)  # it died between calls, and no row was being stepped
+            self._discard(index)  # it died between calls
         fresh = index not in self._workers
         if fresh:
             self._workers[index] = WorkerProcess(self._settings)
@@ -278,6 +279,7 @@ class EnginePool:
         return time.monotonic() + (START_LIMIT if fresh else self.deadline)
 
     def _calls(self, job: _Job) -> list[tuple[object, ...]]:
+        """The engine calls of a job: those that bring the row to its state before, then the job's own."""
         calls: list[tuple[object, ...]] = []
         if job.before is not None:
             held = self._held[job.row]
@@ -289,10 +291,11 @@ class EnginePool:
             calls += [("step", command) for command in job.before.commands[known:]]
         calls.append(job.call)
         job.calls = len(calls)
-        self._held[job.row] = None  # until it answers
+        self._held[job.row] = None  # unknown until the worker answers
         return calls
 
     def _select(self, due: Mapping[int, float], wait: float) -> set[int]:
+        """Wait until workers can be read or written; return their indices."""
         with selectors.DefaultSelector() as selector:
             for index in due:
                 worker = self._workers[index]
@@ -304,7 +307,7 @@ class EnginePool:
     def _take(
         self, worker: WorkerProcess, queue: deque[_Job], answers: Answers, message: Message
     ) -> Failure | None:
-        """Take one message; a failure of the job that the worker was at, if it is one."""
+        """Process a worker's message; return the Failure of its current job if the engine raised."""
         kind, *payload = message
         if kind == "ready":
             worker.started = True
@@ -348,6 +351,7 @@ class EnginePool:
         self.usage = replace(self.usage, **totals)
 
     def _check_process(self) -> None:
+        """In a forked child, forget the parent's workers."""
         if os.getpid() == self._pid:
             return
         for worker in self._workers.values():
@@ -359,13 +363,8 @@ class EnginePool:
         self._finalizer = weakref.finalize(self, _end_all, self._workers, self._pid)
 
 
-def _cores() -> int:
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def _end_all(workers: dict[int, WorkerProcess], pid: int) -> None:
-    """End all workers at once, if they are this process's own."""
+    """End all workers in parallel, if this process started them."""
     if os.getpid() != pid:
         return
     ending = list(workers.values())

@@ -1,4 +1,4 @@
-"""One worker process as its parent sees it: messages without ever blocking on the pipe."""
+"""The parent's side of a worker process: start it, exchange messages without blocking, end it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _CHUNK = 1 << 16
 
 
 class WorkerProcess:
-    """A worker that has been started; its first message says whether its engine has.
+    """A started worker process; its first message reports whether its engine started.
 
-    Reads and writes never block, so that a worker that reads no more cannot stop its parent.
+    Reads and writes do not block, so that a worker that stops reading cannot block its parent.
 
     Args:
         settings: the first message, see :mod:`cola_envs.engines.worker`.
@@ -27,14 +27,14 @@ class WorkerProcess:
 
     def __init__(self, settings: dict[str, object]) -> None:
         self.process = subprocess.Popen(
-            # -P: the script's folder is not put on the path, where its neighbours would hide other modules.
+            # -P keeps the script's folder off sys.path, where its modules could hide others.
             [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # Where an engine iterates over a set of strings, a worker that replays must do it alike.
+            # An engine that iterates over a set of strings must do so in the same order in a replay.
             env={**os.environ, "PYTHONHASHSEED": "0"},
-            start_new_session=True,  # Ctrl-C is the parent's; and the worker's own children end with it
+            start_new_session=True,  # Ctrl-C goes only to the parent, and a worker's children end with it
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -49,7 +49,7 @@ class WorkerProcess:
 
     @property
     def unsent(self) -> bool:
-        """Whether something posted has yet to be written."""
+        """Whether posted messages have not been written completely."""
         return bool(self._unsent)
 
     def post(self, message: object) -> None:
@@ -60,16 +60,16 @@ class WorkerProcess:
         """Write as much as the pipe takes."""
         try:
             while self._unsent:
-                # write(2) through os: the buffered stream would keep a part of what did not fit.
+                # Not through the buffered stream, which would keep a part of what the pipe does not take.
                 written = os.write(self.input, self._unsent[:_CHUNK])
                 del self._unsent[:written]
         except BlockingIOError:
             pass
         except BrokenPipeError:
-            self._unsent.clear()  # it has ended: reading finds the end of its stream
+            self._unsent.clear()  # the worker has ended; reading will find the end of its output
 
     def messages(self) -> tuple[list[Message], bool]:
-        """The messages that have come in whole, and whether the stream has ended."""
+        """The messages received completely, and whether the stream has ended."""
         ended = False
         try:
             while not ended:
@@ -88,33 +88,33 @@ class WorkerProcess:
         return messages, ended
 
     def kill(self) -> int:
-        """End the worker and whatever it started, at once; its exit code, below 0 for a signal."""
+        """Kill the worker and the processes that it started; return its exit code, negative for a signal."""
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         code = self.process.wait()
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # its children, where it ended by itself
+            os.killpg(self.process.pid, signal.SIGKILL)  # its children, if it had ended by itself
         self.abandon()
         return code
 
     def ask_to_end(self) -> None:
-        """Close its input: an idle worker closes its engine and ends."""
+        """Close the worker's input; an idle worker then closes its engine and ends."""
         self.flush()
         self._close(self._in)
 
     def wait(self, seconds: float) -> None:
-        """Give it time to end, then kill it."""
+        """Wait up to ``seconds`` for the worker to end, then kill it."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0.0, seconds))
         self.kill()
 
     def abandon(self) -> None:
-        """Close the pipes only: in a forked child the worker is the parent's."""
+        """Close only the pipes, as in a forked child, where the worker belongs to the parent."""
         self._close(self._in)
         self._close(self._out)
         if self.process.returncode is None:
-            self.process.returncode = 0  # nothing for this process to wait for
+            self.process.returncode = 0  # so that Popen does not wait for it
 
     @staticmethod
     def _close(stream: IO[bytes]) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from cola_envs.fields import Info
 
-#: The description of a game that an engine takes, picklable: a path, a dict.
+#: An engine's type of games, picklable: a path, a dict.
 G = TypeVar("G", contravariant=True)
 
 
@@ -17,7 +17,7 @@ class Opening:
 
     Attributes:
         text: goal and first observation, without a trailing newline.
-        admissible: the commands that are understood now, sorted; empty where they are not requested.
+        admissible: the admissible commands, sorted; empty if they were not requested.
         info: fields about the game, picklable.
     """
 
@@ -36,7 +36,7 @@ class Reply:
         done: whether the game is over.
         success: whether it is won.
         valid: whether the command was understood.
-        admissible: the commands that are understood next, sorted; empty where they are not requested.
+        admissible: the next admissible commands, sorted; empty if they were not requested.
         info: further fields, picklable.
     """
 
@@ -71,27 +71,27 @@ class EngineError(RuntimeError):
 class Engine(Protocol[G]):
     """A game package that plays any number of rows in one worker process.
 
-    An engine is named by ``"module:callable"`` and picklable keyword arguments, so that only the worker
-    imports the package that it wraps. It is called by one thread. Its output is dropped.
+    An engine is passed as ``"module:callable"`` with picklable keyword arguments, so that only the worker
+    imports its package. One thread calls it. What it prints is dropped.
 
-    The same game and the same commands must lead to the same state and replies: a row whose worker died, or
-    that is restored, is replayed from its commands.
+    Equal games and commands must give equal states and replies, because a row whose worker died, or that is
+    restored, is replayed from its commands.
 
-    An exception other than :class:`GameError` ends the row's episode and the worker: the pool starts another
+    An exception other than :class:`GameError` ends the row's episode and the worker; the pool starts another
     worker and replays the other rows.
 
-    Further methods whose first argument is ``row`` can be reached by :meth:`EnginePool.query`.
+    :meth:`EnginePool.query` can call further methods whose first argument is ``row``.
     """
 
     def reset(self, row: int, game: G) -> Opening:
-        """Begin ``game`` in ``row``, dropping what the row played.
+        """Begin ``game`` in ``row``, in place of its earlier game.
 
         Raises:
             GameError: if the game cannot be played.
         """
 
     def step(self, row: int, command: str) -> Reply:
-        """Send one command, as it was written, without the newline."""
+        """Execute a command, the agent's text without the newline."""
 
     def close(self) -> None:
-        """Release everything; the worker ends afterwards."""
+        """Release all resources; the worker then ends."""

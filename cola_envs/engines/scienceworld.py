@@ -1,14 +1,14 @@
-"""ScienceWorld in a worker process: many games on one Java machine, each as if it were alone there.
+"""ScienceWorld's engine in a worker process: many isolated games on one Java machine.
 
-The simulator (Scala) keeps its random generator, its counter of object ids and its simplifications in
-global variables, so that two games of one Java machine would disturb each other. A Java *class loader* has
-global variables of its own: each row gets one, and with it a simulator that shares nothing with its
-neighbours. A further row so costs some 40 MB and a second, where a Java machine costs 190 MB.
+The simulator (Scala) keeps its random generator, its counter of object ids and its simplifications in global
+variables, so that two games in one Java machine would disturb each other. Each row therefore gets its own
+Java *class loader*, which has its own global variables, and with it a separate simulator. A further row takes
+about 40 MB and a second; a Java machine takes 190 MB.
 
-The simulator also walks through hash sets of objects whose hash code is their identity, a random number.
-The order of a list, of the choices of an ambiguous command, of heat flowing between objects then changes
-from one play to the next. ``repeatable=True`` makes all identity hash codes equal: sets then keep the order
-in which they were filled, and the same commands always have the same effects.
+The simulator also iterates over hash sets of objects whose hash code is their identity, a random number. The
+order of a list, of the choices of an ambiguous command, or of heat flow between objects therefore differs
+between plays. ``repeatable=True`` makes all identity hash codes equal: sets then keep their insertion order,
+and the same commands always have the same effects.
 """
 
 from __future__ import annotations
@@ -29,36 +29,35 @@ from cola_envs.engines.protocol import GameError, Opening, Reply
 if TYPE_CHECKING:
     from py4j.java_gateway import JavaGateway, JavaObject
 
-#: Where the variations of a task belong, in the engine's own words.
+#: The engine's methods that list a task's variations in each split.
 SPLITS = {"train": "getVariationsTrain", "dev": "getVariationsDev", "test": "getVariationsTest"}
-#: How the engine begins its answer to a command that it does not understand.
+#: Beginnings of the engine's response to a command that it does not understand.
 NOT_UNDERSTOOD = ("No known action matches that input.", "Unknown action.")
-#: Java's exit code when the heap is full, under ``-XX:+ExitOnOutOfMemoryError``.
-_HEAP_FULL = 3
+_HEAP_FULL = 3  # Java's exit code under -XX:+ExitOnOutOfMemoryError
 _STOP_WORDS = frozenset(("a", "an", "the"))  # the engine's parser drops them
 
 
 @dataclass
 class _Row:
-    """A simulator of a row's own; what has a default belongs to the game it plays."""
+    """A row's simulator; the fields with defaults belong to its current game."""
 
     simulator: Simulator
     game: JavaObject = None
     parser: JavaObject = None
     score: int = 0
-    choices: int = 0  # of an ambiguous command that waits for a number
+    choices: int = 0  # number of choices of an ambiguous command that waits for a number
     over: bool = True
 
 
 @dataclass(frozen=True)
 class Simulator:
-    """A ScienceWorld simulator with global variables of its own.
+    """A ScienceWorld simulator with its own global variables.
 
     Attributes:
-        gateway: the connection to it; a connection's thread in Java knows the classes of one loader.
+        gateway: the connection to it; a connection's thread in Java uses the classes of one loader.
         server: the simulator's interface.
-        chance: Java's handle on the field that holds Scala's global random generator.
-        holder: the object whose field that is.
+        chance: Java's handle of the field with Scala's global random generator.
+        holder: the object with that field.
     """
 
     gateway: JavaGateway
@@ -67,17 +66,17 @@ class Simulator:
     holder: JavaObject
 
     def commands(self) -> set[str]:
-        """The commands that make sense now.
+        """The commands that are sensible now.
 
-        Listing them draws random numbers, which would change the later game: they are drawn from a separate
-        generator with a fixed seed.
+        Listing them draws random numbers, which would change the rest of the game, so a separate generator
+        with a fixed seed is used.
         """
         jvm = self.gateway.jvm
         generator = self.chance.get(self.holder)
         self.chance.set(self.holder, jvm.java.util.Random(0))
         try:
-            listed = self.server.getValidActionObjectCombinations()
-            return set(jvm.java.lang.String.join("\n", listed).split("\n"))  # one message, not hundreds
+            commands = self.server.getValidActionObjectCombinations()
+            return set(jvm.java.lang.String.join("\n", commands).split("\n"))  # one message, not hundreds
         finally:
             self.chance.set(self.holder, generator)
 
@@ -86,25 +85,25 @@ class ScienceWorldEngine:
     """An :class:`~cola_envs.engines.protocol.Engine` of ScienceWorld games.
 
     A game is ``(task name, variation, simplifications)``. The reward of a command is the change of the
-    score (0 to 100, or -100 for a game that is lost) divided by 100. A game is won at score 100 alone and
-    lost at any score below 0. The engine's own limit of steps is not used.
+    score (0 to 100, or -100 for a lost game) divided by 100. A game is won only at score 100 and lost at any
+    score below 0. The engine's own limit of steps is not used.
 
-    A command that fits several objects is answered with a numbered list. A number of that list, as the
-    next command, chooses; any other command cancels the request, free of charge, and is then carried out
-    as usual. (Left to itself the engine would swallow it, and let time pass.) ``reset task`` is refused.
+    If a command fits several objects, the response is a numbered list. A number of that list as the next
+    command chooses; any other command cancels the choice without taking time, and is executed as usual. (The
+    unchanged engine would drop that command and let time pass.) ``reset task`` is not available.
 
-    The game ``None`` is no game: its opening's ``info`` holds ``variations``, the engine's own lists by
-    task and split.
+    The game ``None`` starts no game; its opening's ``info`` has ``variations``, the engine's lists by task
+    and split.
 
     Args:
-        heap: the Java heap of all rows together, as for ``java -Xmx``; a row lives on some 13 MB of it.
-        admissible: whether openings and replies name the commands that make sense; it takes some 50 ms a
+        heap: the Java heap of all rows together, as for ``java -Xmx``; a row uses about 13 MB.
+        admissible: whether openings and replies list the sensible commands, which takes about 50 ms for each
             command.
-        repeatable: makes the same commands have the same effects, see above; needs a HotSpot (OpenJDK)
-            Java machine.
+        repeatable: whether the same commands always have the same effects (see the module's docstring);
+            needs a HotSpot (OpenJDK) Java machine.
 
     Raises:
-        RuntimeError: where Java does not start with these options.
+        RuntimeError: if Java does not start with these options.
     """
 
     def __init__(self, *, heap: str = "512m", admissible: bool = False, repeatable: bool = True) -> None:
@@ -121,25 +120,22 @@ class ScienceWorldEngine:
         """Load a game and look around.
 
         Raises:
-            GameError: an unknown task, variation or simplification.
+            GameError: for an unknown task, variation or simplification.
         """
         with self._machine.explained():
             return self._reset(row, game)
 
     def step(self, row: int, command: str) -> Reply:
-        """Send one command.
+        """Execute a command.
 
         Raises:
-            RuntimeError: if the engine fails inside, or the game is over.
+            RuntimeError: if the engine fails, or the game is over.
         """
         with self._machine.explained():
             return self._step(self._rows[row], command)
 
     def commands(self, row: int) -> tuple[str, ...]:
-        """The commands that make sense in ``row`` now, sorted; numbers where a choice is asked for.
-
-        There are none where no game is being played.
-        """
+        """The sensible commands in ``row``, sorted; numbers if it waits for a choice; none without a game."""
         with self._machine.explained():
             return self._listed(self._rows[row])
 
@@ -159,14 +155,14 @@ class ScienceWorldEngine:
         if game is None:
             return Opening("", info={"variations": _variations(server)})
         task, variation, simplifications = game
-        if variation < 0:  # the engine sees to the upper end alone
+        if variation < 0:  # the engine checks only the upper bound
             raise GameError(f"ScienceWorld refuses {game!r}: variations are counted from 0")
         problem = server.load(task, variation, simplifications, False)
         state.game = server.agentInterface().get()
         if problem or state.game.isInErrorState():
             raise GameError(f"ScienceWorld refuses {game!r}: {problem or state.game.getErrorStateMessage()}")
         state.parser = state.game.inputParser()
-        text = server.step("look around")  # a free action, which also brings the score up to date
+        text = server.step("look around")  # takes no time, and updates the score
         state.score, state.choices, state.over = self._score(state), 0, False
         return Opening(
             f"{server.getTaskDescription()}\n\n{text.rstrip()}",
@@ -178,11 +174,11 @@ class ScienceWorldEngine:
         if state.over:
             raise RuntimeError("this game is over; begin another")
         if state.choices:
-            number = _number(command)
-            if number is None or number >= state.choices:
-                state.parser.clearAmbiguousState()
+            digits = command.strip()
+            if digits.isascii() and digits.isdigit() and len(digits) < 6 and int(digits) < state.choices:
+                command = str(int(digits))
             else:
-                command = str(number)
+                state.parser.clearAmbiguousState()
             state.choices = 0
         refused = _resets_task(command)
         text = "That command is not available." if refused else self._send(state, command)
@@ -205,11 +201,11 @@ class ScienceWorldEngine:
         )
 
     def _send(self, state: _Row, command: str) -> str:
-        # Half a surrogate pair cannot be written to the connection; no game has a word with one.
+        # A lone surrogate cannot be sent to Java; it is in no game's words.
         text: str = state.simulator.server.step(command.encode(errors="replace").decode())
         if state.game.isInErrorState():
-            # The engine catches its own exceptions and answers from then on with score -1.
-            raise RuntimeError(f"ScienceWorld failed over {command!r}: {state.game.getErrorStateMessage()}")
+            # The engine catches its own exceptions and then always answers with score -1.
+            raise RuntimeError(f"ScienceWorld failed at {command!r}: {state.game.getErrorStateMessage()}")
         return text
 
     @staticmethod
@@ -226,12 +222,12 @@ class ScienceWorldEngine:
             return ()
         if state.choices:
             return tuple(map(str, range(state.choices)))
-        listed = state.simulator.commands()
-        return tuple(sorted(command for command in listed if not _resets_task(command)))
+        commands = state.simulator.commands()
+        return tuple(sorted(command for command in commands if not _resets_task(command)))
 
 
 class JavaMachine:
-    """A Java process that holds simulators; it ends when this process does, however that ends.
+    """A Java process with simulators, which ends with this process, even if this one is killed.
 
     Args:
         heap: as for ``java -Xmx``.
@@ -239,7 +235,7 @@ class JavaMachine:
 
     Raises:
         FileNotFoundError: without Java.
-        RuntimeError: where it does not start with these options.
+        RuntimeError: if it does not start with these options.
     """
 
     def __init__(self, heap: str, repeatable: bool) -> None:
@@ -257,13 +253,17 @@ class JavaMachine:
                 classpath=JAR_PATH,
                 javaopts=options,
                 java_path=java,
-                die_on_exit=True,  # it reads our pipe, and the pipe's end ends it
+                die_on_exit=True,  # Java ends at the end of the pipe from this process
                 enable_auth=True,  # else every user of this machine could run code in it
                 return_proc=True,
-                cwd=tempfile.gettempdir(),  # a crash of Java writes a report where it runs
+                cwd=tempfile.gettempdir(),  # where Java writes its report of a crash
             )
-        except ValueError:  # py4j reads the port from Java's first line, and there was none
-            raise RuntimeError(_why_not(java, options)) from None
+        except ValueError:  # py4j could not read a port from Java's first line
+            # Java writes errors to either stream.
+            result = subprocess.run([java, *options, "-version"], capture_output=True, text=True, check=False)
+            output = " ".join((result.stdout + result.stderr).split())[:400]
+            cause = output or f"exit code {result.returncode}"
+            raise RuntimeError(f"Java does not start: {java} {' '.join(options)}: {cause}") from None
         self._gateway = self._connect()
         java_lang = self._gateway.jvm.java.lang
         self.version: str = java_lang.System.getProperty("java.version")
@@ -274,7 +274,7 @@ class JavaMachine:
                 f"this Java machine ({name}) does not fix identity hash codes, without which ScienceWorld is "
                 "not repeatable: use a HotSpot (OpenJDK) Java machine, or pass repeatable=False"
             )
-        # The simulator prints every step in full, and its pipe is read by a thread of ours.
+        # The simulator prints every step, which a thread of this process would have to read.
         jvm = self._gateway.jvm
         java_lang.System.setOut(jvm.java.io.PrintStream(jvm.java.io.FileOutputStream(os.devnull)))
 
@@ -286,12 +286,12 @@ class JavaMachine:
         )
 
     def simulator(self) -> Simulator:
-        """Make a simulator beside those that there are."""
+        """Create another simulator."""
         gateway = self._connect()
         jvm = gateway.jvm
         urls = gateway.new_array(jvm.java.net.URL, 1)
         urls[0] = jvm.java.io.File(self._jar).toURI().toURL()
-        # Without a parent loader everything, Scala itself included, is loaded anew.
+        # A loader without a parent loads everything again, including Scala's own classes.
         loader = jvm.java.net.URLClassLoader(urls, None)
         chance = loader.loadClass("scala.util.Random").getDeclaredField("self")
         chance.setAccessible(True)
@@ -301,7 +301,7 @@ class JavaMachine:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn py4j's errors into a RuntimeError that says what became of Java."""
+        """Turn py4j's errors into a RuntimeError with the state of the Java machine."""
         from py4j.protocol import Py4JError, Py4JJavaError
 
         try:
@@ -313,15 +313,15 @@ class JavaMachine:
                 self.process.wait(1.0)
             code = self.process.poll()
             if code == _HEAP_FULL:
-                why = f"its heap of {self.heap} is full: pass a larger heap="
+                cause = f"its heap of {self.heap} is full: pass a larger heap="
             elif code is None:
-                why = f"it does not answer: {error}"
+                cause = f"it does not answer: {error}"
             else:
-                why = f"it ended by signal {-code}" if code < 0 else f"it ended with code {code}"
-            raise RuntimeError(f"the Java machine failed: {why}") from error
+                cause = f"it ended by signal {-code}" if code < 0 else f"it ended with code {code}"
+            raise RuntimeError(f"the Java machine failed: {cause}") from error
 
     def close(self) -> None:
-        """End it, politely for two seconds. May be called more than once."""
+        """End the Java process; kill it after two seconds. May be called more than once."""
         _disconnect(self._gateway)
         if self.process.poll() is None:
             with suppress(BrokenPipeError):
@@ -350,45 +350,29 @@ def find_java() -> str:
 
 
 def check_heap(heap: str) -> str:
-    """``heap`` if ``java -Xmx`` takes it.
-
-    Raises:
-        ValueError: if not.
-    """
+    """Return ``heap``; ValueError unless ``java -Xmx`` accepts it."""
     if not isinstance(heap, str) or not re.fullmatch(r"[1-9]\d*[kKmMgG]", heap):
         raise ValueError(f"heap must be a size such as '512m' or '2g', got {heap!r}")
     return heap
 
 
-def _why_not(java: str, options: list[str]) -> str:
-    result = subprocess.run([java, *options, "-version"], capture_output=True, text=True, check=False)
-    # Java writes errors to either stream.
-    output = " ".join((result.stdout + result.stderr).split())[:400] or f"exit code {result.returncode}"
-    return f"Java does not start: {java} {' '.join(options)}: {output}"
-
-
 def _disconnect(gateway: JavaGateway) -> None:
     client = gateway._gateway_client
-    client.is_connected = False  # objects that are collected later must not call a machine that is gone
+    client.is_connected = False  # so that objects collected later do not call the closed machine
     client.close()
 
 
 def _variations(server: JavaObject) -> dict[str, dict[str, list[int]]]:
     lists: dict[str, dict[str, list[int]]] = {}
     for task in server.getTaskNames():
-        getattr(server, "taskStr_$eq")(task)  # as loading the task would, at a hundredth of the cost
+        getattr(server, "taskStr_$eq")(task)  # sets the task a hundred times faster than loading it
         lists[task] = {
             split: json.loads(getattr(server, name)().toString()) for split, name in SPLITS.items()
         }
     return lists
 
 
-def _number(command: str) -> int | None:
-    command = command.strip()
-    return int(command) if command.isascii() and command.isdigit() and len(command) < 6 else None
-
-
 def _resets_task(command: str) -> bool:
-    """Whether the engine's parser would read ``reset task``, which clears what the score counts."""
+    """Whether the engine's parser would read ``reset task``, which resets the score's progress."""
     words = [word for word in command.lower().split() if word not in _STOP_WORDS]
     return "".join(words) == "resettask"

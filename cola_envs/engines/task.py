@@ -1,22 +1,22 @@
-"""Text games as a task: commands one line at a time, feedback as text."""
+"""Text games as a task: one command for each line, and the engine's responses as text."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
+from cola_envs.checks import check_game_settings
 from cola_envs.engines.pool import EnginePool, Transcript
 from cola_envs.engines.protocol import Failure, Opening, Reply
 from cola_envs.fields import Info
 from cola_envs.order import Order, draw
 from cola_envs.task import Turn
 
-#: No space behind it: most tokenizers put a space at the front of a word, so that text which ends in one is
-#: other tokens than the same text in a whole transcript.
+#: No space follows, because most tokenizers put a space at the front of the next word: a text that ends in a
+#: space has other tokens than the same text within a transcript.
 PROMPT = "\n>"
 
 
@@ -25,8 +25,8 @@ class Game:
     """A game that a row may play.
 
     Attributes:
-        spec: what the engine's ``reset`` is given, picklable.
-        info: fields of the episode: the game's id, its type.
+        spec: the argument of the engine's ``reset``, picklable.
+        info: fields of the episode, such as the game's id and type.
     """
 
     spec: object
@@ -35,49 +35,39 @@ class Game:
 
 @dataclass
 class _Row:
+    """A row's game and counts; ``transcript`` is set only in snapshots of unfinished games."""
+
     game: Game
     info: Info
     commands: int = 0
     invalid: int = 0
     over: bool = False
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """A row's snapshot."""
-
-    game: Game
-    info: Info
-    commands: int
-    invalid: int
-    over: bool
-    transcript: Transcript | None
+    transcript: Transcript | None = None
 
 
 class EngineTask:
     """A :class:`~cola_envs.task.TaskBatch` of text games on an :class:`EnginePool`.
 
-    **Prompt.** The engine's opening (goal and first observation), then, with ``admissible="list"``, a
-    line ``Commands: `` with the admissible commands joined by ``, ``; then a newline and ``>``.
+    **Prompt.** The engine's opening (goal and first observation); with ``admissible="list"`` a line
+    ``Commands:`` with the admissible commands, separated by commas; a newline and ``>``.
 
-    **Actions.** The agent writes a command; a newline sends it: all before the first newline, stripped of
-    spaces. A segment that ends without one (end of sequence, token budget) sends what was written.
+    **Actions.** A command, ended by a newline: the text before the first newline, without surrounding spaces.
+    A segment that ends without a newline (end of text, token budget) is a command too.
 
-    **Observation.** The feedback, again the ``Commands:`` line with ``admissible="list"``, a newline and
-    ``>``. A newline is put before it where the agent wrote none, so that the text reads the same. After the
-    last command there is only the feedback.
+    **Observation.** The engine's response, with ``admissible="list"`` the line ``Commands:``, a newline and
+    ``>``. If the agent wrote no newline, one is put before the response. After the last command there is only
+    the response.
 
     **Reward.** The engine's reward for the command, less ``invalid_penalty`` for one that it did not
     understand.
 
-    **Episode end.** When the engine says so; truncated after ``max_commands`` commands, and where the
-    engine failed, with the cause in ``info["error"]``.
+    **Episode end.** Terminated when the engine ends the game; truncated after ``max_commands`` commands, or
+    if the engine fails, with the cause in ``info["error"]``.
 
-    **Fields.** At each command ``command``, ``valid``, ``commands`` and ``invalid`` (counts so far) and
-    the reply's own; when the game is over ``success``. ``info(row)`` has the game's fields and those of the
-    data set.
+    **Info.** At reset and at the end the fields of the game and the data set; after each command ``command``,
+    ``valid``, ``commands`` and ``invalid`` (counts so far) and the reply's fields; at the end ``success``.
 
-    A row's snapshot is its game and the commands so far; it is replayed when the row is next stepped.
+    A row's snapshot is its game and the commands so far, which are replayed at the row's next step.
 
     Args:
         num_rows: number of rows.
@@ -86,19 +76,19 @@ class EngineTask:
             generator.
         max_commands: commands before the episode is truncated.
         invalid_penalty: subtracted for each command that the engine does not understand.
-        admissible: ``"list"`` writes the admissible commands into the text, ``"none"`` does not; the
+        admissible: ``"list"`` adds the admissible commands to every observation, ``"none"`` does not; the
             engine must be configured to return them.
         sequential: play the games of a sequence in order, each once before any is repeated (a problem seed is
             then a place in that order: :class:`~cola_envs.order.Order`); otherwise each game is drawn from
             the row's generator.
-        info: fields of every episode: the data set's name, versions.
+        info: fields of every episode, such as the data set's name and versions.
 
     Attributes:
-        num_problems: how many games an episode may draw from; only where ``games`` is a sequence.
-        order: where they come in order.
+        num_problems: number of games, if ``games`` is a sequence.
+        order: the order of the games if ``sequential``, else None.
 
     Raises:
-        TypeError, ValueError: an argument outside what is written above, or no games.
+        ValueError: for an invalid argument, or no games.
     """
 
     stop: tuple[str, ...] = ("\n",)
@@ -117,14 +107,14 @@ class EngineTask:
     ) -> None:
         check_game_settings(max_commands=max_commands, invalid_penalty=invalid_penalty, admissible=admissible)
         if pool.num_rows < num_rows:
-            raise ValueError(f"the pool has {pool.num_rows} rows and the task {num_rows}")
-        if callable(games) and sequential:
             raise ValueError(
-                "sequential=True needs a list of games; these are drawn from each row's generator"
+                f"the pool has {pool.num_rows} rows and the task {num_rows}: make a pool with as many rows"
             )
+        if callable(games) and sequential:
+            raise ValueError("sequential=True needs a sequence of games, got a function that draws them")
         if not callable(games):
             if not len(games):
-                raise ValueError("there is no game to play")
+                raise ValueError("games is empty: pass at least one game")
             self.num_problems = len(games)
         self.pool = pool
         self.max_commands = max_commands
@@ -141,13 +131,18 @@ class EngineTask:
         rngs: Sequence[np.random.Generator],
         problem_seeds: Sequence[int] | None = None,
     ) -> list[str]:
-        """Begin a game in each of ``rows``, of its seed where they come in order, and return the prompts.
+        """Begin a game in each of ``rows``, by its seed if they are played in order; return the prompts.
 
         Raises:
             GameError, EngineError: see :meth:`EnginePool.reset`.
         """
         seeds: Sequence[int | None] = problem_seeds or [None] * len(rows)
-        games = [self._draw(rng, seed) for rng, seed in zip(rngs, seeds, strict=True)]
+        games = [
+            self._games(rng)
+            if callable(self._games)
+            else self._games[draw(len(self._games), self.order, rng, seed)]
+            for rng, seed in zip(rngs, seeds, strict=True)
+        ]
         for row in rows:
             self._rows[row] = None
         openings = self.pool.reset(rows, [game.spec for game in games])
@@ -165,7 +160,7 @@ class EngineTask:
         return [self._turn(*each) for each in zip(rows, texts, commands, replies, strict=True)]
 
     def info(self, row: int) -> Info:
-        """Fields of the row's game and of the data set."""
+        """The fields of the row's game and of the data set."""
         state = self._row(row)
         return {**self._info, **state.game.info, **state.info}
 
@@ -173,22 +168,22 @@ class EngineTask:
         """The row's game, its counts and its commands so far."""
         state = self._row(row)
         transcript = None if state.over else self.pool.transcript(row)
-        return _Saved(state.game, dict(state.info), state.commands, state.invalid, state.over, transcript)
+        return replace(state, info=dict(state.info), transcript=transcript)
 
     def restore(self, row: int, state: object) -> None:
-        """Put a row back; the engine follows when the row is next stepped."""
-        if not isinstance(state, _Saved):
+        """Restore a row; the engine replays its commands at the row's next step."""
+        if not isinstance(state, _Row):
             raise TypeError(f"restore takes what snapshot returned, got {state!r}")
-        self._rows[row] = _Row(state.game, dict(state.info), state.commands, state.invalid, state.over)
+        self._rows[row] = replace(state, info=dict(state.info), transcript=None)
         if state.transcript is not None:
             self.pool.restore(row, state.transcript)
 
     def query(self, row: int, name: str, *arguments: object) -> object:
-        """Ask the engine something about the row's game as it stands; see :meth:`EnginePool.query`."""
+        """Call a method of the engine on the row's current game; see :meth:`EnginePool.query`."""
         return self.pool.query(row, name, *arguments)
 
     def close(self) -> None:
-        """End the engines' processes; a reset starts them anew."""
+        """End the engines' processes; a reset starts new ones."""
         self.pool.close()
 
     # ---------------------------------------------------------------- turns
@@ -220,27 +215,8 @@ class EngineTask:
         commands = "\nCommands: " + ", ".join(reply.admissible) if self.admissible == "list" else ""
         return reply.text + commands + PROMPT
 
-    def _draw(self, rng: np.random.Generator, problem_seed: int | None = None) -> Game:
-        if callable(self._games):
-            return self._games(rng)
-        return self._games[draw(len(self._games), self.order, rng, problem_seed)]
-
     def _row(self, row: int) -> _Row:
         state = self._rows[row]
         if state is None:
             raise RuntimeError(f"row {row} has no game yet; reset it first")
         return state
-
-
-def check_game_settings(*, max_commands: int, invalid_penalty: float, admissible: str) -> None:
-    """Check what every task of text games takes.
-
-    Raises:
-        ValueError: a value outside what :class:`EngineTask` allows.
-    """
-    if not isinstance(max_commands, int) or isinstance(max_commands, bool) or max_commands < 1:
-        raise ValueError(f"max_commands must be an integer of at least 1, got {max_commands!r}")
-    if not (math.isfinite(invalid_penalty) and invalid_penalty >= 0):
-        raise ValueError(f"invalid_penalty must be a number of at least 0, got {invalid_penalty!r}")
-    if admissible not in ("none", "list"):
-        raise ValueError(f"admissible must be 'none' or 'list', got {admissible!r}")

@@ -1,4 +1,4 @@
-"""Which engine is installed, without importing it."""
+"""Look up the versions of installed engines without importing them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def engine_versions(extra: str, *distributions: str) -> dict[str, str]:
         distributions: their names, the engine's own first.
 
     Raises:
-        ModuleNotFoundError: if one is not installed, with the command that installs it.
+        ModuleNotFoundError: if one is not installed, with the command to install it.
     """
     versions = {}
     for name in distributions:

@@ -1,17 +1,17 @@
 """The worker process of an engine: a script that reads and writes length-prefixed pickles.
 
-It runs as a script, by its path, so that the program's ``__main__`` is never imported again and the engine
-may change ``sys.argv`` and the standard streams. First message in: a dict with
-``path`` (sys.path of the parent), ``engine`` (``"module:callable"``), ``kwargs`` and ``deadline``
-(seconds); first message out: ``("ready",)`` or ``("failed", why)``. Then each message in is a list of
-jobs, each ``(row, calls)``, where a call is the name of a method of the engine and its arguments after the
-row. The last call of every job is answered, and every call before it is acknowledged by ``("alive",)``:
+It runs as a script, by its path, so that the program's ``__main__`` is not imported again and the engine may
+change ``sys.argv`` and the standard streams. The first message to it is a dict with ``path`` (the parent's
+sys.path), ``engine`` (``"module:callable"``), ``kwargs`` and ``deadline`` (seconds); its first message is
+``("ready",)`` or ``("failed", reason)``. After that it receives lists of jobs ``(row, calls)``; a call is the
+name of an engine's method and its arguments after the row. It acknowledges every call but a job's last with
+``("alive",)``, and answers the last with one of:
 
-* ``("done", value, wall, cpu)``: its result, with the job's seconds of both clocks;
-* ``("refused", why)``: the game cannot be played; the worker continues with the next job;
-* ``("raised", why)``: the engine failed; the remaining jobs are dropped.
+* ``("done", value, wall, cpu)``: the result, with the job's elapsed and processor seconds;
+* ``("refused", reason)``: the game cannot be played; the worker continues with the next job;
+* ``("raised", reason)``: the engine failed; the remaining jobs are dropped.
 
-Both ends belong to this package, and the parent trusts the engine that it named, so pickles are safe.
+Pickles are safe here: both sides belong to this package, and the parent chose the engine.
 """
 
 from __future__ import annotations
@@ -29,17 +29,15 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cola_envs.engines.protocol import Engine
 
-#: A message's kind, or a call's name, and its arguments.
+#: The kind of a message, or the name of a call, with its arguments.
 Message = tuple[Any, ...]
 HEADER = struct.Struct("!Q")
-#: Seconds after a call's deadline at which a worker without a parent ends itself.
-_GRACE = 10.0
-#: Seconds between two checks that the parent is alive.
-_WATCH = 1.0
+_GRACE = 10.0  # seconds after a call's deadline at which the worker ends itself
+_WATCH = 1.0  # seconds between two checks that the parent is alive
 
 
 def frame(message: object) -> bytes:
-    """One message as it goes through a pipe."""
+    """Encode a message for the pipe."""
     payload = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     return HEADER.pack(len(payload)) + payload
 
@@ -58,14 +56,14 @@ def _send(stream: IO[bytes], message: object) -> None:
 
 
 def _end_group() -> None:
-    """End this process and what it started, a Java machine for one: they share a process group."""
+    """Kill this process and those that it started (such as a Java machine), which share its process group."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
 def _watch(parent: int) -> None:
-    # The pipe's end says it too, but only between jobs, and a fork of the parent may hold the pipe open.
+    # The end of the pipe is only seen between jobs, and a fork of the parent may keep the pipe open.
     while os.getppid() == parent:
         time.sleep(_WATCH)
     _end_group()
@@ -76,19 +74,12 @@ def _alarm(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _say(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _make(settings: dict[str, Any]) -> Engine[Any]:
-    sys.path[:] = settings["path"]
-    module, _, name = settings["engine"].partition(":")
-    engine: Engine[Any] = getattr(importlib.import_module(module), name)(**settings["kwargs"])
-    return engine
-
-
 def _work(engine: Engine[Any], job: tuple[int, list[Message]], deadline: float, outgoing: IO[bytes]) -> bool:
-    """Do one job and answer it; whether the engine is still to be trusted."""
+    """Do one job and answer it; return False if the engine raised and must not be used again."""
     from cola_envs.engines.protocol import GameError
 
     row, calls = job
@@ -102,8 +93,8 @@ def _work(engine: Engine[Any], job: tuple[int, list[Message]], deadline: float, 
         message = frame(("done", value, time.perf_counter() - wall, time.process_time() - cpu))
     except GameError as error:
         message = frame(("refused", str(error)))
-    except BaseException as error:  # an engine that calls sys.exit must not pass for one that crashed
-        _send(outgoing, ("raised", _say(error)))
+    except BaseException as error:  # including SystemExit, which would look like a crash
+        _send(outgoing, ("raised", _described(error)))
         return False
     finally:
         _alarm(0)
@@ -113,10 +104,10 @@ def _work(engine: Engine[Any], job: tuple[int, list[Message]], deadline: float, 
 
 
 def main() -> None:
-    """Serve until the input ends."""
-    parent = int(sys.argv[1])  # asked for here, it might be the parent that inherits orphans
+    """Answer messages until the input ends."""
+    parent = int(sys.argv[1])  # os.getppid() may already be the process that adopts orphans
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # Whatever an engine prints, in Python or in native code, must not fall between the messages.
+    # What an engine prints, in Python or in native code, must not get between the messages.
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
@@ -125,9 +116,11 @@ def main() -> None:
     if settings is None:
         return
     try:
-        engine = _make(settings)
+        sys.path[:] = settings["path"]
+        module, _, name = settings["engine"].partition(":")
+        engine: Engine[Any] = getattr(importlib.import_module(module), name)(**settings["kwargs"])
     except BaseException as error:
-        _send(outgoing, ("failed", _say(error)))
+        _send(outgoing, ("failed", _described(error)))
         return
     _send(outgoing, ("ready",))
     try:
@@ -136,7 +129,7 @@ def main() -> None:
                 if not _work(engine, job, settings["deadline"], outgoing):
                     break
     except BrokenPipeError:
-        pass  # the parent is gone, and nobody reads the answer
+        pass  # the parent has ended
     finally:
         _alarm(_GRACE)
         engine.close()

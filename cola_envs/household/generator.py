@@ -83,15 +83,20 @@ class HouseholdGame:
 
 
 def check_generator_settings(*, split: str, level: int, task_types: Sequence[str]) -> None:
-    """Check what :func:`generate` takes.
+    """Check the arguments of :func:`generate`.
 
     Raises:
-        ValueError: an unknown split, level or task type, or no type at all.
+        ValueError: for an unknown split, level or task type, or no task types.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
     if level not in LEVELS or isinstance(level, bool):
         raise ValueError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level!r}")
+    check_task_types(task_types)
+
+
+def check_task_types(task_types: Sequence[str]) -> None:
+    """Raise ValueError for an unknown task type, or no task types."""
     if isinstance(task_types, str) or not task_types:
         raise ValueError(f"task_types must be a sequence of at least one task type, got {task_types!r}")
     for name in task_types:

@@ -1,4 +1,4 @@
-"""ALFWorld's own games on its own engine: the task of ``CoLA-ALFWorld-v0``."""
+"""ALFWorld's games on its own engine: the task of ``CoLA-ALFWorld-v0``."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cola_envs.checks import check_game_settings
 from cola_envs.engines import EnginePool, EngineTask, Game, GameError
-from cola_envs.engines.task import check_game_settings
 from cola_envs.engines.versions import engine_versions
 from cola_envs.household import SPLITS, TASK_TYPES
+from cola_envs.household.generator import check_task_types
 from cola_envs.jsonl import parsed
 from cola_envs.tasks.household import ENGINE, described
 
-#: Below ``$ALFWORLD_DATA``.
-FOLDER = "json_2.1.1"
+FOLDER = "json_2.1.1"  # in $ALFWORLD_DATA
 
 
 @dataclass(frozen=True)
 class GameList:
-    """The games of a split that can be played.
+    """The playable games of a split.
 
     Attributes:
         games: in the order of their ids.
-        sha256: of the ids and of each game file's bytes.
-        skipped: how many were left out, by reason.
+        sha256: of the ids and the game files.
+        skipped: number of games left out, by reason.
     """
 
     games: tuple[Game, ...]
@@ -37,45 +37,62 @@ class GameList:
 
 
 class ALFWorld(EngineTask):
-    r"""Household chores (Shridhar et al. 2021): the text games of ALFWorld.
+    r"""Household chores: the text games of ALFWorld (Shridhar et al. 2021).
 
-    **Prompt, actions, observation, reward, episode end.** As in
-    :class:`cola_envs.tasks.household.Household`: the engine, the domain and the grammar are the same, and a
-    game file brings its own copies of the latter two.
+    **Prompt.** ALFWorld's first text: ``-= Welcome to TextWorld, ALFRED! =-``, a blank line, a description of
+    the room, a blank line, ``Your task is to:`` with the goal; then a newline and ``>``. With
+    ``admissible="list"`` a line ``Commands:`` with the admissible commands, separated by commas, comes before
+    the last newline.
 
-    **Fields.** ``info(row)`` has ``task_type``, ``unique_id`` (the game's folders below the split's),
+    **Actions.** A command, ended by a newline, as in :class:`~cola_envs.tasks.household.Household`; each game
+    file has its own copy of the domain and grammar.
+
+    **Observation.** The engine's response, a newline and ``>``. The response to a command that is not
+    admissible is ``Nothing happens.`` See :class:`~cola_envs.engines.EngineTask`.
+
+    **Reward.** 1.0 for the command that reaches the goal, else 0.0; less ``invalid_penalty`` for a command
+    that is not admissible.
+
+    **Episode end.** Terminated when the goal is reached; truncated after ``max_commands`` commands, or if the
+    engine fails (the cause is in ``info["error"]``), besides the token budget and the context.
+
+    **Info.** At reset and at the end ``task_type``, ``unique_id`` (the game's folders in the split's),
     ``split``, ``goal``, ``dataset`` (``"alfworld-json_2.1.1"``), ``engine`` (names and versions), ``games``
-    (how many were really loaded) and ``games_sha256`` (of their list: ids and files); each turn ``command``,
-    ``valid``, ``commands`` and ``invalid`` (counts); the last one ``success``.
+    (number of games loaded) and ``games_sha256`` (of their ids and files); after each command ``command``,
+    ``valid``, ``commands`` and ``invalid`` (counts so far); at the end ``success``.
 
-    **Data.** ``$ALFWORLD_DATA/json_2.1.1/{train,valid_seen,valid_unseen}``, as ``alfworld-download`` lays
-    them out (3,553, 140 and 134 games); nothing is downloaded here. As upstream, a game is skipped if its
-    folders' names hold ``movable`` or ``Sliced``, if it has no game file, or if that does not say that it is
-    solvable; ``skipped`` counts them. Where games are missing, ``games`` says so: a share of fewer games is
-    no result on the split. ALFWorld is under the MIT licence, ALFRED's data under its own; the engine has GPL
-    parts and is installed by the extra ``alfworld`` alone.
+    **Data and licence.** The files that ``alfworld-download`` writes to
+    ``$ALFWORLD_DATA/json_2.1.1/{train,valid_seen,valid_unseen}`` (3,553, 140 and 134 games); this task
+    downloads nothing. As in ALFWorld, a game is skipped if its folders' names contain ``movable`` or
+    ``Sliced``, if it has no game file, or if the file does not say that it is solvable; ``skipped`` counts
+    them. If ``games`` is smaller than the split, a result is not a result on the split. ALFWorld has the MIT
+    licence, ALFRED's data its own; the engine has GPL parts and is installed only by the extra ``alfworld``.
 
     **Versions.** v0: first version.
 
     Args:
-        num_rows: how many rows (games side by side) there are.
+        num_rows: number of rows.
         split: ``"train"``, ``"valid_seen"`` or ``"valid_unseen"``.
-        data: the data's folder; by default what ``$ALFWORLD_DATA`` names.
-        task_types: keep these of :data:`cola_envs.household.TASK_TYPES`.
-        games: keep these ids (``unique_id``).
-        sequential: take the games in order, each once before any comes again, whichever row asks; an
-            evaluation plays a whole split so. Otherwise each is drawn from the row's generator.
-        max_commands, invalid_penalty, admissible, num_workers, deadline: as in Household.
+        data: the folder with the data; by default ``$ALFWORLD_DATA``.
+        task_types: use only these of :data:`cola_envs.household.TASK_TYPES`.
+        games: use only these ids (``unique_id``).
+        sequential: play the games in order, each once before any is repeated, for an evaluation of a whole
+            split; by default each game is drawn from the row's generator.
+        max_commands: commands before the episode is truncated.
+        invalid_penalty: subtracted for each command that is not admissible.
+        admissible: ``"list"`` adds the admissible commands to every observation, ``"none"`` does not.
+        num_workers: engine processes; by default one for each core, at most one for each row.
+        deadline: time limit of one call of the engine, in seconds.
 
     Attributes:
-        num_problems: how many games an episode may draw from.
-        skipped: how many games of the split were left out, by reason.
+        num_problems: number of games.
+        skipped: number of the split's games that were left out, by reason.
 
     Raises:
-        ModuleNotFoundError: without the engine; says what installs it.
-        FileNotFoundError: without the data; names the variable and the download.
-        GameError: a file that cannot be read or is no game, or one outside the data's folder.
-        ValueError: an argument outside what is written above, or no game left.
+        ModuleNotFoundError: without the engine, with the command that installs it.
+        FileNotFoundError: without the data, with the variable to set and the command that downloads it.
+        GameError: for a file that cannot be read or is not a game, or one outside the data's folder.
+        ValueError: for an invalid argument, or no games.
     """
 
     splits = SPLITS
@@ -121,8 +138,8 @@ def split_folder(data: str | Path | None, split: str) -> Path:
     """The folder of a split.
 
     Raises:
-        FileNotFoundError: if there is none; names what to set and what to run.
-        ValueError: an unknown split.
+        FileNotFoundError: if there is none, with the variable to set and the command to run.
+        ValueError: for an unknown split.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
@@ -144,14 +161,10 @@ def list_games(folder: Path, task_types: Sequence[str], keep: Sequence[str] | No
     """Find the games below ``folder`` and check every file.
 
     Raises:
-        GameError: a file that cannot be read or is no game, or one outside the folder.
-        ValueError: an unknown task type or id, or no game left.
+        GameError: for a file that cannot be read or is not a game, or one outside the folder.
+        ValueError: for an unknown task type or id, or no games.
     """
-    if isinstance(task_types, str) or not task_types:
-        raise ValueError(f"task_types must be a sequence of at least one task type, got {task_types!r}")
-    for name in task_types:
-        if name not in TASK_TYPES:
-            raise ValueError(f"unknown task type {name!r}; the six are {', '.join(TASK_TYPES)}")
+    check_task_types(task_types)
     if isinstance(keep, str):
         raise ValueError(f"games must be a sequence such as [{keep!r}], got {keep!r}")
     if keep is None:
@@ -165,7 +178,8 @@ def list_games(folder: Path, task_types: Sequence[str], keep: Sequence[str] | No
         if "movable" in name or "Sliced" in name:
             skipped["movable or sliced"] += 1
             continue
-        task_type = _field(_inside(folder, name, "traj_data.json"), "task_type")
+        path = _inside(folder, name, "traj_data.json")
+        task_type = _string(path, _read(path)[1], "task_type")
         if task_type not in task_types:
             skipped["other task type"] += 1
             continue
@@ -178,8 +192,7 @@ def list_games(folder: Path, task_types: Sequence[str], keep: Sequence[str] | No
             skipped["not known to be solvable"] += 1
             continue
         for key in ("pddl_domain", "grammar", "pddl_problem"):
-            if not isinstance(game.get(key), str):
-                raise GameError(f"{path}: the field {key!r} is missing or no string; fetch the file again")
+            _string(path, game, key)
         digest.update(f"{name}\0{hashlib.sha256(raw).hexdigest()}\n".encode())
         games.append(Game(str(path), {"task_type": task_type, "unique_id": name}))
     if not games:
@@ -191,15 +204,15 @@ def list_games(folder: Path, task_types: Sequence[str], keep: Sequence[str] | No
 
 def _known(folder: Path, name: str) -> str:
     if not (_inside(folder, name, "traj_data.json")).is_file():
-        raise ValueError(f"there is no game {name!r} at {folder}; an id is two folders, task and trial")
+        raise ValueError(f"there is no game {name!r} in {folder}; an id is two folders, task and trial")
     return Path(name).as_posix()
 
 
 def _inside(folder: Path, name: str, file: str) -> Path:
-    """A file's path, which may not leave the folder, by ``..`` or by a link."""
+    """The path of a game's file; GameError if ``..`` or a link leads out of the folder."""
     path = folder / name / file
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise GameError(f"the game {name!r} leads out of the data's folder {folder}: it is not played")
+        raise GameError(f"the game {name!r} leads out of the data's folder {folder}; put its files there")
     return path
 
 
@@ -214,8 +227,8 @@ def _read(path: Path) -> tuple[bytes, dict[str, object]]:
     return raw, content
 
 
-def _field(path: Path, name: str) -> str:
-    value = _read(path)[1].get(name)
+def _string(path: Path, content: dict[str, object], name: str) -> str:
+    value = content.get(name)
     if not isinstance(value, str):
-        raise GameError(f"{path}: the field {name!r} is missing or no string; fetch the file again")
+        raise GameError(f"{path}: the field {name!r} is missing or not a string; fetch the file again")
     return value

@@ -1,4 +1,4 @@
-"""Arithmetic of our own making, graded exactly: chained sums, products, equations, and ten kinds more."""
+"""Generated arithmetic problems with exact grading: the task of ``CoLA-Arithmetic-v0``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cola_envs.checks import check_choice
 from cola_envs.fields import Info
 from cola_envs.grading.extract import extract_boxed
 from cola_envs.task import Turn
@@ -23,25 +24,25 @@ from cola_envs.tasks.arithmetic_kinds import Draw, Drawn, Generator, Step, Worke
 from cola_envs.tasks.arithmetic_kinds import between as _between
 
 Split = Literal["train", "test"]
-#: The kinds of ``CoLA-Arithmetic-v0`` where none are named.
+#: The default kinds of problems.
 KINDS = ("sum", "product", "equation")
-#: All there are.
 ALL_KINDS = (*KINDS, *arithmetic_kinds.GENERATORS)
 LEVELS = (1, 2, 3, 4, 5)
+SPLITS = ("train", "test")
 #: One canonical question in TEST_SHARE belongs to the test split.
 TEST_SHARE = 4
 
 
 class Problem(NamedTuple):
-    """One problem.
+    """An arithmetic problem.
 
     Attributes:
         question: as the prompt shows it, e.g. ``8+6-4=?`` or ``3*x+2=17, x=?``.
         answer: the exact integer.
         kind: one of :data:`ALL_KINDS`.
         level: 1 to 5.
-        key: the canonical question; two questions that differ in the order of terms share it.
-        steps: how one works it out: (expression, value) pairs, the last value being the answer.
+        key: the canonical question, equal for questions that differ only in the order of terms.
+        steps: the calculation: (expression, value) pairs; the last value is the answer.
     """
 
     question: str
@@ -58,7 +59,7 @@ def split_of(key: str) -> Split:
 
 
 def generate(seed: int, *, level: int = 1, split: Split = "train", kinds: tuple[str, ...] = KINDS) -> Problem:
-    """Problem number ``seed`` of a split: the same arguments give the same problem on every machine.
+    """Generate problem number ``seed`` of a split; equal arguments give the same problem on every machine.
 
     Raises:
         ValueError: for an unknown level, kind or split.
@@ -77,7 +78,7 @@ def generate(seed: int, *, level: int = 1, split: Split = "train", kinds: tuple[
 def problems(
     seed: int = 0, *, level: int = 1, split: Split = "train", kinds: tuple[str, ...] = KINDS
 ) -> Iterator[Problem]:
-    """An endless stream of problems, per-item seeded: item ``i`` does not depend on those before it."""
+    """Yield problems without end; each has its own seed and does not depend on those before it."""
     origin = random.Random(seed).getrandbits(62)
     while True:
         yield generate(origin, level=level, split=split, kinds=kinds)
@@ -85,24 +86,22 @@ def problems(
 
 
 def _check(level: int, split: str, kinds: tuple[str, ...]) -> None:
-    if level not in LEVELS:
-        raise ValueError(f"level {level!r} is not one of 1, 2, 3, 4, 5")
-    if split not in ("train", "test"):
-        raise ValueError(f"split {split!r} is neither 'train' nor 'test'")
+    check_choice("level", level, LEVELS)
+    check_choice("split", split, SPLITS)
     if not kinds or any(kind not in ALL_KINDS for kind in kinds):
         raise ValueError(f"kinds {kinds!r} must be a non-empty selection of {ALL_KINDS}")
 
 
 @cache
 def set_hash(level: int, split: Split, kinds: tuple[str, ...]) -> str:
-    """The sha256 of the first 100 questions and answers of a stream: it changes when the generators do."""
+    """The sha256 of the first 100 questions and answers of a stream, which identifies the generators."""
     stream = islice(problems(0, level=level, split=split, kinds=kinds), 100)
     text = "\n".join(f"{problem.question} {problem.answer}" for problem in stream)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# A generator draws operands and returns the canonical question and a function that writes the rest out:
-# questions of the other split are thrown away, and most of the work is in the writing.
+# A generator draws operands and returns the canonical question and a function that writes question, answer
+# and steps. Writing takes most of the time and is done only for questions of the wanted split.
 
 # level: (fewest terms, most terms, largest operand)
 _SUM_SHAPES = {1: (3, 4, 9), 2: (4, 5, 9), 3: (2, 3, 99), 4: (3, 4, 99), 5: (3, 4, 999)}
@@ -114,7 +113,7 @@ def _sum(draw: Draw, level: int) -> Drawn:
     terms = [total]
     for _ in range(_between(draw, fewest, most) - 1):
         operand = _between(draw, 1, largest)
-        # Partial sums stay at zero or above, so that no sign has to be carried in a step.
+        # No partial sum is negative, so that the steps need no signs.
         signed = operand if draw() < 0.5 or operand > total else -operand
         total += signed
         terms.append(signed)
@@ -200,7 +199,7 @@ def _two_sided_equation(draw: Draw, low: int) -> Drawn:
     gap, shift = _between(draw, 1, 9), _between(draw, 1, 30)
     slope, right = other + gap, gap * x + shift
     equation = f"{slope}*x+{shift}={other}*x{right:+d}"
-    # The larger slope always stands on the left, so that the equation is its own canonical form.
+    # The larger slope is always on the left, so that the equation is its own canonical form.
     return equation, lambda: (
         f"{equation}, x=?",
         x,
@@ -226,46 +225,47 @@ def final_text(text: str) -> str | None:
 
 
 def final_answer(text: str) -> int | None:
-    r"""The integer in the last complete ``\boxed{...}``; without a box, in the last ``<answer>`` pair.
-
-    Returns:
-        None where neither holds a plain integer.
-    """
+    """The integer that :func:`final_text` finds; None if there is no text, or not an integer."""
     answer = final_text(text)
     return int(answer) if answer is not None and _INTEGER.fullmatch(answer) else None
 
 
 @dataclass
 class ArithmeticTask:
-    r"""Work out one arithmetic problem and put the answer in a box.
+    r"""Solve one generated arithmetic problem and put the integer answer in a box.
 
-    Prompt: ``Q: 8+6-4=?`` and, on the next line, ``A:``. Kinds: ``sum`` (chained sums and
-    differences), ``product`` (products with a sum), ``equation`` (linear, one unknown); and, where
-    ``kinds=`` names them, ``fraction`` (``1/2+1/3=?/6``), ``gcd``, ``lcm``, ``remainder`` (``97%13=?``, of
-    powers from level 4 on), ``percent`` (``15% of 80=?``, or ``80+15%=?``), ``rounding``
-    (``round 347 to 10s=?``), ``base`` (``211 base 3=?``, ``22 to base 3=?``), ``sequence``
-    (``3,7,11,15,?``), ``power`` (``7^3-5=?``), ``system`` (``x+y=5, x-y=1, x=?``). Every answer is an
-    integer.
+    **Prompt.** ``Q: 8+6-4=?`` and, on the next line, ``A:``.
 
-    Reward: 1.0 if the integer in the last ``\boxed{...}`` is the answer, else 0.0. An
-    ``<answer>...</answer>`` pair is read where there is no box, so that a policy that learned the
-    thinking format is graded for its arithmetic and not for its style.
+    **Kinds.** By default ``sum`` (chained sums and differences), ``product`` (products with a sum) and
+    ``equation`` (linear, one unknown). With ``kinds=`` also ``fraction`` (``1/2+1/3=?/6``), ``gcd``, ``lcm``,
+    ``remainder`` (``97%13=?``, of powers from level 4 on), ``percent`` (``15% of 80=?``, or ``80+15%=?``),
+    ``rounding`` (``round 347 to 10s=?``), ``base`` (``211 base 3=?``, ``22 to base 3=?``), ``sequence``
+    (``3,7,11,15,?``), ``power`` (``7^3-5=?``) and ``system`` (``x+y=5, x-y=1, x=?``).
 
-    Episode end: one segment. It ends at the model's end-of-sequence token or when the token budget is
-    spent, and is then graded.
+    **Actions.** The whole answer, one segment, up to the model's end-of-text token or the token budget.
 
-    ``info`` at the end: ``question``, ``answer`` (the right one, an int), ``given`` (the agent's integer as
-    a string, ``""`` where there is none), ``kind``, ``level``, ``split``, ``success``, ``dataset``,
-    ``set_hash`` (see :func:`set_hash`).
+    **Observation.** The prompt and the agent's text; the task adds nothing.
+
+    **Reward.** 1.0 if the integer in the last ``\boxed{...}`` is the answer, else 0.0. Without a box, the
+    last ``<answer>...</answer>`` is read, so that a policy trained on the thinking format is graded as well.
+
+    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too.
+
+    **Info.** At reset and at the end ``question``, ``answer`` (the correct int), ``kind``, ``level``,
+    ``split``, ``dataset`` and ``set_hash`` (see :func:`set_hash`); at the end also ``given`` (the agent's
+    integer as a string, ``""`` if there is none) and ``success``.
+
+    **Data and licence.** Generated; no licence applies.
+
+    **Versions.** v0: first version. Ten kinds were added later; the default kinds are unchanged.
 
     Args:
         level: difficulty, 1 (single digits) to 5 (three digits; unknowns on both sides).
-        split: ``"train"`` or ``"test"``. The two share no question up to the order of its terms:
-            ``8+6`` and ``6+8`` are one question.
-        kinds: the kinds to draw from, evenly; by default :data:`KINDS`, of :data:`ALL_KINDS`.
+        split: ``"train"`` or ``"test"``, which share no question, whatever the order of its terms.
+        kinds: the kinds of problems, of :data:`ALL_KINDS`, drawn with equal probability.
 
-    Data: generated; no licence applies. Version history: v0, first release; ten kinds added to those that
-    ``kinds=`` may name, the default unchanged.
+    Raises:
+        ValueError: for an unknown level, split or kind.
     """
 
     level: int = 1

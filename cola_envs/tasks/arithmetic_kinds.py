@@ -1,9 +1,9 @@
-"""Further kinds of arithmetic problems: fractions, divisors, remainders, percentages, bases, sequences...
+"""Ten further kinds of arithmetic problems: fractions, divisors, remainders, percentages, bases, ...
 
-A generator draws operands with ``draw`` (a uniform number in [0, 1) a call) and returns the canonical
-question and a function that writes question, answer and steps. Every answer is an integer: of a fraction
-the numerator over a given denominator is asked. The expressions of the steps use ``+ - *``, exact ``/``
-and, of non-negative whole numbers, ``%`` (the remainder).
+A generator draws operands with ``draw``, which returns a uniform number in [0, 1) at each call, and returns
+the canonical question and a function that writes question, answer and steps. Every answer is an integer; for
+a fraction it is the numerator over a given denominator. The steps use ``+ - *``, exact ``/``, and ``%`` (the
+remainder) of non-negative integers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def between(draw: Draw, low: int, high: int) -> int:
 
 
 class _Sheet:
-    """Steps as they are worked out: each method writes one down and returns its value."""
+    """Collects the steps of a calculation: each method records one step and returns its value."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -42,7 +42,7 @@ class _Sheet:
     def over(self, a: int, b: int) -> int:
         value, rest = divmod(a, b)
         if rest:
-            raise ArithmeticError(f"{a} is no multiple of {b}")
+            raise ArithmeticError(f"{a} is not a multiple of {b}")
         return self._write(f"{a}/{b}", value)
 
     def modulo(self, a: int, b: int) -> int:
@@ -55,7 +55,7 @@ _SIGNS = {"+": 1, "-": -1}
 
 
 def _fraction(draw: Draw, level: int) -> Drawn:
-    """``1/2+1/3=?/6``: level 1 one denominator, 2 a multiple, 3 any two, 4 a product, 5 three terms."""
+    """``1/2+1/3=?/6``; level 1 equal denominators, 2 multiples, 3 any, 4 a product, 5 three terms."""
     if level == 4:
         return _fraction_product(draw)
     largest = 9 if level < 5 else 12
@@ -71,7 +71,7 @@ def _fraction(draw: Draw, level: int) -> Drawn:
     signs = [1, *(1 if draw() < 0.5 else -1 for _ in upper[1:])]
     parts = [sign * a * (common // b) for sign, a, b in zip(signs, upper, lower, strict=True)]
     for i in range(1, len(parts)):
-        if sum(parts[: i + 1]) < 0:  # no sum on the way is negative, as in the other kinds
+        if sum(parts[: i + 1]) < 0:  # no partial sum is negative, as in the other kinds
             signs[i], parts[i] = 1, -parts[i]
     terms = [f"{'+' if s > 0 else '-'}{a}/{b}" for s, a, b in zip(signs, upper, lower, strict=True)]
 
@@ -120,21 +120,20 @@ def _euclid(sheet: _Sheet, a: int, b: int) -> int:
 
 
 def _gcd(draw: Draw, level: int) -> Drawn:
-    """``gcd(12,18)=?``, worked by Euclid's algorithm."""
+    """``gcd(12,18)=?``, by Euclid's algorithm."""
     a, b = _divisor_pair(draw, level)
 
     def write() -> Worked:
         sheet = _Sheet()
         answer = _euclid(sheet, a, b)
-        # The last remainder is 0; the answer repeats the one before it.
-        sheet.add(answer, 0)
+        sheet.add(answer, 0)  # the last remainder is 0, and the last step must give the answer
         return f"gcd({a},{b})=?", answer, tuple(sheet.steps)
 
     return f"gcd {sorted((a, b))}", write
 
 
 def _lcm(draw: Draw, level: int) -> Drawn:
-    """``lcm(12,18)=?``: the product over the greatest common divisor."""
+    """``lcm(12,18)=?``, the product divided by the greatest common divisor."""
     a, b = _divisor_pair(draw, level)
 
     def write() -> Worked:
@@ -151,7 +150,7 @@ _REMAINDER_SHAPES = {1: (30, 5), 2: (99, 9), 3: (999, 19)}
 
 
 def _remainder(draw: Draw, level: int) -> Drawn:
-    """``97%13=?``; from level 4 on of a power, ``7^5%13=?``."""
+    """``97%13=?``; from level 4 on the remainder of a power, ``7^5%13=?``."""
     if level > 3:
         return _power_remainder(draw, level)
     largest, divisor = _REMAINDER_SHAPES[level]
@@ -183,7 +182,7 @@ def _power_remainder(draw: Draw, level: int) -> Drawn:
 
 
 def _percent(draw: Draw, level: int) -> Drawn:
-    """``15% of 80=?``; from level 4 on a number that grows or shrinks, ``80+15%=?``, at level 5 twice."""
+    """``15% of 80=?``; at level 4 a change by a percentage, ``80+15%=?``, at level 5 two changes."""
     if level > 3:
         return _change(draw, level)
     p = (10, 20, 25, 50)[between(draw, 0, 3)] if level == 1 else 5 * between(draw, 1, 19)
@@ -199,7 +198,7 @@ def _percent(draw: Draw, level: int) -> Drawn:
 
 
 def _change(draw: Draw, level: int) -> Drawn:
-    # A multiple of 20 twice over keeps both changes whole.
+    # Changes of 5% times an integer keep multiples of 20 (for two changes, of 400) integers.
     n = (20 if level == 4 else 400) * between(draw, 1, 50 if level == 4 else 20)
     changes = [5 * between(draw, 1, 15) * (1 if draw() < 0.5 else -1) for _ in range(level - 3)]
     shown = f"{n}" + "".join(f"{change:+d}%" for change in changes)
@@ -219,11 +218,11 @@ _ROUNDING_SHAPES = {1: (2, (1,)), 2: (3, (1,)), 3: (3, (1, 2)), 4: (5, (2, 3)), 
 
 
 def _rounding(draw: Draw, level: int) -> Drawn:
-    """``round 347 to 10s=?``: to the nearest multiple; a number in the middle is never asked."""
+    """``round 347 to 10s=?``, to the nearest multiple; never a number halfway between two."""
     digits, places = _ROUNDING_SHAPES[level]
     unit = 10 ** places[between(draw, 0, len(places) - 1)]
     n = between(draw, 10 ** (digits - 1), 10**digits - 1)
-    n += 2 * n % unit == 0  # neither the middle nor a multiple itself
+    n += 2 * n % unit == 0  # neither halfway nor already a multiple
 
     def write() -> Worked:
         sheet = _Sheet()
@@ -274,8 +273,7 @@ def _base(draw: Draw, level: int) -> Drawn:
 
 
 def _sequence(draw: Draw, level: int) -> Drawn:
-    """``3,7,11,15,?``: a constant difference (levels 1, 2), a constant ratio (3), a constant second
-    (4) or third (5) difference."""
+    """``3,7,11,15,?``; constant difference (levels 1, 2), ratio (3), second (4) or third (5) difference."""
     sheet = _Sheet()
     if level <= 2:
         step = between(draw, 1, 9) if level == 1 else between(draw, 11, 40) * (1 if draw() < 0.5 else -1)
@@ -310,7 +308,7 @@ _POWER_SHAPES = {1: ((9, 2),), 2: ((9, 3),), 3: ((15, 2), (15, 2)), 4: ((19, 3),
 
 
 def _power(draw: Draw, level: int) -> Drawn:
-    """``7^3=?``; at levels 1, 2 and 4 with a summand, ``7^3+5=?``, at 3 and 5 of two powers."""
+    """A power and a summand, ``7^3+5=?`` (levels 1, 2, 4), or two powers (3, 5)."""
     powers = [(between(draw, 2, b), between(draw, 2, e)) for b, e in _POWER_SHAPES[level]]
     rest = between(draw, 1, 20) if len(powers) == 1 else 0
     values = sorted((base**exponent for base, exponent in powers), reverse=True)
@@ -341,13 +339,13 @@ _SYSTEM_SHAPES = {1: (1, 9, False), 2: (3, 9, False), 3: (5, 12, False), 4: (5, 
 
 
 def _system(draw: Draw, level: int) -> Drawn:
-    """``2*x+3*y=13, x-y=-1, x=?``: two equations with one solution, by elimination."""
+    """``2*x+3*y=13, x-y=-1, x=?``, two equations with one solution, by elimination."""
     most, largest, signed = _SYSTEM_SHAPES[level]
     low = -largest if signed else 0
     x, y = between(draw, low, largest), between(draw, low, largest)
     a, b, c, d = (between(draw, 1, most) for _ in range(4))
     if level == 1 or draw() < 0.5 or a * d == b * c:
-        d = -d  # then the determinant cannot vanish: a, b, c and -d are positive
+        d = -d  # makes the determinant non-zero, because a, b, c and -d are positive
     e, f = a * x + b * y, c * x + d * y
 
     def side(p: int, q: int) -> str:
@@ -357,7 +355,7 @@ def _system(draw: Draw, level: int) -> Drawn:
 
     def write() -> Worked:
         sheet = _Sheet()
-        # Times d the first equation, times b the second, and the unknown y falls out of the difference.
+        # The first equation times d less the second times b eliminates y.
         determinant = sheet.add(sheet.times(a, d), -sheet.times(b, c))
         top = sheet.add(sheet.times(e, d), -sheet.times(b, f))
         answer = sheet.over(top, determinant)

@@ -1,4 +1,4 @@
-"""Countdown: make a target from given numbers with + - * /; puzzles are generated, answers read as trees."""
+"""Countdown puzzles, make a target from given numbers with + - * /: the task of ``CoLA-Countdown-v0``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cola_envs.checks import check_choice
 from cola_envs.fields import Info
 from cola_envs.task import Turn
-from cola_envs.tasks.arithmetic import Split, final_text, split_of
+from cola_envs.tasks.arithmetic import SPLITS, Split, final_text, split_of
 from cola_envs.tasks.arithmetic_kinds import Draw, Step
 from cola_envs.tasks.thinking import INSTRUCTION, ThinkingPrompt
 
-#: difficulty: (how many numbers, the largest of them, the largest target and intermediate result).
+#: Difficulty: (number of numbers, the largest number, the largest target and intermediate result).
 SHAPES = {
     1: (3, 9, 99),
     2: (3, 25, 199),
@@ -27,20 +28,19 @@ SHAPES = {
     4: (5, 50, 999),
     5: (6, 100, 999),
 }
-#: Longest expression that is read, in characters, and deepest tree.
-MAX_LENGTH = 200
-MAX_DEPTH = 20
+MAX_LENGTH = 200  # of an expression, in characters
+MAX_DEPTH = 20  # of an expression's tree, in levels
 
 
 class Puzzle(NamedTuple):
-    """One puzzle.
+    """A Countdown puzzle.
 
     Attributes:
-        numbers: what must be used, each exactly once, in the order of the prompt.
-        target: what must come out.
+        numbers: the numbers, each to be used exactly once, in the order of the prompt.
+        target: the value to make.
         difficulty: 1 to 5.
-        answer: one solution, an expression with no bracket that could be left out.
-        steps: how that solution is worked out: (expression, value) pairs; all values are integers > 0.
+        answer: a solution, an expression without unnecessary brackets.
+        steps: the calculation of the solution: (expression, value) pairs; all values are integers > 0.
     """
 
     numbers: tuple[int, ...]
@@ -51,7 +51,7 @@ class Puzzle(NamedTuple):
 
     @property
     def question(self) -> str:
-        """As the prompt shows it, e.g. ``Make 24 from 8, 2, 3 with + - * /``."""
+        """The question in the prompt, e.g. ``Make 24 from 8, 2, 3 with + - * /``."""
         return f"Make {self.target} from {', '.join(map(str, self.numbers))} with + - * /"
 
 
@@ -60,9 +60,9 @@ class Score(NamedTuple):
 
     Attributes:
         correct: whether the expression makes the target from the numbers.
-        status: ``ok``, ``missing`` (no expression at all), ``long`` (beyond the bounds on length and
-            depth), ``syntax`` (not an expression, or one with more than is allowed in it), ``numbers``
-            (not each number exactly once), ``division`` (by zero) or ``value`` (not the target).
+        status: ``ok``, ``missing`` (no expression), ``long`` (beyond the limits of length and depth),
+            ``syntax`` (not an expression, or one with symbols that are not allowed), ``numbers`` (not each
+            number exactly once), ``division`` (by zero) or ``value`` (not the target).
     """
 
     correct: bool
@@ -70,23 +70,21 @@ class Score(NamedTuple):
 
 
 def key_of(numbers: tuple[int, ...], target: int) -> str:
-    """The canonical puzzle: puzzles that differ in the order of their numbers share it."""
+    """The canonical form of a puzzle, equal for puzzles that differ only in the order of their numbers."""
     return f"countdown {sorted(numbers)} {target}"
 
 
 def generate(seed: int, *, difficulty: int = 1, split: Split = "train") -> Puzzle:
-    """Puzzle number ``seed`` of a split: the same arguments give the same puzzle on every machine.
+    """Generate puzzle number ``seed`` of a split; equal arguments give the same puzzle on every machine.
 
-    Random pairs of numbers are replaced by their sum, positive difference, product or exact quotient
-    until one is left: the target. So a solution is there by construction.
+    Random pairs of numbers are replaced by their sum, positive difference, product or exact quotient until
+    one number is left, the target. Every puzzle therefore has a solution.
 
     Raises:
         ValueError: for an unknown difficulty or split.
     """
-    if difficulty not in SHAPES:
-        raise ValueError(f"difficulty {difficulty!r} is not one of 1, 2, 3, 4, 5")
-    if split not in ("train", "test"):
-        raise ValueError(f"split {split!r} is neither 'train' nor 'test'")
+    check_choice("difficulty", difficulty, SHAPES)
+    check_choice("split", split, SPLITS)
     count, largest, limit = SHAPES[difficulty]
     draw = random.Random(seed * 8 + difficulty).random
     while True:
@@ -95,17 +93,17 @@ def generate(seed: int, *, difficulty: int = 1, split: Split = "train") -> Puzzl
         if drawn is None:
             continue
         target, expression, steps = drawn
-        # A target that is one of the numbers invites an answer that leaves the others out.
+        # A target among the numbers would reward leaving the others out.
         if target not in numbers and split_of(key_of(numbers, target)) == split:
             return Puzzle(numbers, target, difficulty, expression, steps)
 
 
-# A value, the expression that gives it, and the sign at that expression's root.
+# A value, its expression, and the operator at the expression's root ("" for a number).
 Term = tuple[int, str, str]
 
 
 def _combine(draw: Draw, numbers: tuple[int, ...], limit: int) -> tuple[int, str, tuple[Step, ...]] | None:
-    """A random tree over all the numbers: value, expression and steps; None where a value is not allowed."""
+    """Combine all numbers at random: value, expression and steps; None if a value is not allowed."""
     terms: list[Term] = [(number, str(number), "") for number in numbers]
     steps: list[Step] = []
     while len(terms) > 1:
@@ -148,14 +146,14 @@ _NUMBER = re.compile(r"[0-9]+")
 
 
 def score(expression: str | None, numbers: tuple[int, ...], target: int) -> Score:
-    r"""Judge an expression; nothing in it is ever evaluated as code.
+    r"""Grade an expression, without evaluating it as code.
 
     Allowed are integers, ``+ - * /`` (also as ``× · ÷ −`` or ``\times \cdot \div``), signs in front of a
-    term, round brackets and spaces, up to 200 characters and 20 levels. Each of ``numbers`` must be used
-    exactly once and no other, and ``target`` must come out in exact rational arithmetic.
+    term, round brackets and spaces, up to 200 characters and 20 levels. It must use each of ``numbers``
+    exactly once and no other number, and equal ``target`` in exact rational arithmetic.
 
     Args:
-        expression: as the agent wrote it, or None where there was none.
+        expression: the agent's expression, or None if there is none.
     """
     if expression is None:
         return Score(False, "missing")
@@ -192,7 +190,7 @@ _UNARY: dict[type[ast.unaryop], Callable[[Fraction], Fraction]] = {
 
 
 class _Forbidden(Exception):
-    """A node that is no number, sign or one of the four operators."""
+    """A node other than a number, a sign or one of the four operators."""
 
 
 class _TooDeep(Exception):
@@ -216,25 +214,33 @@ def _value(node: ast.expr, depth: int) -> Fraction:
 class CountdownTask:
     r"""Make the target from the numbers, each used exactly once, with ``+ - * /``.
 
-    Prompt: ``Q: Make 24 from 8, 2, 3 with + - * /`` and, on the next line, ``A:``.
+    **Prompt.** ``Q: Make 24 from 8, 2, 3 with + - * /`` and, on the next line, ``A:``.
 
-    Reward: 1.0 if the expression in the last ``\boxed{...}``, or without one in the last
-    ``<answer>...</answer>``, is right as :func:`score` reads it, else 0.0.
+    **Actions.** The whole answer, one segment, up to the model's end-of-text token or the token budget.
 
-    Episode end: one segment. It ends at the model's end-of-sequence token or when the token budget is
-    spent, and is then graded.
+    **Observation.** The prompt and the agent's text; the task adds nothing.
 
-    ``info`` at the end: ``unique_id``, ``numbers`` (tuple), ``target``, ``solution`` (one that is right),
-    ``expression`` (the agent's, ``""`` where there is none), ``status`` (see :class:`Score`), ``difficulty``,
-    ``split``, ``success``, ``dataset``.
+    **Reward.** 1.0 if :func:`score` accepts the expression in the last ``\boxed{...}``, or without a box in
+    the last ``<answer>...</answer>``, else 0.0.
+
+    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too.
+
+    **Info.** At reset and at the end ``unique_id``, ``numbers`` (tuple), ``target``, ``solution`` (a correct
+    one), ``difficulty``, ``split`` and ``dataset``; at the end also ``expression`` (the agent's, ``""`` if
+    there is none), ``status`` (see :class:`Score`) and ``success``.
+
+    **Data and licence.** Generated; no licence applies.
+
+    **Versions.** v0: first version.
 
     Args:
         difficulty: 1 (3 numbers up to 9, targets up to 99), 2 (3, 25, 199), 3 (4, 25, 499),
-            4 (5, 50, 999) or 5 (6, 100, 999). Of every puzzle one solution is known in which all
-            intermediate results are integers above zero and no larger than the largest target.
-        split: ``"train"`` or ``"test"``, determined by a hash of the sorted numbers and the target.
+            4 (5, 50, 999) or 5 (6, 100, 999). Every puzzle has a solution whose intermediate results are
+            integers above zero and no larger than the largest target.
+        split: ``"train"`` or ``"test"``, by a hash of the sorted numbers and the target.
 
-    Data: generated; no licence applies. Version history: v0, first release.
+    Raises:
+        ValueError: for an unknown difficulty or split.
     """
 
     difficulty: int = 1
@@ -243,7 +249,7 @@ class CountdownTask:
     info: Info = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        generate(0, difficulty=self.difficulty, split=self.split)  # refuses what is unknown
+        generate(0, difficulty=self.difficulty, split=self.split)  # raises for an unknown setting
 
     def reset(self, rng: np.random.Generator) -> str:
         seed = int(rng.integers(1 << 60))
@@ -277,9 +283,9 @@ def thinking_countdown(
 
     Args:
         difficulty, split: of :class:`CountdownTask`.
-        instruction: put in front of each prompt.
-        format_weight, answer_weight: what is paid for the format and for the right answer. The defaults
-            pay .1 for the format alone and 1.0 for both together, the totals that TinyZero's Countdown
-            reward made usual; unlike there, a right answer out of format is paid .9.
+        instruction: text in front of each prompt.
+        format_weight, answer_weight: rewards for the format and for the correct answer. The defaults give 0.1
+            for the format alone and 1.0 for both together, as TinyZero's Countdown reward does; unlike
+            there, a correct answer without the format gets 0.9.
     """
     return ThinkingPrompt(CountdownTask(difficulty, split), instruction, format_weight, answer_weight)

@@ -1,4 +1,4 @@
-r"""Word problems of primary school, graded by the final answer: the task of ``CoLA-GSM8K-v0``."""
+r"""Grade-school word problems, graded by the final answer: the task of ``CoLA-GSM8K-v0``."""
 
 from __future__ import annotations
 
@@ -6,37 +6,46 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from cola_envs.datasets.catalogue import FILES
+from cola_envs.checks import check_choice
+from cola_envs.datasets.catalogue import files_of
 from cola_envs.datasets.problems import Problems, given_problems, read_fetched
-from cola_envs.tasks.problem_set import ProblemSet, check_split, split_of
+from cola_envs.tasks.problem_set import ProblemSet, split_of
 
 
 class GSM8K(ProblemSet):
-    r"""Word problems whose answers are whole numbers, two to eight steps away.
+    r"""Grade-school word problems with integer answers that take two to eight steps.
 
-    **Prompt, episode, reward.** Those of :class:`~cola_envs.tasks.math500.Math500`: the instruction to reason
-    and to answer in a ``\boxed{}``, then the problem; one segment; 1.0 if the last complete box equals the
-    gold answer, the text after the last ``####`` of the published solution.
+    **Prompt.** ``User: Please reason step by step, and put your final answer within \boxed{}.``, a blank
+    line, the problem, and on a new line ``Assistant:`` and a space, as for Math500.
 
-    **Fields.** Those of Math500; ``subject`` is ``""``, ``level`` -1, and ``unique_id`` is
-    ``"GSM8K/test/17"``, the number of the line in its file, from 0 on.
+    **Actions.** The whole answer, one segment, up to the model's end-of-text token or the token budget.
 
-    **Data.** GSM8K (Cobbe et al. 2021): 7,473 training and 1,319 test problems, MIT licence, not part of this
-    package. ``cola data fetch gsm8k`` brings them into the folder where they are looked for
-    (``$COLA_DATA``, or else ``~/.cache/cola-rl``); nothing stands in for them.
+    **Observation.** The prompt and the agent's text; the task adds nothing.
+
+    **Reward.** 1.0 if the last complete ``\boxed{}`` equals the gold answer (the text after the last ``####``
+    of the published solution) by :mod:`cola_envs.grading`, else 0.0.
+
+    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too.
+
+    **Info.** The fields of :class:`~cola_envs.tasks.math500.Math500`. ``subject`` is ``""``, ``level`` is -1,
+    and ``unique_id`` is for example ``"GSM8K/test/17"``, with the line's number in its file, from 0.
+
+    **Data and licence.** GSM8K (Cobbe et al. 2021), 7,473 training and 1,319 test problems, MIT licence, not
+    part of this package. ``cola data fetch gsm8k`` downloads them to ``$COLA_DATA``, by default
+    ``~/.cache/cola-rl``, where this task reads them. There is no substitute.
 
     **Versions.** v0: first version.
 
     Args:
-        num_rows: how many rows (episodes side by side) there are.
-        split: ``"train"`` or ``"test"``; with ``problems=`` it has no effect.
-        problems: a path to a JSON-lines file (``.jsonl`` or ``.jsonl.gz``) or an iterable of mappings, with
+        num_rows: number of rows.
+        split: ``"train"`` or ``"test"``; ignored with ``problems=``.
+        problems: the path of a JSON-lines file (``.jsonl`` or ``.jsonl.gz``) or an iterable of mappings, with
             the fields question and answer, or those of Math500.
-        sequential: take the problems in order, each once before any comes again, whichever row asks.
+        sequential: play the problems in order, each once before any is repeated.
 
     Raises:
-        FileNotFoundError: if the problems have not been fetched, or ``problems`` names no file.
-        ValueError: for an unknown split, a line that is no problem, a damaged file, or no problem at all.
+        FileNotFoundError: if the problems have not been fetched, or ``problems`` is not a file.
+        ValueError: for an unknown split, a line that is not a problem, a damaged file, or no problems.
     """
 
     def __init__(
@@ -47,7 +56,7 @@ class GSM8K(ProblemSet):
         problems: str | Path | Iterable[Mapping[str, object]] | None = None,
         sequential: bool = False,
     ) -> None:
-        check_split(split)
+        check_choice("split", split, ("train", "test"))
         source = given_problems(problems) if problems is not None else _fetched(split)
         if not source.items:
             raise ValueError(f"{source.name} holds no problem")
@@ -55,7 +64,7 @@ class GSM8K(ProblemSet):
 
 
 def _fetched(split: str) -> Problems:
-    (file,) = (file for file in FILES if (file.dataset, file.split) == ("gsm8k", split))
+    (file,) = (file for file in files_of("gsm8k") if file.split == split)
     source = read_fetched(file)
     if source is None:
         raise FileNotFoundError(

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from cola_envs.checks import check_game_settings
 from cola_envs.engines import EnginePool, EngineTask, Game
-from cola_envs.engines.task import check_game_settings
 from cola_envs.engines.versions import engine_versions
 from cola_envs.household import SPLITS, TASK_TYPES, generate
 from cola_envs.household.generator import Split, check_generator_settings
@@ -18,55 +18,56 @@ NAME = "cola-household-v0"
 
 
 class Household(EngineTask):
-    r"""Household chores in ALFWorld's domain, grammar and vocabulary, on games of our own.
+    r"""Household chores on generated games, with ALFWorld's domain, grammar, vocabulary and engine.
 
-    **Prompt.** What ALFWorld says at the start: ``-= Welcome to TextWorld, ALFRED! =-``, a blank line, the
-    room at a glance, a blank line, ``Your task is to: `` with the goal; then a newline and ``>``. With
-    ``admissible="list"`` a line ``Commands: `` with the admissible commands, joined by ``, ``, comes before
+    **Prompt.** ALFWorld's first text: ``-= Welcome to TextWorld, ALFRED! =-``, a blank line, a description of
+    the room, a blank line, ``Your task is to:`` with the goal; then a newline and ``>``. With
+    ``admissible="list"`` a line ``Commands:`` with the admissible commands, separated by commas, comes before
     the last newline.
 
-    **Actions.** The agent writes a command (``go to desk 1``, ``take mug 2 from shelf 1``, ``open``,
+    **Actions.** A command, ended by a newline: ``go to desk 1``, ``take mug 2 from shelf 1``, ``open``,
     ``close``, ``move .. to ..``, ``clean``, ``heat``, ``cool .. with ..``, ``use``, ``examine``, ``look``,
-    ``inventory``, ``help``); a newline sends it. A segment that ends without one (end of sequence, token
-    budget) sends what was written.
+    ``inventory`` or ``help``. A segment that ends without a newline (end of text, token budget) is a command
+    too.
 
-    **Observation.** The engine's feedback, a newline and ``>``; ``Nothing happens.`` to what is not an
-    admissible command. See :class:`~cola_envs.engines.EngineTask`.
+    **Observation.** The engine's response, a newline and ``>``. The response to a command that is not
+    admissible is ``Nothing happens.`` See :class:`~cola_envs.engines.EngineTask`.
 
-    **Reward.** 1.0 for the command that reaches the goal, else 0.0, less ``invalid_penalty`` for each
-    inadmissible command.
+    **Reward.** 1.0 for the command that reaches the goal, else 0.0; less ``invalid_penalty`` for a command
+    that is not admissible.
 
     **Episode end.** Terminated when the goal is reached; truncated after ``max_commands`` commands, or if the
-    engine fails (the cause in ``info["error"]``), besides the token budget and the context.
+    engine fails (the cause is in ``info["error"]``), besides the token budget and the context.
 
-    **Fields.** ``info(row)`` has ``task_type``, ``level``, ``room``, ``split``, ``goal``, ``unique_id`` (of
-    the game), ``dataset`` and ``engine`` (names and versions); each turn ``command``, ``valid``, ``commands``
-    and ``invalid`` (counts); the last one ``success``. ``query(row, "walkthrough")`` gives commands from the
-    start that win, ``query(row, "plan")`` the planner's from here.
+    **Info.** At reset and at the end ``task_type``, ``level``, ``room``, ``split``, ``goal``, ``unique_id``
+    (of the game), ``dataset`` and ``engine`` (names and versions); after each command ``command``, ``valid``,
+    ``commands`` and ``invalid`` (counts so far); at the end ``success``. ``query(row, "walkthrough")``
+    returns commands that win from the start, ``query(row, "plan")`` the planner's commands from the current
+    state.
 
-    **Data.** Games are generated from the row's generator alone: one problem seed is one game. Splits are
-    disjoint by construction: ``valid_unseen`` has room layouts that the others never use, ``valid_seen``
-    games that ``train`` never gives; see :func:`cola_envs.household.generate`. Every game can be won. They
-    are not ALFWorld's games: results are not results on ALFWorld. The code is ours (Apache-2.0); ALFWorld
-    (MIT) gives domain and grammar, its engine has GPL parts (fast-downward GPL-3.0, jericho
-    GPL-2.0-or-later) and is installed by the extra ``alfworld`` alone.
+    **Data and licence.** A game is generated from the row's generator only, so that a problem seed determines
+    it. ``valid_unseen`` uses room layouts that the other splits never use, and ``valid_seen`` games that
+    ``train`` never uses; see :func:`cola_envs.household.generate`. Every game can be won. They are not
+    ALFWorld's games: results are not results on ALFWorld. The games' code is ours (Apache-2.0); domain and
+    grammar are ALFWorld's (MIT); the engine has GPL parts (fast-downward GPL-3.0, jericho GPL-2.0-or-later)
+    and is installed only by the extra ``alfworld``.
 
     **Versions.** v0: first version.
 
     Args:
-        num_rows: how many rows (games side by side) there are.
+        num_rows: number of rows.
         split: ``"train"``, ``"valid_seen"`` or ``"valid_unseen"``.
         level: size of the room, 1 (5 to 7 receptacles, 4 to 6 objects) to 4 (19 to 26 and 26 to 40).
-        task_types: keep these of :data:`cola_envs.household.TASK_TYPES`.
-        max_commands: commands before the episode is cut.
-        invalid_penalty: subtracted for each inadmissible command.
-        admissible: ``"list"`` writes the admissible commands into the text, ``"none"`` does not.
-        num_workers: engine processes; by default one a core, at most one a row.
-        deadline: seconds that one call of the engine may take.
+        task_types: use only these of :data:`cola_envs.household.TASK_TYPES`.
+        max_commands: commands before the episode is truncated.
+        invalid_penalty: subtracted for each command that is not admissible.
+        admissible: ``"list"`` adds the admissible commands to every observation, ``"none"`` does not.
+        num_workers: engine processes; by default one for each core, at most one for each row.
+        deadline: time limit of one call of the engine, in seconds.
 
     Raises:
-        ModuleNotFoundError: without the engine; says what installs it.
-        ValueError: an argument outside what is written above.
+        ModuleNotFoundError: without the engine, with the command that installs it.
+        ValueError: for an invalid argument.
     """
 
     splits = SPLITS
@@ -114,5 +115,5 @@ class Household(EngineTask):
 
 
 def described(versions: dict[str, str]) -> str:
-    """Names and versions in one line, as results carry them."""
+    """Names and versions as one line for ``info``."""
     return ", ".join(f"{name} {version}" for name, version in versions.items())

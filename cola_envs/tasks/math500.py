@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
-from cola_envs.datasets.catalogue import FILES, DataFile
+from cola_envs.checks import check_choice
+from cola_envs.datasets.catalogue import files_of
 from cola_envs.datasets.problems import (
     Item,
     Problems,
@@ -20,7 +21,7 @@ from cola_envs.datasets.problems import (
     read_problems,
 )
 from cola_envs.tasks import substitute
-from cola_envs.tasks.problem_set import INSTRUCTION, PROMPT, ProblemSet, check_split, split_of
+from cola_envs.tasks.problem_set import INSTRUCTION, PROMPT, ProblemSet, split_of
 
 __all__ = ["INSTRUCTION", "LEVELS", "PROMPT", "SUBJECTS", "Math500", "SubstituteWarning"]
 
@@ -33,7 +34,7 @@ _warned = False
 
 
 class SubstituteWarning(UserWarning):
-    """The real problems are not on this machine, so the substitute set is used."""
+    """The published problems are not on this machine, so the substitute set is used."""
 
 
 class _GeneratedTrain(Sequence[Item]):
@@ -41,7 +42,7 @@ class _GeneratedTrain(Sequence[Item]):
 
     def __init__(self, subjects: Sequence[str] | None, levels: Sequence[int] | None) -> None:
         self.subjects, self.levels = subjects, levels
-        substitute.train_item(0, 0, subjects, levels)  # raises for an unknown filter now, not at a reset
+        substitute.train_item(0, 0, subjects, levels)  # raises for an unknown subject or level
 
     def __len__(self) -> int:
         return _SUBSTITUTE_TRAIN_SIZE
@@ -60,61 +61,65 @@ class _GeneratedTrain(Sequence[Item]):
 
 
 class Math500(ProblemSet):
-    r"""Mathematical problems with a checkable final answer.
+    r"""Competition mathematics problems with a checkable final answer.
 
     **Prompt.** ``User: Please reason step by step, and put your final answer within \boxed{}.``, a blank
-    line, the problem, and on a new line ``Assistant:`` and a space: the text of the CoLA paper's code.
+    line, the problem, and on a new line ``Assistant:`` and a space: the prompt of the CoLA paper's code.
 
-    **Episode.** One segment: the agent writes until the model's end-of-sequence token or the token budget.
-    There are no stop strings.
+    **Actions.** The whole answer, one segment, up to the model's end-of-text token or the token budget.
 
-    **Reward.** 1.0 if the last complete ``\boxed{}`` of the segment equals the gold answer as
-    :mod:`cola_envs.grading` compares them, else 0.0; what cannot be graded (no box, refused, timed out) is
-    0.0. The rows of a vector step are graded together.
+    **Observation.** The prompt and the agent's text; the task adds nothing.
 
-    **Fields.** ``info(row)`` has ``subject`` and ``level`` (``""`` and -1 where a problem has none),
-    ``unique_id``, ``split`` (``""`` where it is unknown), ``dataset``, ``dataset_sha256`` (``""`` where there
-    is no file), ``set_hash`` (of the problems and answers in play; of generated ones, of the first 100) and
-    ``set_size``; the last :class:`~cola_envs.task.Turn` adds ``success``, ``answer`` (``""`` without a box or
-    with an empty one), ``gold`` and ``status`` (see :class:`cola_envs.grading.Verdict`).
+    **Reward.** 1.0 if the last complete ``\boxed{}`` equals the gold answer by :mod:`cola_envs.grading`, else
+    0.0, also for an answer that cannot be graded (no box, refused, timed out). The rows of a vector step are
+    graded together.
 
-    **Data.** ``split="test"`` is MATH-500 (Lightman et al. 2023, from MATH, Hendrycks et al. 2021), and
-    ``split="train"`` (``dataset`` "MATH-train") are the problems of MATH that are not among these 500, as
-    PRM800K splits them: 12,000, or the 7,500 that MATH itself trains on; problems without an answer are left
-    out (two of the 7,500), and so is any whose text is one of the 500's (none is). ``cola data fetch
-    math500`` and ``cola data fetch math`` bring them into the folder where they are looked for
-    (``$COLA_DATA``, or else ``~/.cache/cola-rl``); the 500 are also looked for in the local Hugging Face
-    cache (``HuggingFaceH4/MATH-500``). This class never fetches. The authors publish MATH under the MIT
-    licence; the texts are claimed by Art of Problem Solving, so none of them is part of this package.
+    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too.
 
-    Where they are absent, an embedded set of our own over the same subjects and levels stands in
-    (Apache-2.0, :mod:`cola_envs.tasks.substitute`): 500 test items or 1,000,000 generated training items.
-    Then ``is_substitute`` is true, ``dataset`` is ``"cola-substitute-v2"`` and a :class:`SubstituteWarning`
-    is given once per process: results are not results on MATH-500.
+    **Info.** At reset and at the end ``subject`` and ``level`` (``""`` and -1 if a problem has none),
+    ``unique_id``, ``split`` (``""`` if unknown), ``dataset``, ``dataset_sha256`` (``""`` without a file),
+    ``set_hash`` (of the set's problems and answers; for generated ones, of the first 100) and ``set_size``.
+    At the end also ``success``, ``answer`` (``""`` for a missing or empty box), ``gold`` and ``status`` (see
+    :class:`cola_envs.grading.Verdict`).
+
+    **Data and licence.** ``split="test"`` is MATH-500 (Lightman et al. 2023, from MATH, Hendrycks et al.
+    2021). ``split="train"`` (``dataset`` "MATH-train") is PRM800K's training split, the 12,000 other problems
+    of MATH, or the 7,500 of them in MATH's own training split. Problems without an answer (two of the 7,500)
+    and problems whose text is in MATH-500 (none) are left out. ``cola data fetch math500`` and ``cola data
+    fetch math`` download them to ``$COLA_DATA``, by default ``~/.cache/cola-rl``, where this task reads them;
+    it also reads MATH-500 from the local Hugging Face cache (``HuggingFaceH4/MATH-500``). It downloads
+    nothing. The authors publish MATH under the MIT licence; Art of Problem Solving claims the texts, so none
+    of them is part of this package.
+
+    **Substitute.** If the problems are not on this machine, the task uses an embedded set of our own over the
+    same subjects and levels (Apache-2.0, :mod:`cola_envs.tasks.substitute`), with 500 test items and
+    1,000,000 generated training items. ``is_substitute`` is then True, ``dataset`` is
+    ``"cola-substitute-v2"``, and a :class:`SubstituteWarning` is given once per process: results are not
+    results on MATH-500.
 
     **Versions.** v0: first version. Its substitute was ``cola-substitute-v1`` (140 test items) before v2.
 
     Args:
-        num_rows: how many rows (episodes side by side) there are.
-        split: ``"train"`` or ``"test"``; with ``problems=`` it has no effect.
-        problems: a path to a JSON-lines file (``.jsonl`` or ``.jsonl.gz``) or an iterable of mappings, with
-            the fields problem and answer, or solution with a box in place of the answer; subject, level and
-            unique_id may be there. GSM8K's question and answer will do too.
-        subjects: keep these subjects alone.
-        levels: keep these levels alone.
-        sequential: take the problems in order, each once before any comes again, whichever row asks; an
-            evaluation plays a whole set so. Otherwise each is drawn from the row's generator.
+        num_rows: number of rows.
+        split: ``"train"`` or ``"test"``; ignored with ``problems=``.
+        problems: the path of a JSON-lines file (``.jsonl`` or ``.jsonl.gz``) or an iterable of mappings, with
+            the fields problem and answer (or a solution with a box), and optionally subject, level and
+            unique_id. GSM8K's question and answer are accepted too.
+        subjects: use only these subjects.
+        levels: use only these levels.
+        sequential: play the problems in order, each once before any is repeated, for an evaluation of a whole
+            set; by default each problem is drawn from the row's generator.
 
     Attributes:
         dataset: the name of the problem set.
         dataset_sha256: of the file's uncompressed bytes; None for an iterable and for generated items.
-        is_substitute: whether the substitute set is used in place of the real one.
+        is_substitute: whether the substitute set is used.
         num_problems: number of problems.
 
     Raises:
-        FileNotFoundError: if ``problems`` names no file on this machine.
-        ValueError: for an unknown split, subject or level, a line that is no problem, a fetched file with
-            other bytes than the published one, or no problem left.
+        FileNotFoundError: if ``problems`` is not a file on this machine.
+        ValueError: for an unknown split, subject or level, a line that is not a problem, a fetched file with
+            other bytes than the published one, or no problems.
     """
 
     def __init__(
@@ -127,23 +132,20 @@ class Math500(ProblemSet):
         levels: Sequence[int] | None = None,
         sequential: bool = False,
     ) -> None:
-        check_split(split)
+        check_choice("split", split, ("train", "test"))
         for name, value in (("subjects", subjects), ("levels", levels)):
             if isinstance(value, str | int):
                 raise ValueError(f"{name} must be a sequence such as [{value!r}], got {value!r}")
-        problem_set = (
-            given_problems(problems)
-            if problems is not None
-            else _fetched_train()
-            if split == "train"
-            else _fetched_test()
-        )
-        self.is_substitute = problem_set is None
-        if problem_set is None:
+        if problems is not None:
+            source: Problems | None = given_problems(problems)
+        else:
+            source = _published_train() if split == "train" else _published_test()
+        self.is_substitute = source is None
+        if source is None:
             source = _substitute(split, subjects, levels)
             _warn_once(split)
         else:
-            source = dataclasses.replace(problem_set, items=_filtered(problem_set, subjects, levels))
+            source = dataclasses.replace(source, items=_filtered(source, subjects, levels))
         endless = isinstance(source.items, _GeneratedTrain)
         super().__init__(
             num_rows,
@@ -154,20 +156,14 @@ class Math500(ProblemSet):
         )
 
 
-def _published(dataset: str) -> DataFile:
-    (file,) = (file for file in FILES if file.dataset == dataset)
-    return file
-
-
-def _fetched_test() -> Problems | None:
-    """MATH-500 from the folder of fetched files or the local Hugging Face cache; None where it is absent."""
-    return read_fetched(_published("math500")) or _cached_test()
-
-
-def _cached_test() -> Problems | None:
+def _published_test() -> Problems | None:
+    """MATH-500 from the folder of fetched files or the local Hugging Face cache; None if it is in neither."""
+    (file,) = files_of("math500")
+    fetched = read_fetched(file)
+    if fetched is not None:
+        return fetched
     from huggingface_hub import try_to_load_from_cache
 
-    file = _published("math500")
     assert file.hub is not None
     repository, _, name = file.hub
     path = try_to_load_from_cache(repository, name, repo_type="dataset")
@@ -177,14 +173,15 @@ def _cached_test() -> Problems | None:
     if problems.file is not file:
         raise ValueError(
             f"{path} has the sha256 {problems.sha256}, which is not MATH-500's: remove it, or run `cola data "
-            "fetch math500`, whose file is read first"
+            "fetch math500`, whose file is used instead"
         )
     return problems
 
 
-def _fetched_train() -> Problems | None:
-    """MATH's training problems without those of MATH-500; None where they have not been fetched."""
-    problems = read_fetched(_published("math"))
+def _published_train() -> Problems | None:
+    """MATH's training problems without those of MATH-500; None if they have not been fetched."""
+    (file,) = files_of("math")
+    problems = read_fetched(file)
     if problems is None:
         return None
     test = math500_keys()
@@ -196,25 +193,25 @@ def _substitute(split: str, subjects: Sequence[str] | None, levels: Sequence[int
     if split == "train":
         return Problems(substitute.NAME, None, _GeneratedTrain(subjects, levels))
     sha256 = hashlib.sha256(substitute.TEST_FILE.read_bytes()).hexdigest()
-    whole = Problems(substitute.NAME, sha256, substitute.test_items())
-    return dataclasses.replace(whole, items=_filtered(whole, subjects, levels))
+    problems = Problems(substitute.NAME, sha256, substitute.test_items())
+    return dataclasses.replace(problems, items=_filtered(problems, subjects, levels))
 
 
 def _filtered(
     source: Problems, subjects: Sequence[str] | None, levels: Sequence[int] | None
 ) -> Sequence[Item]:
     items = source.items
-    for field, wanted in (("subject", subjects), ("level", levels)):
-        if wanted is None:
+    for field, values in (("subject", subjects), ("level", levels)):
+        if values is None:
             continue
         known = sorted({item[field] for item in source.items if item[field] is not None})
-        for value in wanted:
+        for value in values:
             if value not in known:
                 raise ValueError(
                     f"no problem of {source.name} has the {field} {value!r}; "
-                    f"its {field}s are {', '.join(map(str, known)) or 'not told'}"
+                    f"its {field}s are {', '.join(map(str, known)) or 'unknown'}"
                 )
-        items = [item for item in items if item[field] in wanted]
+        items = [item for item in items if item[field] in values]
     if not items:
         raise ValueError(f"no problem of {source.name} is left with subjects={subjects} and levels={levels}")
     return items
@@ -226,8 +223,8 @@ def _warn_once(split: str) -> None:
         return
     _warned = True
     warnings.warn(
-        f"The {split} problems are not on this machine, so {substitute.NAME}, a set of our own, stands in "
-        "for them: results are not results on MATH or MATH-500. For real ones, run "
+        f"The {split} problems are not on this machine, so the generated set {substitute.NAME} is used: "
+        "results are not results on MATH or MATH-500. For the published problems, run "
         f"`cola data fetch {'math500' if split == 'test' else 'math'}` or pass problems=path.",
         SubstituteWarning,
         stacklevel=3,

@@ -1,9 +1,8 @@
-"""TextRooms: a small text game in pure Python, played in commands over several turns."""
+"""TextRooms, a small text game in pure Python: the task of ``CoLA-TextRooms-v0``."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import random
 from collections import deque
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from cola_envs.checks import check_choice, check_game_settings
 from cola_envs.fields import Info
 from cola_envs.task import Turn
-from cola_envs.tasks.arithmetic import Split, split_of
+from cola_envs.tasks.arithmetic import SPLITS, Split, split_of
 
 ROOMS = ("hall", "kitchen", "garden", "cellar", "attic", "study")
 ITEMS = ("coin", "ring", "apple", "book", "cup", "lamp")
@@ -34,7 +34,7 @@ _ARTICLES = ("the", "a", "an")
 
 
 class Shape(NamedTuple):
-    """What a difficulty means: fewest and most rooms, items and containers in all, default command limit."""
+    """The size of a game: fewest and most rooms, numbers of items and containers, default command limit."""
 
     rooms: tuple[int, int]
     items: int
@@ -46,12 +46,12 @@ SHAPES = {1: Shape((2, 3), 3, 1, 8), 2: Shape((3, 4), 3, 2, 12), 3: Shape((5, 6)
 
 
 class State(NamedTuple):
-    """What a game changes.
+    """The state of a game.
 
     Attributes:
-        room: index of the room that the player is in.
-        places: per item a room's index, the number of rooms plus a container's index, or -1 where carried.
-        opened: per container whether it is open.
+        room: index of the player's room.
+        places: for each item a room's index, the number of rooms plus a container's index, or -1 if carried.
+        opened: for each container whether it is open.
     """
 
     room: int
@@ -61,16 +61,16 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Game:
-    """A game that does not change; its methods take and return a :class:`State`.
+    """A game, immutable; its methods take and return a :class:`State`.
 
     Attributes:
         rooms, items, containers: their names.
-        exits: per room pairs of a direction and the index of the room there.
-        container_rooms: per container the index of its room.
-        locked: per container whether opening it takes the key.
+        exits: for each room pairs of a direction and the index of the room there.
+        container_rooms: for each container the index of its room.
+        locked: for each container whether opening it needs the key.
         task_type: one of :data:`TASK_TYPES`.
-        goal: the last command of every game that is won, e.g. ``put coin in box``.
-        start: the state at the beginning: all containers closed, nothing carried.
+        goal: the command that wins, e.g. ``put coin in box``.
+        start: the first state: all containers closed, nothing carried.
     """
 
     rooms: tuple[str, ...]
@@ -85,11 +85,11 @@ class Game:
 
     @property
     def opening(self) -> str:
-        """Goal and first observation."""
+        """The goal and the first observation."""
         return f"Goal: {self.goal}.\n{self.describe(self.start)}"
 
     def describe(self, state: State) -> str:
-        """The room that the player is in, e.g. ``Hall. Exits: east. Here: key, closed box.``"""
+        """The description of the player's room, e.g. ``Hall. Exits: east. Here: key, closed box.``"""
         exits = ", ".join(direction for direction, _ in self.exits[state.room])
         things = [self.items[item] for item in self.visible(state)]
         for container in self._containers_here(state):
@@ -98,7 +98,7 @@ class Game:
         return f"{self.rooms[state.room].capitalize()}. Exits: {exits}.{here}"
 
     def visible(self, state: State) -> list[int]:
-        """Items that lie in the player's room or in an open container there."""
+        """The items in the player's room or in an open container there."""
         within = {len(self.rooms) + c for c in self._containers_here(state) if state.opened[c]}
         return [item for item, place in enumerate(state.places) if place == state.room or place in within]
 
@@ -109,7 +109,7 @@ class Game:
         return [c for c, room in enumerate(self.container_rooms) if room == state.room]
 
     def admissible(self, state: State) -> list[str]:
-        """Every command that the game understands here, ``look`` the last."""
+        """All commands that have an effect here; ``look`` is the last."""
         commands = [f"go {direction}" for direction, _ in self.exits[state.room]]
         commands += [f"take {self.items[item]}" for item in self.visible(state)]
         here = self._containers_here(state)
@@ -120,15 +120,15 @@ class Game:
         return [*commands, "look"]
 
     def act(self, state: State, command: str) -> tuple[State, str] | None:
-        """Carry out a command: the next state and the response; None for a command without effect.
+        """Execute a command: return the next state and the response, or None if it is not admissible.
 
-        A command is one of :meth:`admissible`, in any case, with any spaces and articles.
+        Case, spaces and articles of the command do not matter.
         """
         command = " ".join(word for word in command.lower().split() if word not in _ARTICLES)
-        return self._carry_out(state, command) if command in self.admissible(state) else None
+        return self._execute(state, command) if command in self.admissible(state) else None
 
-    def _carry_out(self, state: State, command: str) -> tuple[State, str]:
-        """The next state and the response, for one of the admissible commands."""
+    def _execute(self, state: State, command: str) -> tuple[State, str]:
+        """The next state and the response of an admissible command."""
         words = command.split()
         verb = words[0]
         if verb == "look":
@@ -158,26 +158,25 @@ class Game:
         return place == (_CARRIED if verb == "take" else len(self.rooms) + self.containers.index(names[2]))
 
     def plan(self, state: State) -> tuple[str, ...] | None:
-        """A shortest list of commands that wins from ``state``; None where there is none.
+        """A shortest list of commands that wins from ``state``; None if there is none.
 
-        Breadth first over the commands that can matter: items that are neither the goal's nor the key are
-        left where they are.
+        Breadth-first search that moves only the goal's item and the key.
         """
-        wanted = {name for name in self.goal.split() if name in self.items} | {KEY}
-        came: dict[State, tuple[State, str] | None] = {state: None}
+        relevant = {name for name in self.goal.split() if name in self.items} | {KEY}
+        plans: dict[State, tuple[str, ...]] = {state: ()}
         queue = deque([state])
         while queue:
-            at = queue.popleft()
-            if self.won(at):
-                return _path(came, at)
-            for command in self.admissible(at):
+            current = queue.popleft()
+            if self.won(current):
+                return plans[current]
+            for command in self.admissible(current):
                 words = command.split()
-                if words[0] == "look" or (words[0] in ("take", "put") and words[1] not in wanted):
+                if words[0] == "look" or (words[0] in ("take", "put") and words[1] not in relevant):
                     continue
-                after, _ = self._carry_out(at, command)
-                if after not in came:
-                    came[after] = at, command
-                    queue.append(after)
+                following, _ = self._execute(current, command)
+                if following not in plans:
+                    plans[following] = (*plans[current], command)
+                    queue.append(following)
         return None
 
 
@@ -185,27 +184,17 @@ def _set(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
     return (*values[:index], value, *values[index + 1 :])
 
 
-def _path(came: dict[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:
-    commands: list[str] = []
-    while (step := came[state]) is not None:
-        state, command = step
-        commands.append(command)
-    return tuple(reversed(commands))
-
-
 def generate(seed: int, *, difficulty: int = 1, split: Split = "train") -> Game:
-    """Game number ``seed`` of a split: the same arguments give the same game on every machine.
+    """Generate game number ``seed`` of a split; equal arguments give the same game on every machine.
 
-    Every game can be won within half of its difficulty's command limit, and takes two commands
-    at least. A hash of goal and first observation determines the split, so no two splits share an opening.
+    Every game takes at least two commands to win, and at most half of its difficulty's command limit. A hash
+    of the opening determines the split, so that two splits never share one.
 
     Raises:
         ValueError: for an unknown difficulty or split.
     """
-    if difficulty not in SHAPES:
-        raise ValueError(f"difficulty {difficulty!r} is not one of 1, 2, 3")
-    if split not in ("train", "test"):
-        raise ValueError(f"split {split!r} is neither 'train' nor 'test'")
+    check_choice("difficulty", difficulty, SHAPES)
+    check_choice("split", split, SPLITS)
     rng = random.Random(seed * 4 + difficulty)
     limit = SHAPES[difficulty].commands // 2
     while True:
@@ -218,7 +207,7 @@ def generate(seed: int, *, difficulty: int = 1, split: Split = "train") -> Game:
 
 
 def _draw(rng: random.Random, shape: Shape) -> Game:
-    """A game that may be too short, too long or impossible."""
+    """Draw a game, which may be too short, too long or impossible to win."""
     exits = _layout(rng, rng.randint(*shape.rooms))
     count = len(exits)
     containers = rng.sample(CONTAINERS, shape.containers)
@@ -247,65 +236,68 @@ def _draw(rng: random.Random, shape: Shape) -> Game:
 
 
 def _layout(rng: random.Random, count: int) -> tuple[tuple[tuple[str, int], ...], ...]:
-    """Exits of ``count`` rooms on a grid, joined as a tree: each room opens to one that was there before."""
-    at = {(0, 0): 0}
+    """Exits of ``count`` rooms on a grid, connected as a tree: each new room is joined to an earlier one."""
+    rooms = {(0, 0): 0}  # grid position -> room
     exits: list[dict[str, int]] = [{}]
-    while len(at) < count:
-        (x, y), room = rng.choice(list(at.items()))
+    while len(rooms) < count:
+        (x, y), room = rng.choice(list(rooms.items()))
         direction = rng.choice(list(DIRECTIONS))
         dx, dy = DIRECTIONS[direction]
-        if (x + dx, y + dy) not in at:
-            exits[room][direction] = len(at)
+        if (x + dx, y + dy) not in rooms:
+            exits[room][direction] = len(rooms)
             exits.append({_OPPOSITE[direction]: room})
-            at[x + dx, y + dy] = len(at)
+            rooms[x + dx, y + dy] = len(rooms)
     return tuple(tuple(sorted(doors.items())) for doors in exits)
 
 
 class TextRooms:
-    """Find things in a few rooms: a game of commands, with an answer to each.
+    """Take an item, put an item in a container or open a locked container in a few rooms, by text commands.
 
-    Prompt: the goal and the first room, then a line with ``>``::
+    **Prompt.** The goal, the first room and a line with ``>``::
 
         Goal: put coin in box.
         Hall. Exits: east. Here: coin.
         >
 
-    Actions: a command, sent by a newline (or the end-of-sequence token): ``go east``, ``take coin``,
-    ``open box``, ``put coin in box``, ``look``. Case, spaces and articles do not matter. What is named must
-    be here: an exit, an item that lies in the room or in an open container of it, a container of the room
-    that is closed (to open) or open (to put something in), an item that was taken (to put).
+    With ``admissible="list"`` a line ``You can:`` with the admissible commands comes before the ``>``.
 
-    Observation: a new line of feedback and a line with ``>``: the room after ``go`` and ``look``, ``Taken.``,
-    ``Opened: coin.``, ``Done.``, ``Locked.`` (a container that opens only to who carries the key), or
-    ``Nothing happens.`` for anything that is no command here. There is no space behind ``>``: commands
-    begin with one, as words do in most tokenizers, and a transcript reads the same in one piece or several.
+    **Actions.** A command, ended by a newline or the model's end-of-text token: ``go east``, ``take coin``,
+    ``open box``, ``put coin in box`` or ``look``. Case, spaces and articles do not matter. ``go`` needs an
+    exit; ``take`` an item in the room or in an open container there; ``open`` a closed container in the room;
+    ``put`` a carried item and an open container in the room.
 
-    Task types: ``take`` an item, ``put`` an item in a container, ``open`` a locked container. All other
-    containers are closed at the start, and may hold what is looked for. Every game can be won.
+    **Observation.** After each command a new line with the game's response and a line with ``>``. The
+    response is the room's description after ``go`` and ``look``, else ``Taken.``, ``Opened: coin.``,
+    ``Done.``, ``Locked.`` (the player does not carry the key) or ``Nothing happens.`` (not a command that is
+    possible here). No space follows ``>``, because most tokenizers put the space at the front of the next
+    word.
 
-    Reward: 1.0 when the goal is reached; ``-invalid_penalty`` for each command that does nothing.
+    **Task types.** ``take`` an item, ``put`` an item in a container, ``open`` a locked container. All
+    containers are closed at the start and may hold items. Every game can be won.
 
-    Episode end: terminated when the goal is reached (``You win!``); truncated after ``max_commands``
-    commands without it (``Time is up.``). A spent token budget sends what is written so far as the last
-    command.
+    **Reward.** 1.0 when the goal is reached; ``-invalid_penalty`` for each command without effect.
 
-    ``info`` after each command: ``command`` (as it was read), ``valid``, ``commands`` and ``invalid`` (how
-    many so far), ``success``; at the start and the end also ``task_type``, ``goal``, ``plan_length`` (how
-    many commands the shortest solution takes), ``difficulty``, ``split``, ``dataset``, ``unique_id``.
+    **Episode end.** Terminated when the goal is reached (``You win!``); truncated after ``max_commands``
+    commands (``Time is up.``). When the token budget is spent, the text so far is the last command.
+
+    **Info.** After each command ``command`` (spaces normalised), ``valid``, ``commands`` and ``invalid``
+    (counts so far) and ``success``; at reset and at the end also ``task_type``, ``goal``, ``plan_length``
+    (number of commands of a shortest solution), ``difficulty``, ``split``, ``dataset`` and ``unique_id``.
+
+    **Data and licence.** Generated; no licence applies.
+
+    **Versions.** v0: first version.
 
     Args:
         difficulty: 1 (2 to 3 rooms, 3 items, 1 container, 8 commands), 2 (3 to 4, 3, 2, 12) or
             3 (5 to 6, 5, 3, 24). Every game can be won in half its commands.
-        split: ``"train"`` or ``"test"``; the two share no goal with its first observation.
-        admissible: ``"list"`` adds to every observation the commands that would do something, ``"none"``
-            does not.
-        invalid_penalty: taken off the reward for each command that does nothing, >= 0.
-        max_commands: how many commands an episode may take; None for the difficulty's.
+        split: ``"train"`` or ``"test"``, which share no opening (goal and first room).
+        admissible: ``"list"`` adds the admissible commands to every observation, ``"none"`` does not.
+        invalid_penalty: subtracted from the reward for each command without effect, >= 0.
+        max_commands: limit of commands in an episode; None for the difficulty's.
 
     Raises:
-        ValueError: an argument outside what is written above.
-
-    Data: generated; no licence applies. Version history: v0, first release.
+        ValueError: for an invalid argument.
     """
 
     stop = ("\n",)
@@ -318,14 +310,10 @@ class TextRooms:
         invalid_penalty: float = 0.0,
         max_commands: int | None = None,
     ) -> None:
-        generate(0, difficulty=difficulty, split=split)  # refuses what is unknown
-        if admissible not in ("none", "list"):
-            raise ValueError(f"admissible must be 'none' or 'list', got {admissible!r}")
-        if not (math.isfinite(invalid_penalty) and invalid_penalty >= 0.0):
-            raise ValueError(f"invalid_penalty must be a finite number, 0 or above, got {invalid_penalty!r}")
+        check_choice("difficulty", difficulty, SHAPES)
+        check_choice("split", split, SPLITS)
         limit = SHAPES[difficulty].commands if max_commands is None else max_commands
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ValueError(f"max_commands must be an integer of 1 or more, or None, got {max_commands!r}")
+        check_game_settings(max_commands=limit, invalid_penalty=invalid_penalty, admissible=admissible)
         self.difficulty = difficulty
         self.split: Split = split
         self.admissible = admissible
@@ -338,14 +326,14 @@ class TextRooms:
         return self.begin(generate(seed, difficulty=self.difficulty, split=self.split))
 
     def begin(self, game: Game) -> str:
-        """Start an episode of a game of one's own and return the prompt.
+        """Start an episode of a given game and return the prompt.
 
         Raises:
-            ValueError: for a game that is won already or cannot be won.
+            ValueError: for a game that is already won or cannot be won.
         """
         plan = game.plan(game.start)
         if not plan:
-            raise ValueError(f"a game must take a command or more to win, and this one has the plan {plan}")
+            raise ValueError(f"a game must take at least one command to win; this one has the plan {plan}")
         self.game, self.state, self.commands, self.invalid = game, game.start, 0, 0
         self.info = {
             "task_type": game.task_type,
@@ -356,28 +344,29 @@ class TextRooms:
             "dataset": "cola-textrooms-v0",
             "unique_id": hashlib.sha256(game.opening.encode()).hexdigest()[:16],
         }
-        return f"{game.opening}{self._asked()}"
+        return f"{game.opening}{self._input_line()}"
 
     def step(self, text: str) -> Turn:
         command = " ".join(text.split())
-        done = self.game.act(self.state, command)
+        result = self.game.act(self.state, command)
         self.commands += 1
         reward = 0.0
-        if done is None:
+        if result is None:
             self.invalid += 1
             response, reward = NOTHING, -self.invalid_penalty
         else:
-            self.state, response = done
+            self.state, response = result
         won = self.game.won(self.state)
         over = not won and self.commands >= self.max_commands
         if won:
             response, reward = WON, 1.0
         elif over:
             response = f"{response} {OVER}"
-        response = response if won or over else response + self._asked()
+        else:
+            response += self._input_line()
         info = {
             "command": command,
-            "valid": done is not None,
+            "valid": result is not None,
             "commands": self.commands,
             "invalid": self.invalid,
             "success": won,
@@ -385,7 +374,8 @@ class TextRooms:
         text = response if text.endswith("\n") else f"\n{response}"
         return Turn(text=text, reward=reward, done=won or over, truncated=over, info=info)
 
-    def _asked(self) -> str:
+    def _input_line(self) -> str:
+        """The admissible commands, if they are listed, and the ``>`` of the next command."""
         if self.admissible == "none":
             return "\n>"
         return f"\nYou can: {', '.join(self.game.admissible(self.state))}.\n>"

@@ -1,4 +1,4 @@
-"""Thinking prompts: rewards for the form and the answer of a response, around any one-segment task."""
+"""Thinking prompts, rewards for the format and the answer of a response: the task of ``CoLA-Thinking-v0``."""
 
 from __future__ import annotations
 
@@ -17,30 +17,37 @@ FORMAT = re.compile(r"\s*<think>[^<]+</think>\s*<answer>[^<]+</answer>\s*")
 
 
 class ThinkingPrompt:
-    r"""Ask for ``<think>...</think><answer>...</answer>``; reward that format and the right answer.
+    r"""Ask for ``<think>...</think><answer>...</answer>``; reward the format and the correct answer.
 
-    Prompt: the instruction, then the wrapped task's own prompt.
+    **Prompt.** ``Use <think></think> and <answer></answer>.`` on a line, then the wrapped task's prompt.
 
-    Reward: ``format_weight`` if the whole segment matches, from its first to its last character,
-    ``\s*<think>[^<]+</think>\s*<answer>[^<]+</answer>\s*``, plus ``answer_weight`` if the wrapped task
-    counts the answer as correct, wherever it stands. With the defaults only the format is rewarded, and
-    ``info["correct"]`` reports whether the answer is correct.
+    **Actions.** The whole answer, one segment, up to the model's end-of-text token, a stop string of the
+    wrapped task or the token budget.
 
-    Episode end: that of the wrapped task (one segment).
+    **Observation.** The prompt and the agent's text; the task adds only the wrapped task's text, if any.
 
-    ``info`` at the end: the wrapped task's fields, ``format`` (bool), ``correct`` (the wrapped task's
-    success), ``success`` (whether everything that has a weight was earned).
+    **Reward.** ``format_weight`` if the whole segment matches
+    ``\s*<think>[^<]+</think>\s*<answer>[^<]+</answer>\s*``, plus ``answer_weight`` if the wrapped task counts
+    the answer as correct, with or without the format. By default ``CoLA-Thinking-v0`` rewards only the
+    format, and ``info["correct"]`` reports the answer.
+
+    **Episode end.** That of the wrapped task: terminated after the segment.
+
+    **Info.** The wrapped task's fields; at the end also ``format`` (bool), ``correct`` (the wrapped task's
+    success) and ``success`` (whether every part with a weight above 0 was earned).
+
+    **Data and licence.** Those of the wrapped task. After CoLA's thinking-prompt tasks (arXiv 2503.21383).
+
+    **Versions.** v0: first version.
 
     Args:
-        task: a one-segment task; its ``reset`` and ``step`` are called once an episode.
-        instruction: put in front of the task's prompt.
+        task: a one-segment task; its ``reset`` and ``step`` are called once in each episode.
+        instruction: text in front of the task's prompt.
         format_weight: reward for the format, >= 0.
         answer_weight: reward for the correct answer, >= 0.
 
     Raises:
-        ValueError: for a weight that is negative or not finite, or where both are zero.
-
-    Source: the thinking-prompt tasks of CoLA (arXiv 2503.21383). Version history: v0, first release.
+        ValueError: for a weight that is negative or not finite, or if both are 0.
     """
 
     def __init__(
@@ -54,7 +61,7 @@ class ThinkingPrompt:
             if not (math.isfinite(weight) and weight >= 0.0):
                 raise ValueError(f"{name} must be a finite number, 0 or above, got {weight!r}")
         if format_weight == answer_weight == 0.0:
-            raise ValueError("format_weight and answer_weight are both 0: nothing would be rewarded")
+            raise ValueError("format_weight and answer_weight are both 0; set one above 0")
         self.task = task
         self.instruction = instruction
         self.format_weight = float(format_weight)
@@ -94,7 +101,7 @@ def thinking_arithmetic(
 
     Args:
         level, split, kinds: of :class:`~cola_envs.tasks.arithmetic.ArithmeticTask`.
-        instruction: put in front of each prompt.
+        instruction: text in front of each prompt.
         format_weight, answer_weight: rewards for the format and for the correct answer.
     """
     return ThinkingPrompt(ArithmeticTask(level, split, kinds), instruction, format_weight, answer_weight)

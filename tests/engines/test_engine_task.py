@@ -151,9 +151,9 @@ def test_a_game_that_cannot_be_played_is_an_error_at_reset(pool: EnginePool) -> 
     ("settings", "message"),
     [
         ({"max_commands": 0}, "max_commands must be an integer of at least 1, got 0"),
-        ({"invalid_penalty": -1.0}, "invalid_penalty must be a number of at least 0, got -1.0"),
+        ({"invalid_penalty": -1.0}, "invalid_penalty must be a finite number, 0 or above, got -1.0"),
         ({"admissible": "yes"}, "admissible must be 'none' or 'list', got 'yes'"),
-        ({"games": []}, "there is no game to play"),
+        ({"games": []}, "games is empty: pass at least one game"),
         ({"games": lambda rng: GAMES[0], "sequential": True}, "sequential=True needs a list of games"),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_game_that_cannot_be_played_leaves_its_worker_alone(pool: EnginePool) 
 
 
 def test_a_game_that_crashes_the_engine_twice_is_an_error(pool: EnginePool) -> None:
-    with pytest.raises(EngineError, match=r"row 0 could not begin a game, twice over: .* code 7"):
+    with pytest.raises(EngineError, match=r"row 0 failed twice to begin a game: .* code 7"):
         pool.reset([0], ["crash"])
     assert texts(pool.step([2], ["add 1"])) == ["Now 21."]
 
@@ -193,7 +193,7 @@ def test_closing_ends_workers_and_their_children_and_may_be_repeated() -> None:
     assert not any(map(alive, pids[:2]))
     assert wait_for_end(pids) == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids[:2])  # no zombies either
-    assert texts(pool.step([1], ["add 3"])) == ["Now 8."]  # brought back
+    assert texts(pool.step([1], ["add 3"])) == ["Now 8."]  # replayed
     pids = list(pool.pids)
     del pool
     assert not any(map(alive, pids))

@@ -280,7 +280,7 @@ def test_a_game_that_does_not_exist_is_refused_and_the_row_lives_on(engine, game
 def test_an_exception_inside_the_simulator_is_no_lost_game(engine):
     engine.reset(0, LIFESPAN)
     engine._rows[0].game.setErrorState("scala.MatchError")
-    with pytest.raises(RuntimeError, match=r"failed over 'look around': scala\.MatchError"):
+    with pytest.raises(RuntimeError, match=r"failed at 'look around': scala\.MatchError"):
         engine.step(0, "look around")
 
 

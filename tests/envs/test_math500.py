@@ -101,7 +101,7 @@ def test_a_restored_row_has_its_problem_again():
     for where in (task, other):
         where.restore(1, pickle.loads(pickle.dumps(state)))
         assert where.info(1) == info
-    with pytest.raises(ValueError, match="names none"):
+    with pytest.raises(ValueError, match="no index of"):
         task.restore(0, 10**9)
 
 

@@ -222,7 +222,7 @@ def test_seeds_go_up_by_one_a_row_or_come_in_a_list() -> None:
     first = env.reset(seed=[7, None, 5])[1]["prompt"]
     assert env.unwrapped.episodes.seed(1) not in (5, 6, 7)
     assert first[2] == env.reset(seed=5)[1]["prompt"][0]
-    with pytest.raises(ValueError, match="one value an env"):
+    with pytest.raises(ValueError, match="one value for each environment"):
         env.reset(seed=[1, 2])
     unseeded = make()
     unseeded.reset()

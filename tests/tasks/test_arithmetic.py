@@ -183,9 +183,9 @@ def test_level_one_is_small():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"level": 6}, "level 6"),
-        ({"level": 0}, "level 0"),
-        ({"split": "dev"}, "split 'dev'"),
+        ({"level": 6}, "level must be .* got 6"),
+        ({"level": 0}, "level must be .* got 0"),
+        ({"split": "dev"}, "split must be .train. or .test., got .dev."),
         ({"kinds": ()}, "kinds"),
         ({"kinds": ("sum", "integral")}, "kinds"),
     ],

@@ -111,7 +111,7 @@ def java_of(worker: int) -> int:
         ({"tasks": []}, r"got \[\]"),
         ({"simplifications": "easier"}, "unknown simplification 'easier'.* easy, teleportAction"),
         ({"simplifications": "openDoors, teleportAction"}, "' teleportAction'.* without spaces"),
-        ({"simplifications": "easy,openDoors"}, "goes alone"),
+        ({"simplifications": "easy,openDoors"}, "cannot be combined"),
         ({"simplifications": "noElectricalAction"}, "'power-component' needs electricity"),
         ({"heap": "512"}, "'512m' or '2g', got '512'"),
         ({"repeatable": False, "num_workers": 2}, "leave out num_workers=2"),

@@ -234,8 +234,8 @@ def test_admissible_commands_are_listed_on_request():
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [
-        ({"difficulty": 4}, "difficulty 4 is not one of 1, 2, 3"),
-        ({"split": "dev"}, "split 'dev' is neither"),
+        ({"difficulty": 4}, "difficulty must be 1 or 2 or 3, got 4"),
+        ({"split": "dev"}, "split must be 'train' or 'test', got 'dev'"),
         ({"admissible": True}, "admissible must be 'none' or 'list', got True"),
         ({"invalid_penalty": -1.0}, "invalid_penalty must be"),
         ({"invalid_penalty": float("nan")}, "invalid_penalty must be"),

@@ -1,9 +1,9 @@
-"""Problem templates of the embedded set: seven subjects by five levels, every sentence our own.
+"""Problem templates of the embedded set, for seven subjects and five levels, all written for this project.
 
 A template draws its numbers from a ``random.Random`` and returns ``(problem, steps, answer, check)``:
-``steps`` is the short solution without its last sentence, ``answer`` the content of the box, and ``check`` an
-expression in sympy's and itertools' names that computes the answer by another road (by enumeration, by
-solving, by integration). The checks are evaluated by the tests alone, never here.
+``steps`` is the solution without its last sentence, ``answer`` the content of the box, and ``check`` an
+expression with names of sympy and itertools that computes the answer in another way (by enumeration, solving
+or integration). Only the tests evaluate the checks.
 """
 
 from cola_envs.tasks.substitute_problems import (

@@ -1,4 +1,4 @@
-"""What templates are made of: where they are registered, how they draw, and how they write numbers."""
+"""Helpers of the problem templates: registration, drawing of numbers, and LaTeX for numbers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Template = Callable[[Random], Drawn]
 Registered = Callable[[Template], Template]
 Cells = dict[tuple[str, int], list[Template]]
 
-#: (subject, level) -> its templates, in the order that a seed chooses among.
+#: The templates of each (subject, level), in the order that items are drawn from.
 TEMPLATES: Cells = {}
-#: Those of the second edition alone, which are among :data:`TEMPLATES` too.
+#: The templates of the second edition, which are also in :data:`TEMPLATES`.
 SECOND: Cells = {}
 NAMES = ("Ada", "Ben", "Chen", "Dina", "Emil", "Fay", "Goran", "Hana", "Ivo", "Jun", "Kira", "Leo")
 THINGS = ("shells", "stamps", "marbles", "pears", "books", "coins", "plums", "cards", "buttons", "kites")
@@ -26,18 +26,18 @@ def cell(subject: str, level: int) -> Registered:
 
 
 def second(subject: str, level: int) -> Registered:
-    """Register a template of the second edition: after the first's of its subject and level."""
+    """Register a template of the second edition, after the first edition's of its subject and level."""
     return partial(_register, (TEMPLATES, SECOND), (subject, level))
 
 
-def _register(editions: Sequence[Cells], at: tuple[str, int], template: Template) -> Template:
+def _register(editions: Sequence[Cells], key: tuple[str, int], template: Template) -> Template:
     for templates in editions:
-        templates.setdefault(at, []).append(template)
+        templates.setdefault(key, []).append(template)
     return template
 
 
 def draw(rng: Random, low: int, high: int) -> int:
-    """A whole number from low to high, both included; faster than ``randint``."""
+    """An integer from ``low`` to ``high``, both included; faster than ``randint``."""
     return low + int(rng.random() * (high - low + 1))
 
 
@@ -54,7 +54,7 @@ def fraction(p: int, q: int) -> str:
 
 
 def poly(*coefficients: int, name: str = "x") -> str:
-    """A polynomial from its highest coefficient down."""
+    """A polynomial as LaTeX, from its coefficients, the highest first."""
     text = ""
     for power, c in zip(range(len(coefficients) - 1, -1, -1), coefficients, strict=True):
         if c == 0:
@@ -67,13 +67,13 @@ def poly(*coefficients: int, name: str = "x") -> str:
 
 
 def expression(*coefficients: int) -> str:
-    """The same polynomial for a check."""
+    """The polynomial of these coefficients as a Python expression in ``x``, for a check."""
     degree = len(coefficients) - 1
     return " + ".join(f"({c})*x**{degree - k}" for k, c in enumerate(coefficients))
 
 
 def square_part(n: int) -> tuple[int, int]:
-    """(a, b) with n = a * a * b and no square in b."""
+    """(a, b) with n = a * a * b and b free of squares."""
     outside, inside = 1, n
     for k in range(2, math.isqrt(n) + 1):
         while inside % (k * k) == 0:
@@ -82,13 +82,13 @@ def square_part(n: int) -> tuple[int, int]:
 
 
 def root_of(n: int) -> str:
-    """The square root of n, simplified."""
+    """The simplified square root of n, as LaTeX."""
     outside, inside = square_part(n)
     return str(outside) if inside == 1 else f"{'' if outside == 1 else outside}\\sqrt{{{inside}}}"
 
 
 def root_over(n: int, q: int) -> str:
-    """The square root of n, over q, simplified."""
+    """The simplified square root of n divided by q, as LaTeX."""
     outside, inside = square_part(n)
     if inside == 1:
         return fraction(outside, q)
