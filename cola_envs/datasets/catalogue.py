@@ -1,4 +1,4 @@
-"""The list of published files, with pinned hashes and their places on this machine."""
+"""The published files of problems, with their pinned hashes and their paths on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DataFile:
         pins: the accepted contents, the preferred one first.
         hub: (repository, revision, file) on the Hugging Face hub, if it is published there.
         url: of the authors' publication, at a fixed commit.
-        terms: the licence that the authors state, and notes on it.
+        terms: the licence that the authors state, with notes.
     """
 
     dataset: str
@@ -56,8 +56,8 @@ _MATH_TERMS = (
 )
 _GSM8K_TERMS = "MIT (openai/grade-school-math)."
 
-#: Every file. ``math`` is PRM800K's training split of MATH: the 12,000 problems that are not MATH-500's, or
-#: the 7,500 among them that MATH itself trains on.
+#: All files. ``math`` is PRM800K's training split of MATH: the 12,000 problems that are not in MATH-500, or
+#: the 7,500 of them in MATH's own training split.
 FILES = (
     DataFile(
         "math500",
@@ -103,7 +103,7 @@ NAMES = tuple(dict.fromkeys(file.dataset for file in FILES))
 
 
 def cache_folder() -> Path:
-    """The folder of fetched files: ``$COLA_DATA``, or else ``~/.cache/cola-rl``."""
+    """The folder of fetched files: ``$COLA_DATA``, by default ``~/.cache/cola-rl``."""
     folder = os.environ.get(FOLDER_VARIABLE)
     return Path(folder).expanduser() if folder else Path.home() / ".cache" / "cola-rl"
 
@@ -120,8 +120,5 @@ def files_of(dataset: str) -> tuple[DataFile, ...]:
 
 
 def identify(sha256: str) -> DataFile | None:
-    """The published file with this sha256, under any name; None for others."""
-    for file in FILES:
-        if any(pin.sha256 == sha256 for pin in file.pins):
-            return file
-    return None
+    """The published file with this sha256, or None."""
+    return next((file for file in FILES if any(pin.sha256 == sha256 for pin in file.pins)), None)

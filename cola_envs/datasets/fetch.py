@@ -28,21 +28,20 @@ def fetch(
 ) -> list[Path]:
     """Fetch the files of a data set into the folder of fetched files.
 
-    A correct file is left alone. An interrupted download resumes. Bytes with another sha256 than a pinned one
-    are not stored.
+    A correct file is kept. An interrupted download resumes. Bytes without a pinned sha256 are not stored.
 
     Args:
         dataset: ``"math500"``, ``"math"`` or ``"gsm8k"``.
-        source: a file, or a folder with the files under any names (``.jsonl`` or ``.jsonl.gz``; they are
-            identified by their bytes), as a path or a ``file://`` URL; None to download them.
-        report: called with lines about the progress.
+        source: a file, or a folder with the files under any name (``.jsonl`` or ``.jsonl.gz``; their bytes
+            identify them), as a path or a ``file://`` URL; None to download them.
+        report: called with messages about the progress.
 
     Returns:
         The paths of the files.
 
     Raises:
         ValueError: for an unknown data set, or a file other than the pinned one.
-        FileNotFoundError: if the source does not exist or holds no such file.
+        FileNotFoundError: if the source does not exist or does not contain the file.
         ConnectionError: if no download address can be reached.
     """
     local = None if source is None else _local_files(source)
@@ -93,9 +92,11 @@ def _matching(file: DataFile, candidates: list[Path]) -> bytes:
     contents = (
         "; ".join(f"{path.name} has {sha256}" for sha256, (path, _) in by_sha256.items()) or "no .jsonl file"
     )
-    what = f"{file.title} ({file.split})"
     error = ValueError if len(candidates) == 1 else FileNotFoundError
-    raise error(f"the source holds no {what}, whose sha256 is {_pinned(file)}; it holds: {contents}")
+    raise error(
+        f"the source holds no {file.title} ({file.split}), whose sha256 is {_pinned(file)}; "
+        f"it holds: {contents}"
+    )
 
 
 def _store(file: DataFile, data: bytes, report: Callable[[str], None]) -> None:
@@ -132,7 +133,7 @@ def _download(file: DataFile, report: Callable[[str], None]) -> None:
             _receive(address, part, max(pin.size for pin in file.pins))
             sha256 = _sha256_of(part.read_bytes())
             if sha256 not in [pin.sha256 for pin in file.pins]:
-                raise _WrongBytes(f"what came has the sha256 {sha256}, not {_pinned(file)}; it was not kept")
+                raise _WrongBytes(f"the received file has the sha256 {sha256}, not {_pinned(file)}")
         except _WrongBytes as error:
             part.unlink(missing_ok=True)
             wrong = True
@@ -146,7 +147,7 @@ def _download(file: DataFile, report: Callable[[str], None]) -> None:
     kind = ValueError if wrong else ConnectionError
     raise kind(
         f"{file.title} ({file.split}) could not be fetched. {'; '.join(failures)}. Try again (a download "
-        "goes on where it stopped), or get the file otherwise and pass its folder: "
+        "resumes where it stopped), or get the file in another way and pass its folder: "
         f"cola data fetch {file.dataset} --from FOLDER"
     )
 
@@ -163,14 +164,14 @@ def _receive(address: str, part: Path, largest: int) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # "range not satisfiable": the part is whole, or of another file
+        if error.code != 416:  # "range not satisfiable": the part is complete, or of another file
             raise
         return
     with response, part.open("ab" if response.status == 206 else "wb") as out:
         while block := response.read(_BLOCK):
             out.write(block)
             if out.tell() > largest:
-                raise _WrongBytes(f"more than the file's {largest} bytes came")
+                raise _WrongBytes(f"more than the file's {largest} bytes were received")
         expected = response.headers.get("Content-Length")
         received = out.tell() - (start if response.status == 206 else 0)
     if expected is not None and received < int(expected):

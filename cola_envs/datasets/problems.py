@@ -1,4 +1,4 @@
-r"""Read and check problems from files and iterables; keys that identify a problem by its text."""
+r"""Read and check problems from files and iterables, and compute keys that identify a problem by its text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _LOOKS_LIKE_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LEVEL = re.compile(r"Level (\d+)")
 _SPELLINGS = re.compile(r"\s+|\$|\\left\b|\\right\b|\\[,;:! ]|~")
 
-#: Keys problem (text), answer (the gold one), subject, level, unique_id; the last three may be None.
+#: A problem with the keys problem (text), answer (the gold one), subject, level and unique_id; subject and
+#: level may be None.
 Item = Mapping[str, Any]
 
 
@@ -38,8 +39,8 @@ class Problems:
         sha256: of the file's uncompressed bytes; None without a file.
         items: the problems.
         file: the published file with exactly these bytes; else None.
-        unanswered: number of problems that were left out of a published file because their answer is empty;
-            in any other file that is an error.
+        unanswered: number of a published file's problems that were left out because their answer is empty (in
+            any other file, an empty answer is an error).
     """
 
     name: str
@@ -50,11 +51,11 @@ class Problems:
 
 
 def given_problems(problems: str | Path | Iterable[Mapping[str, object]]) -> Problems:
-    """Read the argument ``problems=`` of a task: a file, or mappings.
+    """Read a task's argument ``problems=``, the path of a file or an iterable of mappings.
 
     Raises:
         FileNotFoundError: if there is no such file on this machine.
-        ValueError: if it is neither, or an item is not a problem.
+        ValueError: for another argument, or an item that is not a problem.
     """
     if isinstance(problems, str | Path):
         return _named_file(str(problems))
@@ -64,18 +65,18 @@ def given_problems(problems: str | Path | Iterable[Mapping[str, object]]) -> Pro
     return Problems("problems", None, items)
 
 
-def _named_file(spelling: str) -> Problems:
-    path = Path(spelling).expanduser()
+def _named_file(name: str) -> Problems:
+    path = Path(name).expanduser()
     if path.is_file():
         return read_problems(path)
-    if _LOOKS_LIKE_HUB_ID.fullmatch(spelling) and not spelling.endswith((".jsonl", ".gz")):
+    if _LOOKS_LIKE_HUB_ID.fullmatch(name) and not name.endswith((".jsonl", ".gz")):
         raise FileNotFoundError(
-            f"problems={spelling!r} is no file on this machine. If it is a data set on the Hugging Face "
-            "hub, fetch it first, for nothing is downloaded here: "
-            f"hf download --repo-type dataset {spelling}; then pass the file: problems=path"
+            f"problems={name!r} is no file on this machine. If it is a data set on the Hugging Face "
+            "hub, fetch it first (this task downloads nothing): "
+            f"hf download --repo-type dataset {name}; then pass the file: problems=path"
         )
     raise FileNotFoundError(
-        f"problems={spelling!r} is no file on this machine; pass the path of a .jsonl or .jsonl.gz file"
+        f"problems={name!r} is no file on this machine; pass the path of a .jsonl or .jsonl.gz file"
     )
 
 
@@ -95,14 +96,14 @@ def read_plain(path: Path) -> bytes:
 
 
 def read_problems(path: Path) -> Problems:
-    """Read a file of JSON lines, a problem a line; ``.gz`` or plain.
+    """Read a file of JSON lines with one problem in each line; compressed or plain.
 
     Raises:
-        ValueError: naming file and line, if a line holds no problem.
+        ValueError: if a line is not a problem, with file and line.
     """
     raw = read_plain(path)
     sha256 = hashlib.sha256(raw).hexdigest()
-    # The bytes decide, not the file's name: one id is one problem set.
+    # Identified by its bytes, not its name, so that an id always means the same problem.
     file = identify(sha256)
     name = path.name if file is None else file.title
     prefix = name if file is None else f"{name}/{file.split}"
@@ -123,14 +124,14 @@ def read_problems(path: Path) -> Problems:
 
 
 def is_pinned(file: DataFile, path: Path) -> bool:
-    """Whether ``path`` holds a published file's bytes, uncompressed."""
+    """Whether ``path`` is a file with one of the published contents."""
     if not path.is_file():
         return False
     return hashlib.sha256(path.read_bytes()).hexdigest() in [pin.sha256 for pin in file.pins]
 
 
 def read_fetched(file: DataFile) -> Problems | None:
-    """The problems of a fetched published file; None where it has not been fetched.
+    """The problems of a fetched published file; None if it has not been fetched.
 
     Raises:
         ValueError: if its bytes are not the pinned ones.
@@ -149,13 +150,13 @@ def read_fetched(file: DataFile) -> Problems | None:
 def checked(item: object, where: str, unique_id: str) -> Item:
     r"""Check an item and convert it to the fields of :data:`Item`.
 
-    ``problem`` (or GSM8K's ``question``) and ``answer`` are needed, or in place of the answer a ``solution``
-    with a ``\boxed{}``; of an answer with ``####``, only the part after the last one counts. ``level`` may be
-    a whole number or ``"Level 3"``, ``subject`` may be called ``type``.
+    It needs ``problem`` (or GSM8K's ``question``) and ``answer`` (or a ``solution`` with a ``\boxed{}``). Of
+    an answer with ``####``, only the part after the last one counts. ``level`` may be an integer or
+    ``"Level 3"``, and ``subject`` may be called ``type``.
 
     Args:
         item: the item.
-        where: its place, for errors.
+        where: its place, for error messages.
         unique_id: its default id.
 
     Raises:
@@ -163,16 +164,9 @@ def checked(item: object, where: str, unique_id: str) -> Item:
     """
     if not isinstance(item, Mapping):
         raise ValueError(f"{where}: a problem must be an object with problem and answer, got {item!r:.80}")
-    for names in (
-        ("problem", "question"),
-        ("answer",),
-        ("solution",),
-        ("subject", "type"),
-        ("unique_id",),
-    ):
-        for name in names:
-            if item.get(name) is not None and not isinstance(item[name], str):
-                raise ValueError(f"{where}: the field {name!r} must be a string, got {item[name]!r:.80}")
+    for name in ("problem", "question", "answer", "solution", "subject", "type", "unique_id"):
+        if item.get(name) is not None and not isinstance(item[name], str):
+            raise ValueError(f"{where}: the field {name!r} must be a string, got {item[name]!r:.80}")
     text = item.get("problem") or item.get("question")
     if not text:
         raise ValueError(f"{where}: the field 'problem' is missing; a problem has problem and answer")
@@ -194,7 +188,7 @@ def _gold(item: Item, where: str) -> str:
                 f"{where}: the field 'answer' is missing, and there is no solution with a \\boxed{{}} either"
             )
     if "####" in answer:
-        # GSM8K's own form; its numbers have thousands commas at places.
+        # GSM8K's format; some of its numbers have thousands separators.
         answer = answer.rpartition("####")[2].strip().replace(",", "")
     if not answer.strip():
         raise Unanswered(f"{where}: the answer is empty")
@@ -206,21 +200,21 @@ def _level(level: object, where: str) -> int | None:
         return level
     if level == "Level ?":  # of two problems of MATH
         return None
-    named = _LEVEL.fullmatch(level) if isinstance(level, str) else None
-    if named is None:
+    match = _LEVEL.fullmatch(level) if isinstance(level, str) else None
+    if match is None:
         raise ValueError(
             f"{where}: the field 'level' must be a whole number, 'Level 3' or null, got {level!r:.80}"
         )
-    return int(named[1])
+    return int(match[1])
 
 
 def problem_key(problem: str) -> str:
-    """A problem's key, 16 hexadecimal digits, which ignores spacing, case and dollar signs of its text."""
+    """A problem's key, 16 hexadecimal digits; spacing, case and dollar signs of its text do not matter."""
     plain = _SPELLINGS.sub("", problem).lower().replace("dfrac", "frac").replace("tfrac", "frac")
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
 @cache
 def math500_keys() -> frozenset[str]:
-    """The keys of MATH-500's problems, which keep them out of training data without their text."""
+    """The keys of MATH-500's problems, to keep them out of training data without having their text."""
     return frozenset(_KEYS_FILE.read_text(encoding="ascii").split())

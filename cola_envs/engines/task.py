@@ -137,12 +137,7 @@ class EngineTask:
             GameError, EngineError: see :meth:`EnginePool.reset`.
         """
         seeds: Sequence[int | None] = problem_seeds or [None] * len(rows)
-        games = [
-            self._games(rng)
-            if callable(self._games)
-            else self._games[draw(len(self._games), self.order, rng, seed)]
-            for rng, seed in zip(rngs, seeds, strict=True)
-        ]
+        games = [self._draw(rng, seed) for rng, seed in zip(rngs, seeds, strict=True)]
         for row in rows:
             self._rows[row] = None
         openings = self.pool.reset(rows, [game.spec for game in games])
@@ -214,6 +209,11 @@ class EngineTask:
     def _with_prompt(self, reply: Opening | Reply) -> str:
         commands = "\nCommands: " + ", ".join(reply.admissible) if self.admissible == "list" else ""
         return reply.text + commands + PROMPT
+
+    def _draw(self, rng: np.random.Generator, problem_seed: int | None = None) -> Game:
+        if callable(self._games):
+            return self._games(rng)
+        return self._games[draw(len(self._games), self.order, rng, problem_seed)]
 
     def _row(self, row: int) -> _Row:
         state = self._rows[row]

@@ -1,4 +1,4 @@
-"""Household games in the PDDL domain and vocabulary of ALFWorld, generated: pure Python, no engine."""
+"""Generate household games in ALFWorld's PDDL domain and vocabulary, in pure Python without an engine."""
 
 from __future__ import annotations
 

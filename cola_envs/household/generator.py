@@ -1,4 +1,4 @@
-"""Games drawn from a generator: a room, what lies in it, and a goal that can be reached."""
+"""Draw household games: a room, the objects in it, and a goal that can be reached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cola_envs.household.tables import CLEANABLE, CONTAINS, COOLABLE, HEATABLE, 
 T = TypeVar("T")
 Split = Literal["train", "valid_seen", "valid_unseen"]
 SPLITS: tuple[Split, ...] = ("train", "valid_seen", "valid_unseen")
-#: The six task types of ALFWorld, in its order: number ``i + 1`` there is entry ``i`` here.
+#: ALFWorld's six task types; its number ``i + 1`` is entry ``i``.
 TASK_TYPES = (
     "pick_and_place_simple",
     "look_at_obj_in_light",
@@ -24,7 +24,7 @@ TASK_TYPES = (
     "pick_cool_then_place_in_recep",
     "pick_two_obj_and_place",
 )
-#: Level -> smallest and largest number of receptacles, and of objects.
+#: Level -> (fewest, most) receptacles and (fewest, most) objects.
 LEVELS = {
     1: ((5, 7), (4, 6)),
     2: ((8, 12), (8, 14)),
@@ -33,16 +33,15 @@ LEVELS = {
 }
 
 _LIGHT, _TWO = TASK_TYPES[1], TASK_TYPES[5]
-#: Task type -> the receptacle that it needs besides, and the objects that this changes.
+#: Task type -> the receptacle that the task needs as a tool, and the objects that it changes.
 _TOOLS = {
     TASK_TYPES[2]: ("SinkBasin", CLEANABLE),
     TASK_TYPES[3]: ("Microwave", HEATABLE),
     TASK_TYPES[4]: ("Fridge", COOLABLE),
 }
-#: One layout in so many is kept for valid_unseen, and of the others one game in so many for valid_seen.
+#: One layout in 4 belongs to valid_unseen, and of games in other layouts one in 8 to valid_seen.
 _UNSEEN_OF, _SEEN_OF = 4, 8
-#: Objects of one kind in a room.
-_MOST_OF_A_KIND = 3
+_MOST_OF_A_KIND = 3  # objects of one kind in a room
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,15 @@ class HouseholdGame:
 
     Attributes:
         task_type: one of :data:`TASK_TYPES`.
-        split: the split that it belongs to, and no other.
+        split: the only split with this game.
         level: one of :data:`LEVELS`.
-        room: one of the tables' rooms.
-        target: the kind of object that the goal names.
-        place: the kind of receptacle that it must come to; the lamp for ``look_at_obj_in_light``.
-        goal: the sentence of the goal.
-        pddl_problem: the problem in ALFWorld's domain, PDDL.
+        room: one of the rooms of :mod:`cola_envs.household.tables`.
+        target: the kind of object in the goal.
+        place: the kind of receptacle in the goal; the lamp for ``look_at_obj_in_light``.
+        goal: the goal as a sentence.
+        pddl_problem: the problem as PDDL, in ALFWorld's domain.
         walkthrough: commands that win.
-        game_id: of the problem and the goal, 16 hexadecimal digits.
+        game_id: hash of the problem and the goal, 16 hexadecimal digits.
     """
 
     task_type: str
@@ -74,7 +73,7 @@ class HouseholdGame:
     game_id: str
 
     def spec(self) -> dict[str, object]:
-        """The game as :class:`cola_envs.engines.pddl.PddlEngine` takes it."""
+        """The game in the form that :class:`cola_envs.engines.pddl.PddlEngine` takes."""
         return {
             "pddl_problem": self.pddl_problem,
             "goal": self.goal,
@@ -110,15 +109,15 @@ def generate(
     level: int = 2,
     task_types: Sequence[str] = TASK_TYPES,
 ) -> HouseholdGame:
-    """Draw a game from ``rng`` alone.
+    """Draw a game, using only ``rng`` for randomness.
 
-    The splits are apart by construction. A layout (a room with its number of receptacles of each kind) is
-    hashed: one in four is used by ``valid_unseen`` alone. Of the games in the other layouts, each is hashed
-    with its goal and with what lies in what: one in eight is used by ``valid_seen`` alone, the rest by
-    ``train``. Draws that belong to another split are drawn again.
+    The splits are disjoint. By a hash of the layout (the room and its numbers of receptacles of each kind),
+    one layout in four is used only by ``valid_unseen``. By a hash of the game (layout, goal and the places of
+    the objects), one game in eight of the other layouts is used only by ``valid_seen``, the rest by
+    ``train``. A draw of another split is repeated.
 
-    Every game can be won: the goal's object lies outside the goal's receptacle, which may hold it, nothing
-    is locked or full, and the tool that the goal needs is there. ``walkthrough`` does it.
+    Every game can be won: the goal's object lies outside the goal's receptacle, which can hold it, nothing is
+    locked or full, and the tool that the goal needs is there.
 
     Raises:
         ValueError: see :func:`check_generator_settings`.
@@ -131,13 +130,13 @@ def generate(
         if (_hashed(room, kinds) % _UNSEEN_OF == 0) != (split == "valid_unseen"):
             continue
         target, place = _pick(rng, _goals(task_type, room, kinds))
-        lying = _lay_out(rng, task_type, room, level, kinds, target, place)
-        where = tuple(sorted((thing, kinds[index]) for thing, index in lying))
-        seen = _hashed(task_type, target, place, room, kinds, where) % _SEEN_OF == 0
+        placed = _placed(rng, task_type, room, level, kinds, target, place)
+        places = tuple(sorted((thing, kinds[index]) for thing, index in placed))
+        seen = _hashed(task_type, target, place, room, kinds, places) % _SEEN_OF == 0
         if split == "valid_unseen" or seen == (split == "valid_seen"):
             break
     tool = _TOOLS[task_type][0] if task_type in _TOOLS else None
-    scene = problem.Scene.build(rng, kinds, lying, task_type, target, place, tool)
+    scene = problem.Scene.build(rng, kinds, placed, task_type, target, place, tool)
     goal = problem.goal_sentence(rng, task_type, target, place)
     text = problem.pddl(scene)
     return HouseholdGame(
@@ -163,7 +162,7 @@ def _hashed(*parts: object) -> int:
 
 
 def _rooms_for(task_type: str) -> list[str]:
-    """Rooms that always have what the task type needs."""
+    """The rooms that always have the receptacles that a task type needs."""
     if task_type == _LIGHT:
         return [name for name, room in ROOMS.items() if set(room.always) & set(tables.LAMP_STANDS)]
     if task_type in _TOOLS:
@@ -172,22 +171,22 @@ def _rooms_for(task_type: str) -> list[str]:
 
 
 def _layout(rng: np.random.Generator, room: str, level: int) -> tuple[str, ...]:
-    """Kinds of the room's receptacles, sorted, one entry a receptacle."""
+    """The kinds of the room's receptacles, sorted, one entry for each receptacle."""
     (fewest, most), _ = LEVELS[level]
     kinds = list(ROOMS[room].always)
-    wanted = int(rng.integers(fewest, most + 1))
-    while len(kinds) < wanted:
-        more = [
+    count = int(rng.integers(fewest, most + 1))
+    while len(kinds) < count:
+        candidates = [
             kind
             for kind in (*ROOMS[room].always, *ROOMS[room].often)
             if kinds.count(kind) < tables.MOST.get(kind, 1)
         ]
-        kinds.append(_pick(rng, more))
+        kinds.append(_pick(rng, candidates))
     return tuple(sorted(kinds))
 
 
 def _goals(task_type: str, room: str, kinds: Sequence[str]) -> list[tuple[str, str]]:
-    """(object, receptacle) pairs that can be asked for here."""
+    """The (object, receptacle) pairs that a goal of this task type can name."""
     things = ROOMS[room].things
     if task_type == _LIGHT:
         return [(thing, LAMP) for thing in things if any(thing in CONTAINS[kind] for kind in kinds)]
@@ -202,11 +201,11 @@ def _goals(task_type: str, room: str, kinds: Sequence[str]) -> list[tuple[str, s
 
 
 def _elsewhere(thing: str, place: str, kinds: Sequence[str]) -> list[int]:
-    """Receptacles, by index, that hold ``thing`` and are not of the kind ``place``."""
+    """Indices of the receptacles that can hold ``thing`` and are not of the kind ``place``."""
     return [index for index, kind in enumerate(kinds) if kind != place and thing in CONTAINS[kind]]
 
 
-def _lay_out(
+def _placed(
     rng: np.random.Generator,
     task_type: str,
     room: str,
@@ -215,21 +214,21 @@ def _lay_out(
     target: str,
     place: str,
 ) -> list[tuple[str, int]]:
-    """(object, index of its receptacle) pairs; those of the goal come first and outside its place."""
+    """(object, index of its receptacle) pairs; the goal's objects come first and are not at its place."""
     _, (fewest, most) = LEVELS[level]
-    wanted = int(rng.integers(fewest, most + 1))
+    count = int(rng.integers(fewest, most + 1))
     things = [target] * (2 if task_type == _TWO else 1)
     if task_type == _LIGHT:
         stands = [index for index, kind in enumerate(kinds) if kind in tables.LAMP_STANDS]
-        lying = [(LAMP, _pick(rng, stands))]
+        placed = [(LAMP, _pick(rng, stands))]
     else:
-        lying = []
+        placed = []
     others = [thing for thing in ROOMS[room].things if _elsewhere(thing, "", kinds)]
-    while len(things) < min(wanted, len(others) * _MOST_OF_A_KIND):
+    while len(things) < min(count, len(others) * _MOST_OF_A_KIND):
         thing = _pick(rng, others)
         if things.count(thing) < _MOST_OF_A_KIND:
             things.append(thing)
     for thing in things:
         spots = _elsewhere(thing, place if thing == target else "", kinds)
-        lying.append((thing, _pick(rng, spots)))
-    return lying
+        placed.append((thing, _pick(rng, spots)))
+    return placed

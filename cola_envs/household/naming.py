@@ -1,4 +1,4 @@
-"""From ids in a PDDL problem to names in the text: the rule of ALFWorld, written anew."""
+"""Names in the text for the ids of a PDDL problem, by ALFWorld's rule."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ _MARKS = (("_bar_", "|"), ("_minus_", "-"), ("_plus_", "+"), ("_dot_", "."), ("_
 
 
 def display_names(ids: Iterable[str]) -> dict[str, str]:
-    """Names of lower-case ids, as ``mug 2``.
+    """Names such as ``mug 2`` for lower-case ids.
 
-    What stands before the first ``_bar_`` is the name, and ``basin`` is added where the id says so; things
-    of a name are numbered down from their count in the order of their ids. An id without ``_bar_`` names no
-    thing and keeps its own text and a space.
+    The name is the text before the first ``_bar_``, with ``basin`` added if the id contains it; entities with
+    the same name are numbered in descending order of their ids. An id without ``_bar_`` is not an object and
+    keeps its text, followed by a space.
     """
     ordered = sorted(ids)
-    left = Counter(_kind(entity) for entity in ordered if "_bar_" in entity)
+    numbers = Counter(_kind(entity) for entity in ordered if "_bar_" in entity)
     names = {}
     for entity in ordered:
         if "_bar_" in entity:
             kind = _kind(entity)
-            names[entity] = f"{kind} {left[kind]}"
-            left[kind] -= 1
+            names[entity] = f"{kind} {numbers[kind]}"
+            numbers[kind] -= 1
         else:
             text = entity
             for mark, plain in _MARKS:

@@ -1,4 +1,4 @@
-"""A generated room written down: its PDDL problem, its goal as a sentence, and commands that win."""
+"""Write a generated room as a PDDL problem, with its goal as a sentence and commands that win."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from cola_envs.household import tables
 from cola_envs.household.naming import display_names
 
-#: Types that the domain's rules name, or the planner asks about, whether the room has them or not.
+#: Types that must be declared even if the room has none, because the domain's rules or the planner use them.
 _NAMED_OBJECT_TYPES = ("KnifeType", "ButterKnifeType")
 _NAMED_RECEPTACLE_TYPES = ("SinkBasinType", "MicrowaveType", "FridgeType")
 _RECEPTACLE_OBJECTS = frozenset({"Bowl", "Box", "Cup", "Mug", "Pan", "Plate", "Pot"})
 _START = "loc_bar_0_bar_0_bar_0_bar_30"
 
 _LIGHT, _TWO = "look_at_obj_in_light", "pick_two_obj_and_place"
-#: Task type -> (the predicate that the object must have, what the object must have become, the command).
+#: Task type -> (the predicate that allows the change, the predicate after the change, the command).
 _CHANGES = {
     "pick_clean_then_place_in_recep": ("cleanable", "isClean", "clean"),
     "pick_heat_then_place_in_recep": ("heatable", "isHot", "heat"),
     "pick_cool_then_place_in_recep": ("coolable", "isCool", "cool"),
 }
-#: ALFWorld's own sentences, two a task type.
+#: ALFWorld's sentences, two for each task type.
 _SENTENCES = {
     "pick_and_place_simple": ("put a {obj} in {recep}", "put some {obj} on {recep}"),
     _LIGHT: ("look at {obj} under the {recep}", "examine the {obj} with the {recep}"),
@@ -39,13 +39,13 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """A room with ids.
+    """A room whose objects have ids.
 
     Attributes:
         receptacles: (id, kind, id of its location), in the layout's order.
         objects: (id, kind, index of its receptacle).
-        task_type, target, place, tool: of the goal; ``tool`` is the kind of receptacle that changes the
-            object, or None.
+        task_type, target, place: of the goal.
+        tool: the kind of receptacle that changes the goal's object, or None.
     """
 
     receptacles: tuple[tuple[str, str, str], ...]
@@ -60,20 +60,20 @@ class Scene:
         cls,
         rng: np.random.Generator,
         kinds: Sequence[str],
-        lying: Sequence[tuple[str, int]],
+        placed: Sequence[tuple[str, int]],
         task_type: str,
         target: str,
         place: str,
         tool: str | None,
     ) -> Scene:
-        """Give everything an id, drawn so that names are numbered at random."""
-        spots = iter(rng.permutation(40_000)[: len(kinds) + len(lying)].tolist())
+        """Give every receptacle and object an id; the ids are drawn, so that names are numbered at random."""
+        spots = iter(rng.permutation(40_000)[: len(kinds) + len(placed)].tolist())
         receptacles = []
         for index, kind in enumerate(kinds):
-            whole = tables.PART_OF.get(kind)
-            name = _id(whole, next(spots)) + f"_bar_{kind}" if whole else _id(kind, next(spots))
+            parent = tables.PART_OF.get(kind)
+            name = _id(parent, next(spots)) + f"_bar_{kind}" if parent else _id(kind, next(spots))
             receptacles.append((name, kind, f"loc_bar_{index + 1}_bar_{index % 7}_bar_{index % 4}_bar_30"))
-        objects = [(_id(kind, next(spots)), kind, index) for kind, index in lying]
+        objects = [(_id(kind, next(spots)), kind, index) for kind, index in placed]
         return cls(tuple(receptacles), tuple(objects), task_type, target, place, tool)
 
 
@@ -84,7 +84,7 @@ def goal_sentence(rng: np.random.Generator, task_type: str, target: str, place: 
 
 
 def pddl(scene: Scene) -> str:
-    """The problem in ALFWorld's domain."""
+    """The scene as a PDDL problem in ALFWorld's domain."""
     otypes = sorted({f"{kind}Type" for _, kind, _ in scene.objects} | set(_NAMED_OBJECT_TYPES))
     rtypes = sorted({f"{kind}Type" for _, kind, _ in scene.receptacles} | set(_NAMED_RECEPTACLE_TYPES))
     declared = [
@@ -119,7 +119,7 @@ def pddl(scene: Scene) -> str:
 
 
 def walkthrough(scene: Scene) -> tuple[str, ...]:
-    """Commands that win, going straight to what the goal needs."""
+    """Commands that win directly, without searching."""
     names = display_names(
         [name.lower() for name, *_ in scene.receptacles] + [name.lower() for name, *_ in scene.objects]
     )
@@ -158,20 +158,20 @@ def walkthrough(scene: Scene) -> tuple[str, ...]:
 
 
 def _id(kind: str, spot: int) -> str:
-    """An id as ALFRED makes it of a kind and a position: one of 200 by 200 spots, in centimetres."""
+    """An id in ALFRED's form, of a kind and one of 200 by 200 positions, 5 cm apart."""
     return f"{kind}_bar_{_metres(spot // 200 - 100)}_bar__plus_00_dot_90_bar_{_metres(spot % 200 - 100)}"
 
 
 def _metres(twentieths: int) -> str:
     sign = "minus" if twentieths < 0 else "plus"
-    whole, part = divmod(abs(twentieths) * 5, 100)
-    return f"_{sign}_{whole:02d}_dot_{part:02d}"
+    metres, centimetres = divmod(abs(twentieths) * 5, 100)
+    return f"_{sign}_{metres:02d}_dot_{centimetres:02d}"
 
 
 def _affordances(kind: str) -> list[str]:
+    """The predicates of a kind of object."""
     if kind == tables.LAMP:
         return ["toggleable"]
-    found = ["pickupable"]
     groups = (
         ("cleanable", tables.CLEANABLE),
         ("heatable", tables.HEATABLE),
@@ -179,10 +179,11 @@ def _affordances(kind: str) -> list[str]:
         ("sliceable", tables.SLICEABLE),
         ("isReceptacleObject", _RECEPTACLE_OBJECTS),
     )
-    return found + [predicate for predicate, kinds in groups if kind in kinds]
+    return ["pickupable", *(predicate for predicate, kinds in groups if kind in kinds)]
 
 
 def _goal(scene: Scene) -> str:
+    """The scene's goal as PDDL."""
     if scene.task_type == _LIGHT:
         return (
             "(and (exists (?t - object ?r - receptacle ?a - agent ?l - location) (and "

@@ -1,7 +1,7 @@
-"""What there is in a household: rooms, what stands in them, what lies where.
+"""Tables of rooms, receptacles and objects.
 
-The names, and which thing may lie in what, are those of ALFRED (Shridhar et al. 2020) and a subset of
-its tables; which room has what is ours.
+The names and the table of which receptacle can hold which object are a subset of ALFRED's (Shridhar et al.
+2020); the contents of the rooms are our own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 OPENABLE = frozenset({"Cabinet", "Drawer", "Fridge", "Microwave", "Safe"})
-#: Receptacles that are a part of something: ids name the whole first.
+#: Receptacles that are a part of another object, whose name comes first in the id.
 PART_OF = {"SinkBasin": "Sink", "BathtubBasin": "Bathtub"}
 
 CLEANABLE = frozenset(
@@ -36,7 +36,7 @@ _DESK = """AlarmClock Book Bowl Box CD Candle CellPhone Cloth CreditCard Cup Key
     Pencil Plate RemoteControl SprayBottle Statue TissueBox ToiletPaper Vase Watch WateringCan WineBottle"""
 _SEAT = "Book Box CellPhone Cloth CreditCard KeyChain Laptop Newspaper Pillow RemoteControl"
 
-#: What may be put into or onto a receptacle.
+#: Receptacle -> the objects that can be put into or onto it.
 CONTAINS: dict[str, frozenset[str]] = {
     name: frozenset(_words(things))
     for name, things in {
@@ -82,9 +82,9 @@ class Room:
     """A kind of room.
 
     Attributes:
-        always: receptacles of which there is at least one.
-        often: other receptacles; whatever the kind, of each there are at most ``most``.
-        things: objects that lie about.
+        always: receptacles that every such room has.
+        often: receptacles that it may have; of each kind at most :data:`MOST`.
+        things: objects that it may have.
     """
 
     always: tuple[str, ...]
@@ -92,7 +92,7 @@ class Room:
     things: tuple[str, ...]
 
 
-#: The most of one receptacle that a room has, where it is not one.
+#: The largest number of receptacles of a kind in a room, for kinds with more than one.
 MOST = {
     "ArmChair": 2,
     "Cabinet": 8,
@@ -129,6 +129,6 @@ ROOMS: dict[str, Room] = {
     ),
 }
 
-#: A lamp lies nowhere: it stands where it is.
+#: The lamp cannot be taken; it is on one of LAMP_STANDS.
 LAMP = "DeskLamp"
 LAMP_STANDS = ("Desk", "SideTable", "Dresser", "Shelf", "CoffeeTable", "DiningTable")

@@ -1,4 +1,4 @@
-"""What a page shows of an episode: its text in pieces, and of each step what every action would have said.
+"""Record an episode for a page: its text in pieces, and at each step the tokens of the possible actions.
 
 Shapes: A actions.
 """
@@ -18,21 +18,20 @@ from cola_envs.jsonl import JsonObject
 from cola_envs.page.pieces import pieces, token_text
 from cola_envs.shown import shown
 
-#: Actions of a position that are kept: all codes of the usual codebook, the likeliest tokens of a vocabulary.
+#: Actions in a step's table: all codes of the usual codebook, or the most probable tokens of a vocabulary.
 ROWS = 64
-#: Digits behind the point of the probabilities of a table. What was recorded is kept as it is.
-DIGITS = 5
+DIGITS = 5  # decimal places of the probabilities in a table
 
 
 class Words:
-    """The token texts of a page, each once; a table names them by their numbers."""
+    """The token texts of a page, each once; tables refer to them by number."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self._numbers: dict[str, int] = {}
 
     def number(self, text: str) -> int:
-        """The number of a text, which is added where it is new."""
+        """The number of a text; a new text is added."""
         text = shown(text)
         if text not in self._numbers:
             self._numbers[text] = len(self.texts)
@@ -45,12 +44,12 @@ class Words:
 
 
 class EpisodeLog:
-    """Follows the episode of one row: :meth:`look` before each step, :meth:`paid` behind it.
+    """Records the episode of one row: call :meth:`look` before each step and :meth:`paid` after it.
 
     Args:
-        episodes, row: where the episode is played.
+        episodes, row: the row that plays the episode.
         words: the page's token texts.
-        prior: whether the session's initial policy is told; it is not where its weights were trained on.
+        prior: whether to record the session's initial policy; False if its weights have been trained since.
     """
 
     def __init__(self, episodes: Episodes, row: int, words: Words, *, prior: bool = True) -> None:
@@ -59,38 +58,37 @@ class EpisodeLog:
         self.begin()
 
     def begin(self) -> None:
-        """The row has been reset."""
+        """Start a new record, after the row's reset."""
         self._steps: list[JsonObject] = []
         self._end: Info = {}
         self._ended: str | None = None
         self._origin = self._seeds()
 
     def rewound(self) -> None:
-        """The row has been put back: of the same episode, what is known of the steps until there is kept."""
+        """Adapt the record to a restored row; the record of the same episode's earlier steps is kept."""
         actions = self._episodes.actions(self._row)
-        taken = [step["action"] for step in self._steps[: len(actions)]]
-        known = self._steps[: len(actions)]
-        same = self._origin == self._seeds() and taken == actions
+        steps = self._steps[: len(actions)]
+        same = self._origin == self._seeds() and [step["action"] for step in steps] == actions
         self.begin()
-        self._steps = known if same else [{"action": action} for action in actions]
+        self._steps = steps if same else [{"action": action} for action in actions]
 
     def look(self, action: Any, policy: np.ndarray | None = None) -> None:
-        """Note what each action would say, of which ``action`` is about to be taken.
+        """Record the tokens that the actions would give, before ``action`` is taken.
 
         Args:
-            policy: log-probabilities [A] of the policy that acts; None where it is not known.
+            policy: log-probabilities [A] of the acting policy, if known.
 
         Raises:
             gymnasium.error.InvalidAction: as a step with this action would.
         """
-        given: Actions = [action]
-        (taken,) = self._episodes.check_actions(given, 1)
+        actions: Actions = [action]
+        (taken,) = self._episodes.check_actions(actions, 1)
         session, row = self._episodes.session, [self._row]
         prior = session.prior(row)[0] if self._prior or policy is None else None
         ranked = prior if policy is None else policy
         assert ranked is not None
         order = np.argsort(-ranked, kind="stable")[:ROWS].tolist()
-        order = [one for one in order if ranked[one] > -math.inf]
+        order = [code for code in order if ranked[code] > -math.inf]
         order += [] if taken in order else [taken]
         ids, log_probs = session.outcomes(row, order)
         tokenizer = self._episodes.backbone.tokenizer
@@ -106,26 +104,26 @@ class EpisodeLog:
         self._steps.append({"action": taken, "table": table})
 
     def note(self, **figures: Any) -> None:
-        """Add to what is known of the step that was looked at last."""
+        """Add figures to the record of the last step."""
         self._steps[-1].update(figures)
 
     def paid(self, reward: float, terminated: bool, truncated: bool, info: Info) -> None:
-        """The step that was looked at was taken; what came of it."""
+        """Record the result of the step."""
         self.note(reward=float(reward))
         if terminated or truncated:
             self._ended, self._end = ("terminated" if terminated else "truncated"), info
 
     @property
     def steps(self) -> list[JsonObject]:
-        """What is known of each step, in order."""
+        """The records of the steps, in order."""
         return self._steps
 
     def as_dict(self, name: str, **about: Any) -> JsonObject:
-        """The episode for a page.
+        """The record as JSON for a page.
 
         Args:
-            name: what it is called there.
-            about: further things to say of it.
+            name: the episode's name on the page.
+            about: further fields.
         """
         episodes, row = self._episodes, self._row
         prompt = {"text": shown(episodes.prompt(row)), "steps": []}
@@ -135,7 +133,7 @@ class EpisodeLog:
             "level": episodes.backbone.level,
             "num_actions": int(episodes.action_space.n),
             "world_temperature": episodes.world_temperature,
-            # As text: a script's numbers hold 53 bits.
+            # As text, because JavaScript's numbers hold only 53 bits.
             "seed": str(episodes.seed(row)),
             "problem_seed": str(episodes.problem_seed(row)),
             "ended": self._ended,
@@ -151,12 +149,12 @@ class EpisodeLog:
         return seed, None if seed is None else self._episodes.problem_seed(self._row)
 
 
-#: Of ``info``: said elsewhere on the page, or of no use to a reader.
+#: Fields of ``info`` that are shown elsewhere on the page, or not useful.
 _LEFT_OUT = ("token", "tokens", "action", "prompt", "text", "success")
 
 
 def plain(info: Info) -> dict[str, str]:
-    """The fields of an ``info`` that a page tells, as texts of one length at most."""
+    """The fields of an ``info`` that a page shows, as texts of at most 300 characters."""
     return {
         shown(str(name)): shown(f"{value:.6g}" if isinstance(value, float) else str(value))[:300]
         for name, value in info.items()
@@ -165,5 +163,5 @@ def plain(info: Info) -> dict[str, str]:
 
 
 def _probabilities(log_probs: np.ndarray) -> list[float]:
-    found: list[float] = np.exp(np.asarray(log_probs, dtype=np.float64)).round(DIGITS).tolist()
-    return found
+    rounded: list[float] = np.exp(np.asarray(log_probs, dtype=np.float64)).round(DIGITS).tolist()
+    return rounded

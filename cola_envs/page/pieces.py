@@ -1,4 +1,4 @@
-"""The text of a row, cut into the smallest pieces that can be read."""
+"""Divide a row's text into the smallest readable pieces."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cola_envs.text import end_ids
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that stands together.
+    """A piece of a row's text.
 
     Attributes:
-        text: as it was written; ``""`` for a token without text, which ends a text.
-        steps: the steps that wrote it, in order; none for the prompt and for text of the task.
+        text: ``""`` for a token that ends a text.
+        steps: the steps that wrote it, in order; empty for the task's text.
     """
 
     text: str
@@ -25,14 +25,13 @@ class Piece:
 
 
 def pieces(episodes: Episodes, row: int) -> Iterator[Piece]:
-    """The pieces of a row behind its prompt, in their order.
+    """Yield the pieces of a row after its prompt, in order.
 
-    A piece of the agent's is one action's tokens. Where a character's bytes are spread over several actions,
-    they share a piece.
+    A piece of the agent's text is the tokens of one action, or of several that share a character's bytes.
     """
     decode = episodes.backbone.tokenizer.decode
     tokens, origins = episodes.tokens(row), episodes.origins(row)
-    before: list[int] = []  # the agent's piece before: a decoder may drop the space in front of a first id
+    before: list[int] = []  # the agent's previous piece, because a decoder may drop the first id's space
     ids: list[int] = []
     steps: list[int] = []
     start = episodes.prompt_length(row)
@@ -44,7 +43,7 @@ def pieces(episodes: Episodes, row: int) -> Iterator[Piece]:
         if after == origin:
             continue
         text = decode([*before, *ids]).removeprefix(decode(before)) if origin >= 0 else decode(ids)
-        # A fifth token cannot belong to one character: the bytes are broken, and are shown as such.
+        # A character has at most four bytes: with a fifth token they are invalid and shown as they are.
         if origin >= 0 and after is not None and after >= 0 and text.endswith(CUT) and len(ids) < 5:
             continue
         yield Piece(text, tuple(steps))
@@ -53,9 +52,9 @@ def pieces(episodes: Episodes, row: int) -> Iterator[Piece]:
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """A token's own text: ``""`` for one that ends a text, ``#id`` for one that is part of a character."""
+    """A token's text; ``""`` for one that ends a text, ``#id`` for a part of a character."""
     if token in end_ids(tokenizer):
         return ""
-    # Twice, because some decoders drop the space in front of the first token of a text.
+    # Decoded twice, because some decoders drop the space in front of a text's first token.
     text = tokenizer.decode([token, token]).removeprefix(tokenizer.decode([token]))
     return text if text and CUT not in text else f"#{token}"

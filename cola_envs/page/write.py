@@ -1,4 +1,4 @@
-"""Data, script and style put into one file that needs nothing else."""
+"""Put data, scripts and style into one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from importlib.resources import files
 from cola_envs.jsonl import JsonObject
 from cola_envs.shown import shown
 
-#: The most bytes that a page may have.
-LARGEST = 3_000_000
-#: In the order that they need one another in.
+LARGEST = 3_000_000  # bytes of a page
+#: In the order of their dependencies.
 _SCRIPTS = ("base.js", "viewer.js", "views.js", "page.js")
 
 
 def page(data: JsonObject) -> str:
-    """A page of its own, as HTML.
+    """A self-contained page, as HTML.
 
-    The data is JSON in which no sign of markup stands as itself, and the page's script makes text of it.
-    A content security policy lets run and load nothing but the page's own script and style.
+    The data is JSON with all markup characters escaped, which the page's script shows as text. A content
+    security policy forbids to run or load anything but the page's script and style.
 
     Args:
-        data: with a ``title``; of ``about``, ``words``, ``episodes``, ``codebook``, ``run`` and ``tree`` what
-            there is.
+        data: with ``title``, and optionally ``about``, ``words``, ``episodes``, ``codebook``, ``run`` and
+            ``tree``.
 
     Raises:
         ValueError: for a page that would be larger than :data:`LARGEST`, or a number that is not finite.
@@ -38,21 +37,20 @@ def page(data: JsonObject) -> str:
         "data": in_script(data),
         "script": script,
     }
-    text = _own("look.html")
-    # All at once: what was filled in is not looked through for further places.
-    parts = text.split("@@")
+    # All at once, so that text that was filled in is not searched for further placeholders.
+    parts = _own("look.html").split("@@")
     text = "".join(filled[part] if i % 2 else part for i, part in enumerate(parts))
     size = len(text.encode())
     if size > LARGEST:
         raise ValueError(
-            f"the page would have {size / 1e6:.1f} MB, and may have {LARGEST / 1e6:g}: show fewer episodes, "
+            f"the page would have {size / 1e6:.1f} MB, and may have {LARGEST / 1e6:g}: show fewer episodes "
             "or fewer tables (`cola look --episodes`, `--tables`)"
         )
     return text
 
 
 def in_script(data: JsonObject) -> str:
-    """Data as JSON of ASCII signs that may stand in a ``<script>``: nothing in it ends or opens one.
+    """Data as ASCII JSON for a ``<script>``, without characters that could end it or open another.
 
     Raises:
         ValueError: for a number that is not finite.

@@ -1,6 +1,6 @@
-"""A language model of a few lines of numpy, and conformance checks for tasks and environments.
+"""A fake language model in numpy, and conformance checks for tasks and environments.
 
-``check_task`` and ``check_env`` raise AssertionError saying what broke. Run them on your own::
+``check_task`` and ``check_env`` raise AssertionError with the broken requirement. Run them on your own task::
 
     from cola_envs.testing import FakeBackbone, check_env, check_task
 

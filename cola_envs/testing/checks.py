@@ -1,4 +1,4 @@
-"""Conformance: what every task and every environment of this package does."""
+"""Conformance checks for tasks and environments."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from cola_envs.task import EachRow, Task, Turn
 from cola_envs.testing.kinds import InfoKinds
 from cola_envs.vector import CoLAVectorEnv
 
-#: What ``reset`` returned and then every step; of a task alone its prompt and turns.
+#: The results of ``reset`` and of every step; of a task its prompt and turns.
 Episode = list[Any]
-#: Episodes of one row.
+#: The episodes of one row.
 Run = list[Episode]
 T = TypeVar("T")
 TEXTS = ("42", "", "\\boxed{7}", "two words é", "<think>x</think><answer>y</answer>")
@@ -36,24 +36,22 @@ TEXTS = ("42", "", "\\boxed{7}", "two words é", "<think>x</think><answer>y</ans
 def check_task(
     factory: Callable[[], Task], texts: Sequence[str] = TEXTS, seeds: Sequence[int] = (0, 1, 2)
 ) -> None:
-    """Check one-row tasks: types, also of every field of ``info``, randomness from ``rng`` alone, rows
-    apart, snapshot and restore.
+    """Check a one-row task: types, randomness only from ``rng``, independent rows, snapshot and restore.
 
     Args:
         factory: makes a task, as for ``gym.make("CoLA-Text-v0", task=factory)``.
-        texts: segments that an agent might write; put right ones among them to see their reward too.
+        texts: segments that an agent might write; include correct ones to check their reward.
         seeds: of the problems.
 
     Raises:
-        AssertionError: saying what broke.
+        AssertionError: with the requirement that the task does not meet.
     """
     rows = list(range(len(seeds)))
     tasks = EachRow(factory, len(rows))
-
     global_states = random.getstate(), pickle.dumps(np.random.get_state())
     alone = [_play(EachRow(factory, 1), 0, seed, texts) for seed in seeds]
     assert alone == [_play(EachRow(factory, 1), 0, seed, texts) for seed in seeds], (
-        "the same seed gave another episode the second time: draw everything from the rng of reset"
+        "the same seed gave another episode the second time: take all randomness from the rng of reset"
     )
     assert global_states == (random.getstate(), pickle.dumps(np.random.get_state())), (
         "the task drew from the global random state; use only the rng of reset"
@@ -61,13 +59,25 @@ def check_task(
 
     kinds = InfoKinds()
     for seed in seeds:
-        for begin in range(len(texts)):  # of a one-segment task only the first text is ever graded
+        for begin in range(len(texts)):  # a one-segment task grades only the first text
             _play(EachRow(factory, 1), 0, seed, [*texts[begin:], *texts[:begin]], kinds)
 
-    played = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
-    assert played == alone, "a task played differently beside others: rows must share no state"
-    again = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
-    assert again == alone, "a task played differently the second time: reset must clear everything"
+    for problem in (
+        "beside others: rows must share no state",
+        "the second time: reset must clear everything",
+    ):
+        played = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
+        assert played == alone, f"a task played differently {problem}"
+    _check_interleaved(tasks, alone, texts, seeds)
+    for episode, seed in zip(alone, seeds, strict=True):
+        _check_replays(factory, episode, texts, seed)
+
+
+def _check_interleaved(
+    tasks: EachRow, alone: list[Episode], texts: Sequence[str], seeds: Sequence[int]
+) -> None:
+    """Tasks that are stepped in turn play as they do alone."""
+    rows = list(range(len(seeds)))
     prompts = tasks.reset(rows, [np.random.default_rng([seed, 1]) for seed in seeds])
     open_rows = list(rows)
     together: list[Episode] = [[prompt] for prompt in prompts]
@@ -79,30 +89,30 @@ def check_task(
         ]
     assert together == alone, "tasks that took turns played differently: rows must share no state"
 
-    for played_alone, seed in zip(alone, seeds, strict=True):
-        for cut in range(len(played_alone) - 1):
-            first, second = EachRow(factory, 1), EachRow(factory, 1)
-            first.reset([0], [np.random.default_rng([seed, 1])])
-            for text in texts[:cut]:
-                first.step([0], [text])
-            state = pickle.loads(pickle.dumps(first.snapshot(0)))
-            _play_on(first, texts[cut:])
-            for _ in range(2):
-                second.restore(0, state)
-                rest = _play_on(second, texts[cut:])
-                assert rest == played_alone[cut + 1 :], (
-                    f"a task restored after {cut} segments went on differently; "
-                    "check its snapshot() and restore(state)"
-                )
+
+def _check_replays(factory: Callable[[], Task], episode: Episode, texts: Sequence[str], seed: int) -> None:
+    """A task restored after any segment of ``episode`` continues it."""
+    for cut in range(len(episode) - 1):
+        first, second = EachRow(factory, 1), EachRow(factory, 1)
+        first.reset([0], [np.random.default_rng([seed, 1])])
+        for text in texts[:cut]:
+            first.step([0], [text])
+        state = pickle.loads(pickle.dumps(first.snapshot(0)))
+        _play_on(first, texts[cut:])
+        for _ in range(2):
+            second.restore(0, state)
+            assert _play_on(second, texts[cut:]) == episode[cut + 1 :], (
+                f"a task restored after {cut} segments went on differently; "
+                "check its snapshot() and restore(state)"
+            )
 
 
 def _play(
     tasks: EachRow, row: int, seed: int, texts: Sequence[str], kinds: InfoKinds | None = None
 ) -> Episode:
-    """The prompt and the turns of one episode, each checked."""
+    """Play one episode and check it; return its prompt and turns."""
     prompt = tasks.reset([row], [np.random.default_rng([seed, 1])])[0]
-    assert isinstance(prompt, str), f"reset must return a non-empty str, got {prompt!r}"
-    assert prompt, "reset must return a non-empty str, got ''"
+    assert prompt and isinstance(prompt, str), f"reset must return a non-empty str, got {prompt!r}"  # noqa: PT018 (one message)
     infos = [_allowed(checked_fields, tasks.info(row), "task.info")]
     turns = _play_on(tasks, texts, row)
     infos += [_allowed(checked_fields, tasks.info(row), "task.info"), *(turn.info for turn in turns)]
@@ -112,15 +122,16 @@ def _play(
     return [prompt, *turns]
 
 
-def _allowed(check: Callable[[object, str], T], given: object, name: str) -> T:
-    """What ``check`` makes of an answer; its refusal is a failed check."""
+def _allowed(check: Callable[[object, str], T], value: object, name: str) -> T:
+    """The result of ``check``; its TypeError or ValueError becomes an AssertionError."""
     try:
-        return check(given, name)
+        return check(value, name)
     except (TypeError, ValueError) as error:
         raise AssertionError(str(error)) from error
 
 
 def _play_on(tasks: EachRow, texts: Sequence[str], row: int = 0) -> list[Turn]:
+    """Step a task with ``texts`` until its episode ends; check and return the turns."""
     turns: list[Turn] = []
     for text in texts:
         turn = _allowed(checked_turn, tasks.step([row], [text])[0], f"segment {len(turns)}")
@@ -136,27 +147,27 @@ def _play_on(tasks: EachRow, texts: Sequence[str], row: int = 0) -> list[Turn]:
 
 
 def check_env(env_id: str, num_envs: int = 3, episodes: int = 3, **kwargs: Any) -> None:
-    """Check an id: Gymnasium's own checks, seeding, rows apart, ends, snapshots, infos and errors.
+    """Check an environment: Gymnasium's checks, seeding, independent rows, ends, snapshots, infos, errors.
 
     Args:
         env_id: a registered id.
-        num_envs: rows of the vector environment that is checked, at least 2.
-        episodes: how many episodes a row plays; each takes up to ``max_tokens`` steps.
+        num_envs: rows of the vector environment, at least 2.
+        episodes: number of episodes of each row; each takes up to ``max_tokens`` steps.
         kwargs: as for ``gym.make``; ``model=FakeBackbone()`` checks without a language model.
 
     Raises:
-        AssertionError: saying what broke.
+        AssertionError: with the requirement that the environment does not meet.
     """
     single = _single(env_id, kwargs)
     kwargs = {**kwargs, "model": single.episodes.backbone}
     kwargs.pop("tokenizer", None)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        # A hidden state has no bounds, which Gymnasium's checker doubts.
+        # Gymnasium's checker warns about an observation without bounds, such as a hidden state.
         warnings.filterwarnings("ignore", message=".*A Box observation space m..imum value is.*")
         gymnasium_check_env(single, skip_render_check=False)
     single.close()
     single = _single(env_id, kwargs)
-    # Same-step autoreset shows most: the last observation and info beside the next episode's first.
+    # Same-step autoreset returns both the last observation and info and the next episode's first.
     kwargs["autoreset_mode"] = AutoresetMode.SAME_STEP
     vector = gym.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
     assert isinstance(vector, CoLAVectorEnv)
@@ -175,19 +186,19 @@ def check_env(env_id: str, num_envs: int = 3, episodes: int = 3, **kwargs: Any) 
 
 def _single(env_id: str, kwargs: dict[str, Any]) -> CoLAEnv:
     env = gym.make(env_id, **kwargs).unwrapped
-    assert isinstance(env, CoLAEnv), f"{env_id} makes a {type(env).__name__}, which is no CoLAEnv"
+    assert isinstance(env, CoLAEnv), f"{env_id} makes a {type(env).__name__}, which is not a CoLAEnv"
     return env
 
 
 def _actions(env: CoLAEnv | CoLAVectorEnv, seed: int) -> Callable[[], int]:
-    """A stream of allowed actions of a row's own, the same for the single and the vector environment."""
+    """A row's random allowed actions, the same in the single and the vector environment."""
     allowed = np.flatnonzero(env.action_masks().reshape(-1, env.episodes.action_mask.size)[0])
     rng = np.random.default_rng(seed)
     return lambda: int(rng.choice(allowed))
 
 
 def _run(env: CoLAEnv, seed: int, episodes: int) -> Run:
-    """Episodes of the single environment, the first with ``seed``: per step what step returned."""
+    """Play episodes in the single environment, the first with ``seed``."""
     act, played = _actions(env, seed), list[Episode]()
     for number in range(episodes):
         steps: Episode = [env.reset(seed=seed if number == 0 else None)]
@@ -200,7 +211,7 @@ def _run(env: CoLAEnv, seed: int, episodes: int) -> Run:
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Equal, observations within the 1e-5 that batched kernels may differ by."""
+    """Whether two results are equal, floats up to the 1e-5 by which batched kernels may differ."""
     if isinstance(first, np.ndarray) and first.dtype.kind == "f":
         return first.shape == second.shape and np.allclose(first, second, atol=1e-5, rtol=1e-5)
     if isinstance(first, np.ndarray):
@@ -257,7 +268,7 @@ def _check_ends(env: CoLAEnv, runs: list[Run]) -> None:
 
 
 def _check_snapshots(env: CoLAEnv, steps: Episode) -> None:
-    """Half-way through an episode: replay it, and see that it does not matter what came in between."""
+    """An episode restored half-way continues as before, whatever was played in between."""
     half = (len(steps) - 1) // 2
     act = _actions(env, 0)
     env.reset(seed=0)
@@ -277,7 +288,7 @@ def _check_snapshots(env: CoLAEnv, steps: Episode) -> None:
 
 
 def _check_vector(env: CoLAVectorEnv, runs: list[Run], episodes: int) -> None:
-    """Every row of the vector environment plays what the single environment plays."""
+    """Every row of the vector environment plays the episodes of the single environment."""
     masks = env.action_masks()
     assert masks.shape == (env.num_envs, env.episodes.action_space.n), f"action_masks has shape {masks.shape}"
     acts = [_actions(env, row) for row in range(env.num_envs)]
@@ -297,9 +308,9 @@ def _check_vector(env: CoLAVectorEnv, runs: list[Run], episodes: int) -> None:
             expected = runs[row][number[row]][position[row]]
             over = bool(terminated[row] or truncated[row])
             observation = infos["final_obs"][row] if over else observations[row]
-            got = (observation, float(rewards[row]), bool(terminated[row]), bool(truncated[row]))
+            result = (observation, float(rewards[row]), bool(terminated[row]), bool(truncated[row]))
             where = f"row {row}, episode {number[row]}, step {position[row]}"
-            assert _same(got, expected[:4]), f"{where}: the vector environment differs from the single one"
+            assert _same(result, expected[:4]), f"{where}: the vector environment differs from the single one"
             source = infos["final_info"] if over else infos
             for key, value in expected[4].items():
                 assert source[f"_{key}"][row], f"{where}: info lacks {key!r}"

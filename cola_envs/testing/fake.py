@@ -1,4 +1,4 @@
-"""A deterministic language model without weights: everything follows from a hash of the context."""
+"""A deterministic fake language model without weights, computed from hashes of the context."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from cola_envs.testing.fake_policy import FakeReader
 
 PRIME = (1 << 61) - 1
-LIKELY = 4  # tokens that a latent action may turn into
+LIKELY = 4  # number of possible tokens of a latent action
 ALPHABET = "etaoinshrdlu 0123456789.\n"
 
 
 class ByteTokenizer:
-    """Id 0 ends a text; ids 1 to 256 are the bytes of UTF-8, so that a character may take several ids."""
+    """Id 0 ends a text; ids 1 to 256 are the bytes of UTF-8, so that a character may have several ids."""
 
     eos_token_id: int | None = 0
 
@@ -39,18 +39,18 @@ class ByteTokenizer:
 
 
 class FakeBackbone:
-    """A Backbone for tests, of numpy alone; torch is for those who train a policy over it.
+    """A Backbone for tests in numpy; only training a policy over it needs torch.
 
     At latent level every action has, in every context, :data:`LIKELY` possible tokens (letters, digits, the
-    full stop, the line break, the end of text) with falling probabilities. At token level an action
-    is the token itself, and the ids beyond the tokenizer's are not allowed.
+    full stop, the line break, the end of text) with decreasing probabilities. At token level an action is the
+    token itself, and ids beyond the tokenizer's are not allowed.
 
     Args:
         level: ``"latent"`` or ``"token"``.
         num_codes: A at latent level.
         hidden_size: D.
-        max_length: the context, in tokens.
-        tokens_per_action: how many ids a latent action gives.
+        max_length: length of the context, in tokens.
+        tokens_per_action: number of ids that a latent action gives.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class FakeBackbone:
 
     @functools.cached_property
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the initial policy: of its trunk [D, D] and of its head [A, D], float32."""
+        """The initial policy's weights: its trunk [D, D] and its head [A, D], float32."""
         generator, size = np.random.default_rng(self.hidden_size), self.hidden_size
         shapes = (size, size), (int(self.action_space.n), size)
         trunk, head = (generator.normal(0, size**-0.5, shape).astype(np.float32) for shape in shapes)
         return trunk, head
 
     def initial_policy(self) -> tuple[nn.Module, nn.Linear]:
-        """The policy that :meth:`FakeSession.prior` tells of: a linear map of hidden states, and a head."""
+        """The policy behind :meth:`FakeSession.prior`: a linear map of hidden states, and a head."""
         from cola_envs.testing.fake_policy import trunk_and_head
 
         return trunk_and_head(*self.weights)
@@ -103,7 +103,7 @@ class FakeBackbone:
 
 
 class FakeSession:
-    """Rows of a :class:`FakeBackbone`; a row's state after each token is a hash of the tokens until then."""
+    """Rows of a :class:`FakeBackbone`; a row's state after each token is a hash of the tokens so far."""
 
     def __init__(self, backbone: FakeBackbone, num_rows: int, max_length: int) -> None:
         self.backbone = backbone
@@ -126,7 +126,9 @@ class FakeSession:
         for row, ids in zip(rows, tokens, strict=True):
             held, hashes = self.tokens[row], self._hashes[row]
             if not ids or len(held) + len(ids) > self.max_length:
-                raise ValueError(f"row {row} holds {len(held)} of {self.max_length}, got {len(ids)} more")
+                raise ValueError(
+                    f"row {row} holds {len(held)} of {self.max_length} tokens and was given {len(ids)} more"
+                )
             for token in ids:
                 held.append(token)
                 hashes.append(_mix(hashes[-1] if hashes else 0, token + 1))
@@ -144,7 +146,7 @@ class FakeSession:
                 pick = 0
                 if temperature > 0.0:
                     if u is None:
-                        raise ValueError("decode needs u where temperature > 0")
+                        raise ValueError("decode needs u for temperature > 0")
                     p = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
                     pick = min(int(np.searchsorted(np.cumsum(p), u[i], side="right")), LIKELY - 1)
                 ids.append(int(choices[pick]))
@@ -169,7 +171,7 @@ class FakeSession:
         allowed: np.ndarray = np.where(self.backbone.action_mask(), logits, -np.inf)
         return allowed.astype(np.float32)
 
-    # What a policy asks for besides: cola_agents.decoding.contract.PolicySession.
+    # The further methods of cola_agents.decoding.contract.PolicySession.
 
     def states(self, row: int) -> torch.Tensor:
         import torch
@@ -205,17 +207,17 @@ class FakeSession:
         return ids, logprobs[..., :top_k].astype(np.float32)
 
     def _choices(self, state: int, action: int) -> tuple[np.ndarray, np.ndarray]:
-        """Likely tokens, all different, best first, and their logits, both [LIKELY]."""
+        """The possible tokens of an action, all different, most probable first, and logits, both [LIKELY]."""
         count = len(self._likely)
         start, stride = divmod(_mix(state, action + 1000), count - 1)
         return self._likely[(start + (stride % 6 + 1) * np.arange(LIKELY)) % count], -np.arange(float(LIKELY))
 
 
 def _noise(hashes: Sequence[int], width: int) -> np.ndarray:
-    """Numbers in [-1, 1) that follow from hashes [N] of contexts: [N, width] float32."""
+    """Numbers in [-1, 1) computed from hashes [N]: [N, width] float32."""
     states = np.array([_mix(state, 3) for state in hashes], dtype=np.uint64)
     odd = np.arange(width, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(3)
-    mixed = states[:, None] * odd[None, :]  # wraps at 2**64, which is what spreads the bits
+    mixed = states[:, None] * odd[None, :]  # overflow at 2**64 is intended: it mixes the bits
     return ((mixed >> np.uint64(40)).astype(np.float64) / (1 << 23) - 1.0).astype(np.float32)
 
 

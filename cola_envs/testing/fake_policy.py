@@ -1,4 +1,4 @@
-"""What a policy over a :class:`~cola_envs.testing.fake.FakeBackbone` is made of; needs torch."""
+"""The policy network over a :class:`~cola_envs.testing.fake.FakeBackbone`; needs torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Trunk(nn.Module):
-    """A linear map of hidden states, called as a Hugging Face decoder is."""
+    """A linear map of hidden states with the call signature of a Hugging Face decoder."""
 
     def __init__(self, weight: np.ndarray) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _States(Protocol):
 
 
 class FakeReader:
-    """A decoder stack that reads a session's hidden states, each on its own."""
+    """Applies a decoder stack to a session's hidden states, one position at a time."""
 
     def __init__(self, session: _States, trunk: nn.Module) -> None:
         self._session, self._trunk = session, trunk
@@ -37,16 +37,16 @@ class FakeReader:
     def features(self, rows: Sequence[int]) -> Tensor:
         """The stack's hidden state at each row's last token, [B, D]."""
         states = self._session.last(rows)[:, None]
-        read: Tensor = self._trunk(inputs_embeds=states, use_cache=False).last_hidden_state
-        return read[:, 0]
+        hidden: Tensor = self._trunk(inputs_embeds=states, use_cache=False).last_hidden_state
+        return hidden[:, 0]
 
 
 def trunk_and_head(trunk: np.ndarray, head: np.ndarray) -> tuple[Trunk, nn.Linear]:
-    """Modules of two weights."""
+    """The modules with the weights ``trunk`` [D, D] and ``head`` [A, D]."""
     return Trunk(trunk), _linear(head)
 
 
 def _linear(weight: np.ndarray) -> nn.Linear:
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    made.weight.data.copy_(torch.from_numpy(weight))
-    return made
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    module.weight.data.copy_(torch.from_numpy(weight))
+    return module

@@ -1,4 +1,4 @@
-"""One type for each field of ``info``, whichever episode it comes from."""
+"""Check that each field of ``info`` has one type in all episodes."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import numpy as np
 
 from cola_envs.fields import OWN, Info
 
-#: Names that Gymnasium's vector environments and wrappers write to.
+#: Names of fields that Gymnasium's vector environments and wrappers write.
 TAKEN = ("final_obs", "final_info", "episode")
 _INT64 = np.iinfo(np.int64)
 
 
 class InfoKinds:
-    """Checks that every ``info`` it is shown has the types of those before.
+    """Checks that the fields of every ``info`` have the types of earlier ones.
 
-    A Gymnasium vector environment keeps a field of all rows in one array, made for the first row's type:
-    what another row has there must fit it.
+    A Gymnasium vector environment keeps a field of all rows in one array of the first row's type, which the
+    values of the other rows must fit.
     """
 
     def __init__(self) -> None:
         self._seen = {field.name: field.kind.__name__ for field in OWN}
 
     def see(self, info: Info, inside: str = "") -> None:
-        """Compare the fields of an ``info``, and of the dicts in it, with those seen so far.
+        """Compare the fields of an ``info``, and of dicts in it, with those seen so far.
 
         Raises:
-            AssertionError: saying which field changed its type, or cannot be kept in an array.
+            AssertionError: for a field that changed its type or cannot be kept in an array, with its name.
         """
         for key, value in info.items():
             name = f"info{inside}[{key!r}]"
@@ -39,8 +39,8 @@ class InfoKinds:
             kind = _kind(value)
             before = self._seen.setdefault(name if inside else key, kind)
             assert kind == before, (
-                f"{name} is {kind} here and {before} elsewhere: a field keeps one type over all episodes and "
-                "steps (say '' and not None for what is missing), or Gymnasium's vector environments fail"
+                f"{name} is {kind} here and {before} elsewhere: give a field one type in all episodes and "
+                "steps ('' instead of None for a missing text), or Gymnasium's vector environments fail"
             )
             if isinstance(value, dict):
                 self.see(value, f"{inside}[{key!r}]")

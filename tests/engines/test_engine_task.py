@@ -154,7 +154,7 @@ def test_a_game_that_cannot_be_played_is_an_error_at_reset(pool: EnginePool) -> 
         ({"invalid_penalty": -1.0}, "invalid_penalty must be a finite number, 0 or above, got -1.0"),
         ({"admissible": "yes"}, "admissible must be 'none' or 'list', got 'yes'"),
         ({"games": []}, "games is empty: pass at least one game"),
-        ({"games": lambda rng: GAMES[0], "sequential": True}, "sequential=True needs a list of games"),
+        ({"games": lambda rng: GAMES[0], "sequential": True}, "sequential=True needs a sequence of games"),
     ],
 )
 def test_bad_settings_are_refused(pool: EnginePool, settings: dict[str, Any], message: str) -> None:

@@ -137,7 +137,7 @@ def refused(**fields: Any) -> Any:
             "task.info",
         ),
         (Global, "global random state"),
-        (Entropy, "draw everything from the rng"),
+        (Entropy, "take all randomness from the rng"),
         (Shared, "share no state|another episode"),
         (Forgetful, "restored after 1 segments went on differently"),
         (Nan, "finite"),
