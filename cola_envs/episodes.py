@@ -215,7 +215,7 @@ class Episodes:
 
     def snapshot(self, row: int) -> State:
         """The row's state, for :meth:`restore` into any row."""
-        return self._row(row).frozen(self.tasks.snapshot(row))
+        return self._row(row).to_state(self.tasks.snapshot(row))
 
     def restore(
         self, rows: Sequence[int], states: Sequence[State], reseed: Sequence[int] | None = None
@@ -245,7 +245,9 @@ class Episodes:
         self._halt(rows)
         for row, state in zip(rows, states, strict=True):
             self.tasks.restore(row, state.task)
-        return self._load(rows, [Row.thawed(state, seed) for state, seed in zip(states, seeds, strict=True)])
+        return self._load(
+            rows, [Row.from_state(state, seed) for state, seed in zip(states, seeds, strict=True)]
+        )
 
     def cut(self, rows: Sequence[int]) -> None:
         """End the rows' episodes without grading; they must be reset before the next step."""

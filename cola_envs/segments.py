@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cola_envs.backbone import Tokenizer
 
-CUT = "\ufffd"  # the replacement character, which a decoder writes for an incomplete character
+REPLACEMENT = "\ufffd"  # the replacement character, which a decoder writes for an incomplete character
 
 
 class StopStrings:
@@ -37,7 +37,7 @@ class StopStrings:
             # Some decoders drop the space in front of the first id, not of the second.
             text = self._decode([token]) + self._decode([token, token])
             # An id with a part of a character's bytes can only complete a non-ASCII character.
-            if not (any(char in text for char in self._last) or (self._wide and CUT in text)):
+            if not (any(char in text for char in self._last) or (self._wide and REPLACEMENT in text)):
                 self.plain.add(token)
                 return False
             self._closing.add(token)

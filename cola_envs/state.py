@@ -94,7 +94,7 @@ class Row:
             self.rng = np.random.default_rng([self.seed, WORLD])
         return self.rng.random()
 
-    def frozen(self, task: object) -> State:
+    def to_state(self, task: object) -> State:
         """The row as a State, with the task's snapshot."""
         return State(
             tokens=tuple(self.tokens),
@@ -112,7 +112,7 @@ class Row:
         )
 
     @classmethod
-    def thawed(cls, state: State, seed: int | None = None) -> Row:
+    def from_state(cls, state: State, seed: int | None = None) -> Row:
         """The row of a State; ``seed`` replaces its row seed and starts a new sampling stream."""
         row = cls(list(state.tokens), state.prompt, state.seed if seed is None else seed, state.problem_seed)
         row.origins = list(state.origins)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cola_envs.backbone import Tokenizer
 from cola_envs.episodes import Episodes
-from cola_envs.segments import CUT
+from cola_envs.segments import REPLACEMENT
 from cola_envs.text import end_ids
 
 
@@ -44,10 +44,10 @@ def pieces(episodes: Episodes, row: int) -> Iterator[Piece]:
             continue
         text = decode([*before, *ids]).removeprefix(decode(before)) if origin >= 0 else decode(ids)
         # A character has at most four bytes: with a fifth token they are invalid and shown as they are.
-        if origin >= 0 and after is not None and after >= 0 and text.endswith(CUT) and len(ids) < 5:
+        if origin >= 0 and after is not None and after >= 0 and text.endswith(REPLACEMENT) and len(ids) < 5:
             continue
         yield Piece(text, tuple(steps))
-        before = ids if origin >= 0 and CUT not in text else []
+        before = ids if origin >= 0 and REPLACEMENT not in text else []
         ids, steps = [], []
 
 
@@ -57,4 +57,4 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
         return ""
     # Decoded twice, because some decoders drop the space in front of a text's first token.
     text = tokenizer.decode([token, token]).removeprefix(tokenizer.decode([token]))
-    return text if text and CUT not in text else f"#{token}"
+    return text if text and REPLACEMENT not in text else f"#{token}"

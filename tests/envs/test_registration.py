@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +12,7 @@ import pytest
 
 import cola_envs
 from cola_envs import build
+from cola_envs.tasks.thinking import ThinkingPrompt
 from cola_envs.testing import FakeBackbone
 from tests.envs.tiny import Copy
 
@@ -55,6 +58,29 @@ def test_tasks_that_come_with_the_package_are_made_at_both_levels(name: str) -> 
             env = gym.make(f"CoLA-{name}{middle}-v0", model=model, split=split)
             assert env.reset(seed=0)[1]["prompt"]
             assert env.unwrapped.episodes.max_tokens == BUDGETS[name]  # type: ignore[attr-defined]
+
+
+def specifications(name: str) -> list[Any]:
+    """The objects whose docstrings specify an environment: what makes its task, and the class of that."""
+    builder: Any = build.load(gym.spec(f"CoLA-{name}-v0").kwargs["builder"])
+    made = ThinkingPrompt if name in ("Thinking", "Countdown") else builder
+    return [made] if made is builder else [made, builder]
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_every_specification_has_the_same_headings_in_the_same_order(name: str) -> None:
+    text = inspect.getdoc(specifications(name)[0]) or ""
+    headings = re.findall(r"^\*\*([^*]+)\.\*\*", text, flags=re.MULTILINE)
+    required = "Prompt", "Actions", "Observation", "Reward", "Episode end", "Info", "Data and licence"
+    assert tuple(heading for heading in headings if heading in required) == required
+    assert headings[-1] == "Versions"
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_every_specification_names_each_argument(name: str) -> None:
+    text = "\n".join((inspect.getdoc(part) or "").partition("\nArgs:\n")[2] for part in specifications(name))
+    documented = ", ".join(re.findall(r"^    ([a-z_, ]+): ", text, flags=re.MULTILINE)).split(", ")
+    assert set(inspect.signature(specifications(name)[-1]).parameters) - {"num_rows"} <= set(documented)
 
 
 def test_max_tokens_none_means_the_ids_own() -> None:
