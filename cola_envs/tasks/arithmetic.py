@@ -249,7 +249,8 @@ class ArithmeticTask:
     **Reward.** 1.0 if the integer in the last ``\boxed{...}`` is the answer, else 0.0. Without a box, the
     last ``<answer>...</answer>`` is read, so that a policy trained on the thinking format is graded as well.
 
-    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too.
+    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too,
+    unless ``budget_end="truncate"``.
 
     **Info.** At reset and at the end ``question``, ``answer`` (the correct int), ``kind``, ``level``,
     ``split``, ``dataset`` and ``set_hash`` (see :func:`set_hash`); at the end also ``given`` (the agent's

@@ -223,7 +223,8 @@ class CountdownTask:
     **Reward.** 1.0 if :func:`score` accepts the expression in the last ``\boxed{...}``, or without a box in
     the last ``<answer>...</answer>``, else 0.0.
 
-    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too.
+    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too,
+    unless ``budget_end="truncate"``.
 
     **Info.** At reset and at the end ``unique_id``, ``numbers`` (tuple), ``target``, ``solution`` (a correct
     one), ``difficulty``, ``split`` and ``dataset``; at the end also ``expression`` (the agent's, ``""`` if

@@ -25,7 +25,8 @@ class GSM8K(ProblemSet):
     **Reward.** 1.0 if the last complete ``\boxed{}`` equals the gold answer (the text after the last ``####``
     of the published solution) by :mod:`cola_envs.grading`, else 0.0.
 
-    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too.
+    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too,
+    unless ``budget_end="truncate"``.
 
     **Info.** The fields of :class:`~cola_envs.tasks.math500.Math500`. ``subject`` is ``""``, ``level`` is -1,
     and ``unique_id`` is for example ``"GSM8K/test/17"``, with the line's number in its file, from 0.

@@ -74,7 +74,8 @@ class Math500(ProblemSet):
     0.0, also for an answer that cannot be graded (no box, refused, timed out). The rows of a vector step are
     graded together.
 
-    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too.
+    **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too,
+    unless ``budget_end="truncate"``.
 
     **Info.** At reset and at the end ``subject`` and ``level`` (``""`` and -1 if a problem has none),
     ``unique_id``, ``split`` (``""`` if unknown), ``dataset``, ``dataset_sha256`` (``""`` without a file),

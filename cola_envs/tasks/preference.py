@@ -34,7 +34,8 @@ class Preference(FiniteTask):
     **Reward.** The scorer's score of prompt and response, whitened with ``whiten=`` and clamped to ``clamp``.
     All responses that end in one vector step are scored in one call.
 
-    **Episode end.** Terminated after the segment. A response that fills the token budget is scored too.
+    **Episode end.** Terminated after the segment. A response that fills the token budget is scored too,
+    unless ``budget_end="truncate"``.
 
     **Info.** At reset and at the end ``prompt``, ``split``, and ``dataset_sha256`` and ``num_prompts`` of the
     split's prompts; at the end also ``score`` (raw), ``held_out_score`` (raw, with ``held_out=``) and

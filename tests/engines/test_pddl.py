@@ -123,7 +123,7 @@ def test_a_game_file_runs_no_code(cached: EnginePool, tmp_path: Path) -> None:
     target = tmp_path / "written"
     attack = f"{{__import__('pathlib').Path('{target}').touch()}}"
     spec["grammar"] = spec["grammar"].replace("Your task is to: ", attack)
-    with pytest.raises(GameError, match="is none that this engine evaluates"):
+    with pytest.raises(GameError, match="is not allowed: use names, attributes"):
         cached.reset([0], [spec])
     assert not target.exists()
 
