@@ -170,7 +170,7 @@ def test_an_engine_that_does_not_start_says_why() -> None:
     ("settings", "message"),
     [
         ({"engine": "toy"}, "module:callable"),
-        ({"engine": "__main__:Engine"}, "importable module"),
+        ({"engine": "__main__:Engine"}, "module that another process can import"),
         ({"num_rows": 0}, "num_rows must be an integer of at least 1, got 0"),
         ({"num_workers": True}, "num_workers must be"),
         ({"deadline": 0}, "deadline must be above 0"),
