@@ -1,10 +1,11 @@
-"""``python -m benchmarks search``: accuracy against model tokens, and the engine that finds it."""
+"""``python -m benchmarks search``: accuracy against model tokens, and the speed of the engine."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def _run(arguments: argparse.Namespace) -> None:
             rows=arguments.rows,
             recipe=Recipe(arguments.q_problems, arguments.q_answers, arguments.q_steps, arguments.q_held_out),
         )
-        results |= measure_accuracy(arguments.work, arguments.tasks, arguments.arms, plan, _say)
+        say = partial(print, flush=True)
+        results |= measure_accuracy(arguments.work, arguments.tasks, arguments.arms, plan, say)
     if "engine" in arguments.sections:
         results["engine"] = measure_engine(problems=arguments.engine_problems, searches=arguments.searches)
     write_json(arguments.out, results, indent=1)
@@ -83,13 +85,9 @@ def _run(arguments: argparse.Namespace) -> None:
     print(text)
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
 @dataclass(frozen=True)
 class Plan:
-    """How much is played.
+    """The amount of play.
 
     Attributes:
         problems: of the test split, the same for every arm and method.
@@ -160,7 +158,7 @@ def _measure_accuracy(
 
 
 def _same(folder: Path, plan: Plan, fingerprint: str) -> None:
-    """Write the settings that the folder's files depend on into a new one; refuse one of other settings."""
+    """Write the settings of the folder's files into a new folder; refuse a folder of other settings."""
     settings = {
         "problems": plan.problems,
         "rows": plan.rows,
@@ -241,7 +239,7 @@ def _compared(
 
 
 def _less(own: Sequence[Point], other: Sequence[Point]) -> list[dict[str, Any]]:
-    """Differences a budget, with the tokens of both; what has one point has the same at every budget."""
+    """Differences at each budget, with the tokens of both; a line of one point keeps it at every budget."""
     longest = max(len(own), len(other))
     full = [list(part) * longest if len(part) == 1 else list(part) for part in (own, other)]
     return [

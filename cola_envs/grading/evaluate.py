@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from cola_envs.grading.nodes import Tree
-from cola_envs.grading.trees import substituted, variables
+from cola_envs.grading.trees import TRIGONOMETRIC, substituted, variables
 
 if TYPE_CHECKING:
     from mpmath import mpc, mpf
@@ -64,14 +64,8 @@ def _mp() -> MPContext:
 @contextmanager
 def precision(bits: int) -> Iterator[MPContext]:
     """Give mpmath's context at a number of bits, to one thread at a time."""
-    with _LOCK:
-        mp = _mp()
-        before = mp.prec
-        mp.prec = bits
-        try:
-            yield mp
-        finally:
-            mp.prec = before
+    with _LOCK, _mp().workprec(bits):
+        yield _mp()
 
 
 class Evaluator:
@@ -104,11 +98,13 @@ class Evaluator:
         if kind == "v":
             return self.assignment[tree[1]]
         if kind == "c":
-            return self.constant(tree[1])
-        if kind == "neg":
-            return -self(tree[1])
-        if kind == "deg":
-            return self(tree[1])
+            if tree[1] == "oo":
+                raise Unevaluable("infinity is no number")
+            mp = _mp()
+            return {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1)}[tree[1]]
+        if kind in ("neg", "deg"):
+            value = self(tree[1])
+            return -value if kind == "neg" else value
         if kind == "f":
             return self.function(tree[1], tree[2:])
         if kind in ("pm", "mp"):
@@ -124,12 +120,6 @@ class Evaluator:
             return self.checked(a / b)
         return self.checked(a + b if kind == "+" else a * b)
 
-    def constant(self, name: str) -> Float:
-        mp = _mp()
-        if name == "oo":
-            raise Unevaluable("infinity is no number")
-        return {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1)}[name]
-
     def checked(self, value: N) -> N:
         if isinstance(value, Fraction):
             bits = value.numerator.bit_length() + value.denominator.bit_length()
@@ -141,7 +131,7 @@ class Evaluator:
     def spend(self, cost: int) -> None:
         self.cost += cost
         if self.cost > _MAX_COST:
-            raise TooBig("the way to a value")
+            raise TooBig("the work for a value")
 
     def power(self, a: Number, b: Number) -> Number:
         if isinstance(b, Fraction) and isinstance(a, Fraction):
@@ -168,28 +158,23 @@ class Evaluator:
         mp = _mp()
         if abs(as_float(b)) * abs(mp.log(abs(base))) > 1e6:
             raise TooBig("power")
-        if b == Fraction(1, 2):
-            return mp.sqrt(base)
-        return mp.power(base, as_float(b))
+        return mp.sqrt(base) if b == Fraction(1, 2) else mp.power(base, as_float(b))
 
     def function(self, name: str, arguments: tuple[Tree, ...]) -> Number:
         if name in ("sum", "prod"):
             return self.repeated(name, arguments)
         if name == "int":
             raise Unevaluable("an integral")
-        if name in _TRIGONOMETRIC:
-            values = [_in_radians(arguments[0], self)]
-        else:
-            values = [self(argument) for argument in arguments]
+        values = [self(argument) for argument in arguments]
+        if name in TRIGONOMETRIC and arguments[0][0] == "deg":
+            values = [as_float(values[0]) * _mp().pi / 180]
         x = values[0]
         if name == "abs":
             return abs(x)
         if name in ("floor", "ceil"):
             return self.rounded(name, x)
-        if name == "factorial":
-            return self.factorial(x)
-        if name == "doublefactorial":
-            return self.double_factorial(x)
+        if name in ("factorial", "doublefactorial"):
+            return self.factorial(x, 1 if name == "factorial" else 2)
         if name == "binom":
             return self.binomial(x, values[1])
         if name in ("gcd", "lcm"):
@@ -236,21 +221,17 @@ class Evaluator:
             raise Unevaluable(f"{name} of what may be a whole number")
         return Fraction(int(mp.floor(mp.re(x)) if name == "floor" else mp.ceil(mp.re(x))))
 
-    def factorial(self, x: Number) -> Number:
-        if isinstance(x, Fraction) and x.denominator == 1:
-            if x < 0:
-                raise Undefined("factorial")
-            if x > 999:
-                raise TooBig("factorial")
-            return self.checked(Fraction(math.factorial(int(x))))
-        return self.gamma(as_float(x) + 1)
-
-    def double_factorial(self, x: Number) -> Fraction:
-        if not isinstance(x, Fraction) or x.denominator != 1 or x < -1:
+    def factorial(self, x: Number, step: int) -> Number:
+        """Return x! for a step of 1, x!! for one of 2."""
+        if not isinstance(x, Fraction) or x.denominator != 1:
+            if step == 1:
+                return self.gamma(as_float(x) + 1)
             raise Undefined("double factorial")
+        if x < 1 - step:
+            raise Undefined("factorial")
         if x > 999:
-            raise TooBig("double factorial")
-        return self.checked(Fraction(math.prod(range(int(x), 0, -2))))
+            raise TooBig("factorial")
+        return self.checked(Fraction(math.prod(range(int(x), 0, -step))))
 
     def gamma(self, x: Float) -> Float:
         if abs(x) > 1000:
@@ -286,21 +267,13 @@ class Evaluator:
         return getattr(mp, _MP_NAMES.get(name, name))(x)
 
 
-_TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
 _RECIPROCAL = {"cot": "tan", "sec": "cos", "csc": "sin"}
 _MP_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
 
 
-def _in_radians(tree: Tree, evaluate: Evaluator) -> Number:
-    value = evaluate(tree)
-    return as_float(value) * _mp().pi / 180 if tree[0] == "deg" else value
-
-
 def as_float(value: Number) -> Float:
     """Return an mpmath number for a value."""
-    if isinstance(value, Fraction):
-        return _mp().mpf(value.numerator) / value.denominator
-    return value
+    return _mp().mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
 def value_of(tree: Tree, assignment: Mapping[str, Fraction], real: bool, bits: int = WORK_BITS) -> Number:
@@ -327,6 +300,8 @@ def constant_value(tree: Tree, bits: int = WORK_BITS) -> Number:
 
 def real_value(tree: Tree) -> Fraction | None:
     """Return a constant's real value, exactly or to :data:`LAST_BITS`; None if it is not a real constant."""
+    from mpmath.libmp import to_rational
+
     if variables(tree):
         return None
     try:
@@ -338,11 +313,5 @@ def real_value(tree: Tree) -> Fraction | None:
     with precision(LAST_BITS) as mp:
         if abs(mp.im(value)) > 1e-50 * (1 + abs(value)):
             return None
-        return as_fraction(mp.re(value))
-
-
-def as_fraction(value: mpf) -> Fraction:
-    """Return an mpmath number, which is a multiple of a power of 2, exactly."""
-    sign, mantissa, exponent, _ = value._mpf_
-    magnitude = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
-    return -magnitude if sign else magnitude
+        above, below = to_rational(mp.re(value)._mpf_)
+        return Fraction(int(above), int(below))

@@ -108,6 +108,11 @@ class Relation:
     sides: tuple[Node, ...]
     names: tuple[str | None, ...]
 
+    @property
+    def is_equation(self) -> bool:
+        """Whether all its signs are equality signs."""
+        return set(self.ops) == {"="}
+
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
@@ -134,17 +139,6 @@ class Ratio:
 
 
 Node = (
-    Expr
-    | Text
-    | Infinity
-    | Group
-    | Union
-    | Intersection
-    | Difference
-    | SetOf
-    | Dotted
-    | Relation
-    | Matrix
-    | Based
-    | Ratio
-)
+    Expr | Text | Infinity | Group | Union | Intersection | Difference | SetOf | Dotted | Relation | Matrix
+    | Based | Ratio
+)  # fmt: skip

@@ -16,9 +16,16 @@ from cola_envs.grading.algebra import OutOfReach, Poly, frozen
 from cola_envs.grading.evaluate import TooBig, Undefined, Unevaluable, constant_value
 from cola_envs.grading.nodes import Tree
 from cola_envs.grading.quotients import Quotient, Quotients, constant
-from cola_envs.grading.separation import rational
-from cola_envs.grading.signs import known_sign
-from cola_envs.grading.trees import has_imaginary_unit, substituted, variables
+from cola_envs.grading.trees import (
+    PI,
+    TRIGONOMETRIC,
+    has_imaginary_unit,
+    known_sign,
+    number,
+    rational,
+    substituted,
+    variables,
+)
 
 _LONGEST_SUM = 120
 
@@ -35,13 +42,13 @@ def proves_equal(a: Tree, b: Tree) -> bool:
         left, right = form(a), form(b)
         if form.equal(left, right):
             return True
-        if form.has_logarithms() and not (has_imaginary_unit(a) or has_imaginary_unit(b)):
+        kinds = form.kinds()
+        if {"sum", "log"} <= kinds and not (has_imaginary_unit(a) or has_imaginary_unit(b)):
             # Real numbers are equal where their exponentials are.
             return form.equal(form.exponential(left), form.exponential(right))
         sign = known_sign(a)
-        if form.has_roots_of_sums() and (
-            (sign is not None and sign == known_sign(b)) or not (variables(a) or variables(b))
-        ):
+        signs_agree = (sign is not None and sign == known_sign(b)) or not (variables(a) or variables(b))
+        if "sum" in kinds and signs_agree:
             return any(
                 form.equal(form.whole_power(left, exponent), form.whole_power(right, exponent))
                 for exponent in (2, 3, 6)
@@ -70,25 +77,14 @@ class _Normaliser(Quotients):
             return self(tree[1])
         if kind == "+":
             return self.sum(self(tree[1]), self(tree[2]))
-        if kind == "*":
-            return self.product(self(tree[1]), self(tree[2]))
-        if kind == "/":
-            return self.product(self(tree[1]), self.inverse(self(tree[2])))
+        if kind in ("*", "/"):
+            a, b = self(tree[1]), self(tree[2])
+            return self.product(a, b if kind == "*" else self.inverse(b))
         if kind == "^":
             return self.power_of(tree[1], tree[2])
         if kind == "f":
             return self.function(tree[1], tree[2:])
         raise OutOfReach(kind)
-
-    def has_roots_of_sums(self) -> bool:
-        """Whether a sum is under a root or a logarithm."""
-        return any(self.kind(generator) == "sum" for generator in range(len(self._keys)))
-
-    def has_logarithms(self) -> bool:
-        """Whether there are logarithms that did not become those of primes and letters alone."""
-        return self.has_roots_of_sums() and any(
-            self.kind(generator) == "log" for generator in range(len(self._keys))
-        )
 
     def power_of(self, base: Tree, exponent: Tree) -> Quotient:
         """Return a power; where it is real, the even root of a^(2k+1) is a^k times that of a."""
@@ -102,7 +98,7 @@ class _Normaliser(Quotients):
         return self.general_power(self(base), self(exponent))
 
     def function(self, name: str, arguments: tuple[Tree, ...]) -> Quotient:
-        if name in _TRIGONOMETRIC:
+        if name in (*TRIGONOMETRIC, "sinh", "cosh", "tanh"):
             return self.trigonometric(name, arguments[0])
         if name == "ln":
             return self.logarithm(self(arguments[0]))
@@ -120,9 +116,9 @@ class _Normaliser(Quotients):
         if name == "int":
             raise OutOfReach("an integral, over letters that need not be positive")
         if name == "sum":
-            return self.repeated(self.sum, self.number(Fraction(0)), arguments)
+            return self.repeated(self.sum, self.number(0), arguments)
         if name == "prod":
-            return self.repeated(self.product, self.number(Fraction(1)), arguments)
+            return self.repeated(self.product, self.number(1), arguments)
         return self.opaque(name, arguments)
 
     def opaque(self, name: str, arguments: tuple[Tree, ...]) -> Quotient:
@@ -140,30 +136,28 @@ class _Normaliser(Quotients):
     def trigonometric(self, name: str, argument: Tree) -> Quotient:
         angle = self(argument)
         if argument[0] == "deg":
-            angle = self.product(
-                angle, self.product(self.single(self.generator("pi")), self.number(Fraction(1, 180)))
-            )
+            angle = self(("/", ("*", argument, PI), number(180)))
         hyperbolic = name.endswith("h")
-        turn = self.number(Fraction(1)) if hyperbolic else self.single(self.generator("turn"), Fraction(1, 2))
+        turn = self.number(1) if hyperbolic else self(("c", "i"))
         up = self.exponential(self.product(turn, angle))
         down = self.inverse(up)
         half = self.number(Fraction(1, 2))
         cosine = self.product(self.sum(up, down), half)
         sine = self.product(self.product(self.sum(up, self.negative(down)), half), self.inverse(turn))
-        ratio: dict[str, Callable[[], Quotient]] = {
-            "sin": lambda: sine,
-            "cos": lambda: cosine,
-            "tan": lambda: self.product(sine, self.inverse(cosine)),
-            "cot": lambda: self.product(cosine, self.inverse(sine)),
-            "sec": lambda: self.inverse(cosine),
-            "csc": lambda: self.inverse(sine),
-        }
-        return ratio[name.removesuffix("h") if hyperbolic else name]()
+        above, below = {
+            "sin": (sine, self.number(1)),
+            "cos": (cosine, self.number(1)),
+            "tan": (sine, cosine),
+            "cot": (cosine, sine),
+            "sec": (self.number(1), cosine),
+            "csc": (self.number(1), sine),
+        }[name.removesuffix("h") if hyperbolic else name]
+        return self.product(above, self.inverse(below))
 
     def absolute(self, argument: Tree) -> Quotient:
         """|a| is the root of a^2; of a complex constant, the root of its product with its conjugate."""
         inner = self(argument)
-        if any(self.is_complex(monomial) for part in (inner.above, inner.below) for monomial in part):
+        if self.has_complex_term(inner):
             if variables(argument):
                 raise OutOfReach("absolute value of a complex function")
             conjugate = Quotient(self.conjugate(inner.above), self.conjugate(inner.below))
@@ -187,18 +181,16 @@ class _Normaliser(Quotients):
             return self.opaque("factorial", (argument,))
         inner = self(argument)
         for generator in range(len(self._keys)):
-            key = self.key(generator)
+            key = self._keys[generator]
             if key[:2] != ("function", "factorial"):
                 continue
             base = Quotient(*(dict(part) for part in key[2]))  # type: ignore[attr-defined]
             shift = constant(self.sum(inner, self.negative(base)))
             if shift is not None and shift.denominator == 1 and abs(shift) <= 30:
-                steps = range(1, shift.numerator + 1) if shift > 0 else range(shift.numerator + 1, 1)
-                factor = self.number(Fraction(1))
-                for step in steps:
-                    factor = self.product(factor, self.sum(base, self.number(Fraction(step))))
-                factor = factor if shift > 0 else self.inverse(factor)
-                return self.product(self.single(generator), factor)
+                factor = self.number(1)
+                for step in range(min(shift.numerator, 0) + 1, max(shift.numerator, 0) + 1):
+                    factor = self.product(factor, self.sum(base, self.number(step)))
+                return self.product(self.single(generator), factor if shift > 0 else self.inverse(factor))
         return self.opaque("factorial", (argument,))
 
     def binomial(self, n: Tree, k: Tree) -> Quotient:
@@ -206,10 +198,9 @@ class _Normaliser(Quotients):
             return self.opaque("binom", (n, k))
         count = constant(self(k))
         if count is not None and count.denominator == 1 and 0 <= count <= 30:
-            result = self.number(Fraction(1))
+            result = self.number(1)
             for step in range(count.numerator):
-                factor = self.sum(self(n), self.number(Fraction(-step)))
-                result = self.product(result, self.product(factor, self.number(Fraction(1, step + 1))))
+                result = self.product(result, self(("/", ("+", n, number(-step)), number(step + 1))))
             return result
         below = self.product(self.factorial(k), self.factorial(("+", n, ("neg", k))))
         return self.product(self.factorial(n), self.inverse(below))
@@ -226,11 +217,8 @@ class _Normaliser(Quotients):
         ends = [None if end == ("c", "oo") else constant(self(end)) for end in (low, high)]
         if ends[0] is None or ends[1] is None:
             raise OutOfReach("a sum without end")
-        if any(end is not None and end.denominator != 1 for end in ends) or ends[1] - ends[0] > _LONGEST_SUM:
+        if not ends[0].denominator == ends[1].denominator == 1 or ends[1] - ends[0] > _LONGEST_SUM:
             raise OutOfReach("a long sum")
         for value in range(ends[0].numerator, ends[1].numerator + 1):
-            start = join(start, self(substituted(body, name[1], ("n", Fraction(value)))))
+            start = join(start, self(substituted(body, name[1], number(value))))
         return start
-
-
-_TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"])

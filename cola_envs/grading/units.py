@@ -16,24 +16,13 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
+from cola_envs.grading import vocabulary
 from cola_envs.grading.lexer import ParseError, Token
 from cola_envs.grading.nodes import Unit
-from cola_envs.grading.vocabulary import (
-    COMPOUND_UNITS,
-    FILLERS,
-    MARKS,
-    NOT_A_UNIT,
-    ORDINALS,
-    SCALES,
-    SIZES,
-    UNIT_LETTERS,
-    UNIT_OF,
-)
+from cola_envs.grading.splitting import matching
 
 _PIECE = re.compile(r"[^\W\d_]+|\d+|[/*^()-]")
 _BEFORE_A_UNIT = (*(("op", sign) for sign in "{([/*°"), ("cmd", "frac"))
-_LAST_OF_A_VALUE = (("op", "}"), ("cmd", "pi"))
-_LETTERS = tuple(("sym", letter) for letter in UNIT_LETTERS)
 _BETWEEN_UNITS = ("^", "{", "}", "/", "*", "-", "frac")
 _TEMPERATURE = re.compile(r"\bdegrees?\s+(C|F)\b|\bdegrees?\s+(?=celsius|fahrenheit)", re.IGNORECASE)
 _A_DAY = re.compile(r"\b(?:an?|each)\s+(?=(?:second|minute|hour|day|week|month|year)\b)", re.IGNORECASE)
@@ -56,7 +45,7 @@ def take_unit(body: list[Token]) -> tuple[Unit | None, Fraction]:
     if start is None:
         return None, Fraction(1)
     first = next((value for kind, value in body[start:] if kind == "text"), "")
-    if first.strip() in ORDINALS:  # 10\text{th}, 10^{\text{th}}
+    if first.strip() in vocabulary.ORDINALS:  # 10\text{th}, 10^{\text{th}}
         while start > 1 and body[start - 1] in (("op", "{"), ("op", "^")):
             start -= 1
         del body[start:]
@@ -78,10 +67,11 @@ def _start(body: Sequence[Token]) -> int | None:
     # \frac{\text{km}}{\text{h}}, and the bar of \$18/\text{hour}
     while start > 1 and body[start - 1] in _BEFORE_A_UNIT:
         start -= 1
+    letter = body[start - 1] if start > 1 else ("", "")
     if (
-        start > 1
-        and body[start] == ("op", "/")
-        and body[start - 1] in _LETTERS
+        body[start] == ("op", "/")
+        and letter[0] == "sym"
+        and letter[1] in vocabulary.UNIT_LETTERS
         and _is_value(body[start - 2])
     ):
         start -= 1  # the g of 18 g/mol
@@ -89,7 +79,7 @@ def _start(body: Sequence[Token]) -> int | None:
 
 
 def _is_value(token: Token) -> bool:
-    return token[0] in ("num", "rep") or token in _LAST_OF_A_VALUE
+    return token[0] in ("num", "rep") or token in (("op", "}"), ("cmd", "pi"))
 
 
 def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
@@ -102,7 +92,7 @@ def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
     read: list[Token] = []
     for index in range(start, len(tokens)):
         kind, value = tokens[index]
-        if kind == "sym" and value not in UNIT_LETTERS:
+        if kind == "sym" and value not in vocabulary.UNIT_LETTERS:
             return None
         power = kind == "num" and tokens[index - 1][1] in ("^", "{", "-")
         if kind not in ("sym", "text") and not power and value not in _BETWEEN_UNITS:
@@ -139,20 +129,8 @@ def _braced(tail: Sequence[Token], start: int) -> tuple[Sequence[Token], int]:
         raise ParseError("half a fraction")
     if tail[start] != ("op", "{"):
         return tail[start : start + 1], start + 1
-    depth = 0
-    for index in range(start, len(tail)):
-        depth += {"{": 1, "}": -1}.get(tail[index][1], 0) if tail[index][0] == "op" else 0
-        if depth == 0:
-            return tail[start + 1 : index], index + 1
-    raise ParseError("an open brace")
-
-
-def read_words(words: str) -> Unit:
-    """Read a unit from words alone, for example of a time. Raises ParseError as :func:`take_unit`."""
-    unit, scale = _read(words)
-    if scale != 1:
-        raise ParseError("a number word behind a number")
-    return unit
+    end = matching(tail, start)
+    return tail[start + 1 : end], end + 1
 
 
 def _read(text: str) -> tuple[Unit, Fraction]:
@@ -167,8 +145,8 @@ def _read(text: str) -> tuple[Unit, Fraction]:
     if "".join(pieces) != re.sub(r"[\s,']", "", text):
         raise ParseError("signs in a unit")
     scale = Fraction(1)
-    while pieces and pieces[0].lower() in SCALES:
-        scale *= SCALES[pieces.pop(0).lower()]
+    while pieces and pieces[0].lower() in vocabulary.SCALES:
+        scale *= vocabulary.SCALES[pieces.pop(0).lower()]
     reader = _UnitReader(pieces)
     reader.sequence()
     if reader.position != len(pieces) or (not reader.count and scale == 1):
@@ -226,30 +204,28 @@ class _UnitReader:
     def word(self, piece: str, sign: int, power: int) -> None:
         word = piece.lower()
         power *= self.exponent()
-        if word in MARKS:
-            self.marks.append(MARKS[word])
-        elif word in NOT_A_UNIT:
+        if word in vocabulary.MARKS:
+            self.marks.append(vocabulary.MARKS[word])
+        elif word in vocabulary.NOT_A_UNIT:
             raise ParseError("words that are no unit")
-        elif word in COMPOUND_UNITS:
-            for name, exponent in COMPOUND_UNITS[word]:
+        elif word in vocabulary.COMPOUND_UNITS:
+            for name, exponent in vocabulary.COMPOUND_UNITS[word]:
                 self.powers[name] += exponent * sign * power
-        elif word in UNIT_OF and (len(piece) > 1 or piece in UNIT_LETTERS):
-            self.powers[UNIT_OF[word]] += sign * power
-        elif word not in FILLERS:
+        elif word in vocabulary.UNIT_OF and (len(piece) > 1 or piece in vocabulary.UNIT_LETTERS):
+            self.powers[vocabulary.UNIT_OF[word]] += sign * power
+        elif word not in vocabulary.FILLERS:
             self.words.append(_singular(word) if power * sign == 1 else f"{_singular(word)}^{power * sign}")
 
     def exponent(self) -> int:
         following = self.peek().lower()
-        if following in ("squared", "cubed"):
-            self.position += 1
-            return 2 if following == "squared" else 3
-        if following != "^":
+        if following not in ("squared", "cubed", "^"):
             return 1
         self.position += 1
-        sign = 1
-        if self.peek() == "-":
+        if following != "^":
+            return 2 if following == "squared" else 3
+        sign = -1 if self.peek() == "-" else 1
+        if sign < 0:
             self.position += 1
-            sign = -1
         digits = self.peek()
         if digits not in ("1", "2", "3", "4"):
             raise ParseError("a power of a unit")
@@ -268,10 +244,9 @@ def _singular(word: str) -> str:
 def agree(gold: Unit | None, answer: Unit | None) -> bool:
     """Whether the words behind two equal numbers let the answers be equal."""
     gold, answer = gold or Unit(), answer or Unit()
-    if gold.marks != answer.marks:
-        left_out = not answer.marks and set(gold.marks) <= {"am", "pm"}
-        if gold.marks and not left_out:
-            return False
+    left_out = not answer.marks and set(gold.marks) <= {"am", "pm"}
+    if gold.marks and gold.marks != answer.marks and not left_out:
+        return False
     if not (gold.powers or gold.words) or not (answer.powers or answer.words):
         return True
     if _divisors(gold) != _divisors(answer):
@@ -298,7 +273,7 @@ def _in_base_units(unit: Unit) -> tuple[dict[str, int], Fraction]:
     powers: Counter[str] = Counter()
     size = Fraction(1)
     for name, power in unit.powers:
-        base, factor = SIZES.get(name, (name, Fraction(1)))
+        base, factor = vocabulary.SIZES.get(name, (name, Fraction(1)))
         powers[base] += power
         size *= factor**power
     return {name: power for name, power in powers.items() if power}, size
@@ -317,6 +292,6 @@ def _general(a: tuple[tuple[str, int], ...], b: tuple[tuple[str, int], ...]) -> 
     if a == b:
         return True
     if len(a) == len(b) == 1 and a[0][1] == b[0][1]:
-        length = a[0][0] == "unit" and SIZES.get(b[0][0], ("",))[0] == "meter"
+        length = a[0][0] == "unit" and vocabulary.SIZES.get(b[0][0], ("",))[0] == "meter"
         return length or (a[0][0] == "degree" and b[0][0] in ("celsius", "fahrenheit"))
     return False
