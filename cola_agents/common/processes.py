@@ -146,4 +146,5 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     ``model.save_pretrained(folder, state_dict=whole_state(model))`` in rank 0.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_model_state_dict(module, options=options)
+    state: dict[str, Any] = get_model_state_dict(module, options=options)
+    return state

@@ -96,10 +96,10 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 damaged.append((path, error))
                 continue
-            for other, error in damaged:
+            for other, cause in damaged:
                 renamed = other.rename(broken_name(other))
                 warnings.warn(
-                    f"checkpoint {other} is damaged ({error}) and was renamed to {renamed.name}; the run is "
+                    f"checkpoint {other} is damaged ({cause}) and was renamed to {renamed.name}; the run is "
                     f"resumed from {path.name}",
                     CheckpointWarning,
                     stacklevel=2,
@@ -108,7 +108,7 @@ class Checkpoints:
         if damaged:
             raise ValueError(
                 f"all checkpoints in {self.folder} are damaged: "
-                + "; ".join(f"{path.name}: {error}" for path, error in damaged)
+                + "; ".join(f"{path.name}: {cause}" for path, cause in damaged)
                 + ". To begin again, give another folder"
             )
         return None

@@ -168,7 +168,7 @@ def test_tokens_and_the_papers_preset_become_a_configuration(tmp_path):
         (["world", "--model", "{start}"], "holds no model: there is no config.json"),
         (["world", "--model", "{start}/cola", "--codes", "4"], "latent-action model already: --codes"),
         (["world", "--model", "{start}/base", "--under", "policy"], "takes no --under"),
-        (["policy", "--model", "{start}/base"], "holds a llama model, not a latent-action one"),
+        (["policy", "--model", "{start}/base"], "holds a llama model, not a latent-action model"),
         (["policy", "--model", "{start}/cola", "--tau", "2"], "takes no --tau"),
         (["policy", "--model", "{start}/cola", "--length", "1024"], "beyond the model's context of 512"),
         (["policy", "--model", "{start}/cola", "--data", "{start}/nowhere.txt"], "no file or folder"),
