@@ -150,7 +150,8 @@ class Learner:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Unsharded trained weights and optimiser state, on the CPU; empty in all processes but the first."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        model, optimiser = get_state_dict(self._wrapped, self._optimiser, options=options)
+        states: Any = get_state_dict(self._wrapped, self._optimiser, options=options)
+        model, optimiser = states
         weights = {name: model[name].contiguous() for name in self._names if name in model}
         moments = {
             f"{key}:{name}": tensor.contiguous()
@@ -164,13 +165,10 @@ class Learner:
         for key, tensor in tensors.items():
             kind, _, name = key.partition(":")
             state[name][kind] = tensor
-        optimiser = get_optimizer_state_dict(self._wrapped, self._optimiser)
-        set_optimizer_state_dict(
-            self._wrapped,
-            self._optimiser,
-            {**optimiser, "state": state},
-            options=StateDictOptions(full_state_dict=True),
-        )
+        optimiser: dict[str, Any] = get_optimizer_state_dict(self._wrapped, self._optimiser)
+        optimiser["state"] = state
+        options = StateDictOptions(full_state_dict=True)
+        set_optimizer_state_dict(self._wrapped, self._optimiser, optimiser, options=options)
 
 
 class _Means:
