@@ -20,7 +20,7 @@ from cola_agents.train.data.sources import (
     GeneratedDocuments,
     Source,
     StreamedDocuments,
-    known_by,
+    file_identity,
 )
 from cola_agents.train.specs import DataSpec, open_data, parse_data
 
@@ -263,12 +263,12 @@ def test_data_that_changed_at_the_same_size_are_refused(tables, tmp_path, kind, 
 def test_a_file_is_known_by_both_of_its_ends(tmp_path):
     path = tmp_path / "long.txt"
     path.write_bytes(bytes(200_000))
-    known = [known_by(path)]
+    known = [file_identity(path)]
     for at in (0, 199_999):
         content = bytearray(200_000)
         content[at] = 1
         path.write_bytes(bytes(content))
-        known.append(known_by(path))
+        known.append(file_identity(path))
     assert len({digest for _, _, digest in known}) == 3
 
 
