@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -139,29 +139,12 @@ def check_kind(kind: str, fsdp2: bool, sharded: bool) -> None:
         )
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The full tensor of a sharded one; any other tensor unchanged. All processes must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Move a full tensor to the device of ``other`` and, under FSDP, shard it in the same way."""
-    tensor = tensor.to(other.device)
-    if isinstance(other, DTensor):
-        return distribute_tensor(tensor, other.device_mesh, other.placements)
-    return tensor
-
-
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
     """A module's unsharded state dict, on the CPU of rank 0; empty in the other processes.
 
     All processes must call this. To save a model after a stage under FSDP:
     ``model.save_pretrained(folder, state_dict=whole_state(model))`` in rank 0.
     """
-    first = int(os.environ.get("RANK", "0")) == 0
-    state = {}
-    for name, tensor in module.state_dict().items():
-        full = whole(tensor)
-        if first:
-            state[name] = full.cpu()
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_model_state_dict(module, options=options)
     return state

@@ -1,8 +1,8 @@
 """Tree search over latent or token actions.
 
-``search`` is PUCT over any Episodes and any evaluator; ``mcts_q`` is the paper's search; ``MCTS`` runs either
-over the problems of a task. In the order of reading: ``config``, ``forest``, ``playout``, ``evaluators``,
-``puct``, ``q``, ``mcts_q``, ``solver``; then ``baselines`` and ``view``.
+``search`` is PUCT with any Episodes and any evaluator, ``mcts_q`` is the paper's search, and ``MCTS`` runs
+either on the problems of a task. Read the modules in this order: ``config``, ``forest``, ``playout``,
+``evaluators``, ``puct``, ``q``, ``mcts_q``, ``solver``, ``baselines``, ``view``.
 """
 
 from cola_agents.search.config import Ending, Evaluate, Evaluation, SearchConfig, SearchResult

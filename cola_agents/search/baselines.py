@@ -18,19 +18,19 @@ from cola_envs.fields import TEXT
 
 
 class Tries:
-    """Whole episodes from the current states of rows: greedy, best of n, and majority vote.
+    """Complete episodes from the current states of rows: greedy, best of n, and majority vote.
 
     Args:
-        episodes: the rows belong to these; they are restored after each episode.
-        rows: rows whose episodes are running, a problem each.
-        policy: rows to action logits [B, A], attached to the session of these episodes.
-        q: rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
+        episodes: the environments of ``rows``, which are restored after each episode.
+        rows: rows whose episodes are running, one problem per row.
+        policy: maps rows to action logits [B, A]; attached to the session of ``episodes``.
+        q: maps rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
             task's rewards are not read.
-        seed: of the draws.
+        seed: seed of the random draws.
 
     Attributes:
-        endings: per problem, in the order of play.
-        new_tokens: new tokens of each problem so far, [R].
+        endings: the endings of each problem, in the order in which they were played.
+        new_tokens: tokens generated so far for each problem, [R].
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class Tries:
         chosen = list(range(len(self.rows)) if which is None else which)
         rows = [self.rows[i] for i in chosen]
         roots = [self._roots[i] for i in chosen]
-        fresh = self.episodes.world_temperature > 0
-        seeds = [int(self._streams[i].integers(2**53)) for i in chosen] if fresh else None
+        stochastic = self.episodes.world_temperature > 0
+        seeds = [int(self._streams[i].integers(2**53)) for i in chosen] if stochastic else None
         try:
             self.episodes.restore(rows, roots, seeds)
             streams = {self.rows[i]: self._streams[i] for i in chosen}
@@ -61,7 +61,7 @@ class Tries:
             self.endings[i].append(replace(ending, spent=int(self.new_tokens[i])))
 
     def answers(self, how: Literal["first", "value", "vote"]) -> list[Ending]:
-        """Per problem the first ending, the one of highest value (best of n), or that of the majority."""
+        """One ending per problem: the first, that of highest value (best of n), or the majority's."""
         if how == "first":
             return [endings[0] for endings in self.endings]
         if how == "value":
@@ -74,57 +74,57 @@ class Tries:
 def beam_search(
     episodes: Episodes, rows: Sequence[int], policy: Values, *, length_penalty: float = 0.0
 ) -> tuple[list[Ending], int]:
-    """Beam search over actions: the likeliest endings under the policy, and the number of new tokens.
+    """Beam search over actions for the likeliest endings under the policy.
 
-    Codes that give the same token stay separate: they are different actions with the same text.
+    Codes that give the same token are not merged: they are different actions with the same text.
 
     Args:
-        episodes: the rows belong to these; they are restored afterwards.
-        rows: one per beam, each of which has been reset; the problem is that of the first.
-        policy: rows to action logits [B, A].
+        episodes: the environments of ``rows``, which are restored afterwards.
+        rows: one row per beam, each of which has been reset; the problem is that of the first row.
+        policy: maps rows to action logits [B, A].
         length_penalty: the score of an ending is its log-probability divided by its length to this power.
 
     Returns:
-        Up to ``len(rows)`` endings, best first, with the score as their value; and the new tokens.
+        Up to ``len(rows)`` endings, best first, with the score as their value; and the number of tokens
+        generated.
 
     Raises:
         gymnasium.error.ResetNeeded: where the episode of the first row is over.
-        FloatingPointError: where the policy's logits are not finite, except for -inf.
+        FloatingPointError: where a logit of the policy is NaN or +inf, or all logits of a row are -inf.
     """
     rows, width = list(rows), len(rows)
     (root,) = running_states(episodes, rows[:1])
     originals = [root, *(episodes.snapshot(row) for row in rows[1:])]
-    beam: list[tuple[float, float, Any]] = [(0.0, 0.0, root)]  # score, sum of rewards, state
+    beam: list[tuple[float, float, Any]] = [(0.0, 0.0, root)]  # log-probability, sum of rewards, state
     start, new_tokens = len(root.actions), 0
     endings: list[Ending] = []
     try:
         while beam and len(endings) < width:
-            here = rows[: len(beam)]
-            episodes.restore(here, [state for _, _, state in beam])
+            active = rows[: len(beam)]
+            episodes.restore(active, [state for _, _, state in beam])
             with torch.no_grad():
-                log_probs = torch.log_softmax(checked_logits(policy(here), here).double(), -1)
+                log_probs = torch.log_softmax(checked_logits(policy(active), active).double(), -1)
             scores = torch.tensor([score for score, _, _ in beam], dtype=torch.float64)
             total = (scores[:, None].to(log_probs.device) + log_probs).flatten()
             best = total.topk(min(width, int(torch.isfinite(total).sum())))
             parents = (best.indices // log_probs.shape[1]).tolist()
             actions = (best.indices % log_probs.shape[1]).tolist()
             states = [beam[parent][2] for parent in parents]
-            paid = [beam[parent][1] for parent in parents]
-            here = rows[: len(states)]
-            episodes.restore(here, states)
-            before = [len(state.tokens) for state in states]
-            _, rewards, _, _, infos = episodes.step(here, actions)
+            returns = [beam[parent][1] for parent in parents]
+            active = rows[: len(states)]
+            episodes.restore(active, states)
+            _, rewards, _, _, infos = episodes.step(active, actions)
             beam = []
-            for i, row in enumerate(here):
+            for i, row in enumerate(active):
                 state = episodes.snapshot(row)
-                new_tokens += len(state.tokens) - before[i]
-                score, sofar = float(best.values[i]), paid[i] + float(rewards[i])
+                new_tokens += len(state.tokens) - len(states[i].tokens)
+                score, reward = float(best.values[i]), returns[i] + float(rewards[i])
                 if episodes.running(row):
-                    beam.append((score, sofar, state))
+                    beam.append((score, reward, state))
                     continue
                 line = state.actions[start:]
                 value = score / math.pow(len(line), length_penalty)
-                endings.append(Ending(TEXT.of(infos[i]), line, value, sofar, infos[i], new_tokens))
+                endings.append(Ending(TEXT.of(infos[i]), line, value, reward, infos[i], new_tokens))
     finally:
         episodes.restore(rows, originals)
     return sorted(endings, key=lambda ending: -ending.value)[:width], new_tokens

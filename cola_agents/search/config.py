@@ -31,23 +31,23 @@ class SearchConfig:
     """Options of a PUCT search.
 
     Attributes:
-        simulations: simulations per tree, at most.
-        token_budget: new model tokens per tree (of edges and evaluations, the task's text included), after
-            which a tree gets no further simulation; None for no limit.
-        c_init, c_base: constants of the pUCT rule (:meth:`~cola_agents.search.forest.Forest.puct`), with
-            AlphaZero's values.
+        simulations: the largest number of simulations per tree.
+        token_budget: a tree gets no further simulation after this many new tokens (of edges and
+            evaluations, the task's text included); None for no limit.
+        c_init, c_base: constants of the pUCT rule (:meth:`~cola_agents.search.forest.Forest.puct`); the
+            defaults are AlphaZero's.
         unvisited: Q of an unvisited edge: ``"zero"``, as published, or ``"parent"``, the mean return of its
             node.
-        discount: per action.
-        width: edges per node, the likeliest actions; None for all actions.
-        span: actions per edge: the first is the edge's, the others are the policy's likeliest.
-        merge: join codes that give the same token into one edge; only without world temperature.
+        discount: discount factor per action.
+        width: edges per node, for the likeliest actions; None for all actions.
+        span: actions per edge: the first identifies the edge, the others are the policy's likeliest.
+        merge: merge codes that give the same token into one edge; only without world temperature.
         noise, noise_share: concentration (0 for none) and share of the Dirichlet noise on the root's priors.
-        rewards: ``"environment"``: the search sees the task's rewards, as in training. ``"estimated"``: it
-            does not; the value of a finished episode is the evaluator's value of its last action. To
-            evaluate a model, use ``"estimated"``: the task's rewards give the solutions away.
-        answer: how the answer is chosen: the line of most ``"visits"``, the ending of highest
-            ``"value"``, or the ``"vote"`` of all endings.
+        rewards: ``"environment"``: the search reads the task's rewards, as in training. ``"estimated"``: it
+            does not; the value of a finished episode is the evaluator's value of its last action. Use
+            ``"estimated"`` to evaluate a model: the task's rewards reveal which answers are right.
+        answer: how the answer is chosen: the most visited line (``"visits"``), the ending of highest value
+            (``"value"``), or the majority of all endings (``"vote"``).
         early_stop: end a tree when no remaining simulation could change its most visited edge.
     """
 
@@ -92,12 +92,12 @@ class Ending:
 
     Attributes:
         text: all text that the agent wrote.
-        actions: from the root of the search on.
+        actions: the actions from the search's root to the end.
         value: the return from the root, or the evaluator's estimate of it.
-        reward: the undiscounted sum of the task's rewards from the root on; a search with estimated rewards
-            does not read it.
-        info: of the last step.
-        spent: new model tokens that the search had spent on this problem by the end of this episode.
+        reward: the undiscounted sum of the task's rewards from the root to the end; a search with estimated
+            rewards does not use it.
+        info: the info of the last step.
+        spent: tokens that the search had generated for this problem by the end of this episode.
     """
 
     text: str
@@ -113,9 +113,10 @@ class Evaluation(NamedTuple):
 
     Attributes:
         prior: probabilities over the actions, [B, A].
-        value: the expected return from this state, [B].
+        value: the expected return from each state, [B].
         action_values: the expected return after each action, [B, A]; None without a Q-function.
-        endings: per row the end of its rollout, with value and reward from this state on; None without one.
+        endings: the end of each row's rollout, with actions, value and reward counted from this state; None
+            without rollouts.
     """
 
     prior: np.ndarray
@@ -125,10 +126,10 @@ class Evaluation(NamedTuple):
 
 
 class Evaluate(Protocol):
-    """Evaluates the current states of rows. It may step the rows: the search restores them."""
+    """Estimates priors and values of rows' current states; it may step the rows, which are restored."""
 
     def __call__(self, rows: Sequence[int], /) -> Evaluation | tuple[np.ndarray, np.ndarray]:
-        """An :class:`Evaluation`, or just prior [B, A] and value [B]."""
+        """Return an :class:`Evaluation`, or only prior [B, A] and value [B]."""
 
 
 #: Maps rows to action logits or probabilities [B, A]; continues an edge of several actions.
@@ -137,23 +138,23 @@ Follow = Callable[[Sequence[int]], np.ndarray]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The result of a search over R rows, one tree a row.
+    """The result of a search over R rows, with one tree per row.
 
     Attributes:
         rows: the searched rows.
-        visits, values: visit counts and mean returns of the root's actions, [R, A]; those of merged codes
-            stand at the likeliest code; values are 0 without visits.
-        actions: the first action of each answer, [R].
+        visits, values: visit counts and mean returns of the root's actions, [R, A]; merged codes are counted
+            at the likeliest of them; a value is 0 without visits.
+        actions: the first action of each answer, [R]; -1 for an empty one.
         lines: all actions of each answer, as far as the tree reaches.
-        answers: the chosen ending; None where the most visited line stops before the end of its episode and
-            has no rollout.
+        answers: the chosen ending of each tree; None where the most visited line stops before the end of its
+            episode and has no rollout.
         endings: every ending of every tree.
-        simulations: simulations of each tree, [R].
-        new_tokens: tokens that each tree's simulations added, [R].
-        forwarded: tokens that went through the language model in the whole search, recomputed ones included;
+        simulations: number of simulations of each tree, [R].
+        new_tokens: tokens that each tree's simulations generated, [R].
+        forwarded: tokens that the language model processed in the whole search, recomputed ones included;
             None where the session does not count them.
         interrupted: whether the search was stopped before its end.
-        trees: the trees, to print and draw.
+        trees: the search trees, for printing and drawing.
     """
 
     rows: list[int]
@@ -171,7 +172,7 @@ class SearchResult:
 
     @classmethod
     def of(cls, forest: Forest, rows: list[int], num_actions: int, **fields: Any) -> SearchResult:
-        """Build a result: the roots' figures from the trees, the other ``fields`` as they are."""
+        """Build a result: the roots' statistics from the trees, the other attributes from ``fields``."""
         visits = np.zeros((len(rows), num_actions), dtype=np.int64)
         values = np.zeros((len(rows), num_actions))
         for tree in range(len(rows)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-#: No child yet, or no action behind an edge.
+#: In ``child`` and ``parent``: no node; in ``action``: no edge.
 NONE = -1
 
 
@@ -16,7 +16,7 @@ class Forest:
 
     Args:
         num_trees: R.
-        num_nodes: N, the root included.
+        num_nodes: N, including the root.
         num_edges: K.
 
     Attributes:
@@ -24,11 +24,11 @@ class Forest:
         prior: prior probability of an edge, [R, N, K]; a node's priors sum to 1.
         visits, value_sum: visit count of an edge and sum of its returns, [R, N, K].
         reward: reward along an edge, [R, N, K]; 0 before its first visit.
-        child: the node an edge leads to, [R, N, K]; -1 before its first visit.
+        child: the node that an edge leads to, [R, N, K]; -1 before its first visit.
         terminal: whether the episode is over in a node, [R, N].
         value: the value estimate of a node at its expansion, [R, N].
         parent, parent_edge: the edge that leads to a node, [R, N]; -1 for a root.
-        size: nodes in use, [R].
+        size: number of nodes in use, [R].
         states: the snapshot of each node.
         lines: the actions of the edge that leads to each node.
     """
@@ -50,7 +50,7 @@ class Forest:
         self.lines: list[list[tuple[int, ...]]] = [[] for _ in range(num_trees)]
 
     def add(self, tree: int, state: Any, line: tuple[int, ...], parent: int = NONE, edge: int = NONE) -> int:
-        """Add a node below an edge of ``parent`` (none for a root); return its number.
+        """Add a node below an edge of ``parent`` (-1 for a root) and return its number.
 
         Raises:
             IndexError: when the tree is full.
@@ -67,7 +67,7 @@ class Forest:
         return node
 
     def open(self, tree: int, node: int, actions: np.ndarray, prior: np.ndarray, value: float) -> None:
-        """Expand a node: set its edges, the likeliest first, and its value."""
+        """Expand a node: set its value and its edges, the likeliest first."""
         order = np.argsort(-prior, kind="stable")[: self.action.shape[2]]
         self.action[tree, node, : len(order)] = actions[order]
         self.prior[tree, node, : len(order)] = prior[order] / prior[order].sum()
@@ -76,8 +76,8 @@ class Forest:
     def q(self, trees: np.ndarray, nodes: np.ndarray, unvisited: str) -> np.ndarray:
         """Mean returns of the edges of nodes, [B, K].
 
-        An unvisited edge gets 0 for ``unvisited="zero"``, as published, and the mean return of its node so
-        far for ``"parent"``.
+        An unvisited edge gets 0 for ``unvisited="zero"``, as published, and the mean return of its node for
+        ``"parent"``.
         """
         visits, sums = self.visits[trees, nodes], self.value_sum[trees, nodes]
         default = np.zeros(len(trees))
@@ -88,10 +88,10 @@ class Forest:
     def puct(
         self, trees: np.ndarray, nodes: np.ndarray, *, c_init: float, c_base: float, unvisited: str
     ) -> np.ndarray:
-        """The pUCT scores of the edges of nodes, [B, K]; minus infinity where there is no edge.
+        """The pUCT scores of the edges of nodes, [B, K]; -inf where there is no edge.
 
-        ``Q + c P sqrt(N) / (1 + n)`` with ``c = c_init + log((1 + N + c_base) / c_base)``, n the edge's
-        visits and N the node's, its own expansion counted, so that the first choice is the likeliest.
+        ``Q + c P sqrt(N) / (1 + n)`` with ``c = c_init + log((1 + N + c_base) / c_base)``, where n counts the
+        edge's visits and N the node's, including its expansion, so that the likeliest edge comes first.
 
         Source: Silver et al. 2018 (AlphaZero, Science 362); Schrittwieser et al. 2020 (MuZero, Nature
         588), appendix B, equation 2.
@@ -117,11 +117,11 @@ class Forest:
 
     def path(self, tree: int, node: int) -> list[tuple[int, int]]:
         """The (node, edge) pairs from the root to a node."""
-        steps = []
+        edges = []
         while self.parent[tree, node] != NONE:
-            steps.append((int(self.parent[tree, node]), int(self.parent_edge[tree, node])))
+            edges.append((int(self.parent[tree, node]), int(self.parent_edge[tree, node])))
             node = int(self.parent[tree, node])
-        return steps[::-1]
+        return edges[::-1]
 
     def actions(self, tree: int, node: int) -> list[int]:
         """All actions from the root to a node."""
@@ -133,7 +133,7 @@ class Forest:
 
 @dataclass(frozen=True)
 class Tree:
-    """A view of tree ``number`` of a forest."""
+    """A read-only view of tree ``number`` of a forest."""
 
     forest: Forest
     number: int
@@ -147,12 +147,12 @@ class Tree:
         return children
 
     def visits(self, node: int) -> int:
-        """The visit count of the edge to a node; for the root, of all its edges together."""
+        """The visit count of the edge to a node; for the root, the sum over its edges."""
         edge = self._edge(node)
         return int(self.forest.visits[edge]) if edge else int(self.forest.visits[self.number, 0].sum())
 
     def mean(self, node: int) -> float:
-        """The mean return of the edge to a node; for the root, of all its edges, or its value without any."""
+        """The mean return of the edge to a node; for the root, over its edges, or its initial value."""
         edge = self._edge(node) or (self.number, 0)
         visits = self.forest.visits[edge].sum()
         if not visits:
@@ -169,7 +169,7 @@ class Tree:
         return float(self.forest.prior[edge]) if edge else 1.0
 
     def tokens(self, node: int) -> list[int]:
-        """The token ids that the edge to a node added; for the root, all ids up to it."""
+        """The token ids that the edge to a node added; for the root, all ids before it."""
         states = self.forest.states[self.number]
         parent = int(self.forest.parent[self.number, node])
         return list(states[node].tokens[len(states[parent].tokens) if parent != NONE else 0 :])

@@ -15,9 +15,10 @@ from cola_agents.model.sampling import sample
 from cola_agents.search.config import Ending, SearchResult, check_count, check_flag
 from cola_agents.search.forest import NONE, Forest
 from cola_agents.search.playout import Player, Values, checked_logits, checked_values, streams
-from cola_agents.search.puct import conduct, forwarded_since, vote
+from cola_agents.search.puct import forwarded_since, resampled_roots, run_search, vote
 from cola_envs.episodes import Episodes
 from cola_envs.spaces import reach
+from cola_envs.state import State
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,18 @@ class MCTSQConfig:
         root_width, width: children of the root and of any other node (``b1``, ``b2``).
         depth: nodes this many actions below the root are not expanded (``D``).
         certain: an edge whose squared Bellman error is below this is extended by the policy.
-        span: actions of such an extension, at most.
-        gamma: discount of the Bellman error and of the back-up.
-        tries: actions tried in one expansion, at most.
+        span: largest number of actions of such an extension.
+        gamma: discount factor of the Bellman error and of the back-up.
+        tries: largest number of actions tried in one expansion.
         stop_at_end: end a tree when the last edge of an expansion ends its episode, as the official code
             does; with short episodes that is after a round or two.
-        temperature: of the policy in extensions and rollouts.
-        token_budget: new model tokens per tree, after which it gets no further expansion; None for no
-            limit. Not in the official code.
+        temperature: sampling temperature of the policy in extensions and rollouts.
+        token_budget: a tree gets no further expansion after this many new tokens; None for no limit. Not
+            in the official code.
         rewards: ``"environment"`` or ``"estimated"``, as in
             :class:`~cola_agents.search.config.SearchConfig`.
-        answer: ``"value"``, as in the official code: the best terminal node if its value beats the best
-            return of any rollout, else that rollout. ``"vote"``: of all endings.
+        answer: ``"value"``, as in the official code: the best terminal node if its value exceeds the best
+            return of any rollout, else that rollout. ``"vote"``: the majority of all endings.
     """
 
     rounds: int = 32
@@ -64,7 +65,9 @@ class MCTSQConfig:
             check_count(name, getattr(self, name), optional=name == "token_budget")
         check_flag("stop_at_end", self.stop_at_end)
         if not (0 <= self.gamma <= 1 and self.c_puct >= 0 and self.certain >= 0 and self.temperature >= 0):
-            raise ValueError(f"gamma is in [0, 1] and the other weights are not negative, got {self}")
+            raise ValueError(
+                f"gamma must be in [0, 1], c_puct, certain and temperature must not be negative, got {self}"
+            )
         if self.rewards not in ("environment", "estimated") or self.answer not in ("value", "vote"):
             raise ValueError(
                 "rewards must be 'environment' or 'estimated' and answer 'value' or 'vote', got "
@@ -81,27 +84,27 @@ def mcts_q(
     *,
     seed: int | Sequence[int] = 0,
 ) -> SearchResult:
-    """Search from the current states of rows, one tree a row, and restore the rows afterwards.
+    """Search from the current states of rows, one tree per row, and restore the rows afterwards.
 
     A round expands, of all nodes that are not full, the one of highest
     ``value + c_puct prior sqrt(N_parent) / (N + 1)``: its likeliest untried actions become edges, one after
     another. Where the squared Bellman error ``(Q(s, a) - gamma max Q(s', .))**2`` is below ``certain`` the
-    policy continues and all its actions are one edge; else the edge is one action. The value of a new node
-    is the return of a rollout from it; in the back-up the value of an edge is
-    ``R_child - R_node + gamma value_child`` and that of a node the mean of its edges, weighted by visits.
+    policy continues and all its actions form one edge; else the edge is one action. The value of a new node
+    is the return of a rollout from it. In the back-up the value of an edge is
+    ``R_child - R_node + gamma value_child``, and that of a node the mean of its edges, weighted by visits.
 
     All trees share their forward passes (the official code searches one tree); each has a random stream.
 
     Args:
-        policy: rows to action logits [B, A].
-        q: rows to action values [B, A]; attached to the session of these episodes, as is ``policy``.
-        seed: of the draws: one, or one for each row.
+        policy: maps rows to action logits [B, A]; attached to the session of ``episodes``.
+        q: maps rows to action values [B, A]; attached to the same session.
+        seed: seed of the random draws: one, or one per row.
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
-        RuntimeError: for a task that cannot be restored, before the search begins; where a replay differed
-            from the first run, all ``rows`` must then be reset.
-        ValueError: for values of another size than the action space; for rows that do not exist.
+        RuntimeError: before the search, for a task that cannot be restored; or where a replay differed from
+            the first run: then all ``rows`` must be reset.
+        ValueError: where the size of the values is not that of the action space; for rows that do not exist.
         FloatingPointError: where logits or action values are not finite, naming row and action. A logit may
             be -inf, for an action that is never taken.
 
@@ -111,7 +114,18 @@ def mcts_q(
     """
     config = config or MCTSQConfig()
     rows = list(rows)
-    return conduct(episodes, rows, _MCTSQ(episodes, rows, policy, q, config, seed))
+    return run_search(episodes, rows, _MCTSQ(episodes, rows, policy, q, config, seed))
+
+
+@dataclass
+class _Edge:
+    """A new edge: actions with probabilities, their sum of rewards, and info and Q of the last action."""
+
+    actions: list[int]
+    probabilities: list[float]
+    reward: float
+    info: dict[str, Any]
+    value: float
 
 
 class _MCTSQ:
@@ -128,16 +142,16 @@ class _MCTSQ:
     ) -> None:
         self.episodes, self.rows, self.policy, self.q, self.config = episodes, rows, policy, q, config
         self.num_actions = int(episodes.action_space.n)
-        #: No action from this number on is allowed; masked actions below it count as tried.
-        self.known = reach(episodes.action_mask)
+        #: All allowed actions are below this number; masked actions below it count as tried.
+        self.num_allowed = reach(episodes.action_mask)
         nodes = 1 + config.root_width + (config.rounds - 1) * config.width
         self.forest = Forest(len(rows), nodes, max(config.root_width, config.width))
         self.streams = streams(seed, len(rows))
         #: Per tree and node: visits, the mean probability of its edge's actions, the sum of the task's
-        #: rewards on the way to it, and the return of the rollout from it.
+        #: rewards from the root, and the return of the rollout from the node.
         self.visits: list[list[int]] = [[] for _ in rows]
         self.likelihood: list[list[float]] = [[] for _ in rows]
-        self.paid: list[list[float]] = [[] for _ in rows]
+        self.reward_sums: list[list[float]] = [[] for _ in rows]
         self.returns: list[list[float]] = [[] for _ in rows]
         self.tried: list[dict[int, set[int]]] = [{} for _ in rows]
         self.endings: list[list[Ending]] = [[] for _ in rows]
@@ -147,15 +161,10 @@ class _MCTSQ:
         self.stopped: set[int] = set()
         self.forwarded_before = forwarded_since(0, episodes)
 
-    def go(self, roots: Sequence[Any]) -> None:
-        if self.episodes.world_temperature > 0:
-            seeds = [int(stream.integers(2**53)) for stream in self.streams]
-            self.episodes.restore(self.rows, roots, seeds)
-            roots = [self.episodes.snapshot(row) for row in self.rows]
-        trees = list(range(len(self.rows)))
-        for tree, root in zip(trees, roots, strict=True):
+    def run(self, roots: Sequence[State]) -> None:
+        for tree, root in enumerate(resampled_roots(self.episodes, self.rows, roots, self.streams)):
             self._add(tree, root, (), 1.0, 0.0, NONE, NONE)
-        self._evaluate(dict.fromkeys(trees, 0))
+        self._evaluate(dict.fromkeys(range(len(self.rows)), 0))
         for _ in range(self.config.rounds):
             if not self._round():
                 break
@@ -171,10 +180,10 @@ class _MCTSQ:
             self.rounds[tree] += 1
         children: dict[int, list[int]] = {tree: [] for tree in chosen}
         for _ in range(self.config.tries):
-            open_ = {tree: node for tree, node in chosen.items() if self._room(tree, node)}
-            if not open_:
+            expandable = {tree: node for tree, node in chosen.items() if self._expandable(tree, node)}
+            if not expandable:
                 break
-            for tree, child in self._edge(open_).items():
+            for tree, child in self._add_edges(expandable).items():
                 children[tree].append(child)
         if self.config.stop_at_end:
             self.stopped |= {
@@ -183,28 +192,28 @@ class _MCTSQ:
         # First the first child of every tree, then the second, so that trees share forward passes.
         for turn in range(max((len(nodes) for nodes in children.values()), default=0)):
             new = {tree: nodes[turn] for tree, nodes in children.items() if turn < len(nodes)}
-            going = {t: n for t, n in new.items() if not self.forest.terminal[t, n]}
-            if going:
-                self._evaluate(going)
+            running = {tree: node for tree, node in new.items() if not self.forest.terminal[tree, node]}
+            if running:
+                self._evaluate(running)
             for tree, node in new.items():
                 self._back_up(tree, node)
         return bool(chosen)
 
-    def _room(self, tree: int, node: int) -> bool:
+    def _expandable(self, tree: int, node: int) -> bool:
         """Whether a node may have another edge and has an untried action."""
         width = self.config.width if node else self.config.root_width
         full = int((self.forest.child[tree, node] != NONE).sum()) >= width
-        return not full and len(self.tried[tree].setdefault(node, set())) < self.known
+        return not full and len(self.tried[tree].setdefault(node, set())) < self.num_allowed
 
     def _select(self, tree: int) -> int | None:
-        """The node to expand: the one of highest score among those with room; None without any."""
+        """The expandable node of highest score; None without one."""
         budget = self.config.token_budget
         if budget is not None and self.new_tokens[tree] >= budget:
             return None
         best, highest = None, -math.inf
         for node in range(int(self.forest.size[tree])):
             deep = len(self.forest.actions(tree, node)) >= self.config.depth
-            if self.forest.terminal[tree, node] or deep or not self._room(tree, node):
+            if self.forest.terminal[tree, node] or deep or not self._expandable(tree, node):
                 continue
             parent = int(self.forest.parent[tree, node]) if node else 0
             bonus = math.sqrt(self.visits[tree][parent]) / (self.visits[tree][node] + 1)
@@ -213,11 +222,44 @@ class _MCTSQ:
                 best, highest = node, score
         return best
 
-    def _edge(self, nodes: dict[int, int]) -> dict[int, int]:
+    def _add_edges(self, nodes: dict[int, int]) -> dict[int, int]:
         """Try the likeliest untried action of a node in each tree; return the new nodes."""
         trees = list(nodes)
         rows = [self.rows[tree] for tree in trees]
         self.episodes.restore(rows, [self.forest.states[tree][nodes[tree]] for tree in trees])
+        before = [len(self.episodes.tokens(row)) for row in rows]
+        edges = self._first_actions(nodes)
+        running = [tree for tree in trees if self.episodes.running(self.rows[tree])]
+        if running:
+            next_values = self._values([self.rows[tree] for tree in running]).amax(-1).tolist()
+            self._extend(
+                {
+                    tree: edges[tree]
+                    for tree, value in zip(running, next_values, strict=True)
+                    if (edges[tree].value - self.config.gamma * value) ** 2 < self.config.certain
+                }
+            )
+        children = {}
+        for i, tree in enumerate(trees):
+            row, node, new = rows[i], nodes[tree], edges[tree]
+            self.new_tokens[tree] += len(self.episodes.tokens(row)) - before[i]
+            probability = float(np.mean(new.probabilities))
+            edge = int((self.forest.child[tree, node] != NONE).sum())
+            reward = self.reward_sums[tree][node] + new.reward
+            state, line = self.episodes.snapshot(row), tuple(new.actions)
+            child = children[tree] = self._add(tree, state, line, probability, reward, node, edge)
+            self.forest.action[tree, node, edge] = new.actions[0]
+            self.forest.prior[tree, node, edge] = probability
+            if not self.episodes.running(row):
+                self.forest.terminal[tree, child] = True
+                value = reward if self.config.rewards == "environment" else new.value
+                self._add_ending(tree, child, new.info, (), value, reward)
+        return children
+
+    def _first_actions(self, nodes: dict[int, int]) -> dict[int, _Edge]:
+        """Take the likeliest untried action of a node in each tree, whose row is in that node."""
+        trees = list(nodes)
+        rows = [self.rows[tree] for tree in trees]
         logits, values = self._logits(rows), self._values(rows)
         probabilities = torch.softmax(logits.double(), -1)
         for i, tree in enumerate(trees):
@@ -225,67 +267,32 @@ class _MCTSQ:
             tried.update(torch.isneginf(logits[i]).nonzero().flatten().tolist())
             logits[i, list(tried)] = -math.inf
         actions = logits.argmax(-1).tolist()
-        lines = {tree: [action] for tree, action in zip(trees, actions, strict=True)}
-        chances = {tree: [float(probabilities[i, actions[i]])] for i, tree in enumerate(trees)}
-        before = {row: len(self.episodes.tokens(row)) for row in rows}
-        paid, infos = self._step(rows, actions)
-        for tree, action in zip(trees, actions, strict=True):
+        _, rewards, _, _, infos = self.episodes.step(rows, actions)
+        edges = {}
+        for i, (tree, action) in enumerate(zip(trees, actions, strict=True)):
             self.tried[tree][nodes[tree]].add(action)
-        expected = {tree: float(values[i, actions[i]]) for i, tree in enumerate(trees)}
-        going = [tree for tree in trees if self.episodes.running(self.rows[tree])]
-        if going:
-            following = self._values([self.rows[tree] for tree in going]).amax(-1).tolist()
-            sure = [
-                tree
-                for tree, value in zip(going, following, strict=True)
-                if (expected[tree] - self.config.gamma * value) ** 2 < self.config.certain
-            ]
-            self._extend(sure, lines, chances, paid, infos, expected)
-        children = {}
-        for tree in trees:
-            row = self.rows[tree]
-            self.new_tokens[tree] += len(self.episodes.tokens(row)) - before[row]
-            state, chance = self.episodes.snapshot(row), float(np.mean(chances[tree]))
-            edge = int((self.forest.child[tree, nodes[tree]] != NONE).sum())
-            sofar = self.paid[tree][nodes[tree]] + paid[row]
-            child = self._add(tree, state, tuple(lines[tree]), chance, sofar, nodes[tree], edge)
-            self.forest.action[tree, nodes[tree], edge] = lines[tree][0]
-            self.forest.prior[tree, nodes[tree], edge] = chance
-            if not self.episodes.running(row):
-                self.forest.terminal[tree, child] = True
-                value = sofar if self.config.rewards == "environment" else expected[tree]
-                self._add_ending(tree, child, infos[row], (), value, sofar)
-            children[tree] = child
-        return children
+            value, probability = float(values[i, action]), float(probabilities[i, action])
+            edges[tree] = _Edge([action], [probability], float(rewards[i]), infos[i], value)
+        return edges
 
-    def _extend(
-        self,
-        trees: list[int],
-        lines: dict[int, list[int]],
-        chances: dict[int, list[float]],
-        paid: dict[int, float],
-        infos: dict[int, dict[str, Any]],
-        expected: dict[int, float],
-    ) -> None:
-        """Continue the edges of ``trees`` by the policy, up to ``span`` actions or the end of the episode."""
-        going = trees
+    def _extend(self, edges: dict[int, _Edge]) -> None:
+        """Continue edges by the policy, for up to ``span`` actions or to the end of the episode."""
         for _ in range(self.config.span):
-            going = [tree for tree in going if self.episodes.running(self.rows[tree])]
-            if not going:
+            edges = {tree: edge for tree, edge in edges.items() if self.episodes.running(self.rows[tree])}
+            if not edges:
                 return
-            rows = [self.rows[tree] for tree in going]
+            rows = [self.rows[tree] for tree in edges]
             logits = self._logits(rows)
-            u = torch.tensor([self.streams[tree].random() for tree in going], dtype=torch.float64)
+            u = torch.tensor([self.streams[tree].random() for tree in edges], dtype=torch.float64)
             drawn, log_probs = sample(logits, u.to(logits.device), temperature=self.config.temperature)
-            actions, chance = drawn.tolist(), log_probs.tolist()
-            values = self._values(rows)
-            rewards, last_infos = self._step(rows, actions)
-            for i, tree in enumerate(going):
-                lines[tree].append(actions[i])
-                chances[tree].append(math.exp(chance[i]))
-                paid[rows[i]] += rewards[rows[i]]
-                infos[rows[i]] = last_infos[rows[i]]
-                expected[tree] = float(values[i, actions[i]])
+            actions, values = drawn.tolist(), self._values(rows)
+            _, rewards, _, _, infos = self.episodes.step(rows, actions)
+            for i, edge in enumerate(edges.values()):
+                edge.actions.append(actions[i])
+                edge.probabilities.append(math.exp(log_probs[i].item()))
+                edge.reward += float(rewards[i])
+                edge.info = infos[i]
+                edge.value = float(values[i, actions[i]])
 
     def _evaluate(self, nodes: dict[int, int]) -> None:
         """Play a rollout from each node; its return is the node's value."""
@@ -302,7 +309,7 @@ class _MCTSQ:
         )
         for tree, ending in zip(trees, player.to_the_end(rows), strict=True):
             self.new_tokens[tree] += ending.spent
-            reward = self.paid[tree][nodes[tree]] + ending.reward
+            reward = self.reward_sums[tree][nodes[tree]] + ending.reward
             value = reward if rewarded else ending.value
             self._add_ending(tree, nodes[tree], ending.info, ending.actions, value, reward)
 
@@ -315,7 +322,7 @@ class _MCTSQ:
         value: float,
         reward: float,
     ) -> None:
-        """Record an ending ``line`` actions below a node; its value becomes the node's value and return."""
+        """Record an ending ``line`` actions below a node, whose value and return become the ending's."""
         self.forest.value[tree, node] = value
         self.returns[tree][node] = value
         actions = (*self.forest.actions(tree, node), *line)
@@ -324,7 +331,7 @@ class _MCTSQ:
         self.ending_of[tree][node] = ending
 
     def _back_up(self, tree: int, node: int) -> None:
-        """Add a visit to a new node and its ancestors, whose values become the means of their edges'."""
+        """Add a visit to a new node and its ancestors; an ancestor's value becomes the mean of its edges'."""
         forest, visits = self.forest, self.visits[tree]
         visits[node] += 1
         while node:
@@ -344,39 +351,36 @@ class _MCTSQ:
         tree: int,
         state: Any,
         line: tuple[int, ...],
-        chance: float,
-        paid: float,
+        probability: float,
+        reward: float,
         parent: int,
         edge: int,
     ) -> int:
         node = self.forest.add(tree, state, line, parent, edge)
         self.visits[tree].append(0)
-        self.likelihood[tree].append(chance)
-        self.paid[tree].append(paid)
-        self.returns[tree].append(paid)
+        self.likelihood[tree].append(probability)
+        self.reward_sums[tree].append(reward)
+        self.returns[tree].append(reward)
         return node
-
-    def _step(self, rows: list[int], actions: list[int]) -> tuple[dict[int, float], dict[int, Any]]:
-        _, rewards, _, _, infos = self.episodes.step(rows, actions)
-        return dict(zip(rows, rewards.tolist(), strict=True)), dict(zip(rows, infos, strict=True))
 
     @torch.no_grad()
     def _logits(self, rows: Sequence[int]) -> Tensor:
-        logits = checked_logits(self._whole(self.policy(rows), len(rows), "policy"), rows)
-        never = torch.from_numpy(~self.episodes.action_mask[: self.known]).to(logits.device)
-        return logits.masked_fill(never, -math.inf)
+        logits = checked_logits(self._checked(self.policy(rows), len(rows), "policy"), rows)
+        masked = torch.from_numpy(~self.episodes.action_mask[: self.num_allowed]).to(logits.device)
+        return logits.masked_fill(masked, -math.inf)
 
     @torch.no_grad()
     def _values(self, rows: Sequence[int]) -> Tensor:
-        return checked_values(self._whole(self.q(rows), len(rows), "q"), rows, self.episodes)
+        return checked_values(self._checked(self.q(rows), len(rows), "q"), rows, self.episodes)
 
-    def _whole(self, values: Tensor, count: int, name: str) -> Tensor:
-        if values.shape not in ((count, self.num_actions), (count, self.known)):
+    def _checked(self, values: Tensor, count: int, name: str) -> Tensor:
+        """The columns of the allowed actions; ValueError for another shape."""
+        if values.shape not in ((count, self.num_actions), (count, self.num_allowed)):
             raise ValueError(
-                f"{name} must give [{count}, {self.known}], got {list(values.shape)}; was it made for "
+                f"{name} must give [{count}, {self.num_allowed}], got {list(values.shape)}; was it made for "
                 "another codebook?"
             )
-        return values[:, : self.known]
+        return values[:, : self.num_allowed]
 
     def result(self, interrupted: bool) -> SearchResult:
         answers = [self._answer(tree) for tree in range(len(self.rows))]
@@ -399,10 +403,10 @@ class _MCTSQ:
             return None
         if self.config.answer == "vote":
             return vote(endings)
-        finished = [n for n in range(int(self.forest.size[tree])) if self.forest.terminal[tree, n]]
         best = max(endings, key=lambda ending: ending.value)
-        if finished:
-            node = max(finished, key=lambda n: float(self.forest.value[tree, n]))
+        terminal = np.flatnonzero(self.forest.terminal[tree])
+        if len(terminal):
+            node = int(terminal[self.forest.value[tree, terminal].argmax()])
             if self.forest.value[tree, node] > best.value:
                 return self.ending_of[tree][node]
         return best

@@ -21,19 +21,19 @@ Values = Callable[[Sequence[int]], Tensor]
 
 
 def streams(seed: int | Sequence[int], count: int) -> list[np.random.Generator]:
-    """``count`` random generators, one a row: seeded by one seed and the row's number, or by a seed each.
+    """``count`` random generators, one per row, seeded by (seed, row number) or by one seed per row.
 
     Raises:
-        ValueError: for another number of seeds.
+        ValueError: where the number of seeds is not ``count``.
     """
     if isinstance(seed, (int, np.integer)):
         return [np.random.default_rng([seed, number]) for number in range(count)]
     if len(seed) != count:
-        raise ValueError(f"one seed, or one for each of {count} rows, is needed: got {len(seed)}")
+        raise ValueError(f"give one seed, or one for each of the {count} rows: got {len(seed)}")
     return [np.random.default_rng([row_seed]) for row_seed in seed]
 
 
-class Outlook(NamedTuple):
+class ActionScores(NamedTuple):
     """Action logits [B, A] of B rows, and action values [B, A] where there is a Q-function."""
 
     logits: Tensor
@@ -42,28 +42,28 @@ class Outlook(NamedTuple):
 
 @dataclass
 class _Playout:
-    """A rollout of a row: its counts of tokens and actions at the start, and its return so far."""
+    """A running rollout: the row's token and action counts at its start, and the return so far."""
 
-    tokens: int
-    actions: int
+    start_tokens: int
+    start_actions: int
     value: float = 0.0
     reward: float = 0.0
-    factor: float = 1.0
+    discount: float = 1.0
 
 
 class Player:
     """Plays rows to the ends of their episodes: :meth:`to_the_end`, or action by action.
 
-    Action by action, rows may begin and end at different times and share their steps with other rows:
-    :meth:`begin` them; then in turn :meth:`look`, :meth:`draw`, step the episodes, and :meth:`took`.
+    Action by action, rows may begin and end at different times and be stepped together with other rows: call
+    :meth:`begin`; then repeat :meth:`score`, :meth:`draw`, a step of the episodes, and :meth:`record`.
 
     Args:
-        episodes: the rows belong to these.
-        policy: rows to action logits [B, A].
-        streams: a random generator per row, with one draw per action.
-        temperature: of the actions; 0 takes the likeliest.
-        discount: of an ending's value, per action.
-        q: rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
+        episodes: the environments of the rows.
+        policy: maps rows to action logits [B, A].
+        streams: a random generator per row; each action takes one draw.
+        temperature: sampling temperature; 0 takes the likeliest action.
+        discount: discount factor of an ending's value, per action.
+        q: maps rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
             task's rewards are not read.
     """
 
@@ -88,46 +88,47 @@ class Player:
             The ending of each row, counted from its current state; ``spent`` is the number of new tokens.
 
         Raises:
-            FloatingPointError: as :meth:`look`.
+            FloatingPointError, ValueError: as :meth:`score`.
         """
         endings: dict[int, Ending] = {}
         self.begin(rows)
-        while going := [row for row in rows if row not in endings]:
-            outlook = self.look(going)
-            actions = self.draw(going, outlook)
-            _, rewards, _, _, infos = self.episodes.step(going, actions)
-            endings |= self.took(going, actions, outlook, rewards, infos)
+        while running := [row for row in rows if row not in endings]:
+            scores = self.score(running)
+            actions = self.draw(running, scores)
+            _, rewards, _, _, infos = self.episodes.step(running, actions)
+            endings |= self.record(running, actions, scores, rewards, infos)
         return [endings[row] for row in rows]
 
     def begin(self, rows: Sequence[int]) -> None:
-        """Begin a rollout of each row at its current state; drop any that was under way."""
+        """Begin a rollout of each row at its current state; a running one of that row is dropped."""
         for row in rows:
             self._playouts[row] = _Playout(len(self.episodes.tokens(row)), len(self.episodes.actions(row)))
 
     @torch.no_grad()
-    def look(self, rows: Sequence[int]) -> Outlook:
+    def score(self, rows: Sequence[int]) -> ActionScores:
         """The action logits and action values of rows.
 
         Raises:
             FloatingPointError: where logits or action values are not finite, naming row and action. A logit
                 may be -inf, for an action that is never drawn, but not every logit of a row.
-            ValueError: for action values of another number of actions.
+            ValueError: where the number of action values is not that of the actions.
         """
         logits = checked_logits(self.policy(rows), rows)
-        return Outlook(logits, None if self.q is None else checked_values(self.q(rows), rows, self.episodes))
+        values = None if self.q is None else checked_values(self.q(rows), rows, self.episodes)
+        return ActionScores(logits, values)
 
-    def draw(self, rows: Sequence[int], outlook: Outlook) -> list[int]:
+    def draw(self, rows: Sequence[int], scores: ActionScores) -> list[int]:
         """Draw the next action of each row."""
         u = torch.tensor([self.streams[row].random() for row in rows], dtype=torch.float64)
-        actions, _ = sample(outlook.logits, u.to(outlook.logits.device), temperature=self.temperature)
+        actions, _ = sample(scores.logits, u.to(scores.logits.device), temperature=self.temperature)
         drawn: list[int] = actions.tolist()
         return drawn
 
-    def took(
+    def record(
         self,
         rows: Sequence[int],
         actions: Sequence[int],
-        outlook: Outlook,
+        scores: ActionScores,
         rewards: Sequence[float] | np.ndarray,
         infos: Sequence[dict[str, Any]],
     ) -> dict[int, Ending]:
@@ -136,20 +137,20 @@ class Player:
         for i, row in enumerate(rows):
             playout, reward = self._playouts[row], float(rewards[i])
             playout.reward += reward
-            if outlook.values is None:
-                playout.value += playout.factor * reward
+            if scores.values is None:
+                playout.value += playout.discount * reward
             else:
-                playout.value = float(outlook.values[i, actions[i]])
-            playout.factor *= self.discount
+                playout.value = float(scores.values[i, actions[i]])
+            playout.discount *= self.discount
             if not self.episodes.running(row):
                 del self._playouts[row]
                 endings[row] = Ending(
                     text=infos[i]["text"],
-                    actions=tuple(self.episodes.actions(row)[playout.actions :]),
+                    actions=tuple(self.episodes.actions(row)[playout.start_actions :]),
                     value=playout.value,
                     reward=playout.reward,
                     info=infos[i],
-                    spent=len(self.episodes.tokens(row)) - playout.tokens,
+                    spent=len(self.episodes.tokens(row)) - playout.start_tokens,
                 )
         return endings
 
@@ -160,9 +161,9 @@ def checked_logits(logits: Tensor, rows: Sequence[int]) -> Tensor:
     Raises:
         FloatingPointError: for NaN or +inf, or a row of nothing but -inf.
     """
-    never = torch.isneginf(logits)
-    _refuse(~(torch.isfinite(logits) | never), rows, "the policy's logit")
-    _refuse(never.all(-1, keepdim=True).expand_as(never), rows, "the policy's logit")
+    masked = torch.isneginf(logits)
+    invalid = ~(torch.isfinite(logits) | masked) | masked.all(-1, keepdim=True)
+    _raise_if_any(invalid, rows, "the policy's logit")
     return logits
 
 
@@ -171,21 +172,21 @@ def checked_values(values: Tensor, rows: Sequence[int], episodes: Episodes) -> T
 
     Raises:
         FloatingPointError: for a value that is not finite.
-        ValueError: for another number of actions.
+        ValueError: where the number of values is not that of the actions.
     """
     sizes = sorted({reach(episodes.action_mask), len(episodes.action_mask)})
     if values.shape[-1] not in sizes:
         raise ValueError(
-            f"the Q-function has {values.shape[-1]} actions and there are "
+            f"the Q-function has {values.shape[-1]} actions and the environment has "
             f"{' or '.join(map(str, sizes))}; was it made for another codebook?"
         )
     allowed = torch.from_numpy(episodes.action_mask[: values.shape[-1]]).to(values.device)
-    _refuse(~torch.isfinite(values) & allowed, rows, "the Q-function's value")
+    _raise_if_any(~torch.isfinite(values) & allowed, rows, "the Q-function's value")
     return values
 
 
-def _refuse(bad: Tensor, rows: Sequence[int], what: str) -> None:
-    """Raise NotFiniteError for the first True entry of ``bad`` [B, A]."""
-    if bad.any():
-        at, action = bad.nonzero()[0].tolist()
+def _raise_if_any(invalid: Tensor, rows: Sequence[int], what: str) -> None:
+    """Raise NotFiniteError for the first True entry of ``invalid`` [B, A]."""
+    if invalid.any():
+        at, action = invalid.nonzero()[0].tolist()
         raise NotFiniteError(rows[at], f"{what} of action {action} in row {rows[at]} is not finite")

@@ -9,9 +9,9 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from cola_agents.search.config import Ending, Evaluate, Evaluation, Follow, SearchConfig, SearchResult
-from cola_agents.search.evaluators import RolloutEvaluator, priors_of
+from cola_agents.search.evaluators import RolloutEvaluator, prior_evaluation
 from cola_agents.search.forest import NONE, Forest
-from cola_agents.search.playout import Outlook, streams
+from cola_agents.search.playout import ActionScores, streams
 from cola_envs.checks import check_rows
 from cola_envs.episodes import Episodes
 from cola_envs.fields import given_answer
@@ -31,33 +31,33 @@ def search(
     follow: Follow | None = None,
     seed: int | Sequence[int] = 0,
 ) -> SearchResult:
-    """Search from the current states of rows, one tree a row, and restore the rows afterwards.
+    """Search from the current states of rows, one tree per row, and restore the rows afterwards.
 
-    In each round every tree selects a leaf; all leaves are stepped together and evaluated in one call. The
-    player of a :class:`~cola_agents.search.evaluators.RolloutEvaluator` is used directly: in each step every
-    tree takes one action, of a rollout or along a new edge, so that no tree waits for the longest episode
-    (continuous batching: Yu et al. 2022, Orca, OSDI).
+    In each round every tree selects a leaf; all leaves are stepped together and evaluated in one call. With a
+    :class:`~cola_agents.search.evaluators.RolloutEvaluator` each step advances every tree by one action,
+    along a new edge or in a rollout, so that no tree waits for the longest episode (continuous batching: Yu
+    et al. 2022, Orca, OSDI).
 
     Args:
-        episodes: the rows belong to these; other rows are left alone.
+        episodes: the environments of ``rows``; other rows do not change.
         rows: rows whose episodes are running.
         evaluate: gives prior and value of the current states of rows.
         config: see :class:`~cola_agents.search.config.SearchConfig`.
         follow: the policy that continues an edge; needed for a ``span`` above 1.
-        seed: of the root noise, and of the world's sampling where it has a temperature: the search then
-            draws futures of its own and does not see the one to come. One, or one for each row.
+        seed: one seed, or one per row, of the root noise and of the world's sampling where it has a
+            temperature: the search draws its own futures and does not see what the episode will draw.
 
     Returns:
         The result; after Ctrl-C the result so far, marked ``interrupted``.
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
-        RuntimeError: for a task that cannot be restored, before the search begins; where a replay differed
-            from the first run, all ``rows`` must then be reset.
-        ValueError: for priors, values or action values that are not finite or of another size than the
+        RuntimeError: before the search, for a task that cannot be restored; or where a replay differed from
+            the first run: then all ``rows`` must be reset.
+        ValueError: for priors, values or action values that are not finite or whose size is not that of the
             action space; for rows that do not exist; for estimated rewards without an estimate.
-        FloatingPointError: where a RolloutEvaluator's policy or Q-function is not finite, naming row and
-            action.
+        FloatingPointError: where the policy or Q-function of a RolloutEvaluator gives a value that is not
+            finite, naming row and action.
 
     An exception raised during the search carries the result so far as ``error.found``; the rows are restored.
     """
@@ -65,27 +65,27 @@ def search(
     rows = list(rows)
     if config.span > 1 and follow is None:
         raise ValueError(f"span={config.span} needs follow=, the policy that continues an edge")
-    blind = isinstance(evaluate, RolloutEvaluator) and evaluate.player.q is None
-    if config.rewards == "estimated" and blind:
+    without_q = isinstance(evaluate, RolloutEvaluator) and evaluate.player.q is None
+    if config.rewards == "estimated" and without_q:
         raise ValueError(
-            'rewards="estimated" needs a RolloutEvaluator with q=: without it, its values are the rewards '
-            "that the search must not see"
+            'rewards="estimated" needs a RolloutEvaluator with q=: without it, its values are the task\'s '
+            "rewards, which the search must not read"
         )
-    return conduct(episodes, rows, _PUCT(episodes, rows, evaluate, config, follow, seed))
+    return run_search(episodes, rows, _PUCT(episodes, rows, evaluate, config, follow, seed))
 
 
 class Search(Protocol):
-    """A search algorithm at work: what :func:`conduct` runs."""
+    """A search algorithm that :func:`run_search` runs."""
 
-    def go(self, roots: Sequence[State]) -> None:
+    def run(self, roots: Sequence[State]) -> None:
         """Search from ``roots``, the current states of the rows, to the end."""
 
     def result(self, interrupted: bool) -> SearchResult:
         """The result so far."""
 
 
-def conduct(episodes: Episodes, rows: Sequence[int], run: Search) -> SearchResult:
-    """Run a search and restore the rows, whatever is raised; an error carries the result as ``found``.
+def run_search(episodes: Episodes, rows: Sequence[int], algorithm: Search) -> SearchResult:
+    """Run a search and restore the rows, also after an error, which carries the result so far as ``found``.
 
     The rows are also restored before the search, so that a task that cannot be restored fails at once.
     """
@@ -95,13 +95,13 @@ def conduct(episodes: Episodes, rows: Sequence[int], run: Search) -> SearchResul
     try:
         interrupted = False
         try:
-            run.go(states)
+            algorithm.run(states)
         except KeyboardInterrupt:
             interrupted = True
         except Exception as error:
-            result = error.found = run.result(True)  # type: ignore[attr-defined]
+            result = error.found = algorithm.result(True)  # type: ignore[attr-defined]
             raise
-        result = run.result(interrupted)
+        result = algorithm.result(interrupted)
         return result
     finally:
         try:
@@ -124,12 +124,22 @@ def running_states(episodes: Episodes, rows: Sequence[int]) -> list[State]:
     return [episodes.snapshot(row) for row in rows]
 
 
-class _Move(NamedTuple):
-    """The next actions of the rows in rollouts, and the outlook that they were drawn from."""
+def resampled_roots(
+    episodes: Episodes, rows: Sequence[int], roots: Sequence[State], rngs: Sequence[np.random.Generator]
+) -> Sequence[State]:
+    """The roots, with new world seeds: a search must not see the draws that the episodes will make."""
+    if not episodes.world_temperature:
+        return roots
+    episodes.restore(rows, roots, [int(rng.integers(2**53)) for rng in rngs])
+    return [episodes.snapshot(row) for row in rows]
+
+
+class _RolloutStep(NamedTuple):
+    """The next actions of the rows in rollouts, and the scores that they were drawn from."""
 
     rows: list[int]
     actions: list[int]
-    outlook: Outlook
+    scores: ActionScores
 
 
 class _PUCT:
@@ -146,70 +156,68 @@ class _PUCT:
     ) -> None:
         self.episodes, self.rows, self.evaluate = episodes, rows, evaluate
         self.config, self.follow = config, follow
-        # Spawned, because the evaluator may have the same seed.
+        # Spawned, because the evaluator's streams may have the same seed.
         self.rngs = [stream.spawn(1)[0] for stream in streams(seed, len(rows))]
         self.num_actions = int(episodes.action_space.n)
         width = min(config.width or self.num_actions, int(episodes.action_mask.sum()))
         self.forest = Forest(len(rows), config.simulations + 1, width)
         self.merge = config.merge and episodes.backbone.level == "latent" and episodes.world_temperature == 0
-        #: Per tree and node the sum of the task's rewards on the way to it, read by the search or not.
-        self.paid: list[list[float]] = [[] for _ in rows]
+        #: Per tree and node the sum of the task's rewards from the root, for the endings' ``reward``.
+        self.reward_sums: list[list[float]] = [[] for _ in rows]
         #: Per tree and node the evaluator's action values, used where rewards are estimated.
         self.action_values: list[dict[int, np.ndarray]] = [{} for _ in rows]
         self.endings: list[list[Ending]] = [[] for _ in rows]
-        #: Per tree and node the ending there, or that of the rollout from there.
+        #: Per tree and node the ending in the node or of the rollout from it.
         self.ending_of: list[dict[int, Ending]] = [{} for _ in rows]
-        #: The player of a RolloutEvaluator; the path to the leaf of each tree in a rollout; and the trees
-        #: among them whose leaf has no edges yet.
+        #: The player of a RolloutEvaluator; the path to the leaf of each tree in a rollout; and those of
+        #: these trees whose leaf has no edges yet.
         self.player = evaluate.player if type(evaluate) is RolloutEvaluator else None
-        self.playing: dict[int, Path] = {}
-        self.unopened: list[int] = []
-        self.done = np.zeros(len(rows), dtype=np.int64)
+        self.rollouts: dict[int, Path] = {}
+        self.unexpanded: list[int] = []
+        self.simulations = np.zeros(len(rows), dtype=np.int64)
         self.new_tokens = np.zeros(len(rows), dtype=np.int64)
         self.forwarded_before = forwarded_since(0, episodes)
 
-    def go(self, roots: Sequence[State]) -> None:
-        if self.episodes.world_temperature > 0:
-            seeds = [int(rng.integers(2**53)) for rng in self.rngs]
-            self.episodes.restore(self.rows, roots, seeds)
-            roots = [self.episodes.snapshot(row) for row in self.rows]
-        for tree, root in enumerate(roots):
+    def run(self, roots: Sequence[State]) -> None:
+        for tree, root in enumerate(resampled_roots(self.episodes, self.rows, roots, self.rngs)):
             self.forest.add(tree, root, ())
-            self.paid[tree].append(0.0)
+            self.reward_sums[tree].append(0.0)
         self._evaluate({tree: [] for tree in range(len(roots))})
         while True:
-            move = self._move()
-            fresh = self._leaves()
-            if not fresh and not move:
+            rollout_step = self._draw_rollout_step()
+            paths = self._select_edges()
+            if not paths and not rollout_step:
                 return
-            self._step(fresh, move)
+            self._step(paths, rollout_step)
 
-    def _leaves(self) -> dict[int, Path]:
-        """For each tree that is neither done nor in a rollout, the path to an unvisited edge.
+    def _select_edges(self) -> dict[int, Path]:
+        """For each tree that is neither finished nor in a rollout, the path to an unvisited edge.
 
-        A path that ends in a finished episode counts as a simulation at once.
+        A path that ends in a finished episode completes a simulation at once.
         """
-        fresh: dict[int, Path] = {}
-        idle = [tree for tree in range(len(self.rows)) if tree not in self.playing]
-        while idle := [tree for tree in idle if tree not in fresh and not self._finished(tree)]:
-            for tree, path in zip(idle, self._select(np.array(idle)), strict=True):
+        paths: dict[int, Path] = {}
+        idle = [tree for tree in range(len(self.rows)) if tree not in self.rollouts]
+        while idle := [tree for tree in idle if tree not in paths and not self._finished(tree)]:
+            for tree, path in zip(idle, self._descend(np.array(idle)), strict=True):
                 if self._leaf(tree, path) == NONE:
-                    fresh[tree] = path
+                    paths[tree] = path
                 else:
-                    self._settle(tree, path, 0.0)
-        return fresh
+                    self._end_simulation(tree, path, 0.0)
+        return paths
 
-    def _settle(self, tree: int, path: Path, value: float) -> None:
-        """Back up the value of a leaf, which ends a simulation; the evaluation of a root is none."""
+    def _end_simulation(self, tree: int, path: Path, value: float) -> None:
+        """Back up the value of a leaf and count the simulation; the root's evaluation is not one."""
         if path:
             self.forest.back_up(tree, path, value, self.config.discount)
-            self.done[tree] += 1
+            self.simulations[tree] += 1
 
     def _leaf(self, tree: int, path: Path) -> int:
+        """The node at the end of a path."""
         return int(self.forest.child[tree, path[-1][0], path[-1][1]]) if path else 0
 
     def _finished(self, tree: int) -> bool:
-        config, left = self.config, self.config.simulations - int(self.done[tree])
+        """Whether a tree gets no further simulation."""
+        config, left = self.config, self.config.simulations - int(self.simulations[tree])
         if left <= 0 or (config.token_budget is not None and self.new_tokens[tree] >= config.token_budget):
             return True
         if config.early_stop:
@@ -217,136 +225,139 @@ class _PUCT:
             return bool(first - (others[0] if others else 0) > left)
         return False
 
-    def _select(self, trees: np.ndarray) -> list[Path]:
+    def _descend(self, trees: np.ndarray) -> list[Path]:
         """For each tree the path of highest pUCT scores, to an unvisited edge or a finished episode."""
         config = self.config
         paths: list[Path] = [[] for _ in trees]
         nodes = np.zeros(len(trees), dtype=np.int64)
-        walking = np.arange(len(trees))
-        while len(walking):
-            at, here = trees[walking], nodes[walking]
+        active = np.arange(len(trees))
+        while len(active):
+            active_trees, parents = trees[active], nodes[active]
             edges = self.forest.puct(
-                at, here, c_init=config.c_init, c_base=config.c_base, unvisited=config.unvisited
+                active_trees, parents, c_init=config.c_init, c_base=config.c_base, unvisited=config.unvisited
             ).argmax(-1)
-            for i, node, edge in zip(walking.tolist(), here.tolist(), edges.tolist(), strict=True):
+            for i, node, edge in zip(active.tolist(), parents.tolist(), edges.tolist(), strict=True):
                 paths[i].append((node, edge))
-            below = self.forest.child[at, here, edges]
-            nodes[walking] = below
-            walking = walking[(below != NONE) & ~self.forest.terminal[at, below]]
+            children = self.forest.child[active_trees, parents, edges]
+            nodes[active] = children
+            active = active[(children != NONE) & ~self.forest.terminal[active_trees, children]]
         return paths
 
-    def _step(self, fresh: dict[int, Path], move: _Move | None) -> None:
-        """Step along the last edge of each path, together with the rollouts' move; add the new nodes."""
+    def _step(self, paths: dict[int, Path], rollout_step: _RolloutStep | None) -> None:
+        """Step along the last edge of each path, together with the rollouts; add the new nodes."""
         forest = self.forest
-        rows = [self.rows[tree] for tree in fresh]
-        ends = [path[-1] for path in fresh.values()]
+        rows = [self.rows[tree] for tree in paths]
+        ends = [path[-1] for path in paths.values()]
         if rows:
-            states = [forest.states[tree][node] for tree, (node, _) in zip(fresh, ends, strict=True)]
+            states = [forest.states[tree][node] for tree, (node, _) in zip(paths, ends, strict=True)]
             self.episodes.restore(rows, states)
         before = {row: len(self.episodes.tokens(row)) for row in rows}
-        edges = [int(forest.action[tree, *end]) for tree, end in zip(fresh, ends, strict=True)]
-        stepped = self._take(rows, edges, move)
+        actions = [int(forest.action[tree, *end]) for tree, end in zip(paths, ends, strict=True)]
+        steps = self._step_edges(rows, actions, rollout_step)
         running = {}
-        for (tree, path), row, (node, edge) in zip(fresh.items(), rows, ends, strict=True):
-            line, reward, paid, info = stepped[row]
-            self.paid[tree].append(self.paid[tree][node] + paid)
+        for (tree, path), row, (node, edge) in zip(paths.items(), rows, ends, strict=True):
+            line, value, reward, info = steps[row]
+            self.reward_sums[tree].append(self.reward_sums[tree][node] + reward)
             child = forest.add(tree, self.episodes.snapshot(row), line, node, edge)
             self.new_tokens[tree] += len(self.episodes.tokens(row)) - before[row]
             if self.episodes.running(row):
-                forest.reward[tree, node, edge] = reward if self.config.rewards == "environment" else 0.0
+                forest.reward[tree, node, edge] = value if self.config.rewards == "environment" else 0.0
                 running[tree] = path
             else:
                 if self.config.rewards == "estimated":
                     values = self.action_values[tree].get(node)
-                    reward = float(forest.value[tree, node] if values is None else values[line[0]])
+                    value = float(forest.value[tree, node] if values is None else values[line[0]])
                 forest.terminal[tree, child] = True
-                forest.reward[tree, node, edge] = reward
-                self._add_ending(tree, child, Ending(info["text"], line, reward, paid, info), node)
-                self._settle(tree, path, 0.0)
+                forest.reward[tree, node, edge] = value
+                self._add_ending(tree, child, Ending(info["text"], line, value, reward, info), node)
+                self._end_simulation(tree, path, 0.0)
         if running:
             self._evaluate(running)
 
-    def _take(
-        self, rows: list[int], actions: list[int], move: _Move | None
+    def _step_edges(
+        self, rows: list[int], actions: list[int], rollout_step: _RolloutStep | None
     ) -> dict[int, tuple[tuple[int, ...], float, float, dict[str, Any]]]:
-        """Step each row along an edge; the rollouts' move shares the first step.
+        """Step each row along an edge of up to ``span`` actions; the rollouts share the first step.
 
         Returns:
-            Per row its actions, their discounted and undiscounted sum of rewards, and the last info.
+            For each row its actions, their discounted and undiscounted sum of rewards, and the last info.
         """
         lines: dict[int, list[int]] = {row: [] for row in rows}
-        returns, sums, last_info = dict.fromkeys(rows, 0.0), dict.fromkeys(rows, 0.0), {}
-        going, chosen = rows, actions
+        returns, sums, last_infos = dict.fromkeys(rows, 0.0), dict.fromkeys(rows, 0.0), {}
+        running = rows
         for count in range(self.config.span):
             if count:
                 assert self.follow is not None
-                chosen = np.asarray(self.follow(going)).argmax(-1).tolist()
-            also = None if count else move
-            together = (going, chosen) if also is None else (going + also.rows, chosen + also.actions)
-            _, rewards, _, _, infos = self.episodes.step(*together)
-            for row, action, reward, info in zip(going, chosen, rewards, infos, strict=False):
+                actions = np.asarray(self.follow(running)).argmax(-1).tolist()
+                rollout_step = None
+            also = ([], []) if rollout_step is None else (rollout_step.rows, rollout_step.actions)
+            _, rewards, _, _, infos = self.episodes.step(running + also[0], actions + also[1])
+            for row, action, reward, info in zip(running, actions, rewards, infos, strict=False):
                 lines[row].append(action)
                 returns[row] += self.config.discount**count * float(reward)
                 sums[row] += float(reward)
-                last_info[row] = info
-            if also is not None:
-                self._moved(also, rewards[len(going) :], infos[len(going) :])
-            going = [row for row in going if self.episodes.running(row)]
-            if not going:
+                last_infos[row] = info
+            if rollout_step is not None:
+                self._record_rollout_step(rollout_step, rewards[len(running) :], infos[len(running) :])
+            running = [row for row in running if self.episodes.running(row)]
+            if not running:
                 break
-        return {row: (tuple(lines[row]), returns[row], sums[row], last_info[row]) for row in rows}
+        return {row: (tuple(lines[row]), returns[row], sums[row], last_infos[row]) for row in rows}
 
     def _evaluate(self, paths: dict[int, Path]) -> None:
-        """Evaluate the leaves that trees' rows are in: at once, or by rollouts from the next step on."""
+        """Evaluate the leaves at the ends of paths: at once, or by rollouts that begin with the next step."""
         rows = [self.rows[tree] for tree in paths]
         if self.player is not None:
             self.player.begin(rows)
-            self.playing |= paths
-            self.unopened = list(paths)
+            self.rollouts |= paths
+            self.unexpanded = list(paths)
             return
         before = [len(self.episodes.tokens(row)) for row in rows]
         tokens = self._code_tokens(rows)
         evaluation = Evaluation(*self.evaluate(rows))
-        self._open(paths, evaluation, tokens)
+        self._expand(paths, evaluation, tokens)
         for i, (tree, path) in enumerate(paths.items()):
             self.new_tokens[tree] += len(self.episodes.tokens(rows[i])) - before[i]
             ending = evaluation.endings[i] if evaluation.endings is not None else None
             if ending is not None:
-                self._add_ending(tree, self._leaf(tree, path), ending, self._leaf(tree, path))
-            self._settle(tree, path, float(evaluation.value[i]))
+                leaf = self._leaf(tree, path)
+                self._add_ending(tree, leaf, ending, leaf)
+            self._end_simulation(tree, path, float(evaluation.value[i]))
 
-    def _move(self) -> _Move | None:
+    def _draw_rollout_step(self) -> _RolloutStep | None:
         """Draw the next action of every row in a rollout; expand the leaves whose rollout begins."""
-        if self.player is None or not self.playing:
+        if self.player is None or not self.rollouts:
             return None
-        rows = [self.rows[tree] for tree in self.playing]
-        outlook = self.player.look(rows)
-        if self.unopened:
-            new = {tree: self.playing[tree] for tree in self.unopened}
-            at = [rows.index(self.rows[tree]) for tree in new]
-            values = None if outlook.values is None else outlook.values[at]
+        rows = [self.rows[tree] for tree in self.rollouts]
+        scores = self.player.score(rows)
+        if self.unexpanded:
+            new = {tree: self.rollouts[tree] for tree in self.unexpanded}
+            indices = [rows.index(self.rows[tree]) for tree in new]
+            values = None if scores.values is None else scores.values[indices]
             tokens = self._code_tokens([self.rows[tree] for tree in new])
-            self._open(new, priors_of(Outlook(outlook.logits[at], values)), tokens)
-            self.unopened = []
-        return _Move(rows, self.player.draw(rows, outlook), outlook)
+            self._expand(new, prior_evaluation(ActionScores(scores.logits[indices], values)), tokens)
+            self.unexpanded = []
+        return _RolloutStep(rows, self.player.draw(rows, scores), scores)
 
-    def _moved(self, move: _Move, rewards: np.ndarray, infos: Sequence[dict[str, Any]]) -> None:
+    def _record_rollout_step(
+        self, step: _RolloutStep, rewards: np.ndarray, infos: Sequence[dict[str, Any]]
+    ) -> None:
         """End the simulations of the trees whose rollout is over."""
         assert self.player is not None
-        endings = self.player.took(*move, rewards, infos)
-        for tree in [tree for tree in self.playing if self.rows[tree] in endings]:
-            path, ending = self.playing.pop(tree), endings[self.rows[tree]]
+        endings = self.player.record(*step, rewards, infos)
+        for tree in [tree for tree in self.rollouts if self.rows[tree] in endings]:
+            path, ending = self.rollouts.pop(tree), endings[self.rows[tree]]
             leaf = self._leaf(tree, path)
             self.new_tokens[tree] += ending.spent
             self.forest.value[tree, leaf] = ending.value
             self._add_ending(tree, leaf, ending, leaf)
-            self._settle(tree, path, ending.value)
+            self._end_simulation(tree, path, ending.value)
 
     def _code_tokens(self, rows: list[int]) -> np.ndarray | None:
         """The token that each code gives, [B, A]; None where codes are not merged."""
         return self.episodes.session.outcomes(rows)[0][:, :, 0] if self.merge else None
 
-    def _open(self, paths: dict[int, Path], evaluation: Evaluation, tokens: np.ndarray | None) -> None:
+    def _expand(self, paths: dict[int, Path], evaluation: Evaluation, tokens: np.ndarray | None) -> None:
         """Expand leaves: set their edges, values and action values."""
         prior, value = self._checked(evaluation, len(paths))
         for i, (tree, path) in enumerate(paths.items()):
@@ -363,30 +374,35 @@ class _PUCT:
                 root[edges] += self.config.noise_share * (noise - root[edges])
 
     def _add_ending(self, tree: int, node: int, ending: Ending, since: int) -> None:
-        """Record at ``node`` an ending counted from the node ``since``, recounted from the root."""
-        path = self.forest.path(tree, since)
-        value, taken = ending.value, list(self.forest.actions(tree, since))
-        for parent, edge in reversed(path):
+        """Record at ``node`` an ending that is counted from the node ``since``, converted to the root."""
+        value = ending.value
+        for parent, edge in reversed(self.forest.path(tree, since)):
             length = len(self.forest.lines[tree][int(self.forest.child[tree, parent, edge])])
-            paid = float(self.forest.reward[tree, parent, edge])
-            value = paid + self.config.discount**length * value
-        reward = self.paid[tree][since] + ending.reward
-        spent = int(self.new_tokens[tree])
-        whole = Ending(ending.text, (*taken, *ending.actions), value, reward, ending.info, spent)
-        self.endings[tree].append(whole)
-        self.ending_of[tree][node] = whole
+            value = float(self.forest.reward[tree, parent, edge]) + self.config.discount**length * value
+        from_root = Ending(
+            ending.text,
+            (*self.forest.actions(tree, since), *ending.actions),
+            value,
+            self.reward_sums[tree][since] + ending.reward,
+            ending.info,
+            int(self.new_tokens[tree]),
+        )
+        self.endings[tree].append(from_root)
+        self.ending_of[tree][node] = from_root
 
     def _checked(self, evaluation: Evaluation, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The prior [B, A] and value [B] of an evaluation; ValueError for what is malformed in it."""
+        """The prior [B, A] and value [B] of an evaluation; ValueError for a malformed evaluation."""
         prior = np.asarray(evaluation.prior, dtype=np.float64)
         value = np.asarray(evaluation.value, dtype=np.float64)
-        known = reach(self.episodes.action_mask)  # a token policy may leave out the ids beyond its tokens
-        shapes = {(count, self.num_actions), (count, known)}
+        num_allowed = reach(
+            self.episodes.action_mask
+        )  # a token policy may leave out the ids beyond its tokens
+        shapes = {(count, self.num_actions), (count, num_allowed)}
+        allowed = " or ".join(str(list(shape)) for shape in sorted(shapes))
         if prior.shape not in shapes or value.shape != (count,):
             raise ValueError(
-                f"an evaluator must give a prior {' or '.join(str(list(s)) for s in sorted(shapes))} and a "
-                f"value [{count}], got {list(prior.shape)} and {list(value.shape)}; was it made for another "
-                "codebook?"
+                f"an evaluator must give a prior {allowed} and a value [{count}], got "
+                f"{list(prior.shape)} and {list(value.shape)}; was it made for another codebook?"
             )
         prior = np.pad(prior, ((0, 0), (0, self.num_actions - prior.shape[1])))
         prior[:, ~self.episodes.action_mask] = 0.0
@@ -397,14 +413,13 @@ class _PUCT:
         if evaluation.action_values is not None:
             values = np.asarray(evaluation.action_values, dtype=np.float64)
             if values.shape not in shapes:
-                allowed = " or ".join(str(list(shape)) for shape in sorted(shapes))
                 raise ValueError(
                     f"an evaluator must give action values {allowed}, got {list(values.shape)}; were they "
                     "made for another codebook?"
                 )
-            bad = np.argwhere(~np.isfinite(values) & self.episodes.action_mask[: values.shape[1]])
-            if len(bad):
-                at, action = bad[0].tolist()
+            invalid = np.argwhere(~np.isfinite(values) & self.episodes.action_mask[: values.shape[1]])
+            if len(invalid):
+                at, action = invalid[0].tolist()
                 raise ValueError(
                     f"an evaluator gave a value of action {action} that is not a finite number, for the row "
                     f"at place {at} of its call"
@@ -423,14 +438,14 @@ class _PUCT:
             lines=[line for line, _ in answers],
             answers=[answer for _, answer in answers],
             endings=self.endings,
-            simulations=self.done,
+            simulations=self.simulations,
             new_tokens=self.new_tokens,
             forwarded=forwarded_since(self.forwarded_before, self.episodes),
             interrupted=interrupted,
         )
 
     def _answer(self, tree: int) -> tuple[tuple[int, ...], Ending | None]:
-        """The actions of a tree's answer and its ending, None where it has none."""
+        """The actions of a tree's answer, and its ending or None."""
         endings = self.endings[tree]
         if self.config.answer == "visits" or not endings:
             node = self._most_visited(tree)
@@ -447,40 +462,39 @@ class _PUCT:
             visits = self.forest.visits[tree, node]
             if not visits.any():
                 return node
-            at = np.array([tree]), np.array([node])
-            mean = self.forest.q(*at, self.config.unvisited)[0]
-            edge = int(np.lexsort((mean, visits))[-1])
+            means = self.forest.q(np.array([tree]), np.array([node]), self.config.unvisited)[0]
+            edge = int(np.lexsort((means, visits))[-1])
             node = int(self.forest.child[tree, node, edge])
 
 
 def forwarded_since(before: int | None, episodes: Episodes) -> int | None:
-    """Tokens that went through the language model beyond ``before``; None where they are not counted."""
+    """Tokens that the language model has processed beyond ``before``; None where they are not counted."""
     total: int | None = getattr(episodes.session, "tokens_forwarded", None)
     return None if total is None or before is None else total - before
 
 
 def merged(prior: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Sum the priors [A] of codes that give one token at the likeliest of them; the others become 0."""
-    out = np.zeros_like(prior)
+    """The priors [A] in which the likeliest code of each token has the sum of its codes, and the others 0."""
+    result = np.zeros_like(prior)
     for token in np.unique(tokens):
         codes = np.flatnonzero(tokens == token)
-        out[codes[prior[codes].argmax()]] = prior[codes].sum()
-    return out
+        result[codes[prior[codes].argmax()]] = prior[codes].sum()
+    return result
 
 
 def answer_of(ending: Ending) -> Hashable:
-    """What an ending votes for: the answer that the task read from its text, else the text."""
+    """The answer that an ending votes for: the one that the task read from its text, else the text."""
     answer = given_answer(ending.info)
     return ending.text.strip() if answer is None else answer
 
 
 def vote(endings: Sequence[Ending]) -> Ending:
-    """The ending of highest value among those with the most frequent answer; the first one of ties.
+    """The ending of highest value among those with the most frequent answer; the first of equals.
 
     Source: self-consistency, Wang et al. 2022 (arXiv 2203.11171).
     """
     groups: dict[Hashable, list[Ending]] = {}
     for ending in endings:
         groups.setdefault(answer_of(ending), []).append(ending)
-    most: list[Ending] = max(groups.values(), key=lambda group: len(group))
-    return max(most, key=lambda ending: ending.value)
+    majority: list[Ending] = max(groups.values(), key=lambda group: len(group))
+    return max(majority, key=lambda ending: ending.value)

@@ -1,4 +1,4 @@
-"""``MCTS``: an agent that solves the problems of a task by tree search."""
+"""``MCTS``: tree search on the problems of a task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cola_envs.seeds import derived_seed
 
 
 class MCTS:
-    """Tree search over the problems of a task.
+    """Solves the problems of a task by tree search.
 
     Args:
         env: an environment id, or Episodes to search in (running episodes are dropped).
@@ -29,16 +29,16 @@ class MCTS:
             rewards are estimated, and of leaves with ``leaves="q"``.
         policy: for priors and rollouts: any policy that :func:`cola_agents.collect` takes, for instance a
             trained agent's ``actor``; None for the model's own.
-        evaluate: priors and values of leaves for PUCT, in place of ``policy`` and ``q``.
-        leaves: of PUCT: ``"rollout"``: a leaf's value is the return of a rollout; ``"q"``: the value of its
-            best action.
-        num_trees: problems searched in parallel.
-        seed: of the search, combined with the seed of each problem: a problem's result does not depend on
-            the other problems, nor on ``num_trees`` except for the order of floating-point sums.
-        env_kwargs: as for ``gym.make``, where ``env`` is an id.
+        evaluate: gives priors and values of leaves for PUCT, in place of ``policy`` and ``q``.
+        leaves: a leaf's value in PUCT: the return of a rollout (``"rollout"``) or the value of its best
+            action (``"q"``).
+        num_trees: number of problems searched in parallel.
+        seed: seed of the search, combined with the seed of each problem: a problem's result does not depend
+            on the other problems, nor on ``num_trees`` except for the order of floating-point sums.
+        env_kwargs: keyword arguments of ``gym.make``, where ``env`` is an id.
 
     Raises:
-        TypeError: for an ``env`` that is neither; for arguments that exclude one another.
+        TypeError: where ``env`` is neither an id nor Episodes; for arguments that exclude one another.
         ValueError: without ``q`` where it is needed (MCTS-Q, estimated rewards, ``leaves="q"``), or for a
             Q-function of another model.
     """
@@ -66,13 +66,13 @@ class MCTS:
         if evaluate is not None and leaves == "q":
             raise TypeError("evaluate= gives the values of leaves: leave out leaves=")
         if isinstance(config, MCTSQConfig):
-            needs = "MCTS-Q"
+            q_user = "MCTS-Q"
         elif config.rewards == "estimated" and evaluate is None:
-            needs = 'rewards="estimated"'
+            q_user = 'rewards="estimated"'
         else:
-            needs = 'leaves="q"' if leaves == "q" else ""
-        if needs and q is None:
-            raise ValueError(f"{needs} needs q=: a Q-function, or the folder of one (`cola pretrain q`)")
+            q_user = 'leaves="q"' if leaves == "q" else ""
+        if q_user and q is None:
+            raise ValueError(f"{q_user} needs q=: a Q-function, or the folder of one (`cola pretrain q`)")
         if isinstance(env, Episodes):
             if given:
                 raise TypeError(f"{', '.join(given)} cannot be set where env is Episodes, not an id")
@@ -97,17 +97,17 @@ class MCTS:
         self._evaluate = evaluate
 
     def solve(self, seeds: Sequence[int], problem_seeds: Sequence[int] | None = None) -> SearchResult:
-        """Search the problem of each seed from its beginning; one tree a seed, in their order.
+        """Search the problem of each seed from its beginning, with one tree per seed, in their order.
 
         Args:
-            seeds: of the episodes; combined with the search's own seed for its draws.
-            problem_seeds: of the problems, one for each of ``seeds``; None for ``seeds``.
+            seeds: seeds of the episodes; combined with the search's own seed for its draws.
+            problem_seeds: seeds of the problems, one for each of ``seeds``; None for ``seeds``.
 
-        The rows end at the beginning of the last problems. After Ctrl-C the result holds the problems so
-        far, marked ``interrupted``; where there are none yet, KeyboardInterrupt is raised.
+        Afterwards the rows are at the beginning of the last problems. After Ctrl-C the result holds the
+        problems so far, marked ``interrupted``; where there are none yet, KeyboardInterrupt is raised.
 
         Raises:
-            ValueError: for no seeds, or another number of problem seeds.
+            ValueError: without seeds, or where the number of problem seeds differs.
             Exception: as the search; ``error.found`` is the result of the problems so far.
         """
         seeds = list(seeds)
@@ -117,13 +117,13 @@ class MCTS:
         if len(problems) != len(seeds):
             raise ValueError(f"solve got {len(seeds)} seeds and {len(problems)} problem seeds")
         results: list[SearchResult] = []
-        for at in range(0, len(seeds), self.episodes.num_rows):
-            part = seeds[at : at + self.episodes.num_rows]
-            rows = list(range(len(part)))
+        for start in range(0, len(seeds), self.episodes.num_rows):
+            batch = seeds[start : start + self.episodes.num_rows]
+            rows = list(range(len(batch)))
             try:
                 self.episodes.session.forget()
-                self.episodes.reset(rows, part, problems[at : at + len(part)])
-                results.append(self._search(rows, [derived_seed(self.seed, own) for own in part]))
+                self.episodes.reset(rows, batch, problems[start : start + len(batch)])
+                results.append(self._search(rows, [derived_seed(self.seed, own) for own in batch]))
             except KeyboardInterrupt:
                 if not results:
                     raise

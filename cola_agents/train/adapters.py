@@ -1,4 +1,4 @@
-"""Low-rank adapters on the base of a latent-action model, through `peft`."""
+"""Low-rank adapters in the base of a latent-action model, made by `peft`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class LoRA:
     """Low-rank adaptation of the base's decoder layers: W + (alpha / rank) B A.
 
     Attributes:
-        rank: of B A.
-        alpha: its scale times the rank; None for twice the rank.
+        rank: rank of B A.
+        alpha: numerator of its scale, alpha / rank; None for twice the rank.
         targets: names of the adapted linear layers.
 
     Raises:
@@ -45,10 +45,11 @@ class LoRA:
 class Adapters:
     """Low-rank adapters in a model's base; the constructor inserts them and freezes the base's weights.
 
-    B begins as zeros, so that the model is the same at first; A is drawn by torch's default generator.
+    B is initialised to zeros, so that the model does not change at first; A is drawn from torch's default
+    generator.
 
     Args:
-        model: whose ``base`` is adapted, in place.
+        model: the model whose ``base`` is adapted, in place.
         config: rank, scale and targets.
 
     Raises:
@@ -76,11 +77,11 @@ class Adapters:
         self._wrapped.merge_and_unload()
 
     def save(self, folder: Path) -> None:
-        """Write the adapters as `peft` does; :func:`load_adapters` and ``peft.PeftModel`` read them."""
+        """Save the adapters in `peft`'s format, for :func:`load_adapters` and ``peft.PeftModel``."""
         self._wrapped.save_pretrained(str(folder))
 
     def remove(self) -> None:
-        """Remove the adapters; the base is what it was before."""
+        """Remove the adapters, which restores the base."""
         self._wrapped.unload()
 
 
@@ -90,12 +91,12 @@ def load_adapters(model: CoLAForCausalLM, folder: str | Path) -> None:
     Raises:
         ImportError: without `peft`.
         FileNotFoundError: for a folder without adapters.
-        ValueError: for adapters that are pickled or ask for code.
+        ValueError: for adapters that are pickled or require the execution of code.
     """
     _peft()
     if not (Path(folder) / loading.ADAPTER).is_file():
         raise FileNotFoundError(f"{folder} holds no adapters: there is no {loading.ADAPTER} in it")
-    with drawn_from(None):  # peft draws adapters before it reads them
+    with drawn_from(None):  # peft draws random adapters before it loads the saved ones
         adapted = loading.load_adapters(model.base, Path(folder))
     adapted.merge_and_unload()
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a stage that survive a kill at any moment.
+"""Checkpoints of a stage, from which a run can be resumed after a kill at any moment.
 
 A folder holds ``run.json`` (the settings of the run) and the last checkpoints, ``step-00000500`` and so on:
 
@@ -6,7 +6,7 @@ A folder holds ``run.json`` (the settings of the run) and the last checkpoints, 
 - ``optimiser.safetensors``: the optimiser's state, ``exp_avg:NAME`` and so on;
 - ``state.json``: the step, the position in the data, the log records so far, and digests of all files.
 
-There is no random state: a stage's noise is seeded by the step.
+No random state is saved: a stage's noise is seeded by the step.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from cola_envs.jsonl import JsonObject
 
 RUN, STATE = "run.json", "state.json"
 TRAINED, OPTIMISER = "trained.safetensors", "optimiser.safetensors"
-#: More CPU seconds than any run takes.
-_LONG = 1e12
+#: An upper bound of the CPU seconds of a run, for checking a checkpoint.
+_MOST_CPU_S = 1e12
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint is not whole."""
+    """A checkpoint is incomplete or damaged."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A whole checkpoint.
+    """A complete checkpoint.
 
     Attributes:
         path: its folder.
-        step: steps done.
+        step: number of steps done.
         stream: the position in the data.
         records: the log records so far.
         cpu_s: CPU seconds spent so far.
@@ -78,53 +78,53 @@ class Checkpoints:
         self._keep = keep
 
     def newest(self) -> Saved | None:
-        """The last whole checkpoint, None for a run that has none yet.
+        """The last complete checkpoint; None for a run without checkpoints.
 
-        One that is not whole is set aside under another name, with a :class:`CheckpointWarning`.
+        A later one that is damaged is renamed, with a :class:`CheckpointWarning`.
 
         Raises:
             FileExistsError: for a folder that holds something else.
-            ValueError: for one that was begun with other settings, naming them, or where there are
-                checkpoints and none is whole.
+            ValueError: for the folder of a run with other settings, naming them, or where there are
+                checkpoints and all are damaged.
         """
         if not self._begun():
             return None
-        broken = []
+        damaged = []
         for path in reversed(self._steps()):
             try:
                 saved = _read(path)
             except (OSError, ValueError) as error:
-                broken.append((path, error))
+                damaged.append((path, error))
                 continue
-            for worse, why in broken:
-                aside = _set_aside(worse)
+            for other, cause in damaged:
+                renamed = other.rename(broken_name(other))
                 warnings.warn(
-                    f"checkpoint {worse} is not whole ({why}): going on from {path.name}; it was renamed to "
-                    f"{aside.name}",
+                    f"checkpoint {other} is damaged ({cause}) and was renamed to {renamed.name}; the run is "
+                    f"resumed from {path.name}",
                     CheckpointWarning,
                     stacklevel=2,
                 )
             return saved
-        if broken:
+        if damaged:
             raise ValueError(
-                f"no checkpoint in {self.folder} is whole: "
-                + "; ".join(f"{path.name}: {why}" for path, why in broken)
-                + ". To begin anew, give another folder"
+                f"all checkpoints in {self.folder} are damaged: "
+                + "; ".join(f"{path.name}: {cause}" for path, cause in damaged)
+                + ". To begin again, give another folder"
             )
         return None
 
     def begin(self, log_size: int | None) -> int | None:
-        """Note down what the run is begun with, unless that was done, and clear away what a kill has left.
+        """Write the run's settings, unless it has begun already, and delete the leftovers of a kill.
 
         Args:
             log_size: bytes of the log file before the run, None for no log.
 
         Returns:
-            ``log_size`` as it was when the run was begun.
+            ``log_size`` at the time when the run was begun.
         """
         begun = self._begun()
-        for left in self._left():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for path in self._leftovers():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._prune()
         if begun:
             return _read_run(self.folder / RUN)["log_size"]
@@ -158,12 +158,13 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def _begun(self) -> bool:
+        """Whether the folder is that of this run; False for an empty one, errors as for :meth:`newest`."""
         path = self.folder / RUN
         if not path.exists():
-            others = set(self.folder.iterdir()) - set(self._left()) if self.folder.is_dir() else set()
+            others = set(self.folder.iterdir()) - set(self._leftovers()) if self.folder.is_dir() else set()
             if others or (self.folder.exists() and not self.folder.is_dir()):
                 raise FileExistsError(
-                    f"{self.folder} holds something else than checkpoints (no {RUN}): give an empty folder"
+                    f"{self.folder} holds something other than checkpoints (no {RUN}): give an empty folder"
                 )
             return False
         before = _read_run(path)["settings"]
@@ -171,20 +172,20 @@ class Checkpoints:
             was, now = before.get(name), self._settings.get(name)
             if was != now:
                 raise ValueError(
-                    f"{self.folder} was begun with {name}={was!r}, and now it is {now!r}: resume with what "
-                    "it was begun with, or give another folder"
+                    f"{self.folder} was begun with {name}={was!r}, and now it is {now!r}: resume with the "
+                    "same settings, or give another folder"
                 )
         return True
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-" + 8 * "[0-9]"))
 
-    def _left(self) -> list[Path]:
+    def _leftovers(self) -> list[Path]:
         return [*self.folder.glob(".step-*"), *self.folder.glob(unfinished(Path(RUN)).name)]
 
 
 def _read_run(path: Path) -> JsonObject:
-    """The settings that a run was begun with, and the size of its log then."""
+    """Read ``run.json``: the settings of a run, and the size of its log when it was begun."""
     try:
         run = jsonl.read_object(path, "log_size", "settings")
         size = run["log_size"]
@@ -194,8 +195,8 @@ def _read_run(path: Path) -> JsonObject:
             raise ValueError(f"its log_size is {size!r:.60}")
     except ValueError as error:
         raise ValueError(
-            f"{path} is damaged ({error}), so the settings of the run are unknown: put a copy of the file "
-            "back, or give another folder to begin again"
+            f"{path} is damaged ({error}), so the settings of the run are unknown: restore the file from a "
+            "copy, or give another folder to begin again"
         ) from error
     return run
 
@@ -204,24 +205,24 @@ def _read(path: Path) -> Saved:
     """Read a checkpoint and check its files against their digests.
 
     Raises:
-        OSError, ValueError: for one that is not whole, naming the file.
+        OSError, ValueError: for an incomplete or damaged one, naming the file.
     """
     outer = jsonl.read_object(path / STATE, "sha256", "state")
     if not isinstance(outer["state"], str):
-        raise ValueError(f"{STATE} is not what was written")
+        raise ValueError(f"{STATE} is not what was saved")
     body = outer["state"].encode(errors="surrogatepass")
     if hashlib.sha256(body).hexdigest() != outer["sha256"]:
-        raise ValueError(f"{STATE} is not what was written")
+        raise ValueError(f"{STATE} is not what was saved")
     state = jsonl.parsed(body, STATE)
     _check_state(state, path)
     for name, digest in state["digests"].items():
         if _digest(path / name) != digest:
-            raise ValueError(f"{name} is not what was written")
+            raise ValueError(f"{name} is not what was saved")
     return Saved(path, state["step"], state["stream"], state["records"], state["cpu_s"])
 
 
 def _check_state(state: Any, path: Path) -> None:
-    """Raise ValueError for what :meth:`Checkpoints.save` does not write as a state."""
+    """Raise ValueError for a state that :meth:`Checkpoints.save` cannot have written."""
     names = ("step", "stream", "records", "cpu_s", "digests")
     if not isinstance(state, dict) or not state.keys() >= set(names):
         raise ValueError(f"{STATE} lacks some of {', '.join(names)}")
@@ -232,11 +233,11 @@ def _check_state(state: Any, path: Path) -> None:
         isinstance(record, dict) and "step" in record and all(map(_is_number, record.values()))
         for record in records
     ):
-        raise ValueError(f"{STATE} holds other records than numbers by name")
-    if not _is_number(cpu_s) or not 0 <= cpu_s < _LONG:
+        raise ValueError(f"{STATE} holds records that are not numbers by name")
+    if not _is_number(cpu_s) or not 0 <= cpu_s < _MOST_CPU_S:
         raise ValueError(f"{STATE} says that {cpu_s!r:.60} CPU seconds were spent")
     if not isinstance(digests, dict) or digests.keys() != {TRAINED, OPTIMISER}:
-        raise ValueError(f"{STATE} has digests of other files than {TRAINED} and {OPTIMISER}")
+        raise ValueError(f"{STATE} must have digests of {TRAINED} and {OPTIMISER}")
 
 
 def _is_number(value: object) -> bool:
@@ -252,15 +253,9 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _set_aside(path: Path) -> Path:
-    aside = broken_name(path)
-    path.rename(aside)
-    return aside
-
-
 def broken_name(path: Path) -> Path:
     """A free name beside ``path`` for a damaged file or folder."""
     number = 0
-    while (aside := path.with_name(f"broken-{number}-{path.name}")).exists():
+    while (renamed := path.with_name(f"broken-{number}-{path.name}")).exists():
         number += 1
-    return aside
+    return renamed

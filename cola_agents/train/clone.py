@@ -20,8 +20,8 @@ POLICY_MODULES = ("policy_trunk", "policy_head")
 class CloneLoss(StageLoss):
     """Cross-entropy of the policy against the codes of the inverse dynamics.
 
-    The target is the argmax without noise, shifted by one position. Positions without a next token have no
-    meaningful code and are left out; the official code counts them.
+    The target is the argmax without noise, shifted by one position. Positions without a next token, whose
+    code has no meaning, are left out; the official code counts them.
     """
 
     def __init__(self, model: CoLAForCausalLM) -> None:
@@ -48,7 +48,7 @@ def clone_policy(
     *,
     checkpoints: Path | None = None,
 ) -> list[dict[str, float]]:
-    """Train the policy to predict, from the past alone, the code that inverse dynamics reads from the future.
+    """Train the policy to predict from past tokens the codes that the inverse dynamics infers from the next.
 
     Returns:
         the log records; arguments and errors are those of :func:`cola_agents.train.loop.run_stage`.
@@ -56,8 +56,4 @@ def clone_policy(
     trained = trained_parameters(model, POLICY_MODULES)
     if model.inverse_trunk is None:
         raise ValueError(NO_INVERSE_DYNAMICS)
-    records = run_stage(
-        "policy", CloneLoss(model), trained, batches, config, log=log, checkpoints=checkpoints
-    )
-    model.eval()
-    return records
+    return run_stage("policy", CloneLoss(model), trained, batches, config, log=log, checkpoints=checkpoints)

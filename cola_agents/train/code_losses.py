@@ -1,4 +1,4 @@
-"""The assignment of codes by the inverse dynamics, and its entropy regularisers, as equations.
+"""The assignment of codes by the inverse dynamics, and its entropy regularisers.
 
 Shapes: B rows, T tokens, A codes.
 """
@@ -15,7 +15,7 @@ from cola_agents.rl.losses import masked_mean
 
 
 class CodeAssignment(NamedTuple):
-    """A relaxed choice of codes: ``probs`` [..., A], and ``straight_through`` [..., A], one-hot forwards."""
+    """Relaxed codes: ``probs`` [..., A], and ``straight_through`` [..., A], one-hot in the forward pass."""
 
     probs: Tensor
     straight_through: Tensor
@@ -32,7 +32,7 @@ def assign_codes(logits: Tensor, noise: Tensor, tau: float) -> CodeAssignment:
 
     Args:
         logits: inverse-dynamics logits [..., A], already shifted.
-        noise: Gumbel noise of the same shape; zeros for none.
+        noise: Gumbel noise of the same shape, or zeros.
         tau: temperature; 2.0 in the official pre-training.
     """
     probs = torch.softmax((logits + noise) / tau, dim=-1)
@@ -41,28 +41,28 @@ def assign_codes(logits: Tensor, noise: Tensor, tau: float) -> CodeAssignment:
 
 
 def negative_entropy(probs: Tensor, mask: Tensor) -> Tensor:
-    """Mean over positions of sum_c p log(p + 1e-8): the paper's regulariser is 0.001 of this.
+    """Mean over positions of sum_c p log(p + 1e-8); the paper's regulariser is 0.001 times this.
 
-    Minimising it spreads each position's own distribution, not the use of the codebook.
+    Minimising it flattens each position's distribution, but not the use of the codebook over positions.
     """
     return masked_mean((probs * torch.log(probs + 1e-8)).sum(-1), mask)
 
 
 def mean_distribution(probs: Tensor, mask: Tensor) -> Tensor:
-    """Mean [A] of distributions [..., A] over the positions where ``mask`` [...] is 1; zeros for none."""
+    """Mean [A] of distributions [..., A] over the positions where ``mask`` [...] is 1; zeros without any."""
     weights = mask.to(probs).unsqueeze(-1)
     return (probs * weights).flatten(0, -2).sum(0) / weights.sum().clamp_min(1)
 
 
 def negative_marginal_entropy(probs: Tensor, mask: Tensor, at: Tensor | None = None) -> Tensor:
-    """sum_c q log(q + 1e-8) of the batch's mean distribution q: minimising it spreads the codebook's use.
+    """sum_c q log(q + 1e-8) of the batch's mean distribution q; minimising it evens out the use of codes.
 
     Args:
         probs: [..., A].
         mask: [...], 1 at counted positions.
         at: the mean distribution [A] of a larger batch, a constant. The result is then the tangent of the
-            function there, evaluated at q: its mean over the parts of the larger batch, weighted by their
-            counted positions, has the value and the gradient of the function of the whole batch.
+            function at this point, evaluated at q: its mean over the parts of the larger batch, weighted by
+            their counted positions, has the value and the gradient of the function of the larger batch.
     """
     marginal = mean_distribution(probs, mask)
     if at is None:

@@ -1,8 +1,8 @@
-"""Fine-tuning under actions (FTA): fine-tune the base inside the latent-action model.
+"""Fine-tuning under actions (FTA): fine-tune the base of the latent-action model.
 
 FTA-I trains the base under the inverse dynamics' codes, and then clones the policy again; FTA-P trains it
-under the policy's codes. Everything but the base is frozen. Source: CoLA, arXiv 2503.21383, and its
-post-training code (``train_sft_intention`` with ``--train_model`` and ``--train_policy``; ``train_sft`` with
+under the policy's codes. All other weights are frozen. Source: CoLA, arXiv 2503.21383, and its post-training
+code (``train_sft_intention`` with ``--train_model`` and ``--train_policy``; ``train_sft`` with
 ``--intention_model``).
 """
 
@@ -30,13 +30,13 @@ BASE_MODULES = ("base", "lm_head")
 
 
 def paper_fta(steps: int, **changed: Any) -> StageConfig:
-    """All three steps of FTA as the authors trained them, but for the number of steps: theirs is one epoch.
+    """The authors' configuration of all three steps of FTA; they train for one epoch, here ``steps`` steps.
 
     Source: the official post-training scripts: ``learning_rate`` 5e-6, ``train_batch_size`` 256, ``max_len``
     2,048 for NuminaMath-CoT (512 for the domains: ``length=512``), ``max_epochs`` 1; Adam, betas (.9, .95),
-    no decay, clip 1.0, cosine to a tenth, warm-up of 3 % of the steps, bf16. Their batch is of 256
-    documents, ours of 256 rows into which as many are packed as fit. Micro-batches of 4 rows and activation
-    checkpointing, which change no result, are ours.
+    no decay, clip 1.0, cosine to a tenth, warm-up of 3 % of the steps, bf16. Their batch has 256 documents,
+    ours 256 rows, each packed with as many documents as fit. Micro-batches of 4 rows and activation
+    checkpointing are ours and do not change the result.
     """
     paper: JsonObject = {
         "rows": 256,
@@ -57,17 +57,17 @@ def paper_fta(steps: int, **changed: Any) -> StageConfig:
 class TuneLoss(StageLoss):
     """Next-token cross-entropy of the world model under the argmax codes of inverse dynamics or policy.
 
-    The gradient reaches the base through the states that the world model reads, and through the state that a
-    difference readout subtracts where the configuration's ``detach_state`` is False. That is the official
+    The gradient reaches the base through the states that the world model reads and, where the configuration's
+    ``detach_state`` is False, through the state that a difference readout subtracts. That is the official
     rule of version 2, of version 0 (``detach_state=False``), and of version 1 in FTA-I. For FTA-P the
     official script sets ``deterministic``, under which version 1 detaches norm(z) in place of h: the base
-    then learns through ``-h`` alone, against the sign of every other loss. Here the choice of a code does
-    not change the gradient.
+    then learns only through ``-h``, with the opposite sign of every other loss. Here the gradient does not
+    depend on the source of the codes.
 
     Args:
-        model: its trained parameters require gradients.
+        model: the model, whose trained parameters require gradients.
         codes: the source of the codes.
-        adapters: trained in place of the base's weights; for :meth:`settings`.
+        adapters: the adapters trained in place of the base's weights; used by :meth:`settings` only.
 
     Raises:
         ValueError: for ``"inverse"`` and a model without inverse dynamics.
@@ -112,13 +112,13 @@ def tune_base(
 ) -> list[dict[str, float]]:
     """Train the base under codes: the first step of FTA-I, or FTA-P.
 
-    FTA-I's second step is :func:`cola_agents.train.clone.clone_policy` on the same documents. The model is
-    trained to continue prompts, so ``batches`` usually leave prompts out (``learn_prompts=False``).
+    FTA-I's second step is :func:`cola_agents.train.clone.clone_policy` on the same documents. The model
+    learns to continue prompts, so prompts are usually not targets (``learn_prompts=False``).
 
     Args:
         model: the latent-action model.
         codes: ``"inverse"`` for FTA-I, ``"policy"`` for FTA-P.
-        adapters: adapters in ``model``, which are trained in place of the base's weights.
+        adapters: adapters of ``model``, trained in place of the base's weights.
 
     Returns:
         the log records; the other arguments and errors are those of :func:`cola_agents.train.loop.run_stage`.
@@ -135,6 +135,4 @@ def tune_base(
             parameter.requires_grad_(True)
     name = {"inverse": "fta-i", "policy": "fta-p"}[codes]
     objective = TuneLoss(model, codes, adapters)
-    records = run_stage(name, objective, trained, batches, config, log=log, checkpoints=checkpoints)
-    model.eval()
-    return records
+    return run_stage(name, objective, trained, batches, config, log=log, checkpoints=checkpoints)

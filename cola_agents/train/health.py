@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 
 from cola_agents.train.metrics import CodebookMetrics
 
@@ -13,11 +14,13 @@ COLLAPSED = 0.25
 POLICY_COLLAPSED = 0.5
 #: The least mutual information of code and next token, as a share of the codes' entropy.
 LEAST_INFORMATION = 0.25
+#: The least share of gold tokens that some code's argmax gives.
 LEAST_REACHABILITY = 0.8
+#: The least number of distinct argmax tokens per state.
 LEAST_DISTINCT = 2.0
-#: Most that policy and world model together may cost against the base, in nats per token.
+#: The most that policy and world model together may cost against the base, in nats per token.
 MOST_EXCESS = 0.05
-#: Tokens for each code, below which the figures are too rough to judge by.
+#: The least number of tokens per code: the figures of fewer are too rough to judge by.
 LEAST_TOKENS = 16
 
 
@@ -25,73 +28,82 @@ class CodebookWarning(UserWarning):
     """A codebook collapses."""
 
 
-_SPREAD = (
+_RAISE_PERPLEXITY = (
     "raise the weight of the batch-marginal regulariser (CodeConfig.marginal, .02 to .05), keep tau at 1, "
-    "and train the world stage anew"
+    "and train the world stage again"
 )
 
 
 def health_warnings(metrics: CodebookMetrics) -> list[str]:
-    """The problems of a measured codebook: one sentence each, with its threshold and a cure.
+    """The problems of a measured model: one sentence each, with its threshold and a cure.
 
-    The thresholds are this module's constants. In the project's experiments they separate the models that
-    RL could steer from the others; they are a rule of thumb.
+    The thresholds are this module's constants: a rule of thumb, by which the models that RL could steer in
+    the project's experiments differ from the others.
 
     Returns:
-        the sentences; none for a healthy codebook.
+        the sentences; none for a healthy model.
     """
     if not all(math.isfinite(value) for value in metrics.as_dict().values()):
         return ["the measurements are not finite: the weights hold NaN or infinite values"]
-    warnings_ = []
+    return [*_codebook_warnings(metrics), *_world_warnings(metrics), *_policy_warnings(metrics)]
+
+
+def _codebook_warnings(metrics: CodebookMetrics) -> Iterator[str]:
     if metrics.tokens < LEAST_TOKENS * metrics.num_codes:
-        warnings_.append(
-            f"only {metrics.tokens} tokens were scored: the figures are rough, and codes may look dead that "
-            f"are not. Cure: measure {LEAST_TOKENS * metrics.num_codes} or more, {LEAST_TOKENS} for each code"
+        yield (
+            f"only {metrics.tokens} tokens were scored: the figures are rough, and used codes may seem "
+            f"unused. Cure: measure {LEAST_TOKENS * metrics.num_codes} or more, {LEAST_TOKENS} for each code"
         )
     entropy = math.log(metrics.codebook_perplexity)
     if metrics.codebook_perplexity < COLLAPSED * metrics.num_codes:
-        warnings_.append(
+        yield (
             f"the codebook has collapsed: its perplexity is {metrics.codebook_perplexity:.1f}, below "
-            f"{COLLAPSED:.0%} of {metrics.num_codes} codes ({metrics.dead_codes} dead). Cure: {_SPREAD}"
+            f"{COLLAPSED:.0%} of {metrics.num_codes} codes ({metrics.dead_codes} dead). Cure: "
+            f"{_RAISE_PERPLEXITY}"
         )
     if metrics.mutual_information_corrected < LEAST_INFORMATION * entropy:
-        warnings_.append(
-            f"the codes say little of the next token: they share "
+        yield (
+            f"the codes say little about the next token: they share "
             f"{metrics.mutual_information_corrected:.2f} nats with it, below {LEAST_INFORMATION:.0%} of "
             f"their own {entropy:.2f}. Cure: train the world stage longer"
         )
+
+
+def _world_warnings(metrics: CodebookMetrics) -> Iterator[str]:
     if metrics.world_ce >= metrics.base_ce:
-        warnings_.append(
-            f"the world model is no better than the base even where it is told the code: cross-entropy "
+        yield (
+            f"the world model is no better than the base even when it is given the code: cross-entropy "
             f"{metrics.world_ce:.3f} against {metrics.base_ce:.3f}. Cure: train the world stage longer; the "
             "readout 'difference' starts from a uniform language model, 'state' and 'normed_difference' "
             "start from the base"
         )
     if metrics.distinct_tokens < LEAST_DISTINCT:
-        warnings_.append(
+        yield (
             f"the codes leave little choice: {metrics.distinct_tokens:.2f} distinct argmax tokens per "
             f"state, below {LEAST_DISTINCT:g}. Cure: train the world stage longer; using more codes alone "
             "does not help"
         )
     if metrics.reachability < LEAST_REACHABILITY:
-        warnings_.append(
+        yield (
             f"{1 - metrics.reachability:.0%} of the text is out of reach: no code's argmax gives it (at "
             f"most {1 - LEAST_REACHABILITY:.0%}). Cure: train the world stage longer, or fine-tune the base "
             "under codes (FTA) on text that is rich in what must be reached"
         )
+
+
+def _policy_warnings(metrics: CodebookMetrics) -> Iterator[str]:
     if metrics.composed_excess > MOST_EXCESS:
-        warnings_.append(
+        yield (
             f"policy and world model together cost {metrics.composed_excess:.3f} nats per token against the "
             f"base, more than {MOST_EXCESS:g}. Cure: clone the policy longer (cola pretrain policy); after "
             "RL, raise kl_coef"
         )
     if metrics.policy_perplexity < POLICY_COLLAPSED * metrics.codebook_perplexity:
-        warnings_.append(
+        yield (
             f"the policy uses few of the codes that text needs: perplexity {metrics.policy_perplexity:.1f} "
             f"over all states, below {POLICY_COLLAPSED:.0%} of the codebook's "
             f"{metrics.codebook_perplexity:.1f}. Cure: clone it longer; after RL, raise kl_coef"
         )
-    return warnings_
 
 
 class CollapseWatch:
@@ -99,7 +111,7 @@ class CollapseWatch:
 
     Args:
         num_codes: size of the codebook.
-        warmup: steps without a warning.
+        warmup: number of first steps without a warning.
     """
 
     def __init__(self, num_codes: int, warmup: int) -> None:
@@ -115,7 +127,7 @@ class CollapseWatch:
             warnings.warn(
                 f"the codebook is collapsing: at step {record['step']} the batch's codes have perplexity "
                 f"{record['code_perplexity']:.1f}, below {COLLAPSED:.0%} of {self._num_codes}. It may "
-                f"recover. If not: {_SPREAD}",
+                f"recover. If not: {_RAISE_PERPLEXITY}",
                 CodebookWarning,
                 stacklevel=2,
             )

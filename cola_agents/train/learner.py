@@ -1,4 +1,4 @@
-"""One optimiser step of a stage, over micro-batches and processes."""
+"""The optimiser step of a stage, split over micro-batches and processes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from cola_agents.common.processes import Workers, shard_like, whole
+from cola_agents.common.processes import Workers
 from cola_agents.common.randomness import drawn_from
 from cola_agents.train.checkpoints import Saved
 from cola_agents.train.data.packing import IGNORED, Batch, collate
@@ -21,7 +28,7 @@ from cola_agents.train.stage import StageConfig, StageLoss, row_generators
 
 
 class Cut:
-    """The split of a global batch's rows into micro-batches; ``own`` are those of this process."""
+    """The row ranges of a global batch's micro-batches: ``pieces``, and ``own`` of this process."""
 
     def __init__(self, config: StageConfig, workers: Workers) -> None:
         rows, size = config.rows, workers.size
@@ -56,7 +63,7 @@ class Learner:
         self._optimiser = torch.optim.AdamW(
             _groups(named, config), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
-        self._joined = workers.prepare(objective, self._optimiser, *(["pool"] if objective.pools else []))
+        self._wrapped = workers.prepare(objective, self._optimiser, *(["pool"] if objective.pools else []))
         self._trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self._device = self._trained[0].device
         if saved:
@@ -64,7 +71,7 @@ class Learner:
         self._norm = torch.zeros(())
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """One optimiser step.
+        """Take one optimiser step.
 
         Returns:
             ``loss`` and the objective's figures, means over the targets of the global batch, in float64.
@@ -79,21 +86,9 @@ class Learner:
         counts += [0] * (config.rows - len(counts))
         shares = {piece: sum(counts[piece.start : piece.stop]) / sum(counts) for piece in self._cut.own}
         parts = {piece: batch.part(piece.start, piece.stop).to(self._device) for piece in shares}
-        pooled = self._pooled(step, parts, shares)
         for group in self._optimiser.param_groups:
             group["lr"] = config.lr * config.rate(step)
-        self._optimiser.zero_grad(set_to_none=True)
-        means = _Means()
-        for piece, part in parts.items():
-            last = piece == self._cut.own[-1]
-            with nullcontext() if last else self._workers.accumulate(self._joined):
-                with _precision(self._device, config, step, piece):
-                    extra = () if pooled is None else (pooled,)
-                    loss, figures = self._joined(part, row_generators(config.seed, step, piece), *extra)
-                # DDP averages the processes' gradients; times their number, they are added.
-                (loss * (shares[piece] * self._workers.size)).backward()
-            means.add({"loss": loss.detach(), **figures, "share": torch.ones_like(loss)}, shares[piece])
-        figures = means.over(self._workers)
+        figures = self._backward(step, parts, shares)
         if abs(figures.pop("share").item() - 1) > 1e-6:
             raise ValueError(
                 f"{name}: the processes read different batches at step {step}: give each the same documents, "
@@ -103,7 +98,8 @@ class Learner:
             raise FloatingPointError(
                 f"{name}: loss is {figures['loss'].item()} at step {step}; lower lr={config.lr}"
             )
-        self._norm = whole(nn.utils.clip_grad_norm_(self._trained, config.clip))
+        norm = nn.utils.clip_grad_norm_(self._trained, config.clip)
+        self._norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not torch.isfinite(self._norm):
             raise FloatingPointError(
                 f"{name}: the gradient's norm is {self._norm.item()} at step {step}; lower lr={config.lr}"
@@ -111,7 +107,27 @@ class Learner:
         self._optimiser.step()
         return figures
 
+    def _backward(
+        self, step: int, parts: dict[range, Batch], shares: dict[range, float]
+    ) -> dict[str, Tensor]:
+        """Compute the gradients of the global batch; return the loss, the figures and the summed shares."""
+        pooled = self._pooled(step, parts, shares)
+        extra = () if pooled is None else (pooled,)
+        self._optimiser.zero_grad(set_to_none=True)
+        means = _Means()
+        for piece, part in parts.items():
+            last = piece == self._cut.own[-1]
+            with nullcontext() if last else self._workers.accumulate(self._wrapped):
+                with _precision(self._device, self._config, step, piece):
+                    generators = row_generators(self._config.seed, step, piece)
+                    loss, figures = self._wrapped(part, generators, *extra)
+                # DDP averages gradients over the processes; the factor turns the mean into a sum.
+                (loss * (shares[piece] * self._workers.size)).backward()
+            means.add({"loss": loss.detach(), **figures, "share": torch.ones_like(loss)}, shares[piece])
+        return means.over(self._workers)
+
     def _pooled(self, step: int, parts: dict[range, Batch], shares: dict[range, float]) -> Tensor | None:
+        """The mean of the objective's ``pool`` over the global batch; None where it is not needed."""
         if not self._objective.pools or len(self._cut.pieces) == 1:
             return None
         means = _Means()
@@ -133,28 +149,26 @@ class Learner:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Unsharded trained weights and optimiser state, on the CPU; empty in all processes but the first."""
-        weights: dict[str, Tensor] = {}
-        moments: dict[str, Tensor] = {}
-        for name, parameter in zip(self._names, self._trained, strict=True):
-            tensors = {f"{key}:{name}": value for key, value in self._optimiser.state[parameter].items()}
-            for into, parts in ((weights, {name: parameter.detach()}), (moments, tensors)):
-                for key, tensor in parts.items():
-                    full = whole(tensor)
-                    if self._workers.rank == 0:
-                        into[key] = full.cpu().contiguous()
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        states: Any = get_state_dict(self._wrapped, self._optimiser, options=options)
+        model, optimiser = states
+        weights = {name: model[name].contiguous() for name in self._names if name in model}
+        moments = {
+            f"{key}:{name}": tensor.contiguous()
+            for name, state in optimiser.get("state", {}).items()
+            for key, tensor in state.items()
+        }
         return weights, moments
 
     def _load_optimiser(self, tensors: dict[str, Tensor]) -> None:
-        by_name: dict[str, dict[str, Tensor]] = {name: {} for name in self._names}
+        state: dict[str, dict[str, Tensor]] = {name: {} for name in self._names}
         for key, tensor in tensors.items():
             kind, _, name = key.partition(":")
-            by_name[name][kind] = tensor
-        for name, parameter in zip(self._names, self._trained, strict=True):
-            self._optimiser.state[parameter] = {
-                # AdamW's step count is a number that stays on the CPU.
-                kind: tensor if kind == "step" else shard_like(tensor, parameter)
-                for kind, tensor in by_name[name].items()
-            }
+            state[name][kind] = tensor
+        optimiser: dict[str, Any] = get_optimizer_state_dict(self._wrapped, self._optimiser)
+        optimiser["state"] = state
+        options = StateDictOptions(full_state_dict=True)
+        set_optimizer_state_dict(self._wrapped, self._optimiser, optimiser, options=options)
 
 
 class _Means:
@@ -177,7 +191,7 @@ class _Means:
 
 @contextmanager
 def _precision(device: torch.device, config: StageConfig, step: int, piece: range) -> Iterator[None]:
-    """Compute in the stage's precision, with dropout, where a model has any, seeded by (seed, step, row)."""
+    """Compute in the stage's precision; seed dropout, if the model has any, by (seed, step, first row)."""
     (source,) = row_generators(config.seed, step, piece[:1])
     with (
         drawn_from(source.initial_seed(), device),
@@ -187,7 +201,7 @@ def _precision(device: torch.device, config: StageConfig, step: int, piece: rang
 
 
 def filled(batch: Batch, rows: int) -> Batch:
-    """A batch filled up to ``rows`` rows with rows that have no target."""
+    """A batch padded to ``rows`` rows by rows without targets."""
     missing = rows - len(batch.ids)
     if not missing:
         return batch
@@ -201,7 +215,7 @@ def filled(batch: Batch, rows: int) -> Batch:
 
 
 def _groups(named: dict[str, nn.Parameter], config: StageConfig) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: the codebook in one of its own where its weight decay differs."""
+    """AdamW's parameter groups: the codebook has its own where its weight decay differs."""
     decay = config.codebook_weight_decay
     codebook = {name for name in named if decay is not None and "codebook" in name.split(".")}
     groups: list[dict[str, Any]] = [
@@ -212,7 +226,7 @@ def _groups(named: dict[str, nn.Parameter], config: StageConfig) -> list[dict[st
 
 
 def _set_modes(module: nn.Module, inherited: bool) -> None:
-    """Set training mode on modules with trained parameters and on their children without parameters."""
+    """Set training mode for modules with trained parameters and for their children without parameters."""
     trained = [parameter.requires_grad for parameter in module.parameters()]
     module.training = any(trained) if trained else inherited
     for child in module.children():
@@ -220,7 +234,7 @@ def _set_modes(module: nn.Module, inherited: bool) -> None:
 
 
 def _checkpoint_activations(objective: nn.Module, enable: bool) -> None:
-    """Switch gradient checkpointing on or off in the decoders with trained parameters."""
+    """Switch gradient checkpointing on or off in decoders with trained parameters."""
     for module in objective.modules():
         if isinstance(module, PreTrainedModel) and hasattr(module, "layers") and module.training:
             module._set_gradient_checkpointing(

@@ -1,4 +1,4 @@
-"""The one training loop that every stage runs, in one process or in several."""
+"""The training loop of all stages, for one process or several."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ from cola_envs.jsonl import JsonObject
 
 __all__ = ["StageConfig", "StageLoss", "run_stage"]
 
-#: Fields of the configuration that change no result but the order of additions.
-_FREE = frozenset(("log_every", "tensorboard", "micro_rows", "gradient_checkpointing", "save_every", "keep"))
+#: Fields of the configuration that may differ when a run is resumed: they change nothing but the order of
+#: additions.
+_RESUMABLE = frozenset(
+    ("log_every", "tensorboard", "micro_rows", "gradient_checkpointing", "save_every", "keep")
+)
 
 
 def run_stage(
@@ -44,57 +47,56 @@ def run_stage(
 ) -> list[dict[str, float]]:
     """Train a stage and return its log records.
 
-    Row n of step s has a noise generator of its own, seeded by (seed, s, n), and a micro-batch weighs by its
-    share of the counted targets. So one process, gradient accumulation and N processes (``accelerate
-    launch``, ``torchrun``) compute the same thing up to the order of additions; dropout alone, which no
-    supported family has by default, depends on the cut. Process r of N takes micro-batches r, r + N, and so
-    on of every step. Every process reads the whole stream and leaves the others' rows: N processes tokenise
-    and pack everything N times, and wait for it where packing a global batch takes longer than learning
-    from one's share of it.
+    The noise of row n in step s is seeded by (seed, s, n), and a micro-batch is weighted by its share of the
+    counted targets. So one process, gradient accumulation and N processes (``accelerate launch``,
+    ``torchrun``) compute the same up to the order of additions; only dropout, which no supported family has
+    by default, depends on the split into micro-batches. Process r of N takes micro-batches r, r + N, ... of
+    every step. Every process reads the whole stream and skips the others' rows: N processes tokenise and
+    pack everything N times, which limits the speed where packing a global batch takes longer than a
+    process' share of the training step.
 
-    With ``checkpoints``, running the same thing again after it stopped at any moment goes on from the last
-    whole checkpoint: in one process on one thread of a CPU, bit for bit as if it had not stopped. The number
-    of processes and what does not change the result may differ. The folder has to be one that every process
-    sees.
+    With ``checkpoints``, the same call after an interruption at any moment resumes from the last complete
+    checkpoint: in one process on one CPU thread, bit for bit as if it had not been interrupted. The number of
+    processes may differ, and so may settings that do not change the result. All processes must have access
+    to the folder.
 
     Args:
-        name: shown in the progress bar and in the records.
-        objective: what is minimised, with the model. Modules with something trained are in training mode
-            meanwhile, all are in evaluation mode afterwards. Under FSDP its weights stay spread over the
-            processes: see :func:`cola_agents.common.processes.whole_state`.
-        trained: the parameters that learn: all of the objective's that require gradients.
-        batches: of ``config.rows`` rows; one with fewer, the last of a finite corpus, is as good. With
-            ``checkpoints`` they have ``state_dict()`` and ``load_state_dict()``, which JSON can hold. What
-            their method ``figures()`` returns, where they have one, is logged too.
-        log: a JSON-lines file that records are appended to; TensorBoard's are beside it. A record holds
+        name: name of the stage in the progress bar and in the records.
+        objective: the loss, with the model. During training, modules with trained parameters are in training
+            mode; afterwards all are in evaluation mode. Under FSDP the weights stay sharded: see
+            :func:`cola_agents.common.processes.whole_state`.
+        trained: the trained parameters: all of the objective's that require gradients.
+        batches: batches of ``config.rows`` rows; the last of a finite corpus may have fewer. With
+            ``checkpoints`` they need ``state_dict()``, whose value JSON can represent, and
+            ``load_state_dict()``. If they have a method ``figures()``, its values are logged too.
+        log: a JSON-lines file to which records are appended; TensorBoard's are beside it. A record holds
             ``step``, ``loss``, the objective's figures, ``grad_norm`` before clipping, ``lr`` and ``cpu_s``.
-        watch: is shown every record.
+        watch: called with every record.
         checkpoints: a folder for checkpoints; None for none.
 
     Raises:
-        ValueError: for rows that do not divide into micro-batches of all processes, an empty stream or one
-            that ends before ``config.steps``, a batch with too many rows or no target, weights whose types
-            do not fit the precision, a stream that does not know its place where ``checkpoints`` are asked
-            for, and a folder of a run with other settings, naming them.
+        ValueError: for rows that do not divide into micro-batches of all processes, a stream that is empty or
+            ends before ``config.steps``, a batch with too many rows or no target, weights whose types do not
+            fit the precision, a stream without ``state_dict()`` where ``checkpoints`` are given, and a folder
+            of a run with other settings, naming them.
         FileExistsError: where ``checkpoints`` holds something else.
-        FloatingPointError: when loss or gradient stop being finite, naming the step; the weights are those
-            of the step before.
-        ImportError: where TensorBoard is insisted on and missing, or accelerate is needed and missing.
+        FloatingPointError: when loss or gradient are not finite, naming the step; the weights are those
+            before the step.
+        ImportError: where TensorBoard is required or accelerate needed, and not installed.
     """
     named = _checked(objective, trained, config)
     workers = Workers(config.precision)
     cut = Cut(config, workers)
-    keeper, saved = None, None
+    keeper = None
     if checkpoints is not None:
-        _check_place(name, batches)
+        _check_resumable(name, batches)
         keeper = Checkpoints(checkpoints, _settings(name, objective, trained, config), config.keep)
-        saved = workers.first(keeper.newest)
+    saved = workers.first(keeper.newest) if keeper else None
     done = saved.step if saved else 0
     if saved:
-        batches.load_state_dict(saved.stream)  # type: ignore[attr-defined]
-        _load_trained(saved, named)
+        _resume(saved, batches, named)
     stream = _numbered(name, batches, done, config.steps)
-    # An empty stream is refused before anything is written.
+    # Read one batch before anything is written, so that an empty stream leaves no files.
     first = list(itertools.islice(stream, 1))
     if keeper:
         workers.first(partial(_begin, keeper, log, name, done))
@@ -103,14 +105,10 @@ def run_stage(
         return saved.records
     learner = Learner(name, objective, config, workers, cut, saved)
     records = _Records(saved, batches)
-    mine = workers.rank == 0
-    with (
-        fitting_threads(objective),
-        RecordLog(name, log if mine else None, config.tensorboard if mine else None) as record_log,
-        tqdm(
-            total=config.steps, initial=done, desc=name, unit="step", mininterval=2.0, disable=not mine
-        ) as bar,
-    ):
+    main = workers.rank == 0
+    record_log = RecordLog(name, log if main else None, config.tensorboard if main else None)
+    bar = tqdm(total=config.steps, initial=done, desc=name, unit="step", mininterval=2.0, disable=not main)
+    with fitting_threads(objective), record_log, bar:
         for step, batch in itertools.chain(first, stream):
             figures = learner.step(step, batch)
             bar.update()
@@ -118,7 +116,7 @@ def run_stage(
                 record = records.add(step, learner.report(figures))
                 bar.set_postfix(loss=f"{record['loss']:.3f}")
                 record_log.write(record)
-                if watch and mine:
+                if watch and main:
                     watch(record)
             if keeper and (step % config.save_every == 0 or step == config.steps):
                 state = learner.state()
@@ -129,10 +127,10 @@ def run_stage(
 
 
 def _numbered(name: str, batches: Iterator[Batch], done: int, steps: int) -> Iterator[tuple[int, Batch]]:
-    """The batches of steps ``done + 1`` to ``steps`` with their numbers, none read ahead of its step.
+    """The batches of steps ``done + 1`` to ``steps`` with their numbers, each read in its step.
 
     Raises:
-        ValueError: where the stream ends before.
+        ValueError: where the stream ends too early.
     """
     for step in range(done + 1, steps + 1):
         batch = next(batches, None)
@@ -147,36 +145,36 @@ def _numbered(name: str, batches: Iterator[Batch], done: int, steps: int) -> Ite
 
 
 class _Records:
-    """All records of a stage, those before it was stopped too, and the time that it took."""
+    """All log records of a stage and its CPU time, including those before it was resumed."""
 
     def __init__(self, saved: Saved | None, batches: Iterator[Batch]) -> None:
         self.all: list[dict[str, float]] = list(saved.records) if saved else []
         self._batches: Any = batches
-        self._begun = time.process_time() - (saved.cpu_s if saved else 0.0)
+        self._start = time.process_time() - (saved.cpu_s if saved else 0.0)
 
     def add(self, step: int, figures: dict[str, float]) -> dict[str, float]:
         record = {"step": step, **figures}
         if hasattr(self._batches, "figures"):
             record |= self._batches.figures()
-        record["cpu_s"] = round(time.process_time() - self._begun, 1)
+        record["cpu_s"] = round(time.process_time() - self._start, 1)
         self.all.append(record)
         return record
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of them and of the stream."""
-        spent = time.process_time() - self._begun
-        return {"stream": self._batches.state_dict(), "records": self.all, "cpu_s": spent}
+        """The arguments of :meth:`Checkpoints.save` besides the tensors."""
+        cpu_s = time.process_time() - self._start
+        return {"stream": self._batches.state_dict(), "records": self.all, "cpu_s": cpu_s}
 
 
 def _checked(
     objective: StageLoss, trained: list[nn.Parameter], config: StageConfig
 ) -> dict[str, nn.Parameter]:
-    """The trained parameters by name, made ready for the stage's precision."""
+    """The trained parameters by name, converted to float32 unless they are to stay in low precision."""
     named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     if not named or {id(p) for p in named.values()} != {id(p) for p in trained}:
         raise ValueError(
             f"the {len(trained)} parameters to train are not the {len(named)} of {type(objective).__name__} "
-            "that require gradients"
+            "that require gradients: pass exactly those"
         )
     if not config.low_precision_weights:
         for parameter in trained:
@@ -194,12 +192,14 @@ def _checked(
 def _settings(
     name: str, objective: StageLoss, trained: list[nn.Parameter], config: StageConfig
 ) -> JsonObject:
-    """All that changes a stage's result, by name, but for the data, which know their own place."""
-    chosen = {key: value for key, value in dataclasses.asdict(config).items() if key not in _FREE}
+    """All settings that change a stage's result, by name, except for the data's, which are in their state."""
+    config_settings = {
+        key: value for key, value in dataclasses.asdict(config).items() if key not in _RESUMABLE
+    }
     size = sum(parameter.numel() for parameter in trained)
     return {
         "stage": name,
-        **chosen,
+        **config_settings,
         **objective.settings(),
         "trained weights": f"{size} in {len(trained)} tensors",
         "frozen weights": _fingerprint([p for p in objective.parameters() if not p.requires_grad]),
@@ -207,16 +207,16 @@ def _settings(
 
 
 def _fingerprint(weights: list[nn.Parameter]) -> str:
-    """Tells frozen weights from others by their shapes and up to 64 numbers of each."""
+    """A digest that identifies weights by their shapes and up to 64 values of each."""
     digest = hashlib.sha256()
     for weight in weights:
         flat = weight.detach().reshape(-1)
-        some = flat[:: max(1, len(flat) // 64)][:64].float().cpu()
-        digest.update(str(tuple(weight.shape)).encode() + some.numpy().tobytes())
+        sample = flat[:: max(1, len(flat) // 64)][:64].float().cpu()
+        digest.update(str(tuple(weight.shape)).encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _check_place(name: str, batches: Any) -> None:
+def _check_resumable(name: str, batches: Any) -> None:
     for method in ("state_dict", "load_state_dict"):
         if not hasattr(batches, method):
             raise ValueError(
@@ -225,7 +225,7 @@ def _check_place(name: str, batches: Any) -> None:
             )
     state = batches.state_dict()
     if json.loads(json.dumps(state)) != state:
-        raise ValueError(f"{name}: the batches' state_dict() does not survive JSON: {repr(state)[:200]}")
+        raise ValueError(f"{name}: the batches' state_dict() must be JSON values, got {repr(state)[:200]}")
 
 
 def _begin(keeper: Checkpoints, log: Path | None, name: str, done: int) -> None:
@@ -234,13 +234,17 @@ def _begin(keeper: Checkpoints, log: Path | None, name: str, done: int) -> None:
         rewind(log, name, done, start)
 
 
-def _load_trained(saved: Saved, named: dict[str, nn.Parameter]) -> None:
+def _resume(saved: Saved, batches: Any, named: dict[str, nn.Parameter]) -> None:
+    """Load the position in the data and the trained weights of a checkpoint."""
+    batches.load_state_dict(saved.stream)
     tensors = saved.trained()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wanted = {name: tuple(parameter.shape) for name, parameter in named.items()}
     if shapes != wanted:
-        odd = sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
-        raise ValueError(f"{saved.path} holds other weights than are trained: {', '.join(odd[:3])}")
+        names = sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
+        raise ValueError(
+            f"{saved.path} does not hold the trained weights (names or shapes differ): {', '.join(names[:3])}"
+        )
     with torch.no_grad():
         for name, parameter in named.items():
             parameter.copy_(tensors[name])

@@ -22,23 +22,23 @@ _CHUNK_LOGITS = 2**25
 
 @dataclass(frozen=True)
 class CodebookMetrics:
-    """Measured on held-out text; cross-entropies, entropies and information in nats per token.
+    """Metrics of a model on held-out text; cross-entropies, entropies and information in nats per token.
 
-    The code of a token is the argmax of the inverse dynamics, which saw that token.
+    The code of a token is the argmax of the inverse dynamics, which reads that token too.
 
     Attributes:
-        base_ce: of the base LM.
-        world_ce: of the world model given the inverse dynamics' codes (which saw the token).
-        composed_ce: of policy and world model together, summed over the codes.
-        codebook_perplexity: exp of the entropy of the codes' use.
-        codes_used: codes used at least once.
-        distinct_tokens: distinct argmax tokens that the codes give, mean over states.
+        base_ce: cross-entropy of the base LM.
+        world_ce: cross-entropy of the world model given the inverse dynamics' codes.
+        composed_ce: cross-entropy of policy and world model together, summed over the codes.
+        codebook_perplexity: exp of the entropy of the use of codes.
+        codes_used: number of codes used at least once.
+        distinct_tokens: number of distinct argmax tokens over all codes, mean over states.
         reachability: share of gold tokens that some code's argmax gives.
         policy_entropy: mean entropy of the policy.
         clone_accuracy: share of positions where the policy's argmax is the inverse dynamics' code.
-        tokens: how many tokens were scored.
+        tokens: number of scored tokens.
         num_codes: size of the codebook.
-        mutual_information: between code and next token, the plug-in estimate of ``tokens`` pairs: see
+        mutual_information: of code and next token, the plug-in estimate from ``tokens`` pairs: see
             :func:`mutual_information`.
         mutual_information_corrected: the same with the Miller-Madow correction.
         policy_perplexity: exp of the entropy of the policy's mean distribution: the effective number of codes
@@ -67,7 +67,7 @@ class CodebookMetrics:
 
     @property
     def composed_excess(self) -> float:
-        """Composed minus base cross-entropy: the loss in likelihood due to the latent actions."""
+        """Composed minus base cross-entropy: what the latent actions cost in likelihood."""
         return self.composed_ce - self.base_ce
 
     def as_dict(self) -> dict[str, float]:
@@ -85,9 +85,9 @@ def mutual_information(counts: Tensor) -> tuple[float, float]:
     """Mutual information in nats of a table of counts [X, Y].
 
     Returns:
-        The plug-in estimate H(X) + H(Y) - H(X, Y) of the observed shares, which is biased upwards by about
-        (cells - rows - columns + 1) / 2N, counting non-empty ones; and the estimate less that bias, which
-        may be negative where there is no information.
+        The plug-in estimate H(X) + H(Y) - H(X, Y) from the observed shares, which is biased upwards by about
+        (cells - rows - columns + 1) / 2N, where only non-empty ones count; and the estimate minus that bias,
+        which may be negative where there is no information.
 
     Source: Miller 1955, "Note on the bias of information estimates".
     """
@@ -95,8 +95,8 @@ def mutual_information(counts: Tensor) -> tuple[float, float]:
     total = counts.sum()
 
     def entropies(table: Tensor) -> tuple[Tensor, Tensor]:
-        plain = torch.special.entr(table / total).sum()
-        return plain, plain + ((table > 0).sum() - 1) / (2 * total)
+        entropy = torch.special.entr(table / total).sum()
+        return entropy, entropy + ((table > 0).sum() - 1) / (2 * total)
 
     rows, columns, cells = (entropies(table) for table in (counts.sum(1), counts.sum(0), counts))
     plain, corrected = ((x + y - both).item() for x, y, both in zip(rows, columns, cells, strict=True))
@@ -107,9 +107,9 @@ class Tally:
     """Sums over batches of held-out text, from which :meth:`metrics` are computed.
 
     Args:
-        model: with inverse dynamics.
-        chunk: states that are expanded over the codes at a time, [chunk, A, V] token logits; None for as
-            many, up to 64, as fit in 128 MiB.
+        model: a model with inverse dynamics.
+        chunk: number of states whose token logits [chunk, A, V] are computed at a time; None for as many, up
+            to 64, as fit in 128 MiB.
 
     Attributes:
         joint: counts of code and next token, [A, V] int64.
@@ -119,7 +119,7 @@ class Tally:
 
     def __init__(self, model: CoLAForCausalLM, chunk: int | None = None) -> None:
         shape = (model.config.num_codes, model.config.vocab_size)
-        # More than 64 states at a time only cost cache misses.
+        # More than 64 states at a time only cause cache misses.
         self._chunk = chunk or max(1, min(64, _CHUNK_LOGITS // (shape[0] * shape[1])))
         self._model = model
         self._codes = torch.arange(shape[0], device=model.device)
@@ -132,7 +132,7 @@ class Tally:
 
     @torch.no_grad()
     def add(self, batch: Batch) -> Tensor:
-        """Count a batch.
+        """Add a batch.
 
         Returns:
             the inverse dynamics' codes [B, T], each at the position before its token; -100 at positions
@@ -145,16 +145,16 @@ class Tally:
         targets, positions, mask = (x.to(device) for x in (batch.targets, batch.positions, batch.mask))
         h = model.hidden(batch.ids.to(device), mask=mask, positions=positions)
         codes = shift_codes(model.infer(h, mask=mask, positions=positions)).argmax(-1)
-        where = targets != IGNORED
-        log_pi = model.policy(h, mask=mask, positions=positions)[where].float().log_softmax(-1)
-        scored = (h[where], targets[where], codes[where], log_pi)
+        counted = targets != IGNORED
+        log_pi = model.policy(h, mask=mask, positions=positions)[counted].float().log_softmax(-1)
+        scored = (h[counted], targets[counted], codes[counted], log_pi)
         for part in zip(*(x.split(self._chunk) for x in scored), strict=True):
             self._add_states(*part)
         ones = torch.ones(len(log_pi), dtype=torch.long)
-        self.joint.index_put_((codes[where].cpu(), targets[where].cpu()), ones, accumulate=True)
+        self.joint.index_put_((codes[counted].cpu(), targets[counted].cpu()), ones, accumulate=True)
         self.policy += log_pi.exp().sum(0).double().cpu()
         self.tokens += len(log_pi)
-        return codes.masked_fill(~where, IGNORED).cpu()
+        return codes.masked_fill(~counted, IGNORED).cpu()
 
     def _add_states(self, h: Tensor, targets: Tensor, codes: Tensor, log_pi: Tensor) -> None:
         """Add states h [N, D] with their next tokens [N], codes [N] and policy log-probabilities [N, A]."""
@@ -208,9 +208,9 @@ def measure(model: CoLAForCausalLM, batches: Iterable[Batch], chunk: int | None 
     """Measure a model on held-out documents in one pass.
 
     Args:
-        model: with inverse dynamics.
+        model: a model with inverse dynamics.
         batches: held-out documents.
-        chunk: as in :class:`Tally`: bounds the memory.
+        chunk: as in :class:`Tally`; limits the memory.
 
     Raises:
         ValueError: for a model without inverse dynamics, or where there is no token to score.

@@ -21,11 +21,11 @@ class Preset:
     """Default settings of a model and its stages.
 
     Attributes:
-        seed: of weights, data and noise.
+        seed: seed of weights, data and noise.
         grow: fields of :class:`~cola_agents.model.configuration.CoLAConfig`.
         codes: options of the code assignment in the stage ``world``.
-        config: maps a stage (``world``, ``policy`` or ``fta``), its number of steps or None for the
-            preset's, and other changed fields to the stage's configuration.
+        config: a function from a stage (``world``, ``policy`` or ``fta``), its number of steps (None for the
+            preset's) and other changed fields to the stage's configuration.
     """
 
     seed: int
@@ -36,7 +36,7 @@ class Preset:
 
 def _tiny(stage: str, steps: int | None, changed: Mapping[str, Any]) -> StageConfig:
     if stage != "fta":
-        # The same as the recipe of the bundled models.
+        # As in the recipe of the bundled models.
         config: StageConfig = getattr(Recipe(), stage)
         return replace(config, **{**changed, "steps": steps or config.steps})
     steps = steps or TINY_FTA_STEPS
@@ -56,6 +56,6 @@ def _paper(stage: str, steps: int | None, changed: Mapping[str, Any]) -> StageCo
 
 PRESETS = {
     "tiny": Preset(0, GROWTH, Recipe().codes, _tiny),
-    # The model's sizes are the defaults of CoLAConfig, which are the paper's.
+    # CoLAConfig's defaults are the paper's sizes.
     "paper": Preset(42, {}, CodeConfig.paper(), _paper),
 }

@@ -1,4 +1,4 @@
-"""The log of a stage: a file of JSON lines, and TensorBoard."""
+"""The log of a stage: a JSON-lines file, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ class RecordLog:
     """Appends records to a JSON-lines file and, where it is installed, to TensorBoard beside it.
 
     Args:
-        name: of the stage; scalars are called ``name/key``.
-        path: the file; None for no log at all. TensorBoard's events are in the folder ``tensorboard``
-            next to it.
-        tensorboard: None if the package is installed, True to require it, False for never.
+        name: name of the stage; scalars are called ``name/key``.
+        path: the file; None for no log. TensorBoard's events are in the folder ``tensorboard`` beside it.
+        tensorboard: None to write events if the package is installed, True to require it, False for never.
 
     Raises:
         ImportError: if TensorBoard is required and missing.
@@ -44,12 +43,12 @@ class RecordLog:
                         "tensorboard=True needs TensorBoard: pip install 'cola-rl[tensorboard]'"
                     ) from error
             else:
-                # Without purge_step, which would hide other stages' events in the folder too: a resumed run
-                # repeats the events of the steps that it repeats, with the same values.
+                # No purge_step: it would also hide other stages' events in the folder. A resumed run writes
+                # the events of repeated steps again, with the same values.
                 self._writer = SummaryWriter(str(path.parent / "tensorboard"))
 
     def write(self, record: dict[str, float]) -> None:
-        """Write one record; its ``step`` is the abscissa."""
+        """Write one record; its ``step`` is TensorBoard's global step."""
         if self._path:
             with self._path.open("a") as file:
                 file.write(json.dumps({"stage": self._name, **record}) + "\n")
@@ -74,20 +73,20 @@ class RecordLog:
 
 
 class LogWarning(UserWarning):
-    """A line of a log is damaged."""
+    """A log has a damaged line."""
 
 
 def rewind(path: Path, name: str, step: int, start: int) -> None:
-    """Remove from a log the records that a killed run wrote after the checkpoint it resumes from.
+    """Remove from a log the records after the checkpoint from which a killed run is resumed.
 
     A damaged line is removed too, with a :class:`LogWarning` that names it; the old log is then kept under
     another name.
 
     Args:
         path: the log; it may be absent.
-        name: of the stage.
-        step: of the checkpoint: records of later steps and an unfinished line are removed.
-        start: size of the log in bytes at the beginning of the run; earlier bytes stay unchanged.
+        name: name of the stage.
+        step: step of the checkpoint: records of later steps and an unfinished last line are removed.
+        start: size of the log in bytes at the beginning of the run; these bytes are not changed.
     """
     unfinished(path).unlink(missing_ok=True)
     if not path.exists():
@@ -95,7 +94,7 @@ def rewind(path: Path, name: str, step: int, start: int) -> None:
     remaining, damage = [], []
     for line in jsonl.lines(path):
         if line.end is not None and line.end > start:
-            # A kill truncates a line, which is written again; a power cut leaves zeros, which are reported.
+            # A kill truncates a line, which is written again; a power cut leaves zeros: a damaged line.
             if not line.whole and b"\0" not in line.raw:
                 continue
             try:
@@ -108,16 +107,16 @@ def rewind(path: Path, name: str, step: int, start: int) -> None:
         remaining.append(line.raw)
     rewound = b"".join(remaining)
     if damage:
-        aside = broken_name(path)
-        shutil.copyfile(path, aside)
-        flush(aside)
-        _warn(damage, f"it is left out, and the log as it was is kept as {aside.name}")
+        copy = broken_name(path)
+        shutil.copyfile(path, copy)
+        flush(copy)
+        _warn(damage, f"it was removed, and the old log is kept as {copy.name}")
     if len(rewound) != path.stat().st_size:
         write_whole(path, rewound)
 
 
 def check_log(path: Path) -> None:
-    """Warn of damaged lines in a finished run's log, naming them; the log may be absent."""
+    """Warn about damaged lines in a finished run's log, naming them; the log may be absent."""
     damage = []
     for line in jsonl.lines(path) if path.exists() else ():
         try:
@@ -129,11 +128,7 @@ def check_log(path: Path) -> None:
 
 
 def _record(line: jsonl.Line, path: Path) -> JsonObject:
-    """Parse the record of a line.
-
-    Raises:
-        ValueError: for a line without a record, naming file and line.
-    """
+    """Parse a line's record; ValueError for a line without one, naming file and line."""
     where = f"{path}, line {line.number}"
     record = jsonl.parsed(line.raw, where)
     if (
@@ -142,10 +137,10 @@ def _record(line: jsonl.Line, path: Path) -> JsonObject:
         or type(record.get("step")) not in (int, float)
         or not 0 <= record["step"] < math.inf
     ):
-        raise ValueError(f"{where} is no record of a stage's step: {record!r:.60}")
+        raise ValueError(f"{where} is not a record with stage and step: {record!r:.60}")
     return record
 
 
 def _warn(damage: list[str], outcome: str) -> None:
-    more = f" (and {len(damage) - 1} lines more)" if len(damage) > 1 else ""
+    more = f" (and {len(damage) - 1} more lines)" if len(damage) > 1 else ""
     warnings.warn(f"a damaged line in a log: {damage[0]}{more}; {outcome}", LogWarning, stacklevel=3)

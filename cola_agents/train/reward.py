@@ -1,12 +1,12 @@
-"""Reward models: score responses with a sequence classifier, and train one from pairs (Bradley-Terry)."""
+"""Reward models: sequence classifiers that score responses, and their training on pairs (Bradley-Terry)."""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -40,17 +40,17 @@ class RewardModel:
     Args:
         path: folder or hub id of a Hugging Face sequence-classification model (safetensors; a decoder, such
             as LlamaForSequenceClassification) with its tokenizer; loaded at the first score.
-        device: where it runs; None for the CPU.
+        device: device of the model; None for the CPU.
         batch_size: responses per forward pass.
-        max_length: tokens of prompt and response that are read, of a longer text the last ones, since the
-            score is read at the last token.
+        max_length: tokens read of prompt and response; of a longer text the last ones, because the score is
+            read at the last token.
 
     Attributes:
-        mean, std: of the scores on held-out data, from ``reward_mean`` and ``reward_std`` in the model's
-            configuration (``cola train-reward`` writes them).
+        mean, std: mean and standard deviation of the scores on held-out data: ``reward_mean`` and
+            ``reward_std`` in the model's configuration, which ``cola train-reward`` writes.
 
-    Prompt and response are tokenised separately, as in an episode, and concatenated behind the
-    beginning-of-text token, where the tokenizer's template has one.
+    Prompt and response are tokenised separately, as in an episode, and follow the beginning-of-text token, if
+    the tokenizer's template has one.
     """
 
     def __init__(
@@ -92,25 +92,25 @@ class RewardModel:
             model = load_model(AutoModelForSequenceClassification, self.path, config=config)
             if not hasattr(model, "score"):
                 raise ValueError(
-                    f"{self.path} is a {type(model).__name__}, which is no decoder with a head on its last "
-                    "token; score with a callable of your own instead"
+                    f"{self.path} is a {type(model).__name__}, not a decoder with a head on its last token; "
+                    "score with a callable of your own instead"
                 )
             check_rope(config.get_text_config())
             self._loaded = model.to(self.device).eval(), PlainTokenizer(load_tokenizer(self.path))
         return self._loaded
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Scores of the responses, in their order."""
+        """The score of each response."""
         model, tokenizer = self._load()
         rows = [encode(tokenizer, *pair, self.max_length) for pair in zip(prompts, responses, strict=True)]
-        # Rows of like length together: less padding, and the scores do not depend on it.
+        # Batches of rows of similar length need less padding, on which the scores do not depend.
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = [0.0] * len(rows)
         with torch.no_grad(), fitting_threads(model):
             check_fork()
-            for at in range(0, len(order), self.batch_size):
-                part = order[at : at + self.batch_size]
-                for i, score in zip(part, score_rows(model, [rows[i] for i in part]).tolist(), strict=True):
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                for i, score in zip(batch, score_rows(model, [rows[i] for i in batch]).tolist(), strict=True):
                     scores[i] = score
         return scores
 
@@ -118,7 +118,7 @@ class RewardModel:
 def encode(tokenizer: PlainTokenizer, prompt: str, response: str, max_length: int) -> list[int]:
     """Ids of prompt and response between the tokenizer's start ids and its end-of-text token.
 
-    Of more than ``max_length`` ids, the start ids and the last of the others remain.
+    Of more than ``max_length`` ids, the start ids and the last of the others are kept.
     """
     text = [*tokenizer.encode(prompt), *tokenizer.encode(response)]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -128,10 +128,7 @@ def encode(tokenizer: PlainTokenizer, prompt: str, response: str, max_length: in
 
 
 def score_rows(model: PreTrainedModel, rows: Sequence[list[int]]) -> Tensor:
-    """The model's output at each row's last token, [B].
-
-    Rows are padded on the right and read by their length, so that the padding token does not matter.
-    """
+    """The model's output at each row's last token, [B]. Rows are padded on the right, with a mask."""
     width = max(map(len, rows))
     device = next(model.parameters()).device
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
@@ -147,12 +144,12 @@ class RewardConfig:
     """Options of :func:`train_reward`; the defaults are the official scripts' (learning rate, batch, length).
 
     Attributes:
-        lr: peak learning rate; warmed up over 3 % of the steps, then a cosine to a tenth.
+        lr: peak learning rate, after a warm-up over 3 % of the steps; a cosine decays it to a tenth.
         batch_size: pairs per step.
         epochs: passes over the pairs.
-        max_length: tokens of prompt and response that are read.
+        max_length: tokens read of prompt and response.
         held_out: share of the pairs that is kept for evaluation.
-        seed: of the order, the held-out pairs and the new head.
+        seed: seed of the order, of the choice of held-out pairs, and of the new head.
     """
 
     lr: float = 9e-6
@@ -166,16 +163,12 @@ class RewardConfig:
         if min(self.batch_size, self.epochs, self.max_length) < 1 or not self.lr > 0:
             raise ValueError(f"batch_size, epochs, max_length >= 1 and lr > 0 are needed, got {self}")
         if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out is a share between 0 and 1, got {self.held_out}")
-
-
-#: Fields of a line of pairs.
-_PAIR = ("prompt", "chosen", "rejected")
+            raise ValueError(f"held_out must be a share between 0 and 1, got {self.held_out}")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to a prompt, of which one was preferred."""
+    """A preferred and a rejected response to the same prompt."""
 
     prompt: str
     chosen: str
@@ -183,22 +176,20 @@ class Pair:
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """Pairs of a JSONL file: each line has the strings ``prompt``, ``chosen`` and ``rejected``.
+    """Read pairs from a JSONL file whose lines have the strings ``prompt``, ``chosen`` and ``rejected``.
 
     Raises:
         FileNotFoundError: where there is no file.
-        ValueError: for a line that is no pair, naming it, and for an empty file.
+        ValueError: for a line that is not a pair, naming it, and for an empty file.
     """
-    path = Path(path)
+    path, names = Path(path), [field.name for field in fields(Pair)]
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; pairs are lines of prompt, chosen and rejected in JSON")
+        raise FileNotFoundError(f"{path} is no file; pairs are lines of {', '.join(names)} in JSON")
     pairs = []
     for where, item in jsonl.read(path):
-        fields = [item.get(name) for name in _PAIR] if isinstance(item, dict) else []
-        texts = [field for field in fields if isinstance(field, str)]
-        if len(texts) < len(_PAIR):
-            raise ValueError(f"{where}: a pair has the strings {', '.join(_PAIR)}: {item!r:.80}")
-        pairs.append(Pair(*texts))
+        if not isinstance(item, dict) or not all(isinstance(item.get(name), str) for name in names):
+            raise ValueError(f"{where}: a pair has the strings {', '.join(names)}, got {item!r:.80}")
+        pairs.append(Pair(*(item[name] for name in names)))
     if not pairs:
         raise ValueError(f"{path} holds no pair")
     return pairs
@@ -216,34 +207,34 @@ def train_reward(
     """Train a reward model on pairs and save it to ``out``.
 
     The loss is ``-log sigmoid(r_chosen - r_rejected)``. The head is a bias-free linear map of the hidden
-    state at the last token. Mean and standard deviation of the scores of the held-out responses go into
-    the configuration (``reward_mean``, ``reward_std``), for whitening.
+    state at the last token. The configuration gets the mean and standard deviation of the scores of the
+    held-out responses, for whitening (``reward_mean``, ``reward_std``).
 
     Args:
         model: folder or hub id of a causal LM or of a sequence classifier with one output.
-        pairs: at least two; ``config.held_out`` of them, and at least one, are not trained on.
+        pairs: at least two; the share ``config.held_out`` of them, and at least one, is not trained on.
         out: folder to write; absent or empty.
-        watch: is shown each step's figures.
+        watch: called with the figures of every step.
 
     Returns:
-        ``accuracy`` on the held-out pairs, their number, ``reward_mean``, ``reward_std``, the last loss,
-        and where it was measured; also written to ``out/reward.json``.
+        ``accuracy`` on the held-out pairs, their number, ``reward_mean``, ``reward_std``, the last loss, and
+        the provenance; also written to ``out/reward.json``.
 
     Raises:
         ValueError: for fewer than two pairs.
-        FloatingPointError: when the loss stops being finite, naming the step.
-        FileExistsError: if ``out`` holds something.
+        FloatingPointError: when the loss is not finite, naming the step.
+        FileExistsError: if ``out`` is not empty.
 
     Source: Bradley and Terry 1952; the official post-training trains its reward models so.
     """
     config = config or RewardConfig()
     if len(pairs) < 2:
-        raise ValueError(f"at least two pairs are needed, one of them to evaluate on; got {len(pairs)}")
+        raise ValueError(f"at least two pairs are needed, one of them for evaluation; got {len(pairs)}")
     model = reachable(model)
     with whole_folder(Path(out)) as folder, drawn_from(config.seed, device):
-        one_output = load_config(model, num_labels=1)
-        check_rope(one_output.get_text_config())
-        network = load_model(AutoModelForSequenceClassification, model, config=one_output)
+        model_config = load_config(model, num_labels=1)
+        check_rope(model_config.get_text_config())
+        network = load_model(AutoModelForSequenceClassification, model, config=model_config)
         network.to(device or "cpu").train()
         tokenizer = load_tokenizer(model)
         plain = PlainTokenizer(tokenizer)
@@ -251,9 +242,9 @@ def train_reward(
         count = min(len(pairs) - 1, max(1, round(config.held_out * len(pairs))))
         held_out = [pairs[i] for i in order[:count]]
         with fitting_threads(network):
-            last = _fit(network, plain, [pairs[i] for i in order[count:]], config, watch)
+            loss = _fit(network, plain, [pairs[i] for i in order[count:]], config, watch)
             network.eval()
-            figures: JsonObject = {**_evaluate(network, plain, held_out, config), "loss": round(last, 5)}
+            figures: JsonObject = {**_evaluate(network, plain, held_out, config), "loss": round(loss, 5)}
         network.config.reward_mean, network.config.reward_std = figures["reward_mean"], figures["reward_std"]
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -269,19 +260,26 @@ def _fit(
     config: RewardConfig,
     watch: Callable[[dict[str, float]], None] | None,
 ) -> float:
-    """Train on the pairs; the loss of the last step.
+    """Train on the pairs; return the loss of the last step.
 
-    Not transformers' Trainer: a data set, a collator, a sampler for the order, a subclass for the loss and
-    callbacks for ``watch`` and for a loss that is not finite are longer. Not TRL's RewardTrainer: it reads
-    prompt and response as other tokens than are scored here.
+    transformers' Trainer would be longer: it needs a data set, a collator, a sampler for the order, a
+    subclass for the loss and callbacks for ``watch`` and for a loss that is not finite. TRL's RewardTrainer
+    tokenises prompt and response in another way than :func:`encode`.
     """
-    batches = list(_batches(len(pairs), config))
+    batches = []
+    for epoch in range(config.epochs):
+        order = np.random.default_rng([config.seed, epoch]).permutation(len(pairs))
+        batches += [order[i : i + config.batch_size] for i in range(0, len(pairs), config.batch_size)]
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = get_cosine_with_min_lr_schedule_with_warmup(
         optimiser, math.ceil(0.03 * len(batches)), len(batches), min_lr_rate=0.1
     )
-    for step, index in enumerate(tqdm(batches, desc="reward", unit="step", mininterval=2.0), start=1):
-        difference = _margins(network, tokenizer, [pairs[i] for i in index], config)
+    for step, batch in enumerate(tqdm(batches, desc="reward", unit="step", mininterval=2.0), start=1):
+        texts = [(pairs[i].prompt, pairs[i].chosen) for i in batch]
+        texts += [(pairs[i].prompt, pairs[i].rejected) for i in batch]
+        rows = [encode(tokenizer, *text, config.max_length) for text in texts]
+        chosen, rejected = score_rows(network, rows).chunk(2)
+        difference = chosen - rejected
         loss = -functional.logsigmoid(difference).mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"reward: loss is {loss.item()} at step {step}; lower lr={config.lr}")
@@ -296,41 +294,25 @@ def _fit(
     return loss.item()
 
 
-def _batches(count: int, config: RewardConfig) -> Iterator[np.ndarray]:
-    for epoch in range(config.epochs):
-        order = np.random.default_rng([config.seed, epoch]).permutation(count)
-        yield from (order[at : at + config.batch_size] for at in range(0, count, config.batch_size))
-
-
-def _margins(
-    network: PreTrainedModel, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig
-) -> Tensor:
-    """Score of the chosen less that of the rejected response, [B], in one forward pass."""
-    texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    prompts = [pair.prompt for pair in pairs] * 2
-    rows = [encode(tokenizer, *pair, config.max_length) for pair in zip(prompts, texts, strict=True)]
-    chosen, rejected = score_rows(network, rows).chunk(2)
-    return chosen - rejected
-
-
 @torch.no_grad()
 def _evaluate(
     network: PreTrainedModel, tokenizer: PlainTokenizer, pairs: Sequence[Pair], config: RewardConfig
 ) -> dict[str, float]:
+    """Accuracy on pairs, and mean and standard deviation of the scores."""
     scores: list[float] = []
-    right = 0
-    for at in range(0, len(pairs), config.batch_size):
-        part = pairs[at : at + config.batch_size]
-        texts = [(pair.prompt, text) for pair in part for text in (pair.chosen, pair.rejected)]
+    correct = 0
+    for start in range(0, len(pairs), config.batch_size):
+        batch = pairs[start : start + config.batch_size]
+        texts = [(pair.prompt, text) for pair in batch for text in (pair.chosen, pair.rejected)]
         rows = [encode(tokenizer, *text, config.max_length) for text in texts]
-        given = score_rows(network, rows).tolist()
-        scores += given
-        right += sum(a > b for a, b in zip(given[::2], given[1::2], strict=True))
-    # A model that gives everything one score has nothing to whiten: dividing by 1 leaves it at 0.
+        batch_scores = score_rows(network, rows).tolist()
+        scores += batch_scores
+        correct += sum(a > b for a, b in zip(batch_scores[::2], batch_scores[1::2], strict=True))
+    # Equal scores have no deviation to whiten by; 1 avoids a division by 0.
     low, high = torch.tensor(scores).aminmax()
-    spread = 1.0 if alike(low, high, torch.maximum(low.abs(), high.abs())) else statistics.pstdev(scores)
+    std = 1.0 if alike(low, high, torch.maximum(low.abs(), high.abs())) else statistics.pstdev(scores)
     return {
-        "accuracy": round(right / len(pairs), 4),
+        "accuracy": round(correct / len(pairs), 4),
         "reward_mean": statistics.fmean(scores),
-        "reward_std": spread,
+        "reward_std": std,
     }

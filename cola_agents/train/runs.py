@@ -42,19 +42,19 @@ class Run:
     """The settings of a training run: stage, model, data, options and folder.
 
     Attributes:
-        stage: ``world`` (inverse dynamics, codebook and world model), ``policy`` (cloned from them) or
-            ``fta`` (the base under codes, and after the inverse dynamics' the policy again).
-        model: folder or hub id: of a causal LM, which ``world`` grows into a latent-action model, or of a
+        stage: ``world`` (trains inverse dynamics, codebook and world model), ``policy`` (clones the policy)
+            or ``fta`` (fine-tunes the base under codes).
+        model: folder or hub id of a causal LM, on which ``world`` builds a latent-action model, or of a
             latent-action model, in our format or the official one.
         out: folder to write: absent, empty, or of the same run, which is resumed.
         data: the training data; if empty, the generated corpus.
-        held_out: the data that measure a finished policy; if empty, the generated corpus for a run that was
-            trained on it, else nothing is measured.
+        held_out: the data on which a finished policy is measured; if empty, the generated corpus for a run
+            that was trained on it, else nothing is measured.
         tokenizer: folder or hub id; None for the model's own.
         preset: ``"tiny"`` or ``"paper"``: see :mod:`cola_agents.train.presets`.
         steps, tokens, epochs: length of the run; at most one of them, none for the preset's. The steps of
             epochs are counted in advance, by packing the data once.
-        seed: of new weights, data and noise; None for the preset's.
+        seed: seed of new weights, data and noise; None for the preset's.
         config, grow, codes: changes to the preset, by field of
             :class:`~cola_agents.train.stage.StageConfig`,
             :class:`~cola_agents.model.configuration.CoLAConfig` and
@@ -62,11 +62,11 @@ class Run:
         long: treatment of documents longer than a row; None for ``"cut"`` in ``fta`` and on the generated
             corpus, ``"chunk"`` elsewhere.
         tune: the source of the codes in ``fta``.
-        reclone: whether ``fta`` clones the policy again after the inverse dynamics' codes.
+        reclone: whether ``fta`` clones the policy again, after training under the inverse dynamics' codes.
         lora: adapters that ``fta`` trains in place of the base's weights.
-        keep_adapters: save the adapters beside an unchanged base, in place of merging them into it. The
+        keep_adapters: save the adapters beside an unchanged base instead of merging them into it. The
             metrics, of base and adapters together, are then saved beside the adapters.
-        device, dtype: of the loaded model; trained weights are float32 during training.
+        device, dtype: device and type of the loaded model; trained weights are float32 during training.
 
     Raises:
         ValueError: for contradictory settings, or settings of another stage.
@@ -99,41 +99,39 @@ class Run:
             raise ValueError(f"stage {self.stage!r} is not one of {STAGES}")
         if self.preset not in PRESETS:
             raise ValueError(f"preset {self.preset!r} is not one of {tuple(PRESETS)}")
-        foreign: JsonObject = {
-            "world": {"tune": self.tune != "inverse", "reclone": not self.reclone, "lora": self.lora},
-            "policy": {"tune": self.tune != "inverse", "reclone": not self.reclone, "lora": self.lora},
-            "fta": {},
-        }[self.stage]
-        if self.stage != "world":
-            foreign |= {"grow": self.grow, "codes": self.codes}
+        excluded: JsonObject = {}
+        if self.stage != "fta":
+            excluded |= {"tune": self.tune != "inverse", "reclone": not self.reclone, "lora": self.lora}
+        if self.stage == "world":
+            excluded |= {"held_out": self.held_out}
         else:
-            foreign |= {"held_out": self.held_out}
-        wrong = [name for name, value in foreign.items() if value]
+            excluded |= {"grow": self.grow, "codes": self.codes}
+        wrong = [name for name, value in excluded.items() if value]
         if wrong:
             raise ValueError(f"the stage {self.stage!r} takes no {', '.join(wrong)}")
         if self.keep_adapters and self.lora is None:
-            raise ValueError("there are no adapters to keep: give their rank")
+            raise ValueError("there are no adapters to keep: give lora, with their rank")
         lengths = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
         if len(lengths) > 1:
-            raise ValueError(f"give one of {' and '.join(lengths)}")
+            raise ValueError(f"give only one of {' and '.join(lengths)}")
         for name in lengths:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise ValueError(f"dtype {self.dtype!r} is not a torch type; use 'float32' or 'bfloat16'")
+            raise ValueError(f"dtype {self.dtype!r} is not a torch dtype; use 'float32' or 'bfloat16'")
         self.stage_config(self.epochs)
         self.code_config()
         if self.device and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("several processes are given their devices by accelerate: leave device out")
+            raise ValueError("accelerate chooses the devices of several processes: leave device out")
 
     @property
     def seeded(self) -> int:
-        """The seed, by default the preset's."""
+        """The seed of the run, by default the preset's."""
         return self._preset.seed if self.seed is None else self.seed
 
     @property
     def generated(self) -> bool:
-        """Whether all training data are the generated corpus, named or by default."""
+        """Whether all training data are the generated corpus, explicitly or by default."""
         return all(spec.kind == "generated" for spec in self.data)
 
     @property
@@ -153,7 +151,7 @@ class Run:
         return replace(self._preset.codes, **self.codes)
 
     def described(self) -> JsonObject:
-        """The settings as JSON values, with the last part of absolute paths alone."""
+        """The settings as JSON values; of absolute paths only the last part."""
         fields = asdict(self)
         del fields["out"]
         for name in ("model", "tokenizer"):

@@ -1,4 +1,4 @@
-"""Descriptions of training data, on a command line or in a file, and opening them."""
+"""Descriptions of training data: parsing them from a command line or a file, and opening the data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cola_envs.jsonl import JsonObject
 GENERATED, HUB, PARQUET = "generated", "hub:", ".parquet"
 _ALWAYS = ("source", "weight", "name")
 _FORMAT = ("text", "prompt", "response", "template")
-#: The options of each kind of source, besides those of all.
+#: The options of each kind of source, besides those of every source.
 _OPTIONS = {
     "generated": ("seed",),
     "hub": ("subset", "split", "epochs", *_FORMAT),
@@ -31,13 +31,14 @@ class DataSpec:
     Attributes:
         source: ``generated``, the corpus of the bundled models; ``hub:owner/name``, or ``hub:`` and a folder,
             which `datasets` streams; else a local file or folder: text, JSON lines or ``.parquet``.
-        weight: its share of the rows where there are several sources, in proportion to the others'.
-        name: in errors, logs and checkpoints; None for one derived from ``source``.
-        epochs: passes through finite data; None for endless.
-        unit: of text files: see :class:`~cola_agents.train.data.sources.FileDocuments`.
-        text, prompt, response, template: of objects: see :class:`~cola_agents.train.data.formats.RowFormat`.
-        subset, split: of ``hub:``, where the split is "train" without one.
-        seed: of ``generated``; None for the run's own.
+        weight: its share of the rows relative to the weights of the other sources.
+        name: name in errors, logs and checkpoints; None for one derived from ``source``.
+        epochs: passes through finite data; None for endlessly many.
+        unit: for text files: see :class:`~cola_agents.train.data.sources.FileDocuments`.
+        text, prompt, response, template: for objects: see
+            :class:`~cola_agents.train.data.formats.RowFormat`.
+        subset, split: for ``hub:``; the default split is "train".
+        seed: for ``generated``; None for the run's own.
 
     Raises:
         ValueError: for an option of another kind of source, or a weight that is not a positive number.
@@ -65,7 +66,7 @@ class DataSpec:
                     f"{', '.join(allowed[1:])}"
                 )
         if not 0 < self.weight < float("inf"):
-            raise ValueError(f"data {self.source!r}: a weight is a positive number, got {self.weight}")
+            raise ValueError(f"data {self.source!r}: the weight must be a positive number, got {self.weight}")
 
     @property
     def kind(self) -> str:
@@ -83,7 +84,7 @@ class DataSpec:
         """Open the source at its beginning.
 
         Args:
-            seed: of the generated corpus, if ``self.seed`` is None.
+            seed: seed of the generated corpus, if ``self.seed`` is None.
 
         Raises:
             OSError, ValueError, ImportError: where it cannot be opened.
@@ -127,8 +128,8 @@ def parse_data(texts: Iterable[str]) -> list[DataSpec]:
             key, equals, value = pair.partition("=")
             if not equals or key in description:
                 raise ValueError(
-                    f"--data {text}: {pair!r} is not one key=value more; a source whose name holds a comma "
-                    "goes into a .json file"
+                    f"--data {text}: {pair!r} is not another key=value; describe a source whose name has a "
+                    "comma in a .json file"
                 )
             description[key] = value
         specs.append(_parsed(description, f"--data {text}"))
@@ -155,8 +156,8 @@ def _parsed(description: JsonObject, where: str) -> DataSpec:
     known = [field.name for field in fields(DataSpec)]
     unknown = [key for key in description if key not in known]
     if unknown or not description.get("source"):
-        what = f"knows no {', '.join(map(repr, unknown))}" if unknown else "names no source"
-        raise ValueError(f"{where} {what}; the fields are {', '.join(known)}")
+        problem = f"unknown {', '.join(map(repr, unknown))}" if unknown else "no source"
+        raise ValueError(f"{where}: {problem}; the fields are {', '.join(known)}")
     values = dict(description)
     for key, kind in _NUMBERS.items():
         if key in values:
@@ -166,7 +167,7 @@ def _parsed(description: JsonObject, where: str) -> DataSpec:
                 raise ValueError(f"{where}: {key}={values[key]!r} is not a number") from error
     wrong = [key for key, value in values.items() if key not in _NUMBERS and not isinstance(value, str)]
     if wrong:
-        raise ValueError(f"{where}: {', '.join(wrong)} must be text")
+        raise ValueError(f"{where}: {', '.join(wrong)} must be strings")
     try:
         return DataSpec(**values)
     except ValueError as error:
@@ -174,11 +175,11 @@ def _parsed(description: JsonObject, where: str) -> DataSpec:
 
 
 def open_data(specs: Sequence[DataSpec], seed: int) -> Documents | Mixture:
-    """Open the only source, or a mixture of several.
+    """Open a single source, or a mixture of several.
 
     Args:
         specs: at least one description.
-        seed: of the order of a mixture, and of generated corpora.
+        seed: seed of the order of a mixture and of generated corpora.
     """
     opened = [(spec.open(seed), spec.weight) for spec in specs]
     return opened[0][0] if len(opened) == 1 else Mixture(opened, seed)

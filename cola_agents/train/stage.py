@@ -26,22 +26,23 @@ PRECISIONS = ("float32", "bf16")
 class StageConfig:
     """Options of a training stage: length, batch, optimiser, precision, checkpoints.
 
-    The defaults suit models of the bundled size; :meth:`paper_world` and :meth:`paper_policy` are the
-    paper's.
+    The defaults are for models of the bundled size; :meth:`paper_world` and :meth:`paper_policy` give the
+    paper's values.
 
     Attributes:
         steps: optimiser steps.
-        rows, length: shape of the global batch: rows of packed documents and their length in tokens. It is
-            the same for any number of micro-batches and processes.
-        lr: peak learning rate; a linear warm-up of ``warmup`` steps, then a cosine to ``final`` of it.
-        weight_decay, betas, clip: AdamW's, and the largest norm of the whole gradient.
-        seed: seeds the data order and the noise of the stage.
+        rows, length: shape of the global batch: rows of packed documents and their length in tokens. It
+            does not depend on the number of micro-batches and processes.
+        lr: peak learning rate, after a linear warm-up of ``warmup`` steps; a cosine decays it to ``final``
+            times the peak.
+        weight_decay, betas, clip: AdamW's options, and the largest norm of the gradient of all weights.
+        seed: seed of the data order and the noise of the stage.
         log_every: steps between two log records.
         tensorboard: whether records also go to TensorBoard, next to the log file: None if it is installed,
-            True to require it.
-        micro_rows: rows of a micro-batch, that is of one forward and backward pass; None for all rows of
-            a process. Gradients are accumulated over a process' micro-batches.
-        codebook_weight_decay: of the codebook, in place of ``weight_decay``; None for the same.
+            True to require it, False for never.
+        micro_rows: rows of a micro-batch, which is one forward and backward pass; None for all rows of a
+            process. Gradients are accumulated over a process' micro-batches.
+        codebook_weight_decay: weight decay of the codebook; None for ``weight_decay``.
         precision: ``"float32"``, or ``"bf16"`` to compute in bfloat16 (autocast) with losses in float32.
         low_precision_weights: keep trained weights in the type in which they were loaded. Otherwise they,
             their gradients and the optimiser's moments are float32.
@@ -95,14 +96,14 @@ class StageConfig:
         Source: the official pre-training code, single-node script: ``learning_rate`` 1e-4 and ``min_lr`` 4e-5
         (1e-5 in its multi-node script), ``warmup_steps`` 100, cosine; ``global_batch_size`` 512 of 2,048
         tokens in micro-batches of 4; AdamW with torch's betas, decay .01 and none on the codebook, clip 1.0;
-        bf16-mixed with activation checkpointing; seed 42. It divides the batch by the devices of one node,
-        so that N nodes train on 512 N rows; here ``rows`` is that of all processes.
+        bf16-mixed with activation checkpointing; seed 42. That code divides the batch by the devices of one
+        node, so that N nodes train on 512 N rows; here ``rows`` counts the rows of all processes.
         """
         return cls(**({"steps": _steps(1.1e12), "codebook_weight_decay": 0.0} | _PAPER | changed))
 
     @classmethod
     def paper_policy(cls, **changed: Any) -> StageConfig:
-        """Stage 2 with the same settings: 6.4e11 tokens, as the read-me of the released policy says."""
+        """Stage 2: the same settings and 6.4e11 tokens, the number in the read-me of the released policy."""
         return cls(**({"steps": _steps(6.4e11)} | _PAPER | changed))
 
     @property
@@ -112,10 +113,9 @@ class StageConfig:
 
     def rate(self, step: int) -> float:
         """Learning rate of step ``step``, counted from 1, as a share of ``lr``."""
-        done = step - 1
-        if done < self.warmup:
-            return (done + 1) / self.warmup
-        progress = (done - self.warmup) / max(1, self.steps - self.warmup)
+        if step <= self.warmup:
+            return step / self.warmup
+        progress = (step - 1 - self.warmup) / max(1, self.steps - self.warmup)
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
@@ -145,7 +145,7 @@ class StageLoss(nn.Module, ABC):
     DDP and FSDP wrap this module, so a training loop calls only :meth:`forward` (and :meth:`pool`). The
     global batch of a step is split into micro-batches, in one process or several; the loss of each is
     weighted by its share of the counted targets, so that a mean over targets does not depend on the split.
-    A loss that is not such a mean (a function of the batch's mean distribution, say) needs ``pooled``.
+    A loss that is not such a mean (for example a function of the batch's mean distribution) needs ``pooled``.
 
     Attributes:
         pools: whether the loss needs :meth:`pool`.
@@ -167,28 +167,28 @@ class StageLoss(nn.Module, ABC):
 
         Returns:
             the mean loss over the batch's counted targets, and figures for the log: means over the same
-            targets, detached, of any shape. Both must be finite, and zero at best, where no target counts.
+            targets, detached, of any shape. For a batch without targets both must be finite, preferably 0.
         """
 
     def pool(self, batch: Batch, generators: Sequence[torch.Generator]) -> Tensor:
-        """A mean over a micro-batch's counted targets, whose mean over the global batch the loss needs.
+        """A mean over a micro-batch's counted targets; :meth:`forward` gets its mean over the global batch.
 
         Called only where ``pools`` is set and there are several micro-batches, without gradients and before
         any :meth:`forward`.
         """
-        raise TypeError(f"{type(self).__name__} sets pools and does not define pool()")
+        raise TypeError(f"{type(self).__name__} sets pools, but does not define pool()")
 
     def report(self, figures: dict[str, Tensor]) -> dict[str, float]:
         """Turn the figures' means over the global batch into the entries of a log record."""
         return {name: value.item() for name, value in figures.items()}
 
     def settings(self) -> JsonObject:
-        """Further settings that change the result, as JSON values; a resumed run must have the same."""
+        """Further settings that change the result, as JSON values; a resumed run must have the same ones."""
         return {}
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """Layers that FSDP shards one by one, as their models name them (accelerate asks for this name)."""
+        """Class names of the layers that FSDP shards one by one; accelerate reads this attribute."""
         present = {type(module).__name__ for module in self.modules()}
         named = {
             name for module in self.children() for name in getattr(module, "_no_split_modules", None) or ()
@@ -197,7 +197,7 @@ class StageLoss(nn.Module, ABC):
 
 
 def target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats over the targets that are not -100, in float32; 0 where all are.
+    """Mean cross-entropy in nats over the targets that are not -100, in float32; 0 if there are none.
 
     Args:
         logits: [B, T, V].
@@ -210,5 +210,5 @@ def target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def row_generators(seed: int, step: int, rows: range) -> list[torch.Generator]:
-    """A generator for each of some rows of step ``step``'s global batch, seeded by (seed, step, row)."""
+    """One generator for each of ``rows`` of the global batch of a step, seeded by (seed, step, row)."""
     return [torch.Generator().manual_seed(derived_seed(seed, step, row, bits=64)) for row in rows]

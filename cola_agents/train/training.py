@@ -27,7 +27,7 @@ from cola_agents.train.adapters import Adapters
 from cola_agents.train.bundled.corpus import HELD_OUT
 from cola_agents.train.checkpoints import RUN
 from cola_agents.train.clone import clone_policy
-from cola_agents.train.data.packing import PackedBatches
+from cola_agents.train.data.packing import Batch, PackedBatches
 from cola_agents.train.fta import tune_base
 from cola_agents.train.metrics import CodebookMetrics, measure
 from cola_agents.train.presets import PRESETS
@@ -40,17 +40,17 @@ from cola_envs import jsonl
 
 CHECKPOINTS, ADAPTERS = "checkpoints", "adapters"
 LOG, METRICS, FINISHED = "log.jsonl", "metrics.json", "training.json"
-#: Batches on which a finished model is measured.
+#: Number of held-out batches on which a finished model is measured.
 _MEASURED = 12
 
 
 def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookMetrics | None:
-    """Begin or resume a run, and write the finished model into its folder.
+    """Begin or resume a run, and write the finished model to its folder.
 
     Under ``accelerate launch`` every process calls this; only rank 0 writes. The folder holds the model and
     its tokenizer, ``log.jsonl``, TensorBoard's events, ``checkpoints``, ``metrics.json`` if the model was
-    measured (in ``adapters`` where those are kept), and, written last, ``training.json``, the settings of
-    the run. A finished run is left unchanged.
+    measured (in ``adapters`` if adapters are kept), and ``training.json``, the settings of the run, which is
+    written last. A finished run is not changed.
 
     Args:
         run: the stage, its data and its folder.
@@ -60,54 +60,39 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
         the finished model's metrics, if this call measured it.
 
     Raises:
-        FileExistsError, FileNotFoundError, ValueError: before anything is written: for a folder of something
-            else, a missing model or one of another kind, unreadable or empty data, a tokenizer of another
-            vocabulary, rows longer than the context; and as :func:`cola_agents.train.loop.run_stage`.
+        FileExistsError, FileNotFoundError, ValueError: before anything is written: for a folder that holds
+            something else, a missing model or one of another kind, unreadable or empty data, a tokenizer of
+            another vocabulary, rows longer than the context; and as
+            :func:`cola_agents.train.loop.run_stage`.
         InUseError: where another process writes the folder, naming it; nothing was changed.
     """
     with one_writer(run.out) if first_process() else nullcontext():
-        return _train(run, say)
-
-
-def _train(run: Run, say: Callable[[str], None]) -> CodebookMetrics | None:
-    if _finished(run):
-        say(f"{run.out} is finished: nothing to do.")
-        return None
-    _check_fsdp(run)
-    kind = _kind(run)
-    tokenizer = _tokenizer(run)
-    plain = PlainTokenizer(tokenizer)
-    steps, batches = _batches(run, plain)
-    config = run.stage_config(steps)
-    model = _model(run, kind, config, plain, batches)
-    with drawn_from(run.seeded + 7):
-        adapters = Adapters(model, run.lora) if run.lora else None
-    log, saved = run.out / LOG, run.out / CHECKPOINTS
-    workers = Workers(config.precision)
-    if run.stage == "world":
-        pretrain_world(model, batches, config, run.code_config(), log, checkpoints=saved / "world")
-    elif run.stage == "policy":
-        clone_policy(model, batches, config, log, checkpoints=saved / "policy")
-    else:
-        beginning = batches.state_dict()
-        tune_base(
-            model, run.tune, batches, config, log, adapters=adapters, checkpoints=saved / f"fta-{run.tune}"
-        )
-        if run.tune == "inverse" and run.reclone:
-            batches.load_state_dict(beginning)
-            clone_policy(model, batches, config, log, checkpoints=saved / "policy")
-    metrics = _measured(run, model, tokenizer, config, workers)
-    sharded = any(isinstance(p, DTensor) for p in model.parameters())
-    if adapters and not run.keep_adapters:
-        adapters.merge()
-    weights = whole_state(model) if sharded else None
-    workers.first(lambda: _save(run, model, tokenizer, adapters, weights, config, metrics))
-    say(f"Wrote {run.out}.")
-    return metrics
+        if _finished(run):
+            say(f"{run.out} is finished: nothing to do.")
+            return None
+        _check_fsdp(run)
+        model_config = _model_config(run)
+        tokenizer = _tokenizer(run)
+        plain = PlainTokenizer(tokenizer)
+        steps, batches = _batches(run, plain)
+        config = run.stage_config(steps)
+        model = _model(run, model_config, config, plain, batches)
+        with drawn_from(run.seeded + 7):
+            adapters = Adapters(model, run.lora) if run.lora else None
+        workers = Workers(config.precision)
+        _run_stages(run, model, adapters, batches, config)
+        sharded = any(isinstance(p, DTensor) for p in model.parameters())
+        metrics = None if sharded else _measure(run, model, tokenizer, config, workers)
+        if adapters and not run.keep_adapters:
+            adapters.merge()
+        weights = whole_state(model) if sharded else None
+        workers.first(lambda: _save(run, model, tokenizer, adapters, weights, config, metrics))
+        say(f"Wrote {run.out}.")
+        return metrics
 
 
 def _check_fsdp(run: Run) -> None:
-    """Raise ValueError for what cannot be done where the weights are sharded."""
+    """Raise ValueError for settings that sharded weights do not allow."""
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
         return
     if run.lora:
@@ -115,37 +100,37 @@ def _check_fsdp(run: Run) -> None:
     if run.stage == "fta" and run.tune == "inverse" and run.reclone:
         raise ValueError(
             "under FSDP one command runs one stage: leave the cloning out (--no-reclone), and run `cola "
-            "pretrain policy` on what comes out"
+            "pretrain policy` on the result"
         )
 
 
 def _finished(run: Run) -> bool:
-    """Whether the folder holds this run, finished.
+    """Whether the folder holds this run and it is finished.
 
     Raises:
-        FileExistsError: where the folder holds another run or something else.
+        FileExistsError: where the folder holds another finished run, or something that is not a run.
     """
     if (run.out / FINISHED).is_file():
         finished = jsonl.read_object(run.out / FINISHED, "digest")
         if finished["digest"] != run.digest:
             raise FileExistsError(
-                f"{run.out} holds a finished run of other settings (see {FINISHED}): give another folder"
+                f"{run.out} holds a finished run with other settings (see {FINISHED}): give another folder"
             )
         check_log(run.out / LOG)
         return True
     # In a process other than the first, the folder may not exist yet.
     if run.out.exists() and not any((run.out / CHECKPOINTS).glob(f"*/{RUN}")):
-        # A run that was killed before its first file was whole leaves its lock and an unfinished file.
-        left = {run.out / LOCK, *(run.out / CHECKPOINTS).glob(f"*/{unfinished(Path(RUN))}")}
+        # A run that was killed while it wrote its first file leaves its lock and an unfinished file.
+        leftovers = {run.out / LOCK, *(run.out / CHECKPOINTS).glob(f"*/{unfinished(Path(RUN))}")}
         files = {path for path in run.out.rglob("*") if path.is_symlink() or not path.is_dir()}
-        if not run.out.is_dir() or files - left:
+        if not run.out.is_dir() or files - leftovers:
             raise FileExistsError(
-                f"{run.out} holds something else than a run to resume: give an empty folder"
+                f"{run.out} holds something other than a run to resume: give an empty folder"
             )
     return False
 
 
-def _kind(run: Run) -> PretrainedConfig:
+def _model_config(run: Run) -> PretrainedConfig:
     """The configuration of the run's initial model."""
     path = Path(run.model)
     if path.exists() and not (path / "config.json").is_file():
@@ -158,13 +143,13 @@ def _kind(run: Run) -> PretrainedConfig:
         config = load_config(run.model)
     except OSError as error:
         raise FileNotFoundError(
-            f"--model (--source) {run.model} is no folder here, and no hub model of that name could be "
-            "fetched"
+            f"--model (--source) {run.model} is not a local folder, and no hub model of that name could be "
+            "fetched: check the name"
         ) from error
     latent = config.model_type == "cola" or is_official(config)
     if run.stage != "world" and not latent:
         raise ValueError(
-            f"{run.model} holds a {config.model_type} model, not a latent-action one: run `cola pretrain "
+            f"{run.model} holds a {config.model_type} model, not a latent-action model: run `cola pretrain "
             "world` on it first"
         )
     if run.grow and latent:
@@ -174,6 +159,7 @@ def _kind(run: Run) -> PretrainedConfig:
 
 
 def _tokenizer(run: Run) -> PreTrainedTokenizerBase:
+    """The run's tokenizer, by default the model's; ValueError for another vocabulary than the model's."""
     try:
         default = load_tokenizer(run.model)
     except FileNotFoundError as error:
@@ -185,8 +171,8 @@ def _tokenizer(run: Run) -> PreTrainedTokenizerBase:
     tokenizer = load_tokenizer(run.tokenizer)
     if default is not None and default.get_vocab() != tokenizer.get_vocab():
         raise ValueError(
-            f"the tokenizer {run.tokenizer} has another vocabulary than that of {run.model} "
-            f"({len(tokenizer)} entries and {len(default)}): leave --tokenizer out"
+            f"the vocabulary of the tokenizer {run.tokenizer} ({len(tokenizer)} entries) is not that of "
+            f"{run.model} ({len(default)} entries): leave --tokenizer out"
         )
     return tokenizer
 
@@ -207,20 +193,33 @@ def _packed(run: Run, tokenizer: PlainTokenizer) -> PackedBatches:
 
 
 def _batches(run: Run, tokenizer: PlainTokenizer) -> tuple[int | None, PackedBatches]:
-    """The number of steps, where epochs determine it, and the batches, of which there is at least one."""
+    """The number of steps, where epochs determine it, and the batches; raises an error for empty data."""
     batches = _packed(run, tokenizer)
     if run.epochs is not None:
         return sum(1 for _ in batches), _packed(run, tokenizer)
-    beginning = batches.state_dict()
-    next(batches)
-    batches.load_state_dict(beginning)
+    _first_batch(batches)
     return None, batches
 
 
+def _first_batch(batches: PackedBatches) -> Batch:
+    """The next batch, which stays the next one."""
+    start = batches.state_dict()
+    batch = next(batches)
+    batches.load_state_dict(start)
+    return batch
+
+
 def _model(
-    run: Run, kind: PretrainedConfig, config: StageConfig, tokenizer: PlainTokenizer, batches: PackedBatches
+    run: Run,
+    model_config: PretrainedConfig,
+    config: StageConfig,
+    tokenizer: PlainTokenizer,
+    batches: PackedBatches,
 ) -> CoLAForCausalLM:
-    text: PretrainedConfig = getattr(kind, "text_config", kind) if kind.model_type == "cola" else kind
+    """The latent-action model to train, loaded, converted from the official format, or built on a base."""
+    text: PretrainedConfig = model_config
+    if model_config.model_type == "cola":
+        text = getattr(model_config, "text_config", model_config)
     check_fits(tokenizer, text.vocab_size)
     if config.length > text.max_position_embeddings:
         raise ValueError(
@@ -228,12 +227,12 @@ def _model(
         )
     dtype = getattr(torch, run.dtype)
     with drawn_from(run.seeded + 1):
-        if is_official(kind):
+        if is_official(model_config):
             model = CoLAForCausalLM.from_official(run.model, dtype=dtype)
-        elif kind.model_type == "cola":
+        elif model_config.model_type == "cola":
             model = CoLAForCausalLM.from_pretrained(run.model, dtype=dtype)
         else:
-            base = load_model(AutoModelForCausalLM, run.model, config=kind, dtype=dtype)
+            base = load_model(AutoModelForCausalLM, run.model, config=model_config, dtype=dtype)
             try:
                 grown = {**PRESETS[run.preset].grow, **run.grow}
                 model = CoLAForCausalLM.from_base(base, **grown)
@@ -242,27 +241,42 @@ def _model(
                     raise
                 raise ValueError(f"{', '.join(map(flag_of, run.grow))}: {error}") from error
             if model.readout_norm is not None:
-                beginning = batches.state_dict()
-                first = next(batches)
-                batches.load_state_dict(beginning)
+                first = _first_batch(batches)
                 calibrate_readout(model, first.ids[:4], mask=first.segments[:4] >= 0)
     return model.to(run.device) if run.device else model
 
 
-def _measured(
+def _run_stages(
+    run: Run, model: CoLAForCausalLM, adapters: Adapters | None, batches: PackedBatches, config: StageConfig
+) -> None:
+    """Train the model by the run's stage; after FTA-I, clone the policy again on the same documents."""
+    log, folder = run.out / LOG, run.out / CHECKPOINTS
+    if run.stage == "world":
+        pretrain_world(model, batches, config, run.code_config(), log, checkpoints=folder / "world")
+        return
+    if run.stage == "fta":
+        start = batches.state_dict()
+        checkpoints = folder / f"fta-{run.tune}"
+        tune_base(model, run.tune, batches, config, log, adapters=adapters, checkpoints=checkpoints)
+        if run.tune != "inverse" or not run.reclone:
+            return
+        batches.load_state_dict(start)
+    clone_policy(model, batches, config, log, checkpoints=folder / "policy")
+
+
+def _measure(
     run: Run,
     model: CoLAForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     config: StageConfig,
     workers: Workers,
 ) -> CodebookMetrics | None:
-    """The metrics of a finished policy on held-out text, measured by rank 0; None where there are none."""
-    sharded = any(isinstance(p, DTensor) for p in model.parameters())
+    """The metrics of a finished policy on held-out text, measured by rank 0; None without such text."""
     specs = list(run.held_out) or ([DataSpec("generated", seed=HELD_OUT)] if run.generated else [])
-    if run.stage == "world" or not specs or model.inverse_trunk is None or sharded:
+    if run.stage == "world" or not specs or model.inverse_trunk is None:
         return None
 
-    def measured() -> CodebookMetrics:
+    def measure_held_out() -> CodebookMetrics:
         held_out = PackedBatches(
             open_data(specs, HELD_OUT),
             PlainTokenizer(tokenizer),
@@ -272,7 +286,7 @@ def _measured(
         )
         return measure(model, islice(held_out, _MEASURED))
 
-    return workers.first(measured)
+    return workers.first(measure_held_out)
 
 
 def _save(
@@ -291,11 +305,11 @@ def _save(
     if weights is None:
         model.to(dtype).save_pretrained(run.out)
     else:
-        whole = {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}
-        model.save_pretrained(run.out, state_dict=whole)
+        state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}
+        model.save_pretrained(run.out, state_dict=state)
     tokenizer.save_pretrained(run.out)
     if metrics:
-        # The saved model does not hold kept adapters, but the metrics are of both together.
+        # The metrics include kept adapters, which are not part of the saved model.
         folder = run.out / ADAPTERS if run.keep_adapters else run.out
         write_json(folder / METRICS, metrics.as_dict(), indent=2)
         with RecordLog("codebook", run.out / LOG, config.tensorboard) as log:

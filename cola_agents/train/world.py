@@ -26,7 +26,7 @@ from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
 from cola_envs.jsonl import JsonObject
 
 WORLD_MODULES = ("inverse_trunk", "inverse_head", "codebook", "merge")
-#: Trained too where the readout has its own norm.
+#: Trained too if the readout has a norm of its own.
 READOUT_MODULES = ("readout_norm",)
 
 
@@ -37,8 +37,8 @@ class CodeConfig:
     Attributes:
         tau: Gumbel-softmax temperature. The official code uses 2.0; 1.0 trains better at small scale.
         entropy: weight of the per-position regulariser (official: 0.001).
-        marginal: weight of the batch-marginal regulariser (not in the paper: without it the codebook
-            of a small model collapses to a handful of codes).
+        marginal: weight of the batch-marginal regulariser, which is not in the paper: without it the
+            codebook of a small model collapses to a handful of codes.
 
     Raises:
         ValueError: for a temperature that is not positive.
@@ -71,7 +71,7 @@ def trained_parameters(model: CoLAForCausalLM, modules: tuple[str, ...]) -> list
 
 
 class WorldLoss(StageLoss):
-    """Cross-entropy of the next token under the inverse dynamics' relaxed code, and the regularisers.
+    """Cross-entropy of the next token under the inverse dynamics' relaxed codes, with regularisers.
 
     The batch-marginal regulariser is a function of the mean code distribution of the global batch. With
     several micro-batches the mean is computed first, which takes another forward pass of base and inverse
@@ -87,21 +87,21 @@ class WorldLoss(StageLoss):
     def forward(
         self, batch: Batch, generators: Sequence[torch.Generator], pooled: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        codes, counts = self.codes, batch.targets != IGNORED
-        h, logits, assigned = self._assigned(batch, generators)
+        codes, counted = self.codes, batch.targets != IGNORED
+        h, logits, assigned = self._assign(batch, generators)
         tokens = self.model.world_from_vectors(h, assigned.straight_through @ self.model.codebook.weight)
         ce = target_cross_entropy(tokens, batch.targets)
-        loss = ce + codes.entropy * negative_entropy(assigned.probs, counts)
+        loss = ce + codes.entropy * negative_entropy(assigned.probs, counted)
         if self.pools:
-            loss = loss + codes.marginal * negative_marginal_entropy(assigned.probs, counts, pooled)
-        used = torch.bincount(logits.argmax(-1)[counts], minlength=logits.shape[-1])
-        return loss, {"world_ce": ce.detach(), "code_use": used / counts.sum().clamp_min(1)}
+            loss = loss + codes.marginal * negative_marginal_entropy(assigned.probs, counted, pooled)
+        used = torch.bincount(logits.argmax(-1)[counted], minlength=logits.shape[-1])
+        return loss, {"world_ce": ce.detach(), "code_use": used / counted.sum().clamp_min(1)}
 
     def pool(self, batch: Batch, generators: Sequence[torch.Generator]) -> Tensor:
         """The mean code distribution [A] over the counted positions."""
-        return mean_distribution(self._assigned(batch, generators)[2].probs, batch.targets != IGNORED)
+        return mean_distribution(self._assign(batch, generators)[2].probs, batch.targets != IGNORED)
 
-    def _assigned(
+    def _assign(
         self, batch: Batch, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor, CodeAssignment]:
         """Hidden states [B, T, D], shifted code logits [B, T, A] and the codes drawn from them."""
@@ -134,15 +134,15 @@ def pretrain_world(
 ) -> list[dict[str, float]]:
     """Train inverse dynamics, codebook and world model together.
 
-    The log records hold ``code_perplexity``, of the batch's codes without noise; below a quarter of the
-    codebook's size a :class:`~cola_agents.train.health.CodebookWarning` is raised as a warning.
+    The log records hold ``code_perplexity``, the perplexity of the batch's codes without noise; below a
+    quarter of the codebook's size a :class:`~cola_agents.train.health.CodebookWarning` is issued.
 
     Returns:
         the log records; arguments and errors are those of :func:`cola_agents.train.loop.run_stage`.
     """
-    own_norm = model.config.readout == "normed_difference"
-    trained = trained_parameters(model, WORLD_MODULES + READOUT_MODULES if own_norm else WORLD_MODULES)
-    records = run_stage(
+    has_norm = model.config.readout == "normed_difference"
+    trained = trained_parameters(model, WORLD_MODULES + READOUT_MODULES if has_norm else WORLD_MODULES)
+    return run_stage(
         "world",
         WorldLoss(model, codes or CodeConfig()),
         trained,
@@ -152,5 +152,3 @@ def pretrain_world(
         watch=CollapseWatch(model.config.num_codes, config.warmup),
         checkpoints=checkpoints,
     )
-    model.eval()
-    return records

@@ -168,7 +168,7 @@ def test_tokens_and_the_papers_preset_become_a_configuration(tmp_path):
         (["world", "--model", "{start}"], "holds no model: there is no config.json"),
         (["world", "--model", "{start}/cola", "--codes", "4"], "latent-action model already: --codes"),
         (["world", "--model", "{start}/base", "--under", "policy"], "takes no --under"),
-        (["policy", "--model", "{start}/base"], "holds a llama model, not a latent-action one"),
+        (["policy", "--model", "{start}/base"], "holds a llama model, not a latent-action model"),
         (["policy", "--model", "{start}/cola", "--tau", "2"], "takes no --tau"),
         (["policy", "--model", "{start}/cola", "--length", "1024"], "beyond the model's context of 512"),
         (["policy", "--model", "{start}/cola", "--data", "{start}/nowhere.txt"], "no file or folder"),
@@ -178,11 +178,11 @@ def test_tokens_and_the_papers_preset_become_a_configuration(tmp_path):
             "torn.jsonl, line 1 is not JSON",
         ),
         (["policy", "--model", "{start}/cola", "--epochs", "1"], "take no 'epochs'"),
-        (["policy", "--model", "{start}/cola", "--tokenizer", "{start}/other"], "has another vocabulary"),
+        (["policy", "--model", "{start}/cola", "--tokenizer", "{start}/other"], "is not that of"),
         (["policy", "--model", "{start}/cola", "--steps", "0"], "steps must be at least 1"),
         (["policy", "--model", "{start}/cola", "--lr", "-1"], "lr and clip must be positive"),
         (["policy", "--model", "{start}/cola", "--rows", "3", "--micro-rows", "2"], "not a multiple"),
-        (["policy", "--model", "{start}/cola", "--dtype", "float33"], "is not a torch type"),
+        (["policy", "--model", "{start}/cola", "--dtype", "float33"], "is not a torch dtype"),
         (["fta", "--model", "{start}/cola", "--keep-adapters"], "--keep-adapters needs --lora-rank"),
         (["fta", "--model", "{start}/cola", "--lora-alpha", "3"], "--lora-alpha needs --lora-rank"),
         (["fta", "--model", "{start}/cola", "--preset", "paper"], "one epoch in the paper"),
@@ -232,12 +232,12 @@ def test_a_folder_of_something_else_or_of_another_run_is_left_alone(start, tmp_p
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert pretrain(*argv, "--steps", "2", "--out", tmp_path / "mine") == 2
-    assert "holds something else" in capsys.readouterr().err
+    assert "holds something other than a run" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     assert pretrain(*argv, "--steps", "2", "--out", tmp_path / "run") == 0
     before = weights(tmp_path / "run")
     assert pretrain(*argv, "--steps", "3", "--out", tmp_path / "run") == 2
-    assert "finished run of other settings" in capsys.readouterr().err
+    assert "finished run with other settings" in capsys.readouterr().err
     # The same as if it had been stopped before it was finished.
     (tmp_path / "run" / "training.json").unlink()
     assert pretrain(*argv, "--steps", "3", "--out", tmp_path / "run") == 2
@@ -278,7 +278,7 @@ def test_a_run_killed_before_its_first_file_was_whole_can_be_begun(start, tmp_pa
     (left / ".run.json.new").write_text('{"log_')
     (tmp_path / "run" / "thesis.txt").write_text("precious")
     assert pretrain(*argv, "--out", tmp_path / "run") == 2
-    assert "holds something else" in capsys.readouterr().err
+    assert "holds something other than a run" in capsys.readouterr().err
     (tmp_path / "run" / "thesis.txt").unlink()
     assert pretrain(*argv, "--out", tmp_path / "run") == 0
     (tmp_path / "empty" / "checkpoints" / "policy").mkdir(parents=True)

@@ -206,8 +206,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_last_whole_one_and_says_so(
     with pytest.warns(CheckpointWarning) as given:
         found = resumed(folder)
     (message,) = [str(warning.message) for warning in given if warning.category is CheckpointWarning]
-    assert "step-00000004 is not whole" in message
-    assert "going on from step-00000002" in message
+    assert "step-00000004 is damaged" in message
+    assert "resumed from step-00000002" in message
     assert_equal_runs(found, whole)
     assert (folder / "steps" / "broken-0-step-00000004").is_dir(), "nothing is thrown away"
 
@@ -227,7 +227,7 @@ def test_without_a_whole_checkpoint_nothing_begins_anew(made, tmp_path):
         truncate(folder / "steps" / f"step-0000000{step}" / "trained.safetensors")
     before = sorted(str(path) for path in folder.rglob("*"))
     with pytest.raises(
-        ValueError, match=r"no checkpoint in .* is whole: step-00000004: trained.*step-00000002"
+        ValueError, match=r"all checkpoints in .* are damaged: step-00000004: trained.*step-00000002"
     ):
         resumed(folder)
     assert sorted(str(path) for path in folder.rglob("*")) == before
@@ -262,7 +262,7 @@ def two_saved(tmp_path) -> Checkpoints:
 @pytest.mark.parametrize("content", OTHER_JSON.values(), ids=OTHER_JSON)
 def test_other_json_in_place_of_a_state_falls_back_and_names_the_file(content, two_saved):
     (two_saved.folder / "step-00000002" / "state.json").write_text(content)
-    with pytest.warns(CheckpointWarning, match=r"step-00000002 is not whole .*state\.json"):
+    with pytest.warns(CheckpointWarning, match=r"step-00000002 is damaged .*state\.json"):
         saved = two_saved.newest()
     assert saved is not None
     assert saved.step == 1
@@ -291,7 +291,7 @@ def test_a_state_of_another_form_falls_back_though_its_digest_is_right(changed, 
     path = two_saved.folder / "step-00000002" / "state.json"
     body = json.dumps(json.loads(json.loads(path.read_text())["state"]) | changed)
     path.write_text(json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "state": body}))
-    with pytest.warns(CheckpointWarning, match=r"step-00000002 is not whole .*state\.json"):
+    with pytest.warns(CheckpointWarning, match=r"step-00000002 is damaged .*state\.json"):
         saved = two_saved.newest()
     assert saved is not None
     assert saved.step == 1
@@ -311,7 +311,7 @@ def test_a_damaged_description_of_a_run_is_said_and_nothing_is_changed(content, 
     (two_saved.folder / "run.json").write_text(content)
     before = sorted(two_saved.folder.iterdir())
     for call in (two_saved.newest, lambda: two_saved.begin(None)):
-        with pytest.raises(ValueError, match=r"run\.json is damaged .*put a copy of the file back"):
+        with pytest.raises(ValueError, match=r"run\.json is damaged .*restore the file from a copy"):
             call()
     assert sorted(two_saved.folder.iterdir()) == before
 
@@ -349,7 +349,7 @@ def test_another_base_is_noticed(made, tmp_path, monkeypatch):
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(FileExistsError, match="holds something else than checkpoints"):
+    with pytest.raises(FileExistsError, match="holds something other than checkpoints"):
         run("policy", checkpoints=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -367,7 +367,7 @@ def test_a_place_that_json_does_not_keep_is_refused(tmp_path):
         def state_dict(self) -> Any:
             return {"drawn": (1, 2)}
 
-    with pytest.raises(ValueError, match=r"the batches' state_dict\(\) does not survive JSON"):
+    with pytest.raises(ValueError, match=r"the batches' state_dict\(\) must be JSON values"):
         run("policy", batches=Odd(), checkpoints=tmp_path / "steps")
     assert not list(tmp_path.iterdir())
 

@@ -72,11 +72,11 @@ def test_a_beam_finds_the_likeliest_line_that_greedy_misses() -> None:
 
     greedy, _ = beam_search(episodes, [0], policy)
     assert greedy[0].text.startswith("a")
-    found, tokens = beam_search(episodes, [0, 1, 2, 3], policy)
-    assert found[0].text == "bab"
-    assert found[0].value == pytest.approx(np.log(0.4), abs=1e-6)
+    endings, tokens = beam_search(episodes, [0, 1, 2, 3], policy)
+    assert endings[0].text == "bab"
+    assert endings[0].value == pytest.approx(np.log(0.4), abs=1e-6)
     assert tokens <= 4 * 3
-    assert [e.value for e in found] == sorted((e.value for e in found), reverse=True)
+    assert [e.value for e in endings] == sorted((e.value for e in endings), reverse=True)
 
 
 def test_an_episode_that_is_over_is_refused() -> None:

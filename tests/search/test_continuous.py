@@ -1,4 +1,4 @@
-"""Trees whose play-outs are stepped together: what is found is the same, and no tree waits for another."""
+"""Trees whose rollouts are stepped together: the results are the same, and no tree waits for another."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def called(evaluate: RolloutEvaluator) -> Callable[[Sequence[int]], Evaluation]:
         ({}, {"world_temperature": 1.0}),
     ],
 )
-def test_the_same_is_found_as_when_all_play_outs_are_waited_for(
+def test_results_are_the_same_as_when_all_rollouts_are_waited_for(
     options: dict[str, Any], make: dict[str, Any]
 ) -> None:
     solver = MCTS("CoLA-Arithmetic-v0", num_trees=6, level=2, **make)
@@ -68,7 +68,7 @@ def test_the_same_is_found_as_when_all_play_outs_are_waited_for(
 
 @pytest.mark.parametrize("task", ["CoLA-Arithmetic-v0", "CoLA-TextRooms-v0"])
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, FloatingPointError])
-def test_whenever_it_is_stopped_what_was_found_is_returned_and_the_rows_are_put_back(
+def test_a_stopped_search_returns_its_result_so_far_and_restores_the_rows(
     task: str, stop: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     solver = MCTS(task, num_trees=4)
@@ -96,16 +96,18 @@ def test_whenever_it_is_stopped_what_was_found_is_returned_and_the_rows_are_put_
         evaluate, made, last = begin(), 0, at
         before, seen = [episodes.snapshot(row) for row in range(4)], episodes.observe(range(4))
         if stop is KeyboardInterrupt:
-            found = search(episodes, rows, evaluate, config)
+            result = search(episodes, rows, evaluate, config)
         else:
             with pytest.raises(stop) as raised:
                 search(episodes, rows, evaluate, config)
-            found = raised.value.found  # type: ignore[attr-defined]
-        assert found.interrupted
-        assert all(one in many for one, many in zip(found.endings, whole.endings, strict=True) for one in one)
+            result = raised.value.found  # type: ignore[attr-defined]
+        assert result.interrupted
+        assert all(
+            one in many for one, many in zip(result.endings, whole.endings, strict=True) for one in one
+        )
         assert [episodes.snapshot(row) for row in range(4)] == before
         np.testing.assert_allclose(episodes.observe(range(4)), seen, atol=1e-4)
-        counts.append(int(found.simulations.sum()))
+        counts.append(int(result.simulations.sum()))
     assert counts == sorted(counts)
     assert counts[-1] > 0
     last = 0
@@ -136,7 +138,7 @@ def _uneven(session: Any, rows: Sequence[int]) -> torch.Tensor:
     return logits
 
 
-def test_no_tree_waits_for_the_longest_play_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tree_waits_for_the_longest_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
     def steps(hide: Callable[[Any], Any]) -> dict[int, int]:
         """Of each row how many steps had been made when its last simulation began."""
         episodes = played(Uneven, 4, max_tokens=12)
@@ -162,8 +164,8 @@ def test_no_tree_waits_for_the_longest_play_out(monkeypatch: pytest.MonkeyPatch)
 def test_an_evaluator_made_from_the_bundled_one_is_called() -> None:
     class Halved(RolloutEvaluator):
         def __call__(self, rows: Sequence[int], /) -> Evaluation:
-            found = super().__call__(rows)
-            return found._replace(value=0.5 * found.value)
+            evaluation = super().__call__(rows)
+            return evaluation._replace(value=0.5 * evaluation.value)
 
     episodes = played(Uneven, 1, max_tokens=12)
     config = SearchConfig(simulations=1)

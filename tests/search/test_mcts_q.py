@@ -165,8 +165,8 @@ def test_a_q_of_another_codebook_is_refused() -> None:
 
 def test_an_action_of_no_probability_is_never_tried() -> None:
     def policy(rows: Sequence[int]) -> torch.Tensor:
-        found = logits(a=1.0, b=0.5)(rows)
-        return found.masked_fill(found < 0, -torch.inf)
+        scores = logits(a=1.0, b=0.5)(rows)
+        return scores.masked_fill(scores < 0, -torch.inf)
 
     episodes = played(Words, max_tokens=3)
     result = mcts_q(episodes, [0], policy, constant(0.0), MCTSQConfig(rounds=4, stop_at_end=False))

@@ -1,4 +1,4 @@
-"""The Q-function: learned from recorded episodes, asked in a session, saved and refused."""
+"""The Q-function: trained on recorded episodes, attached to a session, saved and loaded."""
 
 from __future__ import annotations
 
@@ -129,10 +129,10 @@ def _told(values: list[float], paid: list[float], problems: list[int]) -> tuple[
 
     class Said:
         def at(self, part: Rollout, positions: torch.Tensor) -> torch.Tensor:
-            found = torch.full((*positions.shape, 2), 9.0)
+            values = torch.full((*positions.shape, 2), 9.0)
             assert positions.flatten().tolist() == [2] * len(part)
-            found[..., 1] = torch.tensor([info["value"] for info in part.infos])[:, None]
-            return found
+            values[..., 1] = torch.tensor([info["value"] for info in part.infos])[:, None]
+            return values
 
     return Said(), rollout
 
@@ -154,9 +154,9 @@ def test_problems_are_held_out_whole_and_the_best_weights_there_are_kept(
         """Sixteen questions, though thirty-two seeds ask them."""
 
         def reset(self, rng: np.random.Generator) -> str:
-            return f"Q: {next(asked) // 2 % 16}"
+            return f"Q: {next(numbers) // 2 % 16}"
 
-    asked = (number for number in range(64))
+    numbers = (number for number in range(64))
     episodes = Episodes(latent_backbone, EachRow(Asked, 8), num_rows=8, max_tokens=3)
     seeds = range(64)
     rollout = collect(

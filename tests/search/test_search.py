@@ -171,10 +171,10 @@ def test_an_interrupted_search_returns_what_it_found() -> None:
 
 def test_rewards_that_must_not_be_seen_are_not() -> None:
     def evaluate(rows: Sequence[int], /) -> Evaluation:
-        found = letters({"a": 0.4, "b": 0.2, "c": 0.4})(rows)
-        values = np.zeros_like(found.prior)
+        evaluation = letters({"a": 0.4, "b": 0.2, "c": 0.4})(rows)
+        values = np.zeros_like(evaluation.prior)
         values[:, code("c")] = 0.9  # believes in what the task pays little for
-        return found._replace(action_values=values)
+        return evaluation._replace(action_values=values)
 
     config = SearchConfig(simulations=60, rewards="estimated", answer="value")
     result = search(played(Bandit), [0], evaluate, config)

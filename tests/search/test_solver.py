@@ -67,9 +67,9 @@ def test_problems_that_are_solved_survive_an_interrupt_and_an_error(monkeypatch)
         monkeypatch.setattr(solver.episodes, "reset", run)
 
     failing(KeyboardInterrupt())
-    found = solver.solve([1, 2, 3, 4])
-    assert found.interrupted
-    assert found.lines == whole.lines
+    result = solver.solve([1, 2, 3, 4])
+    assert result.interrupted
+    assert result.lines == whole.lines
     failing(OSError("the engine is gone"))
     with pytest.raises(OSError, match="engine is gone") as raised:
         solver.solve([1, 2, 3, 4])
@@ -157,8 +157,8 @@ def test_an_interrupted_evaluation_reports_the_batches_that_were_through(
         batches.append(1)
         if len(batches) == 2 and not within:
             raise KeyboardInterrupt
-        found = puct(*given, **named)
-        return dataclasses.replace(found, interrupted=len(batches) == 2)
+        result = puct(*given, **named)
+        return dataclasses.replace(result, interrupted=len(batches) == 2)
 
     monkeypatch.setattr(solver, "search", second)
     argv = ["eval", "--task", TASK, "--episodes", "6", "--num-envs", "4", "--search", "puct"]

@@ -58,9 +58,9 @@ def key_of(question: str) -> str:
 
 def puzzle_of(question: str) -> tuple[tuple[int, ...], int]:
     """Numbers and target of a Countdown question, read back from how it is written."""
-    found = re.fullmatch(r"Make (\d+) from (.*) with \+ - \* /", question)
-    assert found
-    return tuple(map(int, found[2].split(", "))), int(found[1])
+    match = re.fullmatch(r"Make (\d+) from (.*) with \+ - \* /", question)
+    assert match
+    return tuple(map(int, match[2].split(", "))), int(match[1])
 
 
 def opening_of(document: Document) -> str:
@@ -93,8 +93,10 @@ def test_no_document_holds_a_test_question(corpus):
             assert split_of(key_of(question[1])) == "train", document
         elif document.prompt.startswith("User: "):
             words += 1
-            asked = document.prompt.removeprefix("User: ").removesuffix("\nAssistant: ").partition("\n\n")[2]
-            assert substitute.canonical_question(asked) not in forbidden, document
+            question = (
+                document.prompt.removeprefix("User: ").removesuffix("\nAssistant: ").partition("\n\n")[2]
+            )
+            assert substitute.canonical_question(question) not in forbidden, document
         else:
             assert document.prompt == "Story:"
     assert arithmetic > 9_000
@@ -121,8 +123,8 @@ def test_every_style_gives_the_right_answer(style, level):
             assert len(worked) == len(problem.steps), text
         if style == "words":
             assert text.count(" to get ") == len(problem.steps), text
-            for told, (expression, value) in zip(re.split(r"\. ", text), problem.steps, strict=False):
-                numbers = re.findall(r"-?\d+", told)
+            for sentence, (expression, value) in zip(re.split(r"\. ", text), problem.steps, strict=False):
+                numbers = re.findall(r"-?\d+", sentence)
                 assert numbers[-1] == str(value), text
                 # "take 5 from 12" and "add -3 to 4" hold the step's own numbers.
                 assert sorted(n.lstrip("-") for n in numbers[:-1]) == sorted(re.findall(r"\d+", expression))
@@ -148,17 +150,17 @@ def test_an_unknown_style_is_refused():
 def test_shares_are_those_of_the_configuration(corpus):
     drawn = corpus[10_000:]
     config = CorpusConfig()
-    asked = [d for d in drawn if d.prompt.endswith("\nA:")]
-    puzzles = sum("Q: Make " in d.prompt for d in asked)
+    problems = [d for d in drawn if d.prompt.endswith("\nA:")]
+    puzzles = sum("Q: Make " in d.prompt for d in problems)
     assert puzzles / 10_000 == pytest.approx(config.countdown, abs=0.008)
-    assert (len(asked) - puzzles) / 10_000 == pytest.approx(config.arithmetic, abs=0.02)
+    assert (len(problems) - puzzles) / 10_000 == pytest.approx(config.arithmetic, abs=0.02)
     assert sum(d.prompt == "Story:" for d in drawn) / 10_000 == pytest.approx(config.english, abs=0.02)
     games = sum(d.prompt.startswith("Goal: ") for d in drawn)
     assert games / 10_000 == pytest.approx(config.rooms, abs=0.01)
-    told = [d for d in asked if d.prompt.startswith(INSTRUCTION)]
-    assert len(told) / len(asked) == pytest.approx(0.5, abs=0.03)
-    thinking = [d for d in asked if d.continuation.startswith("<think>")]
-    assert 0 < len(thinking) / len(asked) < 0.05, "the format reward must have something to teach"
+    instructed = [d for d in problems if d.prompt.startswith(INSTRUCTION)]
+    assert len(instructed) / len(problems) == pytest.approx(0.5, abs=0.03)
+    thinking = [d for d in problems if d.continuation.startswith("<think>")]
+    assert 0 < len(thinking) / len(problems) < 0.05, "the format reward must have something to teach"
 
 
 def test_word_problems_end_in_a_box(corpus):
@@ -211,9 +213,9 @@ def test_games_say_every_command_and_are_seldom_won():
     won = [d.continuation.endswith(textrooms.WON) for d in games]
     assert 0.2 < sum(won) / len(won) < 0.5
     assert all(d.continuation.endswith(textrooms.OVER) for d, w in zip(games, won, strict=True) if not w)
-    said = {command for d in games for command in re.findall(r"> (.*)\n", d.text)}
+    commands = {command for d in games for command in re.findall(r"> (.*)\n", d.text)}
     items, containers = (*textrooms.ITEMS, textrooms.KEY), textrooms.CONTAINERS
-    assert said == {
+    assert commands == {
         "look",
         *(f"go {direction}" for direction in textrooms.DIRECTIONS),
         *(f"take {item}" for item in items),
@@ -234,9 +236,9 @@ def test_every_story_passes_the_checker(corpus):
             verdicts = check_story(story(rng, sentences))
             assert all(verdicts)
             assert len(verdicts) == sentences if sentences else 2 <= len(verdicts) <= 4
-    told = [d for d in corpus if d.prompt == "Story:"]
-    assert all(all(check_story(document.continuation)) for document in told[:500])
-    assert all(document.text.startswith("Story: ") for document in told[:500])
+    stories = [d for d in corpus if d.prompt == "Story:"]
+    assert all(all(check_story(document.continuation)) for document in stories[:500])
+    assert all(document.text.startswith("Story: ") for document in stories[:500])
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_fta_trains_the_base_alone_and_lowers_the_loss(codes, batches, tmp_path)
 @pytest.mark.parametrize("codes", CODES)
 def test_the_loss_is_that_of_continuations_under_argmax_codes(cola, codes, batches, tiny_tokenizer):
     batch = next(batches)
-    found, figures = TuneLoss(cola, codes)(batch, [])
+    loss, figures = TuneLoss(cola, codes)(batch, [])
     plain = PlainTokenizer(tiny_tokenizer)
     total = count = 0.0
     for document in islice(GeneratedDocuments(0), int(sum(batch.segments.amax(1) + 1))):
@@ -81,8 +81,8 @@ def test_the_loss_is_that_of_continuations_under_argmax_codes(cola, codes, batch
         total -= gold[max(0, len(prompt) - 1) :].sum().item()
         count += len(gold) - max(0, len(prompt) - 1)
     assert int((batch.targets != IGNORED).sum()) == count
-    assert found.item() == pytest.approx(total / count, abs=1e-4)
-    assert figures["world_ce"].item() == found.item()
+    assert loss.item() == pytest.approx(total / count, abs=1e-4)
+    assert figures["world_ce"].item() == loss.item()
 
 
 @pytest.mark.parametrize("codes", CODES)

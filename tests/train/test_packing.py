@@ -59,11 +59,11 @@ class Listed:
 
 def pieces_of(batches: list[Batch]) -> list[list[int]]:
     """The token ids of every piece, in order."""
-    found = []
+    pieces = []
     for batch in batches:
         for ids, segments in zip(batch.ids, batch.segments, strict=True):
-            found += [ids[segments == number].tolist() for number in range(int(segments.max()) + 1)]
-    return found
+            pieces += [ids[segments == number].tolist() for number in range(int(segments.max()) + 1)]
+    return pieces
 
 
 def equal(one: Batch, other: Batch) -> bool:
@@ -269,5 +269,5 @@ def test_mixtures_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="different names, got a, a"):
         Mixture([(a, 1.0), (b, 1.0)])
     for weight in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="a: a weight is a positive number"):
+        with pytest.raises(ValueError, match="a: the weight must be a positive number"):
             Mixture([(a, weight)])

@@ -49,18 +49,18 @@ def two_processes(out: Path, runs: list[dict[str, Any]], *options: str, timeout:
                 process.kill()
                 process.wait()
     assert process.returncode == 0, output[-5000:]
-    found = []
+    results = []
     for number in range(len(runs)):
-        told = json.loads((out / f"{number}.json").read_text())
-        assert told["processes"] == 2
-        assert told["sharded"] == ("fsdp" in options)
-        found.append((torch.load(out / f"{number}.pt", weights_only=True), told["records"]))
-    return found
+        report = json.loads((out / f"{number}.json").read_text())
+        assert report["processes"] == 2
+        assert report["sharded"] == ("fsdp" in options)
+        results.append((torch.load(out / f"{number}.pt", weights_only=True), report["records"]))
+    return results
 
 
-def assert_same_training(found: Any, expected: Any) -> None:
+def assert_same_training(result: Any, expected: Any) -> None:
     """Weights, and every figure of every record, within 1e-4."""
-    weights, records = found
+    weights, records = result
     model, wanted = expected
     assert len(records) == len(wanted)
     for one, two in zip(records, wanted, strict=True):
@@ -94,16 +94,16 @@ def alone() -> list[Any]:
 def test_two_processes_train_what_one_does(options, alone, tmp_path):
     """Two stages, gradient accumulation, and a run that one process began and one process then finishes."""
     left = half_done(tmp_path / "left")
-    found = two_processes(tmp_path, [*RUNS, left], *options)
+    results = two_processes(tmp_path, [*RUNS, left], *options)
     world, policy = alone
-    for result, expected in zip(found, (world, policy, world, world), strict=True):
+    for result, expected in zip(results, (world, policy, world, world), strict=True):
         assert_same_training(result, expected)
     log = [json.loads(line)["step"] for line in (tmp_path / "left" / "log.jsonl").read_text().splitlines()]
     assert log == list(range(1, 9)), "one process alone writes, and nothing twice"
     # What two processes have written one can read.
     model, records = run(**left)
-    assert records == found[3][1]
-    assert all(torch.equal(found[3][0][name], tensor) for name, tensor in model.state_dict().items())
+    assert records == results[3][1]
+    assert all(torch.equal(results[3][0][name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_rows_are_for_all_processes(monkeypatch):

@@ -20,7 +20,7 @@ from cola_agents.train.data.sources import (
     GeneratedDocuments,
     Source,
     StreamedDocuments,
-    known_by,
+    file_identity,
 )
 from cola_agents.train.specs import DataSpec, open_data, parse_data
 
@@ -60,11 +60,11 @@ def test_a_folder_is_its_files_in_the_order_of_their_names(folder):
     (folder / "deeper").mkdir()
     (folder / "deeper" / "zero.md").write_text("zeroth")
     (folder / "picture.png").write_bytes(b"\x89PNG")
-    found = list(FileDocuments(folder, epochs=1))
-    assert [document.text for document in found] == [
+    documents = list(FileDocuments(folder, epochs=1))
+    assert [document.text for document in documents] == [
         *("zeroth", "first", "  second ", "third", "fourth, no line end", "fifth", "QA")
     ]
-    assert found[-1] == Document("Q", "A")
+    assert documents[-1] == Document("Q", "A")
 
 
 def test_compressed_json_lines_are_read(tmp_path):
@@ -83,10 +83,10 @@ def test_compressed_json_lines_are_read(tmp_path):
         (b'{"text": "torn', "is not JSON"),
         (b"[1, 2]", "an object with named fields is needed, got list"),
         (b'{"text": 3}', "the field 'text' must be a string, got int"),
-        (b'{"prompt": "a"}', "has the fields 'prompt'; needed is 'text', or 'prompt' with"),
+        (b'{"prompt": "a"}', "has the fields 'prompt'; it needs 'text', or 'prompt' with"),
         (
             b'{"text": "a", "prompt": "b", "response": "c"}',
-            "as 'text' or as 'prompt and response': say which",
+            "as 'text' or as 'prompt and response': choose the",
         ),
         (b'{"messages": [{"role": "user", "content": "a"}]}', "ends with an assistant's"),
         (b'{"messages": [{"role": "robot", "content": "a"}]}', "a message is an object with role"),
@@ -143,8 +143,8 @@ def test_a_prompt_and_its_response_become_the_official_dialogue():
 
 
 def test_of_messages_all_but_the_last_are_the_prompt():
-    said = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "{d}")]
-    row = {"messages": [{"role": role, "content": content} for role, content in said]}
+    messages = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "{d}")]
+    row = {"messages": [{"role": role, "content": content} for role, content in messages]}
     expected = Document("System: S\nUser: a\nAssistant: b\nUser: c\nAssistant: ", "{d} ")
     assert RowFormat().document(row, "") == expected
 
@@ -153,9 +153,9 @@ def test_fields_are_chosen_by_name():
     row = {"text": "whole", "prompt": "p", "continuation": "c", "content": "other"}
     assert RowFormat(text="content").document(row, "").text == "other"
     assert RowFormat(prompt="prompt").document(row, "") == Document("p", "c")
-    with pytest.raises(ValueError, match=r"row 3 has the fields .*; needed is 'body'"):
+    with pytest.raises(ValueError, match=r"row 3 has the fields .*; it needs 'body'"):
         RowFormat(text="body").document(row, "row 3")
-    with pytest.raises(ValueError, match="either a whole text"):
+    with pytest.raises(ValueError, match="either a complete text"):
         RowFormat(text="a", prompt="b")
     wrong: Any = "chat"
     with pytest.raises(ValueError, match="template='chat' is not one of"):
@@ -238,9 +238,9 @@ def test_data_that_changed_meanwhile_are_refused(folder):
     next(source)
     state = source.state_dict()
     (folder / "one.txt").write_text("first\nand something else")
-    with pytest.raises(ValueError, match=r"one\.txt is not what it was when the run was stopped"):
+    with pytest.raises(ValueError, match=r"one\.txt has changed since the run was stopped"):
         FileDocuments(folder / "one.txt").load_state_dict(state)
-    with pytest.raises(ValueError, match="is not what it was"):
+    with pytest.raises(ValueError, match="has changed since the run was stopped"):
         FileDocuments(folder / "one.txt", unit="file").load_state_dict(source.state_dict())
 
 
@@ -256,26 +256,26 @@ def test_data_that_changed_at_the_same_size_are_refused(tables, tmp_path, kind, 
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match="is not what it was when the run was stopped"):
+    with pytest.raises(ValueError, match="has changed since the run was stopped"):
         MAKERS[kind](tmp_path, None).load_state_dict(state)
 
 
 def test_a_file_is_known_by_both_of_its_ends(tmp_path):
     path = tmp_path / "long.txt"
     path.write_bytes(bytes(200_000))
-    known = [known_by(path)]
+    known = [file_identity(path)]
     for at in (0, 199_999):
         content = bytearray(200_000)
         content[at] = 1
         path.write_bytes(bytes(content))
-        known.append(known_by(path))
+        known.append(file_identity(path))
     assert len({digest for _, _, digest in known}) == 3
 
 
 def test_a_row_that_is_no_document_and_a_torn_file_name_the_source(tables, tmp_path):
     read = RowFormat(text="body")
     source = StreamedDocuments("parquet", files=[str(tables / "rows.parquet")], rows=read, name="mine")
-    with pytest.raises(ValueError, match="mine, row 1 has the fields 'text'; needed is 'body'"):
+    with pytest.raises(ValueError, match="mine, row 1 has the fields 'text'; it needs 'body'"):
         next(source)
     jsonl(tmp_path / "odd.jsonl", [{"text": "a"}, {"text": "b"}, {"text": None}])
     odd = [StreamedDocuments("json", files=[str(tmp_path / "odd.jsonl")]) for _ in range(2)]
@@ -285,7 +285,7 @@ def test_a_row_that_is_no_document_and_a_torn_file_name_the_source(tables, tmp_p
         with pytest.raises(ValueError, match="json, row 3: the field 'text' must be a string, got NoneType"):
             next(one)
     (tmp_path / "torn.jsonl").write_text('{"text": "a"}\n{torn\n')
-    with pytest.raises(ValueError, match="mine cannot be read on after row 0"):
+    with pytest.raises(ValueError, match="mine cannot be read after row 0"):
         next(StreamedDocuments("json", files=[str(tmp_path / "torn.jsonl")], name="mine"))
 
 
@@ -341,11 +341,11 @@ def test_a_file_describes_a_mixture_and_its_paths_are_relative_to_it(folder, tmp
         ("hub:a/b,unit=line", r"\(hub\) take no 'unit'"),
         ("a.txt,split=test", r"\(file\) take no 'split'"),
         ("a.txt,weight=heavy", "weight='heavy' is not a number"),
-        ("a.txt,weight=0", "a weight is a positive number"),
-        ("a.txt,wait=1", "knows no 'wait'; the fields are source, weight"),
-        ("a.txt,weight", "'weight' is not one key=value more"),
-        ("a.txt,name=a,name=b", "'name=b' is not one key=value more"),
-        (",weight=1", "names no source"),
+        ("a.txt,weight=0", "the weight must be a positive number"),
+        ("a.txt,wait=1", "unknown 'wait'; the fields are source, weight"),
+        ("a.txt,weight", "'weight' is not another key=value"),
+        ("a.txt,name=a,name=b", "'name=b' is not another key=value"),
+        (",weight=1", "no source; the fields are"),
     ],
 )
 def test_a_description_that_cannot_be_is_refused(described, message):
@@ -369,5 +369,5 @@ def test_a_compressed_file_that_breaks_off_is_named(tmp_path):
     packed = gzip.compress("".join(f'{{"text": "number {n}"}}\n' for n in range(99)).encode())
     for content in (packed[:-30], packed[:20], packed[:20] + b"\xff" * 40, b"no gzip at all"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"a\.jsonl\.gz breaks off, or is damaged, behind line"):
+        with pytest.raises(ValueError, match=r"a\.jsonl\.gz is truncated or damaged after line"):
             list(FileDocuments(path, epochs=1))

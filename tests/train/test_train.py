@@ -61,13 +61,13 @@ def test_packing_keeps_every_document_in_order_and_closes_it(plain):
         for batch in batches
         for r in range(len(batch.ids))
     ]
-    found = []
+    texts = []
     for ids, starts in ends:
         for start in starts:
             tokens = ids[start:].tolist()
             if plain.eos_token_id in tokens and tokens[0] != plain.eos_token_id:
-                found.append(plain.decode(tokens[: tokens.index(plain.eos_token_id)]))
-    assert found == [document.text for document in wanted]
+                texts.append(plain.decode(tokens[: tokens.index(plain.eos_token_id)]))
+    assert texts == [document.text for document in wanted]
     assert all(batch.ids.shape[1] == 400 for batch in batches)
 
 
@@ -189,14 +189,14 @@ def test_without_inverse_dynamics_there_is_nothing_to_train_on(plain):
 
 
 def test_the_same_seed_trains_the_same_weights(plain):
-    found = []
+    codebooks = []
     for seed in (0, 0, 1):
         model = tiny.make_cola()
         config = StageConfig(steps=3, rows=2, length=64, warmup=1, seed=seed)
         pretrain_world(model, batches_of(plain, 0, 64, 2), config)
-        found.append(model.codebook.weight.clone())
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2]), "the noise of the stage has the stage's seed"
+        codebooks.append(model.codebook.weight.clone())
+    assert torch.equal(codebooks[0], codebooks[1])
+    assert not torch.equal(codebooks[0], codebooks[2]), "the noise of the stage has the stage's seed"
 
 
 def test_the_first_loss_of_a_world_stage_by_hand(plain, tmp_path):
@@ -242,7 +242,7 @@ def test_the_last_token_of_a_document_has_no_code_to_learn(plain, tmp_path):
 @pytest.mark.parametrize("chunk", [7, 512])
 def test_metrics_equal_a_document_by_document_count(cola: CoLAForCausalLM, plain, chunk):
     wanted = drawn_documents(8, 5)
-    found = measure(cola, packed_batches(wanted, plain, rows=2, length=400), chunk)
+    metrics = measure(cola, packed_batches(wanted, plain, rows=2, length=400), chunk)
     base = world = composed = entropy = 0.0
     reached = agreed = tokens = distinct = 0
     used: list[int] = []
@@ -294,7 +294,7 @@ def test_metrics_equal_a_document_by_document_count(cola: CoLAForCausalLM, plain
         "mutual_information_corrected": information + cells / (2 * tokens),
         "policy_perplexity": math.exp(-(mean_policy * mean_policy.log()).sum()),
     }
-    assert found.as_dict() == pytest.approx(expected, abs=2e-3)
+    assert metrics.as_dict() == pytest.approx(expected, abs=2e-3)
 
 
 # ------------------------------------------------------------------ the whole recipe
@@ -307,9 +307,9 @@ def test_a_fresh_state_model_starts_near_its_base(plain):
     model = CoLAForCausalLM.from_base(
         base, readout="state", num_codes=4, num_inverse_layers=1, num_policy_layers=1
     ).eval()
-    found = measure(model, packed_batches(drawn_documents(8, 4), plain, rows=2, length=300)).as_dict()
-    assert found["composed_ce"] == pytest.approx(found["base_ce"], abs=0.02)
-    assert found["world_ce"] == pytest.approx(found["base_ce"], abs=0.02)
+    metrics = measure(model, packed_batches(drawn_documents(8, 4), plain, rows=2, length=300)).as_dict()
+    assert metrics["composed_ce"] == pytest.approx(metrics["base_ce"], abs=0.02)
+    assert metrics["world_ce"] == pytest.approx(metrics["base_ce"], abs=0.02)
 
 
 def test_the_recipe_makes_both_models_end_to_end(tmp_path, monkeypatch):

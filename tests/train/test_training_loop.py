@@ -51,8 +51,8 @@ def test_accumulated_gradients_train_as_the_whole_batch_does(stage):
     """Losses, figures and weights, with a micro-batch in which no target counts among them."""
     whole, expected = run(stage, steps=5, batches=Uneven())
     for micro_rows in (2, 1):
-        model, found = run(stage, steps=5, batches=Uneven(), micro_rows=micro_rows)
-        for one, two in zip(found, expected, strict=True):
+        model, records = run(stage, steps=5, batches=Uneven(), micro_rows=micro_rows)
+        for one, two in zip(records, expected, strict=True):
             assert one == pytest.approx(two, abs=1e-4)
         assert_same_weights(model, whole, 1e-4)
 
@@ -68,9 +68,9 @@ def test_the_marginal_entropy_of_parts_is_that_of_the_whole():
     at = mean_distribution(probs.detach(), counts)
     shares = counts.sum(1) / counts.sum()
     parts = [negative_marginal_entropy(probs[r : r + 1], counts[r : r + 1], at) for r in range(3)]
-    found = sum((share * part for share, part in zip(shares, parts, strict=True)), torch.zeros(()))
-    (summed,) = torch.autograd.grad(found, logits)
-    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+    pooled = sum((share * part for share, part in zip(shares, parts, strict=True)), torch.zeros(()))
+    (summed,) = torch.autograd.grad(pooled, logits)
+    assert pooled.item() == pytest.approx(expected.item(), abs=1e-6)
     torch.testing.assert_close(summed, gradient, atol=1e-7, rtol=1e-4)
 
 
@@ -90,9 +90,9 @@ def test_a_batch_of_fewer_rows_is_filled_with_rows_of_nothing():
     assert full.ids.shape == batch.ids.shape
     assert (full.targets[3] == IGNORED).all()
     assert full.mask[3].any(-1).all(), "a row that sees nothing would be NaN"
-    found = [losses(run("world", steps=1, batches=iter([few]), rows=rows)[1]) for rows in (3, 4, 6)]
-    assert found[1] == pytest.approx(found[0], abs=1e-5)
-    assert found[2] == pytest.approx(found[0], abs=1e-5)
+    results = [losses(run("world", steps=1, batches=iter([few]), rows=rows)[1]) for rows in (3, 4, 6)]
+    assert results[1] == pytest.approx(results[0], abs=1e-5)
+    assert results[2] == pytest.approx(results[0], abs=1e-5)
 
 
 def test_pooling_is_spared_where_it_changes_nothing(monkeypatch):
@@ -182,9 +182,9 @@ def test_the_gradient_is_clipped_by_its_whole_norm():
 @pytest.mark.parametrize("stage", ["base", "world", "policy"])
 def test_bf16_trains_float32_weights_to_nearly_the_same_losses(stage):
     _, expected = run(stage, steps=4)
-    model, found = run(stage, steps=4, precision="bf16", dtype="bfloat16")
-    assert losses(found) == pytest.approx(losses(expected), abs=0.1)
-    assert losses(found) != losses(expected)
+    model, records = run(stage, steps=4, precision="bf16", dtype="bfloat16")
+    assert losses(records) == pytest.approx(losses(expected), abs=0.1)
+    assert losses(records) != losses(expected)
     types = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
     assert types == {torch.float32}
     if stage != "base":
@@ -212,8 +212,8 @@ def test_gradient_checkpointing_changes_no_loss_and_recomputes_trained_layers(st
     monkeypatch.setattr(LlamaAttention, "forward", counted)
     plain, expected = run(stage, steps=2)
     without = len(calls)
-    model, found = run(stage, steps=2, gradient_checkpointing=True)
-    assert losses(found) == losses(expected)
+    model, records = run(stage, steps=2, gradient_checkpointing=True)
+    assert losses(records) == losses(expected)
     assert_same_weights(model, plain, 1e-7)
     assert len(calls) - without == without + 2 * layers, "each trained layer once more in each step"
 

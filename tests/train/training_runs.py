@@ -29,11 +29,11 @@ SHAPE: dict[str, Any] = {"rows": 4, "length": 64}
 
 
 class Stopped(Exception):
-    """In place of the end of the machine."""
+    """Simulates a crash."""
 
 
 class Batches:
-    """Batches of the generated corpus that know their place: the number of those drawn.
+    """Resumable batches of the generated corpus; their position is the number of batches drawn.
 
     Args:
         stop: raise :class:`Stopped` in place of batch number ``stop``, counted from 0.
@@ -71,7 +71,7 @@ def config(**changed: Any) -> StageConfig:
 
 
 def timeless(records: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Records without the time that they took."""
+    """Records without their CPU time."""
     return [{name: value for name, value in record.items() if name != "cpu_s"} for record in records]
 
 
@@ -90,9 +90,9 @@ def run(
 
     Args:
         stage: ``"base"``, ``"world"`` (with a marginal regulariser that matters) or ``"policy"``.
-        batches: in place of the usual ones.
-        stop: for :class:`Batches`.
-        dtype: of the weights.
+        batches: in place of :class:`Batches`.
+        stop: argument of :class:`Batches`.
+        dtype: type of the weights.
         changed: fields of the configuration.
     """
     kwargs: dict[str, Any] = {"log": log, "checkpoints": checkpoints}
@@ -105,9 +105,9 @@ def run(
 
 
 def shard_on_the_cpu() -> None:
-    """Make accelerate's FSDP available on a CPU, where it would not look at its configuration.
+    """Make accelerate's FSDP available on a CPU, where accelerate ignores its configuration.
 
-    Everything behind that, its own and torch's, is what a GPU would run, but for gloo in place of NCCL.
+    Apart from that, accelerate and torch run the code that a GPU would run, with gloo in place of NCCL.
     """
     import accelerate
     from accelerate.state import PartialState
@@ -130,17 +130,17 @@ def main(out: Path, runs: list[str]) -> None:
         shard_on_the_cpu()
         runs = runs[1:]
     for number, text in enumerate(runs):
-        asked = json.loads(text)
+        arguments = json.loads(text)
         for name in ("log", "checkpoints"):
-            if name in asked:
-                asked[name] = Path(asked[name])
-        model, records = run(**asked)
+            if name in arguments:
+                arguments[name] = Path(arguments[name])
+        model, records = run(**arguments)
         sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
         state = whole_state(model)
         if state:
             torch.save(state, out / f"{number}.pt")
-            found = {"records": records, "sharded": sharded, "processes": torch.distributed.get_world_size()}
-            (out / f"{number}.json").write_text(json.dumps(found))
+            report = {"records": records, "sharded": sharded, "processes": torch.distributed.get_world_size()}
+            (out / f"{number}.json").write_text(json.dumps(report))
     torch.distributed.destroy_process_group()
 
 

@@ -1,12 +1,12 @@
-"""The corpus of the bundled models: generated, seeded, and free of every test-split question.
+"""The corpus of the bundled models: generated from a seed, without any question of a test split.
 
-Most documents are arithmetic answered in one of five styles and stories in checkable English; the others
-are Countdown puzzles answered in the same styles, transcripts of TextRooms games, and word problems in the
-form of the Math500 prompt.
+Most documents are arithmetic problems answered in one of five styles, and stories in English whose grammar
+can be checked; the others are Countdown puzzles answered in the same styles, transcripts of TextRooms games,
+and word problems in the format of the Math500 prompt.
 
-The thinking style is rare on purpose, with or without the instruction, so that the format reward of
-``CoLA-Thinking-v0`` has something to teach. For the same reason most TextRooms games are played at random: a
-policy cloned from them gives every command and seldom wins. Wins alone would be too rare to learn from, so a
+The thinking style is rare on purpose, with or without the instruction, so that a policy can still learn from
+the format reward of ``CoLA-Thinking-v0``. For the same reason most TextRooms games are random: a policy
+cloned from them gives every command and seldom wins. Random wins alone would be too rare to learn from, so a
 few games follow a plan.
 """
 
@@ -38,13 +38,13 @@ class CorpusConfig:
         arithmetic, english, countdown, rooms: shares of the documents; the rest are word problems.
         levels: probability of each arithmetic level, level 1 first.
         styles: probability of each answer style, for arithmetic and Countdown.
-        instructed: share of their prompts with the thinking instruction.
-        obeyed: share of those with an answer in the thinking style.
+        instructed: share of their prompts that have the thinking instruction.
+        obeyed: share of the instructed prompts that are answered in the thinking style.
         word_levels: levels of the word problems.
         countdown_difficulties, rooms_difficulties: probability of each difficulty, 1 first.
         rooms_skilled: share of TextRooms games that follow a shortest plan; the others are random.
         rooms_slips: share of random commands in a skilled game.
-        rooms_nonsense: share of random commands that may have no effect; the others have one.
+        rooms_nonsense: share of random commands that need not have an effect.
     """
 
     arithmetic: float = 0.52
@@ -104,13 +104,13 @@ def documents(seed: int, config: CorpusConfig | None = None) -> Iterator[Documen
 
 
 def arithmetic_document(rng: random.Random, config: CorpusConfig) -> Document:
-    """One arithmetic problem of the train split with an answer in a drawn style."""
+    """An arithmetic problem of the train split with an answer in a random style."""
     level = _drawn(rng, config.levels)
     return _answer(rng, config, generate(rng.getrandbits(61), level=level, split="train"))
 
 
 def countdown_document(rng: random.Random, config: CorpusConfig) -> Document:
-    """One Countdown puzzle of the train split with a right answer in a drawn style."""
+    """A Countdown puzzle of the train split with a right answer in a random style."""
     difficulty = _drawn(rng, config.countdown_difficulties)
     puzzle = countdown.generate(rng.getrandbits(60), difficulty=difficulty, split="train")
     return _answer(rng, config, puzzle)

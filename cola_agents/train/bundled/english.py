@@ -1,8 +1,7 @@
-"""Plain templated English with a grammar that can be checked.
+"""Stories in templated English, and a checker of their grammar.
 
-The generator and the checker of stories share one table of words, so that the grammar of a model's text can
-be measured: agreement of verb and subject, of article and noun, and of a pronoun with the subject of the
-sentence before.
+The generator and the checker use the same words, so that the grammar of a model's text can be measured: the
+agreement of verb and subject, of article and noun, and of a pronoun with the subject of the sentence before.
 """
 
 from __future__ import annotations
@@ -114,21 +113,21 @@ def check_story(text: str) -> list[bool]:
             a token budget may have truncated.
 
     Returns:
-        A bool per complete sentence: True where the sentence is one that :func:`story` could have
-        written at that place. Empty where there is no complete sentence.
+        A bool per complete sentence: True where :func:`story` could have written the sentence at that
+        place. Empty where there is no complete sentence.
     """
     body = text.strip().removeprefix(_OPENING)
     *complete, _rest = body.split(".")
     verdicts = []
     pronoun = ""
     for index, sentence in enumerate(complete):
-        legal, pronoun = _judge(sentence, pronoun)
-        verdicts.append(legal and (index == 0 or sentence.startswith(" ")))
+        valid, pronoun = _check_sentence(sentence, pronoun)
+        verdicts.append(valid and (index == 0 or sentence.startswith(" ")))
     return verdicts
 
 
-def _judge(sentence: str, pronoun: str) -> tuple[bool, str]:
-    """Whether a sentence is legal after a subject with this ``pronoun``, and the pronoun of its subject."""
+def _check_sentence(sentence: str, pronoun: str) -> tuple[bool, str]:
+    """Whether a sentence is valid after a subject with this ``pronoun``, and the pronoun of its subject."""
     match = re.fullmatch(r" ?([A-Z][a-z]*)((?: [a-z]+)+)", sentence)
     if not match:
         return False, ""
@@ -147,7 +146,7 @@ def _judge(sentence: str, pronoun: str) -> tuple[bool, str]:
 
 
 def _read_phrase(words: list[str], actors_only: bool) -> tuple[str, bool, list[str]] | None:
-    """(noun, whether plural, words left) of a noun phrase at the front of ``words``, or None."""
+    """(noun, whether plural, remaining words) of the noun phrase that ``words`` begin with, or None."""
     if not words or words[0] not in SINGULAR_DETERMINERS + PLURAL_DETERMINERS:
         return None
     determiner, rest = words[0], words[1:]

@@ -1,4 +1,4 @@
-"""The bundled byte-level BPE tokenizer: at most 1,024 entries, digits single, thinking tags whole."""
+"""The bundled byte-level BPE tokenizer, in which every digit and every thinking tag is one token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 EOS = "<|endoftext|>"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-# Words take one leading space with them; a digit and every run of other signs stand alone.
+# A word or another sign includes one leading space; a digit is always alone.
 _WORDS = Regex(r" ?[A-Za-z]+|\d| ?[^\sA-Za-z\d]|\s")
 
 
@@ -18,7 +18,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedT
 
     Args:
         texts: an iterable of documents.
-        vocab_size: entries in all, the end-of-text token and the four tags among them.
+        vocab_size: number of entries, including the end-of-text token and the four tags.
 
     Returns:
         A tokenizer that adds no special token on encoding; padding uses the end-of-text token.

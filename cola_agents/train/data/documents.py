@@ -13,7 +13,7 @@ from cola_envs.jsonl import JsonObject
 
 @dataclass(frozen=True)
 class Document:
-    """A prompt and its continuation, tokenised separately, as when a model continues a prompt."""
+    """A prompt and its continuation, which are tokenised separately, as in an episode."""
 
     prompt: str
     continuation: str
@@ -28,7 +28,7 @@ class Documents(Protocol):
     """A stream of documents that can be resumed.
 
     Attributes:
-        name: in errors and logs.
+        name: name in errors and logs.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Documents(Protocol):
         """The position after the last document, as JSON values."""
 
     def load_state_dict(self, state: JsonObject) -> None:
-        """Resume at such a position.
+        """Resume at a position that :meth:`state_dict` returned.
 
         Raises:
             ValueError: for a position in other data.
@@ -49,15 +49,15 @@ class Documents(Protocol):
 
 
 class Mixture:
-    """Several streams; each row of a batch comes from one, drawn by their weights.
+    """Several streams; the stream of each row of a batch is drawn by the streams' weights.
 
-    The weights are shares of rows (so of tokens, apart from padding), not of documents: as in the official
-    loader, which draws the stream of a block of tokens. When a stream ends, its share goes to the others;
-    the mixture ends with the last one.
+    The weights are shares of rows (and so of tokens, apart from padding), not of documents, as in the
+    official loader, which draws a stream for each block of tokens. When a stream ends, its share goes to the
+    others; the mixture ends with the last one.
 
     Args:
-        streams: the streams and their weights, positive and of any sum.
-        seed: of the draws. Row n is drawn by (seed, n).
+        streams: the streams and their weights, which are positive and have any sum.
+        seed: seed of the draws; that of row n depends on (seed, n) alone.
 
     Raises:
         ValueError: without streams, for two of the same name, or for a weight that is not a positive number.
@@ -71,13 +71,13 @@ class Mixture:
             raise ValueError(f"the streams of a mixture need different names, got {', '.join(names)}")
         for documents, weight in streams:
             if not 0 < weight < float("inf"):
-                raise ValueError(f"{documents.name}: a weight is a positive number, got {weight}")
+                raise ValueError(f"{documents.name}: the weight must be a positive number, got {weight}")
         self.streams = [documents for documents, _ in streams]
         self.weights = np.array([weight for _, weight in streams], dtype=np.float64)
         self.seed = seed
 
     def draw(self, number: int, ended: Sequence[int]) -> int:
-        """The stream of row ``number``, one that has not ended."""
+        """Draw the stream of row ``number`` from those that have not ended."""
         weights = self.weights.copy()
         weights[list(ended)] = 0.0
         return int(np.random.default_rng((self.seed, number)).choice(len(weights), p=weights / weights.sum()))

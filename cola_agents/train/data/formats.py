@@ -1,4 +1,4 @@
-"""Turn an object of data (a line of JSON, a row of a table) into a document."""
+"""Conversion of an object of data (a line of JSON, a row of a table) into a document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from cola_agents.train.data.documents import Document
 
-#: The form of a prompt: unchanged, or as the user's turn of a dialogue.
+#: Formatting of a prompt: unchanged, or as the user's turn of a dialogue.
 Template = Literal["plain", "dialogue"]
 #: The turns of a dialogue. Source: the official fine-tuning's "User: {}\nAssistant: "; "system" is ours.
 TURNS = {"system": "System: {}\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
@@ -20,17 +20,17 @@ _CONTINUATIONS = ("response", "continuation")
 class RowFormat:
     """The fields of an object that make up a document, and the template.
 
-    There are three forms: a whole text; a prompt and a response; ``messages``, a list of objects with
-    ``role`` (system, user, assistant) and ``content``, which ends with an assistant's. All messages but the
-    last are the prompt.
+    An object has one of three forms: a complete text; a prompt and a response; or ``messages``, a list of
+    objects with ``role`` (system, user, assistant) and ``content``, of which the last is an assistant's. All
+    messages before the last form the prompt.
 
     Attributes:
-        text: the field of a whole text; None for ``text`` where the object has it.
+        text: the field of a complete text; None for ``text`` if the object has it.
         prompt, response: the fields of the two parts; None for ``prompt`` and ``response`` or
-            ``continuation`` where the object has them.
-        template: ``"dialogue"`` puts a prompt into ``"User: {}\\nAssistant: "``, and ends the response with
-            one blank in place of its line ends, as the official fine-tuning does. Messages are always a
-            dialogue. The official code tokenises the two parts together, this one separately.
+            ``continuation`` if the object has them.
+        template: ``"dialogue"`` formats a prompt as ``"User: {}\\nAssistant: "``, and ends the response with
+            one space in place of its line breaks, as the official fine-tuning does. Messages are always a
+            dialogue. The official code tokenises the two parts together, ours separately.
 
     Raises:
         ValueError: for an unknown template, or for ``text`` together with ``prompt`` or ``response``.
@@ -46,16 +46,16 @@ class RowFormat:
             raise ValueError(f"template={self.template!r} is not one of {get_args(Template)}")
         if self.text and (self.prompt or self.response):
             raise ValueError(
-                f"an object is either a whole text (text={self.text!r}) or a prompt and a response "
+                f"an object is either a complete text (text={self.text!r}) or a prompt and a response "
                 f"(prompt={self.prompt!r}, response={self.response!r})"
             )
 
     def document(self, row: object, where: str) -> Document:
-        """The document of one object.
+        """Convert one object to a document.
 
         Args:
             row: the object.
-            where: names the object in errors: file and line, say.
+            where: its place (file and line, for instance), for errors.
 
         Raises:
             ValueError: naming ``where``, for an object that has none of the three forms, or several.
@@ -64,11 +64,11 @@ class RowFormat:
             raise ValueError(f"{where}: an object with named fields is needed, got {type(row).__name__}")
         forms = self._forms(row)
         if len(forms) != 1:
-            have = f"has the fields {', '.join(map(repr, row)) or '(none)'}"
+            names = f"has the fields {', '.join(map(repr, row)) or '(none)'}"
             if forms:
                 raise ValueError(
-                    f"{where} {have}, which can be read as {' or as '.join(map(repr, forms))}: say which "
-                    "field is meant by text=, or by prompt= and response="
+                    f"{where} {names}, which can be read as {' or as '.join(map(repr, forms))}: choose the "
+                    "field by text=, or the fields by prompt= and response="
                 )
             if self.text:
                 needed = repr(self.text)
@@ -78,7 +78,7 @@ class RowFormat:
                 needed = (
                     "'text', or 'prompt' with 'response' or 'continuation', or 'messages'; or name the fields"
                 )
-            raise ValueError(f"{where} {have}; needed is {needed}")
+            raise ValueError(f"{where} {names}; it needs {needed}")
         form, fields = next(iter(forms.items()))
         if form == "messages":
             return _dialogue(row["messages"], where)
@@ -95,21 +95,22 @@ class RowFormat:
         )
 
     def _forms(self, row: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-        """The forms that an object has, and the fields of each."""
-        named = self.prompt or self.response
+        """The forms that an object can be read as, with the fields of each."""
+        has_parts = self.prompt or self.response
         forms: dict[str, tuple[str, ...]] = {}
-        if not named and (self.text or "text") in row:
+        if not has_parts and (self.text or "text") in row:
             forms["text"] = (self.text or "text",)
         if not self.text:
             prompt = self.prompt or "prompt"
             responses = (self.response,) if self.response else _CONTINUATIONS
             forms |= {f"{prompt} and {r}": (prompt, r) for r in responses if prompt in row and r in row}
-        if not named and not self.text and "messages" in row:
+        if not has_parts and not self.text and "messages" in row:
             forms["messages"] = ("messages",)
         return forms
 
 
 def _dialogue(messages: object, where: str) -> Document:
+    """A document whose prompt is all messages before the last, each formatted as a turn."""
     turns: list[str] = []
     role = None
     messages = messages if isinstance(messages, (list, tuple)) else ()

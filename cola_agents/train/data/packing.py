@@ -1,4 +1,4 @@
-"""Pack documents into rows of tokens in which no document attends to another.
+"""Packing of documents into rows of tokens in which no document attends to another.
 
 Shapes: B rows, T tokens.
 """
@@ -18,14 +18,15 @@ from cola_envs.backbone import Tokenizer
 from cola_envs.jsonl import JsonObject
 from cola_envs.text import begun
 
+#: The target of positions that do not count.
 IGNORED = -100
 
-#: A stream is in error after so many consecutive documents without a target.
+#: After this many consecutive documents without a target, reading a stream fails.
 MOST_BARREN = 100_000
 
-#: Treatment of a document longer than a row. ``chunk``: split at the ends of rows (it begins in the rest of
-#: one), into pieces with positions from zero that do not attend to each other; ``cut``: only its beginning,
-#: a row long, is used; ``error``: raise ValueError.
+#: Treatment of a document longer than a row. ``chunk``: it begins in the free part of a row and is split at
+#: the ends of rows into pieces, which have positions from zero and do not attend to each other; ``cut``: only
+#: its beginning, of the length of a row, is used; ``error``: raise ValueError.
 LongDocuments = Literal["chunk", "cut", "error"]
 
 
@@ -38,7 +39,7 @@ class Batch:
         targets: the next token of the same document [B, T]; -100 after its last token, at pads, and where
             the next token belongs to a prompt that is not trained on.
         positions: position within the document [B, T].
-        segments: number of a token's document within its row [B, T], from 0; -1 at pads.
+        segments: index of a token's document within its row [B, T]; -1 at pads.
     """
 
     ids: Tensor
@@ -67,7 +68,7 @@ class Piece:
     """A document, or a part of one, that fits a row.
 
     Attributes:
-        ids: its token ids, with the start-of-text and end-of-text tokens at the document's ends.
+        ids: its token ids, including the document's start-of-text and end-of-text tokens.
         learned_from: index of the first token that is a target, at least 1.
     """
 
@@ -83,14 +84,14 @@ def packed_batches(
 
 
 class RowPacker:
-    """Packs the documents of one stream, in their order, into rows: as many in a row as fit.
+    """Packs the documents of one stream, in their order, into rows, each with as many as fit.
 
     Args:
         documents, tokenizer, length, long, learn_prompts: as in :class:`PackedBatches`.
 
     Attributes:
-        counts: documents so far that were ``split`` or ``cut`` because they were longer than a row, and
-            ``dropped`` because they had no target.
+        counts: the number of documents so far that were ``split`` or ``cut`` because they were longer than
+            a row, and of those ``dropped`` because they had no target.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class RowPacker:
         self.name: str = getattr(documents, "name", "the given documents")
         self.documents = documents
         self._stream = iter(documents)
-        self._tokenizer, self._eos = tokenizer, _end_of_text(tokenizer)
+        self._tokenizer, self._eos = tokenizer, _eos(tokenizer)
         self._length, self._long, self._learn_prompts = length, long, learn_prompts
         self._pending: Piece | None = None
         self._splitting = False
@@ -129,9 +130,9 @@ class RowPacker:
         return row
 
     def _next_piece(self, free: int) -> Piece | None:
-        """The next piece of at most ``free`` tokens with a target; None where there is none."""
+        """The next piece with a target, if it has at most ``free`` tokens or can be split; else None."""
         barren = 0
-        while free > 1 and (self._pending or self._draw()):
+        while free > 1 and (self._pending or self._read_document()):
             piece = self._pending
             if piece is None or piece.learned_from >= len(piece.ids):
                 self._pending = None
@@ -154,8 +155,8 @@ class RowPacker:
                 return None
         return None
 
-    def _draw(self) -> bool:
-        """Draw the next document, which is then pending; False where the stream has ended."""
+    def _read_document(self) -> bool:
+        """Read the next document into ``_pending``; return False where the stream has ended."""
         document = next(self._stream, None)
         if document is None:
             return False
@@ -179,7 +180,7 @@ class RowPacker:
         return True
 
     def state_dict(self) -> JsonObject:
-        """The position in the stream, and the pending piece."""
+        """The position in the stream and the pending piece, as JSON values."""
         return {
             "documents": self._source().state_dict(),
             "pending": self._pending and [self._pending.learned_from, self._splitting, self._pending.ids],
@@ -188,7 +189,7 @@ class RowPacker:
         }
 
     def load_state_dict(self, state: JsonObject) -> None:
-        """Resume at such a state."""
+        """Resume at a position that :meth:`state_dict` returned."""
         source = self._source()
         source.load_state_dict(state["documents"])
         self._stream = iter(source)
@@ -203,39 +204,37 @@ class RowPacker:
         if isinstance(self.documents, Documents):
             return self.documents
         raise TypeError(
-            f"{self.name}: documents of type {type(self.documents).__name__} cannot be resumed. Train on a "
-            "source of cola_agents.train.data.sources, or give yours state_dict() and load_state_dict()"
+            f"{self.name}: documents of type {type(self.documents).__name__} cannot be resumed. Use a source "
+            "of cola_agents.train.data.sources, or give yours state_dict() and load_state_dict()"
         )
 
 
-def _end_of_text(tokenizer: Tokenizer) -> int:
+def _eos(tokenizer: Tokenizer) -> int:
     if tokenizer.eos_token_id is None:
-        raise ValueError(
-            "the tokenizer has no end-of-text token (eos_token), with which documents are closed"
-        )
+        raise ValueError("the tokenizer has no end-of-text token (eos_token), with which every document ends")
     return tokenizer.eos_token_id
 
 
 class PackedBatches:
-    """Endless or finite batches of packed documents, which can be resumed.
+    """Batches of packed documents, endless or finite, which can be resumed.
 
-    Documents begin as in the tokenizer's template (with a beginning-of-text token, where it has one), end
-    with the end-of-text token and are packed in their order, as many in a row as fit. No document attends to
-    another and each one's positions start at zero, so that a document in training looks as it does alone at
+    Documents begin as in the tokenizer's template (with a beginning-of-text token, if it has one), end with
+    the end-of-text token and are packed in their order, as many in a row as fit. No document attends to
+    another, and the positions of each start at zero, so that a document looks in training as it does alone at
     inference. When the documents end, the last batch may have fewer rows.
 
     Args:
-        documents: any documents, or a :class:`Mixture`, each row of which is filled from one stream. Only
+        documents: any documents, or a :class:`Mixture`, from whose streams one is drawn for each row. Only
             :class:`Documents` can be resumed.
         tokenizer: encodes without special tokens, has an end-of-text token, and may have ``start_ids``.
         rows, length: shape of a batch, in rows and tokens.
         long: treatment of a document longer than a row: see :data:`LongDocuments`.
-        learn_prompts: whether tokens of prompts are targets. A document without a target is dropped, and
+        learn_prompts: whether tokens of prompts are targets. A document without a target is dropped and
             counted.
 
     Raises:
         ValueError: for a tokenizer without end-of-text token; while iterating, for a source without any
-            target, naming it, and with ``long="error"`` for a document that is too long.
+            target, naming it, and for a document that is too long with ``long="error"``.
     """
 
     def __init__(
@@ -263,7 +262,7 @@ class PackedBatches:
             "length": length,
             "long": long,
             "learn_prompts": learn_prompts,
-            "end_of_text": _end_of_text(tokenizer),
+            "end_of_text": _eos(tokenizer),
             "start_of_text": begun(tokenizer, []),
             "mixture": self._mixture
             and {"weights": self._mixture.weights.tolist(), "seed": self._mixture.seed},
@@ -277,10 +276,10 @@ class PackedBatches:
     def __next__(self) -> Batch:
         rows: list[list[Piece]] = []
         while len(rows) < self.rows and len(self._ended) < len(self._packers):
-            which = self._mixture.draw(self._drawn, self._ended) if self._mixture else 0
-            row = next(self._packers[which], None)
+            stream = self._mixture.draw(self._drawn, self._ended) if self._mixture else 0
+            row = next(self._packers[stream], None)
             if row is None:
-                self._ended.append(which)
+                self._ended.append(stream)
             else:
                 rows.append(row)
                 self._drawn += 1
@@ -289,11 +288,11 @@ class PackedBatches:
         return collate_pieces(rows, self.length)
 
     def figures(self) -> dict[str, float]:
-        """Figures of the corpus for a log.
+        """Figures of the data for the log.
 
         Returns:
-            the number of documents that were split, cut or dropped, where there were any; and for every
-            finite source ``epoch/NAME``, its current pass, counted from 1.
+            the number of documents that were split, cut or dropped, if there are any; and for every finite
+            source ``epoch/NAME``, its current pass, counted from 1.
         """
         figures: dict[str, float] = {}
         for packer in self._packers:
@@ -308,7 +307,7 @@ class PackedBatches:
     def state_dict(self) -> JsonObject:
         """The position after the last batch, as JSON values.
 
-        Besides positions in the sources it holds the token ids of at most one pending document a source.
+        It holds the positions in the sources and the token ids of at most one pending document per source.
 
         Raises:
             TypeError: for documents that cannot be resumed.
@@ -321,34 +320,34 @@ class PackedBatches:
         }
 
     def load_state_dict(self, state: JsonObject) -> None:
-        """Resume at such a position.
+        """Resume at a position that :meth:`state_dict` returned.
 
         Raises:
-            ValueError: for a position in other sources, or in batches of other settings.
+            ValueError: for a position in other sources, or in batches with other settings.
             TypeError: for documents that cannot be resumed.
         """
         for name, value in self._settings.items():
             saved = state["settings"].get(name, [])
             if saved != value:
-                raise ValueError(f"the saved place is one in batches of {name}={saved!r}, not {value!r}")
+                raise ValueError(f"the saved position is in batches with {name}={saved!r}, not {value!r}")
         names = [packer.name for packer in self._packers]
         if list(state["streams"]) != names:
-            raise ValueError(f"the saved place is one in {list(state['streams'])}, not in {names}")
+            raise ValueError(f"the saved position is in {list(state['streams'])}, not in {names}")
         for packer in self._packers:
             packer.load_state_dict(state["streams"][packer.name])
         self._drawn, self._ended = state["drawn"], list(state["ended"])
 
 
 def collate(rows: Sequence[Sequence[list[int]]], length: int) -> Batch:
-    """Turn rows of documents, as token ids, into tensors; every next token is a target."""
+    """A batch of rows of documents, each a list of token ids; every next token is a target."""
     return collate_pieces([[Piece(ids) for ids in row] for row in rows], length)
 
 
 def collate_pieces(rows: Sequence[Sequence[Piece]], length: int) -> Batch:
-    """Turn rows of pieces into tensors.
+    """A batch of rows of pieces.
 
     Args:
-        rows: the pieces of each row, together at most ``length`` tokens.
+        rows: the pieces of each row, which have at most ``length`` tokens together.
         length: T.
     """
     shape = (len(rows), length)
@@ -356,14 +355,13 @@ def collate_pieces(rows: Sequence[Sequence[Piece]], length: int) -> Batch:
     targets = np.full(shape, IGNORED, dtype=np.int64)
     positions = np.zeros(shape, dtype=np.int64)
     segments = np.full(shape, -1, dtype=np.int64)
-    counting = np.arange(length)
     for r, row in enumerate(rows):
-        at = 0
+        start = 0
         for number, piece in enumerate(row):
-            end = at + len(piece.ids)
-            ids[r, at:end] = piece.ids
-            targets[r, at + piece.learned_from - 1 : end - 1] = ids[r, at + piece.learned_from : end]
-            positions[r, at:end] = counting[: end - at]
-            segments[r, at:end] = number
-            at = end
+            end = start + len(piece.ids)
+            ids[r, start:end] = piece.ids
+            targets[r, start + piece.learned_from - 1 : end - 1] = ids[r, start + piece.learned_from : end]
+            positions[r, start:end] = np.arange(end - start)
+            segments[r, start:end] = number
+            start = end
     return Batch(*(torch.from_numpy(x) for x in (ids, targets, positions, segments)))

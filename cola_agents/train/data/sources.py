@@ -1,7 +1,7 @@
-"""Sources of documents: local text, JSON lines, the generated corpus, and whatever `datasets` can stream.
+"""Sources of documents: local text, JSON lines, the generated corpus, and data that `datasets` can stream.
 
-Every source is a stream of documents (:class:`~cola_agents.train.data.documents.Documents`) that resumes
-exactly. Documents come in the order of the data, without shuffling.
+Every source is a stream of documents (:class:`~cola_agents.train.data.documents.Documents`) that can be
+resumed exactly. The order of the documents is that of the data, without shuffling.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import hashlib
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, Literal, get_args
 
 from cola_agents.model.loading import stream_dataset
 from cola_agents.train.bundled.corpus import CorpusConfig
@@ -26,9 +27,9 @@ from cola_agents.train.data.formats import RowFormat
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
 
-#: One document of a text file: a line, the text between blank lines, or the whole file.
+#: The part of a text file that is a document: a line, the text between blank lines, or the file.
 Unit = Literal["line", "paragraph", "file"]
-#: Bytes at either end of a file that identify it.
+#: The number of bytes at the start and at the end of a file by which it is identified.
 _ENDS = 1 << 16
 TEXT, LINES = (".txt", ".text", ".md"), (".jsonl", ".ndjson", ".jsonl.gz")
 
@@ -37,8 +38,8 @@ class Source(ABC):
     """Finite data, read for a number of epochs or endlessly.
 
     Args:
-        name: in errors and logs.
-        epochs: passes through the data; None for endless.
+        name: name in errors and logs.
+        epochs: passes through the data; None for endlessly many.
 
     Attributes:
         epoch: the current pass, counted from 1.
@@ -57,15 +58,15 @@ class Source(ABC):
         self._pass: Iterator[Document] | None = None
 
     @abstractmethod
-    def _begin(self, place: Any) -> Iterator[Document]:
-        """The documents of a pass from a position on, blank ones included; None is the beginning."""
+    def _begin(self, position: Any) -> Iterator[Document]:
+        """The documents of a pass from a position on (None for the start), including blank ones."""
 
     @abstractmethod
-    def _place(self) -> object:
+    def _position(self) -> object:
         """The position after the last document, as JSON values."""
 
     def _identity(self) -> object:
-        """What identifies the data, as JSON values: a position holds only in the same data."""
+        """JSON values that identify the data: a position is valid only in the same data."""
         return None
 
     def __iter__(self) -> Iterator[Document]:
@@ -93,45 +94,45 @@ class Source(ABC):
             "identity": self._identity(),
             "epoch": self.epoch,
             "drawn": self._drawn,
-            "place": None if self._pass is None else self._place(),
+            "place": None if self._pass is None else self._position(),
         }
 
     def load_state_dict(self, state: JsonObject) -> None:
-        """Resume at such a position.
+        """Resume at a position that :meth:`state_dict` returned.
 
         Raises:
             ValueError: for a position in other data.
         """
-        here = {"name": self.name, "identity": self._identity()}
-        saved = {key: state[key] for key in here}
-        if saved != here:
+        current = {"name": self.name, "identity": self._identity()}
+        saved = {key: state[key] for key in current}
+        if saved != current:
             raise ValueError(
-                f"{self.name} is not what it was when the run was stopped: then {saved}, now {here}. Put the "
-                "data back, or start anew in another folder"
+                f"{self.name} has changed since the run was stopped: then {saved}, now {current}. Restore "
+                "the data, or start again in another folder"
             )
         self.epoch, self._drawn = state["epoch"], state["drawn"]
         self._pass = None if state["place"] is None else self._begin(state["place"])
 
 
 class FileDocuments(Source):
-    """Local text and JSON-lines files, one after the other.
+    """Documents of local text and JSON-lines files, one file after the other.
 
-    Text files hold a document a line, a paragraph or a file (``unit``), without the line ends at its end.
-    JSON-lines files (``.jsonl``, ``.ndjson``, ``.jsonl.gz``) hold an object a line. Blank documents are
-    skipped. Everything is UTF-8.
+    A document is a line, a paragraph or all of a text file (``unit``), without trailing line breaks, or an
+    object in a line of a JSON-lines file (``.jsonl``, ``.ndjson``, ``.jsonl.gz``). Blank documents are
+    skipped. All files are UTF-8.
 
     Args:
-        path: a file, or a folder whose text and JSON-lines files (by suffix, and in those below it) are read
-            in the order of their names.
+        path: a file, or a folder whose text and JSON-lines files (chosen by suffix, also in subfolders) are
+            read in the order of their names.
         rows: the format of JSON objects.
-        unit: one document of a text file.
+        unit: the part of a text file that is a document.
         name: None for the path's last part.
         epochs: as in :class:`Source`.
 
     Raises:
-        FileNotFoundError: where there is no such file, or none in the folder.
-        ValueError: for an unknown ``unit``; while iterating, for a line that is not of this form, naming
-            file and line.
+        FileNotFoundError: where there is no such file, or the folder has none.
+        ValueError: for an unknown ``unit``; while iterating, for a line without a document, naming file and
+            line.
     """
 
     def __init__(
@@ -151,26 +152,22 @@ class FileDocuments(Source):
         self._rows, self._unit = rows or RowFormat(), unit
         self._at = (0, 0, 0)
 
-    def _place(self) -> list[int]:
+    def _position(self) -> list[int]:
         return list(self._at)
 
     def _identity(self) -> object:
-        return {
-            "files": self._known,
-            "unit": self._unit,
-            "format": asdict(self._rows),
-        }
+        return {"files": self._content, "unit": self._unit, "format": asdict(self._rows)}
 
     @cached_property
-    def _known(self) -> list[list[object]]:
-        return [known_by(file) for file in self._files]
+    def _content(self) -> list[list[object]]:
+        return [file_identity(file) for file in self._files]
 
-    def _begin(self, place: Sequence[int] | None) -> Iterator[Document]:
-        first, offset, line = place or (0, 0, 0)
+    def _begin(self, position: Sequence[int] | None) -> Iterator[Document]:
+        first, offset, line = position or (0, 0, 0)
         self._at = (first, offset, line)
         for number in range(first, len(self._files)):
             path = self._files[number]
-            with _open(path) as file:
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
                 try:
                     file.seek(offset)
                     for document, lines in self._read(path, file, line):
@@ -178,13 +175,13 @@ class FileDocuments(Source):
                         yield document
                 except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                     raise ValueError(
-                        f"{path} breaks off, or is damaged, behind line {self._at[2]}: {error}"
+                        f"{path} is truncated or damaged after line {self._at[2]}: {error}"
                     ) from error
             offset = line = 0
             self._at = (number + 1, 0, 0)
 
-    def _read(self, path: Path, file: BinaryIO, line: int) -> Iterator[tuple[Document, int]]:
-        """The documents from a position in a file on, each with the number of lines read so far."""
+    def _read(self, path: Path, file: Any, line: int) -> Iterator[tuple[Document, int]]:
+        """The documents of an open file after its first ``line`` lines, each with the lines read so far."""
         if path.name.endswith(LINES):
             for number, raw in enumerate(iter(file.readline, b""), line + 1):
                 if raw.strip():
@@ -203,7 +200,7 @@ class FileDocuments(Source):
         yield Document("", "".join(block).rstrip("\r\n")), number
 
 
-def known_by(path: Path) -> list[object]:
+def file_identity(path: Path) -> list[object]:
     """The identity of a file: its name, its size, and a digest of its first and last 64 KiB."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -214,29 +211,27 @@ def known_by(path: Path) -> list[object]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The text and JSON-lines files in a folder and below, by name.
+    """The text and JSON-lines files in a folder and its subfolders, sorted by name.
 
     Raises:
         FileNotFoundError: where there are none, or there is no such folder.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no file or folder {folder} to read documents from")
+        raise FileNotFoundError(f"no file or folder {folder} to read documents from")
     files = sorted(path for path in folder.rglob("*") if path.name.endswith(TEXT + LINES) and path.is_file())
     if not files:
         raise FileNotFoundError(f"{folder} holds no file that ends in {', '.join(TEXT + LINES)}")
     return files
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
 class GeneratedDocuments:
-    """The generated corpus of the bundled models, endless. Resuming generates all documents up to there.
+    """The generated corpus of the bundled models, endless.
+
+    Resuming generates all earlier documents again.
 
     Args:
         seed, config: as in :func:`cola_agents.train.bundled.corpus.documents`.
-        name: in errors and logs.
+        name: name in errors and logs.
     """
 
     def __init__(self, seed: int, config: CorpusConfig | None = None, *, name: str = "generated") -> None:
@@ -257,32 +252,32 @@ class GeneratedDocuments:
         return {"seed": self._seed, "config": repr(self._config), "drawn": self._drawn}
 
     def load_state_dict(self, state: JsonObject) -> None:
-        """Resume at such a position.
+        """Resume at a position that :meth:`state_dict` returned.
 
         Raises:
             ValueError: for another seed or configuration.
         """
-        here = self.state_dict()
+        current = self.state_dict()
         for key in ("seed", "config"):
-            if state[key] != here[key]:
+            if state[key] != current[key]:
                 raise ValueError(
-                    f"{self.name}: the run was stopped in a corpus of {key} {state[key]}, not {here[key]}"
+                    f"{self.name}: the run was stopped in a corpus of {key} {state[key]}, not {current[key]}"
                 )
         self._drawn = state["drawn"]
         self._stream = islice(generated(self._seed, self._config), self._drawn, None)
 
 
 class StreamedDocuments(Source):
-    """Rows that the `datasets` library streams: from the hub, a folder, or files that it can read.
+    """Documents of rows that the `datasets` library streams from the hub, a folder, or files.
 
-    No data set is downloaded as a whole, and no code of a data set is run. When resumed, local ``files`` must
-    be unchanged; data on the hub or in a folder are trusted to be the same.
+    Data sets are not downloaded completely, and their code is not run. For resuming, local ``files`` must be
+    unchanged; data on the hub or in a folder are assumed to be.
 
     Args:
         path: hub id (owner/name), a folder of data files, or the name of a builder ("parquet", "json").
         subset, split: the part of the data.
         files: data files, for a builder.
-        rows, name, epochs: as in :class:`FileDocuments`; the name is ``path`` without one.
+        rows, name, epochs: as in :class:`FileDocuments`; the default name is ``path``.
 
     Raises:
         ImportError: without `datasets`.
@@ -310,36 +305,40 @@ class StreamedDocuments(Source):
             "files": files and sorted(files),
             "format": asdict(self._rows),
         }
-        try:
+        with _explained(f"{self.name} cannot be streamed"):
             self._data = stream_dataset(path, subset, split, files and sorted(files))
-        except (OSError, ValueError) as error:
-            kind = OSError if isinstance(error, OSError) else ValueError
-            raise kind(f"{self.name} cannot be streamed: {error}") from error
-        self._reading, self._read = self._data, 0
+        self._current, self._rows_read = self._data, 0
 
-    def _begin(self, place: JsonObject | None) -> Iterator[Document]:
-        self._reading, self._read = copy.deepcopy(self._data), 0
-        if place is not None:
-            self._reading.load_state_dict(copy.deepcopy(place["data"]))
-            self._read = place["rows"]
-        rows = iter(self._reading)
+    def _begin(self, position: JsonObject | None) -> Iterator[Document]:
+        self._current, self._rows_read = copy.deepcopy(self._data), 0
+        if position is not None:
+            self._current.load_state_dict(copy.deepcopy(position["data"]))
+            self._rows_read = position["rows"]
+        rows = iter(self._current)
         while True:
-            try:
+            with _explained(f"{self.name} cannot be read after row {self._rows_read}"):
                 row = next(rows, None)
-            except (OSError, ValueError) as error:
-                kind = OSError if isinstance(error, OSError) else ValueError
-                raise kind(f"{self.name} cannot be read on after row {self._read}: {error}") from error
             if row is None:
                 return
-            self._read += 1
-            yield self._rows.document(row, f"{self.name}, row {self._read}")
+            self._rows_read += 1
+            yield self._rows.document(row, f"{self.name}, row {self._rows_read}")
 
-    def _place(self) -> JsonObject:
-        return {"data": copy.deepcopy(self._reading.state_dict()), "rows": self._read}
+    def _position(self) -> JsonObject:
+        return {"data": copy.deepcopy(self._current.state_dict()), "rows": self._rows_read}
 
     @cached_property
-    def _known(self) -> list[list[object]]:
-        return [known_by(Path(file)) for file in self._settings["files"] or () if Path(file).is_file()]
+    def _content(self) -> list[list[object]]:
+        return [file_identity(Path(file)) for file in self._settings["files"] or () if Path(file).is_file()]
 
     def _identity(self) -> object:
-        return {**self._settings, "content": self._known}
+        return {**self._settings, "content": self._content}
+
+
+@contextmanager
+def _explained(problem: str) -> Iterator[None]:
+    """Put ``problem`` before the message of an OSError or ValueError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{problem}: {error}") from error
