@@ -12,10 +12,10 @@ from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings
 from cola_agents.commands.tasks import TASK_HELP, add_env, load_playing, named_task, task_of_agent
 from cola_agents.common.files import write_json
-from cola_envs.jsonl import JsonObject
 
 if TYPE_CHECKING:
     from cola_agents.search import MCTSQConfig, SearchConfig
+    from cola_envs.jsonl import JsonObject
 
 
 def add(commands: Commands) -> None:

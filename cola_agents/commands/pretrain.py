@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.common.files import LOCK, one_writer
-from cola_envs.jsonl import JsonObject
 
 if TYPE_CHECKING:
     from cola_agents.train.metrics import CodebookMetrics
     from cola_agents.train.runs import Run
+    from cola_envs.jsonl import JsonObject
 
 _DESCRIPTION = """\
 Without --data a stage is trained on the generated corpus. Running world, policy or fta again goes on with

@@ -26,12 +26,14 @@ def add(commands: Commands) -> None:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from cola_agents.rl.saving import holds_agent
-
     out: Path = arguments.run_folder
     if not (out / SETTINGS).is_file():
-        hint = f"; agent.save wrote it: load_agent({str(out)!r}) loads it (cola_agents.evaluation.run)"
-        hint = hint if out.is_dir() and holds_agent(out) else ""
+        hint = ""
+        if out.is_dir():
+            from cola_agents.rl.saving import holds_agent
+
+            if holds_agent(out):
+                hint = f"; agent.save wrote it: load_agent({str(out)!r}) loads it (cola_agents.evaluation.run)"
         raise FileNotFoundError(f"{out} holds no run of `cola train`: there is no {SETTINGS} in it{hint}")
     with writing(out):
         settings = read_settings(out)

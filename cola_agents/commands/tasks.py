@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands.settings import settings
-from cola_envs.jsonl import JsonObject
 
 if TYPE_CHECKING:
     from cola_agents.rl.agent import Agent
+    from cola_envs.jsonl import JsonObject
 
 #: The id that plays a task of one's own.
 OWN = "CoLA-Text-v0"

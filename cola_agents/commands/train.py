@@ -15,12 +15,10 @@ from cola_agents.commands.tasks import TASK_HELP, add_env, named_task
 from cola_agents.common.files import SETTINGS, first_process, one_writer, write_whole
 from cola_agents.common.interrupts import exit_status
 from cola_agents.common.sealed import DamagedError, sealed, unsealed
-from cola_envs.fields import SPLIT, SUCCESS, TEXT
-from cola_envs.jsonl import JsonObject
-from cola_envs.shown import shown, shown_line
 
 if TYPE_CHECKING:
     from cola_agents.rl.agent import Agent
+    from cola_envs.jsonl import JsonObject
 
 ALGORITHMS = ("grpo", "ppo", "remax", "rloo")
 
@@ -143,6 +141,8 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
     """
     from cola_agents.evaluation.scores import wilson
     from cola_agents.rl.logs import make_logger
+    from cola_envs.fields import SPLIT, SUCCESS, TEXT
+    from cola_envs.shown import shown, shown_line
 
     learns = agent.num_timesteps < settings["timesteps"]
     formats = [name for name in settings["log"] if learns and not (quiet and name == "stdout")]
