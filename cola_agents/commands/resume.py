@@ -33,7 +33,9 @@ def _resume(arguments: argparse.Namespace) -> int:
             from cola_agents.rl.saving import holds_agent
 
             if holds_agent(out):
-                hint = f"; agent.save wrote it: load_agent({str(out)!r}) loads it (cola_agents.evaluation.run)"
+                hint = (
+                    f"; cola_agents.evaluation.run.load_agent({str(out)!r}) loads the agent in it"
+                )
         raise FileNotFoundError(f"{out} holds no run of `cola train`: there is no {SETTINGS} in it{hint}")
     with writing(out):
         settings = read_settings(out)

@@ -54,15 +54,15 @@ def add(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from cola_agents.rl.logs import check_formats
-    from cola_agents.rl.registry import AGENTS
-    from cola_agents.rl.saving import is_free
-
     if min(arguments.timesteps, arguments.log_interval, arguments.episodes) < 1:
         raise ValueError("--timesteps, --log-interval and --episodes must be at least 1")
     save_every = max(1, arguments.timesteps // 20) if arguments.save_every is None else arguments.save_every
     if save_every < 1:
         raise ValueError(f"--save-every must be at least 1, got {save_every}")
+    from cola_agents.rl.logs import check_formats
+    from cola_agents.rl.registry import AGENTS
+    from cola_agents.rl.saving import is_free
+
     formats = [name for name in arguments.log.split(",") if name]
     check_formats(formats)
     cls = next(agent for name, agent in AGENTS.items() if name.lower() == arguments.algo)
