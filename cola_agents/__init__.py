@@ -1,21 +1,30 @@
 """Latent-action language models, their training, and agents that learn over them.
 
 Shapes use one glossary: B rows, T tokens, D hidden, A actions, V vocabulary.
+
+A name is imported from its module when it is first used, so that ``import cola_agents`` loads no torch.
 """
 
-import cola_agents.model.versions  # noqa: F401  first: it refuses a transformers that was not tested
-from cola_agents.common.threads import set_threads
-from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.decoding.loading import load_bundled
-from cola_agents.model.configuration import CoLAConfig
-from cola_agents.model.modeling import CoLAForCausalLM
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cola_agents.model.versions import check_transformers
 from cola_agents.moved import let_old_names_work
-from cola_agents.rl.grpo import GRPO
-from cola_agents.rl.ppo import PPO
-from cola_agents.rl.remax import ReMax
-from cola_agents.rl.rloo import RLOO
-from cola_agents.rl.rollout import Rollout, collect
-from cola_agents.sb3 import ClonedPolicy, SB3VecEnv, sb3_defaults
+
+if TYPE_CHECKING:
+    from cola_agents.common.threads import set_threads
+    from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+    from cola_agents.decoding.loading import load_bundled
+    from cola_agents.model.configuration import CoLAConfig
+    from cola_agents.model.modeling import CoLAForCausalLM
+    from cola_agents.rl.grpo import GRPO
+    from cola_agents.rl.ppo import PPO
+    from cola_agents.rl.remax import ReMax
+    from cola_agents.rl.rloo import RLOO
+    from cola_agents.rl.rollout import Rollout, collect
+    from cola_agents.sb3 import ClonedPolicy, SB3VecEnv, sb3_defaults
 
 __all__ = [
     "GRPO",
@@ -35,4 +44,37 @@ __all__ = [
     "set_threads",
 ]
 
+#: Public name -> its module in this package.
+_MODULES = {
+    "GRPO": "rl.grpo",
+    "PPO": "rl.ppo",
+    "RLOO": "rl.rloo",
+    "ClonedPolicy": "sb3",
+    "CoLAConfig": "model.configuration",
+    "CoLAForCausalLM": "model.modeling",
+    "LatentBackbone": "decoding.backbones",
+    "ReMax": "rl.remax",
+    "Rollout": "rl.rollout",
+    "SB3VecEnv": "sb3",
+    "TokenBackbone": "decoding.backbones",
+    "collect": "rl.rollout",
+    "load_bundled": "decoding.loading",
+    "sb3_defaults": "sb3",
+    "set_threads": "common.threads",
+}
+
+check_transformers()  # before any module of this package imports transformers
 let_old_names_work()
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

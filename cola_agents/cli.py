@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-import gymnasium as gym
-
 from cola_agents.commands import (
     convert,
     data,
@@ -29,7 +27,6 @@ from cola_agents.commands import (
 )
 from cola_agents.commands.helps import dress
 from cola_agents.common.interrupts import exit_status, sigterm_as_interrupt
-from cola_envs.shown import shown
 
 COMMANDS = (
     demo,
@@ -65,9 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print("cola: stopped", file=sys.stderr)
         return exit_status(stopped)
-    except (ValueError, TypeError, ArithmeticError, OSError, ImportError, gym.error.Error) as error:
+    except _reported() as error:
+        from cola_envs.shown import shown
+
         print(f"cola: {shown(str(error))}", file=sys.stderr)
         return 2
+
+
+def _reported() -> tuple[type[Exception], ...]:
+    """Errors that are printed without a traceback; Gymnasium's only where a command has imported it."""
+    gymnasium = sys.modules.get("gymnasium")
+    own = () if gymnasium is None else (gymnasium.error.Error,)
+    return (ValueError, TypeError, ArithmeticError, OSError, ImportError, *own)
 
 
 @contextmanager
@@ -76,6 +82,8 @@ def _escaped_warnings() -> Iterator[None]:
     plain = warnings.formatwarning
 
     def escaped(*args: Any, **kwargs: Any) -> str:
+        from cola_envs.shown import shown
+
         return shown(plain(*args, **kwargs))
 
     warnings.formatwarning = escaped

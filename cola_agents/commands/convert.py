@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
-from cola_agents.common.files import inside, whole_folder
-from cola_agents.model.loading import load_tokenizer
-from cola_agents.model.modeling import CoLAForCausalLM
-from cola_agents.model.official import TOKENIZER_FILES, _local
-from cola_agents.model.text import PlainTokenizer, check_fits
+
+if TYPE_CHECKING:
+    import torch
 
 
 def add(commands: Commands) -> None:
@@ -45,6 +42,12 @@ def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype | str 
         ValueError: when the tokenizer has an id beyond the model's embeddings, besides what
             :func:`cola_agents.model.official.from_official` raises.
     """
+    from cola_agents.common.files import inside, whole_folder
+    from cola_agents.model.loading import load_tokenizer
+    from cola_agents.model.modeling import CoLAForCausalLM
+    from cola_agents.model.official import TOKENIZER_FILES, _local
+    from cola_agents.model.text import PlainTokenizer, check_fits
+
     folder = _local(source)
     model = CoLAForCausalLM.from_official(folder, dtype=dtype)
     files = [inside(folder, name) for name in TOKENIZER_FILES if (folder / name).is_file()]

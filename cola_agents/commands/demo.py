@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cola_agents.commands import Commands
+from cola_agents.commands.tasks import TASK_HELP, add_env, named_task
 
 
 def add(commands: Commands) -> None:
@@ -14,6 +15,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("cola-demo"), help="folder for table, plot and results"
     )
+    parser.add_argument("--task", default="CoLA-Thinking-v0", help=f"{TASK_HELP}; over latent actions")
+    add_env(parser, old=False)
     parser.add_argument("--updates", type=int, default=50, help="GRPO updates of 128 rollouts per arm")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to run, from 0 on")
     parser.add_argument("--episodes", type=int, default=256, help="test episodes per measured share")
@@ -25,8 +28,11 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     if min(arguments.updates, arguments.seeds, arguments.episodes) < 1:
         raise ValueError("--updates, --seeds and --episodes must be at least 1")
+    task, env_kwargs = named_task(arguments.task, arguments.env)
     run_demo(
         arguments.out,
+        task=task,
+        env_kwargs=env_kwargs,
         updates=arguments.updates,
         seeds=range(arguments.seeds),
         episodes=arguments.episodes,

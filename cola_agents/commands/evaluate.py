@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings
-from cola_agents.commands.tasks import TASK_HELP, add_env, load_playing, named_task, task_of_agent
+from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
 from cola_agents.common.files import write_json
-from cola_envs.jsonl import JsonObject
 
 if TYPE_CHECKING:
     from cola_agents.search import MCTSQConfig, SearchConfig
+    from cola_envs.jsonl import JsonObject
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--task", help=f"{TASK_HELP}; an agent's own where not given")
     parser.add_argument("--model", help="folder or hub id; the bundled model without it")
-    parser.add_argument("--agent", type=Path, help="folder of a saved agent, in place of --model")
+    add_agent(parser, "folder of a saved agent, in place of --model")
     parser.add_argument("--problems", help="local JSONL of problems, for the Math500 and GSM8K ids")
     parser.add_argument("--tokenizer", help="folder or hub id, where the model's own is not beside it")
     parser.add_argument("--episodes", type=int, help="problems: 256, or a whole test set, where not given")
@@ -60,7 +60,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     task, env_kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
     named = {
         "model": arguments.model,
-        "agent": arguments.agent and load_playing(arguments.agent, env_kwargs),
+        "agent": arguments.agent and load_playing(arguments.agent, env_kwargs, arguments.algo),
         "tokenizer": arguments.tokenizer,
         "episodes": arguments.episodes,
         "samples": arguments.samples,

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from cola_agents.commands import Commands
-from cola_agents.commands.tasks import TASK_HELP, add_env, load_playing, named_task, task_of_agent
+from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
 
 
 def add(commands: Commands) -> None:
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="problem i is drawn with seed + i")
     parser.add_argument("--num-envs", type=int, default=64, help="rows that play side by side")
     parser.add_argument("--model", help="folder or hub id; the bundled model without it")
-    parser.add_argument("--agent", type=Path, help="folder of a saved agent, in place of --model")
+    add_agent(parser, "folder of a saved agent, in place of --model")
     parser.add_argument("--split", help="one of the task's; the one to train on where not given")
     add_env(parser)
     parser.set_defaults(run=_generate)
@@ -38,7 +38,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.agent is not None:
         if arguments.model is not None:
             raise ValueError("give --model or --agent, not both: an agent knows its model")
-        agent = load_playing(arguments.agent, kwargs)
+        agent = load_playing(arguments.agent, kwargs, arguments.algo)
         kwargs = {**agent.kwargs_on(task), **kwargs}
         kwargs["model"], policy = agent.backbone, agent.actor
     figures = generate(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings
-from cola_agents.commands.tasks import TASK_HELP, add_env, named_task
+from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, algorithm_class, named_task
 
 
 def add(commands: Commands) -> None:
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--tokens", type=int, default=10_000, help="to measure the codebook on; 0 for none")
     parser.add_argument("--text", type=Path, help="documents for that, as in `cola inspect`; else generated")
     parser.add_argument("--seed", type=int, default=0, help="of a model's first problem")
-    parser.add_argument("--agent", type=Path, help="folder of the saved agent that a recording was made by")
+    add_agent(parser, "folder of the saved agent that a recording was made by")
     parser.add_argument("--model", help="that a recording or a run was made with; what it names without it")
     parser.add_argument("--device", help="e.g. cuda")
     parser.add_argument("--dtype", help="type to load the weights in; a run's own, or float32, without it")
@@ -67,6 +67,7 @@ def _look(arguments: argparse.Namespace) -> int:
         wanted,
         task=task,
         agent=arguments.agent,
+        algorithm=arguments.algo and algorithm_class(arguments.algo),
         seed=arguments.seed,
         model=arguments.model,
         device=arguments.device,

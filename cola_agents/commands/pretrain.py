@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.common.files import LOCK, one_writer
-from cola_envs.jsonl import JsonObject
 
 if TYPE_CHECKING:
     from cola_agents.train.metrics import CodebookMetrics
     from cola_agents.train.runs import Run
+    from cola_envs.jsonl import JsonObject
 
 _DESCRIPTION = """\
 Without --data a stage is trained on the generated corpus. Running world, policy or fta again goes on with
@@ -82,7 +82,12 @@ _OPTIONS: dict[str, JsonObject] = {
         "help": "recorded problems to judge by instead: the weights that do best there are kept",
     },
 }
-_OPTIONS_OF_Q = {"--data": {"action": "append", "help": "a file that `cola generate` wrote"}}
+_OPTIONS_OF_Q: dict[str, JsonObject] = {
+    "--data": {"action": "append", "help": "a file that `cola generate` wrote"},
+    "--steps": {"type": int, "help": "optimiser steps (1000)"},
+    "--rows": {"type": int, "help": "recorded episodes of a step (64)"},
+    "--lr": {"type": float, "help": "learning rate (0.001)"},
+}
 _LENGTHS = ("--steps", "--tokens", "--epochs")
 _START = ("--model --source", "--tokenizer", "--dtype", "--device", "--data")
 _CONFIG: tuple[str, ...] = ("--rows", "--micro-rows", "--length", "--lr", "--warmup", "--precision")
@@ -242,7 +247,14 @@ def _train_q(arguments: argparse.Namespace) -> int:
     rollout, held_out = recorded.rollout(backbone), None
     if arguments.held_out_problems is not None:
         rollout, held_out = split_problems(rollout, arguments.held_out_problems)
-    records = train_q(q, rollout, QConfig(**given), held_out=held_out)
+    config = QConfig(**given)
+    size = min(config.batch_size, len(rollout))
+    print(
+        f"Training for {config.steps} steps (--steps) of {size} episodes (--rows): each of the "
+        f"{len(rollout)} is read {config.steps * size / len(rollout):.1f} times.",
+        file=sys.stderr,
+    )
+    records = train_q(q, rollout, config, held_out=held_out)
     q.save(arguments.out)
     print(json.dumps({"episodes": len(recorded.episodes), **_kept(records)}, indent=2))
     print(f"Wrote {arguments.out}.")

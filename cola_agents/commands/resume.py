@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import whole
-from cola_agents.commands.tasks import load_playing, named_task
+from cola_agents.commands.tasks import ALGO_HELP, algorithm_name, load_playing, named_task
 from cola_agents.commands.train import go_on, read_settings, write_settings, writing
 from cola_agents.common.files import SETTINGS
 
@@ -20,23 +20,28 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("resume", help="go on with a run of `cola train`, exactly")
     parser.add_argument("run_folder", metavar="run", type=Path, help="its --out folder")
     parser.add_argument("--task", help="module:Class, where the run learns a task of your own")
+    parser.add_argument(
+        "--algo", "--algorithm", type=algorithm_name, help=f"where the algorithm is your own: {ALGO_HELP}"
+    )
     parser.add_argument("--timesteps", type=whole, help="a new total, counted from the start of the run")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, and nothing logged to stdout")
     parser.set_defaults(run=_resume)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from cola_agents.rl.saving import holds_agent
-
     out: Path = arguments.run_folder
     if not (out / SETTINGS).is_file():
-        hint = f"; agent.save wrote it: load_agent({str(out)!r}) loads it (cola_agents.evaluation.run)"
-        hint = hint if out.is_dir() and holds_agent(out) else ""
+        hint = ""
+        if out.is_dir():
+            from cola_agents.rl.saving import holds_agent
+
+            if holds_agent(out):
+                hint = f"; cola_agents.evaluation.run.load_agent({str(out)!r}) loads the agent in it"
         raise FileNotFoundError(f"{out} holds no run of `cola train`: there is no {SETTINGS} in it{hint}")
     with writing(out):
         settings = read_settings(out)
         own = {} if arguments.task is None else named_task(arguments.task, ())[1]
-        agent = load_playing(out, own)
+        agent = load_playing(out, own, arguments.algo)
         if arguments.timesteps is not None:
             if agent.num_timesteps >= arguments.timesteps:
                 agent.close()
@@ -46,4 +51,4 @@ def _resume(arguments: argparse.Namespace) -> int:
                 )
             settings["timesteps"] = arguments.timesteps
             write_settings(out, settings)
-        return go_on(agent, out, settings, quiet=arguments.quiet)
+        return go_on(agent, out, settings, algo=arguments.algo, quiet=arguments.quiet)

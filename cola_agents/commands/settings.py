@@ -6,8 +6,10 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from cola_envs.jsonl import JsonObject
+if TYPE_CHECKING:
+    from cola_envs.jsonl import JsonObject
 
 #: Python's names of what JSON writes in small letters.
 _WORDS = {"True": True, "False": False, "None": None}

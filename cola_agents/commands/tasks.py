@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import warnings
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands.settings import settings
-from cola_envs.jsonl import JsonObject
 
 if TYPE_CHECKING:
     from cola_agents.rl.agent import Agent
+    from cola_envs.jsonl import JsonObject
 
+ALGORITHMS = ("grpo", "ppo", "remax", "rloo")
 #: The id that plays a task of one's own.
 OWN = "CoLA-Text-v0"
+ALGO_HELP = "or module:Class of your own subclass of cola_agents.rl.agent.Agent"
 TASK_HELP = "environment id (`cola tasks` lists them), or module:Class of your own task"
 
 
@@ -71,10 +74,59 @@ def named_task(task: str, env: Sequence[str]) -> tuple[str, JsonObject]:
         return task, kwargs
     if "task" in kwargs:
         raise ValueError(f"--task {task} and --env task=... name two tasks: give one")
-    here = os.getcwd()
-    if here not in sys.path:  # as `python -m` has it
-        sys.path.insert(0, here)
+    _look_in_working_directory()
     return OWN, {"task": task, **kwargs}
+
+
+def _look_in_working_directory() -> None:
+    """Let modules of the working directory be imported, as ``python -m`` does."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def algorithm_name(text: str) -> str:
+    """The ``type`` of ``--algo``: the name of a bundled algorithm in small letters, or ``module:Class``."""
+    name = text if ":" in text else text.lower()
+    if ":" not in name and name not in ALGORITHMS:
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} ({', '.join(ALGORITHMS)}, {ALGO_HELP})")
+    return name
+
+
+def algorithm_class(name: str) -> type[Agent]:
+    """The class of a bundled algorithm, or that which ``module:Class`` names.
+
+    Raises:
+        ImportError: where the module or the class is not there.
+        TypeError: for something other than a subclass of Agent.
+    """
+    from cola_agents.rl.agent import Agent
+    from cola_agents.rl.registry import AGENTS
+
+    if ":" not in name:
+        return {key.lower(): cls for key, cls in AGENTS.items()}[name]
+    _look_in_working_directory()
+    module, _, attribute = name.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except (AttributeError, ModuleNotFoundError) as error:
+        raise ImportError(
+            f"--algo {name}: {error}; a module is looked for in the working directory and where packages are"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Agent)):
+        raise TypeError(f"--algo {name} names {cls!r}: it must be a subclass of cola_agents.rl.agent.Agent")
+    return cls
+
+
+def add_agent(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add ``--agent``, the folder of a saved agent, and ``--algo`` for one of a class of your own."""
+    parser.add_argument("--agent", type=Path, help=help)
+    parser.add_argument(
+        "--algo",
+        "--algorithm",
+        type=algorithm_name,
+        help=f"the agent's class, where it is your own: {ALGO_HELP}",
+    )
 
 
 def task_of_agent(task: str | None, agent: object) -> str:
@@ -93,12 +145,18 @@ def task_of_agent(task: str | None, agent: object) -> str:
     return env_id
 
 
-def load_playing(folder: Path, env_kwargs: JsonObject) -> Agent:
-    """Load a saved agent; a task of one's own, which no file names, is the one in ``env_kwargs``."""
+def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None) -> Agent:
+    """Load a saved agent.
+
+    Args:
+        env_kwargs: of the command; a task of your own, which no file names, is taken from them.
+        algo: as given to ``--algo``.
+    """
     from cola_agents.evaluation.run import load_agent
     from cola_agents.rl.saving import read_saved, saved_path
 
-    if "task" not in env_kwargs:
-        return load_agent(folder)
-    kept = read_saved(saved_path(folder)).description["env_kwargs"]
-    return load_agent(folder, env_kwargs={**kept, "task": env_kwargs["task"]})
+    changed: JsonObject = {}
+    if "task" in env_kwargs:
+        kept = read_saved(saved_path(folder)).description["env_kwargs"]
+        changed["env_kwargs"] = {**kept, "task": env_kwargs["task"]}
+    return load_agent(folder, algorithm=algo and algorithm_class(algo), **changed)

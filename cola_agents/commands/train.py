@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
+import itertools
+import re
 import sys
+import textwrap
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,25 +17,40 @@ from typing import TYPE_CHECKING
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings as parsed
 from cola_agents.commands.settings import whole
-from cola_agents.commands.tasks import TASK_HELP, add_env, named_task
+from cola_agents.commands.tasks import (
+    ALGO_HELP,
+    ALGORITHMS,
+    TASK_HELP,
+    add_env,
+    algorithm_class,
+    algorithm_name,
+    named_task,
+)
 from cola_agents.common.files import SETTINGS, first_process, one_writer, write_whole
 from cola_agents.common.interrupts import exit_status
 from cola_agents.common.sealed import DamagedError, sealed, unsealed
-from cola_envs.fields import SPLIT, SUCCESS, TEXT
-from cola_envs.jsonl import JsonObject
-from cola_envs.shown import shown, shown_line
 
 if TYPE_CHECKING:
     from cola_agents.rl.agent import Agent
-
-ALGORITHMS = ("grpo", "ppo", "remax", "rloo")
+    from cola_agents.rl.rollout import Rollout
+    from cola_envs.jsonl import JsonObject
 
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("train", help="learn a task by reinforcement; resumable, with logs")
+    text = "learn a task by reinforcement; resumable, with logs"
+    parser = commands.add_parser("train", help=text, add_help=False)
+    parser.add_argument(
+        "-h", "--help", action=_Help, help="show this message; after --algo, with its options"
+    )
     parser.add_argument("--task", required=True, help=TASK_HELP)
-    parser.add_argument("--algo", required=True, type=str.lower, choices=ALGORITHMS)
+    parser.add_argument(
+        "--algo",
+        "--algorithm",
+        required=True,
+        type=algorithm_name,
+        help=f"{', '.join(ALGORITHMS)}, {ALGO_HELP}; followed by --help, lists its options",
+    )
     parser.add_argument(
         "--timesteps",
         type=whole,
@@ -38,7 +59,11 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="new folder for the agent and its logs")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the algorithm"
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="an option of the algorithm; `cola train --algo NAME --help` lists them",
     )
     add_env(parser, old=False)
     parser.add_argument("--model", help="folder or hub id; the bundled model without it")
@@ -56,18 +81,17 @@ def add(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from cola_agents.rl.logs import check_formats
-    from cola_agents.rl.registry import AGENTS
-    from cola_agents.rl.saving import is_free
-
     if min(arguments.timesteps, arguments.log_interval, arguments.episodes) < 1:
         raise ValueError("--timesteps, --log-interval and --episodes must be at least 1")
     save_every = max(1, arguments.timesteps // 20) if arguments.save_every is None else arguments.save_every
     if save_every < 1:
         raise ValueError(f"--save-every must be at least 1, got {save_every}")
+    from cola_agents.rl.logs import check_formats
+    from cola_agents.rl.saving import is_free
+
     formats = [name for name in arguments.log.split(",") if name]
     check_formats(formats)
-    cls = next(agent for name, agent in AGENTS.items() if name.lower() == arguments.algo)
+    cls = algorithm_class(arguments.algo)
     settings = {
         "timesteps": arguments.timesteps,
         "save_every": save_every,
@@ -86,7 +110,6 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject) -> int:
     """Make the agent, save it as it begins, and have it learn."""
-
     out: Path = arguments.out
     task, env_kwargs = named_task(arguments.task, arguments.env)
     agent = cls(
@@ -102,7 +125,7 @@ def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject
     )
     write_settings(out, settings)  # first: a folder with an agent in it is a run that can be resumed
     agent.save(out)
-    return go_on(agent, out, settings, quiet=arguments.quiet)
+    return go_on(agent, out, settings, algo=arguments.algo, quiet=arguments.quiet)
 
 
 def writing(out: Path) -> AbstractContextManager[None]:
@@ -134,34 +157,33 @@ def read_settings(out: Path) -> JsonObject:
     return settings
 
 
-def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
-    """Learn until ``settings["timesteps"]``, then play test problems and print one line of it.
+def go_on(agent: Agent, out: Path, settings: JsonObject, *, algo: str | None, quiet: bool) -> int:
+    """Learn until ``settings["timesteps"]``, then evaluate on test problems and print the result.
+
+    Args:
+        algo: as given to ``--algo``, for the commands that are printed.
 
     Returns:
         the exit status: 130 after Ctrl-C and 143 after SIGTERM, with the agent saved; 1 where the loss was
         not finite.
     """
-    from cola_agents.evaluation.scores import wilson
     from cola_agents.rl.logs import make_logger
+    from cola_envs.shown import shown
 
+    own = {"--task": agent.env_kwargs.get("task"), "--algo": algo if algo and ":" in algo else None}
+    flags = "".join(f"{flag} {name} " for flag, name in own.items() if isinstance(name, str))
     learns = agent.num_timesteps < settings["timesteps"]
     formats = [name for name in settings["log"] if learns and not (quiet and name == "stdout")]
     logger = make_logger(out / "logs", formats)
     agent.set_logger(logger)
     try:
+        before = agent.evaluate(1) if learns else None
         if learns:
-            before = agent.evaluate(1)
-            print(f"Learning until {settings['timesteps']} timesteps, update by update.", file=sys.stderr)
-            agent.learn(
-                settings["timesteps"] - agent.num_timesteps,
-                log_interval=settings["log_interval"],
-                progress_bar=not quiet,
-                save_every=settings["save_every"],
-                save_to=out,
-            )
-        rollout = agent.evaluate(settings["episodes"])
+            _learn(agent, out, settings, quiet)
+        after = agent.evaluate(settings["episodes"])
     except KeyboardInterrupt as stopped:
-        print(f"stopped at {agent.num_timesteps} timesteps; `cola resume {out}` goes on", file=sys.stderr)
+        again = f"`cola resume {flags}{out}` goes on"
+        print(f"stopped at {agent.num_timesteps} timesteps; {again}", file=sys.stderr)
         return exit_status(stopped)
     except FloatingPointError as error:
         print(f"cola: {shown(str(error))}; the last whole agent is in {out}", file=sys.stderr)
@@ -169,17 +191,80 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, quiet: bool) -> int:
     finally:
         logger.close()
         agent.close()
-    if learns:
-        print(f"One answer before: {shown_line(TEXT.of(before.infos[0]))}")
-        print(f"The same after:    {shown_line(TEXT.of(rollout.infos[0]))}")
-    won = sum(SUCCESS.of(info) for info in rollout.infos)
-    low, high = wilson(won, len(rollout))
-    print(
-        f"{agent.env_id}, split {SPLIT.get(rollout.infos[0], 'not named')}, {len(rollout)} episodes: "
-        f"success {won / len(rollout):.3f} (95 %: {low:.3f} to {high:.3f}), "
-        f"reward {rollout.episode_rewards.mean().item():.3f}, after {agent.num_timesteps} timesteps"
-    )
-    own = agent.env_kwargs.get("task")
-    named = f"--task {own} " if isinstance(own, str) else ""
-    print(f"The agent is in {out}: `cola eval {named}--agent {out}`.")
+    _report(agent, before, after)
+    print(f"The agent is in {out}: `cola eval {flags}--agent {out}`.")
     return 0
+
+
+def _learn(agent: Agent, out: Path, settings: JsonObject, quiet: bool) -> None:
+    """Learn the timesteps that are left, saving as the settings say."""
+    print(f"Learning until {settings['timesteps']} timesteps, update by update.", file=sys.stderr)
+    agent.learn(
+        settings["timesteps"] - agent.num_timesteps,
+        log_interval=settings["log_interval"],
+        progress_bar=not quiet,
+        save_every=settings["save_every"],
+        save_to=out,
+    )
+
+
+def _report(agent: Agent, before: Rollout | None, after: Rollout) -> None:
+    """Print one answer before and after learning, and the success on test problems."""
+    from cola_agents.evaluation.scores import wilson
+    from cola_envs.fields import SPLIT, SUCCESS, TEXT
+    from cola_envs.shown import shown_line
+
+    if before is not None:
+        print(f"One answer before: {shown_line(TEXT.of(before.infos[0]))}")
+        print(f"The same after:    {shown_line(TEXT.of(after.infos[0]))}")
+    won = sum(SUCCESS.of(info) for info in after.infos)
+    low, high = wilson(won, len(after))
+    print(
+        f"{agent.env_id}, split {SPLIT.get(after.infos[0], 'not named')}, {len(after)} episodes: "
+        f"success {won / len(after):.3f} (95 %: {low:.3f} to {high:.3f}), "
+        f"reward {after.episode_rewards.mean().item():.3f}, after {agent.num_timesteps} timesteps"
+    )
+
+
+class _Help(argparse.Action):
+    """``--help``, which also lists the options of an algorithm that is named before it."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(
+            option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=help
+        )
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option: str | None = None,
+    ) -> None:
+        if namespace.algo is not None:  # only then: the classes of the options import torch
+            try:
+                parser.epilog = f"{algorithm_options(namespace.algo)}\n\n{parser.epilog}"
+            except (ImportError, TypeError) as error:
+                parser.error(str(error))
+        parser.print_help()
+        parser.exit()
+
+
+def algorithm_options(algo: str) -> str:
+    """The options of an algorithm with their types, defaults and meanings, for a terminal.
+
+    Meanings are read from the ``Attributes`` of the options class and of its bases.
+    """
+    cls = algorithm_class(algo)
+    meanings: dict[str, str] = {}
+    for base in reversed(cls.options_class.__mro__):
+        section = (inspect.getdoc(base) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+        for names, text in re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", section, re.MULTILINE):
+            text = re.sub(r":\w+:`|`+", "", " ".join(text.split()))
+            meanings |= dict.fromkeys(names.split(", "), text)
+    lines = [f"options of {cls.__name__}, each as --set OPTION=VALUE:"]
+    fields = dataclasses.fields(cls.options_class)
+    for meaning, group in itertools.groupby(fields, key=lambda field: meanings.get(field.name, "")):
+        lines += [f"  {field.name}: {field.type} = {field.default!r}" for field in group]
+        lines += textwrap.wrap(meaning, 104, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cola_envs.jsonl import JsonObject
+if TYPE_CHECKING:
+    from cola_envs.jsonl import JsonObject
 
 SEAL, FORMAT = "sha256", "format"
 #: The format of :func:`sealed`; files of earlier versions have neither a seal nor a format.

@@ -1,16 +1,17 @@
 """``cola demo``: one task learned over latent actions and over tokens, on the bundled models.
 
-The task is the format reward of ``CoLA-Thinking-v0``. Both arms run the same GRPO loop for the same
-number of rollouts; what each lost elsewhere is measured before and after.
+The task is the format reward of ``CoLA-Thinking-v0``, or another one. Both arms run the same GRPO loop for
+the same number of rollouts; what each lost elsewhere is measured before and after.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import gymnasium as gym
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -24,10 +25,12 @@ from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout, collect
 from cola_agents.rl.rows import make_rows
-from cola_envs.backbone import Backbone
-from cola_envs.episodes import Episodes
+from cola_envs.build import evaluation_split, twin_id
+from cola_envs.fields import TEXT
 from cola_envs.jsonl import JsonObject
+from cola_envs.shown import shown_line
 
+TASK = "CoLA-Thinking-v0"
 THRESHOLD = 0.9
 #: Training problems that the best constant code is chosen on.
 FLOOR_PROBLEMS = 16
@@ -45,8 +48,8 @@ class Arm:
 #: Of the grid in benchmarks/results/format_reward_tuning.md: for either arm the options that reached .9 in
 #: the fewest rollouts among those that kept arithmetic within .02 of its start (of equals, the most of it).
 ARMS = (
-    Arm("latent", "CoLA-Thinking-v0", {"lr": 3e-3, "kl_coef": 0.1}),
-    Arm("token", "CoLA-Thinking-Token-v0", {"lr": 3e-4, "kl_coef": 0.1}),
+    Arm("latent", TASK, {"lr": 3e-3, "kl_coef": 0.1}),
+    Arm("token", twin_id(TASK), {"lr": 3e-4, "kl_coef": 0.1}),
 )
 
 
@@ -78,21 +81,25 @@ def best_constant_code(num_codes: int, play: Callable[[Tensor, Sequence[int]], R
     return int(totals.argmax())
 
 
-def floor(*, episodes: int = 256, seed: int = 10_000) -> dict[str, float]:
-    """The format reward of uniform random codes and of the best constant code, on test problems.
+def floor(
+    task: str = TASK, env_kwargs: JsonObject | None = None, *, episodes: int = 256, seed: int = 10_000
+) -> dict[str, float]:
+    """The mean reward of uniform random codes and of the best constant code, on test problems.
 
     The constant code is chosen on training problems, which every code plays.
     """
     backbone = make_backbone(level="latent")
     num_codes = int(backbone.action_space.n)
-    train = _episodes(backbone, num_codes, "train")
+    builder, kwargs = gym.spec(task).kwargs["builder"], {**(env_kwargs or {}), "model": backbone}
+    train = make_rows(task, num_codes, **kwargs).episodes
 
     def play(logits: Tensor, problems: Sequence[int]) -> Rollout:
         seeds = range(len(problems))
         return collect(train, FixedCodes(logits), seeds=seeds, problem_seeds=problems)
 
     best = best_constant_code(num_codes, play)
-    test, rows = _episodes(backbone, 64, "test"), torch.zeros(64, 1)
+    test = make_rows(task, 64, **kwargs, split=evaluation_split(builder)).episodes
+    rows = torch.zeros(64, 1)
     constant = constant_codes(num_codes)[best] + rows
     seeds = range(seed, seed + episodes)
     return {
@@ -102,22 +109,29 @@ def floor(*, episodes: int = 256, seed: int = 10_000) -> dict[str, float]:
     }
 
 
-def _episodes(backbone: Backbone, num_rows: int, split: str) -> Episodes:
-    return make_rows("CoLA-Thinking-v0", num_rows, model=backbone, split=split).episodes
-
-
 def _mean_reward(rollout: Rollout) -> float:
     return rollout.episode_rewards.mean().item()
 
 
-def run_arm(arm: Arm, *, updates: int, seed: int, model: object = None, episodes: int = 256) -> JsonObject:
-    """Train one arm and measure it before and after; the returned record is what results files hold."""
-    agent = GRPO(arm.env_id, num_envs=128, seed=seed, model=model, **arm.options)
-    before = {"format": _format(agent, episodes), **probe(agent, episodes=episodes).as_dict()}
+def run_arm(
+    arm: Arm,
+    *,
+    updates: int,
+    seed: int,
+    model: object = None,
+    episodes: int = 256,
+    env_kwargs: JsonObject | None = None,
+) -> JsonObject:
+    """Train one arm and measure it before and after; the returned record is what results files hold.
+
+    ``answers`` are the texts of the first test problem, before and after.
+    """
+    agent = GRPO(arm.env_id, num_envs=128, seed=seed, model=model, env_kwargs=env_kwargs, **arm.options)
+    before, answer_before = _measured(agent, episodes)
     for _ in (bar := tqdm(range(updates), desc=f"{arm.name:>6} RL", unit="update")):
         record = agent.update()
         bar.set_postfix(reward=f"{record['reward']:.2f}", kl=f"{record['kl']:.2f}")
-    after = {"format": _format(agent, episodes), **probe(agent, episodes=episodes).as_dict()}
+    after, answer_after = _measured(agent, episodes)
     return {
         "arm": arm.name,
         "env_id": arm.env_id,
@@ -126,14 +140,23 @@ def run_arm(arm: Arm, *, updates: int, seed: int, model: object = None, episodes
         "fingerprint": agent.fingerprint,
         "before": before,
         "after": after,
+        "answers": [answer_before, answer_after],
         "rollouts_to_threshold": rollouts_to(agent.history, THRESHOLD),
         "train_cpu_s": round(sum(record["cpu_s"] for record in agent.history), 1),
         "history": agent.history,
     }
 
 
-def _format(agent: GRPO, episodes: int) -> float:
-    return _mean_reward(agent.evaluate(episodes))
+def _measured(agent: GRPO, episodes: int) -> tuple[JsonObject, str]:
+    """The mean reward on test problems with the probe's figures, and the text of the first episode."""
+    rollout = agent.evaluate(episodes)
+    figures = {_reward_key(agent.env_id): _mean_reward(rollout), **probe(agent, episodes=episodes).as_dict()}
+    return figures, TEXT.of(rollout.infos[0])
+
+
+def _reward_key(env_id: str) -> str:
+    """The name of the mean reward in results: ``"format"`` on :data:`TASK`, as in its earlier results."""
+    return "format" if env_id in (TASK, twin_id(TASK)) else "reward"
 
 
 def rollouts_to(history: list[dict[str, float]], threshold: float, window: int = 3) -> int | None:
@@ -144,22 +167,51 @@ def rollouts_to(history: list[dict[str, float]], threshold: float, window: int =
     return None
 
 
-def run_demo(out: Path, *, updates: int = 50, seeds: Sequence[int] = (0,), episodes: int = 256) -> Path:
-    """Run the demo, print its table, and write ``results.json`` and ``curves.png`` into ``out``."""
+def run_demo(
+    out: Path,
+    *,
+    task: str = TASK,
+    env_kwargs: JsonObject | None = None,
+    updates: int = 50,
+    seeds: Sequence[int] = (0,),
+    episodes: int = 256,
+) -> Path:
+    """Run the demo, print its table and an answer, and write ``results.json`` and ``curves.png`` into ``out``.
+
+    Args:
+        task: a latent-action id; its token-level twin is the other arm. The options of both arms were tuned
+            on :data:`TASK`.
+        env_kwargs: further arguments of both environments.
+        updates: of each arm, 128 rollouts each.
+        episodes: test episodes of each measured share.
+
+    Raises:
+        ValueError: for an id that does not take latent actions.
+    """
+    if gym.spec(task).kwargs.get("actions") != "latent":
+        raise ValueError(f"the demo takes a CoLA id of latent actions, e.g. {TASK}, got {task}")
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
+    goal = "<think>...</think><answer>...</answer>" if task == TASK else task
     print(
-        f"Learning <think>...</think><answer>...</answer> with GRPO, {updates} updates of 128 rollouts: "
-        "the same loop over 64 latent actions and over tokens.\n"
+        f"Learning {goal} with GRPO, {updates} updates of 128 rollouts: the same loop over 64 latent actions "
+        "and over tokens.\n"
     )
+    arms = [replace(arm, env_id=env_id) for arm, env_id in zip(ARMS, (task, twin_id(task)), strict=True)]
     with fitting_threads(make_backbone(level="latent").model):
-        results: JsonObject = {**provenance(), "updates": updates, "floor": floor(episodes=episodes)}
+        floors = floor(task, env_kwargs, episodes=episodes)
+        results: JsonObject = {**provenance(), "updates": updates, "floor": floors}
         results["runs"] = [
-            run_arm(arm, updates=updates, seed=s, episodes=episodes) for s in seeds for arm in ARMS
+            run_arm(arm, updates=updates, seed=seed, episodes=episodes, env_kwargs=env_kwargs)
+            for seed in seeds
+            for arm in arms
         ]
     write_json(out / "results.json", results, indent=1)
     draw(results, out / "curves.png")
-    print("\n" + table(results))
+    print("\n" + table(results) + "\n")
+    for run in results["runs"][: len(ARMS)]:
+        for when, answer in zip(("before", "after"), run["answers"], strict=True):
+            print(f"{run['arm']}, one answer {when}: {shown_line(answer)}")
     print(
         f"\nWrote {out / 'curves.png'} and {out / 'results.json'} in {time.perf_counter() - started:.0f} s."
     )
@@ -168,7 +220,9 @@ def run_demo(out: Path, *, updates: int = 50, seeds: Sequence[int] = (0,), episo
 
 def table(results: JsonObject) -> str:
     """The results as a Markdown table."""
-    head = ["policy", "format reward", "arithmetic", "grammar", "held-out CE", "rollouts to .9", "CPU-s"]
+    reward = _reward_key(results["runs"][0]["env_id"])
+    name_of_reward = "format reward" if reward == "format" else "reward"
+    head = ["policy", name_of_reward, "arithmetic", "grammar", "held-out CE", "rollouts to .9", "CPU-s"]
     floors = results["floor"]
     rows = [
         ["uniform random codes", f"{floors['random_codes']:.3f}"],
@@ -179,7 +233,7 @@ def table(results: JsonObject) -> str:
         before, after = run["before"], run["after"]
         cells = [
             f"{before[key]:.3f} → {after[key]:.3f}"
-            for key in ("format", "arithmetic", "grammar", "cross_entropy")
+            for key in (reward, "arithmetic", "grammar", "cross_entropy")
         ]
         reached = run["rollouts_to_threshold"] or f"not in {int(run['history'][-1]['episodes'])}"
         name = f"{run['arm']} GRPO, seed {run['seed']}"
@@ -216,8 +270,9 @@ def draw(results: JsonObject, path: Path) -> None:
         ("random_codes", ":", "uniform random codes"),
     ):
         left.axhline(floors[name], color="grey", linestyle=style, linewidth=1.2, label=words)
-    left.set(xlabel="rollouts", ylabel="format reward (training)", ylim=(-0.03, 1.03))
-    left.set_title("CoLA-Thinking-v0: learning the answer format", fontsize=10)
+    left.set(xlabel="rollouts", ylabel="mean reward (training)")
+    left.set_ylim(min(-0.03, left.get_ylim()[0]), max(1.03, left.get_ylim()[1]))
+    left.set_title(f"{results['runs'][0]['env_id']}: learning from its reward", fontsize=10)
     left.legend(frameon=False, loc="center right", fontsize=9)
     measures = ("arithmetic", "grammar")
     for offset, arm in enumerate(ARMS):

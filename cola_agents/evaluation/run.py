@@ -35,14 +35,28 @@ _CHUNK = 256
 _APART = 1_000_003
 
 
-def load_agent(path: str | Path, **changed: Any) -> Agent:
-    """Load a saved agent of whichever class; arguments as in :meth:`cola_agents.rl.agent.Agent.load`."""
+def load_agent(path: str | Path, *, algorithm: type[Agent] | None = None, **changed: Any) -> Agent:
+    """Load a saved agent, of one of the bundled classes or of your own.
+
+    Args:
+        path: its folder.
+        algorithm: its class; None for a bundled one. No file names your own: loading runs no code that a
+            file chooses.
+        changed: as in :meth:`cola_agents.rl.agent.Agent.load`.
+
+    Raises:
+        ValueError: for an agent of a class that is not bundled, without ``algorithm``; besides what
+            :meth:`cola_agents.rl.agent.Agent.load` raises.
+    """
     path = saved_path(path)
     read = read_saved(path)
     name = read.description["agent"]
-    if name not in AGENTS:
-        raise ValueError(f"{path} holds an agent of the unknown class {name}; known are {', '.join(AGENTS)}")
-    return AGENTS[name].restored(read, **changed)
+    if algorithm is None and name not in AGENTS:
+        raise ValueError(
+            f"{path} holds an agent of the class {name}, which is none of {', '.join(AGENTS)}: give its "
+            f"class, algorithm={name} (on the command line --algo module:{name})"
+        )
+    return (algorithm or AGENTS[name]).restored(read, **changed)
 
 
 def evaluate(

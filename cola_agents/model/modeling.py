@@ -45,7 +45,7 @@ from cola_agents.model.loading import load_config, load_model
 from cola_agents.model.official import DeviceMap, from_official
 from cola_agents.model.reach import reachable
 from cola_agents.model.sampling import sample
-from cola_agents.model.versions import CACHE_NAME, cache_argument
+from cola_agents.model.versions import cache_argument, cache_name
 
 
 @dataclass
@@ -438,7 +438,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         **kwargs: object,
     ) -> object:
         """As in transformers, but the default cache has room for the policy's layers after the base's."""
-        if generation_config.use_cache is not False and model_kwargs.get(CACHE_NAME) is None:
+        if generation_config.use_cache is not False and model_kwargs.get(cache_name()) is None:
             kind = generation_config.cache_implementation
             if kind not in (None, "dynamic"):
                 raise ValueError(

@@ -8,6 +8,7 @@ outside of it is refused at import. CONTRIBUTING describes how to raise the boun
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from importlib.metadata import version
 
 from packaging.version import Version
@@ -33,13 +34,14 @@ def check_transformers(installed: str | None = None) -> None:
         )
 
 
+@cache
+def cache_name() -> str:
+    """The name of a model's cache argument: ``cache``, before transformers 5.24 ``past_key_values``."""
+    from transformers.masking_utils import create_causal_mask  # here, so that the check needs no transformers
+
+    return "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+
+
 def cache_argument(cache: object) -> dict[str, object]:
-    """A cache under the name by which transformers takes it: ``cache``, before 5.24 ``past_key_values``."""
-    return {CACHE_NAME: cache}
-
-
-check_transformers()  # before anything of transformers is imported
-
-from transformers.masking_utils import create_causal_mask  # noqa: E402
-
-CACHE_NAME = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+    """A cache as a keyword argument of a model: ``{cache_name(): cache}``."""
+    return {cache_name(): cache}

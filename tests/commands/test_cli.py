@@ -11,6 +11,7 @@ from cola_agents.cli import main
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.evaluation.demo import rollouts_to
 from cola_agents.evaluation.run import evaluate
+from cola_envs.shown import shown_line
 from cola_envs.tasks import substitute
 
 
@@ -27,6 +28,22 @@ def test_demo_writes_table_plot_and_results(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "latent GRPO, seed 0" in printed
     assert "uniform random codes" in printed
+    for run in results["runs"]:
+        for when, answer in zip(("before", "after"), run["answers"], strict=True):
+            assert f"{run['arm']}, one answer {when}: {shown_line(answer)}" in printed
+
+
+def test_demo_takes_another_task_and_arguments_of_its_environment(tmp_path, capsys):
+    out = tmp_path / "out"
+    small = ["--updates", "1", "--episodes", "4", "--out", str(out)]
+    task = ["--task", "CoLA-Arithmetic-v0", "--env", "level=2", "--env", "max_tokens=4"]
+    assert main(["demo", *task, *small]) == 0
+    runs = json.loads((out / "results.json").read_text())["runs"]
+    assert [run["env_id"] for run in runs] == ["CoLA-Arithmetic-v0", "CoLA-Arithmetic-Token-v0"]
+    assert max(record["length"] for run in runs for record in run["history"]) <= 4
+    assert "| policy | reward | arithmetic |" in capsys.readouterr().out
+    assert main(["demo", "--task", "CoLA-Arithmetic-Token-v0", *small]) == 2
+    assert "takes a CoLA id of latent actions" in capsys.readouterr().err
 
 
 def test_eval_reports_share_interval_and_dataset(capsys):

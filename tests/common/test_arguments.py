@@ -1,5 +1,6 @@
 """One keyword for the environment's arguments everywhere, and errors that name the right place for each."""
 
+import dataclasses
 import io
 import warnings
 
@@ -110,6 +111,57 @@ def test_a_task_is_named_by_module_and_class_wherever_a_command_names_one(tmp_pa
     assert main(["generate", *task, "--problems", "1", "--n", "2", "--out", "e.jsonl", *small]) == 0
     monkeypatch.setattr("sys.stdin", io.StringIO(":quit\n"))
     assert main(["play", "dog_task:Dog", "--agent", "run"]) == 0
+
+
+def test_an_algorithm_is_named_by_module_and_class_wherever_a_command_names_an_agent(
+    tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "own_rl.py").write_text(
+        "from cola_agents import GRPO\n\n\nclass Mine(GRPO):\n    pass\n\n\nNUMBER = 1\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    small = ["--timesteps", "4", "--num-envs", "2", "--episodes", "2", "--env", "max_tokens=3", "--quiet"]
+    small += ["--set", "prompts=1", "--set", "group_size=2"]
+    train = ["train", "--task", TASK, "--out", "run", *small]
+    assert main([*train, "--algo", "own_rl:NUMBER"]) == 2
+    assert (
+        "own_rl:NUMBER names 1: it must be a subclass of cola_agents.rl.agent.Agent"
+        in capsys.readouterr().err
+    )
+    for wrong in ("own_rl:Nothing", "no_such_module:Mine"):
+        assert main([*train, "--algorithm", wrong]) == 2
+        assert f"--algo {wrong}: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+    own = ["--algo", "own_rl:Mine"]
+    assert main([*train, *own]) == 0
+    assert "`cola eval --algo own_rl:Mine --agent run`" in capsys.readouterr().out
+    assert main(["resume", "run", "--quiet", *own]) == 0
+    assert main(["eval", "--agent", "run", "--episodes", "2", "--json", *own]) == 0
+    assert '"agent": "Mine"' in capsys.readouterr().out
+    assert main(["generate", "--agent", "run", "--problems", "1", "--n", "2", "--out", "e.jsonl", *own]) == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(":quit\n"))
+    assert main(["play", "--agent", "run", *own]) == 0
+    capsys.readouterr()
+    assert main(["eval", "--agent", "run"]) == 2
+    assert "an agent of the class Mine" in (error := capsys.readouterr().err)
+    assert "--algo module:Mine" in error
+    assert main(["eval", "--agent", "run", "--algo", "ppo"]) == 2
+    assert "run holds a Mine" in capsys.readouterr().err
+
+
+def test_help_after_an_algorithm_lists_its_options_with_types_defaults_and_meanings(capsys):
+    for algo, cls in (("PPO", PPO), ("cola_agents.rl.grpo:GRPO", GRPO)):
+        with pytest.raises(SystemExit, match="0"):
+            main(["train", "--algo", algo, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        for field in dataclasses.fields(cls.options_class):
+            assert f"  {field.name}: {field.type} = {field.default!r}" in lines
+        clip = lines.index("  clip: float = 0.2")
+        assert lines[clip + 1] == "      the ratio's clipping range."
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--algo", "nowhere:Class", "--help"])
+    assert "No module named 'nowhere'" in capsys.readouterr().err
 
 
 def test_an_agent_knows_its_task_and_old_flags_still_work(tmp_path, capsys):

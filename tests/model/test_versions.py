@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from transformers import DynamicCache, GenerationMixin
 
-from cola_agents.model.versions import CACHE_NAME, TRANSFORMERS, check_transformers
+from cola_agents.model.versions import TRANSFORMERS, cache_name, check_transformers
 
 OLDEST = Path(__file__).parents[2] / ".ci" / "oldest.txt"
 NAMES = ("cache", "past_key_values")
@@ -87,7 +87,7 @@ def test_generate_fills_and_uses_the_cache_that_it_is_given_by_either_name(cola,
 @torch.no_grad()
 @pytest.mark.parametrize("given", [False, True])
 def test_the_generate_of_transformers_itself_writes_the_same_tokens(cola, ids, given):
-    cache = {CACHE_NAME: DynamicCache()} if given else {}
+    cache = {cache_name(): DynamicCache()} if given else {}
     out = GenerationMixin.generate(cola, ids, do_sample=False, **cache, **SETTINGS)
     assert torch.equal(out, cola.generate(ids, use_cache=False, **SETTINGS))
 
@@ -102,7 +102,7 @@ def test_a_cache_of_a_fixed_number_of_layers_is_refused(cola, ids):
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_dict_of_generate_holds_the_cache(cola, ids, sampled):
     out = cola.generate(ids, do_sample=sampled, return_dict_in_generate=True, **SETTINGS)
-    assert out[CACHE_NAME].get_seq_length() == out.sequences.shape[1] - 1
+    assert out[cache_name()].get_seq_length() == out.sequences.shape[1] - 1
 
 
 @torch.no_grad()

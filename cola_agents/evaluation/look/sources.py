@@ -29,6 +29,7 @@ def look(
     *,
     task: str | None = None,
     agent: Path | None = None,
+    algorithm: type[Agent] | None = None,
     seed: int = 0,
     model: str | None = None,
     device: str | None = None,
@@ -43,6 +44,7 @@ def look(
         wanted: what the page is to hold.
         task: of a model's episodes; None for :data:`TASK`.
         agent: the saved agent that a recording was made by.
+        algorithm: the class of that agent, or of the run's, where it is not a bundled one.
         seed: of a model's first problem.
         model: that a recording or a run was made with, where it does not say so itself.
         device, dtype: where and in which type a model is loaded.
@@ -58,12 +60,12 @@ def look(
     if path is not None and (path.is_file() or path.name.endswith((".jsonl", ".jsonl.gz"))):
         _mean_nothing("a recording", task=task)
         named = {} if model is None else {"model": model}
-        return _recording(path, wanted, agent, {**named, **loaded, **env_kwargs})
+        return _recording(path, wanted, agent, algorithm, {**named, **loaded, **env_kwargs})
     _mean_nothing("what is no recording", agent=agent)
     if path is not None and saved_path(path).is_dir() and holds_agent(saved_path(path)):
         _mean_nothing("a run", task=task, **env_kwargs)
         changed = {} if model is None else {"model": model}
-        return _run(saved_path(path), wanted, load_agent(path, **changed, **loaded))
+        return _run(saved_path(path), wanted, load_agent(path, algorithm=algorithm, **changed, **loaded))
     _mean_nothing("a model", model=model)
     return _model(what, wanted, task or TASK, seed, {**loaded, **env_kwargs})
 
@@ -131,14 +133,16 @@ def _run(path: Path, wanted: Wanted, agent: Agent) -> JsonObject:
     return page.finished(f"{path.name}: {algorithm} on {agent.env_id}", about)
 
 
-def _recording(path: Path, wanted: Wanted, agent: Path | None, given: JsonObject) -> JsonObject:
+def _recording(
+    path: Path, wanted: Wanted, agent: Path | None, algorithm: type[Agent] | None, given: JsonObject
+) -> JsonObject:
     """Episodes that `cola generate` recorded, played again beside their recorded numbers."""
     recorded = read(path)
     about = recorded.about
     kwargs = {**about["env_kwargs"], **given}
     actor = None
     if agent is not None:
-        acted = load_agent(agent)
+        acted = load_agent(agent, algorithm=algorithm)
         kwargs["model"], actor = acted.backbone, acted.actor
     is_actor = about["policy"] == policy_name(actor)
     if agent is not None and not is_actor:
