@@ -146,7 +146,9 @@ class FusedStack:
             kernels.rms_norm(h, layer.attention_norm, plan.eps, x)
             _multiply(normed, layer.qkv, qkv)
             if layer.head_norms is not None:
-                self._norm_heads(y, layer.head_norms, out.shape[1])
+                (query_norm, key_norm), width = layer.head_norms, out.shape[1]
+                kernels.norm_heads(y, 0, width // plan.head_dim, query_norm, plan.eps)
+                kernels.norm_heads(y, width, plan.key_heads, key_norm, plan.eps)
             keys, values = cache.room(layer.cache_layer, packed.length, self._like)
             kernels.attend(y, angles, keys.numpy(), values.numpy(), rows, positions, plan.scaling, out)
             _add_product(hidden, attended, layer.o)
@@ -156,12 +158,6 @@ class FusedStack:
             _add_product(hidden, gated, layer.down)
         kernels.rms_norm(h, self._norm, plan.eps, h)
         return hidden
-
-    def _norm_heads(self, qkv: Any, norms: tuple[Any, Any], width: int) -> None:
-        """Normalise queries (the first ``width`` columns) and keys of ``qkv`` in place."""
-        plan, (query_norm, key_norm) = self._plan, norms
-        self._kernels.norm_heads(qkv, 0, width // plan.head_dim, query_norm, plan.eps)
-        self._kernels.norm_heads(qkv, width, plan.key_heads, key_norm, plan.eps)
 
 
 def _multiply(x: Tensor, weights: Weights, out: Tensor) -> None:

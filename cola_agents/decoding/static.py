@@ -272,10 +272,12 @@ class StaticDecoder:
         rows = min(_bucket(self._count), self.num_rows)
         for _ in range(steps):
             length = min(max(_FIRST_LENGTH, _bucket(self._longest)), self.max_length)
-            if self.graphs:
-                self._replay(rows, length)
-            else:
+            if not self.graphs:
                 self._advance(rows, length)
+            else:
+                if (rows, length) not in self._captured:
+                    self._captured[rows, length] = self._capture(rows, length)
+                self._captured[rows, length].replay()
             self._longest += 1
         self._refuse_spoilt()
         index, at = self._order[: self._count, None], start[:, None] + torch.arange(steps, device=self.device)
@@ -290,12 +292,6 @@ class StaticDecoder:
                     row,
                     f"logits of row {row} are not finite at position {at}, after token {self._ids[row, at]}",
                 )
-
-    def _replay(self, count: int, length: int) -> None:
-        graph = self._captured.get((count, length))
-        if graph is None:
-            graph = self._captured[count, length] = self._capture(count, length)
-        graph.replay()
 
     def _capture(self, count: int, length: int) -> torch.cuda.CUDAGraph:
         """Capture the step as a CUDA graph. The effects of the warm-up steps are undone."""

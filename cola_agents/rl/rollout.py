@@ -188,7 +188,10 @@ class Rollout:
                 rows = self.held[index.cpu().numpy()]
                 picked["hidden"] = value[rows[rows >= 0], :length]
             elif own.name == "held":
-                picked["held"] = None if value is None else _renumbered(value[index.cpu().numpy()])
+                if value is not None:  # None if the hidden states of all picked episodes are here
+                    here = value[index.cpu().numpy()] >= 0
+                    value = None if here.all() else np.where(here, here.cumsum() - 1, -1)
+                picked["held"] = value
             elif isinstance(value, Tensor):
                 picked[own.name] = value[index] if value.dim() == 1 else value[index, :length]
             elif isinstance(value, np.ndarray):
@@ -196,12 +199,6 @@ class Rollout:
             else:
                 picked[own.name] = [value[i] for i in index.tolist()]
         return replace(self, **picked)
-
-
-def _renumbered(held: np.ndarray) -> np.ndarray | None:
-    """``Rollout.held`` after the held rows of ``hidden`` were selected in order; None if all are held."""
-    here = held >= 0
-    return None if here.all() else np.where(here, here.cumsum() - 1, -1)
 
 
 def collect(
