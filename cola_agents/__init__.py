@@ -1,6 +1,6 @@
-"""Latent-action language models, their training, and agents that learn over them.
+"""Latent-action language models, their training, and RL agents over them.
 
-Shapes use one glossary: B rows, T tokens, D hidden, A actions, V vocabulary.
+Shapes: B rows, T tokens, D hidden, A actions, V vocabulary.
 
 A name is imported from its module when it is first used, so that ``import cola_agents`` loads no torch.
 """

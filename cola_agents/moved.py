@@ -1,4 +1,4 @@
-"""Modules by the names that they had before they were put in folders; those names go with version 0.2."""
+"""Import modules by their names from before they were put in folders; version 0.2 removes these names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-#: Folder -> the modules in it that lay in ``cola_agents`` itself.
+#: Folder -> the modules in it that used to be in ``cola_agents`` itself.
 _MOVED = {
     "model": "configuration families hub lora modeling sampling shards",
     "decoding": "kv lean session static",
@@ -62,13 +62,13 @@ class _OldNames(MetaPathFinder, Loader):
         return ModuleSpec(name, self) if name in NEW_NAMES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """An empty module, whose place :meth:`exec_module` gives to the real one."""
+        """An empty module, which :meth:`exec_module` replaces by the real one."""
         return ModuleType(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         new = NEW_NAMES[module.__name__]
         warnings.warn(
-            f"{module.__name__} is now {new}; the old name goes with version 0.2",
+            f"{module.__name__} is now {new}; version 0.2 removes the old name",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -76,6 +76,6 @@ class _OldNames(MetaPathFinder, Loader):
 
 
 def let_old_names_work() -> None:
-    """Let modules be imported by the names that they had before. To call it again changes nothing."""
+    """Let modules be imported by their old names. Calling it again changes nothing."""
     if not any(isinstance(finder, _OldNames) for finder in sys.meta_path):
         sys.meta_path.append(_OldNames())

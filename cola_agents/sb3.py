@@ -34,19 +34,18 @@ NEVER = -1e9  # the logit of an id that no token stands for: finite, so that ent
 
 
 class HeadBox(gym.spaces.Box):
-    """A Box of observations that a known linear head turns into action logits.
+    """A Box of observations with the linear head that turns them into action logits.
 
-    It equals a plain Box of the same shape. The head is the model's own module, not a copy; pickling
-    leaves it out, because a saved policy has weights of its own.
+    It equals a plain Box of the same shape. The head is the model's own module, not a copy. Pickling leaves
+    it out: a saved policy has its own weights.
 
     Args:
         size: D.
         head: D -> A, with or without bias.
-        mask: which actions may be taken, [A] bool.
+        mask: the allowed actions, [A] bool.
 
     Attributes:
-        head: the head; None once the space was unpickled.
-        mask: as given; None once the space was unpickled.
+        head, mask: as given; None after unpickling.
     """
 
     def __init__(self, size: int, head: nn.Linear, mask: np.ndarray) -> None:
@@ -67,27 +66,27 @@ class HeadBox(gym.spaces.Box):
 
 
 class SB3VecEnv(VecEnv):
-    """A Gymnasium vector environment as Stable-Baselines3 wants it; every step stays one batched forward.
+    """A Gymnasium vector environment as a Stable-Baselines3 VecEnv; all rows step in one batch.
 
-    ``infos`` are a plain dict a row. At an episode's end they hold the final info (``text``, ``success``,
+    ``infos`` hold a dict for each row. At an episode's end it has the final info (``text``, ``success``,
     ``num_tokens``, the task's fields) and ``terminal_observation`` [D], ``TimeLimit.truncated`` (cut, not
     ended: SB3 then adds gamma times the value of the terminal observation), ``is_success`` and
     ``episode`` (``r`` return, ``l`` length, ``t`` seconds since this object was made), so that
-    ``rollout/ep_rew_mean``, ``ep_len_mean`` and ``success_rate`` are logged; no Monitor is needed. The
+    ``rollout/ep_rew_mean``, ``ep_len_mean`` and ``success_rate`` are logged without a Monitor. The
     info of the reset that follows is in :attr:`reset_infos`.
 
-    Where the observations are what the initial policy's head reads, :attr:`observation_space` is a
-    :class:`HeadBox`, from which :class:`ClonedPolicy` takes its start.
+    If the initial policy's head reads the observations, :attr:`observation_space` is a :class:`HeadBox`, from
+    which :class:`ClonedPolicy` gets its initial weights.
 
     Args:
-        env: an id (or EnvSpec), made by ``gym.make_vec`` with same-step autoreset, or a Gymnasium vector
-            environment, wrapped or not, that was made so.
+        env: an id or EnvSpec for ``gym.make_vec``, or a Gymnasium vector environment, wrapped or not, with
+            same-step autoreset.
         num_envs: N, with an id only; 32 if None.
         env_kwargs: further arguments of ``gym.make_vec``, with an id only.
 
     Raises:
-        TypeError: another kind of ``env``, or ``num_envs`` or ``env_kwargs`` beside a vector environment.
-        ValueError: a vector environment without same-step autoreset.
+        TypeError: for another kind of ``env``, or ``num_envs`` or ``env_kwargs`` with a vector environment.
+        ValueError: for a vector environment without same-step autoreset.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ class SB3VecEnv(VecEnv):
     # ---------------------------------------------------------------- episodes
 
     def reset(self) -> np.ndarray:
-        """Start an episode in every row, with what :meth:`seed` and :meth:`set_options` left; [N, D]."""
+        """Start an episode in every row, with the seeds and options that were set; returns [N, D]."""
         seeds = None if self._seeds[0] is None else list(self._seeds)
         # Gymnasium's signature says int; its vector environments take one seed a row as well.
         observations, infos = self.env.reset(seed=seeds, options=self._options[0] or None)  # type: ignore[arg-type]
@@ -192,7 +191,7 @@ class SB3VecEnv(VecEnv):
         """Options of the next :meth:`reset`, for all rows at once.
 
         Raises:
-            ValueError: a list of dicts that differ: a vector environment takes one dict.
+            ValueError: for a list of dicts that differ: a vector environment takes one dict.
         """
         super().set_options(options)
         if any(own != self._options[0] for own in self._options):
@@ -208,18 +207,18 @@ class SB3VecEnv(VecEnv):
 
     @property
     def backbone(self) -> Any:
-        """The model of these environments; None of other packages'."""
+        """The backbone of these environments; None for environments of other packages."""
         return getattr(getattr(self.env.unwrapped, "episodes", None), "backbone", None)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute of the outermost layer of the vector environment that has it, once a row."""
+        """The attribute of the outermost wrapper or environment that has it, once for each row."""
         return [getattr(self._layer(attr_name), attr_name)] * len(self._indices(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of the vector environment, where it has it, else of its innermost layer.
+        """Set an attribute of the outermost wrapper or environment that has it, else of the environment.
 
         Raises:
-            ValueError: for some rows only: they share one object.
+            ValueError: for some rows only: all rows share one object.
         """
         if len(set(self._indices(indices))) < self.num_envs:
             raise ValueError(f"the rows share one environment: {attr_name!r} can only be set for all of them")
@@ -229,26 +228,25 @@ class SB3VecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of the vector environment once, and give each of ``indices`` its share.
+        """Call a method of the vector environment once; returns the result for each of ``indices``.
 
-        A list, tuple or array of length N is one entry a row (so ``action_masks`` gives [A] bool each);
-        anything else is the same for all rows.
+        Of a list, tuple or array of length N each row gets its entry (of ``action_masks`` [A] bool); any
+        other result is the same for all rows.
         """
         result = getattr(self._layer(method_name), method_name)(*method_args, **method_kwargs)
         each = isinstance(result, (list, tuple, np.ndarray)) and len(result) == self.num_envs
         return [result[row] if each else result for row in self._indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
-        """Whether a wrapper is around the environment; True for ``Monitor``, whose work is done here."""
-        found = issubclass(wrapper_class, Monitor)
-        found = found or any(isinstance(layer, wrapper_class) for layer in _layers(self.env))
-        return [found] * len(self._indices(indices))
+        """Whether the environment has a wrapper; True for ``Monitor``, whose work this class does."""
+        wrapped = any(isinstance(layer, wrapper_class) for layer in _layers(self.env))
+        return [wrapped or issubclass(wrapper_class, Monitor)] * len(self._indices(indices))
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         return list(self.env.render() or [])  # type: ignore[arg-type]
 
     def render(self, mode: str | None = None) -> Any:
-        """What the vector environment renders: with ``"ansi"`` a tuple of N texts; ``"human"`` prints."""
+        """Render the vector environment: ``"ansi"`` returns a tuple of N texts, ``"human"`` prints them."""
         if self.render_mode in (None, "rgb_array") or mode not in (None, self.render_mode):
             return super().render(mode)
         return self.env.render()
@@ -265,7 +263,7 @@ class SB3VecEnv(VecEnv):
 
 
 def _layers(env: VectorEnv) -> list[VectorEnv]:
-    """The vector environment and all that it wraps, outermost first."""
+    """A vector environment's wrappers, outermost first, and the environment itself."""
     layers = [env]
     while isinstance(layers[-1], VectorWrapper):
         layers.append(layers[-1].env)
@@ -273,7 +271,7 @@ def _layers(env: VectorEnv) -> list[VectorEnv]:
 
 
 def _observation_space(env: VectorEnv) -> gym.Space:
-    """A :class:`HeadBox` where the initial policy's head reads the observations, else the env's own space."""
+    """A :class:`HeadBox` if the initial policy's head reads the observations, else the env's own space."""
     space = env.single_observation_space
     episodes = getattr(env.unwrapped, "episodes", None)
     backbone = getattr(episodes, "backbone", None)
@@ -289,7 +287,7 @@ def _observation_space(env: VectorEnv) -> gym.Space:
 
 
 def _rows(infos: dict[str, Any], num_rows: int) -> list[dict[str, Any]]:
-    """Gymnasium's dict of columns, with a mask ``_key`` beside each, as a dict a row."""
+    """Gymnasium's dict of columns, each with a mask ``_key``, as a dict for each row."""
     rows: list[dict[str, Any]] = [{} for _ in range(num_rows)]
     for key, column in infos.items():
         if key in ("final_obs", "final_info", "_final_obs", "_final_info"):
@@ -314,7 +312,7 @@ def _rows(infos: dict[str, Any], num_rows: int) -> list[dict[str, Any]]:
 
 
 class _BesideFeatures(nn.Module):
-    """SB3's MLPs, with the features themselves beside the policy's: [B, D] -> [B, D + H]."""
+    """SB3's MLPs, with the features appended to the policy's output: [B, D] -> [B, D + H]."""
 
     def __init__(self, mlp: MlpExtractor, features_dim: int) -> None:
         super().__init__()
@@ -333,15 +331,15 @@ class _BesideFeatures(nn.Module):
 
 
 class ClonedPolicy(ActorCriticPolicy):
-    """An SB3 actor-critic policy whose first action distribution is exactly the initial policy's.
+    """An SB3 actor-critic policy that starts exactly as the model's initial policy.
 
     That is the behaviour-cloned policy at latent level (with ``observation="features"``) and the language
-    model itself at token level. Logits are one linear layer on the observation and a residual MLP of it,
-    which starts as the model's own head beside zeros; all of it is trained, the head's copy included. The
-    value network is an MLP that starts at 0. Ids that no token stands for are never drawn.
+    model itself at token level. Logits are a linear layer on the observation and a residual MLP of it. The
+    layer starts as a copy of the model's head, with zero weights for the MLP; all of it is trained. The value
+    network is an MLP whose output starts at 0. Actions that are not allowed are never drawn.
 
     Args:
-        observation_space: that of an :class:`SB3VecEnv`, from which the head is taken.
+        observation_space: that of an :class:`SB3VecEnv`, which holds the head.
         action_space: Discrete(A).
         lr_schedule: SB3's.
         net_arch: hidden layers of the residual and of the value network; ``[256]`` each if None.
@@ -349,10 +347,10 @@ class ClonedPolicy(ActorCriticPolicy):
         kwargs: other arguments of :class:`ActorCriticPolicy`.
 
     Raises:
-        ValueError: observations that the head does not read.
+        ValueError: for observations that the head does not read.
 
-    Not for use under ``VecNormalize(norm_obs=True)`` or other wrappers that change the observations'
-    values. After ``PPO.load`` the weights are the saved ones.
+    Do not use it under ``VecNormalize(norm_obs=True)`` or other wrappers that change observations. After
+    ``PPO.load`` the weights are the saved ones.
     """
 
     def __init__(
@@ -391,11 +389,11 @@ class ClonedPolicy(ActorCriticPolicy):
         layer: Any = self.action_net
         value: Any = self.value_net
         with torch.no_grad():
-            # Values drawn at random would be the only advantages until the first reward comes.
+            # Random values would be the only advantages until the first reward.
             value.weight.zero_()
             value.bias.zero_()
             if space.head is None or space.mask is None:
-                return  # unpickled: whoever loads this policy fills in its weights
+                return  # unpickled: the saved weights are loaded next
             if isinstance(space.head, CappedLinear):
                 raise ValueError(
                     f"the model caps its logits at {space.head.cap:g}, which Stable-Baselines3's linear head "
@@ -413,30 +411,30 @@ ALGORITHMS = ("a2c", "ppo")
 
 
 def sb3_defaults(algorithm: str, venv: VecEnv) -> dict[str, Any]:
-    """Keyword arguments of an SB3 algorithm under which these environments learn.
+    """Keyword arguments for SB3's PPO or A2C that suit these environments.
 
-    What is common to them: a reward comes at an episode's end and is often rare. So gamma and GAE's lambda
-    are 1 (with the usual .95 nothing of the reward reaches the first token of a long text) and rollouts
-    are short: about 2,048 steps over all rows, longer only where a text would not fit (SB3's own 2,048
-    steps a row would be one update in 65,536). Minibatches divide the rollouts. The learning rate is lower at
-    token level, where larger steps cost the language model more of what it knew.
+    In them a reward comes at an episode's end and is often rare. So gamma and GAE's lambda are 1 (with the
+    usual .95 nothing of the reward reaches the first token of a long text), and rollouts are short: about
+    2,048 steps over all rows, more only if an episode would not fit (SB3's own 2,048 steps a row would be one
+    update in 65,536 steps). Minibatches divide the rollouts. The learning rate is lower at token level, where
+    larger steps damage the language model.
 
-    PPO is the choice here. A2C takes one step a rollout, without normalised advantages (which turn
-    rollouts without reward into noise at full size); it learns where rewards are frequent, and did not
-    in 160,000 steps where one episode in 200 is rewarded at first.
+    PPO is recommended. A2C makes one step for each rollout, without normalised advantages (which would scale
+    rollouts without reward to full size). It learns if rewards are frequent, and did not in 160,000 steps
+    where one episode in 200 is rewarded at first.
 
     Args:
         algorithm: ``"ppo"`` or ``"a2c"``.
         venv: an :class:`SB3VecEnv`, wrapped or not.
 
     Returns:
-        a fresh dict for ``sb3.PPO(policy, venv, **settings)``; the policy may be ``"MlpPolicy"`` or
-        :class:`ClonedPolicy`. Where some actions are masked (a vocabulary beyond the tokenizer's), only
-        the latter never draws them.
+        a new dict for ``sb3.PPO(policy, venv, **settings)``, for the policies ``"MlpPolicy"`` and
+        :class:`ClonedPolicy`. If some actions are not allowed (a vocabulary larger than the tokenizer's),
+        only the latter never draws them.
 
     Raises:
-        ValueError: another algorithm.
-        TypeError: another kind of environment.
+        ValueError: for another algorithm.
+        TypeError: for another kind of environment.
     """
     if algorithm not in ALGORITHMS:
         names = " or ".join(map(repr, ALGORITHMS))

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's own networks on the threads that fit them, while it learns over an ``SB3VecEnv``."""
+"""The number of torch's threads while Stable-Baselines3 learns over an ``SB3VecEnv``."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from cola_agents.common.threads import fitting_threads
 
-#: What of an algorithm computes: ``evaluate_policy`` calls the second.
+#: The methods of an algorithm that compute; ``evaluate_policy`` calls the second.
 METHODS = ("learn", "predict")
 
 
 def fit_algorithms(env_class: type) -> None:
-    """Have the algorithms that are loaded compute with one thread where env and policy are small.
+    """Make the loaded SB3 algorithms compute with one thread if environment and policy are small.
 
-    SB3 computes its networks between two steps, and tells an environment neither where learning begins nor
-    where it ends: ``learn`` itself is the only block from which the caller's number of threads can be given
-    back. So it is wrapped, in SB3's classes and in those made after them. Over other environments nothing
-    changes.
+    SB3 does not tell an environment when learning begins and ends, so the methods themselves are wrapped, in
+    SB3's classes and their loaded subclasses; afterwards the caller's number of threads is set again. Over
+    other environments nothing changes.
 
     Args:
-        env_class: whose ``backbone`` is asked for.
+        env_class: the environments that this applies to; they have a ``backbone``.
     """
     for algorithm in (BaseAlgorithm, *_below(BaseAlgorithm)):
         for name in METHODS:

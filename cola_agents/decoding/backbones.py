@@ -1,4 +1,4 @@
-"""The same weights under two action spaces: codes of a latent-action model, or tokens."""
+"""Backbones: a language model with an action space of codes (latent actions) or of tokens."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from cola_agents.model.text import PlainTokenizer, check_fits
 from cola_envs.backbone import Decoded, Level
 
 
-def _lasting(config: PretrainedConfig) -> dict[str, object]:
-    """What a configuration says beyond its class's defaults.
+def _non_defaults(config: PretrainedConfig) -> dict[str, object]:
+    """The fields of a configuration that differ from its class's defaults.
 
-    A field that a later release adds, with a default that changes nothing, must not make the same model
-    look like another one; nor must what saving and loading write.
+    So a model keeps its fingerprint when a release of transformers adds a field with a neutral default.
+    Fields that saving and loading change are left out, too.
     """
-    passing = ("_name_or_path", "transformers_version", "dtype", "architectures")
+    volatile = ("_name_or_path", "transformers_version", "dtype", "architectures")
     defaults = type(config)().to_dict()
-    said: dict[str, object] = {}
+    fields: dict[str, object] = {}
     for key, value in config.to_dict().items():
         nested = getattr(config, key, None)
         if isinstance(nested, PretrainedConfig):
-            said[key] = _lasting(nested)
-        elif key == "model_type" or (key not in passing and value != defaults.get(key)):
-            said[key] = value
-    return said
+            fields[key] = _non_defaults(nested)
+        elif key == "model_type" or (key not in volatile and value != defaults.get(key)):
+            fields[key] = value
+    return fields
 
 
 class _Backbone:
-    """What both levels share. A copy of a backbone is the backbone: its weights are never copied."""
+    """Base of both backbones. ``copy.deepcopy`` returns the same object: weights are never copied."""
 
     level: Level
 
@@ -56,7 +56,7 @@ class _Backbone:
         self.vocab_size: int = text.vocab_size
         self.max_length: int = text.max_position_embeddings
         check_fits(self.tokenizer, self.vocab_size)
-        #: [V] bool, True for ids that no token stands for: they are never drawn.
+        #: [V] bool, True for ids that are not tokens: they are never drawn.
         self.unused_ids = torch.ones(self.vocab_size, dtype=torch.bool, device=model.device)
         self.unused_ids[sorted(self.tokenizer.ids)] = False
 
@@ -68,14 +68,14 @@ class _Backbone:
 
     @functools.cached_property
     def lm_head(self) -> nn.Linear:
-        """From the base's hidden states to its token logits, capped where the family caps them."""
+        """The linear layer from the base's hidden states to token logits, with the family's capping."""
         return capped(self.model.lm_head, self.model.config.get_text_config())
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of level, configuration, weights and tokenizer."""
         digest = hashlib.sha256(self.level.encode())
-        config = _lasting(self.model.config)
+        config = _non_defaults(self.model.config)
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -83,7 +83,7 @@ class _Backbone:
         vocabulary = sorted(self.tokenizer.source.get_vocab().items())
         digest.update(json.dumps(vocabulary).encode())
         ends, start = sorted(self.tokenizer.end_ids), self.tokenizer.start_ids
-        if start or len(ends) > 1:  # fingerprints of all other models stay as they were published
+        if start or len(ends) > 1:  # the published fingerprints of all other models stay valid
             digest.update(json.dumps([ends, start]).encode())
         return digest.hexdigest()
 
@@ -131,15 +131,15 @@ class LatentBackbone(_Backbone):
         return np.ones(int(self.action_space.n), dtype=bool)
 
     def initial_policy(self) -> tuple[nn.Module | None, nn.Linear]:
-        """The frozen policy's trunk and the linear head on it."""
+        """The frozen policy's trunk and its head."""
         return self.model.policy_trunk, self.model.policy_head
 
     def compose(self, hidden: Tensor, log_actions: Tensor, targets: Tensor) -> Tensor:
-        """Log-probabilities of tokens when codes are drawn and the world model is sampled from, [M].
+        """Log-probabilities of tokens, summed over all codes, [M].
 
         Args:
             hidden: base states, [M, D].
-            log_actions: log-probabilities of the codes there, [M, A].
+            log_actions: log-probabilities of the codes, [M, A].
             targets: tokens, [M].
         """
         return self.model.compose(hidden, log_actions, targets)
@@ -149,7 +149,7 @@ class LatentBackbone(_Backbone):
 
 
 class TokenBackbone(_Backbone):
-    """Actions are token ids: decoding is the identity.
+    """Actions are token ids.
 
     Args:
         model: a causal LM of a supported family, or a CoLA model, of which only the base is used.
@@ -176,15 +176,15 @@ class TokenBackbone(_Backbone):
         self.action_space = gym.spaces.Discrete(self.vocab_size)
 
     def action_mask(self) -> np.ndarray:
-        """Ids that the tokenizer knows: [V] bool."""
+        """The ids that are tokens, [V] bool."""
         return ~self.unused_ids.cpu().numpy()
 
     def initial_policy(self) -> tuple[nn.Module | None, nn.Linear]:
-        """No trunk (the base is the policy) and ``lm_head``."""
+        """None, since the base itself is the policy, and ``lm_head``."""
         return None, self.lm_head
 
     def compose(self, hidden: Tensor, log_actions: Tensor, targets: Tensor) -> Tensor:
-        """Log-probabilities of tokens, [M]: here the actions themselves."""
+        """Log-probabilities of tokens, [M]: those of the actions themselves."""
         return log_actions.gather(-1, targets[:, None]).squeeze(-1)
 
     def session(self, num_rows: int, max_length: int | None = None) -> TokenSession:
@@ -192,8 +192,7 @@ class TokenBackbone(_Backbone):
 
 
 class LatentSession(Rows):
-    """Rows that are advanced by codes, which are looked up (:mod:`cola_agents.decoding.code_table`) where
-    they can be."""
+    """A session whose actions are codes; uses a :mod:`~cola_agents.decoding.code_table` where possible."""
 
     def __init__(self, backbone: LatentBackbone, num_rows: int, max_length: int) -> None:
         super().__init__(backbone.base, num_rows, max_length)
@@ -202,11 +201,11 @@ class LatentSession(Rows):
         self._any_unused = bool(backbone.unused_ids.any())
         self._policy: Follower | None = None
         self._table: CodeTable | None = None
-        self._looks_up = True
+        self._table_possible = True
 
     def forget(self) -> None:
         super().forget()
-        self._table, self._looks_up = None, True
+        self._table, self._table_possible = None, True
 
     @torch.no_grad()
     def decode(
@@ -215,13 +214,13 @@ class LatentSession(Rows):
         """Codes [B] to tokens: the world model's argmax, or a draw at ``temperature`` with uniforms ``u``.
 
         Raises:
-            FloatingPointError: when a row's token logits are not finite, naming row and code.
+            FloatingPointError: for token logits that are not finite, naming row and code.
         """
         codes = torch.as_tensor(np.asarray(actions), device=self._device)
         with self.threads:
             logits = self._token_logits(self.last(rows), codes)
             best = logits.max(-1)
-        # NaN and infinity survive a maximum, and V values become one to look at.
+        # A row with NaN or infinity has a maximum that is not finite.
         self._refuse(best.values, rows, codes)
         if temperature == 0:
             return Decoded(list(best.indices.cpu().numpy().reshape(-1, 1)))
@@ -231,10 +230,10 @@ class LatentSession(Rows):
         return Decoded(list(drawn.cpu().numpy().reshape(-1, 1)))
 
     def _token_logits(self, h: Tensor, codes: Tensor) -> Tensor:
-        """States [..., D] and codes that broadcast with them to token logits [..., V]."""
-        if self._looks_up and (self._table is None or not self._table.holds()):
+        """Token logits [..., V] for states [..., D] and codes that broadcast with them."""
+        if self._table_possible and (self._table is None or not self._table.holds()):
             self._table = code_table(self._model)
-            self._looks_up = self._table is not None
+            self._table_possible = self._table is not None
         if self._table is None:
             shape = torch.broadcast_shapes(h.shape[:-1], codes.shape)
             logits = self._model.world(h.expand(*shape, -1), codes.expand(shape))
@@ -245,7 +244,7 @@ class LatentSession(Rows):
         return logits
 
     def _refuse(self, best: Tensor, rows: Sequence[int], codes: Tensor) -> None:
-        """Raise where the largest logit of a row [B, ...] is not finite."""
+        """Raise NotFiniteError if the largest logit of a row, [B, ...], is not finite."""
         bad = not_finite(best)
         if bad:
             row, action = rows[bad[0]], codes[bad[0]].tolist()
@@ -278,8 +277,8 @@ class LatentSession(Rows):
         self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ``top_k`` likeliest tokens under each code, and their log-probs: both [B, A, top_k]."""
-        wanted = range(int(self._backbone.action_space.n)) if actions is None else actions
-        codes = torch.tensor(list(wanted), device=self._device)
+        chosen = range(int(self._backbone.action_space.n)) if actions is None else actions
+        codes = torch.tensor(list(chosen), device=self._device)
         with self.threads:
             logits = self._token_logits(self.last(rows)[:, None], codes)
             self._refuse(logits.amax(-1), rows, codes.expand(len(rows), -1))
@@ -289,7 +288,7 @@ class LatentSession(Rows):
 
 
 class TokenSession(Rows):
-    """Rows that are advanced by token ids."""
+    """A session whose actions are token ids."""
 
     def __init__(self, backbone: TokenBackbone, num_rows: int, max_length: int) -> None:
         super().__init__(backbone.base, num_rows, max_length)
@@ -321,13 +320,13 @@ class TokenSession(Rows):
     def outcomes(
         self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """An action gives itself, with certainty; ``top_k`` must be 1."""
+        """Each token itself, with log-probability 0: both [B, A, 1]; ``top_k`` must be 1."""
         if top_k != 1:
             raise ValueError(
                 f"at token level an action gives exactly one token: top_k must be 1, got {top_k}"
             )
-        wanted = range(int(self._backbone.action_space.n)) if actions is None else actions
-        ids = np.tile(np.array(list(wanted), dtype=np.int64)[None, :, None], (len(rows), 1, 1))
+        chosen = range(int(self._backbone.action_space.n)) if actions is None else actions
+        ids = np.tile(np.array(list(chosen), dtype=np.int64)[None, :, None], (len(rows), 1, 1))
         return ids, np.zeros(ids.shape, dtype=np.float32)
 
 

@@ -1,10 +1,10 @@
-"""The world model with its codes looked up.
+"""The world model with the products of its codes precomputed in a table.
 
 A merge layer multiplies the concatenation of a state and a code's vector, ``[z; e] W'``. There are only A
-codes, so ``e W_e'`` is a table, and what is left of the layer reads half of its weights:
-``z W_z' + table[a]``. The sum is the same; in float32 it agrees with
-:meth:`~cola_agents.model.modeling.CoLAForCausalLM.world` within 1e-5 of the largest logit; in bfloat16, where
-table and sum are rounded once more each, the error is up to 1.3 times the world model's own.
+codes, so ``e W_e'`` is a table, and a step reads half of the layer's weights: ``z W_z' + table[a]``. In
+float32 the result agrees with :meth:`~cola_agents.model.modeling.CoLAForCausalLM.world` within 1e-5 of the
+largest logit; in bfloat16, where table and sum are each rounded once more, the error is up to 1.3 times the
+world model's own.
 
 Shapes: B rows, D hidden, A codes, I inner size of a merge layer, V vocabulary.
 """
@@ -23,7 +23,7 @@ from cola_agents.model.modeling import CoLAForCausalLM, MergeLayer
 
 @dataclass(frozen=True)
 class _Layer:
-    """One merge layer. The halves are views of its weights, [I, D]; only ``gate`` and ``up`` are new."""
+    """One merge layer: the tables ``gate`` and ``up`` [A, I], and views of its weights."""
 
     gate: Tensor
     up: Tensor
@@ -35,9 +35,9 @@ class _Layer:
 
 @dataclass(frozen=True)
 class CodeTable:
-    """What every code adds inside every merge layer: A * 2 I numbers a layer.
+    """The term of every code in every merge layer: A * 2 I numbers a layer.
 
-    It holds for the weights that it was made of: see :meth:`holds`.
+    It is valid for the weights that it was made of: see :meth:`holds`.
     """
 
     layers: tuple[_Layer, ...]
@@ -45,7 +45,7 @@ class CodeTable:
     made_of: tuple[tuple[int, int], ...]
 
     def holds(self) -> bool:
-        """Whether the codebook and the merge layers are still what the table was made of.
+        """Whether the codebook and the merge layers are unchanged since the table was made.
 
         Training in place, loading and moving to another type or device are noticed; writing through
         ``.data`` is not.
@@ -54,16 +54,16 @@ class CodeTable:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the table takes beside the weights."""
+        """Memory of the table, without the weights."""
         return sum(t.numel() * t.element_size() for layer in self.layers for t in (layer.gate, layer.up))
 
     def world(self, h: Tensor, codes: Tensor) -> Tensor:
-        """:meth:`CoLAForCausalLM.world`; codebook and merge layers get no gradient of it.
+        """As :meth:`CoLAForCausalLM.world`, without a gradient for codebook and merge layers.
 
         Args:
             h: hidden states [..., D].
-            codes: as many dimensions less one; sizes may be 1 on either side. States [B, 1, D] under
-                codes [A] give all of a state's outcomes, and share its work before the first sum.
+            codes: [...], broadcast with the states. For states [B, 1, D] and codes [A], the products of a
+                state in the first layer are computed once for all codes.
 
         Returns:
             logits [..., V].
@@ -77,7 +77,7 @@ class CodeTable:
 
 
 def _sum(to: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """``to + x weight'``; where rows stand side by side, [B, ...] both, in one operation."""
+    """``to + x weight'``, in one operation if both are [B, ...]."""
     if x.dim() == 2 and len(to) == len(x):
         return torch.addmm(to, x, weight.t())
     return nn.functional.linear(x, weight) + to
@@ -85,10 +85,10 @@ def _sum(to: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def code_table(model: CoLAForCausalLM) -> CodeTable | None:
-    """The table of a model, or None where its parts do something else than their weights say.
+    """The table of a model, or None for a world model that must run as it is.
 
-    That is where an adapter, a hook or a placement over several devices stands in the way, or where
-    weights keep no count of their changes (those made under ``torch.inference_mode``).
+    That is one with an adapter or a hook, one spread over several devices, or one with weights that do not
+    count their changes (made under ``torch.inference_mode``).
     """
     parts = [model.codebook, *(part for layer in model.merge for part in layer.modules())]
     plain = (nn.Embedding, nn.Linear, MergeLayer)

@@ -1,4 +1,4 @@
-"""What a policy needs of a backbone and of its sessions: a third party's that have it are played like ours.
+"""The interfaces of backbones and sessions that policies are played and trained over.
 
 Shapes: B rows, T tokens of a row, D hidden, A actions.
 """
@@ -14,14 +14,14 @@ from cola_envs.backbone import Backbone, Session
 
 
 class Reader(Protocol):
-    """A decoder stack that reads a session's hidden states as its rows grow."""
+    """A decoder stack over a session's hidden states."""
 
     def features(self, rows: Sequence[int]) -> Tensor:
         """The stack's hidden state at each row's last token, [B, D], in the model's dtype."""
 
 
 class PolicySession(Session, Protocol):
-    """A session whose rows a policy acts in; what :func:`cola_agents.collect` and the search ask for."""
+    """A session whose rows a policy can act in, as :func:`cola_agents.collect` and the search use it."""
 
     #: The ids of each row: prompt, agent's tokens and task text.
     tokens: list[list[int]]
@@ -36,20 +36,20 @@ class PolicySession(Session, Protocol):
         """Logits of the backbone's own policy at the rows' last tokens, [B, A]."""
 
     def follow(self, trunk: nn.Module) -> Reader:
-        """Have another decoder stack read this session's hidden states; its weights must not change."""
+        """A reader of this session's hidden states by another decoder stack; its weights must not change."""
 
 
 class PolicyBackbone(Backbone, Protocol):
-    """A backbone with a policy to begin from: what the bundled agents train over.
+    """A backbone with an initial policy, which the bundled agents can train.
 
     They train a copy of :meth:`initial_policy`'s trunk and head. The trunk is called as a Hugging Face
     decoder is, ``trunk(inputs_embeds=states, attention_mask=None, position_ids=None, use_cache=False)`` with
-    states [N, T, D] of whole episodes, and returns an object whose ``last_hidden_state`` is [N, T, D]; a
-    position must not look at later ones.
+    states [N, T, D] of whole episodes, and returns an object whose ``last_hidden_state`` is [N, T, D]. It
+    must be causal: a position's state does not depend on later ones.
     """
 
     def initial_policy(self) -> tuple[nn.Module | None, nn.Linear]:
-        """The trunk over hidden states and the head on it, D -> A. No trunk: the head reads the states."""
+        """The trunk and the head on it, D -> A; None for the trunk if the head reads the base's states."""
 
     def session(self, num_rows: int, max_length: int | None = None) -> PolicySession:
         """As in :class:`~cola_envs.backbone.Backbone`."""

@@ -1,9 +1,10 @@
-"""A small plain stack on a CPU in float32, few calls a layer: packed tokens of rows of unequal length.
+"""A fused forward pass of small plain decoders on a CPU in float32, over packed rows of unequal length.
 
-The arithmetic of :mod:`cola_agents.decoding.lean` over tokens that stand one behind the other instead of rows
-that are padded to the longest. Queries, keys and values are one matrix product, and so are the first two of
-a gated MLP; what lies between the products is compiled (:mod:`cola_agents.decoding.kernels`), and reads of a
-row as much as there is. A larger stack spends its time in the products: it runs lean.
+The arithmetic is that of :mod:`cola_agents.decoding.lean`, but the tokens of all rows are packed into [n, D]
+instead of padded to the longest row. Queries, keys and values are one matrix product, and so are gate and up
+of the MLP. The operations between the products are compiled loops (:mod:`cola_agents.decoding.kernels`);
+their attention reads no further than each row's own length. A larger stack spends its time in the matrix
+products, so it runs :mod:`~cola_agents.decoding.lean`.
 
 Shapes: n tokens, D hidden, I inner size of an MLP; H heads of keys, each shared by G heads of queries.
 """
@@ -26,19 +27,19 @@ from torch import Tensor, nn
 from cola_agents.common.threads import SMALL
 from cola_agents.decoding.lean import Plan, Weights, marks
 
-#: Tokens of a row in one pass beyond which torch's own attention, in blocks, is faster than a loop.
+#: The most tokens of a row in a packed pass: for longer chunks torch's blocked attention is faster.
 LONGEST = 128
 
 
 class Packed:
-    """Where one forward pass writes: n tokens of B rows, one row behind the other.
+    """The rows and positions of a packed forward pass: n new tokens of B rows, row after row.
 
     Attributes:
         stack: the stack that runs.
-        rows: the rows that run [B] int64, or None for all of them in order.
-        widths: how many tokens each of them has.
+        rows: the rows that run, [B] int64; None for all rows in order.
+        widths: the number of new tokens of each of them.
         where: row and position of each token, two of [n] int64: an index into [R, S, ...].
-        length: how many positions are read at most, counted from 0.
+        length: the largest number of positions that a token attends to.
     """
 
     def __init__(
@@ -65,25 +66,28 @@ class Packed:
         self.length = int(at.max()) + 1
 
     def lay(self, chunks: Sequence[Sequence[int]]) -> Tensor:
-        """The rows' new ids as this pass reads them, [n]."""
+        """The rows' new ids packed, [n]."""
         return torch.tensor([token for chunk in chunks for token in chunk])
 
     def ends(self, states: Tensor) -> Tensor:
-        """Of states [n, D] each row's last, [B, D]."""
+        """The state of each row's last token, [B, D], of states [n, D]."""
         return states if self._single else states[self._ends]
 
 
 class Room(Protocol):
-    """Where the keys and values of all rows are kept."""
+    """A cache of the keys and values of all rows."""
 
     def room(self, layer: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer with room for ``length`` positions, [R, S, H, head_dim], of the type of
-        ``like``, whose last dimensions are an entry's."""
+        """A layer's keys and values, grown to at least ``length`` positions: [R, S, H, head_dim].
+
+        Args:
+            like: a tensor [..., H, head_dim] of their type.
+        """
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer's weights, matrices as products want them: input by output."""
+    """One layer's weights; matrices are [input, output]."""
 
     cache_layer: int
     attention_norm: NDArray[np.float32]
@@ -96,10 +100,10 @@ class _Layer:
 
 
 class FusedStack:
-    """A planned stack's weights, side by side where they are multiplied by the same.
+    """A stack with the matrices of one input concatenated.
 
     Args:
-        plan: of a stack, a small one on the CPU in float32; see :func:`fused_stack`.
+        plan: the plan of a small stack on the CPU in float32; see :func:`fused_stack`.
         kernels: :mod:`cola_agents.decoding.kernels`.
     """
 
@@ -112,7 +116,7 @@ class FusedStack:
         self._like = plan.norm.new_empty(1, 1, plan.key_heads, plan.head_dim)
 
     def holds(self, plan: Plan) -> bool:
-        """Whether the weights of ``plan`` are still what this was made of; see :func:`~.lean.marks`."""
+        """Whether the weights of ``plan`` are unchanged since this was made; see :func:`~.lean.marks`."""
         return self._made_of == marks(plan.weights)
 
     @torch.no_grad()
@@ -120,9 +124,9 @@ class FusedStack:
         """Run the stack.
 
         Args:
-            hidden: what its first layer reads, [n, D]; not written to.
-            packed: whose tokens these are.
-            cache: keeps keys and values.
+            hidden: the input of the first layer, [n, D]; not changed.
+            packed: the rows and positions of the tokens.
+            cache: stores keys and values.
 
         Returns:
             last hidden states [n, D].
@@ -133,31 +137,27 @@ class FusedStack:
         angles = plan.angles.table(packed.length, hidden).numpy()
         first, count = self._layers[0], len(hidden)
         inner = len(first.down[0])
-        normed, seen = torch.empty_like(hidden), hidden.new_empty(count, len(first.o[0]))
+        normed, attended = torch.empty_like(hidden), hidden.new_empty(count, len(first.o[0]))
         qkv, gated = hidden.new_empty(count, first.qkv[0].shape[1]), hidden.new_empty(count, inner)
         gate_up = hidden.new_empty(count, 2 * inner)
         gate, up = gate_up.chunk(2, dim=1)
-        x, y, h, out = normed.numpy(), qkv.numpy(), hidden.numpy(), seen.numpy()
+        x, y, h, out = normed.numpy(), qkv.numpy(), hidden.numpy(), attended.numpy()
         for layer in self._layers:
             kernels.rms_norm(h, layer.attention_norm, plan.eps, x)
             _multiply(normed, layer.qkv, qkv)
             if layer.head_norms is not None:
-                self._norm_heads(y, layer.head_norms, out.shape[1])
+                (query_norm, key_norm), width = layer.head_norms, out.shape[1]
+                kernels.norm_heads(y, 0, width // plan.head_dim, query_norm, plan.eps)
+                kernels.norm_heads(y, width, plan.key_heads, key_norm, plan.eps)
             keys, values = cache.room(layer.cache_layer, packed.length, self._like)
             kernels.attend(y, angles, keys.numpy(), values.numpy(), rows, positions, plan.scaling, out)
-            _add_product(hidden, seen, layer.o)
+            _add_product(hidden, attended, layer.o)
             kernels.rms_norm(h, layer.mlp_norm, plan.eps, x)
             _multiply(normed, layer.gate_up, gate_up)
             torch.mul(nn.functional.silu(gate, inplace=True), up, out=gated)
             _add_product(hidden, gated, layer.down)
         kernels.rms_norm(h, self._norm, plan.eps, h)
         return hidden
-
-    def _norm_heads(self, qkv: Any, norms: tuple[Any, Any], width: int) -> None:
-        """Norms of queries and keys, [n, (G * H + 2 * H) * head_dim] in place; queries take ``width``."""
-        plan, (of_queries, of_keys) = self._plan, norms
-        self._kernels.norm_heads(qkv, 0, width // plan.head_dim, of_queries, plan.eps)
-        self._kernels.norm_heads(qkv, width, plan.key_heads, of_keys, plan.eps)
 
 
 def _multiply(x: Tensor, weights: Weights, out: Tensor) -> None:
@@ -176,12 +176,12 @@ def _add_product(to: Tensor, x: Tensor, weights: Weights) -> None:
 
 
 def _array(weight: Tensor) -> NDArray[np.float32]:
-    """A view of a weight, which changes as it does."""
+    """A view of a weight, not a copy."""
     return weight.detach().numpy()
 
 
 def _side_by_side(plan: Plan) -> Iterator[_Layer]:
-    def of(*parts: Weights) -> Weights:
+    def joined(*parts: Weights) -> Weights:
         weights, biases = zip(*parts, strict=True)
         weight = (torch.cat(weights) if len(parts) > 1 else weights[0]).detach()
         if biases[0] is None:
@@ -197,20 +197,23 @@ def _side_by_side(plan: Plan) -> Iterator[_Layer]:
             attention_norm=_array(layer.attention_norm),
             mlp_norm=_array(layer.mlp_norm),
             head_norms=head_norms,
-            qkv=of(layer.q, layer.k, layer.v),
-            o=of(layer.o),
-            gate_up=of(layer.gate, layer.up),
-            down=of(layer.down),
+            qkv=joined(layer.q, layer.k, layer.v),
+            o=joined(layer.o),
+            gate_up=joined(layer.gate, layer.up),
+            down=joined(layer.down),
         )
 
 
-#: Sessions over one stack share what is made of its weights.
+#: The fused form of each stack, shared by its sessions.
 _made: weakref.WeakKeyDictionary[nn.Module, FusedStack] = weakref.WeakKeyDictionary()
 
 
 def fused_stack(stack: nn.Module, plan: Plan) -> FusedStack | None:
-    """The fused form of a stack, or None where it has to run lean: a large one, one on a device or of another
-    type than float32, weights without a count of their changes, or an installation without numba."""
+    """The fused form of a stack, or None if it must run :mod:`~cola_agents.decoding.lean`.
+
+    That is a large stack, one on a device or of another type than float32, one with weights that do not count
+    their changes, and any stack without numba.
+    """
     weights = plan.weights
     if sum(weight.numel() for weight in weights) >= SMALL:
         return None
@@ -228,20 +231,20 @@ def fused_stack(stack: nn.Module, plan: Plan) -> FusedStack | None:
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    """The compiled loops; None, once with a warning that says why, where numba does not work."""
+    """The module of compiled loops; None, with a warning that names the cause, if numba does not work."""
     try:
         import numba
 
         from cola_agents.decoding import kernels
-    except ImportError as error:  # what numba also raises beside a numpy that is too new for it
+    except ImportError as error:  # numba raises this also for a numpy that is too new for it
         cause = str(error)
     else:
         if not numba.config.DISABLE_JIT:
             return kernels
         cause = "NUMBA_DISABLE_JIT is set"
     warnings.warn(
-        f"decoding on this CPU gives the same tokens at about half the speed: no compiled loops ({cause}); "
-        "pip install numba",
+        "decoding on this CPU gives the same tokens at about half the speed: no compiled loops "
+        f"({cause}); pip install numba",
         RuntimeWarning,
         stacklevel=2,
     )

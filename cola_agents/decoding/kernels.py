@@ -1,11 +1,11 @@
-"""What a decoder layer does between its matrix products, compiled by numba for one thread of a CPU.
+"""The operations of a decoder layer between its matrix products, compiled by numba for one CPU thread.
 
-Tokens of any rows stand one behind the other, each with the row and the position that it belongs to, and each
-reads its own row as far as itself. One call takes the place of some ten operations of torch, each of which
-costs more to start than to compute at this size.
+The tokens of all rows are packed, each with its row and position, and each attends to its own row up to
+itself. One call replaces about ten operations of torch, each of which takes longer to start than to compute
+at this size.
 
-The loops may be reordered for vector units; NaN and infinity mean what they mean elsewhere. They start no
-threads, so that a forked process may go on with them.
+The compiler may reorder sums; NaN and infinity propagate as usual. The loops start no threads, so that they
+work in forked processes.
 
 Shapes: n tokens, R rows, S positions of a row, D hidden; H heads of keys, each shared by G heads of queries.
 """
@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 _Loops = TypeVar("_Loops", bound=Callable[..., Any])
 
-#: Sums may be reordered and products fused; not among them: that values are finite.
+#: Compiler flags: sums may be reordered and products fused, but values need not be finite.
 _REORDERED = {"reassoc", "contract", "nsz", "arcp"}
 
 
@@ -33,7 +33,7 @@ def _compiled(loops: _Loops) -> _Loops:
     try:
         made = numba.njit(cache=True, fastmath=_REORDERED)(loops)
     except RuntimeError:
-        # Neither this folder nor the user's cache can be written to: every process compiles for itself.
+        # Neither this folder nor the user's cache is writable: every process compiles anew.
         made = numba.njit(fastmath=_REORDERED)(loops)
     return cast(_Loops, made)
 
@@ -53,7 +53,7 @@ def rms_norm(x: Floats, weight: Floats, eps: float, out: Floats) -> None:
 
 @_compiled
 def norm_heads(qkv: Floats, first: int, heads: int, weight: Floats, eps: float) -> None:
-    """The same of ``heads`` heads from column ``first`` of [n, ...] on, in place; weight [head_dim]."""
+    """:func:`rms_norm` of ``heads`` heads of [n, ...] from column ``first`` on, in place."""
     size = len(weight)
     for i in range(len(qkv)):
         for head in range(heads):
@@ -77,15 +77,14 @@ def attend(
     scaling: float,
     out: Floats,
 ) -> None:
-    """Rotate queries and keys, keep keys and values, and attend to a row's own positions up to each token.
+    """Rotate queries and keys, store keys and values, and attend from each token to its row up to itself.
 
     Args:
-        qkv: queries, keys and values of a token side by side, [n, (G * H + 2 * H) * head_dim]; rotated in
-            place.
+        qkv: queries, keys and values of each token, [n, (G * H + 2 * H) * head_dim]; rotated in place.
         angles: cosines and sines, [positions, 2, 1, head_dim], the first half of the sines negated.
         keys, values: of all rows, [R, S, H, head_dim]; written at ``rows`` and ``positions`` [n].
-        scaling: of the scores.
-        out: [n, G * H * head_dim].
+        scaling: the factor of the scores.
+        out: the result, [n, G * H * head_dim].
     """
     count, key_heads, size = len(qkv), keys.shape[2], keys.shape[3]
     width = out.shape[1]

@@ -1,11 +1,10 @@
-"""A key-value cache whose rows have lengths of their own.
+"""A key-value cache whose rows have different lengths, and the forward passes over it.
 
-Hugging Face decoders write keys and values through ``cache.update(keys, values, layer_idx)`` and take
-any 4-D mask and position ids. That is enough to keep rows of unequal length side by side without
-padding on the left and without touching the decoder: a :class:`Window` says where this forward pass
-writes, and the mask says what each row may see. Plain decoders take the shorter way of
-:mod:`cola_agents.decoding.lean` over the same cache, and small ones on a CPU the shortest, of
-:mod:`cola_agents.decoding.fused`.
+Hugging Face decoders write keys and values through ``cache.update(keys, values, layer_idx)`` and accept any
+4-D mask and position ids. So rows of unequal length can run in one pass without padding on the left and
+without a change to the decoder: a :class:`Window` stores the keys and values at each row's own positions, and
+the mask hides the others. Plain decoders run :mod:`cola_agents.decoding.lean` over the same cache, and small
+ones on a CPU :mod:`cola_agents.decoding.fused`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _FIRST_CAPACITY = 64
 
 
 def capacity(length: int, limit: int, held: int = 0) -> int:
-    """Positions that rows have room for when ``length`` are asked for, and they had room for ``held``."""
+    """The number of positions to allocate for rows of ``length`` that had ``held`` positions before."""
     return max(length, min(limit, max(_FIRST_CAPACITY, 2 * held)))
 
 
@@ -35,7 +34,7 @@ class GrowingRows:
 
     Args:
         num_rows: R.
-        limit: the length that doubling stops at; only what is asked for goes beyond.
+        limit: the length up to which S doubles; beyond it S grows to the needed length only.
     """
 
     def __init__(self, num_rows: int, limit: int) -> None:
@@ -44,7 +43,7 @@ class GrowingRows:
         self.data: Tensor | None = None
 
     def ensure(self, length: int, like: Tensor) -> Tensor:
-        """Return the tensor with room for ``length`` positions of entries shaped as ``like``'s last dims."""
+        """The tensor, grown to at least ``length`` positions; entries have the shape of ``like[0, 0]``."""
         held = 0 if self.data is None else self.data.shape[1]
         if self.data is None or held < length:
             room = capacity(length, self.limit, held)
@@ -55,21 +54,21 @@ class GrowingRows:
         return self.data
 
     def erase(self, row: int, start: int) -> None:
-        """Zero a row from position ``start``: a masked NaN still spoils whoever reads it, as 0 * NaN."""
+        """Zero a row from position ``start``: a NaN there would spread even where it is masked (0 * NaN)."""
         if self.data is not None:
             self.data[row, start:] = 0
 
 
 class Chunk:
-    """Where one forward pass writes: B of R rows, each continuing at a position of its own.
+    """The rows and positions of a padded forward pass: B of R rows, each from its own position on.
 
     Attributes:
-        rows: the rows that run [B] int64, or None for all of them in order.
-        widths: how many tokens each of them has; T is the most.
-        positions: where each writes [B, T].
-        where: the same as an index into [R, S, ...].
-        length: how many positions are read, counted from 0.
-        aligned: whether all rows stand at the same position, so that single tokens need no mask.
+        rows: the rows that run, [B] int64; None for all rows in order.
+        widths: the number of new tokens of each of them; T is the largest.
+        positions: the positions of the new tokens, [B, T].
+        where: rows and positions as an index into [R, S, ...].
+        length: the number of positions that are read.
+        aligned: whether each row has one token, all at the same position: then no mask is needed.
     """
 
     def __init__(
@@ -92,13 +91,13 @@ class Chunk:
         self.aligned = width == 1 and min(starts) == max(starts)
 
     def lay(self, chunks: Sequence[Sequence[int]]) -> Tensor:
-        """The rows' new ids as this pass reads them, padded on the right, [B, T]."""
+        """The rows' new ids, padded on the right, [B, T]."""
         width = self.positions.shape[1]
         padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
         return torch.tensor(padded, device=self.positions.device)
 
     def ends(self, states: Tensor) -> Tensor:
-        """Of states [B, T, D] each row's last before the pads, [B, D]."""
+        """The state of each row's last token, [B, D], of states [B, T, D]."""
         if states.shape[1] == 1:
             return states[:, 0]
         device = states.device
@@ -107,13 +106,13 @@ class Chunk:
         ]
 
     def mask(self) -> Tensor:
-        """Which keys a query sees, [B, 1, T, S] bool."""
+        """The keys that each query attends to, [B, 1, T, S] bool."""
         keys = torch.arange(self.length, device=self.positions.device)
         return keys <= self.positions[:, None, :, None]
 
 
 class KVRows:
-    """Keys and values of R rows for every layer that has written, [R, S, heads, head_dim] each."""
+    """The cache: keys and values of R rows for every layer that has run, [R, S, heads, head_dim] each."""
 
     def __init__(self, num_rows: int, limit: int) -> None:
         self.num_rows = num_rows
@@ -124,37 +123,38 @@ class KVRows:
         self._fused: FusedStack | None = None
 
     def plan_for(self, stack: nn.Module) -> Plan | None:
-        """How to run ``stack`` leanly, looked up once; None where it has to run as it is."""
+        """The plan of ``stack``, made once; None if it must run as it is."""
         if self._stack is not stack:
             self._stack, self._plan = stack, plan(stack)
             self._fused = None if self._plan is None else fused_stack(stack, self._plan)
         return self._plan
 
     def fused_for(self, stack: nn.Module) -> FusedStack | None:
-        """The fused form of ``stack`` with its weights as they are now; None where it has none."""
+        """The fused form of ``stack`` with its current weights; None if it has none."""
         lean = self.plan_for(stack)
         if lean is not None and self._fused is not None and not self._fused.holds(lean):
             self._fused = fused_stack(stack, lean)
         return self._fused
 
     def forget_plan(self) -> None:
-        """Look at the stack anew when it runs next."""
+        """Make a new plan when the stack runs next."""
         self._stack = None
 
     def passes(
         self, stack: nn.Module, rows: Sequence[int], starts: Sequence[int], widths: Sequence[int]
     ) -> list[tuple[list[int], Chunk | Packed]]:
-        """The forward passes that give some rows their new tokens.
+        """Divide rows with new tokens into one or two forward passes.
 
-        Rows with few tokens run together, and so do those with many. Padding costs a row as much as the
-        longest has, so that single tokens run apart, unless tokens are packed.
+        A padded pass costs every row as much as its longest, so that rows with one new token run in a pass
+        without the others. A packed pass takes all rows with up to :data:`~.fused.LONGEST` new tokens.
 
         Args:
-            rows: B rows; ``starts`` and ``widths`` say where each continues, and by how many tokens. Those
-                without any do not run.
+            rows: B rows.
+            starts: the position that each continues at.
+            widths: the number of new tokens of each; rows without any do not run.
 
         Returns:
-            of each pass who runs in it, as indices of ``rows``, and how they stand side by side.
+            for each pass the indices of its rows in ``rows``, and the pass.
         """
         fused = self.fused_for(stack)
         few = 1 if fused is None else LONGEST
@@ -162,20 +162,19 @@ class KVRows:
         for index, width in enumerate(widths):
             if width:
                 groups[width > few].append(index)
-        found: list[tuple[list[int], Chunk | Packed]] = []
+        passes: list[tuple[list[int], Chunk | Packed]] = []
         for group in groups:
             if group:
-                here, at, counts = ([column[i] for i in group] for column in (rows, starts, widths))
-                chunk = (
-                    Chunk(self.num_rows, here, at, counts, _device(stack))
-                    if fused is None or group is groups[1]
-                    else Packed(fused, self.num_rows, here, at, counts)
-                )
-                found.append((group, chunk))
-        return found
+                members, at, counts = ([column[i] for i in group] for column in (rows, starts, widths))
+                if fused is None or group is groups[1]:
+                    device = next(stack.parameters()).device
+                    passes.append((group, Chunk(self.num_rows, members, at, counts, device)))
+                else:
+                    passes.append((group, Packed(fused, self.num_rows, members, at, counts)))
+        return passes
 
     def room(self, layer: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer with room for ``length`` positions, [R, S, heads, head_dim]."""
+        """A layer's keys and values, grown to at least ``length`` positions: [R, S, heads, head_dim]."""
         keys, values = self.layer(layer)
         return keys.ensure(length, like), values.ensure(length, like)
 
@@ -186,14 +185,14 @@ class KVRows:
         return self._layers[index]
 
     def erase(self, row: int, start: int) -> None:
-        """Zero what a row holds from position ``start``, in every layer."""
+        """Zero a row from position ``start``, in every layer."""
         for keys, values in self._layers.values():
             keys.erase(row, start)
             values.erase(row, start)
 
 
 class Window:
-    """A cache for one forward pass: of :class:`KVRows` the part that a :class:`Chunk` names."""
+    """The cache of one padded forward pass: the rows of a :class:`KVRows` that a :class:`Chunk` names."""
 
     def __init__(self, kv: KVRows, chunk: Chunk) -> None:
         self._kv = kv
@@ -201,14 +200,14 @@ class Window:
         self.length = chunk.length
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [B, T, heads, head_dim]; return those of positions 0 to ``length``."""
+        """Write new keys and values [B, T, heads, head_dim]; return all, [B, S, heads, head_dim]."""
         held_keys, held_values = self._kv.layer(layer)
         return self._write(held_keys, keys), self._write(held_values, values)
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """What a Hugging Face decoder calls: :meth:`store` of [B, heads, T, head_dim]."""
+        """:meth:`store` in the form that Hugging Face decoders call: [B, heads, T, head_dim]."""
         keys, values = self.store(layer_idx, keys.transpose(1, 2), values.transpose(1, 2))
         return keys.transpose(1, 2), values.transpose(1, 2)
 
@@ -220,28 +219,28 @@ class Window:
 
 
 def run_rows(stack: PreTrainedModel, kv: KVRows, chunk: Chunk | Packed, **inputs: Tensor) -> Tensor:
-    """Run a decoder over new tokens of some rows, each continuing at a position of its own.
+    """Run a decoder over new tokens of some rows, each from its own position on.
 
     Args:
         stack: a Hugging Face decoder of a supported family.
         kv: its cache.
-        chunk: which rows, and where they continue: padded, or packed where :meth:`KVRows.passes` says so.
+        chunk: the pass, as :meth:`KVRows.passes` returned it.
         inputs: ``input_ids`` [B, T] or ``inputs_embeds`` [B, T, D], padded on the right; packed [n] and
-            [n, D]. What pads write lies behind the row's end, is masked, and is overwritten by what comes
-            next.
+            [n, D]. The keys and values of pads are after the row's end: they are masked, and later tokens
+            overwrite them.
 
     Returns:
-        last hidden states [B, T, D], those of pads mean nothing; packed [n, D].
+        last hidden states [B, T, D], of pads undefined; packed [n, D].
 
     Raises:
         RuntimeError: in a process that was forked after its parent computed with several threads.
     """
     check_fork()
-    (given,) = inputs.values()
+    (values,) = inputs.values()
     lean = kv.plan_for(stack)
     if lean is not None:
         ids = inputs.get("input_ids")
-        states = given if ids is None else nn.functional.embedding(ids, stack.embed_tokens.weight)
+        states = values if ids is None else nn.functional.embedding(ids, stack.embed_tokens.weight)
     if isinstance(chunk, Packed):
         return chunk.stack.forward(states, chunk, kv)
     window = Window(kv, chunk)
@@ -255,7 +254,3 @@ def run_rows(stack: PreTrainedModel, kv: KVRows, chunk: Chunk | Packed, **inputs
         **inputs,
     ).last_hidden_state
     return hidden
-
-
-def _device(stack: nn.Module) -> torch.device:
-    return next(stack.parameters()).device

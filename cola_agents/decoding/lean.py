@@ -1,10 +1,9 @@
-"""A lean forward pass of the plain decoder layer of Llama, Mistral, Qwen2 and Qwen3, for decoding.
+"""A forward pass with little overhead for the plain decoders of Llama, Mistral, Qwen2 and Qwen3.
 
-With few rows and one token each, a small model's time goes into what surrounds the arithmetic: module
-calls, hooks, argument checks, angles and masks that are made again for every pass or layer. This does the
-arithmetic of ``transformers``' decoder over the same weights and nothing else. A stack that is anything
-but plain (another family, sliding windows, adapters, hooks, other attention) gets no plan, and runs as
-it is.
+With few rows and one token each, a small model spends its time around the arithmetic: module calls, hooks,
+argument checks, and angles and masks that are computed again for every pass or layer. This module does the
+arithmetic of ``transformers``' decoder over the same weights and nothing else. A stack that is not plain
+(another family, sliding windows, adapters, hooks, other attention) gets no plan and runs as it is.
 
 Shapes: B rows, T queries, S keys, D hidden; H heads of keys, each shared by G heads of queries.
 """
@@ -38,16 +37,16 @@ Weights = tuple[Tensor, Tensor | None]
 
 
 class Cache(Protocol):
-    """Where a lean pass puts its keys and values."""
+    """The cache of a lean pass; it reads ``length`` positions."""
 
     length: int
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [B, T, H, head_dim]; return those of positions 0 to ``length``, [B, S, H, head_dim]."""
+        """Write new keys and values [B, T, H, head_dim]; return all of the rows', [B, S, H, head_dim]."""
 
 
 class Angles:
-    """Cosines and sines of rotary positions, made by the family's own module and then looked up."""
+    """A table of the cosines and sines of rotary positions, computed by the family's own module."""
 
     def __init__(self, rotary: nn.Module) -> None:
         self._rotary = rotary
@@ -62,7 +61,7 @@ class Angles:
         return cos, sin
 
     def table(self, length: int, like: Tensor) -> Tensor:
-        """Both of every position below ``length``, and perhaps of more, [positions, 2, 1, head_dim]."""
+        """Cosines and sines of at least ``length`` positions, [positions, 2, 1, head_dim]."""
         table = self._table
         if table is None or len(table) < length or table.dtype != like.dtype or table.device != like.device:
             table = self._table = self._make(max(_FIRST_ANGLES, 1 << (length - 1).bit_length()), like)
@@ -77,7 +76,7 @@ class Angles:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer's weights: the parameters themselves, so that training them in place shows here."""
+    """One layer's weights: the parameters themselves, so that changes in place apply here too."""
 
     cache_layer: int
     attention_norm: Tensor
@@ -95,7 +94,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """What :func:`lean_forward` needs of a stack, looked up once."""
+    """The parts of a stack that :func:`lean_forward` uses."""
 
     layers: tuple[_Layer, ...]
     norm: Tensor
@@ -107,45 +106,45 @@ class Plan:
 
     @cached_property
     def weights(self) -> tuple[Tensor, ...]:
-        """All of them, biases too."""
-        found: list[Tensor | None] = [self.norm]
+        """All weights and biases."""
+        weights: list[Tensor | None] = [self.norm]
         for layer in self.layers:
-            found += [layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm]
+            weights += [layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm]
             for pair in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down):
-                found += pair
-        return tuple(weight for weight in found if weight is not None)
+                weights += pair
+        return tuple(weight for weight in weights if weight is not None)
 
 
 def marks(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
-    """Of every weight where it lies, and how often it has been written to.
+    """The address of every weight and the number of writes to it, to notice that weights changed.
 
-    What is made of weights holds while these stay. Writing through ``.data`` is not noticed.
+    Writes through ``.data`` are not counted.
     """
     return tuple([(weight.data_ptr(), weight._version) for weight in weights])
 
 
 def untouched(module: nn.Module) -> bool:
-    """Whether calling a module does what its class says: no hook, no ``forward`` put in its place."""
+    """Whether a module has no hooks and no replaced ``forward``."""
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def is_plain(stack: nn.Module) -> bool:
-    """Whether a stack is of a family whose layers are plain, attends fully and by torch's own attention."""
+    """Whether a stack is of a plain family, without sliding windows, and uses torch's attention."""
     config: PretrainedConfig = getattr(stack, "config", None)
     kind = getattr(config, "model_type", None)
     if kind not in _FAMILIES or type(stack).__module__ != f"transformers.models.{kind}.modeling_{kind}":
         return False
     if config._attn_implementation != "sdpa" or not attends_fully(config) or not config.num_hidden_layers:
         return False
-    # No table holds frequencies that change with the longest row of a pass.
+    # Other types of rotary embeddings may depend on the longest row of a pass: no table can hold them.
     return rope_types(config).issubset(ROPES)
 
 
 def plan(stack: PreTrainedModel) -> Plan | None:
-    """A plan of a stack, or None where only the stack itself is sure to compute what it computes.
+    """The plan of a stack, or None for a stack that is not plain and must run as it is.
 
-    A session plans when it first runs and after :meth:`~cola_agents.decoding.session.Rows.forget`; a hook
-    that is registered in between is not called.
+    A session makes the plan at its first pass and after :meth:`~cola_agents.decoding.session.Rows.forget`. A
+    hook that is registered in between is not called.
     """
     if not is_plain(stack) or stack.training:
         return None
@@ -197,10 +196,10 @@ def lean_forward(plan: Plan, hidden: Tensor, positions: Tensor, cache: Cache, ma
 
     Args:
         plan: of a decoder in eval mode.
-        hidden: what its first layer reads, [B, T, D].
+        hidden: the input of the first layer, [B, T, D].
         positions: [B, T].
-        cache: takes and gives keys and values.
-        mask: which keys a query sees, [B, 1, T, S] bool; None where each sees all of them.
+        cache: stores keys and values.
+        mask: the keys that each query attends to, [B, 1, T, S] bool; None for all.
 
     Returns:
         last hidden states [B, T, D].
@@ -210,7 +209,7 @@ def lean_forward(plan: Plan, hidden: Tensor, positions: Tensor, cache: Cache, ma
     cos, sin = plan.angles.at(positions, cache.length, hidden)
     bias = None
     if mask is not None:
-        # Attention would make this of a mask in every layer.
+        # Otherwise attention would convert the mask in every layer.
         bias = hidden.new_zeros(()).masked_fill(~mask, float("-inf"))
     heads = (*hidden.shape[:2], -1, plan.head_dim)
     for layer in plan.layers:
@@ -219,8 +218,8 @@ def lean_forward(plan: Plan, hidden: Tensor, positions: Tensor, cache: Cache, ma
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = rms_norm(q, head, layer.q_norm, eps), rms_norm(k, head, layer.k_norm, eps)
         keys, values = cache.store(layer.cache_layer, rotate(k, cos, sin), v.view(heads))
-        seen = _attend(plan, rotate(q, cos, sin), keys, values, bias)
-        hidden = hidden + linear(seen, *layer.o)
+        attended = _attend(plan, rotate(q, cos, sin), keys, values, bias)
+        hidden = hidden + linear(attended, *layer.o)
         x = rms_norm(hidden, size, layer.mlp_norm, eps)
         hidden = hidden + linear(functional.silu(linear(x, *layer.gate)) * linear(x, *layer.up), *layer.down)
     return rms_norm(hidden, size, plan.norm, eps)
@@ -236,14 +235,14 @@ def _attend(plan: Plan, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | 
     rows, width, heads, _ = q.shape
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)
     if width == 1:
-        # A group's queries see the same keys, so they can stand where a chunk's tokens would: no kernel
-        # has to know about groups, or to repeat the keys.
+        # A group's queries have the same keys, so they can take the place of a chunk's tokens, and no kernel
+        # needs to handle groups or repeat the keys.
         q = q.view(rows, plan.key_heads, -1, plan.head_dim)
         grouped = False
     else:
         q = q.transpose(1, 2)
         grouped = heads > plan.key_heads
-    seen = functional.scaled_dot_product_attention(
+    attended = functional.scaled_dot_product_attention(
         q, keys, values, attn_mask=bias, scale=plan.scaling, enable_gqa=grouped
     )
-    return (seen if width == 1 else seen.transpose(1, 2)).reshape(rows, width, -1)
+    return (attended if width == 1 else attended.transpose(1, 2)).reshape(rows, width, -1)

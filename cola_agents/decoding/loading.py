@@ -1,4 +1,4 @@
-"""Backbones by name: the bundled models, folders, hub ids and models that are loaded already."""
+"""Make backbones of the bundled models, folders, hub ids and loaded models."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def load_bundled(name: str = "cola") -> PreTrainedModel:
             same corpus for as many tokens as the latent-action stages took: a fair token-level start.
 
     Returns:
-        a :class:`~cola_agents.model.modeling.CoLAForCausalLM` or a ``LlamaForCausalLM``. Every call loads
-        afresh, so that what one user trains another does not see.
+        a new :class:`~cola_agents.model.modeling.CoLAForCausalLM` or ``LlamaForCausalLM``.
 
     Raises:
         ValueError: for another name.
@@ -53,7 +52,7 @@ def _load(path: str, dtype: str) -> PreTrainedModel:
 
 
 def _progress_bar(enabled: bool) -> bool:
-    """Switch transformers' loading bar; returns what it was."""
+    """Switch transformers' progress bar on or off; returns whether it was on."""
     from transformers.utils import logging
 
     before = bool(logging.is_progress_bar_enabled())
@@ -78,20 +77,21 @@ def make_backbone(
     device: str | None = None,
     dtype: str = "float32",
 ) -> LatentBackbone | TokenBackbone:
-    """Build a backbone from what a user passes as ``model=``.
+    """Make a backbone of a user's ``model=``.
 
     Args:
         model: None for the bundled one (shared between callers, frozen), a path or hub id, or a model
-            object, which keeps its own dtype and is moved only where ``device`` is given.
+            object, which keeps its dtype, and its device unless ``device`` is given.
         level: ``"latent"`` or ``"token"``.
-        tokenizer: a tokenizer, a path or hub id; None for the model's own, found by its ``name_or_path``.
-        device, dtype: where and in which type a model is loaded by path.
+        tokenizer: a tokenizer, a path or hub id; None for the model's own, by its ``name_or_path``.
+        device: the model's device; None for the CPU.
+        dtype: the type of a model that is loaded by path.
 
     Raises:
-        FileNotFoundError: for a path that is no model, or a hub id that cannot be read.
+        FileNotFoundError: for a path without a model, or a hub id that cannot be read.
         ForeignCodeError: for a model or tokenizer that asks to run code of its own.
-        ValueError: when no tokenizer is found or it does not fit the model.
-        TypeError: when the model cannot act at this level.
+        ValueError: if there is no tokenizer, or it does not fit the model.
+        TypeError: for a model that has no actions of this level.
     """
     dtype = str(dtype).removeprefix("torch.")
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
@@ -116,7 +116,7 @@ def make_backbone(
         tokenizer = loaded.name_or_path
         if not tokenizer:
             raise ValueError(
-                "this model does not know its tokenizer (its name_or_path is empty): pass tokenizer="
+                "this model does not name its tokenizer (its name_or_path is empty): pass tokenizer="
             )
     if isinstance(tokenizer, (str, Path)):
         try:

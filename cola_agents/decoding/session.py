@@ -1,4 +1,4 @@
-"""Rows of context over one base LM: tokens are the truth, hidden states and caches are derived."""
+"""Rows of tokens over one base LM; hidden states and caches are derived from the tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cola_agents.model.families import check_family
 
 
 class NotFiniteError(FloatingPointError):
-    """NaN or infinity in a row; ``row`` says which."""
+    """NaN or infinity in row ``row``."""
 
     def __init__(self, row: int, message: str) -> None:
         super().__init__(message)
@@ -26,26 +26,30 @@ class NotFiniteError(FloatingPointError):
 
 
 def not_finite(values: Tensor) -> list[int]:
-    """Which entries of [B, ...] hold NaN or infinity."""
-    # NaN and infinity survive a sum, and one number is looked at sooner than many; a sum that overflows
-    # is looked into like any other.
+    """The indices along the first dimension of [B, ...] of entries with NaN or infinity."""
+    # A sum with NaN or infinity is not finite, and checking one number is faster. If a sum of finite values
+    # overflows, the entries are checked one by one, too.
     if math.isfinite(values.sum(dtype=torch.float32)):
         return []
     return (~torch.isfinite(values)).reshape(len(values), -1).any(-1).nonzero().flatten().tolist()
 
 
 class Rows:
-    """R rows of tokens, their hidden states under a base LM, and whoever follows those.
+    """A session of R rows of tokens, with their hidden states under a base LM.
 
     Args:
-        base: a Hugging Face decoder; its weights must not change while rows are loaded
-            (:meth:`forget` drops everything derived from them).
+        base: a Hugging Face decoder. Its weights must not change while rows hold tokens; call
+            :meth:`forget` after a change.
         num_rows: R.
-        max_length: the longest a row may get, in tokens.
+        max_length: the most tokens that a row may hold.
+
+    Attributes:
+        tokens: the ids of each row.
+        tokens_forwarded: the number of tokens that the base has run over.
 
     Raises:
-        ValueError: without a row, or for a base that :func:`~cola_agents.model.families.check_family`
-        refuses.
+        ValueError: for ``num_rows`` below 1, or a base that is not supported
+            (:func:`~cola_agents.model.families.check_family`).
     """
 
     def __init__(self, base: nn.Module, num_rows: int, max_length: int) -> None:
@@ -66,39 +70,39 @@ class Rows:
         self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 
     def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
-        """Make each row hold exactly these ids; the longest common prefix is kept and not recomputed.
+        """Set the tokens of each row; the common prefix of old and new tokens is not computed again.
 
         Raises:
-            ValueError: for an empty row or one beyond ``max_length``; nothing is changed then.
+            ValueError: for a row that would be empty or longer than ``max_length``; nothing is changed then.
         """
         for row, ids in zip(rows, tokens, strict=True):
             if not 0 < len(ids) <= self.max_length:
                 raise ValueError(
                     f"row {row} would hold {len(ids)} tokens; 1 to {self.max_length} fit this session"
                 )
-        behind, chunks = [], []
+        growing, chunks = [], []
         for row, ids in zip(rows, tokens, strict=True):
-            held = self.tokens[row]
-            keep = _common_prefix(held, ids)
-            self.tokens[row] = held[:keep]
+            old = self.tokens[row]
+            keep = _common_prefix(old, ids)
+            self.tokens[row] = old[:keep]
             for follower in self._followers:
                 follower.roll_back(row, keep)
             if keep < len(ids):
-                behind.append(row)
+                growing.append(row)
                 chunks.append(list(ids[keep:]))
             else:
                 assert self._states.data is not None
                 assert self._last is not None
                 self._last[row] = self._states.data[row, keep - 1]
-        if behind:
-            self.extend(behind, chunks)
+        if growing:
+            self.extend(growing, chunks)
 
     def extend(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
-        """Append a chunk to each row, in one forward pass or two; see :meth:`.kv.KVRows.passes`.
+        """Append a chunk of tokens to each row, in one or two forward passes (:meth:`.kv.KVRows.passes`).
 
         Raises:
             ValueError: for an empty chunk or a row that would get too long; nothing is changed then.
-            FloatingPointError: when a hidden state is not finite, naming row and token.
+            FloatingPointError: for a hidden state that is not finite, naming row and token.
         """
         for row, chunk in zip(rows, tokens, strict=True):
             length = len(self.tokens[row]) + len(chunk)
@@ -135,11 +139,11 @@ class Rows:
             if self._last is None:
                 self._last = h.new_zeros(self.num_rows, h.shape[-1])
             self._last[chunk.rows] = last
-        for row, gained in zip(rows, chunks, strict=True):
-            self.tokens[row].extend(gained)
+        for row, new in zip(rows, chunks, strict=True):
+            self.tokens[row].extend(new)
 
     def _every(self, rows: Sequence[int]) -> bool:
-        """Whether ``rows`` are all of them in order: then nothing has to be gathered."""
+        """Whether ``rows`` are all rows in order, so that nothing needs to be gathered."""
         return len(rows) == self.num_rows and list(rows) == self._order
 
     def last(self, rows: Sequence[int]) -> Tensor:
@@ -152,22 +156,22 @@ class Rows:
 
     def hidden(self, rows: Sequence[int]) -> np.ndarray:
         """Hidden states at the rows' last tokens, [B, D] float32."""
-        # float() alone would return the very tensor that the next step writes to.
+        # A copy: without it, the next step would write to the returned array.
         return self.last(rows).to(torch.float32, copy=True).cpu().numpy()
 
     def states(self, row: int) -> Tensor:
-        """Hidden states of all of a row's tokens, [T, D]; a view, valid until the row changes."""
+        """Hidden states of all tokens of a row, [T, D]; a view, valid until the row changes."""
         assert self._states.data is not None
         return self._states.data[row, : len(self.tokens[row])]
 
     def follow(self, trunk: nn.Module) -> Follower:
-        """Keep the hidden states of another decoder that reads this session's (a policy, say)."""
+        """A reader of this session's hidden states by another decoder stack (a policy, say)."""
         follower = Follower(self, trunk)
         self._followers.add(follower)
         return follower
 
     def forget(self) -> None:
-        """Drop what the rows hold and everything derived from it, after weights changed, say."""
+        """Empty all rows and drop everything derived from them, for example after a change of weights."""
         self.tokens = [[] for _ in range(self.num_rows)]
         self._kv.forget_plan()
         for follower in self._followers:
@@ -175,9 +179,9 @@ class Rows:
 
 
 class Follower:
-    """A decoder stack that reads a session's hidden states with a cache of its own.
+    """A decoder stack over a session's hidden states, with its own cache.
 
-    It does nothing until it is asked, and then catches up with whatever its rows have gained.
+    It is lazy: :meth:`features` runs the stack over the tokens that the rows have gained since the last call.
     """
 
     def __init__(self, session: Rows, trunk: nn.Module) -> None:
@@ -186,13 +190,13 @@ class Follower:
         self.forget()
 
     def forget(self) -> None:
-        """Drop the cache, after the trunk's weights changed."""
+        """Drop the cache, for example after a change of the trunk's weights."""
         self._kv = KVRows(self._session.num_rows, self._session.max_length)
         self._held = [0] * self._session.num_rows
         self._last: Tensor | None = None
 
     def roll_back(self, row: int, length: int) -> None:
-        """The session kept only ``length`` tokens of a row; the last of them is read again."""
+        """Drop a row's cache from its token ``length - 1`` on, which is the last that the session kept."""
         self._held[row] = min(self._held[row], max(0, length - 1))
 
     @torch.no_grad()
@@ -212,7 +216,7 @@ class Follower:
         if max(chunk.widths) == 1:
             h = session.last(rows).reshape(*at.shape, -1)
         else:
-            # A short row's surplus positions lie behind its end; they are read as pads.
+            # The pads of a short row have positions after its end.
             states = session._states.data
             h = states[index, at.clamp_max(states.shape[1] - 1)]
         with session.threads:
@@ -238,14 +242,14 @@ class Follower:
 
 
 def last_states(trunk: nn.Module, session: PolicySession) -> Callable[[Sequence[int]], Tensor]:
-    """Have a language model of its own read a session's tokens.
+    """A reader of a session's tokens by another language model.
 
     Args:
         trunk: a Hugging Face decoder over token ids; its weights must not change.
 
     Returns:
-        From rows to its hidden states at their last tokens, [B, D]; what they share with the last call is
-        not computed again.
+        a function from rows to the trunk's hidden states at their last tokens, [B, D]; common prefixes with
+        the last call are not computed again.
     """
     cache = Rows(trunk, session.num_rows, session.max_length)
 

@@ -1,10 +1,10 @@
-"""Decoding with fixed shapes: one step, from a token to the next one, that the host only has to start.
+"""Decoding with fixed shapes: steps from a token to the next one that never wait for the host.
 
-A :class:`~cola_agents.decoding.session.Rows` session grows, forks and looks at every token; this runs prompts
-on to a number of tokens, and keeps ids, positions, keys and values in memory that never moves. A step reads
-what it needs there and writes there what it found: base language model, policy, drawn code, world model
-and drawn token, without a question back to the host. So on a GPU it can be captured once as a CUDA graph
-and replayed, which is the default there; elsewhere the same step runs eagerly.
+A :class:`~cola_agents.decoding.session.Rows` session looks at every token, grows and forks. The decoder here
+continues prompts by a fixed number of tokens, and keeps ids, positions, keys and values in memory that does
+not move. One step is base language model, policy, drawn code, world model and drawn token, without a
+synchronisation with the host. On a GPU it is captured once as a CUDA graph and replayed, by default;
+elsewhere the same step runs eagerly.
 
 The step is tested against sessions on a CPU. **Capturing it as a CUDA graph was not run**: there was no
 GPU at hand when it was written. ``graphs=False`` runs it eagerly on a GPU as well.
@@ -27,13 +27,13 @@ from cola_agents.decoding.session import NotFiniteError
 from cola_agents.model.sampling import sample
 
 _FIRST_LENGTH = 64
-#: Prompts are read so many tokens at a time, whole rows at least: this bounds the memory of activations.
+#: Tokens of prompts in one forward pass, at least one row: this bounds the memory of activations.
 _PROMPT_TOKENS = 8192
 _NEVER = torch.iinfo(torch.long).max
 
 
 class _Window:
-    """What a lean pass writes to and reads: a range of rows of the buffers, up to a length."""
+    """The cache of one lean pass: a range of rows of the buffers, up to a length."""
 
     def __init__(
         self, held: dict[int, tuple[Tensor, Tensor]], rows: slice, where: tuple[Tensor, Tensor], length: int
@@ -51,23 +51,23 @@ class _Window:
 
 
 class StaticDecoder:
-    """Runs prompts on, with shapes that do not change.
+    """Continues prompts with shapes that do not change.
 
-    Every row gets as many tokens as are asked for: an end-of-text token is one like any other, and whoever
-    asked cuts there. Rows come in buckets of powers of two, and so do the positions that attention reads:
-    there is one graph a pair of buckets, made when it is first needed.
+    Every row gets the same number of tokens; the caller cuts them at an end-of-text token. The number of rows
+    and the number of positions that attention reads are rounded up to powers of two: there is one CUDA graph
+    for each pair of these, captured at its first use.
 
     Args:
         backbone: at latent level the frozen policy draws codes and the world model tokens; at token level
             the language model draws tokens.
-        num_rows: how many prompts fit at most.
-        max_length: tokens that a row may have at most; memory is taken for all of them. None for the
-            model's context.
+        num_rows: the largest number of prompts.
+        max_length: the most tokens of a row, for which memory is allocated at once; None for the model's
+            context.
         temperature: of the actions; 0 takes the likeliest.
         world_temperature: of the world model's tokens, at latent level.
-        graphs: whether to replay CUDA graphs; None for wherever there is a GPU.
-        compile: pass the step through ``torch.compile`` first. The first step of each pair of buckets
-            then takes minutes on a CPU.
+        graphs: whether to replay CUDA graphs; None for True on a GPU.
+        compile: pass the step through ``torch.compile`` first. The first step of each pair of sizes then
+            takes minutes on a CPU.
 
     Raises:
         ValueError: for a model without a lean pass (:mod:`cola_agents.decoding.lean`), graphs without a GPU,
@@ -106,7 +106,7 @@ class StaticDecoder:
         self._base: PreTrainedModel = backbone.base
         self._trunk, self._head = backbone.initial_policy()
         self._any_unused = bool(backbone.unused_ids.any())
-        # Not the plain step: a bound method would make a circle, and keep the memory until a collection.
+        # None for the plain step: a bound method would be a reference cycle and delay freeing the memory.
         self._compiled: Callable[[int, int], None] | None = (
             torch.compile(self._step, dynamic=False) if compile else None
         )
@@ -119,7 +119,7 @@ class StaticDecoder:
                 yield from module.parameters()
 
     def _build(self) -> None:
-        """Take the memory, and look up what depends on where the weights lie."""
+        """Allocate the buffers and make everything that depends on the addresses of the weights."""
         self._places = [weight.data_ptr() for weight in self._weights()]
         self._plans = [self._plan_of(stack) for stack in (self._base, self._trunk) if stack is not None]
         latent = isinstance(self._backbone, LatentBackbone)
@@ -174,7 +174,7 @@ class StaticDecoder:
             self._build()
         self._count, self._longest = len(lengths), max(lengths)
         for keys, values in self._held.values():
-            # What an earlier run left is masked, but a NaN among it would show all the same.
+            # Entries of an earlier run are masked, but a NaN among them would spread (0 * NaN).
             keys.zero_()
             values.zero_()
         self._ids.zero_()
@@ -185,8 +185,8 @@ class StaticDecoder:
         self._spoilt.fill_(_NEVER)
         width = self._longest - 1
         if width:
-            # The last token of each row is left to the first step. What shorter rows write behind their
-            # end is masked until it is overwritten.
+            # The last token of each row is left to the first step. The entries of pads are masked until they
+            # are overwritten.
             piece = max(1, _PROMPT_TOKENS // width)
             for first in range(0, self._count, piece):
                 rows = slice(first, min(first + piece, self._count))
@@ -228,7 +228,7 @@ class StaticDecoder:
         return logits.masked_fill(self._backbone.unused_ids, float("-inf")) if self._any_unused else logits
 
     def _draw(self, logits: Tensor, u: Tensor, temperature: float, at: Tensor) -> Tensor:
-        """Draw of [B, N]; where the largest is not finite, note the first position that it happened at."""
+        """Draw from logits [B, N]; record the first position of a row whose largest logit is not finite."""
         best = logits.max(-1)
         spoilt = self._spoilt[: len(at)]
         spoilt.copy_(torch.minimum(spoilt, torch.where(torch.isfinite(best.values), _NEVER, at)))
@@ -241,18 +241,18 @@ class StaticDecoder:
         """Advance all rows by ``steps`` tokens; may be called again.
 
         Args:
-            steps: how many.
+            steps: the number of tokens.
             u: uniforms in [0, 1), [B, steps, 2], the first for actions and the second for the world
-                model's tokens; needed where a temperature is not 0.
+                model's tokens; needed unless both temperatures are 0.
 
         Returns:
             the new tokens and the actions that led to them, both [B, steps] int64.
 
         Raises:
-            RuntimeError: before anything was loaded.
-            ValueError: where rows would get too long, or uniforms are missing.
-            FloatingPointError: where logits were not finite, naming the row and the position. The rows
-                must be loaded anew then.
+            RuntimeError: before prompts are loaded.
+            ValueError: if rows would get too long, or uniforms are missing.
+            FloatingPointError: for logits that are not finite, naming row and position. Prompts must be
+                loaded again after it.
         """
         if not self._count:
             raise RuntimeError("the decoder holds no tokens yet: load() prompts first")
@@ -272,10 +272,12 @@ class StaticDecoder:
         rows = min(_bucket(self._count), self.num_rows)
         for _ in range(steps):
             length = min(max(_FIRST_LENGTH, _bucket(self._longest)), self.max_length)
-            if self.graphs:
-                self._replay(rows, length)
-            else:
+            if not self.graphs:
                 self._advance(rows, length)
+            else:
+                if (rows, length) not in self._captured:
+                    self._captured[rows, length] = self._capture(rows, length)
+                self._captured[rows, length].replay()
             self._longest += 1
         self._refuse_spoilt()
         index, at = self._order[: self._count, None], start[:, None] + torch.arange(steps, device=self.device)
@@ -291,14 +293,8 @@ class StaticDecoder:
                     f"logits of row {row} are not finite at position {at}, after token {self._ids[row, at]}",
                 )
 
-    def _replay(self, count: int, length: int) -> None:
-        graph = self._captured.get((count, length))
-        if graph is None:
-            graph = self._captured[count, length] = self._capture(count, length)
-        graph.replay()
-
     def _capture(self, count: int, length: int) -> torch.cuda.CUDAGraph:
-        """The step as a CUDA graph. A step that warms up is taken back, and so leaves nothing behind."""
+        """Capture the step as a CUDA graph. The effects of the warm-up steps are undone."""
         state = (self._at, self._taken, self._spoilt)
         before = [tensor.clone() for tensor in state]
         side = torch.cuda.Stream(self.device)
@@ -310,7 +306,7 @@ class StaticDecoder:
                     tensor.copy_(value)
         torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Nothing that a step leaves lies in a graph's own memory, so that all graphs may share it.
+        # No result of a step is in a graph's own memory, so that all graphs can share one pool.
         pool = next(iter(self._captured.values())).pool() if self._captured else None
         with torch.cuda.graph(graph, pool=pool):
             self._advance(count, length)

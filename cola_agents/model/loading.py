@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
     from peft import PeftModel
 
-#: The only allowed values of transformers' arguments about code of a model.
+#: The only allowed values of the arguments of ``from_pretrained`` that can run a model's code.
 SAFE: Mapping[str, bool | None] = {
     "trust_remote_code": False,
     "use_safetensors": True,

@@ -17,7 +17,7 @@ M = TypeVar("M")
 
 
 def shared_copy(module: M) -> M:
-    """A new module over the same memory: weights are not copied, and none of them is trainable."""
+    """A copy of a module that shares the original's weights; none of them is trainable."""
     assert isinstance(module, nn.Module)
     memo: dict[int, object] = {id(b): b for b in module.buffers()}
     for parameter in module.parameters():

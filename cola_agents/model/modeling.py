@@ -101,9 +101,9 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
 
 
 NO_INVERSE_DYNAMICS = (
-    "this model has no inverse dynamics (num_inverse_layers is 0; an official checkpoint with v=0): the "
-    "codes of given text cannot be inferred, so neither can its world model be trained on nor its policy "
-    "be re-cloned from text. Rollouts, generation and RL work"
+    "this model has no inverse dynamics (num_inverse_layers is 0; an official checkpoint with v=0), so the "
+    "codes of a text cannot be inferred, and neither the world model nor the policy can be trained on text. "
+    "Rollouts, generation and RL work"
 )
 
 

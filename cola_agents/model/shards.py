@@ -180,6 +180,7 @@ def read_tensors(
                 yield name, opened.get_tensor(name).to(device=device_of(name), dtype=dtype)
 
 
-def some(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(shown_line, names[:limit])) + more
+def some(names: list[str]) -> str:
+    """The first three names and the number of the others."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(shown_line, names[:3])) + more

@@ -1,4 +1,4 @@
-"""An agent's policy as other libraries step it: a VecEnv whose observations its ``predict`` reads.
+"""An agent's policy for other libraries: a Stable-Baselines3 VecEnv, and a function of observations.
 
 Shapes: N rows, D hidden.
 """
@@ -22,27 +22,28 @@ from cola_envs.episodes import Episodes
 
 
 class PolicyState(np.ndarray):
-    """Observations [N, D] of an :class:`AgentVecEnv`, which know the actor whose policy made them.
+    """Observations [N, D] of an :class:`AgentVecEnv`.
 
-    What is computed from them (a slice, a normalised copy) does not know it any more.
+    Attributes:
+        actor: the actor that computed them; None for arrays computed from them (a slice, a normalised copy).
     """
 
-    reader: Actor | None = None
+    actor: Actor | None = None
 
 
-class _Follows:
-    """A backbone in whose sessions ``features`` are the trained policy's own."""
+class _TrainedFeatures:
+    """A backbone whose sessions return the trained policy's hidden states as ``features``."""
 
     def __init__(self, backbone: PolicyBackbone, actor: Actor) -> None:
         self._backbone = backbone
         self._actor = actor
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "initial_policy":  # its head does not read these features
+        if name.startswith("__") or name == "initial_policy":  # the initial head does not fit these features
             raise AttributeError(name)
         return getattr(self._backbone, name)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Follows:
+    def __deepcopy__(self, memo: dict[int, Any]) -> _TrainedFeatures:
         return self
 
     def session(self, num_rows: int, max_length: int | None = None) -> PolicySession:
@@ -53,17 +54,17 @@ class _Follows:
 
 
 class AgentVecEnv(SB3VecEnv):
-    """Rows of an agent's task as Stable-Baselines3 steps them, for ``evaluate_policy`` and ``EvalCallback``.
+    """An agent's task as a Stable-Baselines3 VecEnv, for ``evaluate_policy`` and ``EvalCallback``.
 
-    A policy over text reads the whole episode, and one observation of the plain environment does not hold
-    it. Here an observation is the trained policy's own last hidden state, which follows the actor's
-    weights, and on which ``agent.predict`` is exact.
+    A policy over text depends on the whole episode, which one observation of the plain environment does not
+    hold. Here an observation is the trained policy's last hidden state, under the actor's current weights, so
+    that ``agent.predict`` on it is exact.
 
     Args:
         actor: the policy.
-        backbone: what it acts over.
-        version: tells the weights of the policy from those before an update: the number of updates.
-        env_id: the task.
+        backbone: the model that it acts over.
+        version: returns a number that changes with the actor's weights: the number of updates.
+        env_id: the environment.
         num_envs: N.
         kwargs: further arguments of the environment.
     """
@@ -80,32 +81,32 @@ class AgentVecEnv(SB3VecEnv):
         self._actor = actor
         self._version = version
         self._weights = version()
-        kwargs = {**kwargs, "observation": "features", "model": _Follows(backbone, actor)}
+        kwargs = {**kwargs, "observation": "features", "model": _TrainedFeatures(backbone, actor)}
         super().__init__(env_id, num_envs, env_kwargs=kwargs)
 
     def reset(self) -> np.ndarray:
         self._session.forget()
         self._weights = self._version()
-        return self._mine(super().reset())
+        return self._marked(super().reset())
 
     def step_wait(self) -> VecEnvStepReturn:
         if self._weights != self._version():
-            # The weights changed under running episodes: nothing that is kept of them holds any more.
-            tokens, rows = [list(held) for held in self._session.tokens], list(range(self.num_envs))
+            # The weights changed during the episodes: all states and caches are computed again.
+            tokens = [list(ids) for ids in self._session.tokens]
             self._session.forget()
-            self._session.load(rows, tokens)
+            self._session.load(range(self.num_envs), tokens)
             self._weights = self._version()
         observations, rewards, dones, infos = super().step_wait()
         assert isinstance(observations, np.ndarray)
-        return self._mine(observations), rewards, dones, infos
+        return self._marked(observations), rewards, dones, infos
 
     @property
     def _session(self) -> PolicySession:
         return policy_session(self.env.unwrapped.episodes)  # type: ignore[attr-defined]
 
-    def _mine(self, observations: np.ndarray) -> PolicyState:
+    def _marked(self, observations: np.ndarray) -> PolicyState:
         state = observations.view(PolicyState)
-        state.reader = self._actor
+        state.actor = self._actor
         return state
 
 
@@ -115,13 +116,12 @@ def actions_for(
     """Actions [N] for observations of an :class:`AgentVecEnv` over this actor.
 
     Raises:
-        ValueError: for other observations: one hidden state of a plain environment does not hold the episode
-            that the policy reads.
+        ValueError: for observations of another environment, which do not encode the whole episode.
     """
-    if not isinstance(observations, PolicyState) or observations.reader is not actor:
+    if not isinstance(observations, PolicyState) or observations.actor is not actor:
         raise ValueError(
-            "predict reads the observations of this agent's own vec_env(), as they come: the policy "
-            "reads whole episodes, which an observation of a plain environment does not hold; to play "
+            "predict reads the observations of this agent's own vec_env(), unchanged: the policy depends on "
+            "the whole episode, which an observation of a plain environment does not hold; to play "
             "elsewhere use agent.policy_for(env), or cola_agents.collect(episodes, agent.actor)"
         )
     weight = actor.head.weight
@@ -133,17 +133,17 @@ def actions_for(
 
 
 class PolicyFor:
-    """An agent's policy in the loop of an environment of Gymnasium: ``action = policy(observation)``.
+    """An agent's policy as a function for a Gymnasium environment: ``action = policy(observation)``.
 
-    The policy reads the whole episode, which it finds in the environment: the observation is not looked at.
+    The policy reads the episodes from the environment itself; the observation is not used.
 
     Args:
         actor: the policy.
-        version: tells its weights from those before an update.
-        episodes: of the environment.
-        single: whether there is one row and an action is an int, or one for each row, [N].
-        drawing: how actions are drawn.
-        generator: their draws.
+        version: returns a number that changes with the actor's weights.
+        episodes: the environment's.
+        single: whether an action is an int, for one row, or an array [N].
+        drawing: the sampling options.
+        generator: the source of the draws.
     """
 
     def __init__(
@@ -165,11 +165,11 @@ class PolicyFor:
 
     @torch.no_grad()
     def __call__(self, observation: object = None, deterministic: bool = False) -> int | np.ndarray:
-        """The action for the environment as it stands, or with many rows one for each, [N].
+        """The action for the environment's current state, or of a vector environment one for each row, [N].
 
         Args:
-            observation: not used; it is what Gymnasium's loop hands on.
-            deterministic: the likeliest action in place of a draw.
+            observation: not used.
+            deterministic: take the likeliest action in place of a draw.
         """
         if self._weights != self._version():
             self._attach()

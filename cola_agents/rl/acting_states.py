@@ -1,8 +1,8 @@
-"""A decoder's last hidden states where actions were taken, and nowhere else.
+"""A decoder's last hidden states at the acting positions of whole episodes, without computing the others.
 
-Of whole episodes a learner reads the states at M acting positions. The last layer's queries, its MLP and the
-norm behind it are needed there alone, and its keys and values at real tokens, not at the pads behind short
-episodes. The other layers run as ever. The arithmetic, and with it the gradient, is that of the whole stack.
+In the last layer, queries, MLP and final norm are computed at the M acting positions only, and keys and
+values at the P real tokens, not at pads. The other layers run unchanged. States and gradients are those of
+the whole stack.
 
 Shapes: N episodes, T positions, P real tokens, M acting positions, D hidden.
 """
@@ -19,18 +19,18 @@ from cola_agents.decoding.lean import Angles, is_plain, rotate, untouched
 
 
 def acting_states(trunk: Any, states: Tensor, lengths: Tensor, mask: Tensor) -> Tensor | None:
-    """The trunk's last hidden states at acting positions, [M, D]; None for a trunk that has to run as it is.
+    """The trunk's last hidden states at acting positions, [M, D]; None for a trunk that must run whole.
 
     Args:
-        trunk: a Hugging Face decoder; adapters in its linear layers are part of it.
-        states: what its first layer reads, [N, T, D], padded on the right.
+        trunk: a Hugging Face decoder, with or without adapters in its linear layers.
+        states: the input of its first layer, [N, T, D], padded on the right.
         lengths: real tokens of each episode, [N].
         mask: [N, T] bool, True at the M positions.
     """
-    own = type(trunk).__module__
+    home = type(trunk).__module__
     if not is_plain(trunk) or trunk.training:
         return None
-    if not all(untouched(part) for part in trunk.modules() if type(part).__module__ == own):
+    if not all(untouched(part) for part in trunk.modules() if type(part).__module__ == home):
         return None
     *earlier, last = trunk.layers[: trunk.config.num_hidden_layers]
     positions = torch.arange(states.shape[1], device=states.device)[None]
@@ -52,7 +52,7 @@ def acting_states(trunk: Any, states: Tensor, lengths: Tensor, mask: Tensor) -> 
 def _last_layer(
     layer: Any, states: Tensor, lengths: Tensor, mask: Tensor, cos: Tensor, sin: Tensor
 ) -> Tensor:
-    """:func:`acting_states` of one layer; angles [T, 1, head_dim], the first half of the sines negated."""
+    """:func:`acting_states` of one layer; cos and sin [T, 1, head_dim], the first half of sin negated."""
     attention = layer.self_attn
     heads = (-1, attention.head_dim)
     real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
@@ -60,32 +60,34 @@ def _last_layer(
     acts = mask[real]
     x = layer.input_layernorm(states[real])
 
-    def turned(of: Tensor, norm: str, at: Tensor) -> Tensor:
-        of = of.unflatten(-1, heads)
+    def rotated(vectors: Tensor, norm: str, at: Tensor) -> Tensor:
+        vectors = vectors.unflatten(-1, heads)
         if hasattr(attention, norm):
-            of = getattr(attention, norm)(of)
-        return rotate(of, cos[at], sin[at])
+            vectors = getattr(attention, norm)(vectors)
+        return rotate(vectors, cos[at], sin[at])
 
-    keys = _padded(turned(attention.k_proj(x), "k_norm", at), (episodes, at), real.shape)
+    keys = _padded(rotated(attention.k_proj(x), "k_norm", at), (episodes, at), real.shape)
     values = _padded(attention.v_proj(x).unflatten(-1, heads), (episodes, at), real.shape)
-    # An episode's actions stand one behind the other, padded to the most of an episode.
+    # Queries are packed: an episode's actions are consecutive, padded to the largest number of actions.
     slots = episodes[acts], (mask.cumsum(1) - 1)[mask]
     shape = (len(mask), int(mask.sum(1).max()))
-    queries = _padded(turned(attention.q_proj(x[acts]), "q_norm", at[acts]), slots, shape)
-    seen = torch.arange(states.shape[1], device=states.device) <= _padded(at[acts], slots, shape)[..., None]
-    read = functional.scaled_dot_product_attention(
+    queries = _padded(rotated(attention.q_proj(x[acts]), "q_norm", at[acts]), slots, shape)
+    visible = (
+        torch.arange(states.shape[1], device=states.device) <= _padded(at[acts], slots, shape)[..., None]
+    )
+    attended = functional.scaled_dot_product_attention(
         queries.transpose(1, 2),
         keys.transpose(1, 2),
         values.transpose(1, 2),
-        attn_mask=seen[:, None],
+        attn_mask=visible[:, None],
         scale=attention.scaling,
         enable_gqa=queries.shape[2] > keys.shape[2],
     )
-    acting = states[mask] + attention.o_proj(read.transpose(1, 2)[slots].flatten(1))
-    after: Tensor = acting + layer.mlp(layer.post_attention_layernorm(acting))
-    return after
+    acting = states[mask] + attention.o_proj(attended.transpose(1, 2)[slots].flatten(1))
+    output: Tensor = acting + layer.mlp(layer.post_attention_layernorm(acting))
+    return output
 
 
 def _padded(packed: Tensor, where: tuple[Tensor, Tensor], shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """Entries [P, ...] put where they stand in [*shape, ...], zeros elsewhere."""
+    """A tensor [*shape, ...] with the entries [P, ...] at the indices ``where``, and zeros elsewhere."""
     return packed.new_zeros((*shape, *packed.shape[1:])).index_put(where, packed)

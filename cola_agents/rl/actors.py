@@ -1,7 +1,9 @@
 """Trainable policies with a value head: one class for latent actions, one for tokens.
 
-A latent actor trains the policy stack on hidden states that were recorded during the rollout, without running
-the frozen base again. A token actor trains the language model itself. M counts acting positions.
+A latent actor trains the policy stack on hidden states recorded during the rollout, without running the
+frozen base again. A token actor trains the language model itself.
+
+Shapes: B rows, N episodes, T positions, M acting positions, D hidden, A actions.
 """
 
 from __future__ import annotations
@@ -26,16 +28,15 @@ from cola_envs.spaces import reach
 
 
 class Actor(nn.Module, ABC):
-    """A trainable policy: features of a state, a linear head on them, and a linear value head.
+    """A trainable policy: a decoder stack that computes features of a state, an action head and a value head.
 
     Args:
-        trunk: the decoder stack that computes the features.
-        head: D -> A.
-        mask: the allowed actions, [A] bool (a vocabulary can be padded beyond its tokenizer, and its ids can
-            have holes).
+        trunk: the decoder stack.
+        head: a linear layer D -> A.
+        mask: the allowed actions, [A] bool. Not all ids of a vocabulary need to be tokens.
 
     Attributes:
-        num_actions: one more than the largest allowed action.
+        num_actions: the largest allowed action plus one.
     """
 
     _holes: Tensor | None
@@ -68,26 +69,26 @@ class Actor(nn.Module, ABC):
         """Features at every position of padded texts, [N, T, D].
 
         Args:
-            ids: [N, T].
+            ids: token ids [N, T].
             hidden: the base LM's states of them, [N, T, D].
-            mask, positions: of several documents in a row; as in :meth:`CoLAForCausalLM.hidden`.
+            mask, positions: as in :meth:`CoLAForCausalLM.hidden`, for rows that hold several documents.
         """
 
     def features(self, rollout: Rollout) -> Tensor:
-        """States to features, [N, T, D], for all positions of whole episodes."""
+        """Features at all positions of whole episodes, [N, T, D]."""
         return self.encode(rollout.ids, rollout.hidden)
 
     def acting(self, rollout: Rollout) -> Tensor:
-        """:meth:`features` where actions were taken, [M, D]; an actor may need less work for these alone."""
+        """:meth:`features` at the acting positions only, [M, D], which can be computed faster."""
         return self.features(rollout)[rollout.mask]
 
     def _encodes_as(self, kind: type[Actor]) -> bool:
-        """Whether this actor's features are made as a class makes them, and not as a subclass has it."""
-        own = type(self)
-        return own.encode is kind.encode and own.features is Actor.features
+        """Whether no subclass of ``kind`` overrides how features are computed."""
+        cls = type(self)
+        return cls.encode is kind.encode and cls.features is Actor.features
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features [..., D] to logits [..., ``num_actions``] of actions, -inf where none may be drawn."""
+        """Features [..., D] to action logits [..., ``num_actions``], -inf for actions not allowed."""
         logits: Tensor = self.head(features)[..., : self.num_actions].float()
         return logits if self._holes is None else logits.masked_fill(self._holes, float("-inf"))
 
@@ -97,7 +98,7 @@ class Actor(nn.Module, ABC):
         return values
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that learning changes, by name; tied ones once."""
+        """The trained parameters by name; tied ones once."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
@@ -114,8 +115,8 @@ class LatentActor(Actor):
     """The policy stack of a latent-action model, trained on recorded hidden states.
 
     Args:
-        backbone: its cloned policy is the initial policy, and stays unchanged.
-        parts: a trunk and a head to use directly; None for trainable copies of the backbone's.
+        backbone: its initial policy is where training starts; its weights are not changed.
+        parts: a trunk and a head to use directly; None for trainable copies of the initial policy's.
     """
 
     def __init__(
@@ -145,10 +146,10 @@ class TokenActor(Actor):
     """A language model as a policy over its tokens.
 
     Args:
-        backbone: the trained token backbone: the actor uses its base, so that a session of this backbone
-            always has the trained policy's hidden states.
-        parts: a trunk and a head to use directly; None to train the backbone's base, and a copy of its head
-            unless that is tied to the embedding.
+        backbone: the token backbone to train. The actor uses its base directly, so that the backbone's
+            sessions compute the trained policy's hidden states.
+        parts: a trunk and a head to use directly; None for the backbone's base and a copy of its head; a head
+            that is tied to the embedding stays tied.
     """
 
     def __init__(self, backbone: TokenBackbone, parts: tuple[Any, nn.Linear] | None = None) -> None:
@@ -157,15 +158,14 @@ class TokenActor(Actor):
             head = copy.deepcopy(backbone.lm_head).requires_grad_(True)
             embedding = base.get_input_embeddings()
             if backbone.lm_head.weight is embedding.weight:
-                # A tied head stays tied: the two are trained as one weight.
                 head.weight = embedding.weight
             parts = base, head
         super().__init__(*parts, backbone.action_mask())
 
     def follow(self, session: PolicySession) -> Act:
-        # The session of another backbone (a plain environment's, say) runs another base than the trained one.
-        own = getattr(session, "base", self.trunk) is self.trunk
-        return session.last if own else last_states(self.trunk, session)
+        # A session of another backbone (a plain environment's, say) does not run the trained base.
+        same_base = getattr(session, "base", self.trunk) is self.trunk
+        return session.last if same_base else last_states(self.trunk, session)
 
     def encode(
         self, ids: Tensor, hidden: Tensor, *, mask: Mask = None, positions: Tensor | None = None
@@ -181,16 +181,16 @@ class TokenActor(Actor):
 
 
 def make_actor(backbone: PolicyBackbone) -> Actor:
-    """An actor over a backbone, of which all weights are trained.
+    """An actor over a backbone; all of its weights are trained.
 
     Raises:
-        TypeError: for a third party's backbone that does not fulfil the contract, naming what is missing.
+        TypeError: for a third party's backbone that lacks a part of :class:`PolicyBackbone`, naming it.
     """
     return TokenActor(backbone) if isinstance(backbone, TokenBackbone) else LatentActor(_checked(backbone))
 
 
 def reference_actor(backbone: PolicyBackbone) -> Actor:
-    """The backbone's initial policy, over its own modules; it is not for training."""
+    """The backbone's initial policy, over the backbone's own modules; not for training."""
     if isinstance(backbone, TokenBackbone):
         return TokenActor(backbone, (backbone.base, backbone.lm_head))
     return LatentActor(backbone, backbone.initial_policy())
@@ -200,7 +200,7 @@ def adapted_actor(backbone: PolicyBackbone, rank: int, alpha: float | None, seed
     """An actor that trains low-rank adapters (:func:`cola_agents.model.lora.add_adapters`) and a value head.
 
     A latent actor shares the frozen weights with the backbone. At token level the adapters are inserted into
-    the backbone's base itself, which no other actor may use.
+    the backbone's base itself, so no other actor may use it.
 
     Raises:
         TypeError: as :func:`make_actor` does.
@@ -216,10 +216,10 @@ def adapted_actor(backbone: PolicyBackbone, rank: int, alpha: float | None, seed
 
 def _checked(backbone: PolicyBackbone) -> PolicyBackbone:
     """Return the backbone, or raise TypeError if no policy can be trained over it."""
-    lacks = missing(backbone, PolicyBackbone)
-    if lacks:
+    names = missing(backbone, PolicyBackbone)
+    if names:
         raise TypeError(
-            f"no policy can be trained over a {type(backbone).__name__}, which has no {', '.join(lacks)}: "
+            f"no policy can be trained over a {type(backbone).__name__}, which has no {', '.join(names)}: "
             "see cola_agents.decoding.contract.PolicyBackbone"
         )
     return backbone

@@ -1,4 +1,4 @@
-"""What the bundled agents share: playing, one update, learning, predicting, evaluating, saving and loading.
+"""The base class of all agents: collecting episodes, one update, and the loop of updates.
 
 Shapes: N episodes, T positions, M acting positions.
 """
@@ -9,9 +9,7 @@ import copy
 import dataclasses
 import inspect
 import time
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,13 +20,12 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 import cola_envs  # noqa: F401 (registers the ids)
-from cola_agents.common.arguments import check_no_option, environment_arguments, unknown_option
+from cola_agents.common.arguments import check_no_option, unknown_option
 from cola_agents.common.interrupts import hold_interrupts
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone
 from cola_agents.model.lora import shared_copy
-from cola_agents.model.sampling import Drawing
-from cola_agents.rl.acting import AgentVecEnv, PolicyFor, actions_for
+from cola_agents.rl.acting import AgentVecEnv
 from cola_agents.rl.actors import (
     adapted_actor,
     make_actor,
@@ -40,53 +37,49 @@ from cola_agents.rl.logs import default_logger, write_record
 from cola_agents.rl.losses import adapted_kl_coef, reinforce_objective, rewards_to_go, whiten
 from cola_agents.rl.optimiser import Adam32, tensors_of
 from cola_agents.rl.options import AgentOptions, listed
+from cola_agents.rl.playing import PlayingMixin
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.records import Idle, batch_figures
-from cola_agents.rl.restoring import arguments_of, nameable, take_over
+from cola_agents.rl.restoring import SavingMixin
 from cola_agents.rl.rollout import Rollout, collect
-from cola_agents.rl.rows import make_rows
 from cola_agents.rl.saver import Saver
-from cola_agents.rl.saving import SavedAgent, read_saved, saved_path
 from cola_agents.rl.update import Batch, Record, improve, shuffled
 from cola_agents.rl.workers import RolloutWorkers, text_of
 from cola_envs.backbone import Level
-from cola_envs.build import evaluation_split, repeatable, resolve
-from cola_envs.env import CoLAEnv
+from cola_envs.build import repeatable, resolve
 from cola_envs.episodes import Episodes
 from cola_envs.order import check_prompts, order_of
-from cola_envs.vector import CoLAVectorEnv
 
 
-class Agent(ABC):
-    """Base of the bundled agents, and of one of your own.
+class Agent(PlayingMixin, SavingMixin, ABC):
+    """Base class of the bundled agents and of your own.
 
-    An algorithm is two functions: :meth:`batch` plays episodes and says how good each action was,
-    :meth:`loss` is what an update lowers.
+    An algorithm is two methods: :meth:`batch` plays episodes and computes an advantage for each decision,
+    :meth:`loss` computes the loss that gradient steps minimise.
 
     Args:
         env_id: a registered id such as ``"CoLA-Thinking-v0"`` or its ``-Token-v0`` twin.
-        num_envs: rows that play side by side.
+        num_envs: rows that play in parallel.
         seed: seeds the problems, the rollouts and the order of minibatches.
-        model, tokenizer, device, dtype: as in ``gym.make``. Its weights are never changed: a token-level
-            agent trains a copy. The policy that the KL is measured to is the model itself, not another
-            copy, so that its weights must stay as they are while the agent lives.
+        model, tokenizer, device, dtype: as in ``gym.make``. The agent trains a copy of the policy's weights.
+            The model itself is the reference of the KL, so do not change its weights while the agent lives.
         env_kwargs: further arguments of the environment (``max_tokens``, ``level``, ``task``, ...).
-        verbose: 1 to log to stdout where no logger is set.
-        tensorboard_log: a folder for TensorBoard where no logger is set.
+        verbose: 1 to log to stdout if no logger is set.
+        tensorboard_log: a folder for TensorBoard logs if no logger is set.
         options: fields of the agent's options class.
 
     Attributes:
-        policy: evaluates actions by what is trained and by what it started as; ``actor`` is its network.
-        backbone: the model that it acts over.
-        episodes: the rows that it plays in.
-        workers: the processes that learn this agent together; usually one.
-        num_timesteps, num_episodes: actions taken and episodes begun so far, those of the running update
-            included.
-        num_updates: how many updates are finished.
-        history: the figures of each finished update, by name.
+        policy: evaluates actions under the trained policy and the initial one.
+        actor: the trained network.
+        backbone: the model that the policy acts over.
+        episodes: the rows that training episodes are played in.
+        workers: the processes that train this agent together; usually one.
+        num_timesteps, num_episodes: actions taken and episodes ended so far, including the running update.
+        num_updates: number of finished updates.
+        history: the record of each finished update: figures by name.
         sample: the text of the first episode of the last update.
-        kl_coef: the KL's weight as it stands.
-        watch, progress: the callback and the bar of ``learn``, while it runs.
+        kl_coef: the current weight of the KL.
+        watch, progress: the callback and the progress bar of ``learn``, while it runs.
 
     Raises:
         TypeError: for an unknown option.
@@ -94,7 +87,7 @@ class Agent(ABC):
     """
 
     options_class: ClassVar[type[AgentOptions]] = AgentOptions
-    #: The figures of a step that are 0 where no step is made.
+    #: The figures that are recorded as 0 for an update without a gradient step.
     skipped_figures: ClassVar[tuple[str, ...]] = ("loss", "grad_norm", "approx_kl")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -137,17 +130,17 @@ class Agent(ABC):
                 "prior_coef needs a policy that stays as it was, and a token-level agent trains the very "
                 "model it would be read from; use the agent's own kl_coef"
             )
-        named = {"model": model, "tokenizer": tokenizer}
-        #: The constructor arguments that say which model this is, as far as text can name them.
+        #: The constructor arguments that name the model; None for a model or tokenizer object.
         self.source: dict[str, str | None] = {
-            **{key: str(value) if isinstance(value, (str, Path)) else None for key, value in named.items()},
+            "model": str(model) if isinstance(model, (str, Path)) else None,
+            "tokenizer": str(tokenizer) if isinstance(tokenizer, (str, Path)) else None,
             "device": device,
             "dtype": dtype,
         }
-        given: Any = resolve(model, level=level, tokenizer=tokenizer, device=device, dtype=dtype)
+        frozen: Any = resolve(model, level=level, tokenizer=tokenizer, device=device, dtype=dtype)
         #: sha256 of the frozen model: level, configuration, weights and tokenizer. ``load`` refuses another.
-        self.fingerprint: str = given.fingerprint
-        self.backbone, self.policy = self.make_policy(given)
+        self.fingerprint: str = frozen.fingerprint
+        self.backbone, self.policy = self.make_policy(frozen)
         self.actor = self.policy.actor
         self.episodes: Episodes = self._episodes(env_id, num_envs, self.env_kwargs)
         lr = self.options.lr or (1e-3 if level == "latent" else 3e-4)
@@ -160,7 +153,7 @@ class Agent(ABC):
         self._saver = Saver()
 
     def begin(self) -> None:
-        """Nothing was learned yet: set all counts to 0."""
+        """Set all counts to 0."""
         self.kl_coef: float = self.options.kl_coef
         self.num_timesteps = 0
         self.num_episodes = 0
@@ -169,33 +162,30 @@ class Agent(ABC):
         self.sample: str | None = None
         self.watch: Watch | None = None
         self.progress: Progress | None = None
-        self._finished = (0, 0)  # timesteps and episodes of finished updates alone
-        self._finished_steps = 0  # the optimiser's, at the end of the last update; -1 inside one
+        self._finished = (0, 0)  # timesteps and episodes at the end of the last update
+        self._finished_steps = 0  # the optimiser's steps at the end of the last update; -1 inside an update
         self._idle = Idle()
         self._joined = self.workers.size == 1
 
-    def make_policy(self, given: PolicyBackbone) -> tuple[PolicyBackbone, TrainedPolicy]:
+    def make_policy(self, frozen: PolicyBackbone) -> tuple[PolicyBackbone, TrainedPolicy]:
         """The backbone to play on, and the policy to train.
 
         Args:
-            given: the backbone of ``model=``, whose weights stay as they are.
+            frozen: the backbone of ``model=``, whose weights are not changed.
         """
         rank = self.options.lora_rank
-        backbone, reference = given, None
-        if isinstance(given, TokenBackbone):
-            own = copy.deepcopy(given.model) if rank is None else shared_copy(given.model)
-            backbone = TokenBackbone(own, given.tokenizer)
+        backbone, reference = frozen, None
+        if isinstance(frozen, TokenBackbone):
+            model = copy.deepcopy(frozen.model) if rank is None else shared_copy(frozen.model)
+            backbone = TokenBackbone(model, frozen.tokenizer)
         if rank is None:
-            actor, reference = make_actor(backbone), reference_actor(given)
+            actor, reference = make_actor(backbone), reference_actor(frozen)
         else:
             actor = adapted_actor(backbone, rank, self.options.lora_alpha, self.seed)
         return backbone, TrainedPolicy(actor, reference, self.options, self.workers)
 
-    def _episodes(self, env_id: str, num_rows: int, kwargs: dict[str, Any]) -> Episodes:
-        return make_rows(env_id, num_rows, model=self.backbone, **kwargs).episodes
-
     def close(self) -> None:
-        """Close the environments, and leave the other processes; the agent can still be saved."""
+        """Close the environments and leave the other processes; the agent can still be saved."""
         self.workers.close()
         self.episodes.close()
         if self._env is not None:
@@ -205,41 +195,41 @@ class Agent(ABC):
 
     @abstractmethod
     def batch(self) -> Batch:
-        """Play episodes (:meth:`play`) and say how good each action was.
+        """Play episodes (:meth:`play`) and compute an advantage for each decision.
 
-        An update that is interrupted here is begun again, so that this changes nothing that is saved.
+        It must not change anything that is saved: an update that is interrupted here begins again.
         """
 
     @abstractmethod
     def loss(self, part: Batch) -> tuple[Tensor, Record]:
         """The loss on a part of a minibatch, and figures for the record.
 
-        Both are shares of the minibatch's means (:meth:`~cola_agents.rl.update.Batch.mean`), so that its
-        parts add up to them.
+        Each is the part's share of the minibatch's mean (:meth:`~cola_agents.rl.update.Batch.mean`): the
+        parts' shares add up to that mean.
         """
 
     def has_other_terms(self) -> bool:
-        """Whether the loss has terms that teach something where all advantages are 0."""
+        """Whether the loss has terms whose gradient is not 0 when all advantages are 0."""
         o = self.options
         return o.entropy_coef > 0 or (o.kl_in == "loss" and self.kl_coef > 0)
 
-    # ---------------------------------------------------------------- what it may use
+    # ---------------------------------------------------------------- what an algorithm may use
 
     def draw_seeds(self, num_problems: int, group_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Row seeds and problem seeds of this update's groups, [num_problems * group_size] each.
 
-        The episodes of a group share their problem and stand side by side. A second call in the same update
-        returns the same seeds.
+        The episodes of a group have the same problem seed and are consecutive. A second call in the same
+        update returns the same seeds.
         """
         stream = np.random.default_rng([self.seed, self.num_updates])
         problems = stream.integers(2**53, size=num_problems)
-        if order_of(self.episodes.tasks) is not None:  # an update takes the problems behind the last one's
+        if order_of(self.episodes.tasks) is not None:  # continue after the last update's problems
             problems = self.num_updates * num_problems + np.arange(num_problems)
         problems = problems.repeat(group_size)
         return stream.integers(2**53, size=len(problems)), problems
 
     def play(self, seeds: np.ndarray, problem_seeds: np.ndarray, *, greedy: bool = False) -> Rollout:
-        """An episode for each of the seeds [N]; they count as they are played. Each process plays its share.
+        """Play an episode for each of the seeds [N] and count them. Each process plays its share.
 
         Args:
             greedy: take the likeliest action in place of a draw.
@@ -255,58 +245,57 @@ class Agent(ABC):
             on_step=self._count,
         )
         rollout = self.workers.all_gather(own)
-        if self.workers.size > 1:  # a group may be in several processes
+        if self.workers.size > 1:  # a group may be spread over several processes
             check_prompts(self.episodes.tasks, rollout.problem_seeds.tolist(), rollout.prompts)
         self.num_timesteps = timesteps + rollout.num_actions
         self.num_episodes = episodes + len(rollout)
         return rollout
 
-    def _count(self, *, dones: np.ndarray, **seen: Any) -> None:
-        """After each step of the rows."""
+    def _count(self, *, dones: np.ndarray, **step: Any) -> None:
+        """``on_step`` of :func:`collect`: count the step and show it to progress bar and callback."""
         self.num_timesteps += len(dones)
         self.num_episodes += int(dones.sum())
         if self.progress:
             self.progress.at(self.num_timesteps)
         if self.watch:
-            self.watch.step(dones=dones, **seen)
+            self.watch.step(dones=dones, **step)
 
     def same_for_all_actions(
         self, rollout: Rollout, advantages: Tensor, decision_mask: Tensor, figures: Record
     ) -> Batch:
         """A batch in which every decision of an episode has the episode's advantage.
 
-        With ``kl_in="reward"`` a decision also pays for the KL of all actions from it on.
+        With ``kl_in="reward"`` the KL of a decision's and all later actions is subtracted from it.
 
         Args:
             advantages: [N].
             decision_mask: [N, T] bool.
-            figures: of the batch.
+            figures: figures of the batch, for the record.
         """
         kl, kl_figures = self.policy.kl_in_reward(rollout)
-        every = advantages[:, None] * decision_mask - self.kl_coef * rewards_to_go(kl) * decision_mask
+        spread = advantages[:, None] * decision_mask - self.kl_coef * rewards_to_go(kl) * decision_mask
         if self.options.whiten:
-            every = whiten(every, decision_mask)
-        return Batch(rollout, decision_mask, every, {**figures, **kl_figures}, self.options.loss_mean)
+            spread = whiten(spread, decision_mask)
+        return Batch(rollout, decision_mask, spread, {**figures, **kl_figures}, self.options.loss_mean)
 
     def reinforce_loss(self, part: Batch) -> tuple[Tensor, Record]:
-        """REINFORCE's loss with the regularisers: one pass over each batch, without ratios or clipping."""
+        """REINFORCE's loss with KL and entropy terms; no ratios, no clipping."""
         now = self.policy.evaluate_actions(part.rollout)
         log_probs, old = part.by_decision(now.log_probs), part.by_decision(part.rollout.taken_log_probs)
-        gained = reinforce_objective(log_probs, part.advantages[part.decision_mask])
-        loss, figures = self.policy.regularised(-part.mean(gained, "decisions"), part, now, self.kl_coef)
+        objective = reinforce_objective(log_probs, part.advantages[part.decision_mask])
+        loss, figures = self.policy.regularised(-part.mean(objective, "decisions"), part, now, self.kl_coef)
         return loss, {**figures, **part.ratio_figures(log_probs - old)}
 
     # ---------------------------------------------------------------- one update
 
     def update(self) -> Record:
-        """Collect episodes, learn from them once, and return the figures of this update.
+        """Collect episodes, make the gradient steps on them, and return the record of this update.
 
-        Whatever interrupts it: while episodes run nothing has changed, and the next update plays them
-        again. Once learning from them has begun, Ctrl-C waits for its end, as SIGTERM does
-        where it has a handler.
+        An interrupt during the rollout changes nothing: the next update plays the same episodes. During the
+        gradient steps Ctrl-C, and SIGTERM if it has a handler, wait for the end of the update.
 
-        An update whose advantages are all 0 makes no pass and no gradient step where its loss has no other
-        term; its record has ``skipped`` 1, and nothing that only a pass could tell (``kl``, ``entropy``).
+        If all advantages are 0 and the loss has no other term, no gradient step is made. The record then has
+        ``skipped`` 1, and no figures that need a forward pass (``kl``, ``entropy``).
 
         Of several processes each plays its share of the episodes; see :mod:`cola_agents.rl.workers`.
         """
@@ -327,7 +316,7 @@ class Agent(ABC):
         return record
 
     def _check(self, batch: Batch) -> None:
-        """Raise TypeError for a batch that leaves out what an option asks for."""
+        """Raise TypeError for a batch without the KL in its rewards where ``kl_in="reward"`` asks for it."""
         if self.options.kl_in == "reward" and "kl" not in batch.figures:
             raise TypeError(
                 'kl_in="reward" takes the KL from the rewards, and the batch of '
@@ -336,10 +325,10 @@ class Agent(ABC):
             )
 
     def train_on(self, batch: Batch) -> dict[str, list[float]]:
-        """Make the gradient steps of one update; returns the figures of each by name.
+        """Make the gradient steps of one update; returns their figures by name, a list each.
 
-        If all advantages are 0 and the loss has no other term, no step is made: with a gradient of zero Adam
-        would still move the weights, by its averages of earlier gradients.
+        If all advantages are 0 and the loss has no other term, no step is made: even with a gradient of zero
+        Adam would move the weights, by its averages of earlier gradients.
         """
         o = self.options
         silent = not self.has_other_terms() and not batch.advantages[batch.decision_mask].any()
@@ -358,19 +347,15 @@ class Agent(ABC):
         )
         return {"skipped": [0.0], **figures}
 
-    @property
-    def interrupted_mid_update(self) -> bool:
-        """Whether an update ended between its gradient steps: the weights are of no whole update."""
-        return self.optimiser.steps != self._finished_steps
-
     def _meet(self) -> None:
-        """Check that all processes have this agent.
+        """Check that all processes have the same agent.
 
-        At first, and where one stands inside an update, all take over the first one's weights and optimiser.
+        Before the first update, and after one was interrupted, all take over the first process's weights and
+        optimiser.
         """
         if self.workers.size == 1:
             return
-        self.optimiser.begin()  # of a first update that was interrupted, some processes may have made a step
+        self.optimiser.begin()  # if the first update was interrupted, some processes may have made a step
         tensors = [*self.actor.trained().values(), *tensors_of(self.optimiser.state_dict())]
         names = ("env_id", "seed", "options", "num_updates", "fingerprint", "num_timesteps", "kl_coef")
         described = {
@@ -379,15 +364,16 @@ class Agent(ABC):
             "env_kwargs": text_of(self.env_kwargs),
             "tensors": len(tensors),
         }
-        told = self.workers.agree(described, (self.interrupted_mid_update, self._joined))
-        if any(interrupted or not joined for interrupted, joined in told):
+        states = self.workers.agree(described, (self.interrupted_mid_update, self._joined))
+        if any(interrupted or not joined for interrupted, joined in states):
             self._joined = False
             self.workers.broadcast(tensors)
-            self._finished_steps = -1 if told[0][0] else self.optimiser.steps
+            first_interrupted, _ = states[0]
+            self._finished_steps = -1 if first_interrupted else self.optimiser.steps
             self._joined = True
 
     def _record(self, batch: Batch, started: float, figures: dict[str, list[float]]) -> Record:
-        """Count a finished update, keep its record, and steer the KL's weight."""
+        """Count a finished update, append its record to the history, and adapt ``kl_coef``."""
         cpu_s = sum(self.workers.exchange(time.process_time() - started))
         self.num_updates += 1
         record = {
@@ -424,28 +410,28 @@ class Agent(ABC):
     ) -> Self:
         """Update until ``total_timesteps`` more actions have been taken.
 
-        Several processes return together, when the agent is saved; an error of one is raised in all.
+        Several processes return together, after the agent is saved; an error in one is raised in all.
 
         Args:
-            total_timesteps: actions (one a token), counted over all rows, as Stable-Baselines3 does.
+            total_timesteps: actions (one for each token), counted over all rows, as in Stable-Baselines3.
             callback: one of Stable-Baselines3's callbacks, a list of them, or a function of (locals,
-                globals) that returns False to stop. It is called after each step of all rows, with
-                ``infos``, ``dones``, ``rewards`` and ``actions`` of the rows that stepped among its locals.
-                What it saves is the agent as of the last finished update.
+                globals) that returns False to stop. It is called after each step of all rows; its locals
+                hold ``infos``, ``dones``, ``rewards`` and ``actions`` of the rows that stepped. An agent
+                that it saves is that of the last finished update.
             log_interval: updates between two log records.
-            tb_log_name: name of the run in ``tensorboard_log``; None for the agent's.
-            reset_num_timesteps: count timesteps, episodes and history from 0 again; weights, optimiser and
-                random streams go on as they are.
-            progress_bar: show reward, KL, tokens a second and the time that is left.
-            save_every: save whenever so many more timesteps have passed; needs ``save_to``.
-            save_to: a folder that the agent is saved to, at the end and on Ctrl-C or SIGTERM too. No other
-                process may write there meanwhile. A periodic save that fails is a warning, the last one an
-                error. An agent that a second Ctrl-C stopped inside an update does not replace one that was
-                saved there before.
+            tb_log_name: name of the run in ``tensorboard_log``; None for the agent's class.
+            reset_num_timesteps: set timesteps, episodes and history to 0; weights, optimiser and random
+                streams are not reset.
+            progress_bar: show reward, KL, tokens per second and the remaining time.
+            save_every: timesteps between two saves; needs ``save_to``.
+            save_to: a folder to save the agent to: at the end, on Ctrl-C and on SIGTERM. No other process
+                may write there meanwhile. A failing periodic save is a warning, a failing last one an error.
+                An agent that a second Ctrl-C stopped inside an update does not replace an earlier save.
 
         Raises:
-            ValueError, FileExistsError, InUseError: before anything is played.
-            Terminated: a KeyboardInterrupt, after SIGTERM, with ``save_to``; the agent is saved.
+            ValueError, FileExistsError, InUseError: for arguments or a folder that cannot be used, before
+                anything is played.
+            Terminated: a KeyboardInterrupt, after SIGTERM with ``save_to``; the agent is saved.
         """
         run = Run.checked(total_timesteps, log_interval, save_every, save_to)
         name = tb_log_name or type(self).__name__
@@ -459,255 +445,38 @@ class Agent(ABC):
                     after_update(self.update())
         return self
 
-    # ---------------------------------------------------------------- logs, and what SB3's callbacks ask for
+    # ---------------------------------------------------------------- logging
 
     @property
     def logger(self) -> Logger:
-        """Where figures go: to what was set, or to what ``verbose`` and ``tensorboard_log`` say."""
+        """The logger that was set, or one made from ``verbose`` and ``tensorboard_log``."""
         if self._logger is None:
             self._logger = default_logger(self.verbose, self.tensorboard_log, type(self).__name__)
             self._logger_is_own = True
         return self._logger
 
     def _begin_log(self, name: str, again: bool) -> None:
-        """A log of this call of ``learn``; ``again`` to go on in the last one's TensorBoard folder."""
+        """Start the log of a call of ``learn``; ``again`` continues in the last TensorBoard folder."""
         if self._logger is None or self._logger_is_own:
             self._logger = default_logger(self.verbose, self.tensorboard_log, name, again=again)
             self._logger_is_own = True
         self._started = (self.num_timesteps, time.perf_counter())
 
     def set_logger(self, logger: Logger) -> None:
-        """Log to Stable-Baselines3's ``configure(...)`` or to :func:`cola_agents.rl.logs.make_logger`'s."""
+        """Log to a logger of Stable-Baselines3, such as :func:`cola_agents.rl.logs.make_logger` makes."""
         self._logger, self._logger_is_own = logger, False
 
     def dump_logs(self) -> None:
-        """Log the last record with the speed since ``learn`` began and a sample of text."""
+        """Log the last record, the speed since ``learn`` began, and a sample of text."""
         if self.history:
             taken, since = self._started
             elapsed = max(time.perf_counter() - since, 1e-9)
             speed = {"time/fps": (self.num_timesteps - taken) / elapsed, "time/time_elapsed": elapsed}
             write_record(self.logger, self.history[-1], self.sample, speed)
 
-    def get_env(self) -> AgentVecEnv:
-        """The task that the agent learns, on rows of their own: stepping them disturbs no training."""
-        if self._env is None:
-            self._env = self._vec_env(self.env_id, self.num_envs, self.env_kwargs)
-        return self._env
-
-    def get_vec_normalize_env(self) -> None:
-        """None: observations are not normalised."""
-        return None
-
-    def vec_env(
-        self,
-        num_envs: int | None = None,
-        *,
-        env_id: str | None = None,
-        split: str | None = None,
-        env_kwargs: Mapping[str, Any] | None = None,
-        **direct: Any,
-    ) -> AgentVecEnv:
-        """Rows for ``evaluate_policy``, ``EvalCallback`` and :meth:`predict`.
-
-        Args:
-            num_envs: how many; None for as many as the agent learns in.
-            env_id: another task of the same level.
-            split: one of the task's; None for ``"test"``, or else the last it has.
-            env_kwargs: further arguments, over the agent's own on its own task.
-        """
-        given = environment_arguments(env_kwargs, direct, "vec_env")
-        chosen, kwargs = self._evaluation(env_id, split, given)
-        return self._vec_env(chosen, num_envs or self.num_envs, kwargs)
-
-    def _vec_env(self, env_id: str, num_envs: int, kwargs: dict[str, Any]) -> AgentVecEnv:
-        def version() -> int:
-            return self.num_updates
-
-        return AgentVecEnv(self.actor, self.backbone, version, env_id, num_envs, **kwargs)
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """Actions for the observations of this agent's :meth:`vec_env`.
-
-        Args:
-            observation: [N, D], as ``reset`` or ``step`` returned them.
-            state: returned as it is: an observation holds what the policy knows of its episode.
-            episode_start: not used, for the same reason.
-            deterministic: the likeliest action in place of a draw.
-
-        Returns:
-            actions [N], and ``state``.
-
-        Raises:
-            ValueError: for other observations: one hidden state of a plain environment does not hold the
-                episode that the policy reads.
-        """
-        drawing: Drawing = {"temperature": 0.0} if deterministic else self.options.drawing
-        with self.policy.threads:
-            return actions_for(self.actor, observation, self._predictions, drawing), state
-
-    def policy_for(self, env: Any) -> PolicyFor:
-        """The policy in the loop of an environment of ``gym.make`` or ``gym.make_vec``, wrapped or not.
-
-        ``action = policy(observation)`` is an int, or of a vector environment an array [N]: a draw as the
-        agent learned it, or with ``deterministic=True`` the likeliest.
-
-        Raises:
-            TypeError: for an environment that is none of these.
-            ValueError: for one over another model than the agent's, or of the other level.
-        """
-        inner = env.unwrapped
-        if not isinstance(inner, (CoLAEnv, CoLAVectorEnv)):
-            raise TypeError(f"policy_for takes an environment of cola_envs, got {env!r}")
-        if inner.episodes.backbone.fingerprint != self.fingerprint:
-            raise ValueError(
-                f"this agent acts over another model than {env!r}, or at the other level: make the "
-                "environment with the same model= as the agent"
-            )
-
-        def version() -> int:
-            return self.num_updates
-
-        single = isinstance(inner, CoLAEnv)
-        generator = np.random.default_rng([self.seed, 6])
-        return PolicyFor(self.actor, version, inner.episodes, single, self.options.drawing, generator)
-
-    # ---------------------------------------------------------------- evaluating
-
-    def evaluate(
-        self,
-        num_episodes: int = 256,
-        *,
-        env_id: str | None = None,
-        split: str | None = None,
-        greedy: bool = False,
-        seed: int = 10_000,
-        env_kwargs: Mapping[str, Any] | None = None,
-        **direct: Any,
-    ) -> Rollout:
-        """Play ``num_episodes`` with the current policy on its own task.
-
-        Args:
-            env_id: another task of the same level.
-            split: one of the task's; None for ``"test"``, or else the last it has.
-            greedy: take the likeliest action instead of drawing one.
-            seed: problem ``i`` has seed ``seed + i``, whatever agent plays it; where problems come in order,
-                the first ones are played.
-            env_kwargs: further arguments, over the agent's own on its own task.
-        """
-        given = environment_arguments(env_kwargs, direct, "evaluate")
-        chosen, kwargs = self._evaluation(env_id, split, given)
-        episodes = self._episodes(chosen, min(num_episodes, max(64, self.num_envs)), kwargs)
-        try:
-            drawing = {"temperature": 0.0} if greedy else self.options.drawing
-            seeds = range(seed, seed + num_episodes)
-            return collect(episodes, self.actor, seeds=seeds, **drawing)
-        finally:
-            episodes.close()
-
-    def kwargs_on(self, env_id: str) -> dict[str, Any]:
-        """The agent's environment arguments on a task: on another than its own only how codes are decoded."""
-        if env_id == self.env_id:
-            return dict(self.env_kwargs)
-        return {name: self.env_kwargs[name] for name in ("world_temperature",) if name in self.env_kwargs}
-
-    def _evaluation(
-        self, env_id: str | None, split: str | None, env_kwargs: dict[str, Any]
-    ) -> tuple[str, dict[str, Any]]:
-        """The id to evaluate on and its arguments."""
-        chosen = env_id or self.env_id
-        kwargs = {**self.kwargs_on(chosen), **env_kwargs}
-        return chosen, {**kwargs, "split": split or evaluation_split(gym.spec(chosen).kwargs["builder"])}
-
-    # ---------------------------------------------------------------- saving and loading
-
-    def save(self, path: str | Path) -> Path:
-        """Save the agent into a folder: weights (safetensors), optimiser, options, history.
-
-        Whatever interrupts it, the folder holds a whole agent: the one saved there before, or this one. The
-        save before is kept beside it, with its files, for the case that this one is damaged later.
-        Of several processes the first one writes, and the others do not wait for it: before they load it all
-        must meet, in an update or ``agent.workers.exchange(None)``. :meth:`learn` with ``save_to`` returns
-        when it is written.
-        The backbone is not saved but named, with its fingerprint. While episodes run, what is saved is the
-        agent as of the last finished update, which plays them again.
-
-        Args:
-            path: the folder; a trailing ``.zip``, which Stable-Baselines3's callbacks append, is dropped.
-
-        Raises:
-            FileExistsError: if ``path`` holds something that is no saved agent.
-            InUseError: while another process writes there.
-            FloatingPointError: where a weight is not finite.
-            OSError: where it cannot be written. After each of them what was saved before is as it was.
-        """
-        if self.interrupted_mid_update:
-            warnings.warn(
-                f"update {self.num_updates + 1} ended half-way through its gradient steps: the agent is "
-                "saved as it is, and goes on otherwise than one that was never interrupted",
-                stacklevel=2,
-            )
-        path = saved_path(path)
-        weights = {name: p.detach().contiguous() for name, p in self.actor.trained().items()}
-        if self.workers.rank == 0:  # nothing is exchanged: a callback of the first process may save
-            self._saver.write(path, self._described(), weights, self.optimiser.state_dict(), self.history)
-        return path
-
-    def _described(self) -> dict[str, Any]:
-        named = nameable(self.env_kwargs)
-        timesteps, episodes = self._finished
-        return {
-            "agent": type(self).__name__,
-            "env_id": self.env_id,
-            "env_kwargs": named,
-            "env_kwargs_not_saved": sorted(set(self.env_kwargs) - set(named)),
-            "num_envs": self.num_envs,
-            "seed": self.seed,
-            **self.source,
-            "fingerprint": self.fingerprint,
-            "options": dataclasses.asdict(self.options),
-            "kl_coef": self.kl_coef,
-            "num_timesteps": timesteps,
-            "num_episodes": episodes,
-            "num_updates": self.num_updates,
-        }
-
-    @classmethod
-    def load(cls, path: str | Path, **changed: Any) -> Self:
-        """Load an agent that :meth:`save` wrote; it goes on exactly where it stopped.
-
-        Several processes all read it; :meth:`save` says when they may. Files are checked against their
-        digests. Where the newest save is damaged, the one before is loaded, with a warning.
-
-        Args:
-            path: the folder.
-            changed: constructor arguments to replace: ``model=`` where a model object was passed,
-                ``env_kwargs=`` where they held something that JSON does not (a task class, say), options
-                such as ``lr=`` and ``kl_coef=``, which hold from the next update on.
-
-        Raises:
-            FileNotFoundError: where there is no saved agent.
-            DamagedError: a ValueError, where no save is whole; it names the damaged file.
-            ValueError: for an agent of another class, or a model other than the one it was trained over.
-        """
-        return cls.restored(read_saved(saved_path(path)), **changed)
-
-    @classmethod
-    def restored(cls, read: SavedAgent, **changed: Any) -> Self:
-        """:meth:`load`, of what was read already."""
-        agent = cls(**arguments_of(read, cls.__name__, changed))
-        take_over(agent, read, changed)
-        agent._finished = agent.num_timesteps, agent.num_episodes
-        return agent
-
 
 def _level_of(env_id: str, taker: str) -> Level:
-    """Which actions an id takes."""
+    """The action level of an environment id."""
     if not isinstance(env_id, str):
         raise TypeError(
             f"{taker} takes the id of an environment, got {env_id!r}; a task of yours is an argument of it: "

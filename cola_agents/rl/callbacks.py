@@ -18,11 +18,11 @@ class Stopped(Exception):
 
 
 class Progress:
-    """A bar of actions taken: reward and KL of the last update, tokens a second, the time that is left.
+    """A progress bar: actions taken, reward and KL of the last update, tokens per second, remaining time.
 
     Args:
-        start, target: how many actions have been taken, and how many will have been at the end.
-        shown: whether there is a bar at all.
+        start, target: the number of actions at the beginning and at the end.
+        shown: False for no bar.
     """
 
     def __init__(self, start: int, target: int, shown: bool) -> None:
@@ -32,18 +32,18 @@ class Progress:
         )
 
     def at(self, taken: int) -> None:
-        """``taken`` actions have been taken."""
+        """Move the bar to ``taken`` actions."""
         done = min(taken - self._start, self._total)
         if self._bar.disable or done == self._bar.n:
             return
         if done > self._bar.n:
             self._bar.update(done - self._bar.n)
-        else:  # a collection was dropped
+        else:  # an interrupted rollout is played again
             self._bar.n = done
             self._bar.refresh()
 
     def show(self, taken: int, record: dict[str, float]) -> None:
-        """An update is over: its figures."""
+        """Move the bar after an update and show figures of its record."""
         self.at(taken)
         shown = {name: f"{record[name]:.3f}" for name in ("reward", "kl") if name in record}
         self._bar.set_postfix(shown)
@@ -59,21 +59,21 @@ class Watch:
     """Calls a callback as Stable-Baselines3 does, once for each step of all rows.
 
     Args:
-        callback: see :data:`Callback`. A function that returns False stops learning; anything else it
-            returns, None too, goes on.
-        agent: the ``model`` that the callback sees.
-        seen: ``locals`` at the start.
+        callback: see :data:`Callback`. A function stops learning by returning False; any other value, also
+            None, continues.
+        agent: the callback's ``model``.
+        variables: the callback's ``locals`` at the start.
     """
 
-    def __init__(self, callback: Callback, agent: object, seen: dict[str, Any]) -> None:
+    def __init__(self, callback: Callback, agent: object, variables: dict[str, Any]) -> None:
         self.callback = _as_callback(callback)
-        self._seen = seen
-        self.callback.init_callback(agent)  # type: ignore[arg-type]  # it has what SB3's callbacks ask for
-        self.callback.on_training_start(seen, {})
+        self._variables = variables
+        self.callback.init_callback(agent)  # type: ignore[arg-type]  # it has what SB3's callbacks use
+        self.callback.on_training_start(variables, {})
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """A block that the callback may end."""
+        """A block that ends early, without an error, if the callback asks for it."""
         with suppress(Stopped):
             yield
 
@@ -84,14 +84,14 @@ class Watch:
         yield
         self.callback.on_rollout_end()
 
-    def step(self, **seen: Any) -> None:
-        """After one step of the rows.
+    def step(self, **variables: Any) -> None:
+        """Call the callback after one step of the rows.
 
         Raises:
             Stopped: if the callback asks for it.
         """
-        self._seen.update(seen)
-        self.callback.update_locals(seen)
+        self._variables.update(variables)
+        self.callback.update_locals(variables)
         if not self.callback.on_step():
             raise Stopped
 
@@ -108,4 +108,4 @@ def _as_callback(callback: Callback) -> BaseCallback:
             "callback= takes a Stable-Baselines3 callback, a list of them or a function of (locals, "
             f"globals), got {callback!r}"
         )
-    return ConvertCallback(lambda seen, others: callback(seen, others) is not False)
+    return ConvertCallback(lambda variables, others: callback(variables, others) is not False)

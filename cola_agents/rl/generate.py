@@ -50,7 +50,7 @@ class Recorded:
     """Episodes read from a file.
 
     Attributes:
-        about: the file's first line: task, level of the actions, fingerprint of the model and settings.
+        about: the file's first line: task, action level, the model's fingerprint, and settings.
         episodes: a dict each: ``ids``, ``positions`` (of the actions), ``actions``, ``log_probs``,
             ``rewards`` (of each action), ``terminated``, ``seed``, ``problem_seed``, ``info``.
     """
@@ -104,39 +104,39 @@ def generate(
     env_kwargs: Mapping[str, Any] | None = None,
     **direct: Any,
 ) -> dict[str, Any]:
-    """Play ``n`` episodes of each of ``problems`` problems and write them, a line of JSON each.
+    """Play ``n`` episodes of each of ``problems`` problems and write each as a line of JSON.
 
-    A file that breaks off is gone on with: the problems that are whole in it stay as they are and are not
-    played again. The problems of a round are on the disk before the next one begins.
+    An incomplete file is continued: problems that are whole in it are not played again. The problems of a
+    round are on the disk before the next round begins.
 
     Args:
         task: an environment id.
-        path: the file to write, ``.jsonl`` or ``.jsonl.gz``; its first line says how it was made.
-        policy: as in :func:`cola_agents.collect`; None for the model's own. A module's weights are part of
-            what a file says of itself; of another callable its name is.
-        temperature: at which actions are drawn.
-        seed: problem i is drawn with seed ``seed + i``; its episodes draw from streams of their own.
-        num_envs: rows that play side by side.
-        watch: is shown how many episodes have been written.
-        env_kwargs: further arguments of the environment, ``model`` and ``split`` among them.
+        path: the file to write, ``.jsonl`` or ``.jsonl.gz``; its first line holds the settings.
+        policy: as in :func:`cola_agents.collect`; None for the model's own. The settings name a module by the
+            digest of its weights and another callable by its name.
+        temperature: of the draws of actions.
+        seed: problem i has seed ``seed + i``; each of its episodes draws from its own stream.
+        num_envs: rows that play in parallel.
+        watch: is called with the number of episodes written so far.
+        env_kwargs: further arguments of the environment, such as ``model`` and ``split``.
 
     Returns:
         Number of episodes, share of successes, mean reward, the share of problems that some episode solved,
-        and how many episodes a failing task cut, where one was.
+        and, if there were any, the number of episodes that a failing task cut.
 
     Raises:
-        ValueError: for counts below 1, a file that was made otherwise, or one with a damaged line that others
-            follow, naming the line; the file is left as it is.
-        InUseError: where another process writes the file, named.
-        OSError: where the file cannot be written, on a full disk, say; what was whole in it still is.
+        ValueError: for counts below 1, a file of other settings, or one with a damaged line before its last,
+            naming the line; the file is unchanged.
+        InUseError: if another process writes the file.
+        OSError: if the file cannot be written (a full disk, say); whole problems in it stay whole.
     """
     if problems < 1 or n < 1:
         raise ValueError(f"problems and n must be at least 1, got {problems} and {n}")
     env_kwargs = environment_arguments(env_kwargs, direct, "generate")
     path = Path(path)
-    made = make_rows(task, min(num_envs, problems * n), **env_kwargs)
-    with closing(made), one_writer(path, "file"):
-        episodes: Episodes = made.episodes
+    env = make_rows(task, min(num_envs, problems * n), **env_kwargs)
+    with closing(env), one_writer(path, "file"):
+        episodes: Episodes = env.episodes
         about = {
             "kind": KIND,
             "task": task,
@@ -186,12 +186,12 @@ def _played(
 
 
 def read(*paths: str | Path) -> Recorded:
-    """Episodes that :func:`generate` wrote, of several files together.
+    """Read episodes that :func:`generate` wrote, from one file or several.
 
     Raises:
-        FileNotFoundError: where there is no file.
-        ValueError: for a file of another kind, a line that is broken, naming it, or files that were recorded
-            with different models.
+        FileNotFoundError: if there is no file.
+        ValueError: for a file of another kind, a damaged line, naming it, or files that were recorded with
+            different models.
     """
     first, *others = [_read(Path(path)) for path in paths]
     for path, other in zip(paths[1:], others, strict=True):
@@ -222,7 +222,7 @@ def _read(path: Path) -> Recorded:
 
 
 def policy_name(policy: Any) -> str:
-    """What tells a policy from another: of a module its weights, of the model's own and of others a name."""
+    """What identifies a policy in a file: a module's class and digest of weights, or a callable's name."""
     if policy is None:
         return "the model's own"
     if isinstance(policy, nn.Module):

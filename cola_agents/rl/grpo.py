@@ -1,4 +1,4 @@
-"""GRPO: groups of answers to one problem, each judged against its group."""
+"""GRPO: several answers to each problem, each compared with its group's mean."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ class GRPO(Agent):
         clip = self.options.clip
         now = self.policy.evaluate_actions(part.rollout)
         log_probs, old = part.by_decision(now.log_probs), part.by_decision(part.rollout.taken_log_probs)
-        gained = clipped_surrogate(log_probs, old, part.advantages[part.decision_mask], clip)
-        loss, figures = self.policy.regularised(-part.mean(gained, "decisions"), part, now, self.kl_coef)
+        objective = clipped_surrogate(log_probs, old, part.advantages[part.decision_mask], clip)
+        loss, figures = self.policy.regularised(-part.mean(objective, "decisions"), part, now, self.kl_coef)
         return loss, {**figures, **part.ratio_figures(log_probs - old, clip)}

@@ -23,11 +23,11 @@ CHECK = "check"
 
 @dataclass(frozen=True)
 class Place:
-    """The part of a file that belongs to a save.
+    """The part of a history file that belongs to a save.
 
     Attributes:
-        file: its name.
-        records, bytes: their number, from the start of the file.
+        file: the file's name.
+        records, bytes: the number of records, and of bytes, from the start of the file.
         check: the checksum of the last record, which covers all of them.
     """
 

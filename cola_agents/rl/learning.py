@@ -1,4 +1,4 @@
-"""What surrounds the updates of ``agent.learn``: the lock on its folder, callbacks, logs and saves."""
+"""The parts of ``agent.learn`` around its updates: the folder's lock, callbacks, logs and saves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cola_agents.rl.workers import RolloutWorkers
 
 
 class Learner(Protocol):
-    """An agent, as far as it is seen here."""
+    """The attributes of an agent that this module uses."""
 
     workers: RolloutWorkers
     num_timesteps: int
@@ -39,10 +39,10 @@ class Run:
     """The settings of one call of ``learn``.
 
     Attributes:
-        total_timesteps: actions to be taken.
+        total_timesteps: number of actions to take.
         log_interval: updates between two log records.
-        save_every: timesteps between two saves; None for none.
-        folder: that is saved to; None for nowhere.
+        save_every: timesteps between two saves; None for no periodic saves.
+        folder: the folder to save to; None for no saves.
     """
 
     total_timesteps: int
@@ -54,7 +54,7 @@ class Run:
     def checked(
         cls, total_timesteps: int, log_interval: int, save_every: int | None, save_to: str | Path | None
     ) -> Run:
-        """Raise ValueError for what is not allowed."""
+        """Build from the arguments of ``learn``; raise ValueError for one out of range."""
         if total_timesteps < 1 or log_interval < 1:
             raise ValueError(
                 f"total_timesteps must be at least 1, got {total_timesteps}, and log_interval too, "
@@ -68,7 +68,7 @@ class Run:
 
 @contextmanager
 def writing(folder: Path | None, first: bool) -> Iterator[None]:
-    """A block in which these processes alone write ``folder``, and SIGTERM is as Ctrl-C.
+    """A block in which no other process may write ``folder``, and SIGTERM acts as Ctrl-C.
 
     Args:
         first: whether this is the process that writes.
@@ -83,34 +83,34 @@ def writing(folder: Path | None, first: bool) -> Iterator[None]:
 
 @contextmanager
 def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool) -> Iterator[AfterUpdate]:
-    """A block of updates that callbacks see; at its end the agent is saved.
+    """A block of updates with callbacks and a progress bar; at its end the agent is saved.
 
-    A callback's stop ends the block without an error. After Ctrl-C or SIGTERM the agent is saved too, and the
-    interrupt goes on.
+    If a callback stops learning, the block ends without an error. After Ctrl-C or SIGTERM the agent is saved
+    too, and the interrupt is raised again.
 
     Args:
-        name: of the run, as callbacks see it.
+        name: the run's name, for callbacks.
         shown: whether there is a progress bar.
 
     Yields:
-        what is to be called after each update.
+        a function to call after each update.
     """
     first = agent.workers.rank == 0
     target = agent.num_timesteps + run.total_timesteps
-    seen = {"self": agent, "total_timesteps": target, "tb_log_name": name}
+    variables = {"self": agent, "total_timesteps": target, "tb_log_name": name}
     try:
         with Progress(agent.num_timesteps, target, shown and first) as agent.progress:
-            agent.watch = Watch(callback if first else None, agent, seen)
+            agent.watch = Watch(callback if first else None, agent, variables)
             after_update = AfterUpdate(agent, run, target, agent.progress)
             with agent.watch.stopping():
                 yield after_update
             after_update.log_last()
-            agent.workers.begin()  # all know of a callback's stop, and go on
+            agent.workers.begin()  # all processes know that a callback stopped, and continue
             agent.watch.callback.on_training_end()
     except KeyboardInterrupt as stopped:
         try:
             agent.workers.fail(stopped)
-        finally:  # another Ctrl-C may have come while the others were waited for
+        finally:  # another Ctrl-C may have come during the wait for the other processes
             if run.folder is not None:
                 _save_stopped(agent, run.folder)
         raise
@@ -121,10 +121,10 @@ def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool
 
 
 class AfterUpdate:
-    """What is done after each update: the bar, the log, and the save where one is due.
+    """Moves the bar, logs and saves after each update.
 
     Attributes:
-        target: the timesteps at which learning ends.
+        target: the number of timesteps at which learning ends.
     """
 
     def __init__(self, agent: Learner, run: Run, target: int, progress: Progress) -> None:
@@ -145,10 +145,10 @@ class AfterUpdate:
             try:
                 agent.save(folder)
             except OSError as error:
-                warnings.warn(f"not saved to {folder}, learning on: {error}", stacklevel=3)
+                warnings.warn(f"not saved to {folder}, learning continues: {error}", stacklevel=3)
 
     def log_last(self) -> None:
-        """Log the last update, where the interval left it out: a short run shows how it began and ended."""
+        """Log the last update if the interval left it out."""
         if self._agent.num_updates != self._logged:
             self._log()
 
@@ -157,11 +157,11 @@ class AfterUpdate:
         try:
             self._agent.dump_logs()
         except OSError as error:
-            warnings.warn(f"not logged, learning on: {error}", stacklevel=4)
+            warnings.warn(f"not logged, learning continues: {error}", stacklevel=4)
 
 
 def _save_stopped(agent: Learner, folder: Path) -> None:
-    """Save after Ctrl-C, but no agent that stands inside an update over a whole one."""
+    """Save after Ctrl-C, but do not replace a whole save by an agent that was stopped inside an update."""
     if agent.interrupted_mid_update and holds_agent(folder):
         warnings.warn(
             f"update {agent.num_updates + 1} ended half-way through its gradient steps: not saved, and "

@@ -1,4 +1,4 @@
-"""Where an agent's figures go: Stable-Baselines3's logger, and Weights & Biases where it is asked for."""
+"""Loggers for an agent's figures: Stable-Baselines3's formats, and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import get_latest_run_id
 from cola_envs.shown import shown_line
 
 FORMATS = ("stdout", "log", "csv", "json", "tensorboard", "wandb")
-#: Under which heading a record's figures are logged; what is not here is under ``train/``.
+#: The logged names of a record's figures; the others are logged as ``train/NAME``.
 _HEADINGS = {
     "reward": "rollout/ep_rew_mean",
     "length": "rollout/ep_len_mean",
@@ -27,13 +27,13 @@ _HEADINGS = {
 
 
 class WandbOutput(KVWriter):
-    """Figures to a Weights & Biases run of their own, which is begun here.
+    """Writes figures to a new Weights & Biases run.
 
     Args:
         settings: keyword arguments of ``wandb.init``.
 
     Raises:
-        ImportError: without the package.
+        ImportError: if the package is missing.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -42,7 +42,7 @@ class WandbOutput(KVWriter):
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """Log one record; texts too."""
+        """Log one record."""
         kept = {key: value for key, value in key_values.items() if "wandb" not in key_excluded.get(key, ())}
         self._run.log(kept, step=step)
 
@@ -64,8 +64,7 @@ def check_formats(formats: Sequence[str]) -> None:
 def make_logger(folder: str | Path, formats: Sequence[str] = ("stdout", "csv", "json")) -> Logger:
     """A logger for ``agent.set_logger``, whose files are in ``folder``.
 
-    Files of an earlier run there are kept: a later one's have a number in their name
-    (``progress.csv``, ``progress-1.csv``).
+    Files of an earlier run are kept: the new ones have a number in their name (``progress-1.csv``).
 
     Args:
         formats: of ``"stdout"``, ``"log"``, ``"csv"``, ``"json"``, ``"tensorboard"``, ``"wandb"``.
@@ -91,11 +90,11 @@ def make_logger(folder: str | Path, formats: Sequence[str] = ("stdout", "csv", "
 
 
 def default_logger(verbose: int, tensorboard_log: str | None, name: str, *, again: bool = False) -> Logger:
-    """What ``learn`` logs to where no logger was set: stdout if ``verbose``, TensorBoard if it has a folder.
+    """The logger of ``learn`` if none was set: stdout if ``verbose``, TensorBoard if it has a folder.
 
     Args:
         name: of the run; TensorBoard's folder is ``name_1``, ``name_2`` and so on.
-        again: whether to go on in the last of them.
+        again: whether to continue in the last of them.
     """
     outputs: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if verbose else []
     folder = None
@@ -110,9 +109,9 @@ def default_logger(verbose: int, tensorboard_log: str | None, name: str, *, agai
 def write_record(
     logger: Logger, record: Mapping[str, float], sample: str | None, extra: Mapping[str, float]
 ) -> None:
-    """Write one update's record, some further figures and a sample of text.
+    """Write one update's record, further figures and a sample of text.
 
-    The text goes to files and TensorBoard, and on its own line to what a human reads.
+    The sample is a field in files and TensorBoard, and a line of its own on stdout and in ``log`` files.
     """
     for name, value in {**record, **extra}.items():
         heading = _HEADINGS.get(name, name if "/" in name else f"train/{name}")

@@ -37,7 +37,7 @@ def memory_plan(
     lora_rank: int | None = None,
     dtype: str = "bfloat16",
 ) -> dict[str, float]:
-    """GiB of every part, of each of the three phases of an update, and of the largest phase.
+    """Memory in GiB of every part, of each of the three phases of an update, and of the largest phase.
 
     ======================= ==============================================================================
     ``weights``             e a parameter of the frozen model
@@ -67,9 +67,9 @@ def memory_plan(
         dtype: of the model.
 
     Returns:
-        the parts above; ``playing``, ``learning`` and ``stepping``, the sum of each phase; ``peak``, the
-        largest: computed, not measured. The allocator's rounding and cache and the GPU's context (about
-        1 GiB together at 8B) are not included.
+        the parts above; the sums of the phases ``playing``, ``learning`` and ``stepping``; and ``peak``, the
+        largest of these. The allocator's rounding and cache and the GPU's context (about 1 GiB together at
+        8B) are not included.
     """
     text: Any = config.get_text_config()
     size = getattr(torch, dtype).itemsize

@@ -11,7 +11,7 @@ from torch import nn
 
 
 class Optimiser(Protocol):
-    """What :func:`cola_agents.rl.update.improve` needs of an optimiser."""
+    """The interface of an optimiser for :func:`cola_agents.rl.update.improve`."""
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -23,17 +23,17 @@ class Optimiser(Protocol):
 class Adam32:
     """Adam whose steps are made in float32.
 
-    At the learning rates of large models a step is smaller than bfloat16 can add to a weight, and would be
-    lost. So weights of another type than float32 have a float32 twin here: gradients are read in float32,
-    the twin is stepped, and the weight is the twin rounded. For float32 weights this is ``torch.optim.Adam``.
+    At the learning rates of large models a step is smaller than the spacing of bfloat16 numbers, and would be
+    lost. So each weight of another type than float32 has a float32 twin: gradients are converted to float32,
+    Adam steps the twin, and the weight is the rounded twin. For float32 weights this is ``torch.optim.Adam``.
 
     Args:
-        parameters: what is trained; entries that are not trainable are left out.
+        parameters: the parameters; those without ``requires_grad`` are left out.
         lr: the learning rate.
         betas: Adam's; CoLA's post-training uses (0.9, 0.95).
 
     Attributes:
-        steps: how many steps this object has made, or begun to make.
+        steps: the number of steps that this object has begun.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Adam32:
         self.steps = 0
 
     def begin(self) -> None:
-        """Make the averages that Adam would make at a weight's first step: zeros."""
+        """Create Adam's averages (zeros), as Adam itself does at a weight's first step."""
         for twin in self._twins:
             if not self.adam.state[twin]:
                 averages = {name: torch.zeros_like(twin) for name in ("exp_avg", "exp_avg_sq")}
@@ -77,7 +77,7 @@ class Adam32:
         for parameter, twin in pairs:
             if twin is not parameter:
                 parameter.copy_(twin)
-                twin.grad = None  # twice the size of the parameter's own, and read no more
+                twin.grad = None  # no longer needed, and twice the size of the parameter's own
         return norm
 
     def state_dict(self) -> dict[str, Any]:
@@ -90,13 +90,13 @@ class Adam32:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any], *, keep_lr: bool = False) -> None:
-        """Take over what :meth:`state_dict` gave, after the weights themselves.
+        """Load the result of :meth:`state_dict`; load the weights themselves before.
 
         Args:
-            keep_lr: keep the learning rate that this one was made with, in place of the saved one.
+            keep_lr: keep this optimiser's learning rate in place of the saved one.
 
         Raises:
-            ValueError: for the state of an optimiser of other weights; nothing is taken over then.
+            ValueError: for the state of an optimiser of other weights; nothing is changed then.
         """
         self._check(state)
         rates = [group["lr"] for group in self.adam.param_groups]
@@ -105,7 +105,7 @@ class Adam32:
             for group, rate in zip(self.adam.param_groups, rates, strict=True):
                 group["lr"] = rate
         for twin, parameter, saved in zip(self._twins, self.parameters, state["twins"], strict=True):
-            if saved is not None or twin is not parameter:  # no twin was saved of a weight of another type
+            if saved is not None or twin is not parameter:  # None: the saved weight was float32
                 twin.copy_(parameter if saved is None else saved)
 
     def _check(self, state: Any) -> None:

@@ -21,13 +21,13 @@ class AgentOptions:
         minibatch: episodes per gradient step; None for the whole batch.
         micro_batch: episodes in memory at once, for gradient accumulation; None for the whole minibatch.
         temperature, top_k, top_p: sampling options, as in :func:`cola_agents.model.sampling.sample`. The
-            trained policy is this distribution, truncated and normalised; its KL is to the whole initial
-            policy at the same temperature. An action that was taken is not truncated later.
+            trained policy is this truncated and normalised distribution; its KL is to the initial policy at
+            the same temperature, not truncated. An action that was taken is not truncated later.
         kl_coef: weight of the KL to the initial policy; with ``kl_target`` the initial weight.
         kl_in: ``"loss"`` adds the KL to the loss, ``"reward"`` subtracts it from each action's reward.
-        kl_estimator: in the loss ``"exact"``, the sum over all actions, or ``"k3"``, which needs only the
-            action taken, so that at token level no second distribution over the vocabulary is computed.
-            In the reward ``"k1"``, the log ratio of the action taken. None for ``"exact"`` or ``"k1"``.
+        kl_estimator: in the loss ``"exact"``, the sum over all actions, or ``"k3"``, which reads the actions
+            taken only. In the reward ``"k1"``, the log ratio of the action taken. None for ``"exact"`` or
+            ``"k1"``.
         kl_target: the mean KL per action to which ``kl_coef`` is adapted after every update; None for a
             constant ``kl_coef``.
         kl_gain: the largest relative change of ``kl_coef`` under ``kl_target`` is 0.2 times this.
@@ -83,12 +83,12 @@ class AgentOptions:
             )
         if self.kl_in == "reward" and self.estimator != "k1":
             raise ValueError(
-                f"kl_estimator={self.estimator!r} as a reward does not push the policy to where it was (the "
-                "exact KL of a state does not depend on the action taken there, and k3's score-function "
-                "gradient is another than the KL's): use 'k1', or kl_in='loss'"
+                f"kl_estimator={self.estimator!r} as a reward does not keep the policy near the initial one "
+                "(the exact KL of a state does not depend on the action taken there, and k3's score-function "
+                "gradient is not the KL's): use 'k1', or kl_in='loss'"
             )
         if self.kl_target is not None and self.kl_coef == 0:
-            raise ValueError("kl_target steers kl_coef by shares of itself, which 0 has none of: set kl_coef")
+            raise ValueError("kl_target multiplies kl_coef, and kl_coef=0 would stay 0: set kl_coef > 0")
         if self.lora_alpha is not None and self.lora_rank is None:
             raise ValueError(f"lora_alpha={self.lora_alpha} scales adapters: set lora_rank too")
 
@@ -127,12 +127,12 @@ class AgentOptions:
 
 @dataclass(frozen=True)
 class ClippedOptions(AgentOptions):
-    """What PPO and GRPO add.
+    """Options of the algorithms with a clipped ratio, PPO and GRPO.
 
     Attributes:
         epochs: passes over each batch of episodes.
         clip: the ratio's clipping range.
-        macro: how many consecutive actions are learned as one; 1 for each on its own.
+        macro: number of consecutive actions that form one decision (a macro action).
     """
 
     epochs: int = 1
@@ -169,7 +169,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 
 @dataclass(frozen=True)
 class GroupOptions(AgentOptions):
-    """Options of agents that judge an answer against others to the same problem.
+    """Options of the algorithms that compare several answers to a problem, GRPO and RLOO.
 
     Attributes:
         prompts: problems per update.

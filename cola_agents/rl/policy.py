@@ -1,4 +1,4 @@
-"""The policy that is trained, beside the one it started as.
+"""The trained policy beside the initial one: log-probabilities, entropies, KLs and values.
 
 Shapes: N episodes, T positions, M acting positions, D hidden, A actions.
 """
@@ -24,20 +24,19 @@ from cola_agents.rl.rollout import Act, Rollout
 from cola_agents.rl.update import Batch, Record, in_parts
 from cola_agents.rl.workers import RolloutWorkers
 
-#: Log-probabilities that are held at once, over all actions: 2 ** 26 are 256 MiB in float32.
+#: Largest number of logits in memory at once: 2 ** 26 are 256 MiB in float32.
 LOGITS_AT_ONCE = 2**26
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Actions that were taken, as a policy sees them now; M acting positions.
+    """The M actions of a rollout under the policy's current weights.
 
     Attributes:
-        features: of the actor there, [M, D].
+        features: the actor's features at the acting positions, [M, D].
         log_probs: of the actions taken, [M] float32.
         entropy: of the policy, [M] float32.
-        kl: from the policy to the reference, exact or estimated, [M] float32; zeros where no reference was
-            given.
+        kl: from the policy to the reference, exact or estimated, [M] float32; zeros without a reference.
     """
 
     features: Tensor
@@ -47,13 +46,13 @@ class Evaluated:
 
 
 class TrainedPolicy:
-    """The actor that is trained beside the policy it started as: evaluates actions, values and KLs.
+    """The trained actor and the initial policy: evaluates actions, values and KLs.
 
-    It plays as its actor does: :func:`cola_agents.collect` takes either.
+    :func:`cola_agents.collect` takes it as a policy, as it takes the actor.
 
     Args:
-        actor: the policy.
-        reference: the policy that it started as; None where that is the actor without its adapters.
+        actor: the trained policy.
+        reference: the initial policy; None if that is the actor without its adapters.
         options: how actions are drawn and the KL is measured.
         workers: the processes that compute together.
     """
@@ -73,7 +72,7 @@ class TrainedPolicy:
 
     @contextmanager
     def initial(self) -> Iterator[Actor]:
-        """The policy that this one started as."""
+        """The initial policy."""
         if self.reference is not None:
             yield self.reference
         else:
@@ -81,10 +80,10 @@ class TrainedPolicy:
                 yield self.actor
 
     def evaluate_actions(self, rollout: Rollout, *, with_kl: bool | None = None) -> Evaluated:
-        """Log-probabilities, entropies and KLs at a rollout's M actions, under the policy as it is now.
+        """Log-probabilities, entropies and KLs at a rollout's M actions, under the current weights.
 
         Args:
-            with_kl: whether the KL to the initial policy is computed, or 0; None: only with ``kl_in="loss"``.
+            with_kl: False for a KL of 0 without computing it; None: it is computed with ``kl_in="loss"``.
         """
         reference = None
         if with_kl is None:
@@ -103,16 +102,16 @@ class TrainedPolicy:
 
     @torch.no_grad()
     def at_positions(self, rollout: Rollout, compute: Callable[[Rollout], Tensor]) -> Tensor:
-        """What ``compute`` gives at each position of some episodes, for all of a rollout: [N, T] float32.
+        """``compute`` of all episodes, ``micro_batch`` of them at a time: [N, T] float32.
 
-        Each process computes on the episodes whose hidden states it holds, ``micro_batch`` at a time.
+        Each process computes on the episodes whose hidden states it holds.
         """
-        found = torch.zeros_like(rollout.rewards)
+        values = torch.zeros_like(rollout.rewards)
         with self.threads:
             for index in in_parts(rollout, self.options.micro_batch):
                 part = rollout.select(index)
-                found[index, : part.mask.shape[1]] = compute(part)
-        return self.workers.sum(found)
+                values[index, : part.mask.shape[1]] = compute(part)
+        return self.workers.sum(values)
 
     def values(self, rollout: Rollout) -> Tensor:
         """The value of every state, [N, T]; without a gradient."""
@@ -129,14 +128,14 @@ class TrainedPolicy:
         return self.at_positions(rollout, compute)
 
     def kl_in_reward(self, rollout: Rollout) -> tuple[Tensor, Record]:
-        """The KL that rewards are to pay for: :meth:`kl` and its mean, or 0 unless ``kl_in="reward"``."""
+        """With ``kl_in="reward"`` :meth:`kl` [N, T] and its mean, as a figure; otherwise 0 and no figure."""
         if self.options.kl_in != "reward":
             return torch.zeros_like(rollout.rewards), {}
         kl = self.kl(rollout)
         return kl, {"kl": average(kl[rollout.mask], rollout.mask, "token").item()}
 
     def regularised(self, loss: Tensor, part: Batch, now: Evaluated, kl_coef: float) -> tuple[Tensor, Record]:
-        """A policy's loss with the entropy bonus and, with ``kl_in="loss"``, the KL; and their figures."""
+        """Add the entropy bonus to a loss and, with ``kl_in="loss"``, the KL; also returns their figures."""
         entropy = part.mean(now.entropy)
         figures = {"entropy": entropy.item()}
         if self.options.kl_in == "loss":
@@ -155,41 +154,41 @@ def evaluate_actions(
     reference: tuple[Actor, Tensor] | None = None,
     estimator: str = "exact",
 ) -> Evaluated:
-    """Log-probabilities of actions, entropies and KLs, without holding M distributions where they are large.
+    """Log-probabilities of actions, entropies and KLs, in memory for ``LOGITS_AT_ONCE`` logits.
 
-    Over a large vocabulary the positions are taken a few at a time and their logits are made again for
-    the gradient, so that memory holds ``LOGITS_AT_ONCE`` of them, and not M times A.
+    If M * A is larger, the positions are computed in parts, and the backward pass computes the logits of each
+    part again.
 
     Args:
         features: of the actor, [M, D].
         taken: the actions, [M].
         drawing: temperature, top_k and top_p that the actions were drawn with.
-        reference: another actor and its features [M, D], for the KL; nothing of its policy is cut.
+        reference: another actor and its features [M, D], for the KL; its distribution is not truncated.
         estimator: ``"exact"``, ``"k1"`` or ``"k3"``.
     """
 
-    def part(features: Tensor, taken: Tensor, theirs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def part(features: Tensor, taken: Tensor, initial: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         log_policy = distribution(actor.logits(features), **drawing, taken=taken)
         log_probs = log_policy.gather(-1, taken[:, None]).squeeze(-1)
         kl = torch.zeros_like(log_probs)
-        if reference is not None and theirs is not None:
+        if reference is not None and initial is not None:
             with torch.no_grad():
-                other = distribution(reference[0].logits(theirs), temperature=drawing["temperature"])
+                log_initial = distribution(reference[0].logits(initial), temperature=drawing["temperature"])
             if estimator == "exact":
-                kl = categorical_kl(log_policy, other)
+                kl = categorical_kl(log_policy, log_initial)
             else:
-                kl = sampled_kl(log_probs, other.gather(-1, taken[:, None]).squeeze(-1), estimator)
+                kl = sampled_kl(log_probs, log_initial.gather(-1, taken[:, None]).squeeze(-1), estimator)
         return log_probs, categorical_entropy(log_policy), kl
 
-    theirs = None if reference is None else reference[1]
+    initial = None if reference is None else reference[1]
     size = max(1, LOGITS_AT_ONCE // actor.num_actions)
     if len(taken) <= size:
-        return Evaluated(features, *part(features, taken, theirs))
+        return Evaluated(features, *part(features, taken, initial))
     pieces = []
     for at in range(0, len(taken), size):
         here = slice(at, at + size)
-        given = features[here], taken[here], None if theirs is None else theirs[here]
+        inputs = features[here], taken[here], None if initial is None else initial[here]
         pieces.append(
-            checkpoint(part, *given, use_reentrant=False) if torch.is_grad_enabled() else part(*given)
+            checkpoint(part, *inputs, use_reentrant=False) if torch.is_grad_enabled() else part(*inputs)
         )
     return Evaluated(features, *(torch.cat(columns) for columns in zip(*pieces, strict=True)))

@@ -31,9 +31,9 @@ class PPOOptions(ClippedOptions):
 
     Attributes:
         episodes: episodes per update.
-        gamma, lam: of generalised advantage estimation. Both 1 by default: a reward at the end reaches
-            the first action undiminished. (The official code's lambda of .95 leaves nothing of it after
-            a hundred tokens.)
+        gamma, lam: of generalised advantage estimation. Both 1 by default, so that a reward at the end
+            reaches the first action undiminished. (Of the official code's lambda of .95 nothing is left
+            after a hundred tokens.)
         value_coef: weight of the value loss.
         value_clip: clipping range of the value.
     """
@@ -59,9 +59,9 @@ class PPOOptions(ClippedOptions):
 class PPO(Agent):
     """Proximal policy optimisation over latent or token actions; arguments as in :class:`Agent`.
 
-    Updates are at the level of whole episodes: one pass of the trunk over each gives policy and value
-    at every position, and at latent level it reads hidden states kept while playing, so that the base
-    language model is not run again. Advantages are whitened over the batch.
+    An update runs the trunk once over each whole episode and gets policy and value at every position. At
+    latent level the trunk reads hidden states that were kept during the rollout, so the base language model
+    is not run again. Advantages are whitened over the batch.
 
     Source: Schulman et al. 2017, arXiv 1707.06347; CoLA, arXiv 2503.21383, for latent actions.
     """
@@ -75,7 +75,7 @@ class PPO(Agent):
 
     @torch.no_grad()
     def judge(self, rollout: Rollout) -> Batch:
-        """Values, advantages and returns at every decision of some episodes."""
+        """Compute values, advantages and returns at every decision of some episodes."""
         o = self.options
         totals = rollout.episode_rewards
         equal = alike(totals.min(), totals.max(), rollout.reward_sizes.max())
@@ -100,8 +100,8 @@ class PPO(Agent):
         assert part.returns is not None
         now = self.policy.evaluate_actions(part.rollout)
         log_probs, old = part.by_decision(now.log_probs), part.by_decision(part.rollout.taken_log_probs)
-        gained = clipped_surrogate(log_probs, old, part.advantages[at], o.clip)
-        loss, figures = self.policy.regularised(-part.mean(gained, "decisions"), part, now, self.kl_coef)
+        objective = clipped_surrogate(log_probs, old, part.advantages[at], o.clip)
+        loss, figures = self.policy.regularised(-part.mean(objective, "decisions"), part, now, self.kl_coef)
         values = self.actor.values(now.features[at[part.rollout.mask]])
         errors = value_errors(values, part.values[at], part.returns[at], o.value_clip)
         value_loss = part.mean(errors, "decisions")

@@ -41,13 +41,6 @@ def check_episode(item: Any) -> None:
         raise ValueError("the episode's positions, actions, log_probs and rewards differ in number")
 
 
-def _check(item: Any, line: int) -> None:
-    if line == 1:
-        check_header(item)
-    else:
-        check_episode(item)
-
-
 class Recording:
     """A file of recorded episodes, new or resumed after its last whole problem.
 
@@ -81,7 +74,10 @@ class Recording:
         """Count the file's episodes; return the last line of its last whole problem."""
         last = None
         problem: list[dict[str, Any]] = []
-        for line, item in jsonl.records(self._path, _check):
+        lines = jsonl.records(
+            self._path, lambda item, line: check_header(item) if line == 1 else check_episode(item)
+        )
+        for line, item in lines:
             if last is None:
                 differing = [key for key in about if item.get(key) != about[key]]
                 if differing:

@@ -1,4 +1,4 @@
-"""What is recorded of an update, and the warning where update after update teaches nothing."""
+"""The figures recorded of a batch of episodes, and a warning if many updates in a row teach nothing."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from cola_agents.rl.update import Batch, Record
 from cola_envs.fields import SUCCESS, failures, mean_scores
 
-#: Updates without a difference between episodes, after which a warning is given.
+#: The number of updates in a row without a difference between episodes before a warning.
 PATIENCE = 10
 
 
 def batch_figures(batch: Batch) -> Record:
-    """Figures of what was played: means over the episodes, and the batch's own.
+    """Means over the episodes of a batch, and the batch's own figures.
 
-    ``frac_zero_advantage`` is the share of episodes from which nothing is learned, unless the batch says
-    which share of its groups that is.
+    ``frac_zero_advantage`` is the share of episodes whose advantages are all 0, unless the batch has a figure
+    of this name (the share of its groups).
     """
     rollout = batch.rollout
     idle = (batch.advantages.masked_fill(~batch.decision_mask, 0.0) == 0).all(1)
@@ -40,7 +40,7 @@ class Idle:
 
     def notice(self, record: Record, *, warn: bool) -> None:
         """Count an update, and warn once after :data:`PATIENCE` of them."""
-        # Where every episode succeeds there is nothing left to learn, and nothing to warn of.
+        # If every episode succeeds there is nothing left to learn, and nothing to warn of.
         idle = record["frac_zero_advantage"] == 1 and record["success"] < 1
         self._updates = self._updates + 1 if idle else 0
         if self._updates == PATIENCE and warn:

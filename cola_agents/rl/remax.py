@@ -1,4 +1,4 @@
-"""ReMax: each answer judged against the greedy answer to the same problem."""
+"""ReMax: each answer compared with the greedy answer to the same problem."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ class ReMaxOptions(AgentOptions):
 class ReMax(Agent):
     """REINFORCE with the greedy rollout's reward as baseline; arguments as in :class:`Agent`.
 
-    Greedy rollouts count as timesteps and episodes, since they cost as much; they are not learned from,
-    and the recorded reward is that of the drawn ones. One pass over each batch, without ratios or
-    clipping.
+    Greedy rollouts count as timesteps and episodes, since they cost as much. They are not trained on, and the
+    recorded reward is that of the drawn episodes. One pass over each batch, without ratios or clipping.
 
     Source: Li et al. 2023, arXiv 2310.10505; CoLA, arXiv 2503.21383, for latent actions.
     """

@@ -1,97 +1,194 @@
-"""From what was read of a saved agent to the agent: its arguments, and then its state."""
+"""The methods of an agent that save it into a folder and load it from there."""
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Collection
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 
 from cola_agents.rl.actors import Actor
 from cola_agents.rl.optimiser import Adam32
-from cola_agents.rl.saving import SavedAgent, is_json
+from cola_agents.rl.options import AgentOptions
+from cola_agents.rl.saver import Saver
+from cola_agents.rl.saving import SavedAgent, is_json, read_saved, saved_path
 from cola_agents.rl.update import Record
+from cola_agents.rl.workers import RolloutWorkers
 
-#: Arguments of an environment that name what is called: they are never read from a saved agent's file.
+#: Environment arguments that name code to call: they are never read from a saved agent's file.
 CODE = ("builder", "task")
 
 
-class Restorable(Protocol):
-    """An agent, as far as its state is set here."""
+class SavingMixin:
+    """Adds :meth:`save` and :meth:`load` to an agent."""
 
     actor: Actor
-    optimiser: Adam32
+    env_id: str
+    env_kwargs: dict[str, Any]
     fingerprint: str
-    num_timesteps: int
-    num_episodes: int
-    num_updates: int
     history: list[Record]
     kl_coef: float
+    num_envs: int
+    num_episodes: int
+    num_timesteps: int
+    num_updates: int
+    optimiser: Adam32
+    options: AgentOptions
+    seed: int
+    source: dict[str, str | None]
+    workers: RolloutWorkers
+    _finished: tuple[int, int]
+    _finished_steps: int
+    _saver: Saver
+
+    @property
+    def interrupted_mid_update(self) -> bool:
+        """Whether the last update was interrupted between its gradient steps."""
+        return self.optimiser.steps != self._finished_steps
+
+    def save(self, path: str | Path) -> Path:
+        """Save the agent into a folder: weights (safetensors), optimiser, options, history.
+
+        An interrupt leaves a whole agent in the folder: the previous one or this one. The previous save and
+        its files are kept, in case this one is damaged later. The backbone is not saved: it is named, with
+        its fingerprint. In the middle of a rollout the agent is saved as of the last finished update; the
+        loaded agent plays the rollout again.
+
+        Of several processes the first one writes, and the others do not wait for it. Before they load the
+        agent, all of them must make an update or call ``agent.workers.exchange(None)``. :meth:`learn` with
+        ``save_to`` returns when the agent is written.
+
+        Args:
+            path: the folder; a trailing ``.zip``, which Stable-Baselines3's callbacks append, is dropped.
+
+        Raises:
+            FileExistsError: if ``path`` holds something other than a saved agent.
+            InUseError: while another process writes there.
+            FloatingPointError: for a weight that is not finite.
+            OSError: if it cannot be written. After any of these the previous save is unchanged.
+        """
+        if self.interrupted_mid_update:
+            warnings.warn(
+                f"update {self.num_updates + 1} ended half-way through its gradient steps: the agent is "
+                "saved as it is, and its training will differ from one that was never interrupted",
+                stacklevel=2,
+            )
+        path = saved_path(path)
+        weights = {name: p.detach().contiguous() for name, p in self.actor.trained().items()}
+        if self.workers.rank == 0:  # nothing is exchanged: a callback of the first process may save
+            self._saver.write(path, self._description(), weights, self.optimiser.state_dict(), self.history)
+        return path
+
+    def _description(self) -> dict[str, Any]:
+        named = {key: value for key, value in self.env_kwargs.items() if key not in CODE and is_json(value)}
+        timesteps, episodes = self._finished
+        return {
+            "agent": type(self).__name__,
+            "env_id": self.env_id,
+            "env_kwargs": named,
+            "env_kwargs_not_saved": sorted(set(self.env_kwargs) - set(named)),
+            "num_envs": self.num_envs,
+            "seed": self.seed,
+            **self.source,
+            "fingerprint": self.fingerprint,
+            "options": dataclasses.asdict(self.options),
+            "kl_coef": self.kl_coef,
+            "num_timesteps": timesteps,
+            "num_episodes": episodes,
+            "num_updates": self.num_updates,
+        }
+
+    @classmethod
+    def load(cls, path: str | Path, **changed: Any) -> Self:
+        """Load an agent that :meth:`save` wrote; its training continues exactly where it stopped.
+
+        Files are checked against their digests. If the newest save is damaged, the previous one is loaded,
+        with a warning. Of several processes all call this; see :meth:`save` for when.
+
+        Args:
+            path: the folder.
+            changed: constructor arguments to replace: ``model=`` if a model object was passed,
+                ``env_kwargs=`` if they held something that JSON cannot (a task class, say), options such as
+                ``lr=`` and ``kl_coef=``, which apply from the next update on.
+
+        Raises:
+            FileNotFoundError: if there is no saved agent.
+            DamagedError: a ValueError, if no save is whole; it names the damaged file.
+            ValueError: for an agent of another class, or a model other than the one it was trained over.
+        """
+        return cls.restored(read_saved(saved_path(path)), **changed)
+
+    @classmethod
+    def restored(cls, read: SavedAgent, **changed: Any) -> Self:
+        """:meth:`load` from content that has been read already."""
+        agent = cls(**saved_arguments(read, cls.__name__, changed))
+        agent._restore(read, changed)
+        return agent
+
+    def _restore(self, read: SavedAgent, changed: Collection[str]) -> None:
+        """Set weights, optimiser and counts to the saved ones.
+
+        Args:
+            changed: constructor arguments that replace saved ones.
+
+        Raises:
+            ValueError: if the agent is over another model or trains other weights.
+        """
+        path, saved = read.path, read.description
+        if self.fingerprint != saved["fingerprint"]:
+            raise ValueError(
+                f"{path} was trained over a model with fingerprint {saved['fingerprint'][:12]}, and this one "
+                f"has {self.fingerprint[:12]}; pass model= the one it was trained over"
+            )
+        trained = self.actor.trained()
+        if set(read.weights) != set(trained):
+            odd = sorted(set(read.weights) ^ set(trained))
+            raise ValueError(
+                f"{path} holds other weights than this agent trains: {odd[0]} and {len(odd) - 1} more"
+            )
+        for name, parameter in trained.items():
+            weight = read.weights[name]
+            if weight.shape != parameter.shape or (
+                "dtype" not in changed and weight.dtype != parameter.dtype
+            ):
+                raise ValueError(
+                    f"{path} holds {name} as {weight.dtype} of shape {tuple(weight.shape)}, and this agent "
+                    f"trains it as {parameter.dtype} of shape {tuple(parameter.shape)}"
+                )
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(read.weights[name])
+        self.optimiser.load_state_dict(read.optimiser, keep_lr="lr" in changed)
+        self.num_timesteps, self.num_episodes, self.num_updates = (
+            saved[name] for name in ("num_timesteps", "num_episodes", "num_updates")
+        )
+        self.history = read.history
+        if "kl_coef" not in changed:
+            self.kl_coef = saved["kl_coef"]
+        self._finished = self.num_timesteps, self.num_episodes
 
 
-def nameable(env_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Those arguments of an environment that a file can hold, and that call nothing when they are read."""
-    return {key: value for key, value in env_kwargs.items() if key not in CODE and is_json(value)}
-
-
-def arguments_of(read: SavedAgent, name: str, changed: dict[str, Any]) -> dict[str, Any]:
-    """What an agent is made with again.
+def saved_arguments(read: SavedAgent, name: str, changed: dict[str, Any]) -> dict[str, Any]:
+    """The constructor arguments of a saved agent.
 
     Args:
-        name: of its class.
-        changed: arguments in place of the saved ones.
+        name: the name of its class.
+        changed: arguments that replace saved ones.
 
     Raises:
-        ValueError: for an agent of another class, or where an argument was not saved and is not given.
+        ValueError: for an agent of another class, or an argument that could not be saved and is not passed.
     """
     path, saved = read.path, read.description
     if saved["agent"] != name:
         raise ValueError(f"{path} holds a {saved['agent']}: load it with {saved['agent']}.load")
-    again = saved["env_kwargs_not_saved"] + [key for key in saved["env_kwargs"] if key in CODE]
-    if again and "env_kwargs" not in changed:
+    not_saved = saved["env_kwargs_not_saved"] + [key for key in saved["env_kwargs"] if key in CODE]
+    if not_saved and "env_kwargs" not in changed:
         raise ValueError(
-            f"{path} was trained with {', '.join(again)}, which could not be saved: pass env_kwargs= again "
-            "(on the command line --task module:Class, for a task of your own)"
+            f"{path} was trained with {', '.join(not_saved)}, which could not be saved: pass env_kwargs= "
+            "again (on the command line --task module:Class, for a task of your own)"
         )
     kept = ("env_id", "num_envs", "seed", "model", "tokenizer", "device", "dtype", "env_kwargs")
     return {**{key: saved[key] for key in kept}, **saved["options"], **changed}
-
-
-def take_over(agent: Restorable, read: SavedAgent, changed: Collection[str]) -> None:
-    """Give an agent the weights, the optimiser's state and the counts that were saved.
-
-    Args:
-        changed: arguments that it was made with in place of the saved ones.
-
-    Raises:
-        ValueError: for an agent over another model, or with other weights.
-    """
-    path, saved = read.path, read.description
-    if agent.fingerprint != saved["fingerprint"]:
-        raise ValueError(
-            f"{path} was trained over a model with fingerprint {saved['fingerprint'][:12]}, and this one "
-            f"has {agent.fingerprint[:12]}; pass model= the one it was trained over"
-        )
-    trained = agent.actor.trained()
-    if set(read.weights) != set(trained):
-        odd = sorted(set(read.weights) ^ set(trained))
-        raise ValueError(
-            f"{path} holds other weights than this agent trains: {odd[0]} and {len(odd) - 1} more"
-        )
-    for name, parameter in trained.items():
-        weight = read.weights[name]
-        if weight.shape != parameter.shape or ("dtype" not in changed and weight.dtype != parameter.dtype):
-            raise ValueError(
-                f"{path} holds {name} as {weight.dtype} of shape {tuple(weight.shape)}, and this agent "
-                f"trains it as {parameter.dtype} of shape {tuple(parameter.shape)}"
-            )
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(read.weights[name])
-    agent.optimiser.load_state_dict(read.optimiser, keep_lr="lr" in changed)
-    agent.num_timesteps, agent.num_episodes, agent.num_updates = (
-        saved[name] for name in ("num_timesteps", "num_episodes", "num_updates")
-    )
-    agent.history = read.history
-    if "kl_coef" not in changed:
-        agent.kl_coef = saved["kl_coef"]

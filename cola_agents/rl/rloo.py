@@ -1,4 +1,4 @@
-"""RLOO: groups of answers to one problem, each judged against the mean of the others."""
+"""RLOO: several answers to each problem, each compared with the mean of the others."""
 
 from __future__ import annotations
 

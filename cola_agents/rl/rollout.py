@@ -27,16 +27,16 @@ Act = Callable[[Sequence[int]], Tensor]
 
 
 class Policy(Protocol):
-    """What :func:`collect` asks of an agent."""
+    """The interface of a policy that :func:`collect` plays."""
 
     def attach(self, session: PolicySession) -> Act:
-        """Begin to act in a session: returns a function from rows to action logits [B, A].
+        """Return a function from a session's rows to action logits [B, A].
 
-        The weights must not change until the collection is over; each collection attaches anew.
+        Each collection calls this once; the weights must not change until it is over.
         """
 
 
-#: A policy, or a plain function of a session and of rows that gives action logits [B, A].
+#: A policy, or a plain function of a session and its rows that returns action logits [B, A].
 AnyPolicy = Policy | Callable[[PolicySession, list[int]], Tensor]
 
 
@@ -48,13 +48,13 @@ class InitialPolicy:
 
 
 def attach(policy: AnyPolicy | None, episodes: Episodes) -> Act:
-    """Have a policy act in the rows of Episodes: a function from rows to action logits [B, A].
+    """Attach a policy to the session of Episodes: returns a function from rows to action logits [B, A].
 
     Args:
-        policy: None for the model's own.
+        policy: the policy; None for the model's own.
 
     Raises:
-        TypeError: for a third party's backbone whose sessions lack something that policies need.
+        TypeError: for a third party's session that lacks a part of :class:`PolicySession`.
     """
     session = policy_session(episodes)
     if policy is None:
@@ -65,15 +65,15 @@ def attach(policy: AnyPolicy | None, episodes: Episodes) -> Act:
 
 
 def policy_session(episodes: Episodes) -> PolicySession:
-    """The session of Episodes, for a policy to act in.
+    """The session of Episodes, checked to be one that a policy can act in.
 
     Raises:
-        TypeError: for a third party's that lacks something of the contract, named.
+        TypeError: for a third party's session that lacks a part of :class:`PolicySession`, naming it.
     """
-    lacks = missing(episodes.session, PolicySession)
-    if lacks:
+    names = missing(episodes.session, PolicySession)
+    if names:
         raise TypeError(
-            f"a policy cannot act in a {type(episodes.session).__name__}, which has no {', '.join(lacks)}: "
+            f"a policy cannot act in a {type(episodes.session).__name__}, which has no {', '.join(names)}: "
             "see cola_agents.decoding.contract.PolicySession"
         )
     return cast(PolicySession, episodes.session)
@@ -85,10 +85,10 @@ class Episode:
 
     Attributes:
         ids: token ids, T of them.
-        positions: where actions were taken: the index of the last token that was read before each.
-        actions, log_probs, rewards: an entry an action.
-        terminated: whether it ended, and was not cut.
-        info: of its last step.
+        positions: of each action, the index of the last token before it.
+        actions, log_probs, rewards: an entry for each action.
+        terminated: True if the episode ended, False if it was cut.
+        info: of the last step.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -104,23 +104,24 @@ class Episode:
 class Rollout:
     """N whole episodes, padded on the right. T counts prompt, agent's tokens and task text.
 
-    An action stands at the position of the state it was taken in: ``actions[n, t]`` was chosen after
-    reading ``ids[n, : t + 1]``. All tensors are on the model's device.
+    An action is at the position of the state it was taken in: ``actions[n, t]`` was chosen after reading
+    ``ids[n, : t + 1]``. All tensors are on the model's device.
 
     Attributes:
-        ids: token ids [N, T] int64; 0 behind an episode's end.
-        lengths: tokens per episode [N].
-        hidden: the base LM's hidden states [N, T, D] in its own dtype; 0 behind the end.
-        mask: [N, T] bool, True where an action was taken.
-        actions: [N, T] int64, 0 where none was taken.
-        log_probs: of the actions, under the distribution drawn from, [N, T]; 0 where none was taken.
-        rewards: paid for the action at t, [N, T].
-        terminated: [N] bool; False where the episode was cut (then bootstrap from the last state).
-        seeds: the row seed of each episode [N]; ``problem_seeds`` the one its problem was drawn with, or its
-            place where problems come in order.
+        ids: token ids [N, T] int64; 0 after an episode's end.
+        lengths: tokens of each episode [N].
+        hidden: the base LM's hidden states [N, T, D] in its own dtype; 0 after the end.
+        mask: [N, T] bool, True at acting positions.
+        actions: [N, T] int64; 0 elsewhere.
+        log_probs: of the actions, under the distribution they were drawn from, [N, T]; 0 elsewhere.
+        rewards: of the action at t, [N, T].
+        terminated: [N] bool; False for an episode that was cut (bootstrap from its last state).
+        seeds: the row seed of each episode [N].
+        problem_seeds: the seed that each episode's problem was drawn with [N], or its index if problems come
+            in order.
         infos: the info dict of each episode's last step.
-        held: of episodes that several processes played, the row of ``hidden`` that has each one's states [N],
-            -1 for those in another process. None where row n is episode n's, as everywhere else.
+        held: for episodes of several processes: the row of ``hidden`` with each episode's states [N], -1 for
+            an episode of another process. None if row n of ``hidden`` is episode n.
     """
 
     ids: Tensor
@@ -141,40 +142,40 @@ class Rollout:
 
     @property
     def episode_rewards(self) -> Tensor:
-        """Sum of rewards of each episode, [N]; the same however long the episodes beside it are."""
+        """Sum of rewards of each episode, [N]; it does not depend on the padding."""
         return self.rewards.double().sum(1).to(self.rewards.dtype)
 
     @property
     def reward_sizes(self) -> Tensor:
-        """Sum of the magnitudes of each episode's rewards, [N]: what rounding error is measured by."""
+        """Sum of the magnitudes of each episode's rewards, [N]: rounding error is relative to it."""
         return self.rewards.abs().sum(1)
 
     @property
     def prompts(self) -> list[list[int]]:
-        """The tokens of each episode that came before its first action."""
+        """The tokens of each episode before its first action."""
         first = self.mask.int().argmax(1).tolist()
         return [row[: at + 1] for row, at in zip(self.ids.tolist(), first, strict=True)]
 
     @property
     def num_actions(self) -> int:
-        """Actions taken in all episodes together."""
+        """Number of actions in all episodes together."""
         return int(self.mask.sum())
 
     @property
     def taken_log_probs(self) -> Tensor:
-        """Log-probabilities of the actions when they were taken, [M]: one a position of ``mask``."""
+        """Log-probabilities of the actions when they were taken, [M]."""
         return self.log_probs[self.mask]
 
     @property
     def here(self) -> np.ndarray:
-        """The episodes whose hidden states are in this process, in order."""
+        """Indices of the episodes whose hidden states are in this process."""
         return np.arange(len(self)) if self.held is None else np.flatnonzero(self.held >= 0)
 
     def select(self, index: np.ndarray | Tensor) -> Rollout:
-        """The episodes of ``index``, cut to the longest of them.
+        """Some of the episodes, cut to the longest of them.
 
         Args:
-            index: numbers of episodes, or [N] bool.
+            index: indices of episodes, or a mask [N] bool.
         """
         index = torch.as_tensor(index)
         if index.dtype == torch.bool:
@@ -187,7 +188,10 @@ class Rollout:
                 rows = self.held[index.cpu().numpy()]
                 picked["hidden"] = value[rows[rows >= 0], :length]
             elif own.name == "held":
-                picked["held"] = None if value is None else _renumbered(value[index.cpu().numpy()])
+                if value is not None:  # None if the hidden states of all picked episodes are here
+                    here = value[index.cpu().numpy()] >= 0
+                    value = None if here.all() else np.where(here, here.cumsum() - 1, -1)
+                picked["held"] = value
             elif isinstance(value, Tensor):
                 picked[own.name] = value[index] if value.dim() == 1 else value[index, :length]
             elif isinstance(value, np.ndarray):
@@ -195,12 +199,6 @@ class Rollout:
             else:
                 picked[own.name] = [value[i] for i in index.tolist()]
         return replace(self, **picked)
-
-
-def _renumbered(held: np.ndarray) -> np.ndarray | None:
-    """``Rollout.held`` of episodes whose hidden states were picked in their order; None if that is all."""
-    here = held >= 0
-    return None if here.all() else np.where(here, here.cumsum() - 1, -1)
 
 
 def collect(
@@ -216,27 +214,27 @@ def collect(
 ) -> Rollout:
     """Play one whole episode per seed.
 
-    Rows are refilled as their episodes end, so that any number of seeds runs over
+    A row starts the next episode when its last one ends, so that any number of seeds runs over
     ``episodes.num_rows`` rows. An episode depends on its own seeds and the policy alone, not on the
-    rows beside it (on a CPU in float32).
+    other rows (on a CPU in float32).
 
     Args:
-        episodes: rows to play in; whatever ran in them is dropped.
-        policy: gives action logits: a :class:`Policy`, or a plain function of session and rows [B].
-        seeds: N row seeds: the policy's and the world's draws. None for one episode a row, from fresh
-            entropy.
-        problem_seeds: N seeds of the problems; None for the row seeds, or the next problems where they come
-            in order. A group shares one.
+        episodes: rows to play in; episodes that run in them are dropped.
+        policy: a :class:`Policy`, or a plain function of session and rows [B] that returns action logits.
+        seeds: N row seeds, for the draws of actions and of the world model. None for one episode a row, with
+            fresh entropy.
+        problem_seeds: N seeds of the problems; None for the row seeds, or the next problems if they come in
+            order. Episodes with the same problem seed get the same problem.
         temperature, top_k, top_p: how actions are drawn; 0 is greedy. ``log_probs`` are of the
             distribution that these define, and a learner must use the same.
         on_step: is called after each step of the rows with keywords ``actions``, ``rewards`` and ``dones``
             [B] and ``infos`` of the rows that stepped; an ended row's info has ``episode`` (``r`` return,
-            ``l`` length). What it raises ends the collection.
+            ``l`` length). An error that it raises ends the collection.
 
     Raises:
         ValueError: for an empty ``seeds``, for another number of problem seeds, or for a task that gives two
             prompts for one problem seed.
-        FloatingPointError: where the policy's logits are not finite, naming row, step and token.
+        FloatingPointError: for policy logits that are not finite, naming row, step and token.
     """
     if not isinstance(episodes, Episodes):
         raise TypeError(
@@ -254,8 +252,8 @@ def collect(
             "least one, and as many problem seeds or None"
         )
     session = policy_session(episodes)
-    # What rows held before, perhaps under other weights, must not show: not in a kept prefix, and not in
-    # the last bits of a state that was computed in other company.
+    # Earlier contents of the rows may be of other weights, or differ in their last bits because they were
+    # computed in another batch.
     session.forget()
     act = attach(policy, episodes)
     draw = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -267,13 +265,13 @@ def collect(
         _, rewards, terminated, truncated, infos = episodes.step(rows, actions)
         ended = played.paid(rows, rewards, terminated, truncated, infos)
         if on_step is not None:
-            seen = [
+            infos = [
                 {**info, "episode": {"r": sum(ended[row].rewards), "l": len(ended[row].rewards)}}
                 if row in ended
                 else info
                 for row, info in zip(rows, infos, strict=True)
             ]
-            on_step(actions=actions, rewards=rewards, dones=terminated | truncated, infos=seen)
+            on_step(actions=actions, rewards=rewards, dones=terminated | truncated, infos=infos)
         played.refill(list(ended))
     rollout = side_by_side(played.episodes, np.asarray(seeds), played.problems, played.hidden)
     if problem_seeds is not None:
@@ -282,15 +280,15 @@ def collect(
 
 
 class _Played:
-    """The episodes of a collection, one a seed, and the rows that play them.
+    """The episodes of a collection, one for each seed, and the rows that play them.
 
     Args:
-        seeds, given: row seeds and problem seeds, or None.
+        seeds, given: row seeds, and problem seeds or None.
 
     Attributes:
-        episodes, hidden: what was played, and the states of its tokens [T, D], in the order of the seeds.
-        problems: the seed of each one's problem, or its place where problems come in order.
-        running: which episode is in which row.
+        episodes, hidden: the episodes and the states of their tokens [T, D], in the order of the seeds.
+        problems: the seed of each episode's problem, or its index if problems come in order.
+        running: row -> the index of its episode.
     """
 
     def __init__(
@@ -306,7 +304,7 @@ class _Played:
         self._threads = fitting_threads(rows.backbone)
 
     def refill(self, free: list[int]) -> None:
-        """Begin the next episodes in free rows."""
+        """Start the next episodes in free rows."""
         rows = free[: len(self._waiting)]
         if not rows:
             return
@@ -321,7 +319,7 @@ class _Played:
     def choose(
         self, rows: list[int], act: Act, draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     ) -> np.ndarray:
-        """Draw an action [B] for each row, and note where and how likely it was."""
+        """Draw an action [B] for each row, and record its position and log-probability."""
         with self._threads:
             logits = act(rows)
             _check_logits(logits, len(rows), self._rows)
@@ -346,7 +344,7 @@ class _Played:
         truncated: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> dict[int, Episode]:
-        """Note a step's rewards [B]; returns the episodes that it ended, by their rows."""
+        """Record a step's rewards [B]; returns the episodes that ended, by their rows."""
         ended = {}
         for i, row in enumerate(rows):
             episode = self.episodes[self.running[row]]
@@ -362,12 +360,12 @@ class _Played:
 
 
 def _check_logits(logits: Any, num_rows: int, episodes: Episodes) -> None:
-    """Raise TypeError or ValueError for what is no action logits of these rows."""
+    """Raise TypeError or ValueError unless a policy returned action logits for these rows."""
     if not (isinstance(logits, Tensor) and logits.is_floating_point()):
         raise TypeError(
             f"a policy must return a floating tensor of action logits, got {type(logits).__name__}"
         )
-    known = reach(episodes.action_mask)  # a token policy may leave out what no token stands for
+    known = reach(episodes.action_mask)  # a token policy may leave out ids beyond the tokenizer's
     sizes = {int(episodes.action_space.n), known}
     if logits.dim() != 2 or len(logits) != num_rows or logits.shape[1] not in sizes:
         wanted = " or ".join(f"[{num_rows}, {size}]" for size in sorted(sizes))

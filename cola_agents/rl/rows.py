@@ -1,4 +1,4 @@
-"""The rows of an environment, for those who play its whole episodes themselves."""
+"""Make the rows of an environment without its step loop, to play whole episodes in them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cola_envs.vector import CoLAVectorEnv
 
 
 def make_rows(env_id: str, num_rows: int, **kwargs: Any) -> CoLAVectorEnv:
-    """``gym.make_vec`` for the sake of ``.episodes``; arguments as there.
+    """An environment of ``gym.make_vec``, whose ``.episodes`` are played directly; arguments as there.
 
     Raises:
-        TypeError: an id that is none of these environments, or a ``max_episode_steps``: the vector
-            environment counts steps, and its Episodes know nothing of it.
+        TypeError: for an id of another package, or a ``max_episode_steps``: only the vector environment
+            counts steps, its Episodes do not.
     """
     made = gym.make_vec(env_id, num_envs=num_rows, **kwargs).unwrapped
     if not isinstance(made, CoLAVectorEnv):

@@ -150,7 +150,7 @@ def _put(path: Path, write: Callable[[Any], object]) -> str:
 
 
 def _clear(path: Path, last: Described | None) -> None:
-    """Delete all saves but the last whole one, and the remains of killed ones."""
+    """Delete all saves except the last whole one, and files of interrupted saves."""
     current = {LOCK} if last is None else {LOCK, last.name, *last.files}
     for old in path.iterdir():
         if old.name not in current and (LEFT.fullmatch(old.name) or old.name == PREVIOUS):

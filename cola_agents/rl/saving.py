@@ -136,7 +136,13 @@ def read_saved(path: Path) -> SavedAgent:
             stacklevel=3,
         )
     else:
-        _look_at_previous(path)
+        if (path / PREVIOUS).exists():
+            try:
+                read_described(path, PREVIOUS).check()
+            except DamagedError as damage:
+                warnings.warn(
+                    f"{damage}; it belongs to the save before the newest, which is whole", stacklevel=3
+                )
     if not is_sealed(described.content):
         warnings.warn(
             f"{path / described.name} was saved by a version without digests: damage to its files may go "
@@ -151,15 +157,6 @@ def _read(path: Path, name: str) -> tuple[Described, dict[str, Tensor], dict[str
     described = read_described(path, name)
     described.check()
     return described, *read_tensors(path, described.content["files"])
-
-
-def _look_at_previous(path: Path) -> None:
-    """Warn where the previous save is damaged."""
-    if (path / PREVIOUS).exists():
-        try:
-            read_described(path, PREVIOUS).check()
-        except DamagedError as damage:
-            warnings.warn(f"{damage}; it belongs to the save before the newest, which is whole", stacklevel=4)
 
 
 def read_description(path: Path) -> dict[str, Any]:

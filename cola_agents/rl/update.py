@@ -27,18 +27,17 @@ Record = dict[str, float]
 
 @dataclass(frozen=True)
 class Batch:
-    """What an update learns from; also a minibatch of it, and a part of a minibatch.
+    """Episodes with advantages: the batch of an update, a minibatch of it, or a part of a minibatch.
 
     Attributes:
         rollout: the episodes.
-        decision_mask: [N, T] bool, True where an advantage stands: at every action, or at the first of each
-            macro action.
-        advantages: [N, T].
-        figures: that are recorded once for the whole batch, by name.
+        decision_mask: [N, T] bool, True at decisions: every action, or the first of each macro action.
+        advantages: [N, T], read at decisions.
+        figures: figures by name that are recorded once for the whole batch.
         loss_mean: how :meth:`mean` averages: ``"token"`` or ``"sequence"``, as in
             :func:`cola_agents.rl.losses.average`.
-        values, returns: [N, T], of an agent that learns values.
-        parent: the whole minibatch that this part was cut from; None where this is no part.
+        values, returns: [N, T]; None for an algorithm without a value function.
+        parent: the minibatch that this part was cut from; None if this is not a part.
     """
 
     rollout: Rollout
@@ -52,7 +51,7 @@ class Batch:
 
     @cached_property
     def num_decisions(self) -> int:
-        """How many decisions were taken in all episodes together."""
+        """Number of decisions in all episodes together."""
         return int(self.decision_mask.sum())
 
     def select(self, index: np.ndarray) -> Batch:
@@ -79,30 +78,30 @@ class Batch:
             yield self if whole else replace(self.select(index), parent=self)
 
     def by_decision(self, values: Tensor) -> Tensor:
-        """Sums of ``values`` [M], one an action, over what is decided at once: [G]."""
+        """``values`` [M], one for each action, summed over the actions of each decision: [G]."""
         return sum_macros(values, self.rollout.mask, self.decision_mask)
 
     def mean(self, values: Tensor, over: Literal["actions", "decisions"] = "actions") -> Tensor:
         """This part's share of the minibatch's mean of ``values``: the shares of all parts add up to it.
 
         Args:
-            values: one an action, [M], or one a decision, [G].
+            values: one for each action, [M], or each decision, [G].
             over: which of the two.
         """
-        whole = self.parent or self
-        mask, total = self.rollout.mask, whole.rollout.num_actions
+        minibatch = self.parent or self
+        mask, total = self.rollout.mask, minibatch.rollout.num_actions
         if over == "decisions":
-            mask, total = self.decision_mask, whole.num_decisions
+            mask, total = self.decision_mask, minibatch.num_decisions
         if self.loss_mean == "sequence":
-            total = len(whole.rollout)
+            total = len(minibatch.rollout)
         return average(values, mask, self.loss_mean, total)
 
     def ratio_figures(self, log_ratio: Tensor, clip: float | None = None) -> Record:
-        """How far the policy is from the one that played: shares of the minibatch's means.
+        """Distance of the policy from the one that played: shares of the minibatch's means.
 
         Args:
-            log_ratio: of decisions: their log-probabilities now, less those when they were taken, [G].
-            clip: of the ratio; None where nothing is clipped.
+            log_ratio: of each decision, the log-probability now minus that when it was taken, [G].
+            clip: the ratio's clipping range; None for a loss without clipping.
         """
         log_ratio = log_ratio.detach()
         share = self.num_decisions / (self.parent or self).num_decisions
@@ -126,27 +125,27 @@ def improve(
     """Make a gradient step on each of the minibatches.
 
     Args:
-        loss: from a part of a minibatch to its share of the minibatch's loss, and of its figures.
-        minibatches: which episodes of the batch each of them has; see :func:`shuffled`.
-        micro_batch: episodes of a part; the gradients of the parts are added up. None for whole minibatches.
-        workers: the processes that compute together: each does its own episodes.
+        loss: returns a part's share of the minibatch's loss, and of its figures.
+        minibatches: the indices of each minibatch's episodes; see :func:`shuffled`.
+        micro_batch: episodes in a part, for gradient accumulation; None for whole minibatches.
+        workers: the processes that compute together, each on its own episodes.
 
     Returns:
-        The figures of the loss by name, a number a step, with ``loss`` and ``grad_norm`` among them.
+        Figures by name, a list with a number for each step; with ``loss`` and ``grad_norm``.
 
     Raises:
-        FloatingPointError: where a loss or a gradient is not finite: that step was not made.
+        FloatingPointError: for a loss or a gradient that is not finite; that step is not made.
     """
     figures: dict[str, list[float]] = defaultdict(list)
     for index in minibatches:
         step: Record = defaultdict(float)
         optimiser.zero_grad()
         for part in batch.select(index).parts(micro_batch):
-            value, found = loss(part)
+            value, shares = loss(part)
             if not torch.isfinite(value):
                 raise FloatingPointError(f"the loss is {value.item()}: no step was made; lower lr")
             value.backward()
-            for name, share in {**found, "loss": value.item()}.items():
+            for name, share in {**shares, "loss": value.item()}.items():
                 step[name] += share
         step = workers.sum_gradients(list(actor.trained().values()), step)
         step["grad_norm"] = optimiser.step(max_grad_norm)
@@ -156,9 +155,9 @@ def improve(
 
 
 def in_parts(rollout: Rollout, size: int | None) -> list[np.ndarray]:
-    """The episodes whose hidden states are in this process, ``size`` at a time; None for all, in order.
+    """Indices of the episodes whose hidden states are in this process, ``size`` at a time; None for all.
 
-    Those of like length stand together: a part is as long as its longest.
+    Episodes of similar length are in one part, since a part is padded to its longest.
     """
     here = rollout.here
     if size is None or size >= len(here):
@@ -170,7 +169,7 @@ def in_parts(rollout: Rollout, size: int | None) -> list[np.ndarray]:
 def shuffled(
     count: int, size: int | None, passes: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Minibatches of ``size`` of ``count`` episodes, in a new order each pass; None for all at once."""
+    """Indices of minibatches of ``size`` of ``count`` episodes, in a new order each pass; None for all."""
     size = size or count
     for _ in range(passes):
         order = generator.permutation(count)

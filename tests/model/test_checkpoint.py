@@ -176,7 +176,7 @@ def test_version_zero_does_everything_but_infer(tmp_path, ids, tiny_tokenizer):
     assert model.generate(ids, max_new_tokens=3, eos_token_id=None).shape == (2, 12)
     h = model.hidden(ids)
     assert model.policy(h).shape == (2, 9, C)
-    with pytest.raises(ValueError, match=r"no inverse dynamics.*v=0.*be re-cloned"):
+    with pytest.raises(ValueError, match=r"no inverse dynamics.*v=0.*cannot be inferred"):
         model.infer(h)
     with pytest.raises(ValueError, match="no inverse dynamics"):
         trained_parameters(model, WORLD_MODULES)

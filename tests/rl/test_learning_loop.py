@@ -472,7 +472,10 @@ def test_a_full_disk_leaves_the_last_whole_agent_and_nothing_else(broken, models
             agent.save(tmp_path / "run")
         with pytest.raises(OSError, match="No space left"):
             agent.save(tmp_path / "new")
-        with pytest.warns(UserWarning, match="learning on"), pytest.raises(OSError, match="No space left"):
+        with (
+            pytest.warns(UserWarning, match="learning continues"),
+            pytest.raises(OSError, match="No space left"),
+        ):
             agent.learn(1, save_every=1, save_to=tmp_path / "run")
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == files
@@ -642,7 +645,7 @@ def test_a_full_disk_under_the_logs_is_a_warning_too(models, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(agent, "dump_logs", full)
-    with pytest.warns(UserWarning, match="not logged, learning on: .*No space left"):
+    with pytest.warns(UserWarning, match="not logged, learning continues: .*No space left"):
         agent.learn(200)
     assert agent.num_timesteps >= 200
 

@@ -1,0 +1,180 @@
+"""The methods of an agent that play its policy outside of training; N rows, D hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from cola_agents.common.arguments import environment_arguments
+from cola_agents.decoding.contract import PolicyBackbone
+from cola_agents.model.sampling import Drawing
+from cola_agents.rl.acting import AgentVecEnv, PolicyFor, actions_for
+from cola_agents.rl.actors import Actor
+from cola_agents.rl.options import AgentOptions
+from cola_agents.rl.policy import TrainedPolicy
+from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rows import make_rows
+from cola_envs.build import evaluation_split
+from cola_envs.env import CoLAEnv
+from cola_envs.episodes import Episodes
+from cola_envs.vector import CoLAVectorEnv
+
+
+class PlayingMixin:
+    """Adds :meth:`predict`, :meth:`policy_for`, :meth:`vec_env` and :meth:`evaluate` to an agent."""
+
+    actor: Actor
+    backbone: PolicyBackbone
+    env_id: str
+    env_kwargs: dict[str, Any]
+    fingerprint: str
+    num_envs: int
+    num_updates: int
+    options: AgentOptions
+    policy: TrainedPolicy
+    seed: int
+    _env: AgentVecEnv | None
+    _predictions: np.random.Generator
+
+    def get_env(self) -> AgentVecEnv:
+        """The agent's task in a VecEnv of its own, so that stepping it does not affect training."""
+        if self._env is None:
+            self._env = self._vec_env(self.env_id, self.num_envs, self.env_kwargs)
+        return self._env
+
+    def get_vec_normalize_env(self) -> None:
+        """None: observations are not normalised."""
+        return None
+
+    def vec_env(
+        self,
+        num_envs: int | None = None,
+        *,
+        env_id: str | None = None,
+        split: str | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **direct: Any,
+    ) -> AgentVecEnv:
+        """A new VecEnv for ``evaluate_policy``, ``EvalCallback`` and :meth:`predict`.
+
+        Args:
+            num_envs: its number of rows; None for the agent's.
+            env_id: another task of the same level; None for the agent's own.
+            split: a split of the task; None for ``"test"`` if there is one, else the last.
+            env_kwargs: further arguments of the environment; on the agent's own task they override the
+                agent's.
+        """
+        arguments = environment_arguments(env_kwargs, direct, "vec_env")
+        chosen, kwargs = self._evaluation(env_id, split, arguments)
+        return self._vec_env(chosen, num_envs or self.num_envs, kwargs)
+
+    def _vec_env(self, env_id: str, num_envs: int, kwargs: dict[str, Any]) -> AgentVecEnv:
+        return AgentVecEnv(self.actor, self.backbone, lambda: self.num_updates, env_id, num_envs, **kwargs)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Actions for the observations of this agent's :meth:`vec_env`.
+
+        Args:
+            observation: [N, D], as ``reset`` or ``step`` returned them.
+            state, episode_start: for Stable-Baselines3's interface; not used, since an observation already
+                encodes its whole episode.
+            deterministic: take the likeliest action in place of a draw.
+
+        Returns:
+            actions [N], and ``state`` unchanged.
+
+        Raises:
+            ValueError: for observations of another environment, which do not encode the whole episode.
+        """
+        drawing: Drawing = {"temperature": 0.0} if deterministic else self.options.drawing
+        with self.policy.threads:
+            return actions_for(self.actor, observation, self._predictions, drawing), state
+
+    def policy_for(self, env: Any) -> PolicyFor:
+        """The policy as a function of observations, for an environment of ``gym.make`` or ``gym.make_vec``.
+
+        ``action = policy(observation)`` is an int, or an array [N] for a vector environment. Actions are
+        drawn with the agent's sampling options; ``policy(observation, deterministic=True)`` takes the
+        likeliest.
+
+        Args:
+            env: the environment, wrapped or not.
+
+        Raises:
+            TypeError: for an environment of another package.
+            ValueError: for an environment over another model, or of the other action level.
+        """
+        inner = env.unwrapped
+        if not isinstance(inner, (CoLAEnv, CoLAVectorEnv)):
+            raise TypeError(f"policy_for takes an environment of cola_envs, got {env!r}")
+        if inner.episodes.backbone.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"this agent acts over another model than {env!r}, or at the other level: make the "
+                "environment with the same model= as the agent"
+            )
+        return PolicyFor(
+            self.actor,
+            lambda: self.num_updates,
+            inner.episodes,
+            single=isinstance(inner, CoLAEnv),
+            drawing=self.options.drawing,
+            generator=np.random.default_rng([self.seed, 6]),
+        )
+
+    def evaluate(
+        self,
+        num_episodes: int = 256,
+        *,
+        env_id: str | None = None,
+        split: str | None = None,
+        greedy: bool = False,
+        seed: int = 10_000,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **direct: Any,
+    ) -> Rollout:
+        """Play whole episodes with the current policy.
+
+        Args:
+            num_episodes: N.
+            env_id: another task of the same level; None for the agent's own.
+            split: one of the task's; None for ``"test"``, or else the last it has.
+            greedy: take the likeliest action in place of a draw.
+            seed: problem ``i`` has seed ``seed + i``, so that all agents get the same problems; of a task
+                whose problems come in order the first ones are played.
+            env_kwargs: further arguments, over the agent's own on its own task.
+        """
+        arguments = environment_arguments(env_kwargs, direct, "evaluate")
+        chosen, kwargs = self._evaluation(env_id, split, arguments)
+        episodes = self._episodes(chosen, min(num_episodes, max(64, self.num_envs)), kwargs)
+        try:
+            drawing: Drawing = {"temperature": 0.0} if greedy else self.options.drawing
+            seeds = range(seed, seed + num_episodes)
+            return collect(episodes, self.actor, seeds=seeds, **drawing)
+        finally:
+            episodes.close()
+
+    def kwargs_on(self, env_id: str) -> dict[str, Any]:
+        """The environment arguments for a task: the agent's, of which another task gets only the decoding."""
+        if env_id == self.env_id:
+            return dict(self.env_kwargs)
+        return {name: self.env_kwargs[name] for name in ("world_temperature",) if name in self.env_kwargs}
+
+    def _evaluation(
+        self, env_id: str | None, split: str | None, env_kwargs: dict[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """The id of the environment to evaluate on, and its arguments."""
+        chosen = env_id or self.env_id
+        kwargs = {**self.kwargs_on(chosen), **env_kwargs}
+        return chosen, {**kwargs, "split": split or evaluation_split(gym.spec(chosen).kwargs["builder"])}
+
+    def _episodes(self, env_id: str, num_rows: int, kwargs: dict[str, Any]) -> Episodes:
+        return make_rows(env_id, num_rows, model=self.backbone, **kwargs).episodes
