@@ -176,7 +176,7 @@ def run_demo(
     seeds: Sequence[int] = (0,),
     episodes: int = 256,
 ) -> Path:
-    """Run the demo, print its table and an answer, and write ``results.json`` and ``curves.png`` into ``out``.
+    """Run the demo, print its table and answers, and write ``results.json`` and ``curves.png`` into ``out``.
 
     Args:
         task: a latent-action id; its token-level twin is the other arm. The options of both arms were tuned
