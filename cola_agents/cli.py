@@ -78,7 +78,7 @@ def _reported() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def _escaped_warnings() -> Iterator[None]:
-    """Warnings may quote a model's or a problem's text: what of it would steer the terminal is escaped."""
+    """Escape control characters in warnings, which may quote the text of a model or of a problem."""
     plain = warnings.formatwarning
 
     def escaped(*args: Any, **kwargs: Any) -> str:

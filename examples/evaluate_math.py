@@ -15,8 +15,8 @@ from cola_envs.tasks.math500 import SubstituteWarning
 def main(samples: int = 4, episodes: int | None = None, **settings: Any) -> Any:
     warnings.simplefilter("ignore", SubstituteWarning)  # the report carries the same words
     settings.setdefault("max_tokens", 96)
-    sampled = evaluate("CoLA-Math500-v0", samples=samples, episodes=episodes, **settings)
-    greedy = evaluate("CoLA-Math500-v0", greedy=True, episodes=episodes, **settings)
+    sampled = evaluate("CoLA-Math500-v0", samples=samples, episodes=episodes, env_kwargs=settings)
+    greedy = evaluate("CoLA-Math500-v0", greedy=True, episodes=episodes, env_kwargs=settings)
 
     print(table(sampled))
     low, high = greedy["pass@1_95"]

@@ -146,7 +146,9 @@ def test_an_evaluation_plays_each_problem_once_a_round_and_in_order(monkeypatch)
     rounds: list[Any] = []
     summary = module.summary
     monkeypatch.setattr(module, "summary", lambda played: rounds.extend(played) or summary(played))
-    evaluate("CoLA-Math500-v0", samples=3, seed=7, num_envs=2, problems=PROBLEMS, max_tokens=3)
+    evaluate(
+        "CoLA-Math500-v0", samples=3, seed=7, num_envs=2, env_kwargs={"problems": PROBLEMS, "max_tokens": 3}
+    )
     names = [[one.info["unique_id"] for one in played] for played in rounds]
     assert names == [[f"problems/{i}" for i in range(5)]] * 3
 
@@ -155,15 +157,15 @@ def test_recorded_answers_are_to_the_problems_in_order_also_where_a_file_is_gone
     kwargs = {**LISTED["CoLA-Preference-v0"], "sequential": True, "split": "train", "max_tokens": 3}
     path = tmp_path / "tries.jsonl"
     for _ in range(2):
-        generate("CoLA-Preference-v0", path, problems=5, n=2, num_envs=2, **kwargs)
+        generate("CoLA-Preference-v0", path, problems=5, n=2, num_envs=2, env_kwargs=kwargs)
         names = [episode["info"]["prompt"] for episode in read(path).episodes]
         assert names == [f"Prompt {i // 2}" for i in range(10)]
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))  # what a kill may leave
 
 
 def test_a_search_takes_the_problem_of_its_seed():
-    kwargs = {**LISTED["CoLA-Preference-v0"], "sequential": True}
-    solver = MCTS("CoLA-Preference-v0", SearchConfig(simulations=2), num_trees=2, max_tokens=3, **kwargs)
+    kwargs = {**LISTED["CoLA-Preference-v0"], "sequential": True, "max_tokens": 3}
+    solver = MCTS("CoLA-Preference-v0", SearchConfig(simulations=2), num_trees=2, env_kwargs=kwargs)
     for _ in range(2):
         solver.solve([3, 6, 8])
         assert prompts(solver, [0]) == ["Prompt 3"]  # 8, counted round 5 problems

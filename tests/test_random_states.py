@@ -78,23 +78,27 @@ def test_agents(cls: type[Agent], level, options, tmp_path):
 def test_collecting_recording_evaluating_and_stepping(tmp_path):
     envs: Any = gym.make_vec("CoLA-Arithmetic-v0", num_envs=2, level=2, max_tokens=6).unwrapped
     collect(envs.episodes, InitialPolicy())
-    generate("CoLA-Arithmetic-v0", tmp_path / "tries.jsonl", problems=2, n=2, max_tokens=6)
-    evaluate("CoLA-Arithmetic-v0", episodes=4, samples=2, max_tokens=6)
-    venv = SB3VecEnv("CoLA-Arithmetic-v0", num_envs=2, max_tokens=6)
+    generate("CoLA-Arithmetic-v0", tmp_path / "tries.jsonl", problems=2, n=2, env_kwargs={"max_tokens": 6})
+    evaluate("CoLA-Arithmetic-v0", episodes=4, samples=2, env_kwargs={"max_tokens": 6})
+    venv = SB3VecEnv("CoLA-Arithmetic-v0", num_envs=2, env_kwargs={"max_tokens": 6})
     venv.reset()
     venv.step(np.zeros(2, dtype=int))
 
 
 def test_searching_and_the_q_function(tmp_path):
     path = tmp_path / "tries.jsonl"
-    generate("CoLA-Arithmetic-v0", path, problems=2, n=2, level=2, max_tokens=6)
-    solver = MCTS("CoLA-Arithmetic-v0", SearchConfig(simulations=2, noise=0.3), num_trees=2, level=2)
+    generate("CoLA-Arithmetic-v0", path, problems=2, n=2, env_kwargs={"level": 2, "max_tokens": 6})
+    solver = MCTS(
+        "CoLA-Arithmetic-v0", SearchConfig(simulations=2, noise=0.3), num_trees=2, env_kwargs={"level": 2}
+    )
     solver.solve([0, 1])
     backbone: Any = solver.episodes.backbone
     q = QFunction.over(backbone)
     train_q(q, read(path).rollout(backbone), QConfig(steps=1, batch_size=2))
     q.save(tmp_path / "q")
-    MCTS("CoLA-Arithmetic-v0", MCTSQConfig(rounds=1), q=tmp_path / "q", num_trees=2, level=2).solve([0])
+    MCTS(
+        "CoLA-Arithmetic-v0", MCTSQConfig(rounds=1), q=tmp_path / "q", num_trees=2, env_kwargs={"level": 2}
+    ).solve([0])
 
 
 def test_the_stages_of_the_bundled_models(tmp_path):

@@ -53,12 +53,14 @@ class Numbered(FirstLetter):
 
 def fake(num_envs: int | None = 4, level: str = "latent", **settings: Any) -> SB3VecEnv:
     settings = {"task": Numbered, "max_tokens": 4, "model": FakeBackbone(level), **settings}  # type: ignore[arg-type]
-    return seeded(SB3VecEnv(TOKEN if level == "token" else LATENT, num_envs=num_envs, **settings))
+    return seeded(SB3VecEnv(TOKEN if level == "token" else LATENT, num_envs=num_envs, env_kwargs=settings))
 
 
 def real(backbone: Any, num_envs: int = 4, **settings: Any) -> SB3VecEnv:
     settings = {"task": Numbered, "max_tokens": 4, "model": backbone, **settings}
-    return seeded(SB3VecEnv(TOKEN if backbone.level == "token" else LATENT, num_envs=num_envs, **settings))
+    return seeded(
+        SB3VecEnv(TOKEN if backbone.level == "token" else LATENT, num_envs=num_envs, env_kwargs=settings)
+    )
 
 
 def seeded(venv: SB3VecEnv) -> SB3VecEnv:

@@ -38,7 +38,10 @@ def printed_by_play(folder: Path, capsys: Any) -> str:
     said: list[str] = []
     lines = iter(["\x1b[2J", ":quit"])
     play(
-        "CoLA-Math500-v0", problems=problems(folder), max_tokens=4, ask=lambda _: next(lines), say=said.append
+        "CoLA-Math500-v0",
+        env_kwargs={"problems": problems(folder), "max_tokens": 4},
+        ask=lambda _: next(lines),
+        say=said.append,
     )
     return "".join(said)
 

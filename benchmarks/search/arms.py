@@ -112,9 +112,7 @@ def q_function(
         data,
         problems=recipe.problems,
         n=recipe.n,
-        split="train",
-        model=backbone,
-        **TASKS[task][1],
+        env_kwargs={"split": "train", "model": backbone, **TASKS[task][1]},
     )
     recorded = read(data)
     length = float(np.mean([len(episode["actions"]) for episode in recorded.episodes]))

@@ -42,18 +42,18 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     names = NAMES if arguments.name is None else (arguments.name,)
     good = True
-    for found in [found for name in names for found in verify(name)]:
-        line = f"{found.title} ({found.split}): {found.status}"
-        if found.problems is not None:
-            line += f", {found.problems} problems, {found.unanswered} without an answer left out"
-            line += f", {found.duplicates} repeated"
-        if found.overlap is not None:
-            line += f", {found.overlap} of them in the test set"
-        if found.sha256 is not None:
-            line += f", sha256 {found.sha256}"
-        print(f"{line}\n  {found.path}")
-        # Asked for all, a set that was never fetched is no fault.
-        good &= found.status == "ok" or (found.status == "absent" and arguments.name is None)
+    for result in [result for name in names for result in verify(name)]:
+        line = f"{result.title} ({result.split}): {result.status}"
+        if result.problems is not None:
+            line += f", {result.problems} problems, {result.unanswered} without an answer left out"
+            line += f", {result.duplicates} repeated"
+        if result.overlap is not None:
+            line += f", {result.overlap} of them in the test set"
+        if result.sha256 is not None:
+            line += f", sha256 {result.sha256}"
+        print(f"{line}\n  {result.path}")
+        # Without a name all sets are checked, and one that was never fetched is no error.
+        good &= result.status == "ok" or (result.status == "absent" and arguments.name is None)
     return 0 if good else 1
 
 

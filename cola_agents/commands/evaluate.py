@@ -58,7 +58,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from cola_agents.evaluation.run import evaluate
 
     task, env_kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
-    named = {
+    options = {
         "model": arguments.model,
         "agent": arguments.agent and load_playing(arguments.agent, env_kwargs, arguments.algo),
         "tokenizer": arguments.tokenizer,
@@ -70,7 +70,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "num_envs": arguments.num_envs,
     }
     for name in env_kwargs:
-        if name in named or name == "problems":
+        if name in options or name == "problems":
             raise ValueError(f"--env {name}=... is an option of its own: --{name}")
     if arguments.problems is not None:
         env_kwargs["problems"] = arguments.problems
@@ -79,9 +79,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             raise ValueError("--q and --search-set are of a search: give --search puct or mcts-q")
     else:
         chosen = settings(arguments.search_set, "--search-set")
-        named["search"] = search_config(arguments.search, arguments.simulations, chosen)
-        named["q"] = arguments.q
-    report = evaluate(task, **named, env_kwargs=env_kwargs)
+        options["search"] = search_config(arguments.search, arguments.simulations, chosen)
+        options["q"] = arguments.q
+    report = evaluate(task, **options, env_kwargs=env_kwargs)
     if arguments.out is not None:
         write_json(arguments.out, report, indent=2)
     if arguments.json:
@@ -92,18 +92,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def search_config(name: str, simulations: int, chosen: JsonObject) -> SearchConfig | MCTSQConfig:
-    """How an evaluation searches: by the Q-function's word, never by the task's own rewards.
+    """The search options of an evaluation: rewards are the Q-function's estimates, never the task's own.
 
     Raises:
-        ValueError: for a setting that the search does not have, or has an option of its own for.
+        ValueError: for a field that the search does not have, or that another option sets.
     """
     from cola_agents.search import MCTSQConfig, SearchConfig
 
     kind: type = MCTSQConfig if name == "mcts-q" else SearchConfig
     count = "rounds" if name == "mcts-q" else "simulations"
-    known = [field.name for field in dataclasses.fields(kind) if field.name not in (count, "rewards")]
-    for one in chosen:
-        if one not in known:
-            raise ValueError(f"--search-set {one}=...: {name} has {', '.join(known)}, and --simulations")
+    known = [one.name for one in dataclasses.fields(kind) if one.name not in (count, "rewards")]
+    for field in chosen:
+        if field not in known:
+            raise ValueError(f"--search-set {field}=...: {name} has {', '.join(known)}, and --simulations")
     start = {} if name == "mcts-q" else {"answer": "value"}
     return kind(**{count: simulations, "rewards": "estimated", **start, **chosen})

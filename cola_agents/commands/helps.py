@@ -1,4 +1,4 @@
-"""What every ``--help`` of ``cola`` has: defaults, and an example."""
+"""Defaults and an example in every ``--help`` of ``cola``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXAMPLES = {
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Says a default where there is one to say."""
+    """Shows defaults, except those that say nothing: None, False and empty ones."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, [], (), argparse.SUPPRESS) or not action.help:
@@ -36,7 +36,7 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
 
 
 def dress(parser: argparse.ArgumentParser) -> None:
-    """Give a command's parser its defaults and its example."""
+    """Make a command's parser show its defaults and its example."""
     parser.formatter_class = Formatter
     name = parser.prog.split()[-1]
     if name in EXAMPLES:

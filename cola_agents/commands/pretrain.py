@@ -38,7 +38,7 @@ _OPTIONS: dict[str, JsonObject] = {
     "--model --source": {"dest": "model", "help": "folder or hub id of the model to start from"},
     "--tokenizer": {"help": "folder or hub id; the model's own without"},
     "--dtype": {"help": "type to load the weights in (float32)"},
-    "--device": {"help": "e.g. cuda; of several processes accelerate's business"},
+    "--device": {"help": "e.g. cuda; of several processes accelerate chooses it"},
     "--data": {"action": "append", "metavar": "SPEC", "help": _DATA},
     "--held-out": {"action": "append", "metavar": "SPEC", "help": "what a finished policy is measured on"},
     "--long": {
@@ -101,7 +101,7 @@ _RECIPE = ("--seed", "--steps", "--tensorboard")
 
 
 class _Foreign(argparse.Action):
-    """An option of other stages: it is read, so that the error can name all of them."""
+    """An option of other stages: it is parsed, so that one error can name all that do not apply."""
 
     def __call__(
         self,
@@ -134,11 +134,11 @@ def add(commands: Commands) -> None:
                     nargs="?",
                     help=argparse.SUPPRESS,
                 )
-        parser.set_defaults(run=_own(run))
+        parser.set_defaults(run=_checked(run))
 
 
-def _own(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """``run``, refusing options of other stages."""
+def _checked(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """``run``, after a check that no option of another stage was given."""
 
     def checked(arguments: argparse.Namespace) -> int:
         if arguments.foreign:
@@ -160,7 +160,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _given(arguments: argparse.Namespace, flags: Sequence[str]) -> JsonObject:
-    """What was given of some options, by field."""
+    """The options among ``flags`` that were given, by field."""
     fields = [_OPTIONS[one].get("dest", one[2:].replace("-", "_")) for one in flags]
     return {name: value for name in fields if (value := getattr(arguments, name, None)) is not None}
 
@@ -176,13 +176,13 @@ def _run(arguments: argparse.Namespace) -> Run:
             f"the stage {arguments.stage} needs --model (or --source): a hub id, or a folder such as `cola "
             f"pretrain {before}` writes"
         )
-    told = _given(
+    options = _given(
         arguments, ("--tokenizer", "--dtype", "--device", "--long", "--preset", *_LENGTHS, "--seed")
     )
-    if "tokens" in told:
-        if not math.isfinite(told["tokens"]):
-            raise ValueError(f"--tokens is a finite number, e.g. 1e9, got {told['tokens']}")
-        told["tokens"] = int(told["tokens"])
+    if "tokens" in options:
+        if not math.isfinite(options["tokens"]):
+            raise ValueError(f"--tokens is a finite number, e.g. 1e9, got {options['tokens']}")
+        options["tokens"] = int(options["tokens"])
     return Run(
         stage=arguments.stage,
         model=arguments.model,
@@ -192,7 +192,7 @@ def _run(arguments: argparse.Namespace) -> Run:
         config=_given(arguments, _CONFIG),
         grow=_given(arguments, _GROW),
         codes=_given(arguments, _CODES),
-        **told,
+        **options,
         **_tuning(_given(arguments, _TUNE)),
     )
 
@@ -205,16 +205,16 @@ def _tuning(given: JsonObject) -> JsonObject:
     for name in ("lora_alpha", "keep_adapters"):
         if name in given and "lora_rank" not in given:
             raise ValueError(f"{flag_of(name)} needs --lora-rank")
-    told: JsonObject = {"reclone": "no_reclone" not in given, "keep_adapters": "keep_adapters" in given}
+    options: JsonObject = {"reclone": "no_reclone" not in given, "keep_adapters": "keep_adapters" in given}
     if "under" in given:
-        told["tune"] = given["under"]
+        options["tune"] = given["under"]
     if "lora_rank" in given:
-        told["lora"] = LoRA(given["lora_rank"], given.get("lora_alpha"))
-    return told
+        options["lora"] = LoRA(given["lora_rank"], given.get("lora_alpha"))
+    return options
 
 
 def _check_empty(out: Path) -> None:
-    """Refuse a folder with something in it: these stages do not go on with what was stopped."""
+    """Raise FileExistsError for a folder that is not empty: these stages cannot be resumed."""
     if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise FileExistsError(f"{out} is not an empty folder: nothing was written")
 
@@ -262,7 +262,7 @@ def _train_q(arguments: argparse.Namespace) -> int:
 
 
 def _kept(records: Sequence[JsonObject]) -> JsonObject:
-    """The record of the weights that were kept, and what was looked at to choose them."""
+    """The record of the weights that were kept, with the held-out figures that they were chosen by."""
     judged = [record for record in records if "held_out" in record]
     if not judged:
         return records[-1]

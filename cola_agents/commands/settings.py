@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cola_envs.jsonl import JsonObject
 
-#: Python's names of what JSON writes in small letters.
+#: Python's spelling of JSON's constants.
 _WORDS = {"True": True, "False": False, "None": None}
 
 
@@ -29,24 +29,24 @@ def whole(text: str) -> int:
 def settings(pairs: Sequence[str], flag: str) -> JsonObject:
     """``["level=2", "whiten=True"]`` as keyword arguments.
 
-    A value is JSON, or one of Python's ``True``, ``False`` and ``None``, and text where it is neither.
+    A value is read as JSON or as Python's ``True``, ``False`` or ``None``, and else kept as text.
 
     Args:
-        pairs: what was given.
-        flag: what it was given to, for the errors.
+        pairs: the values of the flag.
+        flag: its name, for the errors.
 
     Raises:
-        ValueError: for what is no ``KEY=VALUE``, or a key that comes twice.
+        ValueError: for a value that is no ``KEY=VALUE``, or a key that comes twice.
     """
-    found: JsonObject = {}
+    result: JsonObject = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign or not key.isidentifier():
             raise ValueError(f"{flag} {pair!r} is no KEY=VALUE, e.g. level=2 or 'levels=[4,5]'")
-        if key in found:
+        if key in result:
             raise ValueError(f"{flag} {key}=... comes twice")
         try:
-            found[key] = _WORDS[value] if value in _WORDS else json.loads(value)
+            result[key] = _WORDS[value] if value in _WORDS else json.loads(value)
         except ValueError:
-            found[key] = value
-    return found
+            result[key] = value
+    return result

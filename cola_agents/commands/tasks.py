@@ -1,4 +1,4 @@
-"""Which task a command plays (an id, ``module:Class``, a saved agent's), and its environment's arguments."""
+"""Options that several commands share: the task, its environment's arguments, a saved agent and its class."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from cola_envs.jsonl import JsonObject
 
 ALGORITHMS = ("grpo", "ppo", "remax", "rloo")
-#: The id that plays a task of one's own.
-OWN = "CoLA-Text-v0"
+#: The environment id of a task that is given as ``module:Class``.
+OWN_TASK_ID = "CoLA-Text-v0"
 ALGO_HELP = "or module:Class of your own subclass of cola_agents.rl.agent.Agent"
 TASK_HELP = "environment id (`cola tasks` lists them), or module:Class of your own task"
 
@@ -47,7 +47,7 @@ def add_env(parser: argparse.ArgumentParser, *, old: bool = True) -> None:
     """Add ``--env``: arguments of the environment, any number of them.
 
     Args:
-        old: whether ``--set`` meant the same once.
+        old: also take ``--set``, the deprecated name of the same option.
     """
     parser.add_argument(
         "--env",
@@ -62,11 +62,14 @@ def add_env(parser: argparse.ArgumentParser, *, old: bool = True) -> None:
 
 
 def named_task(task: str, env: Sequence[str]) -> tuple[str, JsonObject]:
-    """The id of a task and its environment's arguments, of what a command was given.
+    """The environment id and the environment's arguments that ``--task`` and ``--env`` name.
 
     Args:
-        task: an id, or ``module:Class``, which is looked for in the working directory too.
-        env: what was given as ``--env``.
+        task: an id, or ``module:Class``; its module may be in the working directory.
+        env: the values of ``--env``.
+
+    Raises:
+        ValueError: for a bad ``--env``, or one that names a second task.
     """
     kwargs = settings(env, "--env")
     _, sign, name = task.partition(":")
@@ -75,7 +78,7 @@ def named_task(task: str, env: Sequence[str]) -> tuple[str, JsonObject]:
     if "task" in kwargs:
         raise ValueError(f"--task {task} and --env task=... name two tasks: give one")
     _look_in_working_directory()
-    return OWN, {"task": task, **kwargs}
+    return OWN_TASK_ID, {"task": task, **kwargs}
 
 
 def _look_in_working_directory() -> None:
@@ -130,10 +133,10 @@ def add_agent(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def task_of_agent(task: str | None, agent: object) -> str:
-    """The task that a command names, or else that of the agent in a folder.
+    """The value of ``--task``, or else the environment id of the saved agent in a folder.
 
     Raises:
-        ValueError: for neither.
+        ValueError: where neither is given.
     """
     if task is not None:
         return task
@@ -159,4 +162,4 @@ def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None) 
     if "task" in env_kwargs:
         kept = read_saved(saved_path(folder)).description["env_kwargs"]
         changed["env_kwargs"] = {**kept, "task": env_kwargs["task"]}
-    return load_agent(folder, algorithm=algo and algorithm_class(algo), **changed)
+    return load_agent(folder, algorithm=algorithm_class(algo) if algo else None, **changed)

@@ -1,1 +1,1 @@
-"""Files, provenance, threads and processes: what every other room uses."""
+"""Shared helpers: files and locks, provenance, threads, processes, interrupts, Markdown tables."""

@@ -1,4 +1,4 @@
-"""Arguments of an environment that are handed on as ``env_kwargs``, and errors that name the right place."""
+"""Environment arguments given as ``env_kwargs``, and errors for options given in the wrong place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import gymnasium as gym
 from cola_envs.build import build_episodes, load
 from cola_envs.jsonl import JsonObject
 
-#: What other libraries call an option that we have under another name.
+#: Names of options in other libraries -> our names.
 ELSEWHERE = {
     "learning_rate": "lr",
     "n_epochs": "epochs",
@@ -33,25 +33,25 @@ ELSEWHERE = {
 def environment_arguments(
     given: Mapping[str, Any] | None, direct: Mapping[str, Any], taker: str
 ) -> dict[str, Any]:
-    """``env_kwargs=`` and the keywords that are still taken beside it, with a DeprecationWarning.
+    """Merge ``env_kwargs=`` with environment arguments given as direct keywords, which are deprecated.
 
     Args:
-        given: as ``env_kwargs=``.
-        direct: as keywords of their own: how it was before.
-        taker: what they were given to.
+        given: the value of ``env_kwargs=``.
+        direct: the direct keywords.
+        taker: the name of the called function or class.
 
     Raises:
-        TypeError: for one that is given twice.
+        TypeError: for an argument that is given both ways.
     """
     given = dict(given or {})
     if direct:
         twice = sorted(set(given) & set(direct))
         if twice:
             raise TypeError(f"{taker} got {twice[0]!r} twice: leave the keyword out, env_kwargs has it")
-        told = ", ".join(f"{name!r}: {reprlib.repr(value)}" for name, value in direct.items())
+        arguments = ", ".join(f"{name!r}: {reprlib.repr(value)}" for name, value in direct.items())
         warnings.warn(
-            f"{taker} takes arguments of the environment as env_kwargs={{{told}}}; as keywords of their own "
-            "they go with version 0.2",
+            f"{taker} takes arguments of the environment as env_kwargs={{{arguments}}}; as direct keywords "
+            "they will be removed in version 0.2",
             DeprecationWarning,
             stacklevel=3,
         )
@@ -59,12 +59,12 @@ def environment_arguments(
 
 
 def unknown_option(name: str, value: object, options: Sequence[str], taker: str, env_id: object) -> str:
-    """What to say of an option that an algorithm does not have.
+    """The error message for an option that an algorithm does not have.
 
     Args:
-        options: those that it has.
-        taker: the algorithm.
-        env_id: of its environment.
+        options: the options that it has.
+        taker: the name of the algorithm.
+        env_id: the id of its environment.
     """
     start = f"unknown option {name!r}: {taker} takes {', '.join(options)}"
     if name in environment_names(env_id):
@@ -77,7 +77,7 @@ def unknown_option(name: str, value: object, options: Sequence[str], taker: str,
 
 
 def check_no_option(env_kwargs: JsonObject, options: Sequence[str], taker: str, env_id: str) -> None:
-    """Raise TypeError for an option of an algorithm that was given to its environment."""
+    """Raise TypeError for an option of the algorithm among the arguments of the environment."""
     known = environment_names(env_id)
     for name, value in env_kwargs.items():
         if name in options and name not in known:
@@ -88,7 +88,7 @@ def check_no_option(env_kwargs: JsonObject, options: Sequence[str], taker: str, 
 
 
 def environment_names(env_id: object) -> set[str]:
-    """The arguments that an environment takes, its task's among them; none of an unknown id."""
+    """The arguments of an environment and of its task; empty for an unknown id."""
     spec = gym.registry.get(env_id) if isinstance(env_id, str) else None
     builder = None if spec is None else spec.kwargs.get("builder")
     if builder is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: bool = False) -> str:
-    """A Markdown table of cells as ``str`` writes them; ``numbers``: all but the first column are set right.
+    """A Markdown table of ``str(cell)``; with ``numbers`` all columns but the first are aligned right.
 
     Raises:
         ValueError: where a row has more or fewer cells than the head.

@@ -39,7 +39,7 @@ class Workers:
     def __init__(self, precision: str = "float32") -> None:
         self._accelerator: Accelerator | None = None
         self.rank, self.size = 0, 1
-        if _asked_for() > 1:
+        if _launched() > 1:
             self._accelerator = _accelerator(precision)
             self.rank = self._accelerator.process_index
             self.size = self._accelerator.num_processes
@@ -95,7 +95,7 @@ class Workers:
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
-def _asked_for() -> int:
+def _launched() -> int:
     """The number of processes that the launcher was asked for."""
     sizes = [int(os.environ[name]) for name in _SIZES if os.environ.get(name)]
     if not sizes and "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
@@ -112,10 +112,10 @@ def _accelerator(precision: str) -> Accelerator:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
         raise ImportError("several processes need accelerate: pip install 'cola-rl[train]'") from error
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", precision.replace("float32", "no")):
+    configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if configured not in ("no", precision.replace("float32", "no")):
         raise ValueError(
-            f"accelerate is configured for mixed precision {asked!r} and the stage for precision "
+            f"accelerate is configured for mixed precision {configured!r} and the stage for precision "
             f"{precision!r}: leave accelerate's at 'no' and set the stage's"
         )
     kwargs = DistributedDataParallelKwargs(gradient_as_bucket_view=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 #: The operations of models with fewer parameters are too short for several threads.
 SMALL = 20_000_000
-#: What a user says to all programs; where one of them is set it holds for small models too.
+#: Variables that set the threads of all programs; where one is set, small models obey it too.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 #: Whether :func:`set_threads` was called.
@@ -19,7 +19,7 @@ _chosen = False
 
 #: For each Python thread the process in which it first computed with several threads of torch.
 _pool = threading.local()
-#: Per Python thread the numbers of threads outside each of the blocks that it is in, the outermost first.
+#: Per Python thread, the number of torch's threads before each block that it is in, the outermost first.
 _blocks = threading.local()
 
 
@@ -61,15 +61,15 @@ class fitting_threads:
     """A block in which small models on a CPU are computed with one thread of torch.
 
     An operation of a small model takes microseconds. Several threads wait for one another in each, and where
-    another process has one of the cores a step takes many times as long. Around a larger model, or one on
-    another device, the block computes with what was set outside all such blocks. ``OMP_NUM_THREADS``,
-    ``MKL_NUM_THREADS`` and :func:`set_threads` have their say: then nothing changes.
+    another process uses one of the cores, a step takes many times as long. Around a larger model, or one on
+    another device, the block computes with the number of threads outside all such blocks. Where
+    ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` is set or :func:`set_threads` was called, nothing changes.
 
-    Parameters are counted here, once; entering and leaving takes about a microsecond. The block may be
-    entered again and again, and within others. Afterwards the number of threads is what it was.
+    Parameters are counted once, in the constructor; entering and leaving takes about a microsecond. Blocks
+    can be entered repeatedly and nested; afterwards the number of threads is what it was before.
 
     Args:
-        parts: models, or what has one as ``model`` (a backbone); what has none is not counted.
+        parts: models, or objects with an attribute ``model`` (a backbone); others are ignored.
     """
 
     def __init__(self, *parts: object) -> None:

@@ -25,10 +25,10 @@ MEASURED = 1024
 
 
 def write_card(folder: Path, recipe: Recipe, *, episodes: int = MEASURED) -> JsonObject:
-    """Measure both models in ``folder`` and write ``README.md`` and ``metrics.json`` there.
+    """Measure both bundled models in ``folder`` and write ``README.md`` and ``metrics.json`` there.
 
     Raises:
-        FileNotFoundError: before anything is measured, where one of the two is not in ``folder``.
+        FileNotFoundError: where a model is not in ``folder``; before anything is measured.
     """
     for needed in ("cola/config.json", "cola/metrics.json", "base/config.json"):
         if not (folder / needed).is_file():
@@ -96,35 +96,33 @@ _ROWS = {
 
 
 def _verdicts(cola: JsonObject, base: JsonObject, codebook: JsonObject) -> str:
-    """Which aims each model met, in words."""
-    said = []
+    """A sentence on which aims each model met."""
+    sentences = []
     for name, model in (("cola", cola), ("base", base)):
         solved, thinks = model["arithmetic"], max(model["thinks_when_told"], model["thinks_when_not_told"])
-        where = "below the aim" if solved < 0.3 else "above the aim" if solved > 0.8 else "within the aim"
-        said.append(f"`{name}` solves {solved:.3f}, {where}, and thinks in at most {thinks:.3f} of samples")
+        result = "below the aim" if solved < 0.3 else "above the aim" if solved > 0.8 else "within the aim"
+        sentences.append(
+            f"`{name}` solves {solved:.3f}, {result}, and thinks in at most {thinks:.3f} of samples"
+        )
     gap = codebook["composed_ce"] - codebook["base_ce"]
-    words = f"; {said[1]}. The composed cross-entropy is {gap:+.4f} nats from the base's."
+    text = f"; {sentences[1]}. The composed cross-entropy is {gap:+.4f} nats from the base's."
     if base["arithmetic"] > 0.8:
-        words += (
+        text += (
             " The base is above because it is fair: it read as many tokens more as the latent-action stages, "
             "and unlike theirs, all of its weights learned from them."
         )
-    return said[0] + words
+    return sentences[0] + text
 
 
 def _card(figures: JsonObject) -> str:
     cola, base, recipe = figures["cola"], figures["base"], figures["recipe"]
     codebook = cola["codebook"]
     measured = [[words, f"{cola[key]:.3f}", f"{base[key]:.3f}"] for key, words in _ROWS.items()]
-    stages = [
-        [
-            name,
-            stage["steps"],
-            f"{stage['steps'] * stage['rows'] * stage['length'] / 1e6:.2f} M",
-            f"{stage['lr']:g}",
-        ]
-        for name, stage in ((name, recipe[name]) for name in ("base", "world", "policy"))
-    ]
+    stages = []
+    for name in ("base", "world", "policy"):
+        stage = recipe[name]
+        tokens = stage["steps"] * stage["rows"] * stage["length"]
+        stages.append([name, stage["steps"], f"{tokens / 1e6:.2f} M", f"{stage['lr']:g}"])
     hardware, share = figures["hardware"], recipe["corpus"]
     return f"""# The bundled models
 

@@ -32,21 +32,21 @@ from cola_envs.shown import shown_line
 
 TASK = "CoLA-Thinking-v0"
 THRESHOLD = 0.9
-#: Training problems that the best constant code is chosen on.
+#: Training problems on which the best constant code is chosen.
 FLOOR_PROBLEMS = 16
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of the comparison: an id and the options it was tuned to."""
+    """One side of the comparison: an environment id and its tuned options."""
 
     name: str
     env_id: str
     options: JsonObject
 
 
-#: Of the grid in benchmarks/results/format_reward_tuning.md: for either arm the options that reached .9 in
-#: the fewest rollouts among those that kept arithmetic within .02 of its start (of equals, the most of it).
+#: The best of the grid in benchmarks/results/format_reward_tuning.md: of the options that kept arithmetic
+#: within .02 of its start, those that reached .9 in the fewest rollouts (of equals, the best arithmetic).
 ARMS = (
     Arm("latent", TASK, {"lr": 3e-3, "kl_coef": 0.1}),
     Arm("token", twin_id(TASK), {"lr": 3e-4, "kl_coef": 0.1}),
@@ -55,7 +55,7 @@ ARMS = (
 
 @dataclass(frozen=True)
 class FixedCodes:
-    """A policy that does not look: the logits of each row, [R, A], in every state."""
+    """A policy that ignores the state: row ``i`` always has the logits ``logits[i]``, [R, A]."""
 
     logits: Tensor
 
@@ -64,16 +64,15 @@ class FixedCodes:
 
 
 def constant_codes(num_codes: int) -> Tensor:
-    """Logits [A, A]: row ``i`` takes code ``i``, always."""
+    """Logits [A, A] under which row ``i`` always takes code ``i``."""
     return torch.eye(num_codes).clamp_min(1e-30).log()
 
 
 def best_constant_code(num_codes: int, play: Callable[[Tensor, Sequence[int]], Rollout]) -> int:
-    """The code that earns most on :data:`FLOOR_PROBLEMS` training problems when it is taken at every step.
+    """The code with the highest reward on :data:`FLOOR_PROBLEMS` training problems, taken at every step.
 
     Args:
-        play: plays one episode a problem, as many as there are codes, row ``i`` with row ``i`` of logits
-            [A, A].
+        play: plays an episode for each row of its logits [A, A], of the problem seeds that it is given.
     """
     always, totals = constant_codes(num_codes), torch.zeros(num_codes)
     for problem in tqdm(range(FLOOR_PROBLEMS), desc="constant codes", unit="problem", leave=False):
@@ -176,7 +175,7 @@ def run_demo(
     seeds: Sequence[int] = (0,),
     episodes: int = 256,
 ) -> Path:
-    """Run the demo, print its table and an answer; write ``results.json`` and ``curves.png`` into ``out``.
+    """Run the demo, print its table and answers, and write ``results.json`` and ``curves.png`` into ``out``.
 
     Args:
         task: a latent-action id; its token-level twin is the other arm. The options of both arms were tuned
@@ -253,7 +252,7 @@ def _options(run: JsonObject) -> str:
 
 
 def draw(results: JsonObject, path: Path) -> None:
-    """Learning curves, and what was kept elsewhere, as a PNG."""
+    """Draw learning curves, and the probe before and after RL, as a PNG."""
     from matplotlib.figure import Figure
 
     colours = {"latent": "#1b6ca8", "token": "#d1495b"}

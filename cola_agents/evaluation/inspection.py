@@ -1,7 +1,7 @@
 """``cola inspect``: what each code of a codebook is used for, measured on text.
 
-Nothing here is interpreted. A code is a number; beside it stand how often inverse dynamics and policy use
-it, and the tokens that follow and precede where it is used.
+Codes are not interpreted: each is reported with how often the inverse dynamics and the policy use it, and
+with the tokens before and after its uses.
 """
 
 from __future__ import annotations
@@ -33,26 +33,27 @@ from cola_envs.shown import escaped, shown_line
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Tokens that a context is made of: the state's own token and those before it in the document.
+#: Tokens of a context: the state's own token and those before it in the document.
 CONTEXT = 3
-#: Next tokens and contexts that are kept of each code.
+#: Next tokens and contexts that are listed for each code.
 KEPT = 5
 #: Tokens of a batch; its rows are as long as the model's context and 1,024 allow.
 _BATCH, _LONGEST = 2048, 1024
+_BLUE, _RED, _GREY = "#1b6ca8", "#d1495b", "#8a8a8a"
 
 
 @dataclass(frozen=True)
 class CodeUse:
-    """One code, over the states where the inverse dynamics gives it.
+    """Statistics of one code over the states to which the inverse dynamics assigns it.
 
     Attributes:
         code: its number.
-        uses, share: how many states it is given in, and their share of all.
-        policy_share: the policy's probability of it, mean over all states.
-        distinct_tokens: how many different tokens follow it.
+        uses, share: the number of those states, and their share of all.
+        policy_share: the policy's mean probability of it over all states.
+        distinct_tokens: the number of different tokens that follow it.
         token_perplexity: exp of the entropy of the tokens that follow it; 0 for a code without uses.
-        next_tokens: the most frequent ones and their shares of its uses, first the most frequent.
-        contexts: likewise the most frequent last tokens of the text before.
+        next_tokens: the most frequent next tokens and their shares of its uses, in falling order.
+        contexts: likewise the most frequent contexts, each :data:`CONTEXT` tokens.
     """
 
     code: int
@@ -67,11 +68,11 @@ class CodeUse:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was measured of a codebook.
+    """Statistics of a codebook on a text.
 
     Attributes:
-        model, text: what was measured, and on what.
-        metrics, warnings: figures of the whole codebook, and what is wrong with them.
+        model, text: names of the model and of the text.
+        metrics, warnings: figures of the whole codebook, and warnings about them.
         documents_cut: documents that were longer than a row and lost their end.
         codes: every code, the most used first.
         joint: how often each code went with each next token, [A, V] int64.
@@ -111,7 +112,7 @@ def inspect_codebook(
     tokens: int = 20_000,
     named: str = "given documents",
 ) -> Inspection:
-    """Measure a codebook on documents, one pass.
+    """Measure how a codebook is used on documents, in one pass.
 
     Args:
         backbone: a model with inverse dynamics, and its tokenizer.
@@ -142,42 +143,44 @@ def inspect_codebook(
     metrics = tally.metrics()
     words = _Words(backbone.tokenizer)
     name = backbone.model.name_or_path or type(backbone.model).__name__
-    uses = tally.joint.sum(1)
-    policy = (tally.policy / tally.tokens).tolist()
-    most = tally.joint.sum(0).topk(min(24, tally.joint.shape[1]))
+    frequent = tally.joint.sum(0).topk(min(24, tally.joint.shape[1]))
     return Inspection(
         model=Path(name).name if Path(name).is_absolute() else name,
         text=named,
         metrics=metrics,
         warnings=health_warnings(metrics),
         documents_cut=cut,
-        codes=[
-            CodeUse(
-                code=code,
-                uses=int(uses[code]),
-                share=int(uses[code]) / tally.tokens,
-                policy_share=policy[code],
-                distinct_tokens=int((tally.joint[code] > 0).sum()),
-                token_perplexity=perplexity(tally.joint[code]) if uses[code] else 0.0,
-                next_tokens=_next_tokens(tally.joint[code], words),
-                contexts=[
-                    (words.text(ids), count / int(uses[code]))
-                    for ids, count in contexts[code].most_common(KEPT)
-                ],
-            )
-            for code in uses.argsort(descending=True, stable=True).tolist()
-        ],
+        codes=_code_uses(tally, contexts, words),
         joint=tally.joint,
         top_tokens=[
             (token, words.token(token))
-            for token, count in zip(most.indices.tolist(), most.values.tolist(), strict=True)
+            for token, count in zip(frequent.indices.tolist(), frequent.values.tolist(), strict=True)
             if count
         ],
     )
 
 
+def _code_uses(tally: Tally, contexts: list[Counter[tuple[int, ...]]], words: _Words) -> list[CodeUse]:
+    """Every code, the most used first; ``contexts`` counts the last tokens before each use, a code each."""
+    uses = tally.joint.sum(1)
+    policy = (tally.policy / tally.tokens).tolist()
+    return [
+        CodeUse(
+            code=code,
+            uses=(count := int(uses[code])),
+            share=count / tally.tokens,
+            policy_share=policy[code],
+            distinct_tokens=int((tally.joint[code] > 0).sum()),
+            token_perplexity=perplexity(tally.joint[code]) if count else 0.0,
+            next_tokens=_next_tokens(tally.joint[code], words),
+            contexts=[(words.text(ids), n / count) for ids, n in contexts[code].most_common(KEPT)],
+        )
+        for code in uses.argsort(descending=True, stable=True).tolist()
+    ]
+
+
 def _first(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
-    """Batches until ``tokens`` targets were had; what is over in the last one is ignored."""
+    """Batches with ``tokens`` targets in total; further targets of the last batch are masked."""
     left = tokens
     while left and (batch := next(batches, None)) is not None:
         order = (batch.targets != IGNORED).flatten().cumsum(0).view(batch.targets.shape)
@@ -220,7 +223,7 @@ _SHOWN = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
 def visible(text: str) -> str:
-    """Text on one line: blank, newline and tab as signs, whatever else cannot be printed escaped."""
+    """Text on one line: space, newline and tab as symbols, other unprintable characters escaped."""
     return "".join(_SHOWN.get(char) or (char if char.isprintable() else escaped(char)) for char in text)
 
 
@@ -235,7 +238,7 @@ def read_documents(path: Path) -> Iterator[Document]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} to read text from")
-    found = False
+    empty = True
     objects = path.suffix == ".jsonl"
     for line in jsonl.lines(path):
         where = f"{path}, line {line.number}"
@@ -249,19 +252,19 @@ def read_documents(path: Path) -> Iterator[Document]:
         if not isinstance(text, str):
             raise ValueError(f"{where}: the field 'text' must be a string")
         if text.strip():
-            found = True
+            empty = False
             yield Document("", text)
-    if not found:
+    if empty:
         raise ValueError(f"{path} holds no text")
 
 
 # ------------------------------------------------------------------ reporting
 
 
-def table(found: Inspection) -> str:
+def table(inspection: Inspection) -> str:
     """The figures and the codes for a terminal."""
-    m = found.metrics
-    cut = f"; {found.documents_cut} documents cut" if found.documents_cut else ""
+    m = inspection.metrics
+    cut = f"; {inspection.documents_cut} documents cut" if inspection.documents_cut else ""
     figures = [
         ("codes used", f"{m.codes_used} of {m.num_codes} ({m.dead_codes} dead)"),
         (
@@ -280,9 +283,9 @@ def table(found: Inspection) -> str:
         ("  of the world model, code known", f"{m.world_ce:.4f}"),
         ("  composed of policy and world", f"{m.composed_ce:.4f} ({m.composed_excess:+.4f})"),
     ]
-    lines = [shown_line(f"{found.model} on {m.tokens:,} tokens of {found.text}{cut}"), ""]
+    lines = [shown_line(f"{inspection.model} on {m.tokens:,} tokens of {inspection.text}{cut}"), ""]
     lines += [f"  {name:36}{value}" for name, value in figures]
-    used = [code for code in found.codes if code.uses]
+    used = [code for code in inspection.codes if code.uses]
     rows = [
         (
             f"{code.code:4}  {code.share:6.2%}  {code.policy_share:6.2%}  {code.distinct_tokens:6}",
@@ -294,52 +297,28 @@ def table(found: Inspection) -> str:
     width = max([len(row[1]) for row in rows] + [len("next tokens")])
     lines += ["", f"code     use  policy  tokens  {'next tokens':{width}}  contexts"]
     lines += [f"{head}  {tokens:{width}}  {contexts}" for head, tokens, contexts in rows]
-    dead = sorted(code.code for code in found.codes if not code.uses)
+    dead = sorted(code.code for code in inspection.codes if not code.uses)
     if dead:
         lines.append(f"never used: {', '.join(map(str, dead))}")
-    lines += ["", *(f"warning: {warning}" for warning in found.warnings)]
-    return "\n".join(lines if found.warnings else lines[:-1])
+    lines += ["", *(f"warning: {warning}" for warning in inspection.warnings)]
+    return "\n".join(lines if inspection.warnings else lines[:-1])
 
 
 def _shares(pairs: list[tuple[str, float]]) -> str:
     return "  ".join(f"{text} {share:.0%}" for text, share in pairs)
 
 
-def draw(found: Inspection, path: Path) -> None:
+def draw(inspection: Inspection, path: Path) -> None:
     """Use, distinct tokens, and tokens by code, as a PNG."""
     from matplotlib.figure import Figure
 
-    blue, red, grey = "#1b6ca8", "#d1495b", "#8a8a8a"
     figure = Figure(figsize=(13, 7.4), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(5, 6))
-    use, variety, heat = (figure.add_subplot(at) for at in (grid[0, 0], grid[1, 0], grid[:, 1]))
-    ranks = range(1, len(found.codes) + 1)
-    use.bar(ranks, [code.share for code in found.codes], width=0.85, color=blue, label="inverse dynamics")
-    policy = [code.policy_share for code in found.codes]
-    use.plot(ranks, policy, "o", color=red, markersize=3.5, label="policy (mean probability)")
-    even = 1 / len(found.codes)
-    use.axhline(even, color=grey, linestyle=":", linewidth=1.2, label=f"even use (1/{len(found.codes)})")
-    use.set_ylabel("share of use")
-    use.set_title("Use of the codes", fontsize=10)
-    use.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    distinct = [code.distinct_tokens for code in found.codes]
-    variety.bar(ranks, distinct, width=0.85, color=blue, label="distinct next tokens")
-    spread = [code.token_perplexity for code in found.codes]
-    variety.plot(ranks, spread, "o", color=red, markersize=3.5, label="their perplexity")
-    variety.set(xlabel="codes, the most used first", ylabel="next tokens")
-    variety.set_title("Next tokens of a code", fontsize=10)
-    for axis in (use, variety):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlim(0, len(found.codes) + 1)
-        handles, labels = axis.get_legend_handles_labels()
-        bars_first = sorted(range(len(labels)), key=lambda i: not hasattr(handles[i], "patches"))
-        axis.legend(
-            [handles[i] for i in bars_first], [labels[i] for i in bars_first], frameon=False, fontsize=8
-        )
-    _draw_heat(found, heat)
-    m = found.metrics
+    _draw_bars(inspection, figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0]))
+    _draw_heat(inspection, figure.add_subplot(grid[:, 1]))
+    m = inspection.metrics
     figure.suptitle(
-        f"{shown_line(found.model)}: {m.codes_used} of {m.num_codes} codes used, "
+        f"{shown_line(inspection.model)}: {m.codes_used} of {m.num_codes} codes used, "
         f"perplexity {m.codebook_perplexity:.1f}, "
         f"mutual information {m.mutual_information_corrected:.2f} nats, "
         f"{m.distinct_tokens:.1f} argmax tokens per state, {m.reachability:.0%} within reach",
@@ -347,9 +326,9 @@ def draw(found: Inspection, path: Path) -> None:
         parse_math=False,
     )
     figure.supxlabel(
-        f"{m.tokens:,} tokens of {shown_line(found.text)}",
+        f"{m.tokens:,} tokens of {shown_line(inspection.text)}",
         fontsize=8,
-        color=grey,
+        color=_GREY,
         x=0.99,
         ha="right",
         parse_math=False,
@@ -357,13 +336,40 @@ def draw(found: Inspection, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _draw_heat(found: Inspection, axis: Axes) -> None:
+def _draw_bars(inspection: Inspection, use: Axes, variety: Axes) -> None:
+    """Each code's share of use, and its distinct next tokens, the most used code first."""
+    codes = inspection.codes
+    ranks, even = range(1, len(codes) + 1), 1 / len(codes)
+    use.bar(ranks, [code.share for code in codes], width=0.85, color=_BLUE, label="inverse dynamics")
+    policy = [code.policy_share for code in codes]
+    use.plot(ranks, policy, "o", color=_RED, markersize=3.5, label="policy (mean probability)")
+    use.axhline(even, color=_GREY, linestyle=":", linewidth=1.2, label=f"even use (1/{len(codes)})")
+    use.set_ylabel("share of use")
+    use.set_title("Use of the codes", fontsize=10)
+    use.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    distinct = [code.distinct_tokens for code in codes]
+    variety.bar(ranks, distinct, width=0.85, color=_BLUE, label="distinct next tokens")
+    spread = [code.token_perplexity for code in codes]
+    variety.plot(ranks, spread, "o", color=_RED, markersize=3.5, label="their perplexity")
+    variety.set(xlabel="codes, the most used first", ylabel="next tokens")
+    variety.set_title("Next tokens of a code", fontsize=10)
+    for axis in (use, variety):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlim(0, len(codes) + 1)
+        handles, labels = axis.get_legend_handles_labels()
+        bars_first = sorted(range(len(labels)), key=lambda i: not hasattr(handles[i], "patches"))
+        axis.legend(
+            [handles[i] for i in bars_first], [labels[i] for i in bars_first], frameon=False, fontsize=8
+        )
+
+
+def _draw_heat(inspection: Inspection, axis: Axes) -> None:
     """Shares of the most frequent tokens among each code's next tokens."""
     from matplotlib.colors import PowerNorm
 
-    used = [code.code for code in found.codes if code.uses][:32]
-    ids = [token for token, _ in found.top_tokens]
-    counts = found.joint[used].double()
+    used = [code.code for code in inspection.codes if code.uses][:32]
+    ids = [token for token, _ in inspection.top_tokens]
+    counts = inspection.joint[used].double()
     shares = counts[:, ids] / counts.sum(1, keepdim=True)
     # Codes of one token side by side, so that what belongs together is seen together.
     most, column = shares.max(1)
@@ -373,7 +379,7 @@ def _draw_heat(found: Inspection, axis: Axes) -> None:
         shares[order].numpy(), cmap="Blues", aspect="auto", norm=PowerNorm(0.5, vmin=0, vmax=1)
     )
     axis.set_yticks(range(len(used)), [str(used[i]) for i in order], fontsize=7)
-    names = [_printable(text) for _, text in found.top_tokens]
+    names = [_printable(text) for _, text in inspection.top_tokens]
     axis.set_xticks(range(len(names)), names, fontsize=8, family="DejaVu Sans", parse_math=False)
     for label, name in zip(axis.get_xticklabels(), names, strict=True):
         label.set_rotation(0 if len(name) < 3 else 90)
@@ -422,11 +428,11 @@ def run_inspection(
     assert isinstance(backbone, LatentBackbone)
     source = documents(HELD_OUT) if text is None else read_documents(text)
     named = f"the generated corpus (held-out seed {HELD_OUT})" if text is None else text.name
-    found = inspect_codebook(backbone, source, tokens=tokens, named=named)
+    inspection = inspect_codebook(backbone, source, tokens=tokens, named=named)
     out.mkdir(parents=True, exist_ok=True)
-    record = {**provenance(), "fingerprint": backbone.fingerprint, **found.as_dict()}
+    record = {**provenance(), "fingerprint": backbone.fingerprint, **inspection.as_dict()}
     write_whole(out / "inspection.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
-    draw(found, out / "codebook.png")
-    print(table(found))
+    draw(inspection, out / "codebook.png")
+    print(table(inspection))
     print(f"\nWrote {out / 'codebook.png'} and {out / 'inspection.json'}.")
-    return found
+    return inspection

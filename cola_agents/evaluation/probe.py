@@ -1,8 +1,8 @@
-"""What a policy can do besides what it is rewarded for: the same measures for every agent.
+"""Side effects of RL: what a policy can still do besides the task that it is rewarded for.
 
-Reward learning can cost a language model what it knew. The probe asks for three things that the
-format reward does not pay for: arithmetic, graded whatever the form of the answer; grammatical English;
-and the cross-entropy of held-out text.
+RL can cost a language model abilities that its reward does not pay for. The probe measures three of them for
+any agent: arithmetic, graded whatever the form of the answer; grammatical English; and the cross-entropy of
+held-out text.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Probe:
         grammar: share of stories in which every sentence is grammatical.
         distinct_2: distinct word pairs among all word pairs of those stories; depends on their number.
         cross_entropy: nats per token of held-out documents; at latent level summed over the codes.
-        episodes: how many episodes each share is of.
+        episodes: the number of episodes behind each share.
     """
 
     arithmetic: float
@@ -67,7 +67,7 @@ def probe(agent: Agent, *, episodes: int = 256, seed: int = 20_000, num_batches:
 
     Args:
         episodes: per measure.
-        seed: of the problems: agents probed with one seed face the same ones.
+        seed: of the problems; the same seed gives every agent the same ones.
         num_batches: of held-out documents, 2,048 tokens each; 0 leaves the cross-entropy out (NaN).
     """
     twin = "" if isinstance(agent.actor, LatentActor) else "-Token"

@@ -1,4 +1,4 @@
-"""What an evaluation reports of the episodes that were played, and the same as a table."""
+"""The report of an evaluation: figures of its episodes as JSON, and as a table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cola_envs.tasks.substitute import NAME as SUBSTITUTE
 
 #: Fields of ``info`` that problems are grouped by, where they have several values.
 GROUPS = ("subject", "level", "kind", "task_type", "difficulty")
-#: What a report says of the set that was played, and the fields of ``info`` that tasks tell it in.
+#: Fields of a report about the set of problems, and the fields of ``info`` that tasks give them in.
 SET_FIELDS = {
     "dataset_sha256": ("dataset_sha256",),
     "set_hash": ("set_hash", "games_sha256"),
@@ -59,7 +59,9 @@ def summary(rounds: Sequence[Sequence[Played]]) -> JsonObject:
     names = [identity(info) for info in first]
     for again in rounds[1:]:
         if [identity(episode.info) for episode in again] != names:
-            raise RuntimeError("the task gave other problems in a later round, so that no pass@k can be told")
+            raise RuntimeError(
+                "the task gave other problems in a later round: pass@k needs the same ones in each"
+            )
     every = [episode for episodes in rounds for episode in episodes]
     tries = [_tries([episodes[i].info for episodes in rounds]) for i in range(len(first))]
     datasets = Counter(DATASET.get(info, "not named by the task") for info in first)
@@ -89,19 +91,20 @@ def summary(rounds: Sequence[Sequence[Played]]) -> JsonObject:
 
 def _tries(infos: Sequence[Info]) -> Tries:
     successes = tuple(SUCCESS.of(info) for info in infos)
-    # "correct" beside "success": success is not, or not only, a matter of the answer.
-    told = any("gold" in info or "given" in info for info in infos) and not any("correct" in i for i in infos)
-    return Tries(successes, tuple(given_answer(info) for info in infos) if told else None)
+    # "correct" beside "success": success depends on more than the answer.
+    answers_known = any("gold" in info or "given" in info for info in infos)
+    answers_known = answers_known and not any("correct" in info for info in infos)
+    return Tries(successes, tuple(given_answer(info) for info in infos) if answers_known else None)
 
 
 def _about(infos: Sequence[Info]) -> JsonObject:
-    about = {key: _said(infos, fields) for key, fields in SET_FIELDS.items()}
-    engines = {field: _said(infos, (field,)) for field in ENGINE_FIELDS}
+    about = {key: _values(infos, fields) for key, fields in SET_FIELDS.items()}
+    engines = {field: _values(infos, (field,)) for field in ENGINE_FIELDS}
     return {**about, "engines": {key: value for key, value in engines.items() if value is not None} or None}
 
 
-def _said(infos: Sequence[Info], fields: Sequence[str]) -> object:
-    """What the infos say in the first of the fields that they have: one value, or a list of several."""
+def _values(infos: Sequence[Info], fields: Sequence[str]) -> object:
+    """The value of the first field that any info has, or a sorted list where the infos differ."""
     for field in fields:
         values = {repr(info[field]): info[field] for info in infos if not untold(info.get(field))}
         if values:
@@ -118,12 +121,12 @@ def _by(field: str, infos: Sequence[Info], tries: Sequence[Tries]) -> JsonObject
     if len(groups) < 2:
         return {}
     missing = (None, "", NO_LEVEL)
-    named = {"not told" if value in missing else str(value): found for value, found in groups.items()}
+    named = {"not told" if value in missing else str(value): group for value, group in groups.items()}
     return {value: scores(named[value]) for value in sorted(named)}
 
 
 def table(report: JsonObject) -> str:
-    """The figures of a report for people to read: a line for all problems and one for each group."""
+    """A report as a table for the terminal: a line for all problems and one for each group."""
     groups: dict[str, JsonObject] = report.get("by", {})
     columns = [key.removesuffix("_95") for key in report if key.endswith("_95") and key != "success_95"]
     rows = [["", "problems", *columns], _row("all", report, columns)]

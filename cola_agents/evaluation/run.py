@@ -1,4 +1,4 @@
-"""Playing a task with a checkpoint and saying what came out, under its right name."""
+"""Evaluation: play a task with a model, an agent or a search, and report under the data set's true name."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from cola_envs.fields import SPLIT
 from cola_envs.jsonl import JsonObject
 from cola_envs.order import order_of
 
-#: Problems of an evaluation where nothing else is said, and the largest set that is then played whole.
+#: Problems of an evaluation by default, and the size up to which a finite set is played whole instead.
 DEFAULT_EPISODES, LARGEST_SET = 256, 5_000
-#: Episodes whose hidden states are held at once.
+#: Episodes whose hidden states are in memory at once.
 _CHUNK = 256
-#: Between the row seeds of one round over the problems and of the next.
+#: Difference between the row seeds of two rounds over the problems.
 _APART = 1_000_003
 
 
@@ -80,28 +80,28 @@ def evaluate(
 
     Args:
         task: an environment id.
-        model, tokenizer: as in ``gym.make``; or ``agent``, one that learned or the folder
-            that it was saved to.
+        model, tokenizer: as in ``gym.make``.
+        agent: in place of a model, a trained agent or the folder that it was saved to.
         episodes: how many problems; None for each problem of a finite test set once, or else 256.
-        samples: tries at each problem; with several the report has pass@k and, of answers, maj@k.
-        split: one of the task's; None for ``"test"``, or else the last it has.
+        samples: tries at each problem; several give pass@k and, where tasks report answers, maj@k.
+        split: one of the task's; None for ``"test"``, or the last one where there is no ``"test"``.
         greedy: take the likeliest action in place of a draw.
         seed: problem ``i`` is drawn with seed ``seed + i``; of a finite set it is the set's i-th, whatever
             the seed.
-        num_envs: rows that play side by side, at most; engines that need much memory want fewer.
-        search: search for each answer, in place of playing once. Its rewards must be ``"estimated"``: a
-            search that sees the task's own has read the solutions.
+        num_envs: the largest number of parallel rows; use fewer for engines that need much memory.
+        search: search for each answer, in place of playing once. Its rewards must be ``"estimated"``: the
+            task's own rewards would give the solutions away.
         q: the Q-function that estimates them, or its folder.
         env_kwargs: further arguments of the environment.
 
     Returns:
         A JSON-ready report (see :func:`cola_agents.evaluation.reports.summary`). ``dataset`` names the
-        problems really played: a substitute is never reported under the name of the set that it stands in
-        for. That of a search which was stopped is of the problems until then, and says ``interrupted``.
+        problems that were played: a substitute set is reported under its own name. After Ctrl-C in a search
+        the report covers the problems until then and has ``interrupted``.
 
     Raises:
-        ValueError: for a number below 1, an id that is no CoLA environment, several greedy tries, which
-            would all be the same, or a search that sees the task's rewards.
+        ValueError: for a number below 1, an id that is no CoLA environment, several greedy tries (they are
+            all the same), or a search that uses the task's rewards.
     """
     env_kwargs = environment_arguments(env_kwargs, direct, "evaluate")
     _check(greedy, samples, search, env_kwargs, episodes=episodes, num_envs=num_envs)
@@ -143,7 +143,7 @@ def _check(
     env_kwargs: JsonObject,
     **counts: int | None,
 ) -> None:
-    """Refuse numbers below 1, greedy tries that are all alike, and searches that are no evaluation."""
+    """Raise ValueError for numbers below 1, several greedy tries and searches by the task's rewards."""
     for name, value in {**counts, "samples": samples}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -157,10 +157,10 @@ def _check(
 
 
 def _builder_of(task: str) -> Builder | str:
-    """What builds an id's tasks.
+    """The builder of an id's tasks.
 
     Raises:
-        ValueError: for an id whose problems no report can name.
+        ValueError: for an id of another package, whose problems a report cannot name.
     """
     builder = gym.spec(task).kwargs.get("builder")
     if builder is None:
@@ -170,14 +170,14 @@ def _builder_of(task: str) -> Builder | str:
 
 @dataclass(frozen=True)
 class _Player:
-    """Who plays.
+    """A policy over a model, and how its actions are drawn.
 
     Attributes:
-        policy, model: of an agent, or a model and its own policy.
-        drawing: how its actions are drawn: what ``collect`` takes.
+        policy, model: an agent's, or a model and its own policy.
+        drawing: sampling arguments of ``collect``.
         how: the same in words.
-        env_kwargs: what it was trained with, but for the split.
-        fingerprint: of an agent.
+        env_kwargs: the environment arguments that an agent was trained with, without the split.
+        fingerprint: an agent's; None for a model.
     """
 
     policy: Policy
@@ -204,7 +204,7 @@ def _player(task: str, model: object, agent: Agent | str | Path | None, greedy: 
 
 
 def _in_order(builder: Builder | str, split: str, env_kwargs: JsonObject, episodes: int | None) -> int:
-    """How many problems are played; those of a set come in its order, unless ``env_kwargs`` say otherwise."""
+    """The number of problems; sets set ``sequential`` in ``env_kwargs``, where it is not given."""
     own = inspect.signature(load(builder)).parameters
     if "sequential" in own and env_kwargs.setdefault("sequential", True) and episodes is None:
         episodes = _size_of(builder, split, {key: value for key, value in env_kwargs.items() if key in own})
@@ -229,29 +229,29 @@ def _tries(played: Episodes, player: _Player, seed: int, samples: int, episodes:
 def _search(
     played: Episodes, player: _Player, seed: int, episodes: int, config: SearchConfig | MCTSQConfig, q: Any
 ) -> tuple[list[list[Played]], JsonObject]:
-    """The one round of a search, and what its report says of it."""
+    """The round of a search, and the fields that it adds to the report."""
     solver = MCTS(played, config, q=q, policy=player.policy, seed=seed)
-    found = _searched(solver, range(seed, seed + episodes), _problems(played, seed, episodes))
-    told = {
+    result = _searched(solver, range(seed, seed + episodes), _problems(played, seed, episodes))
+    fields = {
         "actions": f"searched, {type(config).__name__.removesuffix('Config')}",
         "search": asdict(config),
-        "searched_simulations_per_problem": round(float(found.simulations.mean()), 2),
-        "searched_tokens_per_problem": round(float(found.new_tokens.mean()), 2),
+        "searched_simulations_per_problem": round(float(result.simulations.mean()), 2),
+        "searched_tokens_per_problem": round(float(result.new_tokens.mean()), 2),
     }
-    if len(found.rows) < episodes:
-        told["interrupted"] = True
-    return [_answers(found)], told
+    if len(result.rows) < episodes:
+        fields["interrupted"] = True
+    return [_answers(result)], fields
 
 
 def _sampled(temperature: float, top_k: int | None = None, top_p: float = 1.0) -> str:
-    """How actions were drawn, in words."""
+    """Sampling arguments in words."""
     how = f"sampled at temperature {temperature:g}"
     how += "" if top_k is None else f", top {top_k}"
     return how if top_p == 1 else f"{how}, top_p {top_p:g}"
 
 
 def _size_of(builder: str | Builder, split: str, kwargs: JsonObject) -> int | None:
-    """How many problems a finite set has; None for more than are played unasked, or no end of them."""
+    """The number of problems of a finite set; None for an endless one, or one above ``LARGEST_SET``."""
     tasks = build_tasks(1, load(builder), split=split, **kwargs)
     try:
         size = getattr(tasks, "num_problems", None)
@@ -260,14 +260,14 @@ def _size_of(builder: str | Builder, split: str, kwargs: JsonObject) -> int | No
     return size if size is not None and size <= LARGEST_SET else None
 
 
-def _answers(found: SearchResult) -> list[Played]:
+def _answers(result: SearchResult) -> list[Played]:
     """The answers of a search as played episodes.
 
     Raises:
-        RuntimeError: for a problem whose search came by no end of its episode.
+        RuntimeError: for a problem whose search reached no end of its episode.
     """
     done = []
-    for answer in found.answers:
+    for answer in result.answers:
         if answer is None:
             raise RuntimeError(
                 "a search ended without any finished answer; give it more simulations, leaves that are "
@@ -278,9 +278,9 @@ def _answers(found: SearchResult) -> list[Played]:
 
 
 def _searched(solver: MCTS, seeds: Sequence[int], problems: Sequence[int]) -> SearchResult:
-    """The search of all problems; after Ctrl-C of those whose batch was through.
+    """Search all problems; after Ctrl-C, the result of the batches that were finished.
 
-    A batch that was stopped would have the short ones among its answers more often than not.
+    An unfinished batch is dropped: its finished answers are mostly the short ones.
 
     Raises:
         KeyboardInterrupt: if it was stopped in the first batch.
@@ -289,10 +289,10 @@ def _searched(solver: MCTS, seeds: Sequence[int], problems: Sequence[int]) -> Se
     size = solver.episodes.num_rows
     try:
         for at in range(0, len(seeds), size):
-            found = solver.solve(seeds[at : at + size], problems[at : at + size])
-            if found.interrupted:
+            result = solver.solve(seeds[at : at + size], problems[at : at + size])
+            if result.interrupted:
                 raise KeyboardInterrupt
-            results.append(found)
+            results.append(result)
     except KeyboardInterrupt:
         if not results:
             raise
@@ -302,7 +302,7 @@ def _searched(solver: MCTS, seeds: Sequence[int], problems: Sequence[int]) -> Se
 def _play(
     episodes: Episodes, policy: Policy, seeds: Sequence[int], problems: Sequence[int], drawing: Drawing
 ) -> list[Played]:
-    """One episode a seed, of the problem of its problem seed; hidden states are not kept."""
+    """Play one episode for each seed and problem seed; hidden states are not kept."""
     done = []
     for at in range(0, len(seeds), _CHUNK):
         part = slice(at, at + _CHUNK)

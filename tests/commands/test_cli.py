@@ -9,7 +9,9 @@ import pytest
 from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.decoding.loading import BUNDLED
+from cola_agents.evaluation import demo
 from cola_agents.evaluation.demo import rollouts_to
+from cola_agents.evaluation.probe import Probe
 from cola_agents.evaluation.run import evaluate
 from cola_envs.shown import shown_line
 from cola_envs.tasks import substitute
@@ -33,7 +35,9 @@ def test_demo_writes_table_plot_and_results(tmp_path, capsys):
             assert f"{run['arm']}, one answer {when}: {shown_line(answer)}" in printed
 
 
-def test_demo_takes_another_task_and_arguments_of_its_environment(tmp_path, capsys):
+def test_demo_takes_another_task_and_arguments_of_its_environment(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "FLOOR_PROBLEMS", 1)
+    monkeypatch.setattr(demo, "probe", lambda agent, episodes: Probe(0.5, 0.5, 0.5, 0.5, 0.5, episodes))
     out = tmp_path / "out"
     small = ["--updates", "1", "--episodes", "4", "--out", str(out)]
     task = ["--task", "CoLA-Arithmetic-v0", "--env", "level=2", "--env", "max_tokens=4"]
@@ -158,7 +162,7 @@ def test_policy_stage_refuses_a_base(capsys):
 
 def test_evaluation_takes_problems_from_an_iterator():
     problems = iter([{**item, "unique_id": f"own/{i}"} for i, item in enumerate(substitute.test_items()[:3])])
-    report = evaluate("CoLA-Math500-v0", problems=problems, max_tokens=4)
+    report = evaluate("CoLA-Math500-v0", env_kwargs={"problems": problems, "max_tokens": 4})
     assert report["distinct_problems"] == 3
 
 

@@ -88,7 +88,7 @@ def test_every_way_to_step_or_train_a_small_model_computes_on_one_thread_and_giv
         env.step(1)
 
     def sb3_learns():
-        venv = SB3VecEnv(task, num_envs=2, max_tokens=4)
+        venv = SB3VecEnv(task, num_envs=2, env_kwargs={"max_tokens": 4})
         model = sb3.PPO("MlpPolicy", venv, n_steps=4, batch_size=8, n_epochs=1)
         model.learn(8)
         model.predict(venv.reset())
@@ -100,7 +100,7 @@ def test_every_way_to_step_or_train_a_small_model_computes_on_one_thread_and_giv
         agent.predict(agent.vec_env(2).reset())
 
     def search():
-        MCTS(task, SearchConfig(simulations=2), num_trees=1, max_tokens=4).solve([0])
+        MCTS(task, SearchConfig(simulations=2), num_trees=1, env_kwargs={"max_tokens": 4}).solve([0])
 
     for work in (step, sb3_learns, agent_learns, search):
         seen.clear()

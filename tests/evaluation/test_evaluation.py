@@ -252,14 +252,14 @@ def test_the_table_has_a_line_for_all_and_for_each_group():
 
 
 def test_every_try_is_at_the_same_problems_and_is_a_new_one():
-    report = evaluate("CoLA-Arithmetic-v0", episodes=24, samples=3, kinds=("sum", "gcd"))
+    report = evaluate("CoLA-Arithmetic-v0", episodes=24, samples=3, env_kwargs={"kinds": ("sum", "gcd")})
     assert (report["problems"], report["episodes"], report["samples"]) == (24, 72, 3)
     assert report["distinct_problems"] <= 24
     assert report["set_hash"] == set_hash(1, "test", ("sum", "gcd"))
     assert set(report["by"]) == {"kind"}
     assert report["pass@1"] == report["success"] < report["pass@3"]
     assert report["pass@1_95"][0] <= report["pass@1"] <= report["pass@1_95"][1]
-    again = evaluate("CoLA-Arithmetic-v0", episodes=24, samples=3, kinds=("sum", "gcd"))
+    again = evaluate("CoLA-Arithmetic-v0", episodes=24, samples=3, env_kwargs={"kinds": ("sum", "gcd")})
     assert again["maj@3"] == report["maj@3"]
 
 
@@ -273,21 +273,21 @@ def test_the_first_try_is_what_one_try_gives():
 
 def test_a_finite_set_is_played_whole_in_every_round():
     items = [{**item, "unique_id": f"own/{i}"} for i, item in enumerate(substitute.test_items()[:7])]
-    report = evaluate("CoLA-Math500-v0", problems=items, samples=2, max_tokens=8)
+    report = evaluate("CoLA-Math500-v0", env_kwargs={"problems": items, "max_tokens": 8}, samples=2)
     assert (report["problems"], report["distinct_problems"], report["episodes"]) == (7, 7, 14)
     assert report["set_size"] == 7
     assert report["set_hash"] == Math500(1, problems=items, split="test").set_hash
     assert set(report["by"]) == {"subject"}
-    part = evaluate("CoLA-Math500-v0", problems=items, episodes=3, samples=2, max_tokens=8)
+    part = evaluate("CoLA-Math500-v0", env_kwargs={"problems": items, "max_tokens": 8}, episodes=3, samples=2)
     assert (part["problems"], part["set_size"]) == (3, 7)
 
 
 def test_more_problems_than_are_held_at_once_come_in_order(monkeypatch):
     monkeypatch.setattr("cola_agents.evaluation.run._CHUNK", 4)
     items = [{"problem": f"What is ${k} + 1$?", "answer": str(k + 1)} for k in range(11)]
-    chunked = evaluate("CoLA-Math500-v0", problems=items, max_tokens=6)
+    chunked = evaluate("CoLA-Math500-v0", env_kwargs={"problems": items, "max_tokens": 6})
     monkeypatch.setattr("cola_agents.evaluation.run._CHUNK", 256)
-    whole = evaluate("CoLA-Math500-v0", problems=items, max_tokens=6)
+    whole = evaluate("CoLA-Math500-v0", env_kwargs={"problems": items, "max_tokens": 6})
     assert chunked == whole
     assert whole["distinct_problems"] == 11
 

@@ -180,7 +180,7 @@ def test_the_codebook_is_the_inspections(latent_backbone: Any) -> None:
 
 
 def test_a_tree_is_told_with_parents_before_their_children() -> None:
-    solver = MCTS("CoLA-Arithmetic-v0", SearchConfig(simulations=20), max_tokens=12)
+    solver = MCTS("CoLA-Arithmetic-v0", SearchConfig(simulations=20), env_kwargs={"max_tokens": 12})
     found = solver.solve([0])
     told = tree(found, solver.episodes.backbone.tokenizer, "a tree")
     nodes = told["nodes"]

@@ -141,9 +141,9 @@ def test_agents_learn_beside_holes(agent, options, tokenizer, base, allowed):
 )
 def test_search_tries_no_hole(config, tokenizer, base, allowed):
     q = QFunction.over(TokenBackbone(base, tokenizer)) if isinstance(config, MCTSQConfig) else None
-    found = MCTS("CoLA-Text-Token-v0", config, q=q, num_trees=2, **settings("token", base, tokenizer)).solve(
-        range(2)
-    )
+    found = MCTS(
+        "CoLA-Text-Token-v0", config, q=q, num_trees=2, env_kwargs=settings("token", base, tokenizer)
+    ).solve(range(2))
     assert all(allowed[list(answer.actions)].all() for answer in found.answers if answer)
 
 
@@ -173,7 +173,7 @@ def test_decoding_with_fixed_shapes_draws_no_hole(level, tokenizer, base, allowe
 
 
 def test_the_cloned_policy_of_stable_baselines_draws_no_hole(tokenizer, base, allowed):
-    venv = SB3VecEnv("CoLA-Text-Token-v0", num_envs=2, **settings("token", base, tokenizer))
+    venv = SB3VecEnv("CoLA-Text-Token-v0", num_envs=2, env_kwargs=settings("token", base, tokenizer))
     policy = sb3.PPO(ClonedPolicy, venv, n_steps=8, batch_size=16).policy
     observations = torch.as_tensor(np.asarray(venv.reset()))
     probabilities = policy.get_distribution(observations).distribution.probs

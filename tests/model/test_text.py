@@ -125,7 +125,7 @@ def test_recordings_see_what_the_task_sees(tmp_path):
     env: Any = gym.make(task, **settings).unwrapped
     env.reset(seed=0)
     prompt = [env.episodes.prompt_length(0)]
-    told = generate(task, tmp_path / "e.jsonl", problems=1, n=2, policy=dictate, **settings)
+    told = generate(task, tmp_path / "e.jsonl", problems=1, n=2, policy=dictate, env_kwargs=settings)
     assert told["reward"] == 1.0
     assert [episode["info"]["text"] for episode in read(tmp_path / "e.jsonl").episodes] == [ANSWER] * 2
 
@@ -146,8 +146,7 @@ def test_what_is_typed_in_special_tokens_is_what_the_task_sees():
         "CoLA-Thinking-Token-v0",
         ask=lambda _: next(lines),
         say=said.append,
-        model=base_for(tokenizer),
-        tokenizer=tokenizer,
+        env_kwargs={"model": base_for(tokenizer), "tokenizer": tokenizer},
     )
     assert rewards == [1.0]
     assert any(ANSWER in text for text in said)

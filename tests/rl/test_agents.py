@@ -264,12 +264,12 @@ def test_evaluate_plays_the_same_problems_whoever_plays_them_and_trains_nothing(
     assert [i["question"] for i in first.infos] == [i["question"] for i in second.infos]
     assert {i["split"] for i in first.infos + second.infos} == {"test"}
     assert {i["split"] for i in one.evaluate(3, split="train").infos} == {"train"}
-    assert {i["level"] for i in one.evaluate(3, level=3).infos} == {3}
+    assert {i["level"] for i in one.evaluate(3, env_kwargs={"level": 3}).infos} == {3}
     assert two.num_timesteps == counted
     assert not torch.equal(weights_of(two), before)
     greedy = [two.evaluate(5, greedy=True, seed=3).ids for _ in range(2)]
     assert torch.equal(*greedy)
-    thinking = two.evaluate(3, env_id="CoLA-Thinking-v0", max_tokens=4)
+    thinking = two.evaluate(3, env_id="CoLA-Thinking-v0", env_kwargs={"max_tokens": 4})
     assert all("format" in info for info in thinking.infos)
 
 
@@ -282,7 +282,9 @@ def test_an_agent_over_a_sampled_world_model_is_evaluated_over_one_on_other_task
     )
     for other in (None, "CoLA-Thinking-v0"):
         shorter = {} if other is None else {"max_tokens": 8}
-        plain, drawn = (agent.evaluate(8, env_id=other, **shorter).ids for agent in (argmax, sampled))
+        plain, drawn = (
+            agent.evaluate(8, env_id=other, env_kwargs=shorter).ids for agent in (argmax, sampled)
+        )
         assert plain.shape != drawn.shape or not torch.equal(plain, drawn), other
     assert sampled.kwargs_on("CoLA-Thinking-v0") == {"world_temperature": 1.0}
 

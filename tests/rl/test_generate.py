@@ -112,11 +112,11 @@ def test_a_file_that_broke_off_before_its_first_problem_is_gone_on_with(tmp_path
 
 def test_the_same_call_goes_on_and_another_policy_does_not(tmp_path) -> None:
     path = tmp_path / "a.jsonl"
-    generate(TASK, path, problems=1, n=2, kinds=("sum",))
-    assert generate(TASK, path, problems=2, n=2, kinds=("sum",))["episodes"] == 4
+    generate(TASK, path, problems=1, n=2, env_kwargs={"kinds": ("sum",)})
+    assert generate(TASK, path, problems=2, n=2, env_kwargs={"kinds": ("sum",)})["episodes"] == 4
     actor = GRPO(TASK).actor
     with pytest.raises(ValueError, match="policy differ"):
-        generate(TASK, path, problems=3, n=2, kinds=("sum",), policy=actor)
+        generate(TASK, path, problems=3, n=2, env_kwargs={"kinds": ("sum",)}, policy=actor)
 
 
 # ---------------------------------------------------------------- killed, full, damaged

@@ -294,7 +294,9 @@ def test_predict_draws_from_the_policy_and_disturbs_no_training(models):
 def test_predict_refuses_observations_that_do_not_hold_the_episode(models):
     agent = make(models)
     plain = SB3VecEnv(
-        IDS["latent"], num_envs=2, model=models["latent"], tokenizer=models["tokenizer"], task=FirstIsAscii
+        IDS["latent"],
+        num_envs=2,
+        env_kwargs={"model": models["latent"], "tokenizer": models["tokenizer"], "task": FirstIsAscii},
     )
     own: Any = agent.vec_env(num_envs=2, split="train").reset()
     for observation in (plain.reset(), own[:1], own * 2, make(models).vec_env(split="train").reset()):

@@ -72,13 +72,13 @@ def no_grades(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_recorded_episodes_keep_the_cause(no_grades: None, tmp_path: Path) -> None:
     path = tmp_path / "tries.jsonl"
-    figures = generate("CoLA-Arithmetic-v0", path, problems=3, n=1, num_envs=2, max_tokens=2)
+    figures = generate("CoLA-Arithmetic-v0", path, problems=3, n=1, num_envs=2, env_kwargs={"max_tokens": 2})
     assert figures["failed_episodes"] == 3
     assert {episode["info"]["error"] for episode in read(path).episodes} == {"OSError: full"}
 
 
 def test_an_evaluation_counts_them(no_grades: None) -> None:
-    report = evaluate("CoLA-Arithmetic-v0", episodes=3, num_envs=3, max_tokens=2)
+    report = evaluate("CoLA-Arithmetic-v0", episodes=3, num_envs=3, env_kwargs={"max_tokens": 2})
     assert (report["failed_episodes"], report["success"]) == (3, 0.0)
     assert "3 episodes were cut by a failing engine or task" in table({"task": "", "split": "", **report})
 
@@ -93,7 +93,7 @@ def test_a_vote_leaves_failed_tries_out() -> None:
 
 
 def test_a_search_goes_on() -> None:
-    solver = MCTS("CoLA-Text-v0", SearchConfig(simulations=4), num_trees=2, **SETTINGS)
+    solver = MCTS("CoLA-Text-v0", SearchConfig(simulations=4), num_trees=2, env_kwargs=SETTINGS)
     found = solver.solve(range(4))
     assert [max(e.reward for e in endings) for endings in found.endings] == [
         float(not f) for f in failing(range(4))
@@ -106,8 +106,8 @@ def test_whole_episodes_know_no_limit_of_steps(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"max_episode_steps=3.*max_tokens="):
         GRPO("CoLA-Arithmetic-v0", num_envs=2, env_kwargs=limited)
     with pytest.raises(TypeError, match="max_episode_steps=3"):
-        generate("CoLA-Arithmetic-v0", tmp_path / "a.jsonl", problems=1, n=1, **limited)
+        generate("CoLA-Arithmetic-v0", tmp_path / "a.jsonl", problems=1, n=1, env_kwargs=limited)
     with pytest.raises(TypeError, match="max_episode_steps=3"):
-        evaluate("CoLA-Arithmetic-v0", episodes=1, **limited)
+        evaluate("CoLA-Arithmetic-v0", episodes=1, env_kwargs=limited)
     with pytest.raises(TypeError, match="max_episode_steps=3"):
-        MCTS("CoLA-Arithmetic-v0", SearchConfig(simulations=2), num_trees=2, **limited)
+        MCTS("CoLA-Arithmetic-v0", SearchConfig(simulations=2), num_trees=2, env_kwargs=limited)

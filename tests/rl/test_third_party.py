@@ -94,7 +94,10 @@ def test_adapters_are_trained_over_it():
 def test_it_is_searched(level):
     backbone = FakeBackbone(level)
     solver = MCTS(
-        env_id(level), SearchConfig(simulations=6), model=backbone, task=LikesE, max_tokens=6, num_trees=2
+        env_id(level),
+        SearchConfig(simulations=6),
+        env_kwargs={"model": backbone, "task": LikesE, "max_tokens": 6},
+        num_trees=2,
     )
     result = solver.solve([0, 1])
     assert result.visits.sum(-1).tolist() == [6, 6]

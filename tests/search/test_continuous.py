@@ -50,7 +50,7 @@ def called(evaluate: RolloutEvaluator) -> Callable[[Sequence[int]], Evaluation]:
 def test_results_are_the_same_as_when_all_rollouts_are_waited_for(
     options: dict[str, Any], make: dict[str, Any]
 ) -> None:
-    solver = MCTS("CoLA-Arithmetic-v0", num_trees=6, level=2, **make)
+    solver = MCTS("CoLA-Arithmetic-v0", num_trees=6, env_kwargs={"level": 2, **make})
     q = solver.episodes.session.policy if options.get("rewards") else None
     config = SearchConfig(simulations=10, **options)
     on, waiting = (searched(solver.episodes, config, hide, q) for hide in (lambda e: e, called))

@@ -27,7 +27,7 @@ def q_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_more_problems_than_trees_are_solved_in_their_order() -> None:
     config = SearchConfig(simulations=3)
-    solver = MCTS(TASK, config, num_trees=4, level=2)
+    solver = MCTS(TASK, config, num_trees=4, env_kwargs={"level": 2})
     result = solver.solve(range(10, 16))
     assert result.visits.shape == (6, 64)
     assert len(result.trees) == len(result.answers) == 6
@@ -40,7 +40,7 @@ def test_what_is_found_of_a_problem_depends_on_no_other() -> None:
     config = SearchConfig(simulations=6, noise=0.3)
     results = []
     for trees, seeds in ((2, [3, 4, 5]), (8, [5, 4, 3])):
-        solver = MCTS(TASK, config, num_trees=trees, level=2, world_temperature=1.0)
+        solver = MCTS(TASK, config, num_trees=trees, env_kwargs={"level": 2, "world_temperature": 1.0})
         results.append(solver.solve(seeds))
         solver.close()
     one, other = results
@@ -52,7 +52,7 @@ def test_what_is_found_of_a_problem_depends_on_no_other() -> None:
 
 
 def test_problems_that_are_solved_survive_an_interrupt_and_an_error(monkeypatch) -> None:
-    solver = MCTS(TASK, SearchConfig(simulations=3), num_trees=2, level=2)
+    solver = MCTS(TASK, SearchConfig(simulations=3), num_trees=2, env_kwargs={"level": 2})
     whole = solver.solve([1, 2])
     reset, calls = solver.episodes.reset, []
 
@@ -84,7 +84,7 @@ def test_problems_that_are_solved_survive_an_interrupt_and_an_error(monkeypatch)
 
 
 def test_a_search_that_sees_rewards_solves_more_than_one_try() -> None:
-    solver = MCTS(TASK, SearchConfig(simulations=16, answer="value"), num_trees=16, level=2)
+    solver = MCTS(TASK, SearchConfig(simulations=16, answer="value"), num_trees=16, env_kwargs={"level": 2})
     result = solver.solve(range(16))
     first = [endings[0].reward for endings in result.endings]
     best = [answer.reward for answer in result.answers if answer]

@@ -193,6 +193,6 @@ def test_training_and_evaluation_show_the_held_out_score_beside_the_rewarded_one
     record = GRPO("CoLA-Preference-v0", num_envs=4, env_kwargs=settings, prompts=2, group_size=2).update()
     assert record["held_out_score"] == -1.5
     assert record["score"] > 0
-    report = evaluate("CoLA-Preference-v0", episodes=4, **settings)
+    report = evaluate("CoLA-Preference-v0", episodes=4, env_kwargs=settings)
     assert report["held_out_score"] == -1.5
     assert report["distinct_problems"] <= 4

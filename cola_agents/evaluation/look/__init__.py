@@ -1,1 +1,1 @@
-"""What the microscope's page shows, collected from a model, a run or a recording: see ``sources.py``."""
+"""The data of `cola look`'s page, collected from a model, a run or a recording: see ``sources.py``."""

@@ -1,4 +1,4 @@
-"""A codebook, a run's curves and a search tree, for a page."""
+"""Data of a page: a codebook, a run's training curves and text samples, a search tree."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from cola_envs.backbone import Tokenizer
 from cola_envs.jsonl import JsonObject
 from cola_envs.shown import shown
 
-#: Figures of a history that are drawn first; others follow, but for those that count.
+#: Figures of a history that are drawn first; the others follow, without the counters.
 FIRST = ("reward", "success", "length", "entropy", "kl")
 _COUNTS = ("update", "timesteps", "episodes")
-#: Nodes of a tree and samples of a run that are shown at most.
+#: The largest numbers of nodes of a tree and of samples of a run.
 NODES, SAMPLES = 400, 200
 
 
-def codebook(found: Inspection) -> JsonObject:
-    """An inspection, with what each code tells of the next token in nats."""
-    told = found.as_dict()
-    for code in told["codes"]:
-        code["information"] = specific_information(found.joint, code["code"])
-    return told
+def codebook(inspection: Inspection) -> JsonObject:
+    """An inspection, with each code's :func:`specific_information` about the next token."""
+    data = inspection.as_dict()
+    for code in data["codes"]:
+        code["information"] = specific_information(inspection.joint, code["code"])
+    return data
 
 
 def specific_information(joint: Tensor, code: int) -> float:
-    """How far the next tokens of a code are from those of all codes, in nats: their KL divergence.
+    """The KL divergence of a code's next tokens from the next tokens of all codes, in nats.
 
     Its mean over the uses is the plug-in mutual information. 0 for a code without uses.
 
     Args:
-        joint: how often each code went with each token, [A, V].
+        joint: counts of each code with each next token, [A, V].
     """
     own, every = joint[code].double(), joint.sum(0).double()
     seen = own > 0
@@ -50,15 +50,15 @@ def specific_information(joint: Tensor, code: int) -> float:
 
 
 def curves(history: Sequence[Record]) -> list[JsonObject]:
-    """A history's figures over timesteps, those that ever change; None where an update did not tell one."""
+    """A history's figures over timesteps, without constant ones; None where an update has no finite value."""
     names = dict.fromkeys(name for record in history for name in record if name not in _COUNTS)
     order = sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     drawn = []
     for name in order:
         values = [record.get(name) for record in history]
-        told = [value if value is not None and math.isfinite(value) else None for value in values]
-        if len({value for value in told if value is not None}) > 1:
-            drawn.append({"name": name, "x": [record["timesteps"] for record in history], "y": told})
+        y = [value if value is not None and math.isfinite(value) else None for value in values]
+        if len({value for value in y if value is not None}) > 1:
+            drawn.append({"name": name, "x": [record["timesteps"] for record in history], "y": y})
     return drawn
 
 
@@ -68,12 +68,12 @@ def samples(logs: Path) -> list[JsonObject]:
     Raises:
         ValueError: for a damaged file, naming the line.
     """
-    found: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for row in _logged(logs):
         text, timesteps = row.get("sample/text"), row.get("time/total_timesteps")
         if text and timesteps:
-            found[int(float(timesteps))] = str(text)
-    every = [{"timesteps": at, "text": shown(found[at])} for at in sorted(found)]
+            texts[int(float(timesteps))] = str(text)
+    every = [{"timesteps": at, "text": shown(texts[at])} for at in sorted(texts)]
     stride = max(1, math.ceil(len(every) / SAMPLES))
     return every[::-stride][::-1]
 
@@ -90,11 +90,11 @@ def _logged(logs: Path) -> Iterator[JsonObject]:
             yield from csv.DictReader(file)
 
 
-def tree(found: SearchResult, tokenizer: Tokenizer, title: str) -> JsonObject:
-    """The first tree of a search, its most visited nodes; a parent stands before its children."""
-    searched, answer = found.trees[0], found.answers[0]
+def tree(result: SearchResult, tokenizer: Tokenizer, title: str) -> JsonObject:
+    """The most visited nodes of a search's first tree, parents before their children."""
+    searched, answer = result.trees[0], result.answers[0]
     nodes: list[JsonObject] = []
-    waiting = [(-searched.visits(0), 0, -1, 0)]  # visits, node, where its parent is told, depth
+    waiting = [(-searched.visits(0), 0, -1, 0)]  # visits, node, index of its parent in nodes, depth
     while waiting and len(nodes) < NODES:
         _, node, parent, depth = heapq.heappop(waiting)
         number, children = len(nodes), searched.children(node)

@@ -1,4 +1,4 @@
-"""A page's data while it is filled: episodes, twins, a codebook, a tree."""
+"""Collect the data of a page step by step: episodes, token-level twins, a codebook, a search tree."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from cola_envs.jsonl import JsonObject
 from cola_envs.page.log import Words
 from cola_envs.shown import shown_line
 
-#: Rows in which futures are played side by side.
+#: Parallel rows in which alternative continuations are played.
 ROWS = 32
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a page is to hold.
+    """The sizes of a page's parts.
 
     Attributes:
-        episodes: episodes of what is looked at; as many of its twin come beside them.
-        positions: of each episode's positions, those with other futures.
+        episodes: how many are shown, and as many of the token-level twin.
+        positions: positions of each episode that get alternative continuations.
         tables: tables of all actions, over all episodes together.
-        simulations: of the search tree; 0 for none.
-        tokens, text: of the codebook's measurement; 0 tokens for none, None for the generated corpus.
+        simulations: of the search tree; 0 for no tree.
+        tokens, text: to measure the codebook on; 0 tokens for no codebook, no text for the generated corpus.
     """
 
     episodes: int = 4
@@ -56,13 +56,13 @@ class Wanted:
 
 @dataclass
 class Filling:
-    """A page that is being filled.
+    """A page whose data is being collected.
 
     Attributes:
-        wanted: what it is to hold.
+        wanted: the sizes of its parts.
         words: its token texts.
-        problems: the numbers that its problems have there, by their seeds.
-        data: what it holds, as :func:`cola_envs.page.write.page` takes it.
+        problems: problem seed -> number of the problem on the page.
+        data: the argument of :func:`cola_envs.page.write.page`.
     """
 
     wanted: Wanted
@@ -71,20 +71,22 @@ class Filling:
     data: JsonObject = field(default_factory=lambda: {"episodes": [], "pairs": []})
 
     def add(self, rows: Episodes, episodes: Sequence[Known], name: str, **playing: Any) -> None:
-        """Add episodes, each followed in ``rows``; arguments as of :class:`Player`."""
+        """Add episodes, each replayed in ``rows``; ``playing`` are arguments of :class:`Player`."""
         tables = max(1, self.wanted.tables // (2 * self.wanted.episodes))
         player = Player(rows, self.words, positions=self.wanted.positions, tables=tables, **playing)
-        for one in episodes:
-            number = self.problems.setdefault(one.problem_seed, len(self.problems) + 1)
+        for episode in episodes:
+            number = self.problems.setdefault(episode.problem_seed, len(self.problems) + 1)
             titled = f"{number}. {name}"
             tries = sum(shown["name"].startswith(titled) for shown in self.data["episodes"])
-            self.data["episodes"].append(player.follow(one, f"{titled} ({tries + 1})" if tries else titled))
+            self.data["episodes"].append(
+                player.follow(episode, f"{titled} ({tries + 1})" if tries else titled)
+            )
 
     def add_twin(self, task: str, episodes: Sequence[Known], settings: JsonObject) -> None:
-        """Play the problems of some episodes over tokens, with the language model itself.
+        """Add episodes of the same problems by the base language model, over tokens.
 
         Args:
-            settings: of the environment, the language model among them.
+            settings: arguments of the environment, including the model.
         """
         seeds, problems = _problems(episodes)
         with closing(make_rows(twin_id(task), ROWS, **settings)) as made:
@@ -93,43 +95,43 @@ class Filling:
             self.add(made.episodes, played, "tokens: the language model itself")
 
     def add_codebook(self, backbone: object) -> None:
-        """Measure the codes, of a backbone that has any."""
+        """Measure the codebook of a latent backbone."""
         if self.wanted.tokens and isinstance(backbone, LatentBackbone):
             text = self.wanted.text
             source = documents(HELD_OUT) if text is None else read_documents(text)
             named = f"the generated corpus (held-out seed {HELD_OUT})" if text is None else text.name
-            found = inspect_codebook(backbone, source, tokens=self.wanted.tokens, named=named)
-            self.data["codebook"] = codebook(found)
+            inspection = inspect_codebook(backbone, source, tokens=self.wanted.tokens, named=named)
+            self.data["codebook"] = codebook(inspection)
 
     def add_tree(self, rows: Episodes, seed: int, problem: int, policy: Any = None) -> None:
-        """Search one problem, of which there is an episode already."""
+        """Search a problem of which an episode was added before."""
         if self.wanted.simulations:
             config = SearchConfig(simulations=self.wanted.simulations)
-            found = MCTS(rows, config, policy=policy).solve([seed], [problem])
-            count = int(found.simulations[0])
+            result = MCTS(rows, config, policy=policy).solve([seed], [problem])
+            count = int(result.simulations[0])
             title = f"PUCT on problem {self.problems[problem]}: {count} simulations, with the task's rewards"
-            self.data["tree"] = tree(found, rows.backbone.tokenizer, title)
+            self.data["tree"] = tree(result, rows.backbone.tokenizer, title)
 
     def finished(self, title: str, about: Sequence[tuple[str, object]]) -> JsonObject:
-        """The data, with what it is and how it came about."""
+        """The complete data, with a title and the page's provenance."""
         made = provenance()
-        told = [*about, ("cola-rl", made["packages"]["cola-rl"]), ("commit", made["commit"])]
+        facts = [*about, ("cola-rl", made["packages"]["cola-rl"]), ("commit", made["commit"])]
         self.data["title"] = shown_line(title)
-        self.data["about"] = [[name, shown_line(str(value))] for name, value in told if value is not None]
+        self.data["about"] = [[name, shown_line(str(value))] for name, value in facts if value is not None]
         self.data["words"] = self.words.texts
         self.data["pairs"] = _pairs(self.data["episodes"])
         return self.data
 
 
 def _problems(episodes: Sequence[Known]) -> tuple[list[int], list[int]]:
-    """Row seeds and problem seeds of the problems, each once."""
+    """Row seeds and problem seeds of the distinct problems, in the order of their first episodes."""
     first = {one.problem_seed: one.seed for one in reversed(episodes)}
     problems = sorted(first, key=lambda problem: [one.problem_seed for one in episodes].index(problem))
     return [first[problem] for problem in problems], problems
 
 
 def _pairs(episodes: Sequence[JsonObject]) -> list[JsonObject]:
-    """Episodes of one problem, two at a time: each with the first of them."""
+    """Pairs of episodes of the same problem: each later one beside the first."""
     groups: dict[str, list[int]] = {}
     for number, one in enumerate(episodes):
         groups.setdefault(one["problem_seed"], []).append(number)

@@ -1,4 +1,4 @@
-"""Playing a known episode again to see what stood beside each action, and where others would have led.
+"""Replay a recorded episode to collect, at each step, all actions and where others would have led.
 
 Shapes: A actions.
 """
@@ -23,20 +23,20 @@ from cola_envs.page.log import EpisodeLog, Words
 from cola_envs.shown import shown
 from cola_envs.state import State
 
-#: Other futures of a position that are told, the likeliest tokens' first.
+#: The largest number of alternative continuations of a position, those of the likeliest tokens.
 FUTURES = 12
 
 
 @dataclass(frozen=True)
 class Known:
-    """An episode that was played, and what was recorded of it: an entry an action in each list.
+    """A recorded episode; the lists have an entry for each action.
 
     Attributes:
         seed, problem_seed: as in :meth:`~cola_envs.episodes.Episodes.reset`.
-        ids: all token ids, to see that it is played the same.
+        ids: all token ids, to check that the replay is the same.
         actions, log_probs, rewards: as recorded.
-        values, advantages: likewise, where an agent judged it; None in place of an advantage where an action
-            belongs to a decision before.
+        values, advantages: an agent's, None without one; an advantage is None for an action that belongs to
+            an earlier decision.
     """
 
     seed: int
@@ -50,7 +50,7 @@ class Known:
 
 
 def known(rollout: Rollout, number: int, batch: Batch | None = None) -> Known:
-    """An episode of a rollout, with the judgement of the batch that it is in."""
+    """An episode of a rollout, with the advantages and values of its batch where one is given."""
     at = rollout.mask[number]
     values = advantages = None
     if batch is not None:
@@ -71,24 +71,25 @@ def known(rollout: Rollout, number: int, batch: Batch | None = None) -> Known:
 
 
 def _rounded(values: Tensor) -> list[float]:
-    """As a recording has them."""
+    """Rounded as in a recording."""
     return [round(value, 6) for value in values.tolist()]
 
 
 class Player:
-    """Plays known episodes again in rows of their task.
+    """Replays recorded episodes in rows of their task.
 
     Args:
-        episodes: rows of the task; the first follows, all together look ahead.
+        episodes: rows of the task; the first replays the episode, all of them play continuations.
         words: the page's token texts.
-        policy: what acted; None for the model's own.
-        drawing: how actions were drawn.
-        is_actor: whether ``policy`` is what acted in the episodes; else it only plays on, and is not told.
+        policy: the policy that acted; None for the model's own.
+        drawing: the sampling options of its actions.
+        is_actor: False where ``policy`` did not act in the episodes: it then only plays continuations, and
+            its probabilities are left out.
         prior: whether the model's own policy is as it was before training.
-        positions: how many of an episode's positions get other futures: those where the next token is least
-            certain.
-        tables: how many of them keep the table of all actions.
-        ahead: steps that a future goes on for, at most.
+        positions: positions of an episode that get alternative continuations, those where the next token is
+            least certain.
+        tables: positions that keep the table of all actions.
+        ahead: the largest number of steps of a continuation.
     """
 
     def __init__(
@@ -107,15 +108,15 @@ class Player:
         self._episodes, self._words = episodes, words
         self._act = attach(policy, episodes)
         self._drawing: Drawing = drawing or {"temperature": 1.0}
-        own = policy is None and self._drawing == {"temperature": 1.0}  # then policy and prior are one
-        self._policy_is_told, self._prior = is_actor, prior and not (own and is_actor)
+        own = policy is None and self._drawing == {"temperature": 1.0}  # then policy and prior are the same
+        self._shows_policy, self._prior = is_actor, prior and not (own and is_actor)
         self._positions, self._tables, self._ahead = positions, tables, ahead
 
     def follow(self, episode: Known, name: str) -> JsonObject:
-        """The episode for a page.
+        """Replay an episode; returns its data for a page.
 
         Raises:
-            ValueError: where it is not played the same: it belongs to another model, task or machine.
+            ValueError: where the replay differs: the episode is of another model, task or machine.
         """
         episodes = self._episodes
         episodes.reset([0], [episode.seed], [episode.problem_seed])
@@ -125,7 +126,7 @@ class Player:
             if not episodes.running(0):
                 raise ValueError(f"{name} has {len(episode.actions)} steps, and ends here after {number}")
             states.append(episodes.snapshot(0))
-            log.look(action, self._log_policy() if self._policy_is_told else None)
+            log.look(action, self._log_policy() if self._shows_policy else None)
             _, _, terminated, truncated, infos = episodes.step([0], [action])
             log.paid(episode.rewards[number], bool(terminated[0]), bool(truncated[0]), infos[0])
             log.note(log_prob=episode.log_probs[number])
@@ -136,22 +137,22 @@ class Player:
         if episodes.tokens(0) != list(episode.ids):
             raise ValueError(
                 f"{name} is not played the same here: its tokens differ. Give the model (--model), the agent "
-                "(--agent) and the arguments of the environment (--set) that it was played with"
+                "(--agent) and the arguments of the environment (--env) that it was played with"
             )
-        told = log.as_dict(name)
+        data = log.as_dict(name)
         self._look_ahead(log.steps, states, episode)
-        return told
+        return data
 
     @torch.no_grad()
     def _log_policy(self) -> np.ndarray:
-        """Log-probabilities of the actions in the first row, under the distribution drawn from, [A]."""
+        """Log-probabilities of the actions in the first row, under the sampling distribution, [A]."""
         drawn = distribution(self._act([0]), **self._drawing)[0].cpu().numpy()
         every = np.full(int(self._episodes.action_space.n), -np.inf)
         every[: len(drawn)] = drawn
         return every
 
     def _look_ahead(self, steps: list[JsonObject], states: list[State], episode: Known) -> None:
-        """Add other futures to the least certain positions, and take the tables off the most certain."""
+        """Add continuations to the least certain positions, and drop the tables of the most certain."""
         weights = [token_weights(step["table"]) for step in steps]
         doubtful = np.argsort([-_entropy(list(one.values())) for one in weights], kind="stable").tolist()
         forks = [at for at in doubtful[: self._positions] if len(weights[at]) > 1]
@@ -174,7 +175,7 @@ class Player:
 
     @torch.no_grad()
     def _futures(self, states: list[State], first: list[int]) -> list[JsonObject]:
-        """What follows in each state after an action, the policy's likeliest behind it: text and reward."""
+        """Play each state on from a first action, greedily after it; returns texts and rewards."""
         episodes = self._episodes
         rows = list(range(len(states)))
         episodes.restore(rows, states)
@@ -200,13 +201,13 @@ class Player:
 
 
 def _runs(episodes: Episodes, row: int, start: int) -> list[JsonObject]:
-    """A row's text from a token on, cut where the agent's and the task's meet."""
+    """A row's text from token ``start`` on, split where the agent's and the task's parts meet."""
     decode = episodes.backbone.tokenizer.decode
     tokens, origins = episodes.tokens(row), episodes.origins(row)
     runs: list[JsonObject] = []
     for own, places in groupby(range(start, len(tokens)), lambda at: origins[at] >= 0):
         at = list(places)
-        # Behind the token before, for a decoder may drop the space in front of a first one.
+        # Decoded after the token before it: a decoder may drop the space before a first token.
         before = tokens[at[0] - 1 : at[0]]
         text = decode([*before, *(tokens[one] for one in at)]).removeprefix(decode(before))
         runs.append({"text": shown(text), "own": own})
@@ -214,7 +215,7 @@ def _runs(episodes: Episodes, row: int, start: int) -> list[JsonObject]:
 
 
 def token_weights(table: JsonObject) -> dict[int, float]:
-    """Of a table, how likely each token is by all of its actions together."""
+    """The probability of each token in a table, summed over its actions."""
     weights: dict[int, float] = defaultdict(float)
     for token, weight in zip(table["tokens"], table["policy" if "policy" in table else "prior"], strict=True):
         weights[token] += weight
@@ -222,7 +223,7 @@ def token_weights(table: JsonObject) -> dict[int, float]:
 
 
 def _likeliest(table: JsonObject, token: int) -> int:
-    """The likeliest action of those that give a token: tables have the likeliest first."""
+    """The likeliest action that gives a token: tables have the likeliest first."""
     code: int = table["codes"][table["tokens"].index(token)]
     return code
 
@@ -235,5 +236,5 @@ def _entropy(weights: list[float]) -> float:
 
 def _finite(logits: Tensor) -> Tensor:
     if logits.isnan().any():
-        raise FloatingPointError("the policy's logits are not finite where a future was looked into")
+        raise FloatingPointError("the policy's logits are not finite in an alternative continuation")
     return logits

@@ -1,4 +1,4 @@
-"""A page's data from a model, a run or a recording."""
+"""Collect a page's data from a model, a run or a recording."""
 
 from __future__ import annotations
 
@@ -41,43 +41,44 @@ def look(
     Args:
         what: a recording (a file), a run or saved agent (its folder), or a model (folder or hub id); None for
             the bundled model.
-        wanted: what the page is to hold.
+        wanted: the sizes of the page's parts.
         task: of a model's episodes; None for :data:`TASK`.
         agent: the saved agent that a recording was made by.
         algorithm: the class of that agent, or of the run's, where it is not a bundled one.
         seed: of a model's first problem.
-        model: that a recording or a run was made with, where it does not say so itself.
-        device, dtype: where and in which type a model is loaded.
+        model: the model of a recording or a run, where that does not name it.
+        device, dtype: of a loaded model.
         env_kwargs: further arguments of the environment.
 
     Raises:
-        FileNotFoundError: where there is nothing of the kind.
-        ValueError: for arguments that mean nothing to what is looked at; a recording of another model, or
-            whose episodes are not played the same here.
+        FileNotFoundError: where ``what`` is not there.
+        ValueError: for arguments that do not apply to ``what``; for a recording of another model, or whose
+            replay differs.
     """
     path = None if what is None else Path(what)
     loaded = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
     if path is not None and (path.is_file() or path.name.endswith((".jsonl", ".jsonl.gz"))):
-        _mean_nothing("a recording", task=task)
+        _refuse("a recording", task=task)
         named = {} if model is None else {"model": model}
         return _recording(path, wanted, agent, algorithm, {**named, **loaded, **env_kwargs})
-    _mean_nothing("what is no recording", agent=agent)
+    _refuse("what is no recording", agent=agent)
     if path is not None and saved_path(path).is_dir() and holds_agent(saved_path(path)):
-        _mean_nothing("a run", task=task, **env_kwargs)
+        _refuse("a run", task=task, **env_kwargs)
         changed = {} if model is None else {"model": model}
         return _run(saved_path(path), wanted, load_agent(path, algorithm=algorithm, **changed, **loaded))
-    _mean_nothing("a model", model=model)
+    _refuse("a model", model=model)
     return _model(what, wanted, task or TASK, seed, {**loaded, **env_kwargs})
 
 
-def _mean_nothing(what: str, **given: object) -> None:
+def _refuse(what: str, **given: object) -> None:
+    """Raise ValueError for arguments that do not apply."""
     named = [f"--{name}" for name, value in given.items() if value is not None]
     if named:
         raise ValueError(f"{', '.join(named)} means nothing to {what}: leave it out")
 
 
 def _model(what: str | Path | None, wanted: Wanted, task: str, seed: int, kwargs: JsonObject) -> JsonObject:
-    """A model's own policy at a task."""
+    """Episodes of a model's own policy at a task."""
     made_with = {"model": what, **kwargs}
     page = Filling(wanted)
     with closing(make_rows(task, ROWS, **made_with)) as made:
@@ -110,7 +111,7 @@ def _run(path: Path, wanted: Wanted, agent: Agent) -> JsonObject:
             episodes = [known(batch.rollout, number, batch) for number in chosen]
             latent = backbone.level == "latent"
             name = f"{'codes' if latent else 'tokens'}: the trained agent"
-            # Over tokens the model itself was trained: nothing is left of the policy before.
+            # Over tokens the model itself was trained, and its policy before training is gone.
             playing = {"policy": agent.actor, "drawing": agent.options.drawing, "prior": latent}
             page.add(rows, episodes, name, **playing)
             page.add_tree(rows, episodes[0].seed, episodes[0].problem_seed, agent.actor)
@@ -136,7 +137,7 @@ def _run(path: Path, wanted: Wanted, agent: Agent) -> JsonObject:
 def _recording(
     path: Path, wanted: Wanted, agent: Path | None, algorithm: type[Agent] | None, given: JsonObject
 ) -> JsonObject:
-    """Episodes that `cola generate` recorded, played again beside their recorded numbers."""
+    """Replayed episodes of `cola generate`, with their recorded numbers."""
     recorded = read(path)
     about = recorded.about
     kwargs = {**about["env_kwargs"], **given}
@@ -146,7 +147,7 @@ def _recording(
         kwargs["model"], actor = acted.backbone, acted.actor
     is_actor = about["policy"] == policy_name(actor)
     if agent is not None and not is_actor:
-        raise ValueError(f"{path.name} was not recorded with the agent in {agent}: its policy is another")
+        raise ValueError(f"{path.name} was not recorded with the agent in {agent}: its policy was another")
     page = Filling(wanted)
     with closing(make_rows(about["task"], ROWS, **kwargs)) as made:
         rows = made.episodes
@@ -165,14 +166,14 @@ def _recording(
             if latent:
                 source = {} if agent is None else acted.source
                 page.add_twin(about["task"], episodes, {**kwargs, **source})
-    told = [
+    facts = [
         ("recording", path.name),
         ("policy", about["policy"]),
         ("temperature", about["temperature"]),
         ("episodes", f"{len(chosen)} of {len(recorded.episodes)}"),
         ("fingerprint", about["fingerprint"][:12]),
     ]
-    return page.finished(f"{path.name}: {about['task']}", told)
+    return page.finished(f"{path.name}: {about['task']}", facts)
 
 
 def _recorded(recorded: Recorded, number: int) -> Known:
