@@ -39,7 +39,7 @@ class Workers:
     def __init__(self, precision: str = "float32") -> None:
         self._accelerator: Accelerator | None = None
         self.rank, self.size = 0, 1
-        if _launched() > 1:
+        if num_launched() > 1:
             self._accelerator = _accelerator(precision)
             self.rank = self._accelerator.process_index
             self.size = self._accelerator.num_processes
@@ -95,7 +95,7 @@ class Workers:
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
-def _launched() -> int:
+def num_launched() -> int:
     """The number of processes that the launcher was asked for."""
     sizes = [int(os.environ[name]) for name in _SIZES if os.environ.get(name)]
     if not sizes and "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cola_agents.common.interrupts import hold_interrupts
-from cola_agents.common.processes import Workers, _asked_for
+from cola_agents.common.processes import Workers, num_launched
 from cola_agents.rl.callbacks import Stopped
 from cola_agents.rl.rollout import Rollout
 
@@ -57,7 +57,7 @@ class RolloutWorkers(Workers):
     """
 
     def __init__(self) -> None:
-        if _asked_for() > 1:
+        if num_launched() > 1:
             _check_environment()
         super().__init__()
         self._ended = False  # whether the others know that this process ended early
