@@ -378,7 +378,7 @@ def test_without_a_judge_a_search_that_must_not_see_rewards_is_refused() -> None
 def test_a_judge_of_another_codebook_is_refused(size: int) -> None:
     episodes = played(Words, max_tokens=3)
     evaluate = RolloutEvaluator(episodes, _flat, q=lambda rows: torch.zeros(len(rows), size))
-    with pytest.raises(ValueError, match=f"has {size} actions and there are 257 or 260; was it made for"):
+    with pytest.raises(ValueError, match=f"has {size} actions and the environment has 257 or 260"):
         search(episodes, [0], evaluate, SearchConfig(simulations=4, rewards="estimated"))
 
 

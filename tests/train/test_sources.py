@@ -355,7 +355,11 @@ def test_a_description_that_cannot_be_is_refused(described, message):
 
 def test_a_mixture_file_that_is_none_is_refused(tmp_path):
     path = tmp_path / "m.json"
-    for content, message in (("{", "is not JSON"), ("{}", "a list of objects"), ('[{"source": 3}]', "text")):
+    for content, message in (
+        ("{", "is not JSON"),
+        ("{}", "a list of objects"),
+        ('[{"source": 3}]', "must be strings"),
+    ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
             parse_data([str(path)])
