@@ -22,8 +22,7 @@ from cola_envs.grading.evaluate import (
 from cola_envs.grading.nodes import Expr, Infinity, Relation, Tree
 from cola_envs.grading.normal import proves_equal
 from cola_envs.grading.proof import same
-from cola_envs.grading.signs import sign_sensitive
-from cola_envs.grading.trees import has_plus_minus, number, substituted, subtrees, variables, with_sign
+from cola_envs.grading.trees import has_plus_minus, number, rebuilt, sign_sensitive, substituted, subtrees, variables, with_sign
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _HOLDS = {
@@ -123,9 +122,7 @@ def _absolute_values(tree: Tree, name: str) -> list[Tree]:
 
 
 def _replaced(tree: Tree, old: Tree, new: Tree) -> Tree:
-    if tree == old:
-        return new
-    return tuple(_replaced(part, old, new) if isinstance(part, tuple) else part for part in tree)
+    return new if tree == old else rebuilt(tree, lambda part: _replaced(part, old, new))
 
 
 def _polynomial_roots(tree: Tree, name: str) -> list[Tree] | None:

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from cola_envs.grading.nodes import Tree
-from cola_envs.grading.trees import substituted, variables
+from cola_envs.grading.trees import TRIGONOMETRIC, substituted, variables
 
 if TYPE_CHECKING:
     from mpmath import mpc, mpf
@@ -177,10 +177,9 @@ class Evaluator:
             return self.repeated(name, arguments)
         if name == "int":
             raise Unevaluable("an integral")
-        if name in _TRIGONOMETRIC:
-            values = [_in_radians(arguments[0], self)]
-        else:
-            values = [self(argument) for argument in arguments]
+        values = [self(argument) for argument in arguments]
+        if name in TRIGONOMETRIC and arguments[0][0] == "deg":
+            values = [as_float(values[0]) * _mp().pi / 180]
         x = values[0]
         if name == "abs":
             return abs(x)
@@ -286,14 +285,8 @@ class Evaluator:
         return getattr(mp, _MP_NAMES.get(name, name))(x)
 
 
-_TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
 _RECIPROCAL = {"cot": "tan", "sec": "cos", "csc": "sin"}
 _MP_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
-
-
-def _in_radians(tree: Tree, evaluate: Evaluator) -> Number:
-    value = evaluate(tree)
-    return as_float(value) * _mp().pi / 180 if tree[0] == "deg" else value
 
 
 def as_float(value: Number) -> Float:

@@ -16,9 +16,7 @@ from cola_envs.grading.algebra import OutOfReach, Poly, frozen
 from cola_envs.grading.evaluate import TooBig, Undefined, Unevaluable, constant_value
 from cola_envs.grading.nodes import Tree
 from cola_envs.grading.quotients import Quotient, Quotients, constant
-from cola_envs.grading.separation import rational
-from cola_envs.grading.signs import known_sign
-from cola_envs.grading.trees import has_imaginary_unit, substituted, variables
+from cola_envs.grading.trees import TRIGONOMETRIC, has_imaginary_unit, known_sign, number, rational, substituted, variables
 
 _LONGEST_SUM = 120
 
@@ -102,7 +100,7 @@ class _Normaliser(Quotients):
         return self.general_power(self(base), self(exponent))
 
     def function(self, name: str, arguments: tuple[Tree, ...]) -> Quotient:
-        if name in _TRIGONOMETRIC:
+        if name in (*TRIGONOMETRIC, "sinh", "cosh", "tanh"):
             return self.trigonometric(name, arguments[0])
         if name == "ln":
             return self.logarithm(self(arguments[0]))
@@ -231,6 +229,3 @@ class _Normaliser(Quotients):
         for value in range(ends[0].numerator, ends[1].numerator + 1):
             start = join(start, self(substituted(body, name[1], ("n", Fraction(value)))))
         return start
-
-
-_TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"])

@@ -15,6 +15,7 @@ from fractions import Fraction
 from math import gcd, lcm, log2
 
 from cola_envs.grading.nodes import Tree
+from cola_envs.grading.trees import PI, TRIGONOMETRIC, combination, number, rational
 
 #: The largest number of bits for which an evaluation is worth its time.
 MOST_BITS = 12_000
@@ -43,7 +44,8 @@ def bits_to_zero(tree: Tree) -> int | None:
         size = _size(tree, radicals)
     except (NotAlgebraic, OverflowError):
         return None
-    degree = _totient(radicals.pop(_UNITY, 1))
+    order = radicals.pop(_UNITY, 1)
+    degree = sum(gcd(k, order) == 1 for k in range(1, order + 1))  # the totient of the order
     for radical in radicals.values():
         degree *= radical
         if degree > MOST_BITS:
@@ -71,7 +73,7 @@ def _size(tree: Tree, radicals: dict[object, int]) -> _Size:
         return _Size(a.above + b.above, a.below + b.below)
     if kind == "^":
         return _power(tree, radicals)
-    if kind == "f" and tree[1] in ("sin", "cos", "tan", "cot", "sec", "csc"):
+    if kind == "f" and tree[1] in TRIGONOMETRIC:
         return _trigonometric(tree, radicals)
     raise NotAlgebraic(kind)
 
@@ -99,12 +101,8 @@ def _trigonometric(tree: Tree, radicals: dict[object, int]) -> _Size:
     if turns is None:
         raise NotAlgebraic("angle")
     _add_root_of_unity(radicals, lcm(4, 2 * turns.denominator))  # with i, for the sine
-    return {
-        "sin": _Size(1.0, 1.0),
-        "cos": _Size(1.0, 1.0),
-        "sec": _Size(1.0, 1.0),
-        "csc": _Size(1.0, 1.0),
-    }.get(tree[1], _Size(2.0, 2.0))
+    bound = 2.0 if tree[1] in ("tan", "cot") else 1.0
+    return _Size(bound, bound)
 
 
 def _add_root_of_unity(radicals: dict[object, int], order: int) -> None:
@@ -113,46 +111,13 @@ def _add_root_of_unity(radicals: dict[object, int], order: int) -> None:
         raise NotAlgebraic("a root of unity of high order")
 
 
-def _totient(order: int) -> int:
-    return sum(gcd(k, order) == 1 for k in range(1, order + 1))
-
-
 def _half_turns(tree: Tree) -> Fraction | None:
     """Return an angle over pi where that is rational."""
-    if tree[0] == "deg":
-        value = rational(tree[1])
-        return None if value is None else value / 180
-    if tree == ("c", "pi"):
-        return Fraction(1)
-    if tree[0] == "neg":
-        value = _half_turns(tree[1])
-        return None if value is None else -value
-    if tree[0] == "*":
-        for angle, factor in ((tree[1], tree[2]), (tree[2], tree[1])):
-            turns, scale = _half_turns(angle), rational(factor)
-            if turns is not None and scale is not None:
-                return turns * scale
-    if tree[0] == "/":
-        turns, scale = _half_turns(tree[1]), rational(tree[2])
-        return None if turns is None or not scale else turns / scale
-    if tree[0] == "+":
-        first, second = _half_turns(tree[1]), _half_turns(tree[2])
-        return None if first is None or second is None else first + second
-    value = rational(tree)
-    return Fraction(0) if value == 0 else None
-
-
-def rational(tree: Tree) -> Fraction | None:
-    """Return the value of a constant made of sums, products and quotients of numbers; None for others."""
-    if tree[0] == "n":
-        exact: Fraction = tree[1]
-        return exact
-    if tree[0] == "neg":
-        value = rational(tree[1])
-        return None if value is None else -value
-    if tree[0] in ("+", "*", "/"):
-        a, b = rational(tree[1]), rational(tree[2])
-        if a is None or b is None or (tree[0] == "/" and b == 0):
+    terms = combination(tree, lambda part: part == PI or part[0] == "deg")
+    total = Fraction(0)
+    for term, factor in terms or ():
+        angle = Fraction(1) if term == PI else rational(("/", term[1], number(180)))
+        if angle is None:
             return None
-        return a + b if tree[0] == "+" else a * b if tree[0] == "*" else a / b
-    return None
+        total += angle * factor
+    return None if terms is None else total

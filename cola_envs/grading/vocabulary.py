@@ -3,6 +3,7 @@ r"""The words, commands and signs of the grammar of final answers."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 
@@ -56,62 +57,48 @@ UNICODE = str.maketrans(
 )  # fmt: skip
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣ", "0123456789+-()nx")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙₓ", "0123456789+-nx")
+#: Commands with another spelling of the same meaning; an empty one has no meaning here.
+_SAME_AS = {
+    name: spelling
+    for spelling, names in {
+        "": "middle displaystyle textstyle scriptstyle limits nolimits boxed fbox mathstrut strut num "
+        "big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr Biggr bigm Bigm biggm Biggm",
+        "|": "lvert rvert vert mid", "‖": "lVert rVert Vert", "(": "langle lparen", ")": "rangle rparen",
+        "[": "lbrack", "]": "rbrack", "\\{": "lbrace", "\\}": "rbrace", "<": "lt ngeq ngeqslant",
+        ">": "gt nleq nleqslant", "≤": "le leq leqslant leqq ngtr", "≥": "ge geq geqslant geqq nless",
+        "≠": "ne neq", "∈": "in", "∉": "notin", "*": "times cdot ast centerdot bullet", "/": "div",
+        ":": "colon", "…": "dots ldots cdots dotsc dotsb dotsm dotsi dotso",
+        "\\frac": "dfrac tfrac cfrac sfrac xfrac nicefrac",
+        "\\binom": "dbinom tbinom", "\\mathbb{R}": "R reals Reals", "\\mathbb": "Bbb", "\\csc": "cosec",
+        "\\tan": "tg", "\\cot": "ctg cotan", "\\arctan": "arctg", "\\log_{10}": "lg",
+        "\\emptyset ": "varnothing O", "\\setminus ": "smallsetminus backslash",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
+_NEGATED = {"=": "≠", "<": "≥", ">": "≤", "≤": ">", "≥": "<", "∈": "∉"}
 _GROUP_OF_THOUSANDS = "__GROUP__"
-REWRITES: list[tuple[re.Pattern[str], str]] = [
+#: Rewrites of LaTeX, in order: a pattern, and its replacement.
+REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
         (r"\\\\\*?(?:\s*\[-?[\d.]*(?:pt|em|ex|mm|cm)\])?|\\(?:cr|newline|tabularnewline)(?![a-zA-Z])", " ¶ "),
-        (r"\\(?:left|right)(?![a-zA-Z])\s*\.?", ""),
-        (r"\\(?:middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits)(?![a-zA-Z])", ""),
-        (r"(?<!\\)\\[()\[\]]", ""),
-        (r"\\(?:text)?color\s*\{\w+\}|\\(?:boxed|fbox|mathstrut|strut|num)(?![a-zA-Z])", ""),
+        (r"\\(?:left|right)(?![a-zA-Z])\s*\.?|(?<!\\)\\[()\[\]]|\\(?:text)?color\s*\{\w+\}", ""),
+        (r"\\([a-zA-Z]+)", lambda match: _SAME_AS.get(match[1], match[0])),
         (r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1\\text{ \2}"),
         (r"\\(?:si|unit)\s*\{([^{}]*)\}", r"\\text{ \1}"),
         (r"\\([pb]?matrix)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\\begin{\1}\2\\end{\1}"),
-        (r"\\(?:[dtcsx]|nice)frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
         (r"\\(p?mod)\s*\{?\s*(\w+)\s*\}?", r"\\\1{\2}"),
-        (r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])", "|"),
-        (r"\\[lr]?Vert(?![a-zA-Z])|\\\|", "‖"),
-        (r"\\langle(?![a-zA-Z])", "("),
-        (r"\\rangle(?![a-zA-Z])", ")"),
-        (r"\\(?:R|reals|Reals)(?![a-zA-Z])", r"\\mathbb{R}"),
+        (r"\\\|", "‖"),
         (r"\^\s*\\(?:top|intercal)(?![a-zA-Z])", "^T"),
         (r"\^\s*\{\s*\\(?:top|intercal|(?:mathsf|mathrm|text|rm)\s*\{?T\}?)\s*\}", "^T"),
         (r"\\(math(?:rm|bf|it|sf|tt)|boldsymbol|bm)\s+([a-zA-Z])(?![a-zA-Z])", r"\\\1{\2}"),
-        (r"\\Bbb(?![a-zA-Z])", r"\\mathbb"),
-        (r"\\lbrack(?![a-zA-Z])", "["),
-        (r"\\rbrack(?![a-zA-Z])", "]"),
-        (r"\\lparen(?![a-zA-Z])", "("),
-        (r"\\rparen(?![a-zA-Z])", ")"),
-        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
-        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
-        (r"\\not\s*(?:=|\\eq(?![a-zA-Z]))", "≠"),
-        (r"\\not\s*(?:<|\\lt(?![a-zA-Z]))|\\nless(?![a-zA-Z])", "≥"),
-        (r"\\not\s*(?:>|\\gt(?![a-zA-Z]))|\\ngtr(?![a-zA-Z])", "≤"),
-        (r"\\not\s*(?:≤|\\leq?(?:slant)?(?![a-zA-Z]))|\\nleq(?:slant)?(?![a-zA-Z])", ">"),
-        (r"\\not\s*(?:≥|\\geq?(?:slant)?(?![a-zA-Z]))|\\ngeq(?:slant)?(?![a-zA-Z])", "<"),
-        (r"\\not\s*\\in(?![a-zA-Z])|\\notin(?![a-zA-Z])", "∉"),
-        (r"\\(?:leq?|leqslant|leqq)(?![a-zA-Z])", "≤"),
-        (r"\\(?:geq?|geqslant|geqq)(?![a-zA-Z])", "≥"),
-        (r"\\lt(?![a-zA-Z])|&lt;", "<"),
-        (r"\\gt(?![a-zA-Z])|&gt;", ">"),
-        (r"\\neq?(?![a-zA-Z])", "≠"),
-        (r"\\in(?![a-zA-Z])", "∈"),
+        (r"\\not\s*\\eq(?![a-zA-Z])", "≠"),
+        (r"\\not\s*([=<>≤≥∈])", lambda match: _NEGATED[match[1]]),
+        (r"&lt;", "<"),
+        (r"&gt;", ">"),
         (r"<=", "≤"),
         (r">=", "≥"),
         (r"!=", "≠"),
-        (r"\\(?:varnothing|O)(?![a-zA-Z])", r"\\emptyset "),
-        (r"\\(?:smallsetminus|backslash)(?![a-zA-Z])", r"\\setminus "),
-        (r"\\(?:times|cdot|ast|centerdot|bullet)(?![a-zA-Z])", "*"),
-        (r"\\div(?![a-zA-Z])", "/"),
-        (r"\\colon(?![a-zA-Z])", ":"),
-        (r"\\(?:[lc]?dots|dots[cbmio])(?![a-zA-Z])", "…"),
-        (r"\\(?:cosec)(?![a-zA-Z])", r"\\csc"),
-        (r"\\(?:tg)(?![a-zA-Z])", r"\\tan"),
-        (r"\\(?:ctg|cotan)(?![a-zA-Z])", r"\\cot"),
-        (r"\\(?:arctg)(?![a-zA-Z])", r"\\arctan"),
-        (r"\\lg(?![a-zA-Z])", r"\\log_{10}"),
         (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|\^\s*\{?°\}?", "°"),
         # A comma in braces, or one with a negative or thin space before three digits, groups thousands.
         (r"(?<=\d)(?:\{,\}|,?\s*\\!\s*,?\s*(?:\\!)?|\{,\}\\!|\\,)\s*(?=\d{3}(?!\d))", _GROUP_OF_THOUSANDS),
@@ -125,7 +112,7 @@ REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])\s*([^{}\\]*)\}", r"\\text{\1}"),
         (_GROUP_OF_THOUSANDS, ""),
     ]
-]  # fmt: skip
+]
 #: Words after a number that negate, hedge or change it: such a text is not an answer.
 NOT_A_UNIT = _set(
     "or and not no about approximately approx around roughly nearly almost maybe perhaps possibly than at "
