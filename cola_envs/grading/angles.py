@@ -17,7 +17,9 @@ _INVERSE_FUNCTIONS = ("arcsin", "arccos", "arctan")
 
 def turn_of(tree: Tree) -> tuple[Tree, int] | None:
     """Return e^{idA} for an angle A, and the d that makes it one of roots; None for other expressions."""
-    terms = combination(tree, lambda part: part == PI or part[:2] in [("f", name) for name in _INVERSE_FUNCTIONS])
+    terms = combination(
+        tree, lambda part: part == PI or part[:2] in [("f", name) for name in _INVERSE_FUNCTIONS]
+    )
     if terms is None or all(angle == PI for angle, _ in terms):
         return None
     scale = lcm(*(factor.denominator for _, factor in terms))

@@ -56,8 +56,7 @@ from cola_envs.grading.noncommuting import same_in_order
 from cola_envs.grading.notation import as_vectors
 from cola_envs.grading.parser import number_of_words, parse, parse_with_unit_letters, spelt_in_words
 from cola_envs.grading.proof import same
-from cola_envs.grading.quantities import same_quantity
-from cola_envs.grading.ratios import same_ratio
+from cola_envs.grading.quantities import same_quantity, same_ratio
 from cola_envs.grading.reals import all_equations, compare_sets, is_interval, is_set_of_reals
 from cola_envs.grading.trees import (
     has_plus_minus,

@@ -22,7 +22,16 @@ from cola_envs.grading.evaluate import (
 from cola_envs.grading.nodes import Expr, Infinity, Relation, Tree
 from cola_envs.grading.normal import proves_equal
 from cola_envs.grading.proof import same
-from cola_envs.grading.trees import has_plus_minus, number, rebuilt, sign_sensitive, substituted, subtrees, variables, with_sign
+from cola_envs.grading.trees import (
+    has_plus_minus,
+    number,
+    rebuilt,
+    sign_sensitive,
+    substituted,
+    subtrees,
+    variables,
+    with_sign,
+)
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _HOLDS = {

@@ -16,7 +16,14 @@ from cola_envs.grading.algebra import OutOfReach, Poly, frozen
 from cola_envs.grading.evaluate import TooBig, Undefined, Unevaluable, constant_value
 from cola_envs.grading.nodes import Tree
 from cola_envs.grading.quotients import Quotient, Quotients, constant
-from cola_envs.grading.trees import TRIGONOMETRIC, has_imaginary_unit, known_sign, number, rational, substituted, variables
+from cola_envs.grading.trees import (
+    TRIGONOMETRIC,
+    has_imaginary_unit,
+    known_sign,
+    rational,
+    substituted,
+    variables,
+)
 
 _LONGEST_SUM = 120
 

@@ -40,7 +40,15 @@ from cola_envs.grading.evaluate import (
 from cola_envs.grading.nodes import Tree
 from cola_envs.grading.normal import proves_equal
 from cola_envs.grading.separation import bits_to_zero
-from cola_envs.grading.trees import has_imaginary_unit, number, radicands, sign_sensitive, substituted, subtrees, variables
+from cola_envs.grading.trees import (
+    has_imaginary_unit,
+    number,
+    radicands,
+    sign_sensitive,
+    substituted,
+    subtrees,
+    variables,
+)
 from cola_envs.grading.verdicts import Claim, Truth, every
 
 Assignment = Mapping[str, Any]
