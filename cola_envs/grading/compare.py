@@ -35,7 +35,7 @@ from dataclasses import replace
 from itertools import permutations
 from typing import TypeGuard
 
-from cola_envs.grading.equations import asked_value, equations, inequalities
+from cola_envs.grading.conditions import FLIPPED
 from cola_envs.grading.evaluate import TooBig
 from cola_envs.grading.families import family, same_family
 from cola_envs.grading.lexer import clean, words_of
@@ -45,19 +45,22 @@ from cola_envs.grading.nodes import (
     Expr,
     Group,
     Infinity,
+    Intersection,
     Matrix,
     Node,
     Ratio,
     Relation,
     SetOf,
     Text,
+    Tree,
+    Union,
 )
 from cola_envs.grading.noncommuting import same_in_order
 from cola_envs.grading.notation import as_vectors
 from cola_envs.grading.parser import number_of_words, parse, parse_with_unit_letters, spelt_in_words
-from cola_envs.grading.proof import same
+from cola_envs.grading.proof import proportional, same
 from cola_envs.grading.quantities import same_quantity, same_ratio
-from cola_envs.grading.reals import all_equations, compare_sets, is_interval, is_set_of_reals
+from cola_envs.grading.reals import compare_sets, is_interval, is_set_of_reals
 from cola_envs.grading.trees import (
     has_plus_minus,
     number,
@@ -72,6 +75,14 @@ from cola_envs.grading.verdicts import Truth, every, some
 _MOST_PERMUTED = 4
 #: The most plus-or-minus signs in one expression.
 _MOST_SIGNS = 3
+#: A second reading of an answer: 2e-3 as 0.002 rather than a multiple of e, 0.1(6) as a period.
+_SECOND_READINGS = (
+    (re.compile(r"(-?(?:\d+(?:\.\d+)?|\.\d+))\s?[eE]([+-]\d{1,3})"), r"\1*10^{\2}"),
+    (re.compile(r"(-?\d*\.\d+)\((\d+)\)"), r"\1\\overline{\2}"),
+)
+_PLAIN_WORDS = re.compile(r"[\w\s,.:;'-]*[a-z]{2}[\w\s,.:;'-]*")
+#: The order in which bare values are those of several unknowns.
+_COORDINATES = ("x", "y", "z")
 
 
 def compare(gold: str, answer: str) -> Truth:
@@ -85,13 +96,6 @@ def compare(gold: str, answer: str) -> Truth:
         if match := pattern.fullmatch(clean(answer)):
             return _compare(gold, match.expand(other))
     return verdict
-
-
-#: A second reading of an answer: 2e-3 as 0.002 rather than a multiple of e, 0.1(6) as a period.
-_SECOND_READINGS = (
-    (re.compile(r"(-?(?:\d+(?:\.\d+)?|\.\d+))\s?[eE]([+-]\d{1,3})"), r"\1*10^{\2}"),
-    (re.compile(r"(-?\d*\.\d+)\((\d+)\)"), r"\1\\overline{\2}"),
-)
 
 
 def _compare(gold: str, answer: str) -> Truth:
@@ -121,37 +125,23 @@ def _compare(gold: str, answer: str) -> Truth:
 
 
 def _same_words(gold: str, answer: str, gold_node: Node | None, answer_node: Node | None) -> bool:
-    """Whether two answers are the same words; a word without \\text reads as a product of letters."""
-    spelt = (
+    r"""Whether two answers are the same words; a word without ``\text`` reads as a product of letters."""
+    word = clean(gold)
+    letters = [clean(text).strip("() ") for text in (gold, answer)]
+    are_words = (
         isinstance(gold_node, Text)
         or isinstance(answer_node, Text)
-        or _is_word(gold)
-        or _is_choice(gold, answer)
+        or (word.isalpha() and (len(word) > 3 or word.lower() in ("yes", "no", "odd")))  # others: products
+        # A choice: D may be d, but x is not X.
+        or (len(letters[0]) == len(letters[1]) == 1 and letters[0] in "ABCDEFGH")
     )
-    if spelt and words_of(gold) == words_of(answer):
-        return True
-    if gold_node is None and answer_node is None:
-        # 1 hour 30 minutes: outside the grammar, but the same words in other typesetting.
-        return words_of(gold) == words_of(answer) and _PLAIN_WORDS.fullmatch(words_of(gold)) is not None
+    # 1 hour 30 minutes: outside the grammar, but the same words in other typesetting.
+    unread = gold_node is None and answer_node is None
+    if (are_words or unread) and words_of(gold) == words_of(answer):
+        return are_words or _PLAIN_WORDS.fullmatch(words_of(gold)) is not None
     if not (isinstance(gold_node, Group) and all(isinstance(item, Text) for item in gold_node.items)):
         return False
     return sorted(words_of(gold).split(",")) == sorted(words_of(answer).split(","))
-
-
-_PLAIN_WORDS = re.compile(r"[\w\s,.:;'-]*[a-z]{2}[\w\s,.:;'-]*")
-
-
-def _is_word(text: str) -> bool:
-    text = clean(text)
-    return text.isalpha() and (
-        len(text) > 3 or text.lower() in ("yes", "no", "odd")
-    )  # others may be products
-
-
-def _is_choice(gold: str, answer: str) -> bool:
-    """Whether both answers are one letter and the gold answer a choice: D may be d, but x is not X."""
-    gold, answer = clean(gold).strip("() "), clean(answer).strip("() ")
-    return len(gold) == len(answer) == 1 and gold in "ABCDEFGH"
 
 
 def _with_unit_letters(gold: str, answer: str, gold_node: Node, answer_node: Node) -> Truth:
@@ -161,12 +151,13 @@ def _with_unit_letters(gold: str, answer: str, gold_node: Node, answer_node: Nod
     if not variables(gold_node.tree):
         read = parse_with_unit_letters(answer)
         return isinstance(read, Expr) and same_quantity(gold_node, read)
-    if not variables(answer_node.tree):
-        read = parse_with_unit_letters(gold)
-        # 18 m may be a product: then a bare 18 is not it.
-        sure = isinstance(read, Expr) and read.unit and (answer_node.unit or len(read.unit.powers) > 1)
-        return isinstance(read, Expr) and bool(sure) and same_quantity(read, answer_node)
-    return False
+    if variables(answer_node.tree):
+        return False
+    read = parse_with_unit_letters(gold)
+    if not isinstance(read, Expr) or read.unit is None:
+        return False
+    # 18 m may be a product: then a bare 18 is not it.
+    return bool(answer_node.unit or len(read.unit.powers) > 1) and same_quantity(read, answer_node)
 
 
 def equal(gold: Node, answer: Node) -> Truth:
@@ -183,29 +174,22 @@ def equal(gold: Node, answer: Node) -> Truth:
         in_order = [second[name] for name in _COORDINATES if name in second]
         return second.keys() == set(_COORDINATES[: len(second)]) and _ordered(gold.items, in_order)
     gold, answer = _plain(gold), _plain(answer)
-    if (
-        isinstance(gold, Relation)
-        and isinstance(answer, Relation)
-        and all_equations(gold)
-        and all_equations(answer)
-    ):
-        return equations(gold, answer, equal)
-    for relation, other in ((gold, answer), (answer, gold)):
-        if isinstance(relation, Relation) and all_equations(relation) and not _holds_conditions(other):
-            value = asked_value(relation, equal, wide=relation is answer)
+    equations = [node for node in (gold, answer) if isinstance(node, Relation) and node.is_equation]
+    if len(equations) == 2:
+        return _equations(equations[0], equations[1])
+    for relation in equations:
+        other = answer if relation is gold else gold
+        if is_interval(other) or not is_set_of_reals(other):
+            value = _asked_value(relation, wide=relation is answer)
             if value is None or value[1] is False:
                 return False
             pair = (value[0], other) if relation is gold else (other, value[0])
             return every([value[1], equal(*pair)])
     if is_set_of_reals(gold) or is_set_of_reals(answer):
         return _sets(gold, answer)
-    if _is_unordered(gold) or _is_unordered(answer):
+    if any(isinstance(node, Group) and node.kind in ("list", "{}") for node in (gold, answer)):
         return _unordered(gold, answer)
     return _of_one_kind(gold, answer)
-
-
-#: The order in which bare values are those of several unknowns.
-_COORDINATES = ("x", "y", "z")
 
 
 def _system(node: Node) -> dict[str, Node]:
@@ -214,15 +198,18 @@ def _system(node: Node) -> dict[str, Node]:
         names, values = node.sides
         if not (isinstance(names, Group) and isinstance(values, Group) and names.kind == values.kind == "()"):
             return {}
-        pairs = [(_letter(name), value) for name, value in zip(names.items, values.items, strict=False)]
+        pairs = list(zip(names.items, values.items, strict=False))
         complete = len(names.items) == len(values.items)
     elif isinstance(node, Group) and node.kind == "list" and node.connective != "or":
-        items = [item for item in node.items if isinstance(item, Relation) and item.ops == ("=",)]
-        pairs = [(_letter(item.sides[0]), item.sides[1]) for item in items]
-        complete = len(items) == len(node.items)
+        pairs = [item.sides for item in node.items if isinstance(item, Relation) and item.ops == ("=",)]
+        complete = len(pairs) == len(node.items)
     else:
         return {}
-    values_of = {name: value for name, value in pairs if name}
+    values_of = {
+        name.tree[1]: value
+        for name, value in pairs
+        if isinstance(name, Expr) and name.tree[0] == "v" and name.unit is None
+    }
     return values_of if complete and len(values_of) == len(pairs) > 1 else {}
 
 
@@ -235,81 +222,63 @@ def _is_bare_tuple(node: Node) -> TypeGuard[Group]:
     )
 
 
-def _letter(node: Node) -> str | None:
-    return node.tree[1] if isinstance(node, Expr) and node.tree[0] == "v" and node.unit is None else None
-
-
-def _holds_conditions(node: Node) -> bool:
-    return is_set_of_reals(node) and not is_interval(node)
-
-
 def _of_one_kind(gold: Node, answer: Node) -> Truth:
-    if isinstance(gold, Group) and isinstance(answer, Group):
-        brackets_agree = gold.kind == answer.kind or len(gold.items) > 2
-        return brackets_agree and _ordered(gold.items, answer.items)
-    if isinstance(gold, Text) or isinstance(answer, Text):
-        return _words(gold, answer)
-    if isinstance(gold, Expr) and isinstance(answer, Expr):
-        return same_quantity(gold, answer)
-    if isinstance(gold, Infinity) and isinstance(answer, Infinity):
-        return gold.sign == answer.sign
-    if isinstance(gold, Based) and isinstance(answer, Based):
-        return (gold.digits, gold.base) == (answer.digits, answer.base)
-    if isinstance(gold, Based) and isinstance(answer, Expr) and gold.digits.isdigit():
-        bare = not (answer.unit or answer.percent)
-        return bare and same(number(int(gold.digits)), answer.tree)
-    if isinstance(gold, Matrix) and isinstance(answer, Matrix):
-        if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
-            return False
-        return _ordered(
-            [cell for row in gold.rows for cell in row], [cell for row in answer.rows for cell in row]
-        )
-    if isinstance(gold, Dotted) and isinstance(answer, Dotted):
-        return gold.operators == answer.operators and every(
-            g is a if g is None or a is None else equal(g, a)
-            for g, a in zip(gold.terms, answer.terms, strict=True)
-        )
-    if isinstance(gold, Ratio) or isinstance(answer, Ratio):
-        return same_ratio(gold, answer)
+    match gold, answer:
+        case Group(), Group():
+            return (gold.kind == answer.kind or len(gold.items) > 2) and _ordered(gold.items, answer.items)
+        case (Text(), _) | (_, Text()):
+            return _words(gold, answer)
+        case Expr(), Expr():
+            return same_quantity(gold, answer)
+        case (Infinity(), Infinity()) | (Based(), Based()):
+            return gold == answer
+        case Based(), Expr(unit=None, percent=False) if gold.digits.isdigit():
+            return same(number(int(gold.digits)), answer.tree)
+        case Matrix(), Matrix():
+            shapes = [[len(row) for row in matrix.rows] for matrix in (gold, answer)]
+            cells = [[cell for row in matrix.rows for cell in row] for matrix in (gold, answer)]
+            return shapes[0] == shapes[1] and _ordered(*cells)
+        case Dotted(), Dotted():
+            return gold.operators == answer.operators and every(
+                g is a if g is None or a is None else equal(g, a)
+                for g, a in zip(gold.terms, answer.terms, strict=True)
+            )
+        case (Ratio(), _) | (_, Ratio()):
+            return same_ratio(gold, answer)
     return False
 
 
 def _plain(node: Node) -> Node:
     r"""Drop the ``x \in`` of a value; read plus-or-minus as its two values."""
-    if isinstance(node, Relation) and node.ops == ("in",) and node.names[0]:
-        inner = _plain(node.sides[1])
-        return node if is_set_of_reals(inner) or is_interval(inner) else inner
     if isinstance(node, Expr) and has_plus_minus(node.tree):
         return Group("list", _values(node))
-    if isinstance(node, Relation):
-        signed = [
-            i for i, side in enumerate(node.sides) if isinstance(side, Expr) and has_plus_minus(side.tree)
+    if not isinstance(node, Relation):
+        return node
+    if node.ops == ("in",) and node.names[0]:
+        inner = _plain(node.sides[1])
+        return node if is_set_of_reals(inner) or is_interval(inner) else inner
+    signed = [side for side in node.sides if isinstance(side, Expr) and has_plus_minus(side.tree)]
+    if not signed:
+        return node
+    if len(signed) == 1:
+        readings = [
+            [value if side is signed[0] else side for side in node.sides] for value in _values(signed[0])
         ]
-        if len(signed) == 1:
-            return Group(
-                "list", tuple(_with_side(node, signed[0], value) for value in _values(node.sides[signed[0]]))
-            )
-        if signed:  # the signs of several sides go together
-            return Group(
-                "list",
-                tuple(replace(node, sides=tuple(_signed(side, s) for side in node.sides)) for s in (1, -1)),
-            )
-    return node
+    else:  # the signs of several sides go together
+        readings = [
+            [
+                replace(side, tree=with_sign(side.tree, sign)) if isinstance(side, Expr) else side
+                for side in node.sides
+            ]
+            for sign in (1, -1)
+        ]
+    return Group("list", tuple(replace(node, sides=tuple(sides)) for sides in readings))
 
 
-def _values(node: Node) -> tuple[Node, ...]:
-    assert isinstance(node, Expr)
+def _values(node: Expr) -> tuple[Expr, ...]:
     if sum(part[0] in ("pm", "mp") for part in subtrees(node.tree)) > _MOST_SIGNS:
         raise TooBig("the number of values")
     return tuple(replace(node, tree=tree) for tree in with_each_sign(node.tree))
-
-
-def _with_side(relation: Relation, index: int, side: Node) -> Relation:
-    return replace(relation, sides=(*relation.sides[:index], side, *relation.sides[index + 1 :]))
-
-
-def _signed(node: Node, sign: int) -> Node:
-    return replace(node, tree=with_sign(node.tree, sign)) if isinstance(node, Expr) else node
 
 
 def _words(gold: Node, answer: Node) -> Truth:
@@ -324,6 +293,71 @@ def _words(gold: Node, answer: Node) -> Truth:
         for node in (gold, answer)
     ]  # fmt: skip
     return spelt[0] is not None and spelt[1] is not None and words_of(spelt[0]) == words_of(spelt[1])
+
+
+# Equations and inequalities
+
+
+def _asked_value(relation: Relation, wide: bool) -> tuple[Node, Truth] | None:
+    """Return the value in ``name = value`` (or ``value = name``, ``a = b = value``), and whether it holds.
+
+    ``wide`` allows a compound name such as ``a + b``: an answer may repeat the expression in question, but
+    a gold answer ``x + y = 1`` is an equation, for which None is returned.
+    """
+
+    def is_simple(name: str) -> bool:
+        return not any(sign in name.split("(")[0] for sign in "+-*/^") or name.startswith("(")
+
+    names = [name if name and (wide or is_simple(name)) else None for name in relation.names]
+    values = [side for side, name in zip(relation.sides, names, strict=True) if not name]
+    if not values:
+        return (relation.sides[-1], True) if len(relation.sides) == 2 else None
+    if len(values) == len(relation.sides) and not all(
+        isinstance(value, Expr) and not variables(value.tree) for value in values
+    ):
+        return None
+    if len(relation.sides) == 2 and names[0]:
+        return relation.sides[1], True
+    # Several values must be equal: 1 = 2 = 3 has no value.
+    return values[-1], every(equal(values[-1], value) for value in values[:-1])
+
+
+def _equations(gold: Relation, answer: Relation) -> Truth:
+    """Whether two equations are equivalent: equal values of one name, or constant multiples of each other."""
+    if len(gold.sides) == len(answer.sides) == 2:
+        named = some(
+            equal(gold.sides[1 - g], answer.sides[1 - a])
+            for g, a in ((0, 0), (0, 1), (1, 0), (1, 1))
+            if gold.names[g] and gold.names[g] == answer.names[a]
+        )
+        left, right = _difference(gold), _difference(answer)
+        if named is True or left is None or right is None:
+            return named
+        return some([named, proportional(left, right)[0]])
+    first, second = _asked_value(gold, wide=False), _asked_value(answer, wide=True)
+    if first is None or second is None or gold.names[0] != answer.names[0]:
+        return _ordered(gold.sides, answer.sides)
+    return every([first[1], second[1], equal(first[0], second[0])])
+
+
+def _difference(relation: Relation) -> Tree | None:
+    left, right = relation.sides[:2]
+    return (
+        ("+", left.tree, ("neg", right.tree)) if isinstance(left, Expr) and isinstance(right, Expr) else None
+    )
+
+
+def _inequalities(gold: Relation, answer: Relation) -> Truth:
+    """Whether two inequalities, or chains of them, are equivalent as written, in any number of letters."""
+    if len(gold.ops) == len(answer.ops) == 1:
+        left, right = _difference(gold), _difference(answer)
+        if left is not None and right is not None:
+            truth, sign = proportional(left, right)
+            op = answer.ops[0] if sign > 0 else FLIPPED.get(answer.ops[0], answer.ops[0])
+            return truth if gold.ops[0] == op else False
+    elif [FLIPPED.get(op) for op in gold.ops] == list(reversed(answer.ops)):
+        return _ordered(gold.sides, answer.sides[::-1])
+    return gold.ops == answer.ops and _ordered(gold.sides, answer.sides)
 
 
 # Lists and sets
@@ -341,31 +375,30 @@ def _sets(gold: Node, answer: Node) -> Truth:
     if verdict is not None:
         return verdict
     gold, answer = (node.condition if isinstance(node, SetOf) else node for node in (gold, answer))
-    if isinstance(gold, Relation) and isinstance(answer, Relation):
-        return inequalities(gold, answer, equal)
-    if type(gold) is not type(answer):
-        return False
-    if isinstance(gold, Group) and isinstance(answer, Group):
-        return gold.kind == answer.kind and (
-            _unordered(gold, answer) if gold.kind == "list" else _ordered(gold.items, answer.items)
-        )
-    parts = [getattr(node, "parts", ()) for node in (gold, answer)]
-    return bool(parts[0]) and _matched(*parts)
-
-
-def _is_unordered(node: Node) -> bool:
-    return isinstance(node, Group) and node.kind in ("list", "{}")
+    match gold, answer:
+        case Relation(), Relation():
+            return _inequalities(gold, answer)
+        case Group(kind="list"), Group(kind="list"):
+            return _unordered(gold, answer)
+        case Group(), Group():
+            return gold.kind == answer.kind and _ordered(gold.items, answer.items)
+        case (Union(), Union()) | (Intersection(), Intersection()):
+            return _matched(gold.parts, answer.parts)
+    return False
 
 
 def _unordered(gold: Node, answer: Node) -> Truth:
     names, items = zip(*(_named_items(node) for node in (gold, answer)), strict=True)
     if names[0] and names[1] and names[0] != names[1]:
         return False
-    systems = [_is_system(node) for node in (gold, answer)]
+    systems = [
+        len({item.names[0] for item in getattr(node, "items", ()) if isinstance(item, Relation)}) > 1
+        for node in (gold, answer)
+    ]
     either = [isinstance(node, Group) and node.connective == "or" for node in (gold, answer)]
     if systems[0] != systems[1] or (systems[0] and either[0] != either[1]):
-        return False  # x = 1 and y = 2 is no x = 1 or y = 2
-    # A value node twice counts once, but "5, 5" is no way to write 5; {5} is.
+        return False  # x = 1 and y = 2 is not x = 1 or y = 2
+    # A value that occurs twice counts once, but "5, 5" is no way to write 5; {5} is.
     # Nor is 1, 1, 2 a way to write 1, 2, 2.
     kinds = [node.kind if isinstance(node, Group) else None for node in (gold, answer)]
     counted = kinds == ["list", "list"] and len(items[0]) == len(items[1])
@@ -374,17 +407,11 @@ def _unordered(gold: Node, answer: Node) -> Truth:
     return _matched(items[0], items[1])
 
 
-def _is_system(node: Node) -> bool:
-    """Whether a list gives values to several unknowns."""
-    names = [item.names[0] for item in getattr(node, "items", ()) if isinstance(item, Relation)]
-    return len(set(names)) > 1
-
-
 def _named_items(node: Node) -> tuple[str | None, list[Node]]:
     """Return the unknown's name and its values: ``x = 1, -2``, ``x = 1, x = -2``, ``(x,y) = (5,8),(8,5)``."""
-    if not (isinstance(node, Group) and _is_unordered(node)):
+    if not (isinstance(node, Group) and node.kind in ("list", "{}")):
         return None, [node]
-    stripped: list[Node] = []
+    values: list[Node] = []
     name: str | None = None
     for index, item in enumerate(node.items):
         if isinstance(item, Relation) and item.ops in (("=",), ("in",)) and item.names[0]:
@@ -393,8 +420,8 @@ def _named_items(node: Node) -> tuple[str | None, list[Node]]:
             name = item.names[0]
             item = item.sides[1]
         plain = _plain(item)
-        stripped.extend(plain.items if isinstance(plain, Group) and plain.kind == "list" else [plain])
-    return name, stripped
+        values.extend(plain.items if isinstance(plain, Group) and plain.kind == "list" else [plain])
+    return name, values
 
 
 def _distinct(items: Sequence[Node]) -> list[Node]:
@@ -405,35 +432,27 @@ def _distinct(items: Sequence[Node]) -> list[Node]:
     return distinct
 
 
-def _alike(gold: Node, answer: Node) -> Truth:
-    """Whether two items of lists are equal; in a set {2} is not 2."""
-    sets = [isinstance(node, Group) and node.kind == "{}" for node in (gold, answer)]
-    return sets[0] == sets[1] and equal(gold, answer)
-
-
 def _matched(gold: Sequence[Node], answer: Sequence[Node]) -> Truth:
     """Whether two lists have the same items, in any order."""
+
+    def alike(item: Node, other: Node) -> Truth:  # in a set {2} is not 2
+        sets = [isinstance(node, Group) and node.kind == "{}" for node in (item, other)]
+        return sets[0] == sets[1] and equal(item, other)
+
     if len(gold) != len(answer):
         return False
     left = list(answer)
     rest: list[Node] = []
     for item in gold:
-        match = next((index for index, other in enumerate(left) if _alike(item, other) is True), None)
+        match = next((index for index, other in enumerate(left) if alike(item, other) is True), None)
         if match is None:
             rest.append(item)
         else:
             del left[match]
-    if not rest:
-        return True
     if len(rest) > _MOST_PERMUTED:
         return False
-    return some(
-        every(_alike(item, other) for item, other in zip(rest, order, strict=True))
-        for order in permutations(left)
-    )
+    return some(every(map(alike, rest, order)) for order in permutations(left))
 
 
 def _ordered(gold: Sequence[Node], answer: Sequence[Node]) -> Truth:
-    if len(gold) != len(answer):
-        return False
-    return every(equal(g, a) for g, a in zip(gold, answer, strict=True))
+    return len(gold) == len(answer) and every(map(equal, gold, answer))

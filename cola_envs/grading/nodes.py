@@ -108,6 +108,11 @@ class Relation:
     sides: tuple[Node, ...]
     names: tuple[str | None, ...]
 
+    @property
+    def is_equation(self) -> bool:
+        """Whether all its signs are equality signs."""
+        return set(self.ops) == {"="}
+
 
 @dataclass(frozen=True, slots=True)
 class Matrix:

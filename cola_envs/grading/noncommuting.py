@@ -59,7 +59,7 @@ def same_in_order(gold: Node, answer: Node) -> bool | None:
 
 
 def _value(node: Node) -> Tree | None:
-    if isinstance(node, Relation) and set(node.ops) == {"="}:
+    if isinstance(node, Relation) and node.is_equation:
         node = node.sides[-1]
     return node.tree if isinstance(node, Expr) else None
 

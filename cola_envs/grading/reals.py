@@ -4,15 +4,19 @@ These are intervals, also with reversed brackets (``]2, 5[``), unions, intersect
 (``\mathbb{R} \setminus \{3\}``), finite sets, inequalities and chains of them, ``x \ne 3``, memberships, and
 sets by a condition (``\{x \in \mathbb{R} \mid |x| < 2\}``). A comma between conditions means "and" where all
 can hold together, else "or".
+
+Two sets are compared on the real line, cut at the n points where one of them may change. There a set is
+2n + 1 truth values (cells): of the gap before the first point, the first point, the gap behind it, and so on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from cola_envs.grading.conditions import conditions
-from cola_envs.grading.line import Cells, End, Line, NotReal
+from cola_envs.grading.evaluate import real_value
 from cola_envs.grading.nodes import (
     Difference,
     Expr,
@@ -28,17 +32,22 @@ from cola_envs.grading.nodes import (
 from cola_envs.grading.proof import same
 from cola_envs.grading.verdicts import Truth, every
 
-_INTERVALS = ("()", "(]", "[)", "[]")
+Cells = tuple[bool, ...]
+#: One end of an interval: the value's tree or an infinity, and whether the end belongs to the set.
+End = tuple[Tree | Infinity, bool]
 
 
-def all_equations(relation: Relation) -> bool:
-    """Whether all signs of a chain are equality signs."""
-    return all(op == "=" for op in relation.ops)
+class _NotASet(ValueError):
+    """A node is not a set of reals, or one of its points is not a real constant."""
+
+
+class _WrongWay(ValueError):
+    """An interval ends before it begins."""
 
 
 def is_interval(node: Node) -> bool:
     """Whether a node is written as an interval; it may also be a pair."""
-    return isinstance(node, Group) and len(node.items) == 2 and node.kind in _INTERVALS
+    return isinstance(node, Group) and len(node.items) == 2 and node.kind in ("()", "(]", "[)", "[]")
 
 
 def is_set_of_reals(node: Node) -> bool:
@@ -46,49 +55,100 @@ def is_set_of_reals(node: Node) -> bool:
     if isinstance(node, Union | Intersection | Difference | SetOf):
         return True
     if isinstance(node, Relation):
-        return not all_equations(node)
-    if isinstance(node, Group) and node.kind == "list":
+        return not node.is_equation
+    if not isinstance(node, Group):
+        return False
+    if node.kind == "list":
         items = [item for item in _conditions_of(node) if isinstance(item, Relation)]
-        return len(items) == len(node.items) and not all(map(all_equations, items))
-    return (
-        is_interval(node)
-        and isinstance(node, Group)
-        and (node.kind in ("(]", "[)") or any(isinstance(item, Infinity) for item in node.items))
-    )
+        return len(items) == len(node.items) and not all(item.is_equation for item in items)
+    one_kind = node.kind in ("(]", "[)") or any(isinstance(item, Infinity) for item in node.items)
+    return is_interval(node) and one_kind
 
 
-@dataclass(slots=True)
+class _Line:
+    """The real line, cut at some constants.
+
+    Args:
+        points: the constants, in any order, perhaps repeated.
+
+    Attributes:
+        size: the number of cells.
+        claims: unproven equalities of points, which the cells assume.
+
+    Raises:
+        _NotASet: if one of them is not a real constant.
+    """
+
+    def __init__(self, points: list[Tree]) -> None:
+        self.claims: list[Truth] = []
+        self.points: list[Tree] = []
+        sizes: dict[Tree, Fraction] = {}
+        for point in points:
+            size = real_value(point)
+            if size is None:
+                raise _NotASet("an end that is not a real number")
+            sizes[point] = size
+        self._index: dict[Tree, int] = {}
+        for point in sorted(sizes, key=sizes.__getitem__):
+            truth = same(self.points[-1], point) if self.points else False
+            if truth is False:
+                self.points.append(point)
+            elif truth is not True:
+                self.claims.append(truth)
+            self._index[point] = len(self.points) - 1
+        self.size = 2 * len(self.points) + 1
+        self._sizes = [sizes[point] for point in self.points]
+
+    def interval(self, low: End, high: End) -> Cells:
+        """Return an interval. Raises _WrongWay for one that ends before it begins."""
+        for (end, closed), sign in ((low, -1), (high, 1)):
+            if isinstance(end, Infinity) and (end.sign != sign or closed):
+                raise _WrongWay
+        first = 0 if isinstance(low[0], Infinity) else 2 * self._index[low[0]] + (1 if low[1] else 2)
+        last = self.size - 1
+        if not isinstance(high[0], Infinity):
+            last = 2 * self._index[high[0]] + (1 if high[1] else 0)
+        if first > last:
+            raise _WrongWay
+        return tuple(first <= cell <= last for cell in range(self.size))
+
+    def finite(self, points: list[Tree]) -> Cells:
+        """Return a set of points."""
+        cells = {2 * self._index[point] + 1 for point in points}
+        return tuple(cell in cells for cell in range(self.size))
+
+    def inside(self, gap: int) -> Fraction:
+        """Return a number in a gap."""
+        if not self._sizes:
+            return Fraction(1, 3)
+        below = self._sizes[gap - 1] if gap else self._sizes[0] - 2
+        above = self._sizes[gap] if gap < len(self._sizes) else self._sizes[-1] + 2
+        return (below + above) / 2
+
+
+@dataclass(frozen=True, slots=True)
 class _Set:
-    """A set: the letter of its condition, the points where it changes, and its cells on a line of them."""
+    """A set: the letter of its condition, the points where it may change, and its cells on a line of them."""
 
     name: str | None
     points: list[Tree]
-    cells: Callable[[Line], Cells | None]
+    cells: Callable[[_Line], Cells]
 
 
 def compare_sets(gold: Node, answer: Node) -> Truth | None:
     """Whether two nodes are the same set of reals; None where either is not a set of reals."""
-    first, second = _read(gold), _read(answer)
-    if first is None or second is None:
-        return _with_letters(gold, answer)
-    if first.name and second.name and first.name != second.name:
-        return False
     try:
-        line = Line([*first.points, *second.points])
-    except NotReal:
-        return _with_letters(gold, answer)
-    cells = first.cells(line), second.cells(line)
-    if cells[0] is None or cells[1] is None:
+        first, second = _read(gold), _read(answer)
+        if first.name and second.name and first.name != second.name:
+            return False
+        line = _Line([*first.points, *second.points])
+        return every(line.claims) if first.cells(line) == second.cells(line) else False
+    except _WrongWay:
         return None
-    return every(line.claims) if cells[0] == cells[1] else False
-
-
-def _with_letters(gold: Node, answer: Node) -> Truth | None:
-    """Compare two intervals whose ends hold letters, end by end."""
-    ends = [_ends(node) for node in (gold, answer)]
-    if ends[0] is None or ends[1] is None:
-        return None
-    return every(_same_end(g, a) for g, a in zip(*ends, strict=True))
+    except _NotASet:
+        # The ends of two intervals may hold letters.
+        ends = _ends(gold), _ends(answer)
+        return None if None in ends else every(map(_same_end, *ends))
 
 
 def _same_end(gold: End, answer: End) -> Truth:
@@ -100,121 +160,110 @@ def _same_end(gold: End, answer: End) -> Truth:
 
 
 def _ends(node: Node) -> tuple[End, End] | None:
+    """Return the ends of an interval, or of a chain of two inequalities; None for other nodes."""
     if isinstance(node, Group) and is_interval(node):
-        low, high = (_end(item, bracket in "[]") for item, bracket in zip(node.items, node.kind, strict=True))
-        return None if low is None or high is None else (low, high)
-    if isinstance(node, Relation) and len(node.sides) == 3 and node.names[1]:
-        ascending = set(node.ops) <= {"<", "<="}
-        if not ascending and not set(node.ops) <= {">", ">="}:
+        sides, closed = node.items, [bracket in "[]" for bracket in node.kind]
+    elif isinstance(node, Relation) and len(node.sides) == 3 and node.names[1]:
+        sides, closed = node.sides[::2], ["=" in op for op in node.ops]
+        if set(node.ops) <= {">", ">="}:
+            sides, closed = sides[::-1], closed[::-1]
+        elif not set(node.ops) <= {"<", "<="}:
             return None
-        low = _end(node.sides[0], "=" in node.ops[0])
-        high = _end(node.sides[2], "=" in node.ops[1])
-        if low is None or high is None:
-            return None
-        return (low, high) if ascending else (high, low)
-    return None
-
-
-def _end(node: Node, closed: bool) -> End | None:
-    if isinstance(node, Infinity):
-        return node, closed
-    return (node.tree, closed) if isinstance(node, Expr) else None
-
-
-def _read(node: Node) -> _Set | None:
-    if isinstance(node, Union):
-        return _combined(node.parts, any)
-    if isinstance(node, Intersection):
-        return _combined(node.parts, all)
-    if isinstance(node, Difference):
-        return _combined((node.whole, node.removed), lambda cells: cells[0] and not cells[1])
-    if isinstance(node, SetOf):
-        parts = (node.condition,) if node.domain is None else (node.domain, node.condition)
-        solutions = _combined(parts, all)
-        if solutions is None or solutions.name not in (None, node.name):
-            return None
-        return _Set(None, solutions.points, solutions.cells)
-    if isinstance(node, Relation):
-        return _relation(node)
-    if isinstance(node, Group):
-        return _group(node)
-    return None
-
-
-def _combined(parts: tuple[Node, ...], join: Callable[[tuple[bool, ...]], bool]) -> _Set | None:
-    read = [_read(part) for part in parts]
-    sets = [part for part in read if part is not None]
-    names = {part.name for part in sets if part.name}
-    if len(sets) != len(parts) or len(names) > 1:
+    else:
         return None
-
-    def cells(line: Line) -> Cells | None:
-        pieces = [part.cells(line) for part in sets]
-        known = [piece for piece in pieces if piece is not None]
-        return tuple(map(join, zip(*known, strict=True))) if len(known) == len(pieces) else None
-
-    return _Set(names.pop() if names else None, [point for part in sets for point in part.points], cells)
+    values = [
+        side.tree if isinstance(side, Expr) else side for side in sides if isinstance(side, Expr | Infinity)
+    ]
+    return ((values[0], closed[0]), (values[1], closed[1])) if len(values) == 2 else None
 
 
-def _relation(relation: Relation) -> _Set | None:
-    if relation.ops in (("in",), ("not in",)):
-        inner = _read(relation.sides[1])
-        name = relation.names[0]
-        if inner is None or not name or inner.name:
-            return None
-        outside = relation.ops == ("not in",)
+def _read(node: Node) -> _Set:
+    """Read a node as a set of reals. Raises _NotASet for other nodes."""
+    match node:
+        case Union():
+            return _combined(node.parts, any)
+        case Intersection():
+            return _combined(node.parts, all)
+        case Difference():
+            return _combined((node.whole, node.removed), lambda cells: cells[0] and not cells[1])
+        case SetOf():
+            solutions = _combined(
+                (node.condition,) if node.domain is None else (node.domain, node.condition), all
+            )
+            if solutions.name in (None, node.name):
+                return replace(solutions, name=None)
+        case Relation(ops=("in",) | ("not in",)):
+            inner = _read(node.sides[1])
+            if node.names[0] and not inner.name:
+                if node.ops == ("in",):
+                    return replace(inner, name=node.names[0])
+                return _Set(
+                    node.names[0], inner.points, lambda line: tuple(not cell for cell in inner.cells(line))
+                )
+        case Relation():
+            return _solutions(node)
+        case Group(kind="list"):
+            return _joined(node)
+        case Group(kind="{}"):
+            points = [item.tree for item in node.items if isinstance(item, Expr)]
+            if len(points) == len(node.items):
+                return _Set(None, points, lambda line: line.finite(points))
+        case Group():
+            ends = _ends(node)
+            if ends is not None:
+                low, high = ends
+                points = [end for end, _ in ends if not isinstance(end, Infinity)]
+                return _Set(None, points, lambda line: line.interval(low, high))
+    raise _NotASet
 
-        def members(line: Line) -> Cells | None:
-            cells = inner.cells(line)
-            return tuple(not cell for cell in cells) if outside and cells is not None else cells
 
-        return _Set(name, inner.points, members)
+def _combined(parts: tuple[Node, ...], join: Callable[[tuple[bool, ...]], bool]) -> _Set:
+    sets = [_read(part) for part in parts]
+    names = {part.name for part in sets if part.name}
+    if len(names) > 1:
+        raise _NotASet("conditions for several letters")
+    return _Set(
+        names.pop() if names else None,
+        [point for part in sets for point in part.points],
+        lambda line: tuple(map(join, zip(*(part.cells(line) for part in sets), strict=True))),
+    )
+
+
+def _solutions(relation: Relation) -> _Set:
     solved = conditions(relation)
     if solved is None:
-        return None
+        raise _NotASet("a relation without a single unknown")
     name, parts = solved
     points: list[Tree] = []
     for part in parts:
         roots = part.candidates()
         if roots is None:
-            return None
+            raise _NotASet("a relation of unknown roots")
         points += roots
 
-    def solutions(line: Line) -> Cells:
-        pieces = [line.where(part) for part in parts]
-        return tuple(all(piece[cell] for piece in pieces) for cell in range(line.size))
+    def cells(line: _Line) -> Cells:
+        return tuple(
+            all(part.holds_at(line.points[cell // 2]) for part in parts)
+            if cell % 2
+            else all(part.holds_between(line.inside(cell // 2)) for part in parts)
+            for cell in range(line.size)
+        )
 
-    return _Set(name, points, solutions)
-
-
-def _group(group: Group) -> _Set | None:
-    if group.kind == "{}":
-        points = [item.tree for item in group.items if isinstance(item, Expr)]
-        if len(points) < len(group.items):
-            return None
-        return _Set(None, points, lambda line: line.among(points))
-    if group.kind == "list":
-        return _joined(group)
-    ends = _ends(group)
-    if ends is None:
-        return None
-    low, high = ends
-    points = [end for end, _ in ends if not isinstance(end, Infinity)]
-    return _Set(None, points, lambda line: line.interval(low, high))
+    return _Set(name, points, cells)
 
 
-def _joined(group: Group) -> _Set | None:
+def _joined(group: Group) -> _Set:
     parts = tuple(_conditions_of(group))
     either, both = _combined(parts, any), _combined(parts, all)
-    if either is None or both is None or group.connective == "or":
+    # After "and", conditions hold together; intervals one after the other are a union.
+    if group.connective == "or" or (group.connective == "and" and not both.name):
         return either
     if group.connective == "and":
-        # Conditions hold together; intervals one after the other are a union.
-        return both if both.name else either
+        return both
 
-    def cells(line: Line) -> Cells | None:
+    def cells(line: _Line) -> Cells:
         together = both.cells(line)
-        return together if together is None or any(together) else either.cells(line)
+        return together if any(together) else either.cells(line)
 
     return _Set(both.name, both.points, cells)
 
