@@ -201,7 +201,8 @@ def _system(node: Node) -> dict[str, Node]:
         pairs = list(zip(names.items, values.items, strict=False))
         complete = len(names.items) == len(values.items)
     elif isinstance(node, Group) and node.kind == "list" and node.connective != "or":
-        pairs = [item.sides for item in node.items if isinstance(item, Relation) and item.ops == ("=",)]
+        equations = [item for item in node.items if isinstance(item, Relation) and item.ops == ("=",)]
+        pairs = [(item.sides[0], item.sides[1]) for item in equations]
         complete = len(pairs) == len(node.items)
     else:
         return {}
@@ -382,7 +383,9 @@ def _sets(gold: Node, answer: Node) -> Truth:
             return _unordered(gold, answer)
         case Group(), Group():
             return gold.kind == answer.kind and _ordered(gold.items, answer.items)
-        case (Union(), Union()) | (Intersection(), Intersection()):
+        case Union(), Union():
+            return _matched(gold.parts, answer.parts)
+        case Intersection(), Intersection():
             return _matched(gold.parts, answer.parts)
     return False
 

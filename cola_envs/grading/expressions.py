@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from cola_envs.grading.lexer import ParseError, Token
 from cola_envs.grading.nodes import Expr, Tree, Unit
-from cola_envs.grading.trees import renamed
+from cola_envs.grading.trees import number, renamed
 from cola_envs.grading.units import take_unit
 from cola_envs.grading.vocabulary import CURRENCIES, FUNCTIONS
+
+#: The deepest nesting of sums, products and integrals.
+_MOST_SUMS = 3
+#: The fraction of a mixed number, as the values of its tokens.
+_MIXED = re.compile(
+    r"(\d+) / (\d+)(?=$| [^!^])|frac (?:\{ (\d+) \} \{ (\d+) \}|(\d)(\d)(?![^ ])|(\d) (\d+)(?![^ ])"
+    r"|(\d) \{ (\d+) \}|\{ (\d+) \} (\d)(?![^ ]))"
+)
 
 
 def expression(tokens: Sequence[Token]) -> Expr:
@@ -21,16 +30,17 @@ def expression(tokens: Sequence[Token]) -> Expr:
     """
     body = list(tokens)
     unit, scale = take_unit(body)
-    percent = unit == _PERCENT
+    percent = unit == Unit((("percent", 1),))
     if percent:
         unit = None
     elif body and body[-1] == ("op", "%"):
         percent = True
         body.pop()
     for sign, currency in CURRENCIES.items():
-        if ("op", sign) in body[:2]:
+        if ("op", sign) in body[:2]:  # \$18, \$18/hour, \$18 dollars
             body.remove(("op", sign))
-            unit = _in_currency(unit, currency)
+            unit = unit or Unit()
+            unit = replace(unit, powers=tuple(sorted({currency: 1, **dict(unit.powers)}.items())))
     if len(body) > 1 and body[-1] == ("op", "°") and not any(value in FUNCTIONS for _, value in body):
         body.pop()
         unit = unit or Unit((("degree", 1),))
@@ -41,19 +51,6 @@ def expression(tokens: Sequence[Token]) -> Expr:
     if reader.position != len(reader.tokens):
         raise ParseError("something after an expression")
     return Expr(tree if scale == 1 else ("*", ("n", scale), tree), unit, percent)
-
-
-_PERCENT = Unit((("percent", 1),))
-
-
-def _in_currency(unit: Unit | None, currency: str) -> Unit:
-    r"""Return the unit of an amount with its sign before it: \$18, \$18/hour, \$18 dollars."""
-    powers = dict(unit.powers) if unit else {}
-    powers.setdefault(currency, 1)
-    return Unit(tuple(sorted(powers.items())), unit.words if unit else (), unit.marks if unit else ())
-
-
-_MOST_SUMS = 3
 
 
 class _Reader:
@@ -107,16 +104,7 @@ class _Reader:
         if kind == "sym":
             return True
         if kind == "cmd":
-            return value in FUNCTIONS or value in (
-                "frac",
-                "binom",
-                "pi",
-                "lfloor",
-                "lceil",
-                "sum",
-                "prod",
-                "int",
-            )
+            return value in (*FUNCTIONS, "frac", "binom", "pi", "lfloor", "lceil", "sum", "prod", "int")
         return kind == "op" and (value in ("(", "[", "{") or (value == "|" and not self.inside_bars))
 
     def factor(self) -> Tree:
@@ -127,18 +115,14 @@ class _Reader:
             if self.accept("^"):
                 base = ("^", base, self.exponent())
             elif self.accept("!"):
-                base = ("f", self.factorial(), base)
+                double = self.accept("!")
+                if double and self.accept("!"):
+                    raise ParseError("three factorial signs")
+                base = ("f", "doublefactorial" if double else "factorial", base)
             elif self.accept("°"):
                 base = ("deg", base)
             else:
                 return base
-
-    def factorial(self) -> str:
-        if not self.accept("!"):
-            return "factorial"
-        if self.accept("!"):
-            raise ParseError("three factorial signs")
-        return "doublefactorial"
 
     def exponent(self) -> Tree:
         sign = self.accept("-", "+")
@@ -171,13 +155,11 @@ class _Reader:
 
     def primary(self) -> Tree:
         kind, value = self.peek()
-        if kind == "num":
+        if kind in ("num", "rep"):
             self.position += 1
-            number = Fraction(value)
-            return self.mixed(number) if value.isdigit() else ("n", number)
-        if kind == "rep":
-            self.position += 1
-            return ("n", Fraction(value))
+            return (
+                self.mixed(Fraction(value)) if kind == "num" and value.isdigit() else ("n", Fraction(value))
+            )
         if kind == "sym":
             self.position += 1
             return self.symbol(value)
@@ -204,25 +186,12 @@ class _Reader:
 
     def mixed(self, whole: Fraction) -> Tree:
         r"""``3\frac12`` and ``3 1/2`` are sums; a product of a number and a fraction needs its dot."""
-        rest = self.tokens[self.position : self.position + 7]
-        pattern = " ".join(kind if kind == "num" else value for kind, value in rest)
-        part: tuple[str, str] | None = None
-        length = 0
-        if re.match(r"num / num( (?![\^!])|$)", pattern):
-            part, length = (rest[0][1], rest[2][1]), 3
-        elif pattern.startswith("frac { num } { num }"):
-            part, length = (rest[2][1], rest[5][1]), 7
-        elif pattern.startswith("frac num") and rest[1][1].isdigit() and len(rest[1][1]) == 2:
-            part, length = (rest[1][1][0], rest[1][1][1]), 2
-        elif pattern.startswith("frac num num") and len(rest[1][1]) == 1:
-            part, length = (rest[1][1], rest[2][1]), 3
-        elif pattern.startswith("frac num { num }") and len(rest[1][1]) == 1:
-            part, length = (rest[1][1], rest[3][1]), 5
-        elif pattern.startswith("frac { num } num") and len(rest[4][1]) == 1:
-            part, length = (rest[2][1], rest[4][1]), 5
-        if part and part[0].isdigit() and part[1].isdigit() and 0 < int(part[0]) < int(part[1]):
-            self.position += length
-            return ("n", whole + Fraction(int(part[0]), int(part[1])))
+        match = _MIXED.match(" ".join(value for _, value in self.tokens[self.position : self.position + 7]))
+        if match:
+            above, below = (int(part) for part in match.groups() if part)
+            if 0 < above < below:
+                self.position += match[0].count(" ") + 1
+                whole += Fraction(above, below)
         return ("n", whole)
 
     def symbol(self, name: str) -> Tree:
@@ -240,25 +209,24 @@ class _Reader:
                 name += "_" + self.peek()[1]
                 self.position += 1
         if name == "C" and self.peek() == ("op", "("):
-            return self.choice() or ("v", name)
+            start = self.position
+            arguments = self.arguments()
+            if len(arguments) > 2:
+                raise ParseError("C of more than two")
+            if len(arguments) == 2:
+                return ("f", "binom", *arguments)
+            self.position = start  # a bracket with one value is a factor
         return ("c", name) if name in ("e", "i") else ("v", name)
 
-    def choice(self) -> Tree | None:
-        """Return C(n, k); None for a bracket with one value, which is a factor."""
-        start = self.position
-        self.position += 1
-        n = self.sum()
-        if not self.accept_separator():
-            self.position = start
-            return None
-        k = self.sum()
+    def arguments(self) -> list[Tree]:
+        """The expressions in brackets."""
+        self.expect("(")
+        arguments = [self.sum()]
+        while self.peek() == ("sep", ","):
+            self.position += 1
+            arguments.append(self.sum())
         self.expect(")")
-        return ("f", "binom", n, k)
-
-    def accept_separator(self) -> bool:
-        is_separator = self.peek() == ("sep", ",")
-        self.position += is_separator
-        return is_separator
+        return arguments
 
     def command(self, name: str) -> Tree:
         if name == "pi":
@@ -318,7 +286,7 @@ class _Reader:
             raise ParseError("an integral without its letter, or too deep in others")
         inner = _Reader(rest[:length])
         inner.depth = self.depth + 1
-        body = inner.sum() if length else ("n", Fraction(1))
+        body = inner.sum() if length else number(1)
         if inner.position != length:
             raise ParseError("something after an integrand")
         self.position += length + 2
@@ -337,13 +305,13 @@ class _Reader:
         return tree
 
     def root(self) -> Tree:
-        degree: Tree = ("n", Fraction(2))
+        degree: Tree = number(2)
         if self.accept("["):
             degree = self.sum()
             self.expect("]")
         # \sqrt13 is meant as the root of 13, whatever TeX sets.
         body = self.single() if self.peek()[0] == "num" else self.argument()
-        return ("^", body, ("/", ("n", Fraction(1)), degree))
+        return ("^", body, ("/", number(1), degree))
 
     def function(self, name: str) -> Tree:
         base: Tree | None = None
@@ -352,28 +320,20 @@ class _Reader:
             base = self.argument()
         if self.accept("^"):
             power = self.exponent()
-        if power == ("neg", ("n", Fraction(1))) and name in ("sin", "cos", "tan", "cot"):
+        if power == ("neg", number(1)) and name in ("sin", "cos", "tan", "cot"):
             name, power = "arc" + name, None
-        arguments = self.function_arguments()
+        if self.peek() == ("op", "("):
+            arguments = self.arguments()
+        else:  # the argument runs over a product up to the next function: 2 \sin b \cos a
+            arguments = [self.factor()]
+            while self.starts_a_factor() and not (self.peek()[0] == "cmd" and self.peek()[1] in FUNCTIONS):
+                arguments = [("*", arguments[0], self.factor())]
         if len(arguments) > 1 and name not in ("gcd", "lcm", "max", "min"):
             raise ParseError(f"{name} of several arguments")
         tree: Tree = ("f", name, *arguments)
         if name == "log":
-            tree = ("f", "log", tree[2], base or ("n", Fraction(10)))
+            tree = ("f", "log", tree[2], base or number(10))
         return ("^", tree, power) if power else tree
-
-    def function_arguments(self) -> list[Tree]:
-        if self.accept("("):
-            arguments = [self.sum()]
-            while self.accept_separator():
-                arguments.append(self.sum())
-            self.expect(")")
-            return arguments
-        # Without brackets the argument runs over a product up to the next function: 2 \sin b \cos a.
-        tree = self.factor()
-        while self.starts_a_factor() and not (self.peek()[0] == "cmd" and self.peek()[1] in FUNCTIONS):
-            tree = ("*", tree, self.factor())
-        return [tree]
 
 
 def _derivative(above: Tree, below: Tree) -> Tree | None:

@@ -7,12 +7,11 @@ gold answer in other typesetting.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from cola_envs.grading.expressions import expression
 from cola_envs.grading.lexer import ParseError, Token, clean, tokenise
-from cola_envs.grading.matrices import matrix
 from cola_envs.grading.nodes import (
     Based,
     Difference,
@@ -21,6 +20,7 @@ from cola_envs.grading.nodes import (
     Group,
     Infinity,
     Intersection,
+    Matrix,
     Node,
     Ratio,
     Relation,
@@ -28,32 +28,37 @@ from cola_envs.grading.nodes import (
     Text,
     Union,
 )
-from cola_envs.grading.splitting import CLOSE, OPEN, last, matching, split, straightened
+from cola_envs.grading.splitting import CLOSE, OPEN, matching, outside, split, straightened
 from cola_envs.grading.trees import number
 from cola_envs.grading.units import letters_as_units, read_words
 from cola_envs.grading.vocabulary import NUMBER_WORDS, SCALES
 
 REALS = Group("()", (Infinity(-1), Infinity(1)))
 EMPTY = Group("{}", ())
-_DOES_NOT_EXIST = Text("does not exist")
 PHRASES: dict[str, Node] = {
-    "all real numbers": REALS,
-    "all reals": REALS,
+    **dict.fromkeys(("all real numbers", "all reals"), REALS),
     "infinity": Infinity(1),
-    "no solution": EMPTY,
-    "no solutions": EMPTY,
-    "no real solution": EMPTY,
-    "no real solutions": EMPTY,
-    "empty set": EMPTY,
-    "d.n.e": _DOES_NOT_EXIST,
-    "dne": _DOES_NOT_EXIST,
-    "doesn't exist": _DOES_NOT_EXIST,
-    "does not exist": _DOES_NOT_EXIST,
-    "the limit does not exist": _DOES_NOT_EXIST,
-    "limit does not exist": _DOES_NOT_EXIST,
-    "undefined": _DOES_NOT_EXIST,
-    "not defined": _DOES_NOT_EXIST,
-}
+    **dict.fromkeys(
+        ("no solution", "no solutions", "no real solution", "no real solutions", "empty set"), EMPTY
+    ),
+    **dict.fromkeys(
+        ("d.n.e", "dne", "doesn't exist", "does not exist", "the limit does not exist", "limit does not exist",
+         "undefined", "not defined"),
+        Text("does not exist"),
+    ),
+}  # fmt: skip
+_POSITIVE, _NEGATIVE = (Expr(number(0)), Infinity(1)), (Infinity(-1), Expr(number(0)))
+#: What an index or exponent makes of the real numbers.
+_HALF_LINES = {
+    "": REALS,
+    **dict.fromkeys(("^+", "_+", "_>0"), Group("()", _POSITIVE)), "_>=0": Group("[)", _POSITIVE),
+    **dict.fromkeys(("^-", "_-", "_<0"), Group("()", _NEGATIVE)), "_<=0": Group("(]", _NEGATIVE),
+}  # fmt: skip
+_UNIT_BY_LETTERS = re.compile(
+    r"[\d}]\s+[A-Za-z]|[\d}][A-Za-z]+(?:\^\{?\d\}?)?/|\d\s*\\frac\s*\{|\\pi\s*[ckm]?m\^"
+)
+_DOTS = ("op", "…")
+_SUCH_THAT = (("op", "|"), ("op", ":"))
 
 
 @lru_cache(maxsize=16384)
@@ -83,11 +88,6 @@ def parse_with_unit_letters(text: str) -> Node | None:
         return None
 
 
-_UNIT_BY_LETTERS = re.compile(
-    r"[\d}]\s+[A-Za-z]|[\d}][A-Za-z]+(?:\^\{?\d\}?)?/|\d\s*\\frac\s*\{|\\pi\s*[ckm]?m\^"
-)
-
-
 def spelt_in_words(text: str) -> Node | None:
     r"""Return the node of a known phrase or a number in words, with or without ``\text``; None for others."""
     words = re.sub(r"\s+", " ", text).strip().lower().rstrip(".")
@@ -111,15 +111,12 @@ def number_of_words(words: str) -> Expr | None:
 
 
 def _number_in_words() -> re.Pattern[str]:
-    def one_of(words: str | Iterable[str]) -> str:
-        return "(?:" + "|".join(words) + ")"
-
     ones, teens, tens = (
-        one_of(word for word, value in NUMBER_WORDS.items() if value in values)
+        "(?:" + "|".join(word for word, value in NUMBER_WORDS.items() if value in values) + ")"
         for values in (range(1, 10), range(10, 20), range(20, 100))
     )
-    below_hundred = one_of([f"{tens}(?:[ -]{ones})?", teens, ones])
-    below_thousand = one_of([f"(?:{ones}|a) hundred(?: (?:and )?{below_hundred})?", below_hundred])
+    below_hundred = f"(?:{tens}(?:[ -]{ones})?|{teens}|{ones})"
+    below_thousand = f"(?:(?:{ones}|a) hundred(?: (?:and )?{below_hundred})?|{below_hundred})"
     large = "".join(
         f"(?:(?:{below_thousand}|a) {scale}(?: (?:and )?|$))?" for scale in ("million", "thousand")
     )
@@ -135,7 +132,9 @@ def parse_tokens(tokens: Sequence[Token]) -> Node:
     Raises:
         ParseError: where it is outside the grammar.
     """
-    while len(tokens) > 2 and tokens[0] in _AROUND and matching(tokens, 0) == len(tokens) - 1:
+    while (
+        len(tokens) > 2 and tokens[0] in (("op", "{"), ("op", "(")) and matching(tokens, 0) == len(tokens) - 1
+    ):
         inner = tokens[1:-1]
         builder = _set_builder(inner) if tokens[0][1] == "{" else None
         if builder is not None:
@@ -147,38 +146,23 @@ def parse_tokens(tokens: Sequence[Token]) -> Node:
     parts = _without_doubled_separators(parts)
     if len(parts) == 1:
         return _item(parts[0])
-    if any(tuple(part) == _DOTS for part in parts):
-        return _sequence_of(parts)
+    if _has_dots(parts):
+        return _dotted(parts)
     words = {connective for connective in connectives if connective != ","}
     if len(words) > 1:
         raise ParseError("both and and or")
-    return Group("list", tuple(_item(part) for part in parts), words.pop() if words else ",")
+    return Group("list", tuple(map(_item, parts)), words.pop() if words else ",")
 
 
-_AROUND = (("op", "{"), ("op", "("))
-_DOTS = (("op", "…"),)
+def _has_dots(parts: Sequence[Sequence[Token]]) -> bool:
+    """Whether a part is nothing but dots."""
+    return any(tuple(part) == (_DOTS,) for part in parts)
 
 
-def _sequence_of(parts: Sequence[Sequence[Token]]) -> Dotted:
+def _dotted(parts: Sequence[Sequence[Token]]) -> Dotted:
     return Dotted(
-        tuple("," for _ in parts[1:]), tuple(None if tuple(part) == _DOTS else _item(part) for part in parts)
+        (",",) * (len(parts) - 1), tuple(None if tuple(part) == (_DOTS,) else _item(part) for part in parts)
     )
-
-
-def _sequence(tokens: Sequence[Token]) -> Node | None:
-    r"""Read ``1 + 2 + \cdots + n``: terms in order, with the signs between them."""
-    if _DOTS[0] not in tokens:
-        return None
-    parts, signs = split(tokens, lambda token: token in _SIGNS)
-    if len(parts) < 2 or not any(tuple(part) == _DOTS for part in parts):
-        raise ParseError("dots within a term")
-    # "1 2 … n" and "1*2*…*n" are the same product; a sign before the first term belongs to it.
-    if not parts[0]:
-        parts, signs = parts[1:], signs[1:] if signs[0] == "+" else ["first-", *signs[1:]]
-    return Dotted(tuple(signs), tuple(None if tuple(part) == _DOTS else expression(part) for part in parts))
-
-
-_SIGNS = (("op", "+"), ("op", "-"), ("op", "*"))
 
 
 def _without_doubled_separators(parts: list[Sequence[Token]]) -> list[Sequence[Token]]:
@@ -200,9 +184,7 @@ def _item(tokens: Sequence[Token]) -> Node:
     if not sides[-1] or not sides[0]:
         raise ParseError("half a relation")
     names = tuple(_name(side) for side in sides)
-    return Relation(
-        tuple(ops), tuple(_named_side(side, name) for side, name in zip(sides, names, strict=True)), names
-    )
+    return Relation(tuple(ops), tuple(map(_named_side, sides, names)), names)
 
 
 def _named_side(tokens: Sequence[Token], name: str | None) -> Node:
@@ -210,12 +192,9 @@ def _named_side(tokens: Sequence[Token], name: str | None) -> Node:
     try:
         return _side(tokens)
     except ParseError:
-        if name is None or not _CALL.fullmatch(name):
+        if name is None or not re.fullmatch(r"[A-Za-z]+\([^…]*\)", name):
             raise
         return Text(name)
-
-
-_CALL = re.compile(r"[A-Za-z]+\([^…]*\)")
 
 
 def _name(tokens: Sequence[Token]) -> str | None:
@@ -249,83 +228,107 @@ def _side(tokens: Sequence[Token]) -> Node:
         tokens = inner
     if not tokens:
         raise ParseError("nothing")
-    if ("cmd", "cup") in tokens:
-        parts, _ = split(tokens, lambda token: token == ("cmd", "cup"))
-        if len(parts) > 1:
-            return Union(tuple(_side(part) for part in parts))
-    for read in (_removal, _common, matrix, _bracketed, _words, _special, _sequence, _based, _ratio):
+    if len(parts := _operands(tokens, "cup")) > 1:
+        return Union(tuple(map(_side, parts)))
+    if ("cmd", "setminus") in tokens or ("op", "\\{") in tokens:
+        cuts = [index for index in outside(tokens) if _removes(tokens, index)]
+        if cuts:
+            whole, removed = tokens[: cuts[-1]], tokens[cuts[-1] + 1 :]
+            return Difference(REALS if tuple(whole) == (("sym", "R"),) else _side(whole), _side(removed))
+    if len(parts := _operands(tokens, "cap")) > 1:
+        return Intersection(tuple(map(_side, parts)))
+    for read in (_matrix, _bracketed, _words, _special, _sequence, _based, _ratio):
         node = read(tokens)
         if node is not None:
             return node
     return expression(tokens)
 
 
-def _removal(tokens: Sequence[Token]) -> Node | None:
-    r"""``A \setminus B``, also written with a minus before a brace."""
-    if ("cmd", "setminus") not in tokens and ("op", "\\{") not in tokens:
-        return None
-    cut = last(tokens, lambda i: tokens[i] == ("cmd", "setminus") or _is_set_minus(tokens, i))
-    if cut is None:
-        return None
-    whole = REALS if tuple(tokens[:cut]) == (("sym", "R"),) else _side(tokens[:cut])
-    return Difference(whole, _side(tokens[cut + 1 :]))
+def _operands(tokens: Sequence[Token], command: str) -> list[Sequence[Token]]:
+    sign = ("cmd", command)
+    return split(tokens, lambda token: token == sign)[0] if sign in tokens else [tokens]
 
 
-def _is_set_minus(tokens: Sequence[Token], index: int) -> bool:
-    following = tokens[index + 1 : index + 2]
-    after_a_set = index and tokens[index - 1] in (("cmd", "reals"), ("op", ")"), ("op", "]"), ("op", "\\}"))
-    return tokens[index] == ("op", "-") and following == (("op", "\\{"),) and bool(after_a_set)
-
-
-def _common(tokens: Sequence[Token]) -> Node | None:
-    if ("cmd", "cap") not in tokens:
-        return None
-    parts, _ = split(tokens, lambda token: token == ("cmd", "cap"))
-    return Intersection(tuple(_side(part) for part in parts)) if len(parts) > 1 else None
+def _removes(tokens: Sequence[Token], index: int) -> bool:
+    r"""Whether a token is ``\setminus``, or a minus between a set and a brace."""
+    before = tokens[index - 1] if index else None
+    return tokens[index] == ("cmd", "setminus") or (
+        tuple(tokens[index : index + 2]) == (("op", "-"), ("op", "\\{"))
+        and before in (("cmd", "reals"), ("op", ")"), ("op", "]"), ("op", "\\}"))
+    )
 
 
 def _items(tokens: Sequence[Token]) -> tuple[Node, ...]:
     parts, _ = split(tokens, lambda token: token[0] == "sep")
-    return tuple(_side(part) for part in _without_doubled_separators(parts))
+    return tuple(map(_side, _without_doubled_separators(parts)))
+
+
+def _matrix(tokens: Sequence[Token]) -> Matrix | None:
+    """Read a matrix; None where there is none. Raises ParseError for one that is not whole."""
+    begin = next(
+        (i for i, (kind, value) in enumerate(tokens) if kind == "cmd" and value.startswith("begin ")), -1
+    )
+    if begin < 0:
+        return None
+    name = tokens[begin][1][6:]
+    if name not in ("pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix"):
+        raise ParseError(f"environment {name}")
+    end = next((i for i, token in enumerate(tokens) if token == ("cmd", f"end {name}")), -1)
+    prefix, suffix = list(tokens[:begin]), list(tokens[end + 1 :])
+    if name in ("array", "matrix", "smallmatrix") and prefix and suffix:
+        if (prefix.pop(), suffix.pop(0)) not in ((("op", "["), ("op", "]")), (("op", "("), ("op", ")"))):
+            raise ParseError("brackets of an array")
+    elif name == "array":
+        raise ParseError("an array without brackets")
+    if end < 0 or suffix:
+        raise ParseError("something after a matrix")
+    while len(prefix) > 1 and prefix[-1] == ("op", "*"):
+        prefix.pop()
+    scale = number(-1) if prefix == [("op", "-")] else expression(prefix).tree if prefix else None
+    rows = []
+    lines, _ = split(tokens[begin + 1 : end], lambda token: token == ("op", "¶"))
+    for line in lines if lines[-1] else lines[:-1]:
+        cells, _ = split(line, lambda token: token == ("op", "&"))
+        row = [expression(cell) for cell in cells]
+        rows.append(tuple(Expr(("*", scale, cell.tree)) if scale else cell for cell in row))
+    if not rows or len({len(row) for row in rows}) != 1:
+        raise ParseError("a ragged matrix")
+    return Matrix(tuple(rows))
 
 
 def _bracketed(tokens: Sequence[Token]) -> Node | None:
-    if (
-        tokens[0][0] != "op"
-        or tokens[0][1] not in ("(", "[", "\\{")
-        or matching(tokens, 0) != len(tokens) - 1
-    ):
+    """Read a tuple, an interval, a set, or a value in brackets; None for others."""
+    kind, opening = tokens[0]
+    if kind != "op" or opening not in ("(", "[", "\\{") or matching(tokens, 0) != len(tokens) - 1:
         return None
-    opening, closing = tokens[0][1], tokens[-1][1]
-    inner = tokens[1:-1]
-    if opening == "\\{":
-        if closing != "\\}":
-            raise ParseError("a set that does not close")
+    inner, closing, is_set = tokens[1:-1], tokens[-1][1], opening == "\\{"
+    if closing not in (("\\}",) if is_set else (")", "]")):
+        raise ParseError("brackets that do not match")
+    if is_set:
         if not inner:
             return EMPTY
         builder = _set_builder(inner)
-        return builder if builder is not None else _braced(inner)
-    if closing not in (")", "]"):
-        raise ParseError("brackets")
-    if any(tuple(part) == _DOTS for part in split(inner, lambda token: token[0] == "sep")[0]):
-        return None
+        if builder is not None:
+            return builder
+    parts = split(inner, lambda token: token[0] == "sep")[0]
+    if _has_dots(parts):
+        return _dotted(parts) if is_set else None
     items = _items(inner)
+    if is_set:
+        return Group("{}", items)
     if len(items) == 1:
         # (3/4) and [5] are brackets around a value; ((1,2)) keeps the inner pair.
         return items[0] if opening + closing in ("()", "[]") else None
     return Group(opening + closing, items)
 
 
-def _braced(inner: Sequence[Token]) -> Node:
-    parts = split(inner, lambda token: token[0] == "sep")[0]
-    return _sequence_of(parts) if any(tuple(part) == _DOTS for part in parts) else Group("{}", _items(inner))
-
-
 def _set_builder(inner: Sequence[Token]) -> Node | None:
     r"""Read ``x \mid 0 < x``, ``x \in A : x \ne 3`` and ``x \in A``; None where there is no condition."""
     if len(inner) < 3 or inner[0][0] != "sym":
         return None
-    bar = 1 if inner[1] in _SUCH_THAT else _bar_after_a_set(inner) if inner[1] == ("rel", "in") else None
+    # Behind a letter, or behind the set that it is in.
+    bars = [index for index in outside(inner) if inner[index] in _SUCH_THAT]
+    bar = bars[0] if bars and (bars[0] == 1 or inner[1] == ("rel", "in")) else None
     if bar is None:
         return None
     condition = parse_tokens(inner[bar + 1 :])
@@ -335,18 +338,6 @@ def _set_builder(inner: Sequence[Token]) -> Node | None:
     if not any(isinstance(item, Relation) for item in conditions):
         raise ParseError("a set builder without a condition")
     return SetOf(inner[0][1], condition, None if bar == 1 else _side(inner[2:bar]))
-
-
-_SUCH_THAT = (("op", "|"), ("op", ":"))
-
-
-def _bar_after_a_set(inner: Sequence[Token]) -> int | None:
-    depth = 0
-    for index, (kind, value) in enumerate(inner):
-        depth += (value in OPEN) - (value in CLOSE) if kind == "op" else 0
-        if depth == 0 and (kind, value) in _SUCH_THAT:
-            return index
-    return None
 
 
 def _words(tokens: Sequence[Token]) -> Node | None:
@@ -368,29 +359,35 @@ def _special(tokens: Sequence[Token]) -> Node | None:
     return None
 
 
-_HALF_LINES = {
-    "": REALS,
-    "^+": Group("()", (Expr(number(0)), Infinity(1))), "_+": Group("()", (Expr(number(0)), Infinity(1))),
-    "_>0": Group("()", (Expr(number(0)), Infinity(1))), "_>=0": Group("[)", (Expr(number(0)), Infinity(1))),
-    "^-": Group("()", (Infinity(-1), Expr(number(0)))), "_-": Group("()", (Infinity(-1), Expr(number(0)))),
-    "_<0": Group("()", (Infinity(-1), Expr(number(0)))), "_<=0": Group("(]", (Infinity(-1), Expr(number(0)))),
-}  # fmt: skip
+def _sequence(tokens: Sequence[Token]) -> Node | None:
+    r"""Read ``1 + 2 + \cdots + n``: terms in order, with the signs between them."""
+    if _DOTS not in tokens:
+        return None
+    parts, signs = split(tokens, lambda token: token in (("op", "+"), ("op", "-"), ("op", "*")))
+    if len(parts) < 2 or not _has_dots(parts):
+        raise ParseError("dots within a term")
+    # "1 2 … n" and "1*2*…*n" are the same product; a sign before the first term belongs to it.
+    if not parts[0]:
+        parts, signs = parts[1:], signs[1:] if signs[0] == "+" else ["first-", *signs[1:]]
+    return Dotted(
+        tuple(signs), tuple(None if tuple(part) == (_DOTS,) else expression(part) for part in parts)
+    )
 
 
 def _based(tokens: Sequence[Token]) -> Node | None:
     index = next((i for i, token in enumerate(tokens) if token == ("op", "_")), 0)
-    base = [value for _, value in tokens[index + 1 :] if value not in "{}"]
-    if not index or len(base) != 1:
+    index_words = [value for _, value in tokens[index + 1 :] if value not in "{}"]
+    if not index or len(index_words) != 1:
         return None
-    base = [str(NUMBER_WORDS.get(base[0].lower(), base[0]))]
-    if not base[0].isdigit() or len(base[0]) > 2:
+    base = str(NUMBER_WORDS.get(index_words[0].lower(), index_words[0]))
+    if not base.isdigit() or len(base) > 2:
         return None
     sign = "-" if tokens[0] == ("op", "-") else ""
     body = [token for token in tokens[len(sign) : index] if token[1] not in ("(", ")", "{", "}")]
     digits = "".join(value for _, value in body).upper()
     if any(kind not in ("num", "sym", "text") for kind, _ in body) or not re.fullmatch(r"[0-9A-Z]+", digits):
         return None
-    radix = int(base[0])
+    radix = int(base)
     if not 2 <= radix <= 36 or any(int(digit, 36) >= radix for digit in digits):
         return None
     if not any(digit.isdigit() for digit in digits) and (radix < 11 or len(digits) < 2):
@@ -398,11 +395,8 @@ def _based(tokens: Sequence[Token]) -> Node | None:
     return Based(sign + (digits.lstrip("0") or "0"), radix)
 
 
-_TO = (("op", ":"), ("op", "to"))
-
-
 def _ratio(tokens: Sequence[Token]) -> Node | None:
-    parts, signs = split(tokens, lambda token: token in _TO)
+    parts, signs = split(tokens, lambda token: token in (("op", ":"), ("op", "to")))
     if len(parts) == 1:
         return None
     end = next((i for i, (kind, _) in enumerate(parts[-1]) if kind == "text"), len(parts[-1]))

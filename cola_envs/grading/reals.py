@@ -147,8 +147,8 @@ def compare_sets(gold: Node, answer: Node) -> Truth | None:
         return None
     except _NotASet:
         # The ends of two intervals may hold letters.
-        ends = _ends(gold), _ends(answer)
-        return None if None in ends else every(map(_same_end, *ends))
+        left, right = _ends(gold), _ends(answer)
+        return None if left is None or right is None else every(map(_same_end, left, right))
 
 
 def _same_end(gold: End, answer: End) -> Truth:

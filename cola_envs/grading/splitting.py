@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cola_envs.grading.lexer import ParseError, Token
 
@@ -43,26 +43,19 @@ def split(tokens: Sequence[Token], at: Callable[[Token], object]) -> tuple[list[
 
 def matching(tokens: Sequence[Token], start: int) -> int:
     """Return the index of the bracket that closes the one at ``start``."""
-    depth = 0
-    for index in range(start, len(tokens)):
-        kind, value = tokens[index]
-        if kind == "op":
-            depth += 1 if value in OPEN else -1 if value in CLOSE else 0
-            if depth == 0:
-                return index
+    for index in outside(tokens[start:]):
+        return start + index
     raise ParseError("an open bracket")
 
 
-def last(tokens: Sequence[Token], at: Callable[[int], bool]) -> int | None:
-    """Return the last index outside all brackets for which ``at`` is true; None where there is none."""
+def outside(tokens: Sequence[Token]) -> Iterator[int]:
+    """Yield the indices of the tokens outside all brackets, and of the brackets that close there."""
     depth = 0
-    for index in range(len(tokens) - 1, -1, -1):
-        kind, value = tokens[index]
+    for index, (kind, value) in enumerate(tokens):
         if kind == "op":
-            depth += 1 if value in CLOSE else -1 if value in OPEN else 0
-        if depth == 0 and at(index):
-            return index
-    return None
+            depth += (value in OPEN) - (value in CLOSE)
+        if depth == 0:
+            yield index
 
 
 def straightened(tokens: Sequence[Token]) -> tuple[Token, ...]:

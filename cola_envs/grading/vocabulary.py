@@ -78,41 +78,39 @@ _SAME_AS = {
 _NEGATED = {"=": "≠", "<": "≥", ">": "≤", "≤": ">", "≥": "<", "∈": "∉"}
 _GROUP_OF_THOUSANDS = "__GROUP__"
 #: Rewrites of LaTeX, in order: a pattern, and its replacement.
-REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
-        (r"\\\\\*?(?:\s*\[-?[\d.]*(?:pt|em|ex|mm|cm)\])?|\\(?:cr|newline|tabularnewline)(?![a-zA-Z])", " ¶ "),
-        (r"\\(?:left|right)(?![a-zA-Z])\s*\.?|(?<!\\)\\[()\[\]]|\\(?:text)?color\s*\{\w+\}", ""),
-        (r"\\([a-zA-Z]+)", lambda match: _SAME_AS.get(match[1], match[0])),
-        (r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1\\text{ \2}"),
-        (r"\\(?:si|unit)\s*\{([^{}]*)\}", r"\\text{ \1}"),
-        (r"\\([pb]?matrix)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\\begin{\1}\2\\end{\1}"),
-        (r"\\(p?mod)\s*\{?\s*(\w+)\s*\}?", r"\\\1{\2}"),
-        (r"\\\|", "‖"),
-        (r"\^\s*\\(?:top|intercal)(?![a-zA-Z])", "^T"),
-        (r"\^\s*\{\s*\\(?:top|intercal|(?:mathsf|mathrm|text|rm)\s*\{?T\}?)\s*\}", "^T"),
-        (r"\\(math(?:rm|bf|it|sf|tt)|boldsymbol|bm)\s+([a-zA-Z])(?![a-zA-Z])", r"\\\1{\2}"),
-        (r"\\not\s*\\eq(?![a-zA-Z])", "≠"),
-        (r"\\not\s*([=<>≤≥∈])", lambda match: _NEGATED[match[1]]),
-        (r"&lt;", "<"),
-        (r"&gt;", ">"),
-        (r"<=", "≤"),
-        (r">=", "≥"),
-        (r"!=", "≠"),
-        (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|\^\s*\{?°\}?", "°"),
-        # A comma in braces, or one with a negative or thin space before three digits, groups thousands.
-        (r"(?<=\d)(?:\{,\}|,?\s*\\!\s*,?\s*(?:\\!)?|\{,\}\\!|\\,)\s*(?=\d{3}(?!\d))", _GROUP_OF_THOUSANDS),
-        (r"\\[!]", ""),
-        (
-            r"\\(?:[,;:>/ ]|q?quad(?![a-zA-Z])|(?:thin|thick|med|en|)space(?![a-zA-Z])"
-            r"|[hm]space\*?\{[^{}]*\}|[hm]skip\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|mu))|~",
-            " ",
-        ),
-        (r"\\[hv]?phantom\s*(?:\{[^{}]*\}|[^\s{}\\])", " "),
-        (r"\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])\s*([^{}\\]*)\}", r"\\text{\1}"),
-        (_GROUP_OF_THOUSANDS, ""),
-    ]
+_REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"\\\\\*?(?:\s*\[-?[\d.]*(?:pt|em|ex|mm|cm)\])?|\\(?:cr|newline|tabularnewline)(?![a-zA-Z])", " ¶ "),
+    (r"\\(?:left|right)(?![a-zA-Z])\s*\.?|(?<!\\)\\[()\[\]]|\\(?:text)?color\s*\{\w+\}", ""),
+    (r"\\([a-zA-Z]+)", lambda match: _SAME_AS.get(match[1], match[0])),
+    (r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1\\text{ \2}"),
+    (r"\\(?:si|unit)\s*\{([^{}]*)\}", r"\\text{ \1}"),
+    (r"\\([pb]?matrix)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\\begin{\1}\2\\end{\1}"),
+    (r"\\(p?mod)\s*\{?\s*(\w+)\s*\}?", r"\\\1{\2}"),
+    (r"\\\|", "‖"),
+    (r"\^\s*\\(?:top|intercal)(?![a-zA-Z])", "^T"),
+    (r"\^\s*\{\s*\\(?:top|intercal|(?:mathsf|mathrm|text|rm)\s*\{?T\}?)\s*\}", "^T"),
+    (r"\\(math(?:rm|bf|it|sf|tt)|boldsymbol|bm)\s+([a-zA-Z])(?![a-zA-Z])", r"\\\1{\2}"),
+    (r"\\not\s*\\eq(?![a-zA-Z])", "≠"),
+    (r"\\not\s*([=<>≤≥∈])", lambda match: _NEGATED[match[1]]),
+    (r"&lt;", "<"),
+    (r"&gt;", ">"),
+    (r"<=", "≤"),
+    (r">=", "≥"),
+    (r"!=", "≠"),
+    (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|\^\s*\{?°\}?", "°"),
+    # A comma in braces, or one with a negative or thin space before three digits, groups thousands.
+    (r"(?<=\d)(?:\{,\}|,?\s*\\!\s*,?\s*(?:\\!)?|\{,\}\\!|\\,)\s*(?=\d{3}(?!\d))", _GROUP_OF_THOUSANDS),
+    (r"\\[!]", ""),
+    (
+        r"\\(?:[,;:>/ ]|q?quad(?![a-zA-Z])|(?:thin|thick|med|en|)space(?![a-zA-Z])"
+        r"|[hm]space\*?\{[^{}]*\}|[hm]skip\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|mu))|~",
+        " ",
+    ),
+    (r"\\[hv]?phantom\s*(?:\{[^{}]*\}|[^\s{}\\])", " "),
+    (r"\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])\s*([^{}\\]*)\}", r"\\text{\1}"),
+    (_GROUP_OF_THOUSANDS, ""),
 ]
+REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _REWRITES]
 #: Words after a number that negate, hedge or change it: such a text is not an answer.
 NOT_A_UNIT = _set(
     "or and not no about approximately approx around roughly nearly almost maybe perhaps possibly than at "
