@@ -4,13 +4,13 @@ In the order of reading; no text of an answer is ever evaluated as code:
 
 1. ``extract``: the last complete ``\boxed{}`` of a response. Plain numbers are compared here, below.
 2. ``lexer`` (with the words of ``vocabulary``): LaTeX to tokens. ``parser`` (with ``splitting``,
-   ``expressions``, ``matrices``, ``units``): tokens to a tree of ``nodes``; ``trees``: functions over trees.
+   ``expressions``, ``units``): tokens to a tree of ``nodes``; ``trees``: functions over expression trees.
 3. ``compare``: the conventions of what counts as equal, and the comparison by kind of node: ``notation`` and
-   ``noncommuting`` (order matters), ``families``, ``quantities``, ``ratios``, ``equations``, and ``reals``
-   (sets of reals, on a ``line`` cut at the roots of ``conditions``).
+   ``noncommuting`` (order matters), ``families``, ``quantities`` and ``reals``
+   (sets of reals, on a line cut at the roots of ``conditions``).
 4. ``proof``: whether two expressions are equal. Samples refute (``evaluate``). Proofs accept: bounds of
    algebraic numbers (``separation``, ``angles``) and equal normal forms (``normal`` on ``quotients`` on
-   ``algebra``, for the ``signs`` of letters). Any other pair is a claim (``verdicts``).
+   ``algebra``, for each sign of the letters). Any other pair is a claim (``verdicts``).
 5. ``pool``: sympy tries to prove claims in ``worker`` processes with a limit of processor time; an unproven
    claim is false.
 """
@@ -106,7 +106,6 @@ def grade_answers(
     ]
 
 
-_PLAIN_INTEGER = re.compile(r"-?[1-9]\d{0,17}|0")
 _PLAIN_NUMBER = re.compile(
     r"(-?)(?:(\d{1,18}(?:\.\d{1,18})?)|\\[dt]?frac\{(\d{1,18})\}\{(\d{1,18})\}|(\d{1,18})/(\d{1,18}))"
 )
@@ -118,22 +117,17 @@ def _plain_number(text: str) -> Fraction | None:
     match = _PLAIN_NUMBER.fullmatch(text)
     if match is None:
         return None
-    sign, decimal, *parts = match.groups()
-    if decimal:
-        value = Fraction(decimal)
-    else:
-        above, below = (int(part) for part in parts if part)
-        if below == 0:
-            return None
-        value = Fraction(above, below)
+    sign, *numbers = match.groups()
+    above, *below = (Fraction(number) for number in numbers if number)
+    if below and not below[0]:
+        return None
+    value = above / below[0] if below else above
     return -value if sign else value
 
 
 def _decide(gold: str, answer: str) -> tuple[Truth, Status]:
     """Decide a pair, perhaps as a formula over claims: plain numbers here, all else by :func:`compare`."""
     stripped = answer.strip()
-    if _PLAIN_INTEGER.fullmatch(stripped) and _PLAIN_INTEGER.fullmatch(gold):
-        return stripped == gold, "ok"
     value = _plain_number(stripped)
     if value is not None and (target := _plain_number(gold)) is not None:
         return value == target, "ok"

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from cola_envs.grading.lexer import clean
-from cola_envs.grading.nodes import Expr, Group, Node, Relation, Tree, Unit
+from cola_envs.grading.nodes import Expr, Group, Relation, Tree, Unit
 from cola_envs.grading.parser import parse
 from cola_envs.grading.proof import same
 from cola_envs.grading.trees import number, substituted, with_each_sign
@@ -42,40 +42,37 @@ def family(text: str) -> Family | None:
         domain = _DOMAIN.fullmatch(text, begin.start())
         if domain:
             node = parse(text[: begin.start()])
-            return None if node is None else _family(domain[1] or domain[2], node)
+            if node is None:
+                return None
+            items = node.items if isinstance(node, Group) and node.kind == "list" else (node,)
+            names = {item.names[0] for item in items if isinstance(item, Relation)} - {None}
+            sides = [
+                item.sides[1] if isinstance(item, Relation) and item.ops == ("=",) else item for item in items
+            ]
+            values = [side for side in sides if isinstance(side, Expr)]
+            if len(values) < len(items) or len(names) > 1:
+                return None
+            signed = tuple((tree, value.unit) for value in values for tree in with_each_sign(value.tree))
+            return Family(domain[1] or domain[2], names.pop() if names else None, signed)
     return None
-
-
-def _family(letter: str, node: Node) -> Family | None:
-    items = node.items if isinstance(node, Group) and node.kind == "list" else (node,)
-    names = {item.names[0] if isinstance(item, Relation) else None for item in items} - {None}
-    sides = [item.sides[1] if isinstance(item, Relation) and item.ops == ("=",) else item for item in items]
-    values = [(side.tree, side.unit) for side in sides if isinstance(side, Expr)]
-    if len(values) < len(items) or len(names) > 1:
-        return None
-    signed = tuple((value, unit) for tree, unit in values for value in with_each_sign(tree))
-    return Family(letter, names.pop() if names else None, signed)
 
 
 def same_family(gold: Family, answer: Family) -> Truth:
     """Whether two families have the same values, in any of a few numberings."""
     if gold.name and answer.name and gold.name != answer.name:
         return False
-    table = [[_same_values(gold, g, answer, a) for a in answer.values] for g in gold.values]
-    return every([*map(some, table), *map(some, zip(*table, strict=True))])
-
-
-def _same_values(
-    gold: Family, first: tuple[Tree, Unit | None], answer: Family, second: tuple[Tree, Unit | None]
-) -> Truth:
-    if first[1] != second[1]:
-        return False
     # The numbering may be reversed and shifted.
-    return some(
-        same(
-            first[0],
-            substituted(second[0], answer.letter, ("+", ("*", number(sign), ("v", gold.letter)), number(k))),
-        )
-        for k in sorted(range(-_FARTHEST, _FARTHEST + 1), key=abs)
+    numberings: list[Tree] = [
+        ("+", ("*", number(sign), ("v", gold.letter)), number(shift))
+        for shift in sorted(range(-_FARTHEST, _FARTHEST + 1), key=abs)
         for sign in (1, -1)
-    )
+    ]
+    table = [
+        [
+            unit == other_unit
+            and some(same(value, substituted(other, answer.letter, index)) for index in numberings)
+            for other, other_unit in answer.values
+        ]
+        for value, unit in gold.values
+    ]
+    return every([*map(some, table), *map(some, zip(*table, strict=True))])

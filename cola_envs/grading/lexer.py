@@ -38,10 +38,15 @@ class ParseError(ValueError):
 
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
-_REPEATING = re.compile(r"(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
-#: 0.(3), and 0.333...: digits that are written at least twice before the dots.
-_REPEATING_IN_BRACKETS = re.compile(r"(\d*)\.()\((\d+)\)")
-_REPEATING_BEFORE_DOTS = re.compile(r"(\d*)\.(\d{0,20}?)(\d{1,20}?)\3+\s*…(?!\s*[\d+*-])")
+#: Repeating decimals: 0.\overline{3}, 0.(3), and 0.333...: digits that are written twice before the dots.
+_REPEATING = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*\{?(\d+)\}?",
+        r"(\d*)\.()\((\d+)\)",
+        r"(\d*)\.(\d{0,20}?)(\d{1,20}?)\3+\s*…(?!\s*[\d+*-])",
+    )
+)
 _SCIENTIFIC = re.compile(r"(\d+(?:\.\d+)?|\.\d+)[eE](\d{1,3})(?![\w.^!])")
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)(?:\.\d+)?")
 #: 10C3, and {}_{10}C_3 with either index of the left also above.
@@ -60,7 +65,6 @@ _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣ]+")
 _SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙₓ]+")
 #: The beginning of a value on a new line.
 _NEXT_VALUE = re.compile(r"[\w.(]|\\(?:frac|sqrt|pi|binom|left|sin|cos|tan|log|ln)(?![a-zA-Z])")
-_ENDS = tuple(("op", sign) for sign in "]!°%|")
 #: The a.m. or p.m. of a time without \text: spaced or with points, or behind minutes.
 _HALF_DAY = re.compile(r"(?:(?<=\d)\s+|(?<=:\d\d))([AaPp])\.?\s?[Mm]\b\.?|(?<=\d)([AaPp])\.\s?[Mm]\b\.?")
 _WORD = re.compile(r"[A-Za-z]+")
@@ -86,8 +90,11 @@ def clean(text: str) -> str:
             text = pattern.sub(replacement, text)
     if "||" in text:
         text = _DOUBLE_BARS.sub(r"‖\1‖", text)
-    if "\\var" in text:
-        text = _without_variant(text)
+    if "\\var" in text:  # \varphi is \phi, unless a text holds both
+        both = text
+        text = _VARIANT.sub(
+            lambda match: match[0] if re.search(rf"\\{match[1]}(?![A-Za-z])", both) else f"\\{match[1]}", text
+        )
     if "." in text:
         text = text.replace("...", "…")
     if "m" in text or "M" in text:
@@ -106,16 +113,6 @@ def _as_binomial(match: re.Match[str]) -> str:
     return rf"\binom{{{n}}}{{{k}}}" if match[3] == "C" else rf"\frac{{{n}!}}{{({n}-{k})!}}"
 
 
-def _without_variant(text: str) -> str:
-    r"""Return a text with ``\phi`` for ``\varphi``, unless it holds both, which are then two letters."""
-
-    def letter(match: re.Match[str]) -> str:
-        both = re.search(rf"\\{match[1]}(?![A-Za-z])", text)
-        return match[0] if both else f"\\{match[1]}"
-
-    return _VARIANT.sub(letter, text)
-
-
 def canonical(text: str) -> str:
     """Return a key that is the same for texts that differ only in typesetting; empty if nothing is left.
 
@@ -127,10 +124,8 @@ def canonical(text: str) -> str:
     key = re.sub(r"([\^_])\{(\w)\}", r"\1\2", key)
     while len(key) > 1 and key[0] == "{" and key[-1] == "}" and "{" not in key[1:-1]:
         key = key[1:-1]
-    return key if re.search(r"[^\W_]", re.sub(r"\\[A-Za-z]+|\{\}", "", key)) or key in SYMBOLIC_KEYS else ""
-
-
-SYMBOLIC_KEYS = frozenset(["\\pi", "\\infty", "-\\infty", "\\emptyset", "-\\pi"])
+    has_value = re.search(r"[^\W_]", re.sub(r"\\[A-Za-z]+|\{\}", "", key))
+    return key if has_value or key in ("\\pi", "\\infty", "-\\infty", "\\emptyset", "-\\pi") else ""
 
 
 def words_of(text: str) -> str:
@@ -205,17 +200,13 @@ def _space(text: str, position: int, tokens: list[Token]) -> int:
         end += 1
     if "\n" in text[position:end] and tokens and _NEXT_VALUE.match(text, end):
         last = tokens[-1]
-        if _ends_a_value(tokens) or last[0] == "sym" or last in _ENDS or last == ("cmd", "pi"):
+        if _ends_a_value(tokens) or last[0] == "sym" or last[1] in ("pi", *"]!°%|"):
             raise ParseError("a value on a new line")  # two values, not a product
     return end
 
 
 def _number(text: str, position: int, tokens: list[Token], grouped: bool) -> int:
-    match = (
-        _REPEATING.match(text, position)
-        or _REPEATING_IN_BRACKETS.match(text, position)
-        or _REPEATING_BEFORE_DOTS.match(text, position)
-    )
+    match = next(filter(None, (pattern.match(text, position) for pattern in _REPEATING)), None)
     if match:
         whole, fixed, period = match.groups()
         value = Fraction(int(whole or 0)) + Fraction(int(fixed or 0), 10 ** len(fixed))
@@ -234,10 +225,10 @@ def _number(text: str, position: int, tokens: list[Token], grouped: bool) -> int
     if not match:
         raise ParseError("a lone point")
     end = match.end()
-    if text[end : end + 1] == ".":
-        if re.match(r"\.\s*(?:[,;)\]}\\]|$)", text[end:]) is None:
-            raise ParseError("two points in a number")
+    if text[end : end + 1] == ".":  # a full stop, or a second point
         end += 1
+        if not re.match(r"\s*(?:[,;)\]}\\]|$)", text[end:]):
+            raise ParseError("two points in a number")
     tokens.append(("num", match.group()))
     return end
 
@@ -246,37 +237,35 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
     match = _COMMAND.match(text, position)
     if not match:
         following = text[position + 1 : position + 2]
-        if following in ("{", "}"):
-            tokens.append(("op", "\\" + following))
-        else:
+        if following not in ("{", "}"):
             raise ParseError(f"command \\{following}")
+        tokens.append(("op", "\\" + following))
         return position + 2
     name, end = match.group(1), match.end()
     if name in TEXT:
         return _text_macro(name, text, end, tokens)
     if name == "mathbb":
-        letter = re.compile(r"\s*\{?\s*([A-Z])\s*\}?").match(text, end)
-        if not letter or letter.group(1) not in ("R", *NUMBER_SETS):
+        letter = re.compile(r"\s*\{?\s*([RZNQC])\s*\}?").match(text, end)
+        if not letter:
             raise ParseError("\\mathbb")
-        name = letter.group(1)
-        tokens.append(("cmd", "reals") if name == "R" else ("text", NUMBER_SETS[name]))
+        tokens.append(("cmd", "reals") if letter[1] == "R" else ("text", NUMBER_SETS[letter[1]]))
         return letter.end()
     if name in ("begin", "end"):
         environment = re.compile(r"\s*\{([a-z]+)\*?\}(\{[clr|\s]*\})?").match(text, end)
         if not environment:
             raise ParseError("environment")
-        tokens.append(("cmd", f"{name} {environment.group(1)}"))
+        tokens.append(("cmd", f"{name} {environment[1]}"))
         return environment.end()
-    if name in FUNCTIONS or name in COMMANDS:
-        tokens.append(("cmd", name))
-    elif name in GREEK:
-        tokens.append(("sym", name))
-    elif name in ACCENTS:
+    if name in ACCENTS:
         letters = re.compile(r"\s*(?:\{\s*([A-Za-z]+)\s*\}|([A-Za-z]))").match(text, end)
         if not letters:
             raise ParseError(f"command \\{name}")
         tokens.append(("sym", f"{name} {letters[1] or letters[2]}"))
         return letters.end()
+    if name in FUNCTIONS or name in COMMANDS:
+        tokens.append(("cmd", name))
+    elif name in GREEK:
+        tokens.append(("sym", name))
     elif name in ("lor", "vee"):
         tokens.append(("sep", "or"))
     elif name in ("land", "wedge"):
@@ -293,43 +282,39 @@ def _text_macro(name: str, text: str, end: int, tokens: list[Token]) -> int:
         end += 1
     if text[end : end + 1] != "{":
         raise ParseError(f"\\{name} without braces")
-    depth, close = 0, end
-    for close in range(end, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[close], 0)
-        if depth == 0:
-            break
-    if depth:
-        raise ParseError("braces")
+    depth, close = 1, end
+    while depth:
+        close += 1
+        if close == len(text):
+            raise ParseError("braces")
+        depth += (text[close] == "{") - (text[close] == "}")
     content = text[end + 1 : close].strip()
-    connective = _CONNECTIVE.match(content)
+    after_value = _ends_a_value(tokens)
     if content in ("", "."):
         pass
-    elif content == "to" and _ends_a_value(tokens):
+    elif content == "to" and after_value:
         tokens.append(("op", "to"))
-    elif connective:
-        tokens.append(("sep", connective.group(1).lower()))
-    elif content in FUNCTIONS and (
-        name == "operatorname" or (name in MATH_FONT and not _ends_a_value(tokens))
-    ):
+    elif connective := _CONNECTIVE.match(content):
+        tokens.append(("sep", connective[1].lower()))
+    elif content in FUNCTIONS and (name == "operatorname" or (name in MATH_FONT and not after_value)):
         tokens.append(("cmd", content))
-    elif _is_symbol(name, content, tokens):
+    # An upright letter after a number is a unit (5 m), except for the two constants.
+    elif (
+        name in MATH_FONT
+        and len(content) == 1
+        and content.isalpha()
+        and (name != "mathrm" or content in "ie" or not after_value)
+    ):
         tokens.append(("sym", content))
     elif not re.search(r"[A-Za-z]", content) or re.match(r"[-+¤]?\s*\.?\d", content):
         tokens.extend(tokenise(content))
-    elif content:
+    else:
         for index, part in enumerate(content.split(",")):
             if index:
                 tokens.append(("sep", ","))
-            leading = re.match(r"\s*(and|or)\b", part) if index else None
-            tokens.append(("text", part[leading.end() :].strip() if leading else part.strip()))
+                part = re.sub(r"^\s*(and|or)\b", "", part)
+            tokens.append(("text", part.strip()))
     return close + 1
-
-
-def _is_symbol(font: str, content: str, tokens: list[Token]) -> bool:
-    if font not in MATH_FONT or len(content) != 1 or not content.isalpha():
-        return False
-    # An upright letter after a number is a unit (5 m), except for the two constants.
-    return font != "mathrm" or content in "ie" or not _ends_a_value(tokens)
 
 
 def _ends_a_value(tokens: list[Token]) -> bool:
@@ -355,7 +340,7 @@ def _word(word: str, tokens: list[Token], spaced: bool) -> None:
         tokens.append(("cmd", "infty"))
     elif lower in ORDINALS and tokens and tokens[-1][0] == "num" and not spaced:
         pass  # 1st is 1
-    elif (after_value and _is_unit(word, spaced)) or (_continues_a_unit(tokens, lower, spaced)):
+    elif (after_value and _is_unit(word, spaced)) or _continues_a_unit(tokens, lower, spaced):
         tokens.append(("text", word))
     else:
         tokens.extend(("sym", letter) for letter in word)
@@ -363,8 +348,9 @@ def _word(word: str, tokens: list[Token], spaced: bool) -> None:
 
 def _is_unit(word: str, spaced: bool) -> bool:
     lower = word.lower()
-    known = len(word) > 1 and (lower in UNIT_OF or lower in COMPOUND_UNITS)
-    return known or (spaced and (len(word) >= 4 or lower in ("per", "sq", "cu")))
+    if len(word) > 1 and (lower in UNIT_OF or lower in COMPOUND_UNITS):
+        return True
+    return spaced and (len(word) >= 4 or lower in ("per", "sq", "cu"))
 
 
 def _continues_a_unit(tokens: list[Token], word: str, spaced: bool) -> bool:

@@ -139,17 +139,6 @@ class Ratio:
 
 
 Node = (
-    Expr
-    | Text
-    | Infinity
-    | Group
-    | Union
-    | Intersection
-    | Difference
-    | SetOf
-    | Dotted
-    | Relation
-    | Matrix
-    | Based
-    | Ratio
-)
+    Expr | Text | Infinity | Group | Union | Intersection | Difference | SetOf | Dotted | Relation | Matrix
+    | Based | Ratio
+)  # fmt: skip

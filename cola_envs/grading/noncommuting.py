@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from cola_envs.grading.nodes import Expr, Node, Relation, Tree
@@ -42,26 +42,22 @@ class _NoForm(ValueError):
 
 def same_in_order(gold: Node, answer: Node) -> bool | None:
     """Whether two answers are equal although their capitals do not commute; None where these commute."""
-    trees = [_value(node) for node in (gold, answer)]
-    if trees[0] is None or trees[1] is None:
-        return None
-    written = [tree for tree in trees if tree is not None]
-    several = len({letter for tree in written for letter in _capitals(tree)}) > 1
-    as_matrices = any(_as_matrices(tree, several) for tree in written) and not _divides_by_capitals(
-        written[0]
-    )
-    if not as_matrices and not any(map(_in_both_orders, written)):
+    trees: list[Tree] = []
+    for node in (gold, answer):
+        if isinstance(node, Relation) and node.is_equation:
+            node = node.sides[-1]
+        if not isinstance(node, Expr):
+            return None
+        trees.append(node.tree)
+    several = len({letter for tree in trees for letter in _capitals(tree)}) > 1
+    divides = any(part[0] == "/" and any(_capitals(part[2])) for part in subtrees(trees[0]))
+    as_matrices = not divides and any(_as_matrices(tree, several) for tree in trees)
+    if not as_matrices and not any(_mixes_orders(part) for tree in trees for part in subtrees(tree)):
         return None
     try:
-        return _form(written[0]) == _form(written[1])
+        return _form(trees[0]) == _form(trees[1])
     except _NoForm:
         return False
-
-
-def _value(node: Node) -> Tree | None:
-    if isinstance(node, Relation) and node.is_equation:
-        node = node.sides[-1]
-    return node.tree if isinstance(node, Expr) else None
 
 
 def _is_capital(tree: Tree) -> bool:
@@ -95,18 +91,11 @@ def _as_matrices(tree: Tree, several: bool) -> bool:
     )
 
 
-def _divides_by_capitals(tree: Tree) -> bool:
-    """Whether a capital is a divisor, which a matrix cannot be."""
-    return any(part[0] == "/" and any(_capitals(part[2])) for part in subtrees(tree))
-
-
-def _in_both_orders(tree: Tree) -> bool:
-    """Whether two terms of one sum have the same capitals in different orders."""
-    return any(_mixes_orders(part) for part in subtrees(tree) if part[0] == "+")
-
-
-def _mixes_orders(sum_: Tree) -> bool:
-    products = {tuple(factor for factor in _factors(term) if any(_capitals(factor))) for term in terms(sum_)}
+def _mixes_orders(tree: Tree) -> bool:
+    """Whether a tree is a sum of which two terms have the same capitals in different orders."""
+    if tree[0] != "+":
+        return False
+    products = {tuple(factor for factor in _factors(term) if any(_capitals(factor))) for term in terms(tree)}
     return len({tuple(sorted(map(repr, product))) for product in products}) < len(products)
 
 
@@ -129,10 +118,10 @@ def _form(tree: Tree) -> _Sum:
     if kind == "neg":
         return _product(_form(number(-1)), _form(tree[1]))
     if kind == "+":
-        total = Counter(_form(tree[1]))
+        total = _form(tree[1])
         for word, coefficient in _form(tree[2]).items():
-            total[word] += coefficient  # type: ignore[assignment]
-        return {word: Fraction(coefficient) for word, coefficient in total.items() if coefficient}
+            total[word] = total.get(word, Fraction(0)) + coefficient
+        return {word: coefficient for word, coefficient in total.items() if coefficient}
     if kind == "*":
         return _product(_form(tree[1]), _form(tree[2]))
     if kind == "/" and tree[2][0] == "n" and tree[2][1]:
@@ -164,16 +153,13 @@ def _joined(left: tuple[_Factor, ...], right: tuple[_Factor, ...]) -> tuple[_Fac
 
 
 def _inverse(factor: _Factor) -> _Factor:
-    return _Factor(factor.letter, factor.transposed, not factor.inverse)
+    return replace(factor, inverse=not factor.inverse)
 
 
 def _power(base: _Sum, exponent: Tree) -> _Sum:
     if exponent == _TRANSPOSE:
         return {
-            (
-                scalars,
-                tuple(_Factor(f.letter, not f.transposed, f.inverse) for f in reversed(word)),
-            ): coefficient
+            (scalars, tuple(replace(f, transposed=not f.transposed) for f in reversed(word))): coefficient
             for (scalars, word), coefficient in base.items()
         }
     if exponent[0] == "neg":

@@ -17,9 +17,11 @@ from cola_envs.grading.evaluate import TooBig, Undefined, Unevaluable, constant_
 from cola_envs.grading.nodes import Tree
 from cola_envs.grading.quotients import Quotient, Quotients, constant
 from cola_envs.grading.trees import (
+    PI,
     TRIGONOMETRIC,
     has_imaginary_unit,
     known_sign,
+    number,
     rational,
     substituted,
     variables,
@@ -75,10 +77,9 @@ class _Normaliser(Quotients):
             return self(tree[1])
         if kind == "+":
             return self.sum(self(tree[1]), self(tree[2]))
-        if kind == "*":
-            return self.product(self(tree[1]), self(tree[2]))
-        if kind == "/":
-            return self.product(self(tree[1]), self.inverse(self(tree[2])))
+        if kind in ("*", "/"):
+            a, b = self(tree[1]), self(tree[2])
+            return self.product(a, b if kind == "*" else self.inverse(b))
         if kind == "^":
             return self.power_of(tree[1], tree[2])
         if kind == "f":
@@ -125,9 +126,9 @@ class _Normaliser(Quotients):
         if name == "int":
             raise OutOfReach("an integral, over letters that need not be positive")
         if name == "sum":
-            return self.repeated(self.sum, self.number(Fraction(0)), arguments)
+            return self.repeated(self.sum, self.number(0), arguments)
         if name == "prod":
-            return self.repeated(self.product, self.number(Fraction(1)), arguments)
+            return self.repeated(self.product, self.number(1), arguments)
         return self.opaque(name, arguments)
 
     def opaque(self, name: str, arguments: tuple[Tree, ...]) -> Quotient:
@@ -145,25 +146,23 @@ class _Normaliser(Quotients):
     def trigonometric(self, name: str, argument: Tree) -> Quotient:
         angle = self(argument)
         if argument[0] == "deg":
-            angle = self.product(
-                angle, self.product(self.single(self.generator("pi")), self.number(Fraction(1, 180)))
-            )
+            angle = self(("/", ("*", argument, PI), number(180)))
         hyperbolic = name.endswith("h")
-        turn = self.number(Fraction(1)) if hyperbolic else self.single(self.generator("turn"), Fraction(1, 2))
+        turn = self.number(1) if hyperbolic else self(("c", "i"))
         up = self.exponential(self.product(turn, angle))
         down = self.inverse(up)
         half = self.number(Fraction(1, 2))
         cosine = self.product(self.sum(up, down), half)
         sine = self.product(self.product(self.sum(up, self.negative(down)), half), self.inverse(turn))
-        ratio: dict[str, Callable[[], Quotient]] = {
-            "sin": lambda: sine,
-            "cos": lambda: cosine,
-            "tan": lambda: self.product(sine, self.inverse(cosine)),
-            "cot": lambda: self.product(cosine, self.inverse(sine)),
-            "sec": lambda: self.inverse(cosine),
-            "csc": lambda: self.inverse(sine),
-        }
-        return ratio[name.removesuffix("h") if hyperbolic else name]()
+        above, below = {
+            "sin": (sine, self.number(1)),
+            "cos": (cosine, self.number(1)),
+            "tan": (sine, cosine),
+            "cot": (cosine, sine),
+            "sec": (self.number(1), cosine),
+            "csc": (self.number(1), sine),
+        }[name.removesuffix("h") if hyperbolic else name]
+        return self.product(above, self.inverse(below))
 
     def absolute(self, argument: Tree) -> Quotient:
         """|a| is the root of a^2; of a complex constant, the root of its product with its conjugate."""
@@ -199,9 +198,9 @@ class _Normaliser(Quotients):
             shift = constant(self.sum(inner, self.negative(base)))
             if shift is not None and shift.denominator == 1 and abs(shift) <= 30:
                 steps = range(1, shift.numerator + 1) if shift > 0 else range(shift.numerator + 1, 1)
-                factor = self.number(Fraction(1))
+                factor = self.number(1)
                 for step in steps:
-                    factor = self.product(factor, self.sum(base, self.number(Fraction(step))))
+                    factor = self.product(factor, self.sum(base, self.number(step)))
                 factor = factor if shift > 0 else self.inverse(factor)
                 return self.product(self.single(generator), factor)
         return self.opaque("factorial", (argument,))
@@ -211,9 +210,9 @@ class _Normaliser(Quotients):
             return self.opaque("binom", (n, k))
         count = constant(self(k))
         if count is not None and count.denominator == 1 and 0 <= count <= 30:
-            result = self.number(Fraction(1))
+            result = self.number(1)
             for step in range(count.numerator):
-                factor = self.sum(self(n), self.number(Fraction(-step)))
+                factor = self.sum(self(n), self.number(-step))
                 result = self.product(result, self.product(factor, self.number(Fraction(1, step + 1))))
             return result
         below = self.product(self.factorial(k), self.factorial(("+", n, ("neg", k))))
@@ -231,8 +230,8 @@ class _Normaliser(Quotients):
         ends = [None if end == ("c", "oo") else constant(self(end)) for end in (low, high)]
         if ends[0] is None or ends[1] is None:
             raise OutOfReach("a sum without end")
-        if any(end is not None and end.denominator != 1 for end in ends) or ends[1] - ends[0] > _LONGEST_SUM:
+        if not ends[0].denominator == ends[1].denominator == 1 or ends[1] - ends[0] > _LONGEST_SUM:
             raise OutOfReach("a long sum")
         for value in range(ends[0].numerator, ends[1].numerator + 1):
-            start = join(start, self(substituted(body, name[1], ("n", Fraction(value)))))
+            start = join(start, self(substituted(body, name[1], number(value))))
         return start

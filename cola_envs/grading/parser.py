@@ -42,8 +42,8 @@ PHRASES: dict[str, Node] = {
         ("no solution", "no solutions", "no real solution", "no real solutions", "empty set"), EMPTY
     ),
     **dict.fromkeys(
-        ("d.n.e", "dne", "doesn't exist", "does not exist", "the limit does not exist", "limit does not exist",
-         "undefined", "not defined"),
+        ("d.n.e", "dne", "doesn't exist", "does not exist", "the limit does not exist",
+         "limit does not exist", "undefined", "not defined"),
         Text("does not exist"),
     ),
 }  # fmt: skip

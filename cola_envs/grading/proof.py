@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice, product
@@ -106,8 +107,10 @@ def _is_zero(tree: Tree) -> bool | None:
 
 
 def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
-    if any(_differ_there(a, b, place) for place in _complex_points(a, b, names)):
-        return False
+    for place in _complex_points(a, b, names):
+        with suppress(Undefined, Unevaluable):
+            if _differ(a, b, place, False, WORK_BITS):
+                return False
     positive = _taken_positive(a) | _taken_positive(b)
     ways = [(False, frozenset[str]())]
     if not (has_imaginary_unit(a) or has_imaginary_unit(b)):
@@ -131,11 +134,8 @@ def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
     # interval are equal everywhere. Each combination of signs of the others needs its own proof.
     first = {name: -1 if places[0][name] < 0 else 1 for name in names}
     sampled = {tuple(-1 if place[name] < 0 else 1 for name in free) for place in places}
-    verdict = _proven(
-        a,
-        b,
-        [{**first, **dict(zip(free, signs, strict=True))} for signs in _all_signs(free) if signs in sampled],
-    )
+    cases = [signs for signs in _all_signs(free) if signs in sampled]
+    verdict = _proven(a, b, [{**first, **dict(zip(free, signs, strict=True))} for signs in cases])
     if verdict is True:
         return True
     return False if _differ(a, b, places[0], real, LAST_BITS) else verdict
@@ -150,24 +150,14 @@ def _complex_points(a: Tree, b: Tree, names: list[str]) -> list[Assignment]:
     letters = [name for name in sorted(frozenset[str]().union(*absolute)) if name.split("_")[0] in ("z", "w")]
     if not letters or {"x", "y"} & set(names):
         return []
+    places = []
     with precision(LAST_BITS) as mp:
-        turned = [
-            {
-                name: mp.mpc(as_float(_jitter(index, name)), as_float(_jitter(index + 1, name)))
-                for name in letters
-            }
-            for index in (70, 72)
-        ]
-    return [
-        {**{name: _jitter(index, name) for name in names}, **turn} for index, turn in enumerate(turned, 74)
-    ]
-
-
-def _differ_there(a: Tree, b: Tree, place: Assignment) -> bool:
-    try:
-        return _differ(a, b, place, False, WORK_BITS)
-    except (Undefined, Unevaluable):
-        return False
+        for index, other in ((70, 74), (72, 75)):
+            place: dict[str, Any] = {name: _jitter(other, name) for name in names}
+            for name in letters:
+                place[name] = mp.mpc(*(as_float(_jitter(part, name)) for part in (index, index + 1)))
+            places.append(place)
+    return places
 
 
 def _all_signs(letters: list[str]) -> Iterator[tuple[int, ...]]:
@@ -276,7 +266,9 @@ def points(
     yield {name: Fraction(_hash(60, name) % 5 + 2) * (1 if name in positive else -1) for name in names}
     for size in (Fraction(1000), Fraction(1, 1000)):
         yield {name: _jitter(61, name) * size for name in names}
-    for size in _numbers(a, b):
+    # The largest numbers in the trees may be thresholds.
+    sizes = {abs(part[1]) for tree in (a, b) for part in subtrees(tree) if part[0] == "n"}
+    for size in sorted((size for size in sizes if size > 2), reverse=True)[:4]:
         for shift in (size, size - 2, -size, -size - 2):
             yield place(62, {}, shift)
 
@@ -287,12 +279,6 @@ def _hash(index: int, name: str) -> int:
 
 def _jitter(index: int, name: str) -> Fraction:
     return Fraction(_hash(index, name) % 1999 + 501, 1009)
-
-
-def _numbers(a: Tree, b: Tree) -> list[Fraction]:
-    """Return the up to four largest numbers above 2 in two trees, which may be thresholds."""
-    sizes = {abs(part[1]) for tree in (a, b) for part in subtrees(tree) if part[0] == "n"}
-    return sorted((size for size in sizes if size > 2), reverse=True)[:4]
 
 
 def proportional(a: Tree, b: Tree) -> tuple[Truth, int]:
@@ -313,7 +299,9 @@ def proportional(a: Tree, b: Tree) -> tuple[Truth, int]:
                 if all(value == 0 for value in values):
                     continue
                 return False, 0
-            above, below = (_at(tree, place) for tree in (a, b))
+            above, below = a, b
+            for name, value in place.items():
+                above, below = (substituted(tree, name, ("n", value)) for tree in (above, below))
         except (Undefined, TooBig):
             continue
         except Unevaluable:
@@ -322,9 +310,3 @@ def proportional(a: Tree, b: Tree) -> tuple[Truth, int]:
         value = real_value(constant)
         return same(a, ("*", constant, b)), -1 if value is not None and value < 0 else 1
     return False, 0
-
-
-def _at(tree: Tree, place: Assignment) -> Tree:
-    for name, value in place.items():
-        tree = substituted(tree, name, ("n", value))
-    return tree

@@ -26,8 +26,8 @@ class Quotient:
 class Quotients(Algebra):
     """Arithmetic of quotients over one table of generators."""
 
-    def number(self, value: Fraction) -> Quotient:
-        return Quotient({(): value} if value else {}, ONE)
+    def number(self, value: Fraction | int) -> Quotient:
+        return Quotient({(): Fraction(value)} if value else {}, ONE)
 
     def single(self, generator: int, exponent: Fraction | int = 1) -> Quotient:
         """Return a generator to a power; one of a sum may have a negative power here."""
@@ -139,12 +139,8 @@ class Quotients(Algebra):
         """Return the root of 1, -1 or a power of -1: the principal one, but the real one of -1."""
         if not turn:
             if sign > 0:
-                return self.number(Fraction(1))
-            return (
-                self.number(Fraction(-1))
-                if degree % 2
-                else self.single(self.generator("turn"), Fraction(1, degree))
-            )
+                return self.number(1)
+            return self.number(-1) if degree % 2 else self.single(self.generator("turn"), Fraction(1, degree))
         if len(turn) > 1 or self.kind(turn[0][0]) != "turn":
             raise OutOfReach("root of a complex number")
         angle = Fraction(turn[0][1]) + (1 if sign < 0 else 0)
@@ -191,9 +187,7 @@ class Quotients(Algebra):
             )
         result = Quotient(total, ONE)
         for generator, exponent in monomial:
-            result = self.sum(
-                result, self.product(self.log_of_generator(generator), self.number(Fraction(exponent)))
-            )
+            result = self.sum(result, self.product(self.log_of_generator(generator), self.number(exponent)))
         if len(rest) > 1:
             inner = self.generator("sum", frozen(rest))
             return self.sum(result, self.log_of_generator(inner))
@@ -204,7 +198,7 @@ class Quotients(Algebra):
     def log_of_generator(self, generator: int) -> Quotient:
         key = self.key(generator)
         if key[0] == "e":
-            return self.number(Fraction(1))
+            return self.number(1)
         if key[0] == "exp":
             return Quotient(dict(key[1]), dict(key[2]))  # type: ignore[call-overload]
         return self.single(self.generator("log", generator))
@@ -216,7 +210,7 @@ class Quotients(Algebra):
                 number, rest = -number, self.scale(rest, Fraction(-1))
             inner = self.multiply(rest, {monomial: Fraction(1)})
             return self.single(self.generator("exp", frozen(inner), frozen(a.below)), number)
-        result = self.number(Fraction(1))
+        result = self.number(1)
         for monomial, coefficient in a.above.items():
             result = self.product(result, self.exponential_of_term(monomial, coefficient))
         return result

@@ -18,6 +18,7 @@ from fractions import Fraction
 
 from cola_envs.grading.lexer import ParseError, Token
 from cola_envs.grading.nodes import Unit
+from cola_envs.grading.splitting import matching
 from cola_envs.grading.vocabulary import (
     COMPOUND_UNITS,
     FILLERS,
@@ -32,8 +33,6 @@ from cola_envs.grading.vocabulary import (
 
 _PIECE = re.compile(r"[^\W\d_]+|\d+|[/*^()-]")
 _BEFORE_A_UNIT = (*(("op", sign) for sign in "{([/*°"), ("cmd", "frac"))
-_LAST_OF_A_VALUE = (("op", "}"), ("cmd", "pi"))
-_LETTERS = tuple(("sym", letter) for letter in UNIT_LETTERS)
 _BETWEEN_UNITS = ("^", "{", "}", "/", "*", "-", "frac")
 _TEMPERATURE = re.compile(r"\bdegrees?\s+(C|F)\b|\bdegrees?\s+(?=celsius|fahrenheit)", re.IGNORECASE)
 _A_DAY = re.compile(r"\b(?:an?|each)\s+(?=(?:second|minute|hour|day|week|month|year)\b)", re.IGNORECASE)
@@ -78,10 +77,11 @@ def _start(body: Sequence[Token]) -> int | None:
     # \frac{\text{km}}{\text{h}}, and the bar of \$18/\text{hour}
     while start > 1 and body[start - 1] in _BEFORE_A_UNIT:
         start -= 1
+    letter = body[start - 1] if start > 1 else ("", "")
     if (
-        start > 1
-        and body[start] == ("op", "/")
-        and body[start - 1] in _LETTERS
+        body[start] == ("op", "/")
+        and letter[0] == "sym"
+        and letter[1] in UNIT_LETTERS
         and _is_value(body[start - 2])
     ):
         start -= 1  # the g of 18 g/mol
@@ -89,7 +89,7 @@ def _start(body: Sequence[Token]) -> int | None:
 
 
 def _is_value(token: Token) -> bool:
-    return token[0] in ("num", "rep") or token in _LAST_OF_A_VALUE
+    return token[0] in ("num", "rep") or token in (("op", "}"), ("cmd", "pi"))
 
 
 def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
@@ -139,12 +139,8 @@ def _braced(tail: Sequence[Token], start: int) -> tuple[Sequence[Token], int]:
         raise ParseError("half a fraction")
     if tail[start] != ("op", "{"):
         return tail[start : start + 1], start + 1
-    depth = 0
-    for index in range(start, len(tail)):
-        depth += {"{": 1, "}": -1}.get(tail[index][1], 0) if tail[index][0] == "op" else 0
-        if depth == 0:
-            return tail[start + 1 : index], index + 1
-    raise ParseError("an open brace")
+    end = matching(tail, start)
+    return tail[start + 1 : end], end + 1
 
 
 def read_words(words: str) -> Unit:
@@ -240,16 +236,14 @@ class _UnitReader:
 
     def exponent(self) -> int:
         following = self.peek().lower()
-        if following in ("squared", "cubed"):
-            self.position += 1
-            return 2 if following == "squared" else 3
-        if following != "^":
+        if following not in ("squared", "cubed", "^"):
             return 1
         self.position += 1
-        sign = 1
-        if self.peek() == "-":
+        if following != "^":
+            return 2 if following == "squared" else 3
+        sign = -1 if self.peek() == "-" else 1
+        if sign < 0:
             self.position += 1
-            sign = -1
         digits = self.peek()
         if digits not in ("1", "2", "3", "4"):
             raise ParseError("a power of a unit")
@@ -268,10 +262,9 @@ def _singular(word: str) -> str:
 def agree(gold: Unit | None, answer: Unit | None) -> bool:
     """Whether the words behind two equal numbers let the answers be equal."""
     gold, answer = gold or Unit(), answer or Unit()
-    if gold.marks != answer.marks:
-        left_out = not answer.marks and set(gold.marks) <= {"am", "pm"}
-        if gold.marks and not left_out:
-            return False
+    left_out = not answer.marks and set(gold.marks) <= {"am", "pm"}
+    if gold.marks and gold.marks != answer.marks and not left_out:
+        return False
     if not (gold.powers or gold.words) or not (answer.powers or answer.words):
         return True
     if _divisors(gold) != _divisors(answer):

@@ -40,28 +40,24 @@ Truth = bool | Claim | Every | Some
 
 def every(parts: Iterable[Truth]) -> Truth:
     """Return the conjunction; parts after a False one are not evaluated."""
-    unsure: list[Truth] = []
-    for part in parts:
-        if part is False:
-            return False
-        if part is not True:
-            unsure.append(part)
-    if len(unsure) < 2:
-        return unsure[0] if unsure else True
-    return Every(tuple(unsure))
+    return _joined(parts, False)
 
 
 def some(parts: Iterable[Truth]) -> Truth:
     """Return the disjunction; parts after a True one are not evaluated."""
+    return _joined(parts, True)
+
+
+def _joined(parts: Iterable[Truth], decisive: bool) -> Truth:
     unsure: list[Truth] = []
     for part in parts:
-        if part is True:
-            return True
-        if part is not False:
+        if part is decisive:
+            return decisive
+        if not isinstance(part, bool):
             unsure.append(part)
     if len(unsure) < 2:
-        return unsure[0] if unsure else False
-    return Some(tuple(unsure))
+        return unsure[0] if unsure else not decisive
+    return Some(tuple(unsure)) if decisive else Every(tuple(unsure))
 
 
 def claims(truth: Truth) -> Iterator[Claim]:
