@@ -10,7 +10,7 @@ without terms is zero; one with terms may still be zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from fractions import Fraction
 
 Exponent = int | Fraction
@@ -25,6 +25,14 @@ Key = tuple[Hashable, ...]
 _BUDGET = 60_000
 _MAX_BITS = 20_000
 _UNIT: Monomial = ()
+#: The cosine of k * 15 degrees: the factor of each square root.
+_COSINES = {
+    1: {6: Fraction(1, 4), 2: Fraction(1, 4)},
+    2: {3: Fraction(1, 2)},
+    3: {2: Fraction(1, 2)},
+    4: {1: Fraction(1, 2)},
+    5: {6: Fraction(1, 4), 2: Fraction(-1, 4)},
+}
 
 
 class OutOfReach(ValueError):
@@ -111,22 +119,19 @@ class Algebra:
         total: Poly = {}
         for m, c in a.items():
             for n, d in b.items():
-                self._accumulate(total, m, n, c * d)
+                if m and n:
+                    exponents = dict(m)
+                    for generator, exponent in n:
+                        exponents[generator] = exponents.get(generator, 0) + exponent
+                    product = self.reduced(exponents)
+                else:
+                    product = {m or n: Fraction(1)}
+                for monomial, factor in product.items():
+                    value = total.get(monomial, Fraction(0)) + c * d * factor
+                    if value.numerator.bit_length() + value.denominator.bit_length() > _MAX_BITS:
+                        raise OutOfReach("large coefficients")
+                    total[monomial] = value
         return {monomial: coefficient for monomial, coefficient in total.items() if coefficient}
-
-    def _accumulate(self, total: Poly, m: Monomial, n: Monomial, coefficient: Fraction) -> None:
-        if not m or not n:
-            product = m or n
-            total[product] = total.get(product, Fraction(0)) + coefficient
-            return
-        exponents = dict(m)
-        for generator, exponent in n:
-            exponents[generator] = exponents.get(generator, 0) + exponent
-        for monomial, factor in self.reduced(exponents).items():
-            value = total.get(monomial, Fraction(0)) + coefficient * factor
-            if value.numerator.bit_length() + value.denominator.bit_length() > _MAX_BITS:
-                raise OutOfReach("large coefficients")
-            total[monomial] = value
 
     def power(self, a: Poly, exponent: int) -> Poly:
         """Return a to a whole power, 0 or more."""
@@ -172,7 +177,7 @@ class Algebra:
             if exponent:
                 if isinstance(exponent, Fraction) and exponent.denominator == 1:
                     exponent = exponent.numerator
-                if kind == "turn" and exponent in _TURNS:
+                if kind == "turn" and (12 * exponent).denominator == 1 and exponent != Fraction(1, 2):
                     factors.append(self._turn(exponent))
                 else:
                     powers.append((generator, exponent))
@@ -184,12 +189,16 @@ class Algebra:
     def _turn(self, exponent: Exponent) -> Poly:
         """Return (-1)^exponent by square roots, for a multiple of 1/12 that is not 1/2."""
         half = Fraction(1, 2)
-        i = (self.generator("turn"), half)
+        steps = int(12 * exponent)
+        sign, steps = (1, steps) if steps < 6 else (-1, 12 - steps)
         total: Poly = {}
-        for part, tail in zip(_TURNS[exponent], ((), (i,)), strict=True):
-            for radicand, coefficient in part:
-                primes = [(self.generator("prime", p), half) for p in (2, 3) if radicand % p == 0]
-                total[tuple(sorted([*primes, *tail]))] = coefficient
+        for cosine, factor, tail in (
+            (_COSINES[steps], sign, []),
+            (_COSINES[6 - steps], 1, [(self.generator("turn"), half)]),
+        ):
+            for radicand, coefficient in cosine.items():
+                primes = [(self.generator("prime", prime), half) for prime in (2, 3) if radicand % prime == 0]
+                total[tuple(sorted([*primes, *tail]))] = coefficient * factor
         return total
 
     def content(self, a: Poly) -> tuple[Fraction, Monomial, Poly]:
@@ -224,23 +233,3 @@ def _without(monomial: Monomial, shared: Monomial) -> Monomial:
 def frozen(a: Poly) -> Frozen:
     """Return a polynomial as a key."""
     return tuple(sorted(a.items()))
-
-
-def _turns() -> dict[Exponent, tuple[Iterable[tuple[int, Fraction]], Iterable[tuple[int, Fraction]]]]:
-    """cos and sin of k * 15 degrees as sums of (radicand, coefficient); 90 degrees is a generator itself."""
-    quarter, half = Fraction(1, 4), Fraction(1, 2)
-    first = {
-        1: ([(6, quarter), (2, quarter)], [(6, quarter), (2, -quarter)]),
-        2: ([(3, half)], [(1, half)]),
-        3: ([(2, half)], [(2, half)]),
-        4: ([(1, half)], [(3, half)]),
-        5: ([(6, quarter), (2, -quarter)], [(6, quarter), (2, quarter)]),
-    }
-    turns: dict[Exponent, tuple[Iterable[tuple[int, Fraction]], Iterable[tuple[int, Fraction]]]] = {}
-    for k, (cosine, sine) in first.items():
-        turns[Fraction(k, 12)] = (cosine, sine)
-        turns[Fraction(12 - k, 12)] = ([(radicand, -c) for radicand, c in cosine], sine)
-    return turns
-
-
-_TURNS = _turns()

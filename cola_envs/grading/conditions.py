@@ -11,14 +11,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from cola_envs.grading.evaluate import (
-    LAST_BITS,
-    TooBig,
-    Undefined,
-    Unevaluable,
-    real_value,
-    value_of,
-)
+from cola_envs.grading.evaluate import LAST_BITS, TooBig, Undefined, Unevaluable, real_value, value_of
 from cola_envs.grading.nodes import Expr, Infinity, Relation, Tree
 from cola_envs.grading.normal import proves_equal
 from cola_envs.grading.proof import same
@@ -41,6 +34,10 @@ _HOLDS = {
 _MOST_ABSOLUTE_VALUES = 3
 
 
+class NotASet(ValueError):
+    """An answer is not a set of reals, or not one that can be computed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """``tree op 0`` in one unknown."""
@@ -49,8 +46,8 @@ class Condition:
     op: str
     unknown: str
 
-    def candidates(self) -> list[Tree] | None:
-        """Return constants that include all roots; None where the roots are unknown."""
+    def roots(self) -> list[Tree]:
+        """Return constants that include all roots. Raises NotASet where the roots are unknown."""
         return _roots(self.tree, self.unknown)
 
     def holds_at(self, value: Tree) -> bool:
@@ -70,59 +67,49 @@ class Condition:
         return bool(_HOLDS[self.op](size, 0))
 
 
-def conditions(relation: Relation) -> tuple[str, list[Condition]] | None:
-    """Return a chain's unknown and its conditions, all of which must hold; None without a single unknown."""
+def conditions(relation: Relation) -> tuple[str, list[Condition]]:
+    """Return a chain's unknown and its conditions, all of which must hold.
+
+    Raises:
+        NotASet: for a relation of several letters or none, or of other things than expressions.
+    """
     sides: list[Tree | Infinity] = []
     for side, name in zip(relation.sides, relation.names, strict=True):
+        if not isinstance(side, Infinity | Expr):
+            raise NotASet("a relation of other things than expressions")
         if isinstance(side, Infinity):
             sides.append(side)
-        elif not isinstance(side, Expr):
-            return None
-        else:
-            # 0 < f(x) < 1: the unknown is f(x).
-            sides.append(("v", name) if name and _IMAGE.fullmatch(name) else side.tree)
+        else:  # 0 < f(x) < 1: the unknown is f(x)
+            image = name and re.fullmatch(r"[A-Za-z]\([A-Za-z]\)", name)
+            sides.append(("v", name) if image else side.tree)
     unknown = frozenset[str]().union(*(variables(side) for side in sides if not isinstance(side, Infinity)))
     if len(unknown) != 1 or not set(relation.ops) <= set(_HOLDS):
-        return None
+        raise NotASet("a relation without a single unknown")
     (name,) = unknown
     parts = []
     for left, op, right in zip(sides, relation.ops, sides[1:], strict=False):
         if isinstance(left, Infinity) or isinstance(right, Infinity):
-            if not _always_holds(left, op, right):
-                return None
+            signs = [-left.sign] if isinstance(left, Infinity) else []
+            signs += [right.sign] if isinstance(right, Infinity) else []
+            if signs != [{"<": 1, ">": -1}.get(op)]:
+                raise NotASet("a comparison with infinity that does not hold for every number")
         else:
-            values = (
-                (with_sign(right, 1), with_sign(right, -1))
-                if op == "!=" and has_plus_minus(right)
-                else (right,)
-            )
+            both = op == "!=" and has_plus_minus(right)
+            values = [with_sign(right, sign) for sign in (1, -1)] if both else [right]
             parts += [Condition(("+", left, ("neg", value)), op, name) for value in values]
     return name, parts
 
 
-_IMAGE = re.compile(r"[A-Za-z]\([A-Za-z]\)")
-
-
-def _always_holds(left: Tree | Infinity, op: str, right: Tree | Infinity) -> bool:
-    """Whether a comparison with an infinity holds for every number."""
-    if isinstance(left, Infinity):
-        return not isinstance(right, Infinity) and op in ("<", ">") and (left.sign < 0) == (op == "<")
-    return isinstance(right, Infinity) and op in ("<", ">") and (right.sign > 0) == (op == "<")
-
-
-def _roots(tree: Tree, name: str) -> list[Tree] | None:
+def _roots(tree: Tree, name: str) -> list[Tree]:
     absolute = _absolute_values(tree, name)
-    if len(set(absolute)) > _MOST_ABSOLUTE_VALUES:
-        return None
     if not absolute:
         return _polynomial_roots(tree, name)
     inner = absolute[0][2]
-    roots = _polynomial_roots(inner, name) if not _absolute_values(inner, name) else None
+    if len(set(absolute)) > _MOST_ABSOLUTE_VALUES or _absolute_values(inner, name):
+        raise NotASet("too many absolute values")
+    roots = _polynomial_roots(inner, name)
     for signed in (inner, ("neg", inner)):
-        more = None if roots is None else _roots(_replaced(tree, absolute[0], signed), name)
-        if roots is None or more is None:
-            return None
-        roots = [*roots, *more]
+        roots = [*roots, *_roots(_replaced(tree, absolute[0], signed), name)]
     return roots
 
 
@@ -134,41 +121,34 @@ def _replaced(tree: Tree, old: Tree, new: Tree) -> Tree:
     return new if tree == old else rebuilt(tree, lambda part: _replaced(part, old, new))
 
 
-def _polynomial_roots(tree: Tree, name: str) -> list[Tree] | None:
-    """Return the real roots of a function that is at most quadratic; None for others."""
+def _polynomial_roots(tree: Tree, name: str) -> list[Tree]:
+    """Return the real roots of a function that is at most quadratic. Raises NotASet for others."""
     if name not in variables(tree):
         return []
+    # The normal form of x / x does not show where it is undefined.
     if name in sign_sensitive(tree) or any(
         part[0] == "/" and name in variables(part[2]) for part in subtrees(tree)
     ):
-        return None  # the normal form of x / x does not show where it is undefined
-
-    def at(value: int) -> Tree:
-        return substituted(tree, name, number(value))
-
-    unknown: Tree = ("v", name)
-    c, up, down = at(0), at(1), at(-1)
+        raise NotASet("not a polynomial")
+    c, up, down = (substituted(tree, name, number(value)) for value in (0, 1, -1))
     half: Tree = ("n", Fraction(1, 2))
     a: Tree = ("+", ("*", half, ("+", up, down)), ("neg", c))
     b: Tree = ("*", half, ("+", up, ("neg", down)))
-    rebuilt: Tree = ("+", ("+", ("*", a, ("^", unknown, number(2))), ("*", b, unknown)), c)
+    unknown: Tree = ("v", name)
+    quadratic: Tree = ("+", ("+", ("*", a, ("^", unknown, number(2))), ("*", b, unknown)), c)
     try:
-        if not proves_equal(tree, rebuilt):
-            return None
-        sizes = [real_value(part) for part in (a, b, c)]
-        if any(size is None for size in sizes):
-            return None
+        if not proves_equal(tree, quadratic) or any(real_value(part) is None for part in (a, b, c)):
+            raise NotASet("not a quadratic polynomial")
         if same(a, number(0)) is True:
             return [] if same(b, number(0)) is True else [("neg", ("/", c, b))]
         discriminant: Tree = ("+", ("^", b, number(2)), ("neg", ("*", number(4), ("*", a, c))))
         size = real_value(discriminant)
-    except (Undefined, Unevaluable, TooBig):
-        return None
+    except (Undefined, Unevaluable, TooBig) as error:
+        raise NotASet("a coefficient without a value") from error
     if size is None:
-        return None
+        raise NotASet("a discriminant without a value")
+    twice: Tree = ("*", number(2), a)
     if same(discriminant, number(0)) is True:
-        return [("/", ("neg", b), ("*", number(2), a))]
-    if size < 0:
-        return []
+        return [("/", ("neg", b), twice)]
     root: Tree = ("^", discriminant, half)
-    return [("/", ("+", ("neg", b), signed), ("*", number(2), a)) for signed in (root, ("neg", root))]
+    return [] if size < 0 else [("/", ("+", ("neg", b), signed), twice) for signed in (root, ("neg", root))]

@@ -11,15 +11,15 @@ import atexit
 import contextlib
 import os
 import queue
-import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from multiprocessing import connection
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from cola_envs.grading.verdicts import Claim
 from cola_envs.grading.worker import as_json, receive, send
@@ -52,19 +52,11 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.input, self.output = self.process.stdin, self.process.stdout
         self.served = 0
         self.ready = False
         send(self.input, {"path": [str(entry) for entry in sys.path], "memory": MEMORY})
-
-    @property
-    def input(self) -> IO[bytes]:
-        assert self.process.stdin is not None
-        return self.process.stdin
-
-    @property
-    def output(self) -> IO[bytes]:
-        assert self.process.stdout is not None
-        return self.process.stdout
 
     def kill(self) -> None:
         self.process.kill()
@@ -125,41 +117,32 @@ class Pool:
         outcomes: list[Outcome],
         deadline: float,
     ) -> None:
-        busy: dict[int, tuple[int | None, float]] = {}  # slot -> (item, or None while starting; when it ends)
-        with selectors.DefaultSelector() as selector:
-            while todo or any(item is not None for item, _ in busy.values()):
-                for slot in range(len(slots)):
-                    if slot not in busy and todo:
-                        busy[slot] = self._give(slots, slot, todo, deadline)
-                        worker = slots[slot]
-                        assert worker is not None
-                        selector.register(worker.output, selectors.EVENT_READ, slot)
-                wait = max(0.0, min(end for _, end in busy.values()) - time.monotonic())
-                ready = {key.data for key, _ in selector.select(wait)}
-                now = time.monotonic()
-                for slot, (item, end) in list(busy.items()):
-                    worker = slots[slot]
-                    assert worker is not None
-                    if slot in ready:
-                        selector.unregister(worker.output)
-                        del busy[slot]
-                        self._take(slots, slot, item, outcomes)
-                    elif now >= end:
-                        selector.unregister(worker.output)
-                        del busy[slot]
-                        self._discard(worker)
+        """Keep the slots' workers at work until every item has its outcome; fill ``slots`` and ``outcomes``."""
+        busy: dict[int, tuple[_Worker, int | None, float]] = {}  # the item is None while a worker starts
+        while todo or any(item is not None for _, item, _ in busy.values()):
+            for slot in range(len(slots)):
+                if slot not in busy and todo:
+                    busy[slot] = self._give(slots, slot, todo, deadline)
+            wait = max(0.0, min(end for *_, end in busy.values()) - time.monotonic())
+            ready = connection.wait([worker.output.fileno() for worker, *_ in busy.values()], wait)
+            now = time.monotonic()
+            for slot, (worker, item, end) in list(busy.items()):
+                if worker.output.fileno() in ready:
+                    del busy[slot]
+                    if not self._take(worker, item, outcomes):
                         slots[slot] = None
-                        if item is None:
-                            raise RuntimeError(f"a grading worker did not start within {START_LIMIT:.0f} s")
-                        outcomes[item] = (False, "timeout")
+                elif now >= end:
+                    del busy[slot]
+                    self._discard(worker)
+                    slots[slot] = None
+                    if item is None:
+                        raise RuntimeError(f"a grading worker did not start within {START_LIMIT:.0f} s")
+                    outcomes[item] = (False, "timeout")
 
     def _give(
-        self,
-        slots: list[_Worker | None],
-        slot: int,
-        todo: list[tuple[int, Claim]],
-        deadline: float,
-    ) -> tuple[int | None, float]:
+        self, slots: list[_Worker | None], slot: int, todo: list[tuple[int, Claim]], deadline: float
+    ) -> tuple[_Worker, int | None, float]:
+        """Give the next item to a slot's worker, perhaps a new one; return it, the item and its time limit."""
         worker = slots[slot]
         if worker is not None and (worker.served >= RECYCLE_AFTER or worker.process.poll() is not None):
             self._discard(worker)
@@ -169,7 +152,7 @@ class Pool:
             with self._lock:
                 self.workers.add(worker)
         if not worker.ready:
-            return None, time.monotonic() + START_LIMIT
+            return worker, None, time.monotonic() + START_LIMIT
         index, claim = todo.pop()
         worker.served += 1
         # If it has just died, the next read finds the end of its stream.
@@ -178,30 +161,24 @@ class Pool:
                 worker.input,
                 {"left": as_json(claim.left), "right": as_json(claim.right), "deadline": deadline},
             )
-        return index, time.monotonic() + WALL_LIMIT * deadline
+        return worker, index, time.monotonic() + WALL_LIMIT * deadline
 
-    def _take(
-        self, slots: list[_Worker | None], slot: int, item: int | None, outcomes: list[Outcome]
-    ) -> None:
-        worker = slots[slot]
-        assert worker is not None
+    def _take(self, worker: _Worker, item: int | None, outcomes: list[Outcome]) -> bool:
+        """Read a worker's reply to an item, or to its start; return whether the worker can go on."""
         reply = receive(worker.output)
-        if item is None and reply is not None:
-            worker.ready = True
-            self._failed_starts = 0
-        elif item is not None and reply is not None and "error" not in reply:
-            outcomes[item] = (bool(reply["proven"]), "ok")
-        else:
-            # Ended, out of memory or too deep in recursion: replace it.
-            code = worker.process.wait() if reply is None else None
-            self._discard(worker)
-            slots[slot] = None
+        if reply is not None and "error" not in reply:
             if item is None:
-                self._start_failed(code)
+                worker.ready = True
+                self._failed_starts = 0
             else:
-                outcomes[item] = (False, "timeout" if code == _OUT_OF_TIME else "error")
-
-    def _start_failed(self, code: int | None) -> None:
+                outcomes[item] = (bool(reply["proven"]), "ok")
+            return True
+        # Ended, out of memory or too deep in recursion: it is replaced.
+        code = worker.process.wait() if reply is None else None
+        self._discard(worker)
+        if item is not None:
+            outcomes[item] = (False, "timeout" if code == _OUT_OF_TIME else "error")
+            return False
         self._failed_starts += 1
         if self._failed_starts >= MOST_STARTS:
             self._failed_starts = 0
@@ -209,6 +186,7 @@ class Pool:
                 f"{MOST_STARTS} grading workers in a row ended while starting, the last with code {code}; is "
                 "sympy installed, and is there memory for it? try: python -c 'import sympy'"
             )
+        return False
 
     def _discard(self, worker: _Worker) -> None:
         with self._lock:

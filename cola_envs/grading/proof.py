@@ -150,7 +150,7 @@ def _complex_points(a: Tree, b: Tree, names: list[str]) -> list[Assignment]:
     letters = [name for name in sorted(frozenset[str]().union(*absolute)) if name.split("_")[0] in ("z", "w")]
     if not letters or {"x", "y"} & set(names):
         return []
-    places = []
+    places: list[Assignment] = []
     with precision(LAST_BITS) as mp:
         for index, other in ((70, 74), (72, 75)):
             place: dict[str, Any] = {name: _jitter(other, name) for name in names}

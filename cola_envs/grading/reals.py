@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from cola_envs.grading.conditions import conditions
+from cola_envs.grading.conditions import NotASet, conditions
 from cola_envs.grading.evaluate import real_value
 from cola_envs.grading.nodes import (
     Difference,
@@ -35,10 +35,6 @@ from cola_envs.grading.verdicts import Truth, every
 Cells = tuple[bool, ...]
 #: One end of an interval: the value's tree or an infinity, and whether the end belongs to the set.
 End = tuple[Tree | Infinity, bool]
-
-
-class _NotASet(ValueError):
-    """A node is not a set of reals, or one of its points is not a real constant."""
 
 
 class _WrongWay(ValueError):
@@ -76,7 +72,7 @@ class _Line:
         claims: unproven equalities of points, which the cells assume.
 
     Raises:
-        _NotASet: if one of them is not a real constant.
+        NotASet: if one of them is not a real constant.
     """
 
     def __init__(self, points: list[Tree]) -> None:
@@ -86,7 +82,7 @@ class _Line:
         for point in points:
             size = real_value(point)
             if size is None:
-                raise _NotASet("an end that is not a real number")
+                raise NotASet("an end that is not a real number")
             sizes[point] = size
         self._index: dict[Tree, int] = {}
         for point in sorted(sizes, key=sizes.__getitem__):
@@ -145,7 +141,7 @@ def compare_sets(gold: Node, answer: Node) -> Truth | None:
         return every(line.claims) if first.cells(line) == second.cells(line) else False
     except _WrongWay:
         return None
-    except _NotASet:
+    except NotASet:
         # The ends of two intervals may hold letters.
         left, right = _ends(gold), _ends(answer)
         return None if left is None or right is None else every(map(_same_end, left, right))
@@ -178,7 +174,7 @@ def _ends(node: Node) -> tuple[End, End] | None:
 
 
 def _read(node: Node) -> _Set:
-    """Read a node as a set of reals. Raises _NotASet for other nodes."""
+    """Read a node as a set of reals. Raises NotASet for other nodes."""
     match node:
         case Union():
             return _combined(node.parts, any)
@@ -214,14 +210,14 @@ def _read(node: Node) -> _Set:
                 low, high = ends
                 points = [end for end, _ in ends if not isinstance(end, Infinity)]
                 return _Set(None, points, lambda line: line.interval(low, high))
-    raise _NotASet
+    raise NotASet(f"a {type(node).__name__}")
 
 
 def _combined(parts: tuple[Node, ...], join: Callable[[tuple[bool, ...]], bool]) -> _Set:
     sets = [_read(part) for part in parts]
     names = {part.name for part in sets if part.name}
     if len(names) > 1:
-        raise _NotASet("conditions for several letters")
+        raise NotASet("conditions for several letters")
     return _Set(
         names.pop() if names else None,
         [point for part in sets for point in part.points],
@@ -230,16 +226,7 @@ def _combined(parts: tuple[Node, ...], join: Callable[[tuple[bool, ...]], bool])
 
 
 def _solutions(relation: Relation) -> _Set:
-    solved = conditions(relation)
-    if solved is None:
-        raise _NotASet("a relation without a single unknown")
-    name, parts = solved
-    points: list[Tree] = []
-    for part in parts:
-        roots = part.candidates()
-        if roots is None:
-            raise _NotASet("a relation of unknown roots")
-        points += roots
+    name, parts = conditions(relation)
 
     def cells(line: _Line) -> Cells:
         return tuple(
@@ -249,7 +236,7 @@ def _solutions(relation: Relation) -> _Set:
             for cell in range(line.size)
         )
 
-    return _Set(name, points, cells)
+    return _Set(name, [root for part in parts for root in part.roots()], cells)
 
 
 def _joined(group: Group) -> _Set:

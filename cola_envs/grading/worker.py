@@ -11,6 +11,7 @@ All letters are positive, as in the normal form; :mod:`cola_envs.grading.proof` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     Function = Callable[..., sympy.Expr]
 
 Message = dict[str, Any]
+_OF_AN_ANGLE = ("sin", "cos", "tan", "cot", "sec", "csc")
 _HEADER = struct.Struct("!I")
 
 
@@ -52,48 +54,44 @@ def receive(stream: IO[bytes]) -> Message | None:
     return message
 
 
-def _limit_memory(limit: int) -> None:
-    try:
-        import resource
-    except ImportError:  # not a POSIX system: the deadline alone bounds the worker
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def _limit_time(seconds: float) -> None:
     """Let the kernel end this process after so many seconds of processor time; 0 removes the limit."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _load() -> Callable[[Sequence[Any], Sequence[Any]], bool]:
-    import sympy
+class _Prover:
+    """Proves equalities; imports sympy when it is made."""
 
-    def of_whole_numbers(function: Function) -> Function:
-        # For letters sympy computes the divisor of polynomials, which of m and n is 1.
-        def checked(*arguments: sympy.Expr) -> sympy.Expr:
-            if not all(argument.is_Integer for argument in arguments):
-                raise ValueError("a divisor of something other than whole numbers")
-            return function(arguments)
+    def __init__(self) -> None:
+        import sympy
 
-        return checked
+        def of_whole_numbers(function: Function) -> Function:
+            # For letters sympy computes the divisor of polynomials, which of m and n is 1.
+            def checked(*arguments: sympy.Expr) -> sympy.Expr:
+                if not all(argument.is_Integer for argument in arguments):
+                    raise ValueError("a divisor of something other than whole numbers")
+                return function(arguments)
 
-    functions: dict[str, Function] = {
-        "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec,
-        "csc": sympy.csc,
-        "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
-        "arccot": lambda x: sympy.pi / 2 - sympy.atan(x), "sinh": sympy.sinh, "cosh": sympy.cosh,
-        "tanh": sympy.tanh,
-        "ln": sympy.log, "log": sympy.log, "exp": sympy.exp, "abs": sympy.Abs, "floor": sympy.floor,
-        "ceil": sympy.ceiling, "factorial": sympy.factorial, "doublefactorial": sympy.factorial2,
-        "binom": sympy.binomial, "gcd": of_whole_numbers(sympy.gcd),
-        "lcm": of_whole_numbers(sympy.lcm), "max": sympy.Max, "min": sympy.Min,
-    }  # fmt: skip
-    constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
-    repeated = {"sum": sympy.Sum, "prod": sympy.Product, "int": sympy.Integral}
+            return checked
 
-    def build(tree: Sequence[Any], bound: dict[str, sympy.Symbol]) -> sympy.Expr:
+        self.sympy = sympy
+        self.functions: dict[str, Function] = {
+            **{name: getattr(sympy, name) for name in (*_OF_AN_ANGLE, "sinh", "cosh", "tanh", "log", "exp", "floor")},
+            "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
+            "arccot": lambda x: sympy.pi / 2 - sympy.atan(x), "ln": sympy.log, "abs": sympy.Abs,
+            "ceil": sympy.ceiling, "factorial": sympy.factorial, "doublefactorial": sympy.factorial2,
+            "binom": sympy.binomial, "gcd": of_whole_numbers(sympy.gcd), "lcm": of_whole_numbers(sympy.lcm),
+            "max": sympy.Max, "min": sympy.Min,
+        }  # fmt: skip
+        self.constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
+        self.repeated = {"sum": sympy.Sum, "prod": sympy.Product, "int": sympy.Integral}
+        # Load what sympy loads lazily before any deadline runs.
+        self.proves(["f", "sin", ["v", "x"]], ["+", ["n", "1/1"], ["n", "2/1"]])
+
+    def build(self, tree: Sequence[Any], bound: dict[str, sympy.Symbol]) -> sympy.Expr:
+        """Return sympy's expression for a tree; ``bound`` holds the letters of sums and integrals."""
+        sympy = self.sympy
         kind = tree[0]
         if kind == "n":
             above, below = tree[1].split("/")
@@ -101,33 +99,32 @@ def _load() -> Callable[[Sequence[Any], Sequence[Any]], bool]:
         if kind == "v":
             return bound.get(tree[1]) or sympy.Symbol(tree[1], positive=True)
         if kind == "c":
-            return constants[tree[1]]
-        if kind == "f" and tree[1] in repeated:
-            kind = {"real": True} if tree[1] == "int" else {"integer": True}
-            letter = sympy.Symbol(f"bound {tree[2][1]}", **kind)
-            low, high = build(tree[3], bound), build(tree[4], bound)
-            return repeated[tree[1]](build(tree[5], {**bound, tree[2][1]: letter}), (letter, low, high))
+            return self.constants[tree[1]]
+        if kind == "f" and tree[1] in self.repeated:
+            of_letter = {"real": True} if tree[1] == "int" else {"integer": True}
+            letter = sympy.Symbol(f"bound {tree[2][1]}", **of_letter)
+            low, high = self.build(tree[3], bound), self.build(tree[4], bound)
+            body = self.build(tree[5], {**bound, tree[2][1]: letter})
+            return self.repeated[tree[1]](body, (letter, low, high))
+        parts = [self.build(part, bound) for part in tree[2 if kind == "f" else 1 :]]
         if kind == "f":
-            angle = tree[2][0] == "deg" and tree[1] in ("sin", "cos", "tan", "cot", "sec", "csc")
-            arguments = [build(argument, bound) for argument in tree[2:]]
-            return functions[tree[1]](
-                arguments[0] * sympy.pi / 180 if angle else arguments[0], *arguments[1:]
-            )
-        parts = [build(part, bound) for part in tree[1:]]
+            if tree[1] in _OF_AN_ANGLE and tree[2][0] == "deg":
+                parts[0] = parts[0] * sympy.pi / 180
+            return self.functions[tree[1]](*parts)
         if kind in ("neg", "deg"):
             return -parts[0] if kind == "neg" else parts[0]
-        if kind == "^":
-            return power(*parts)
-        return {"+": sympy.Add, "*": sympy.Mul, "/": lambda a, b: a / b}[kind](*parts)
-
-    def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+        base, exponent = parts
+        if kind != "^":
+            return {"+": sympy.Add, "*": sympy.Mul, "/": lambda a, b: a / b}[kind](*parts)
         # The real root of a negative number, as in the parent.
         if base.is_negative and exponent.is_Rational and exponent.q % 2 and exponent.q > 1:
             return (-1) ** exponent.p * (-base) ** exponent
         return base**exponent
 
-    def proves(left: Sequence[Any], right: Sequence[Any]) -> bool:
-        difference = build(left, {}) - build(right, {})
+    def proves(self, left: Sequence[Any], right: Sequence[Any]) -> bool:
+        """Whether sympy proves that two trees are equal."""
+        sympy = self.sympy
+        difference = self.build(left, {}) - self.build(right, {})
         try:
             for simpler in (sympy.sympify, sympy.Basic.doit, sympy.expand, sympy.simplify):
                 difference = simpler(difference)
@@ -136,12 +133,6 @@ def _load() -> Callable[[Sequence[Any], Sequence[Any]], bool]:
             return difference.equals(0) is True  # which proves by a minimal polynomial where it says True
         except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
             return False  # how sympy says that a sum diverges, or that it has no method
-
-    one, two = ["n", "1/1"], ["n", "2/1"]
-    proves(
-        ["f", "sin", ["v", "x"]], ["+", one, two]
-    )  # loads what sympy loads lazily, before any deadline runs
-    return proves
 
 
 def main() -> None:
@@ -155,13 +146,17 @@ def main() -> None:
     if settings is None:
         return
     sys.path[:] = settings["path"]
-    _limit_memory(settings["memory"])
-    proves = _load()
+    with contextlib.suppress(ImportError):  # not a POSIX system: the deadline alone bounds the worker
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (settings["memory"], settings["memory"]))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    prover = _Prover()
     send(outgoing, {"ready": True})
     while (item := receive(incoming)) is not None:
         _limit_time(item["deadline"])
         try:
-            reply: Message = {"proven": proves(item["left"], item["right"])}
+            reply: Message = {"proven": prover.proves(item["left"], item["right"])}
         except (Exception, RecursionError, MemoryError) as error:
             reply = {"error": type(error).__name__}
         _limit_time(0)
