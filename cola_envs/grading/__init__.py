@@ -81,29 +81,26 @@ def grade_answers(
         raise ValueError(f"{len(golds)} gold answers for {len(answers)} answers")
     if not deadline > 0:
         raise ValueError(f"deadline must be positive, got {deadline}")
-    decided: dict[tuple[str, str], tuple[Truth, Status]] = {}
-    for gold, answer in zip(golds, answers, strict=True):
-        if answer is not None and (gold, answer) not in decided:
-            decided[gold, answer] = _decide(gold, answer)
+    pairs = list(zip(golds, answers, strict=True))
+    decided = {
+        (gold, answer): _decide(gold, answer) for gold, answer in dict.fromkeys(pairs) if answer is not None
+    }
     open_claims = list(dict.fromkeys(claim for truth, _ in decided.values() for claim in claims(truth)))
     results = shared_pool().run(open_claims, deadline) if open_claims else []
     outcomes = dict(zip(open_claims, results, strict=True))
-    proven = frozenset(claim for claim, (is_proven, _) in outcomes.items() if is_proven)
-
-    def settled(truth: Truth, status: Status) -> tuple[bool, Status]:
-        if isinstance(truth, bool):
-            return truth, status
-        if settle(truth, proven):
-            return True, "ok"
-        failed = [outcomes[claim][1] for claim in claims(truth) if outcomes[claim][1] != "ok"]
-        return False, failed[0] if failed else "ok"
-
-    return [
-        Verdict(False, "no_box", None)
-        if answer is None
-        else Verdict(*settled(*decided[gold, answer]), answer)
-        for gold, answer in zip(golds, answers, strict=True)
-    ]
+    proven = {claim for claim, (is_proven, _) in outcomes.items() if is_proven}
+    verdicts = []
+    for gold, answer in pairs:
+        if answer is None:
+            verdicts.append(Verdict(False, "no_box", None))
+            continue
+        truth, status = decided[gold, answer]
+        correct = settle(truth, proven)
+        if not correct:
+            failures = (outcomes[claim][1] for claim in claims(truth) if outcomes[claim][1] != "ok")
+            status = next(failures, status)
+        verdicts.append(Verdict(correct, status, answer))
+    return verdicts
 
 
 _PLAIN_NUMBER = re.compile(

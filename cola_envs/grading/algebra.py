@@ -56,13 +56,13 @@ class Algebra:
             self._keys.append(key)
         return self._index[key]
 
-    def key(self, generator: int) -> Key:
-        """Return the kind and parameters of a generator."""
-        return self._keys[generator]
-
     def kind(self, generator: int) -> str:
         """Return the kind of a generator."""
         return str(self._keys[generator][0])
+
+    def kinds(self) -> set[Hashable]:
+        """Return the kinds of all generators."""
+        return {key[0] for key in self._keys}
 
     def is_complex(self, monomial: Monomial) -> bool:
         """Whether a monomial has a factor that need not be real and positive."""

@@ -105,10 +105,9 @@ class Evaluator:
             return self.assignment[tree[1]]
         if kind == "c":
             return self.constant(tree[1])
-        if kind == "neg":
-            return -self(tree[1])
-        if kind == "deg":
-            return self(tree[1])
+        if kind in ("neg", "deg"):
+            value = self(tree[1])
+            return -value if kind == "neg" else value
         if kind == "f":
             return self.function(tree[1], tree[2:])
         if kind in ("pm", "mp"):
@@ -141,7 +140,7 @@ class Evaluator:
     def spend(self, cost: int) -> None:
         self.cost += cost
         if self.cost > _MAX_COST:
-            raise TooBig("the way to a value")
+            raise TooBig("the work for a value")
 
     def power(self, a: Number, b: Number) -> Number:
         if isinstance(b, Fraction) and isinstance(a, Fraction):
@@ -185,10 +184,8 @@ class Evaluator:
             return abs(x)
         if name in ("floor", "ceil"):
             return self.rounded(name, x)
-        if name == "factorial":
-            return self.factorial(x)
-        if name == "doublefactorial":
-            return self.double_factorial(x)
+        if name in ("factorial", "doublefactorial"):
+            return self.factorial(x, 1 if name == "factorial" else 2)
         if name == "binom":
             return self.binomial(x, values[1])
         if name in ("gcd", "lcm"):
@@ -235,21 +232,17 @@ class Evaluator:
             raise Unevaluable(f"{name} of what may be a whole number")
         return Fraction(int(mp.floor(mp.re(x)) if name == "floor" else mp.ceil(mp.re(x))))
 
-    def factorial(self, x: Number) -> Number:
-        if isinstance(x, Fraction) and x.denominator == 1:
-            if x < 0:
-                raise Undefined("factorial")
-            if x > 999:
-                raise TooBig("factorial")
-            return self.checked(Fraction(math.factorial(int(x))))
-        return self.gamma(as_float(x) + 1)
-
-    def double_factorial(self, x: Number) -> Fraction:
-        if not isinstance(x, Fraction) or x.denominator != 1 or x < -1:
+    def factorial(self, x: Number, step: int) -> Number:
+        """Return x! for a step of 1, x!! for one of 2."""
+        if not isinstance(x, Fraction) or x.denominator != 1:
+            if step == 1:
+                return self.gamma(as_float(x) + 1)
             raise Undefined("double factorial")
+        if x < 1 - step:
+            raise Undefined("factorial")
         if x > 999:
-            raise TooBig("double factorial")
-        return self.checked(Fraction(math.prod(range(int(x), 0, -2))))
+            raise TooBig("factorial")
+        return self.checked(Fraction(math.prod(range(int(x), 0, -step))))
 
     def gamma(self, x: Float) -> Float:
         if abs(x) > 1000:
@@ -291,9 +284,7 @@ _MP_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
 
 def as_float(value: Number) -> Float:
     """Return an mpmath number for a value."""
-    if isinstance(value, Fraction):
-        return _mp().mpf(value.numerator) / value.denominator
-    return value
+    return _mp().mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
 def value_of(tree: Tree, assignment: Mapping[str, Fraction], real: bool, bits: int = WORK_BITS) -> Number:

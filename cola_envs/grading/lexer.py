@@ -11,24 +11,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from cola_envs.grading.vocabulary import (
-    ACCENTS,
-    COMMANDS,
-    COMPOUND_UNITS,
-    FUNCTIONS,
-    GREEK,
-    MATH_FONT,
-    NUMBER_SETS,
-    ORDINALS,
-    RELATIONS,
-    REWRITES,
-    SUBSCRIPTS,
-    SUPERSCRIPTS,
-    TEXT,
-    UNICODE,
-    UNIT_LETTERS,
-    UNIT_OF,
-)
+from cola_envs.grading import vocabulary
 
 Token = tuple[str, str]
 
@@ -80,13 +63,13 @@ def clean(text: str) -> str:
         if text.isalnum() and not _CHOSEN_IN_LINE.search(text):
             return text
     else:
-        text = _SUPERSCRIPT.sub(lambda match: "^{" + match[0].translate(SUPERSCRIPTS) + "}", text)
-        text = _SUBSCRIPT.sub(lambda match: "_{" + match[0].translate(SUBSCRIPTS) + "}", text)
-        text = text.translate(UNICODE)
+        text = _SUPERSCRIPT.sub(lambda match: "^{" + match[0].translate(vocabulary.SUPERSCRIPTS) + "}", text)
+        text = _SUBSCRIPT.sub(lambda match: "_{" + match[0].translate(vocabulary.SUBSCRIPTS) + "}", text)
+        text = text.translate(vocabulary.UNICODE)
     if "C" in text or "P" in text:
         text = _CHOSEN.sub(_as_binomial, _CHOSEN_IN_LINE.sub(r"{}_{\1}\2_{\3}", text))
     if _AS_IT_IS.fullmatch(text) is None:
-        for pattern, replacement in REWRITES:
+        for pattern, replacement in vocabulary.REWRITES:
             text = pattern.sub(replacement, text)
     if "||" in text:
         text = _DOUBLE_BARS.sub(r"‖\1‖", text)
@@ -131,7 +114,7 @@ def canonical(text: str) -> str:
 def words_of(text: str) -> str:
     """Return the words of an answer without macros, brackets round one word, case, articles, extra spaces."""
     text = clean(text)
-    text = re.sub(r"\\(?:" + "|".join(TEXT) + r")(?![a-zA-Z])", " ", text)
+    text = re.sub(r"\\(?:" + "|".join(vocabulary.TEXT) + r")(?![a-zA-Z])", " ", text)
     text = re.sub(r"[{}]", "", text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(".,;").lower()
     text = re.sub(r"\s*(?:,\s*and\b|,|\band\b)\s*", ",", text)
@@ -171,8 +154,8 @@ def tokenise(text: str, grouped: bool = True) -> tuple[Token, ...]:
             assert match
             _word(match.group(), tokens, text[position - 1 : position].isspace())
             position = match.end()
-        elif character in RELATIONS:
-            tokens.append(("rel", RELATIONS[character]))
+        elif character in vocabulary.RELATIONS:
+            tokens.append(("rel", vocabulary.RELATIONS[character]))
             position += 1
         elif match := _NORM.match(text, position):
             tokens.append(("sym", "norm " + re.sub(r"\s", "", match[1])))
@@ -242,13 +225,13 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
         tokens.append(("op", "\\" + following))
         return position + 2
     name, end = match.group(1), match.end()
-    if name in TEXT:
+    if name in vocabulary.TEXT:
         return _text_macro(name, text, end, tokens)
     if name == "mathbb":
         letter = re.compile(r"\s*\{?\s*([RZNQC])\s*\}?").match(text, end)
         if not letter:
             raise ParseError("\\mathbb")
-        tokens.append(("cmd", "reals") if letter[1] == "R" else ("text", NUMBER_SETS[letter[1]]))
+        tokens.append(("cmd", "reals") if letter[1] == "R" else ("text", vocabulary.NUMBER_SETS[letter[1]]))
         return letter.end()
     if name in ("begin", "end"):
         environment = re.compile(r"\s*\{([a-z]+)\*?\}(\{[clr|\s]*\})?").match(text, end)
@@ -256,15 +239,15 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
             raise ParseError("environment")
         tokens.append(("cmd", f"{name} {environment[1]}"))
         return environment.end()
-    if name in ACCENTS:
+    if name in vocabulary.ACCENTS:
         letters = re.compile(r"\s*(?:\{\s*([A-Za-z]+)\s*\}|([A-Za-z]))").match(text, end)
         if not letters:
             raise ParseError(f"command \\{name}")
         tokens.append(("sym", f"{name} {letters[1] or letters[2]}"))
         return letters.end()
-    if name in FUNCTIONS or name in COMMANDS:
+    if name in vocabulary.FUNCTIONS or name in vocabulary.COMMANDS:
         tokens.append(("cmd", name))
-    elif name in GREEK:
+    elif name in vocabulary.GREEK:
         tokens.append(("sym", name))
     elif name in ("lor", "vee"):
         tokens.append(("sep", "or"))
@@ -296,11 +279,13 @@ def _text_macro(name: str, text: str, end: int, tokens: list[Token]) -> int:
         tokens.append(("op", "to"))
     elif connective := _CONNECTIVE.match(content):
         tokens.append(("sep", connective[1].lower()))
-    elif content in FUNCTIONS and (name == "operatorname" or (name in MATH_FONT and not after_value)):
+    elif content in vocabulary.FUNCTIONS and (
+        name == "operatorname" or (name in vocabulary.MATH_FONT and not after_value)
+    ):
         tokens.append(("cmd", content))
     # An upright letter after a number is a unit (5 m), except for the two constants.
     elif (
-        name in MATH_FONT
+        name in vocabulary.MATH_FONT
         and len(content) == 1
         and content.isalpha()
         and (name != "mathrm" or content in "ie" or not after_value)
@@ -332,13 +317,13 @@ def _word(word: str, tokens: list[Token], spaced: bool) -> None:
         tokens.append(("op", "to"))
     elif lower == "in" and tokens and tokens[-1][0] == "sym":
         tokens.append(("rel", "in"))
-    elif word in FUNCTIONS and not (word in ("min", "sec") and after_value):
+    elif word in vocabulary.FUNCTIONS and not (word in ("min", "sec") and after_value):
         tokens.append(("cmd", word))
     elif word == "pi":
         tokens.append(("cmd", "pi"))
     elif lower in ("infty", "infinity", "inf"):
         tokens.append(("cmd", "infty"))
-    elif lower in ORDINALS and tokens and tokens[-1][0] == "num" and not spaced:
+    elif lower in vocabulary.ORDINALS and tokens and tokens[-1][0] == "num" and not spaced:
         pass  # 1st is 1
     elif (after_value and _is_unit(word, spaced)) or _continues_a_unit(tokens, lower, spaced):
         tokens.append(("text", word))
@@ -348,7 +333,7 @@ def _word(word: str, tokens: list[Token], spaced: bool) -> None:
 
 def _is_unit(word: str, spaced: bool) -> bool:
     lower = word.lower()
-    if len(word) > 1 and (lower in UNIT_OF or lower in COMPOUND_UNITS):
+    if len(word) > 1 and (lower in vocabulary.UNIT_OF or lower in vocabulary.COMPOUND_UNITS):
         return True
     return spaced and (len(word) >= 4 or lower in ("per", "sq", "cu"))
 
@@ -359,7 +344,7 @@ def _continues_a_unit(tokens: list[Token], word: str, spaced: bool) -> bool:
         return False
     if tokens[-1][0] == "text":
         return spaced
-    known = len(word) > 1 and word in UNIT_OF
+    known = len(word) > 1 and word in vocabulary.UNIT_OF
     if tokens[-1] == ("cmd", "pi"):
         return known and (len(word) > 2 or word in ("cm", "mm", "km", "dm", "ft"))  # \pi hr is no hour
     if len(tokens) > 1 and tokens[-1][1] in ("(", "["):
@@ -370,6 +355,12 @@ def _continues_a_unit(tokens: list[Token], word: str, spaced: bool) -> bool:
         if tokens[-2][0] == "text":
             return True
         # $18/hour, and the cm of 18 g/cm^3
-        letter = tokens[-2][0] == "sym" and tokens[-2][1] in UNIT_LETTERS and _ends_a_value(tokens[:-2])
-        return word in UNIT_OF and (letter or _ends_a_value(tokens[:-1])) and len(word) > (1 if letter else 2)
+        letter = (
+            tokens[-2][0] == "sym" and tokens[-2][1] in vocabulary.UNIT_LETTERS and _ends_a_value(tokens[:-2])
+        )
+        return (
+            word in vocabulary.UNIT_OF
+            and (letter or _ends_a_value(tokens[:-1]))
+            and len(word) > (1 if letter else 2)
+        )
     return False

@@ -42,13 +42,13 @@ def proves_equal(a: Tree, b: Tree) -> bool:
         left, right = form(a), form(b)
         if form.equal(left, right):
             return True
-        if form.has_logarithms() and not (has_imaginary_unit(a) or has_imaginary_unit(b)):
+        kinds = form.kinds()
+        if {"sum", "log"} <= kinds and not (has_imaginary_unit(a) or has_imaginary_unit(b)):
             # Real numbers are equal where their exponentials are.
             return form.equal(form.exponential(left), form.exponential(right))
         sign = known_sign(a)
-        if form.has_roots_of_sums() and (
-            (sign is not None and sign == known_sign(b)) or not (variables(a) or variables(b))
-        ):
+        signs_agree = (sign is not None and sign == known_sign(b)) or not (variables(a) or variables(b))
+        if "sum" in kinds and signs_agree:
             return any(
                 form.equal(form.whole_power(left, exponent), form.whole_power(right, exponent))
                 for exponent in (2, 3, 6)
@@ -85,16 +85,6 @@ class _Normaliser(Quotients):
         if kind == "f":
             return self.function(tree[1], tree[2:])
         raise OutOfReach(kind)
-
-    def has_roots_of_sums(self) -> bool:
-        """Whether a sum is under a root or a logarithm."""
-        return any(self.kind(generator) == "sum" for generator in range(len(self._keys)))
-
-    def has_logarithms(self) -> bool:
-        """Whether there are logarithms that did not become those of primes and letters alone."""
-        return self.has_roots_of_sums() and any(
-            self.kind(generator) == "log" for generator in range(len(self._keys))
-        )
 
     def power_of(self, base: Tree, exponent: Tree) -> Quotient:
         """Return a power; where it is real, the even root of a^(2k+1) is a^k times that of a."""
@@ -167,7 +157,7 @@ class _Normaliser(Quotients):
     def absolute(self, argument: Tree) -> Quotient:
         """|a| is the root of a^2; of a complex constant, the root of its product with its conjugate."""
         inner = self(argument)
-        if any(self.is_complex(monomial) for part in (inner.above, inner.below) for monomial in part):
+        if self.has_complex_term(inner):
             if variables(argument):
                 raise OutOfReach("absolute value of a complex function")
             conjugate = Quotient(self.conjugate(inner.above), self.conjugate(inner.below))
@@ -191,18 +181,16 @@ class _Normaliser(Quotients):
             return self.opaque("factorial", (argument,))
         inner = self(argument)
         for generator in range(len(self._keys)):
-            key = self.key(generator)
+            key = self._keys[generator]
             if key[:2] != ("function", "factorial"):
                 continue
             base = Quotient(*(dict(part) for part in key[2]))  # type: ignore[attr-defined]
             shift = constant(self.sum(inner, self.negative(base)))
             if shift is not None and shift.denominator == 1 and abs(shift) <= 30:
-                steps = range(1, shift.numerator + 1) if shift > 0 else range(shift.numerator + 1, 1)
                 factor = self.number(1)
-                for step in steps:
+                for step in range(min(shift.numerator, 0) + 1, max(shift.numerator, 0) + 1):
                     factor = self.product(factor, self.sum(base, self.number(step)))
-                factor = factor if shift > 0 else self.inverse(factor)
-                return self.product(self.single(generator), factor)
+                return self.product(self.single(generator), factor if shift > 0 else self.inverse(factor))
         return self.opaque("factorial", (argument,))
 
     def binomial(self, n: Tree, k: Tree) -> Quotient:
@@ -212,8 +200,10 @@ class _Normaliser(Quotients):
         if count is not None and count.denominator == 1 and 0 <= count <= 30:
             result = self.number(1)
             for step in range(count.numerator):
-                factor = self.sum(self(n), self.number(-step))
-                result = self.product(result, self.product(factor, self.number(Fraction(1, step + 1))))
+                factor = self.product(
+                    self.sum(self(n), self.number(-step)), self.number(Fraction(1, step + 1))
+                )
+                result = self.product(result, factor)
             return result
         below = self.product(self.factorial(k), self.factorial(("+", n, ("neg", k))))
         return self.product(self.factorial(n), self.inverse(below))

@@ -27,9 +27,7 @@ _CALL = re.compile(r"(?<![A-Za-z\\])[fghFGHPQ]\(")
 _DEFINED = re.compile(r"^[fghFGHPQ]\([^()=]*\)=(?=[^=]*$)")
 _CAPITALS = re.compile(r"(\\angle|\\overline|\\triangle)?\{?([A-Z]{3,})\}?")
 #: Units that are another unit in another case: mW and MW, pA and Pa.
-_CASED = frozenset(
-    ("mw", "ms", "mg", "mm", "mj", "mb", "mv", "ma", "mpa", "mhz", "pa", "pf", "kb", "gb", "mn")
-)
+_CASED = ("mw", "ms", "mg", "mm", "mj", "mb", "mv", "ma", "mpa", "mhz", "pa", "pf", "kb", "gb", "mn")
 _WORD = re.compile(r"[A-Za-z]+")
 _MACRO = re.compile(r"\\[A-Za-z]+")
 
@@ -47,27 +45,26 @@ def vector_products(text: str) -> list[str]:
 def may_be_equal(gold: str, answer: str) -> bool:
     """Whether the notations of two answers let algebra decide."""
     gold, answer = as_vectors(gold), as_vectors(answer)
-    spelt = [re.sub(r"\\(?:left|right)(?![A-Za-z])|\s+", "", _like(text)) for text in (gold, answer)]
-    if _SIGNS.search(gold) and _SIGNS.search(answer):
+    spelt = []
+    for text in (gold, answer):
+        text = _MACRO.sub(lambda match: _LIKE.get(match[0], match[0]), text)
+        spelt.append(re.sub(r"\\(?:left|right)(?![A-Za-z])|\s+", "", text))
+    ordered = any(_CONVOLUTION.search(text) or _OF_VECTORS.search(text) for text in (gold, answer))
+    if ordered or (_SIGNS.search(gold) and _SIGNS.search(answer)):
         return spelt[0] == spelt[1]
-    if any(_CONVOLUTION.search(text) or _OF_VECTORS.search(text) for text in (gold, answer)):
-        return spelt[0] == spelt[1]
-    calls = [_calls(_DEFINED.sub("", text)) for text in spelt]
-    if calls[0] != calls[1]:
+    if _calls(spelt[0]) != _calls(spelt[1]):
         return False
     capitals = [_CAPITALS.fullmatch(text) for text in spelt]
     if capitals[0] and capitals[1]:
         first, second = capitals[0][2], capitals[1][2]
         return first == second or (capitals[0][1] is not None and first == second[::-1])
-    return _cased(gold) == _cased(answer) or not (_cased(gold) and _cased(answer))
-
-
-def _like(text: str) -> str:
-    return _MACRO.sub(lambda match: _LIKE.get(match[0], match[0]), text)
+    cased = _cased(gold), _cased(answer)
+    return cased[0] == cased[1] or not all(cased)
 
 
 def _calls(text: str) -> Counter[str]:
-    """Each function that is applied, with its argument."""
+    """Return each function that is applied, with its argument; without the f(x) of ``f(x) = ...``."""
+    text = _DEFINED.sub("", text)
     calls: Counter[str] = Counter()
     for match in _CALL.finditer(text):
         depth, end = 1, match.end()
@@ -79,5 +76,5 @@ def _calls(text: str) -> Counter[str]:
 
 
 def _cased(text: str) -> list[str]:
-    """The units of a text that are another unit in another case, as written."""
+    """Return the units of a text that are another unit in another case, as written."""
     return [word for word in _WORD.findall(_MACRO.sub(" ", clean(text))) if word.lower() in _CASED]

@@ -52,7 +52,8 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.input, self.output = self.process.stdin, self.process.stdout
         self.served = 0
         self.ready = False
@@ -117,7 +118,7 @@ class Pool:
         outcomes: list[Outcome],
         deadline: float,
     ) -> None:
-        """Keep the slots' workers at work until every item has its outcome; fill ``slots`` and ``outcomes``."""
+        """Give the items to the slots' workers until each item has its outcome."""
         busy: dict[int, tuple[_Worker, int | None, float]] = {}  # the item is None while a worker starts
         while todo or any(item is not None for _, item, _ in busy.values()):
             for slot in range(len(slots)):
@@ -142,7 +143,7 @@ class Pool:
     def _give(
         self, slots: list[_Worker | None], slot: int, todo: list[tuple[int, Claim]], deadline: float
     ) -> tuple[_Worker, int | None, float]:
-        """Give the next item to a slot's worker, perhaps a new one; return it, the item and its time limit."""
+        """Give the next item to a slot's worker, perhaps a new one; return worker, item and time limit."""
         worker = slots[slot]
         if worker is not None and (worker.served >= RECYCLE_AFTER or worker.process.poll() is not None):
             self._discard(worker)

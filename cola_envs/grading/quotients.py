@@ -95,10 +95,8 @@ class Quotients(Algebra):
     def whole_power(self, base: Quotient, exponent: int) -> Quotient:
         if base.below == ONE and len(base.above) == 1:
             ((monomial, coefficient),) = base.above.items()
-            if (
-                exponent * (coefficient.numerator.bit_length() + coefficient.denominator.bit_length())
-                > 20_000
-            ):
+            bits = coefficient.numerator.bit_length() + coefficient.denominator.bit_length()
+            if exponent * bits > 20_000:
                 raise OutOfReach("a high power")
             scaled = self.reduced({g: e * exponent for g, e in monomial})
             return Quotient(self.scale(scaled, coefficient**exponent), ONE)
@@ -108,26 +106,23 @@ class Quotients(Algebra):
         if degree == 1:
             return base
         self.refuse_complex_fraction(base)
-        above, below = (
-            self.root_of_polynomial(base.above, degree),
-            self.root_of_polynomial(base.below, degree),
-        )
+        above, below = (self.root_of_polynomial(part, degree) for part in (base.above, base.below))
         return self.product(above, self.inverse(below))
+
+    def has_complex_term(self, a: Quotient) -> bool:
+        return any(self.is_complex(monomial) for part in (a.above, a.below) for monomial in part)
 
     def refuse_complex_fraction(self, a: Quotient) -> None:
         """Raise OutOfReach for a complex fraction, whose root need not be the fraction of the roots."""
-        if a.below != ONE and any(
-            self.is_complex(monomial) for part in (a.above, a.below) for monomial in part
-        ):
+        if a.below != ONE and self.has_complex_term(a):
             raise OutOfReach("root or logarithm of a complex fraction")
 
     def root_of_polynomial(self, a: Poly, degree: int) -> Quotient:
         number, monomial, rest = self.content(a)
         result = self.prime_power(number, Fraction(1, degree))
         # Exponents of generators may be divided: they are positive.
-        result = self.product(
-            result, Quotient(self.reduced({g: Fraction(e) / degree for g, e in monomial}), ONE)
-        )
+        powers = self.reduced({g: Fraction(e) / degree for g, e in monomial})
+        result = self.product(result, Quotient(powers, ONE))
         if len(rest) == 1:
             ((turn, sign),) = rest.items()
             return self.product(result, self.root_of_turn(turn, sign, degree))
@@ -147,10 +142,8 @@ class Quotients(Algebra):
         return self.single(turn[0][0], (angle if angle <= 1 else angle - 2) / degree)
 
     def prime_power(self, number: Fraction, exponent: Fraction) -> Quotient:
-        exponents: dict[int, Fraction | int] = {}
-        for prime, count in _factors(number):
-            exponents[self.generator("prime", prime)] = count * exponent
-        return Quotient(self.reduced(exponents), ONE)
+        exponents = {self.generator("prime", prime): count * exponent for prime, count in _factors(number)}
+        return Quotient(self.reduced(dict(exponents)), ONE)
 
     def power_of_minus_one(self, exponent: Quotient) -> Quotient:
         """Return (-1)^exponent for an exponent that is whole wherever its letters are."""
@@ -182,9 +175,8 @@ class Quotients(Algebra):
         number, monomial, rest = self.content(a)
         total: Poly = {}
         for prime, count in _factors(number):
-            total = self.add(
-                total, {((self.generator("log", self.generator("prime", prime)), 1),): Fraction(count)}
-            )
+            log = self.generator("log", self.generator("prime", prime))
+            total = self.add(total, {((log, 1),): Fraction(count)})
         result = Quotient(total, ONE)
         for generator, exponent in monomial:
             result = self.sum(result, self.product(self.log_of_generator(generator), self.number(exponent)))
@@ -196,7 +188,7 @@ class Quotients(Algebra):
         return result
 
     def log_of_generator(self, generator: int) -> Quotient:
-        key = self.key(generator)
+        key = self._keys[generator]
         if key[0] == "e":
             return self.number(1)
         if key[0] == "exp":
@@ -220,7 +212,7 @@ class Quotients(Algebra):
         if not monomial:
             return self.single(self.generator("e"), coefficient)
         if len(monomial) == 1 and monomial[0][1] == 1 and "log" in kinds:
-            inner = self.key(monomial[0][0])[1]
+            inner = self._keys[monomial[0][0]][1]
             assert isinstance(inner, int)
             return self.single(inner, coefficient)
         if len(monomial) == 2 and kinds == {"pi": 1, "turn": Fraction(1, 2)}:

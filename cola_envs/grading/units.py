@@ -16,20 +16,10 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
+from cola_envs.grading import vocabulary
 from cola_envs.grading.lexer import ParseError, Token
 from cola_envs.grading.nodes import Unit
 from cola_envs.grading.splitting import matching
-from cola_envs.grading.vocabulary import (
-    COMPOUND_UNITS,
-    FILLERS,
-    MARKS,
-    NOT_A_UNIT,
-    ORDINALS,
-    SCALES,
-    SIZES,
-    UNIT_LETTERS,
-    UNIT_OF,
-)
 
 _PIECE = re.compile(r"[^\W\d_]+|\d+|[/*^()-]")
 _BEFORE_A_UNIT = (*(("op", sign) for sign in "{([/*°"), ("cmd", "frac"))
@@ -55,7 +45,7 @@ def take_unit(body: list[Token]) -> tuple[Unit | None, Fraction]:
     if start is None:
         return None, Fraction(1)
     first = next((value for kind, value in body[start:] if kind == "text"), "")
-    if first.strip() in ORDINALS:  # 10\text{th}, 10^{\text{th}}
+    if first.strip() in vocabulary.ORDINALS:  # 10\text{th}, 10^{\text{th}}
         while start > 1 and body[start - 1] in (("op", "{"), ("op", "^")):
             start -= 1
         del body[start:]
@@ -81,7 +71,7 @@ def _start(body: Sequence[Token]) -> int | None:
     if (
         body[start] == ("op", "/")
         and letter[0] == "sym"
-        and letter[1] in UNIT_LETTERS
+        and letter[1] in vocabulary.UNIT_LETTERS
         and _is_value(body[start - 2])
     ):
         start -= 1  # the g of 18 g/mol
@@ -102,7 +92,7 @@ def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
     read: list[Token] = []
     for index in range(start, len(tokens)):
         kind, value = tokens[index]
-        if kind == "sym" and value not in UNIT_LETTERS:
+        if kind == "sym" and value not in vocabulary.UNIT_LETTERS:
             return None
         power = kind == "num" and tokens[index - 1][1] in ("^", "{", "-")
         if kind not in ("sym", "text") and not power and value not in _BETWEEN_UNITS:
@@ -163,8 +153,8 @@ def _read(text: str) -> tuple[Unit, Fraction]:
     if "".join(pieces) != re.sub(r"[\s,']", "", text):
         raise ParseError("signs in a unit")
     scale = Fraction(1)
-    while pieces and pieces[0].lower() in SCALES:
-        scale *= SCALES[pieces.pop(0).lower()]
+    while pieces and pieces[0].lower() in vocabulary.SCALES:
+        scale *= vocabulary.SCALES[pieces.pop(0).lower()]
     reader = _UnitReader(pieces)
     reader.sequence()
     if reader.position != len(pieces) or (not reader.count and scale == 1):
@@ -222,16 +212,16 @@ class _UnitReader:
     def word(self, piece: str, sign: int, power: int) -> None:
         word = piece.lower()
         power *= self.exponent()
-        if word in MARKS:
-            self.marks.append(MARKS[word])
-        elif word in NOT_A_UNIT:
+        if word in vocabulary.MARKS:
+            self.marks.append(vocabulary.MARKS[word])
+        elif word in vocabulary.NOT_A_UNIT:
             raise ParseError("words that are no unit")
-        elif word in COMPOUND_UNITS:
-            for name, exponent in COMPOUND_UNITS[word]:
+        elif word in vocabulary.COMPOUND_UNITS:
+            for name, exponent in vocabulary.COMPOUND_UNITS[word]:
                 self.powers[name] += exponent * sign * power
-        elif word in UNIT_OF and (len(piece) > 1 or piece in UNIT_LETTERS):
-            self.powers[UNIT_OF[word]] += sign * power
-        elif word not in FILLERS:
+        elif word in vocabulary.UNIT_OF and (len(piece) > 1 or piece in vocabulary.UNIT_LETTERS):
+            self.powers[vocabulary.UNIT_OF[word]] += sign * power
+        elif word not in vocabulary.FILLERS:
             self.words.append(_singular(word) if power * sign == 1 else f"{_singular(word)}^{power * sign}")
 
     def exponent(self) -> int:
@@ -291,7 +281,7 @@ def _in_base_units(unit: Unit) -> tuple[dict[str, int], Fraction]:
     powers: Counter[str] = Counter()
     size = Fraction(1)
     for name, power in unit.powers:
-        base, factor = SIZES.get(name, (name, Fraction(1)))
+        base, factor = vocabulary.SIZES.get(name, (name, Fraction(1)))
         powers[base] += power
         size *= factor**power
     return {name: power for name, power in powers.items() if power}, size
@@ -310,6 +300,6 @@ def _general(a: tuple[tuple[str, int], ...], b: tuple[tuple[str, int], ...]) -> 
     if a == b:
         return True
     if len(a) == len(b) == 1 and a[0][1] == b[0][1]:
-        length = a[0][0] == "unit" and SIZES.get(b[0][0], ("",))[0] == "meter"
+        length = a[0][0] == "unit" and vocabulary.SIZES.get(b[0][0], ("",))[0] == "meter"
         return length or (a[0][0] == "degree" and b[0][0] in ("celsius", "fahrenheit"))
     return False

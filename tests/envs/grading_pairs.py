@@ -11,6 +11,23 @@ import random
 from collections.abc import Callable
 from fractions import Fraction
 
+from cola_envs.grading.parser import parse
+from cola_envs.grading.verdicts import Claim
+
+#: Two equal answers whose equality takes a proof by sympy.
+CLOSED, PROVEN = "\\frac{n(n+1)}{2}", "\\sum_{k=1}^{n} k"
+
+
+def tree(text: str) -> tuple:
+    """Return the expression tree of an answer."""
+    return parse(text).tree
+
+
+def claim(left: str, right: str) -> Claim:
+    """Return the claim that two answers are equal."""
+    return Claim(tree(left), tree(right))
+
+
 Pair = tuple[str, str]
 #: Draws a gold answer, answers that are equal to it, and answers that are not.
 Family = Callable[[random.Random], tuple[str, list[str], list[str]]]

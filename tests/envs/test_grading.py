@@ -13,24 +13,19 @@ import pytest
 
 from cola_envs import grading
 from cola_envs.grading import Verdict, extract_boxed, grade_answers, grade_batch
-from cola_envs.grading.parser import parse
 from cola_envs.grading.verdicts import Claim
+
+from .grading_pairs import CLOSED, PROVEN, claim
 
 REPO = Path(__file__).parents[2]
 SHARED = REPO.parent / "shared"
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="the conformance data is not beside the checkout"
 )
-#: What takes a proof by sympy.
-CLOSED, PROVEN = "\\frac{n(n+1)}{2}", "\\sum_{k=1}^{n} k"
 
 
 def _lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _claim(left: str, right: str) -> Claim:
-    return Claim(parse(left).tree, parse(right).tree)
 
 
 def _correct(gold: str, answer: str) -> bool:
@@ -251,7 +246,7 @@ def test_repeated_claims_are_sent_to_a_worker_once(monkeypatch):
 
     monkeypatch.setattr(grading, "shared_pool", Counting)
     verdicts = grade_answers([CLOSED, CLOSED, "10", "10"], [PROVEN, PROVEN, PROVEN, "10"])
-    assert sent == [_claim(CLOSED, PROVEN)] + [_claim("10", PROVEN)] * (len(sent) - 1)
+    assert sent == [claim(CLOSED, PROVEN)] + [claim("10", PROVEN)] * (len(sent) - 1)
     assert len(verdicts) == 4
 
 

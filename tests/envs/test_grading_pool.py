@@ -15,27 +15,21 @@ import pytest
 
 from cola_envs.grading import grade_answers
 from cola_envs.grading import pool as pool_module
-from cola_envs.grading.parser import parse
 from cola_envs.grading.pool import Pool, shared_pool
-from cola_envs.grading.verdicts import Claim
+
+from .grading_pairs import CLOSED, PROVEN, claim
 
 REPO = Path(__file__).parents[2]
 #: A sum that sympy does not finish within seconds: what a deadline is for.
 ENDLESS = "\\sum_{k=1}^{10^7} \\frac{1}{k^3+1}"
-#: What takes a proof by sympy.
-CLOSED, PROVEN = "\\frac{n(n+1)}{2}", "\\sum_{k=1}^{n} k"
-
-
-def _claim(left: str, right: str) -> Claim:
-    return Claim(parse(left).tree, parse(right).tree)
 
 
 def test_an_item_past_its_deadline_is_killed_and_the_next_is_right():
     pool = Pool(size=1)
     try:
-        assert pool.run([_claim("1", "1")], deadline=20) == [(True, "ok")]
+        assert pool.run([claim("1", "1")], deadline=20) == [(True, "ok")]
         begin = time.perf_counter()
-        outcomes = pool.run([_claim("1", ENDLESS), _claim(CLOSED, PROVEN)], deadline=0.7)
+        outcomes = pool.run([claim("1", ENDLESS), claim(CLOSED, PROVEN)], deadline=0.7)
         assert outcomes == [(False, "timeout"), (True, "ok")]
         assert time.perf_counter() - begin < 30
     finally:
@@ -46,7 +40,7 @@ def test_an_item_past_its_deadline_is_killed_and_the_next_is_right():
 def test_the_deadline_counts_the_workers_own_time_and_not_the_clock():
     pool = Pool(size=1)
     try:
-        pool.run([_claim("1", "1")], deadline=20)
+        pool.run([claim("1", "1")], deadline=20)
         (worker,) = pool.workers
         # A stopped process is what a worker is on a busy machine: the clock goes on, its own time does not.
         timers = [threading.Timer(0.05, os.kill, (worker.process.pid, signal.SIGSTOP)),
@@ -54,7 +48,7 @@ def test_the_deadline_counts_the_workers_own_time_and_not_the_clock():
         for timer in timers:
             timer.start()
         time.sleep(0.3)
-        assert pool.run([_claim(CLOSED, PROVEN)], deadline=1.0) == [(True, "ok")]
+        assert pool.run([claim(CLOSED, PROVEN)], deadline=1.0) == [(True, "ok")]
         assert worker in pool.workers
     finally:
         pool.close()
@@ -65,11 +59,11 @@ def test_a_generous_limit_by_the_clock_ends_an_item_too(monkeypatch):
     monkeypatch.setattr("cola_envs.grading.pool.WALL_LIMIT", 2.0)
     pool = Pool(size=1)
     try:
-        pool.run([_claim("1", "1")], deadline=20)
+        pool.run([claim("1", "1")], deadline=20)
         (worker,) = pool.workers
         os.kill(worker.process.pid, signal.SIGSTOP)
-        assert pool.run([_claim(CLOSED, PROVEN)], deadline=0.5) == [(False, "timeout")]
-        assert pool.run([_claim(CLOSED, PROVEN)], deadline=20) == [(True, "ok")]
+        assert pool.run([claim(CLOSED, PROVEN)], deadline=0.5) == [(False, "timeout")]
+        assert pool.run([claim(CLOSED, PROVEN)], deadline=20) == [(True, "ok")]
     finally:
         pool.close()
 
@@ -94,7 +88,7 @@ def test_a_worker_that_dies_while_it_starts_is_started_again(monkeypatch):
     started = _start_and_die(monkeypatch, deaths=2)
     pool = Pool(size=1)
     try:
-        assert pool.run([_claim("2", "1+1")], deadline=20) == [(True, "ok")]
+        assert pool.run([claim("2", "1+1")], deadline=20) == [(True, "ok")]
         assert len(started) == 3
     finally:
         pool.close()
@@ -105,7 +99,7 @@ def test_workers_that_keep_dying_while_they_start_are_an_error(monkeypatch):
     pool = Pool(size=1)
     try:
         with pytest.raises(RuntimeError, match=r"3 grading workers in a row ended while starting.*code -9"):
-            pool.run([_claim("2", "1+1")], deadline=20)
+            pool.run([claim("2", "1+1")], deadline=20)
         assert len(started) == 3
         assert pool.workers == set()
     finally:
@@ -116,7 +110,7 @@ def test_the_start_of_a_worker_is_not_charged_to_the_first_item():
     pool = Pool(size=1)
     try:
         # Importing sympy takes longer than this deadline; the item itself takes milliseconds.
-        assert pool.run([_claim("2", "1+1")], deadline=0.3) == [(True, "ok")]
+        assert pool.run([claim("2", "1+1")], deadline=0.3) == [(True, "ok")]
     finally:
         pool.close()
 
@@ -124,11 +118,11 @@ def test_the_start_of_a_worker_is_not_charged_to_the_first_item():
 def test_a_worker_that_dies_costs_its_item_alone():
     pool = Pool(size=1)
     try:
-        pool.run([_claim("1", "1")], deadline=20)
+        pool.run([claim("1", "1")], deadline=20)
         (worker,) = pool.workers
         timer = threading.Timer(0.5, os.kill, (worker.process.pid, signal.SIGKILL))
         timer.start()
-        outcomes = pool.run([_claim("1", ENDLESS), _claim("1", "1")], deadline=20)
+        outcomes = pool.run([claim("1", ENDLESS), claim("1", "1")], deadline=20)
         assert outcomes == [(False, "error"), (True, "ok")]
     finally:
         pool.close()
@@ -138,7 +132,7 @@ def test_a_worker_that_dies_costs_its_item_alone():
 def test_a_workers_memory_is_bounded():
     pool = Pool(size=1)
     try:
-        pool.run([_claim("1", "1")], deadline=20)
+        pool.run([claim("1", "1")], deadline=20)
         (worker,) = pool.workers
         limits = Path(f"/proc/{worker.process.pid}/limits").read_text()
         assert re.search(r"Max address space\s+2147483648\s+2147483648", limits)
@@ -150,9 +144,9 @@ def test_workers_are_replaced_after_their_share_of_items(monkeypatch):
     monkeypatch.setattr("cola_envs.grading.pool.RECYCLE_AFTER", 2)
     pool = Pool(size=1)
     try:
-        pool.run([_claim("1", "1")], deadline=20)
+        pool.run([claim("1", "1")], deadline=20)
         (first,) = pool.workers
-        assert pool.run([_claim("1", "1"), _claim("2", "1"), _claim("2", "2")], deadline=20) == [
+        assert pool.run([claim("1", "1"), claim("2", "1"), claim("2", "2")], deadline=20) == [
             (True, "ok"),
             (False, "ok"),
             (True, "ok"),

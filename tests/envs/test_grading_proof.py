@@ -5,18 +5,15 @@ from __future__ import annotations
 import pytest
 
 from cola_envs.grading.normal import proves_equal
-from cola_envs.grading.parser import parse
 from cola_envs.grading.proof import same
 from cola_envs.grading.separation import bits_to_zero
 from cola_envs.grading.verdicts import Claim, claims, every, settle, some
 
-
-def _tree(text: str) -> tuple:
-    return parse(text).tree
+from .grading_pairs import tree
 
 
 def _same(a: str, b: str):
-    return same(_tree(a), _tree(b))
+    return same(tree(a), tree(b))
 
 
 @pytest.mark.parametrize(
@@ -62,15 +59,15 @@ def test_a_difference_far_behind_the_point_is_found(text, places):
 
 
 def test_the_separation_bound_decides_roots_and_not_other_constants():
-    assert bits_to_zero(_tree(r"\sqrt2+\sqrt3-\sqrt{5+2\sqrt6}")) is not None
-    assert bits_to_zero(_tree(r"\pi-\sqrt{10}")) is None
+    assert bits_to_zero(tree(r"\sqrt2+\sqrt3-\sqrt{5+2\sqrt6}")) is not None
+    assert bits_to_zero(tree(r"\pi-\sqrt{10}")) is None
     # The sums of square roots that are closest for their size: they differ at the 37th place.
     a, b = (r"\sqrt{10}+\sqrt{11}", r"\sqrt{5}+\sqrt{18}")
     assert _same(a, b) is False
 
 
 def test_a_normal_form_says_nothing_where_it_has_none():
-    assert not proves_equal(_tree(r"\sum_{k=1}^{n}k"), _tree(r"\frac{n(n+1)}{2}"))
+    assert not proves_equal(tree(r"\sum_{k=1}^{n}k"), tree(r"\frac{n(n+1)}{2}"))
     assert isinstance(_same(r"\sum_{k=1}^{n}k", r"\frac{n(n+1)}{2}"), Claim)
 
 
