@@ -9,7 +9,7 @@ In the order of reading; no text of an answer is ever evaluated as code:
    ``noncommuting`` (order matters), ``families``, ``quantities`` and ``reals``
    (sets of reals, on a line cut at the roots of ``conditions``).
 4. ``proof``: whether two expressions are equal. Samples refute (``evaluate``). Proofs accept: bounds of
-   algebraic numbers (``separation``, ``angles``) and equal normal forms (``normal`` on ``quotients`` on
+   algebraic numbers (``separation``) and equal normal forms (``normal`` on ``quotients`` on
    ``algebra``, for each sign of the letters). Any other pair is a claim (``verdicts``).
 5. ``pool``: sympy tries to prove claims in ``worker`` processes with a limit of processor time; an unproven
    claim is false.

@@ -61,14 +61,7 @@ from cola_envs.grading.parser import number_of_words, parse, parse_with_unit_let
 from cola_envs.grading.proof import proportional, same
 from cola_envs.grading.quantities import same_quantity, same_ratio
 from cola_envs.grading.reals import compare_sets, is_interval, is_set_of_reals
-from cola_envs.grading.trees import (
-    has_plus_minus,
-    number,
-    subtrees,
-    variables,
-    with_each_sign,
-    with_sign,
-)
+from cola_envs.grading.trees import has_plus_minus, number, subtrees, variables, with_each_sign, with_sign
 from cola_envs.grading.verdicts import Truth, every, some
 
 #: The most undecided items of a list of which every order is tried.

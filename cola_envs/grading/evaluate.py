@@ -64,14 +64,8 @@ def _mp() -> MPContext:
 @contextmanager
 def precision(bits: int) -> Iterator[MPContext]:
     """Give mpmath's context at a number of bits, to one thread at a time."""
-    with _LOCK:
-        mp = _mp()
-        before = mp.prec
-        mp.prec = bits
-        try:
-            yield mp
-        finally:
-            mp.prec = before
+    with _LOCK, _mp().workprec(bits):
+        yield _mp()
 
 
 class Evaluator:
@@ -104,7 +98,10 @@ class Evaluator:
         if kind == "v":
             return self.assignment[tree[1]]
         if kind == "c":
-            return self.constant(tree[1])
+            if tree[1] == "oo":
+                raise Unevaluable("infinity is no number")
+            mp = _mp()
+            return {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1)}[tree[1]]
         if kind in ("neg", "deg"):
             value = self(tree[1])
             return -value if kind == "neg" else value
@@ -122,12 +119,6 @@ class Evaluator:
                 raise Undefined("division by zero")
             return self.checked(a / b)
         return self.checked(a + b if kind == "+" else a * b)
-
-    def constant(self, name: str) -> Float:
-        mp = _mp()
-        if name == "oo":
-            raise Unevaluable("infinity is no number")
-        return {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1)}[name]
 
     def checked(self, value: N) -> N:
         if isinstance(value, Fraction):
@@ -167,9 +158,7 @@ class Evaluator:
         mp = _mp()
         if abs(as_float(b)) * abs(mp.log(abs(base))) > 1e6:
             raise TooBig("power")
-        if b == Fraction(1, 2):
-            return mp.sqrt(base)
-        return mp.power(base, as_float(b))
+        return mp.sqrt(base) if b == Fraction(1, 2) else mp.power(base, as_float(b))
 
     def function(self, name: str, arguments: tuple[Tree, ...]) -> Number:
         if name in ("sum", "prod"):

@@ -15,6 +15,7 @@ from cola_envs.grading.vocabulary import CURRENCIES, FUNCTIONS
 
 #: The deepest nesting of sums, products and integrals.
 _MOST_SUMS = 3
+_COMMANDS_OF_FACTORS = FUNCTIONS | {"frac", "binom", "pi", "lfloor", "lceil", "sum", "prod", "int"}
 #: The fraction of a mixed number, as the values of its tokens.
 _MIXED = re.compile(
     r"(\d+) / (\d+)(?=$| [^!^])|frac (?:\{ (\d+) \} \{ (\d+) \}|(\d)(\d)(?![^ ])|(\d) (\d+)(?![^ ])"
@@ -104,13 +105,11 @@ class _Reader:
         if kind == "sym":
             return True
         if kind == "cmd":
-            return value in (*FUNCTIONS, "frac", "binom", "pi", "lfloor", "lceil", "sum", "prod", "int")
+            return value in _COMMANDS_OF_FACTORS
         return kind == "op" and (value in ("(", "[", "{") or (value == "|" and not self.inside_bars))
 
     def factor(self) -> Tree:
-        return self.powers(self.primary())
-
-    def powers(self, base: Tree) -> Tree:
+        base = self.primary()
         while True:
             if self.accept("^"):
                 base = ("^", base, self.exponent())
@@ -126,40 +125,33 @@ class _Reader:
 
     def exponent(self) -> Tree:
         sign = self.accept("-", "+")
-        if self.accept("{"):
-            tree = self.sum()
-            self.expect("}")
-        else:
-            tree = self.single()
-        return _signed(sign, tree)
+        return _signed(sign, self.braced() or self.primary(mixed=False))
 
-    def single(self) -> Tree:
-        """A primary that is not the whole part of a mixed number."""
-        kind, value = self.peek()
-        if kind == "num":
-            self.position += 1
-            return ("n", Fraction(value))
-        return self.primary()
+    def braced(self) -> Tree | None:
+        if not self.accept("{"):
+            return None
+        tree = self.sum()
+        self.expect("}")
+        return tree
 
     def argument(self) -> Tree:
         r"""A macro's argument: a braced expression, one digit, one letter or one command (``\frac12``)."""
-        if self.accept("{"):
-            tree = self.sum()
-            self.expect("}")
+        tree = self.braced()
+        if tree:
             return tree
         kind, value = self.peek()
         if kind == "num" and value.isdigit() and len(value) > 1:
-            self.tokens = [*self.tokens[: self.position], ("num", value[0]), ("num", value[1:]),
-                           *self.tokens[self.position + 1 :]]  # fmt: skip
-        return self.single()
+            rest = self.tokens[self.position + 1 :]
+            self.tokens = [*self.tokens[: self.position], ("num", value[0]), ("num", value[1:]), *rest]
+        return self.primary(mixed=False)
 
-    def primary(self) -> Tree:
+    def primary(self, mixed: bool = True) -> Tree:
+        """Read a number, a letter, a bracket or a command; ``mixed`` lets a number begin a mixed one."""
         kind, value = self.peek()
         if kind in ("num", "rep"):
             self.position += 1
-            return (
-                self.mixed(Fraction(value)) if kind == "num" and value.isdigit() else ("n", Fraction(value))
-            )
+            begins = mixed and kind == "num" and value.isdigit()
+            return self.mixed(Fraction(value)) if begins else ("n", Fraction(value))
         if kind == "sym":
             self.position += 1
             return self.symbol(value)
@@ -299,7 +291,7 @@ class _Reader:
         if self.accept("infty"):
             tree: Tree = ("c", "oo")
         else:
-            tree = self.sum() if braces else self.single()
+            tree = self.sum() if braces else self.primary(mixed=False)
         if braces:
             self.expect("}")
         return tree
@@ -310,7 +302,7 @@ class _Reader:
             degree = self.sum()
             self.expect("]")
         # \sqrt13 is meant as the root of 13, whatever TeX sets.
-        body = self.single() if self.peek()[0] == "num" else self.argument()
+        body = self.primary(mixed=False) if self.peek()[0] == "num" else self.argument()
         return ("^", body, ("/", number(1), degree))
 
     def function(self, name: str) -> Tree:

@@ -52,6 +52,18 @@ _NEXT_VALUE = re.compile(r"[\w.(]|\\(?:frac|sqrt|pi|binom|left|sin|cos|tan|log|l
 _HALF_DAY = re.compile(r"(?:(?<=\d)\s+|(?<=:\d\d))([AaPp])\.?\s?[Mm]\b\.?|(?<=\d)([AaPp])\.\s?[Mm]\b\.?")
 _WORD = re.compile(r"[A-Za-z]+")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
+#: The token of a command without an argument.
+_TOKENS: dict[str, Token] = {
+    **{name: ("cmd", name) for name in vocabulary.FUNCTIONS | vocabulary.COMMANDS},
+    **{name: ("sym", name) for name in vocabulary.GREEK},
+    **dict.fromkeys(("lor", "vee"), ("sep", "or")), **dict.fromkeys(("land", "wedge"), ("sep", "and")),
+}  # fmt: skip
+#: The argument of a command that becomes a part of its token.
+_ARGUMENTS = {
+    "mathbb": re.compile(r"\s*\{?\s*([RZNQC])\s*\}?"),
+    **dict.fromkeys(("begin", "end"), re.compile(r"\s*\{([a-z]+)\*?\}(?:\{[clr|\s]*\})?")),
+    **dict.fromkeys(vocabulary.ACCENTS, re.compile(r"\s*(?:\{\s*([A-Za-z]+)\s*\}|([A-Za-z]))")),
+}
 _CONNECTIVE = re.compile(r"^[\s,;]*(and|or)[\s,;]*$", re.IGNORECASE)
 
 
@@ -138,42 +150,31 @@ def tokenise(text: str, grouped: bool = True) -> tuple[Token, ...]:
     position = 0
     while position < len(text):
         character = text[position]
+        end = position + 1
         if character.isspace():
-            position = _space(text, position, tokens)
-        elif character == "…":
-            tokens.append(("op", "…"))
-            position += 1
+            end = _space(text, position, tokens)
         elif character.isdigit() or character == ".":
-            position = _number(text, position, tokens, grouped and depth == 0)
+            end = _number(text, position, tokens, grouped and depth == 0)
         elif character == "\\":
-            position = _command(text, position, tokens)
+            end = _command(text, position, tokens)
             if tokens and tokens[-1] in (("op", "\\{"), ("op", "\\}")):
                 depth += 1 if tokens[-1][1] == "\\{" else -1
-        elif character.isalpha() and character.isascii():
-            match = _WORD.match(text, position)
-            assert match
-            _word(match.group(), tokens, text[position - 1 : position].isspace())
-            position = match.end()
+        elif match := _WORD.match(text, position):
+            end = match.end()
+            _word(match[0], tokens, text[position - 1 : position].isspace())
         elif character in vocabulary.RELATIONS:
             tokens.append(("rel", vocabulary.RELATIONS[character]))
-            position += 1
         elif match := _NORM.match(text, position):
+            end = match.end()
             tokens.append(("sym", "norm " + re.sub(r"\s", "", match[1])))
-            position = match.end()
         elif character in ",;":
             tokens.append(("sep", ","))
-            position += 1
-        elif character in "+-*/^_()[]{}|!:'°%¤€£&¶":
-            if character == "*" and text[position + 1 : position + 2] == "*":
-                raise ParseError("**")
-            if character in "([":
-                depth += 1
-            elif character in ")]":
-                depth -= 1
+        elif character in "+-*/^_()[]{}|!:'°%¤€£&¶…" and text[position : end + 1] != "**":
+            depth += (character in "([") - (character in ")]")
             tokens.append(("op", character))
-            position += 1
         else:
             raise ParseError(f"character {character!r}")
+        position = end
     return tuple(tokens)
 
 
@@ -194,11 +195,10 @@ def _number(text: str, position: int, tokens: list[Token], grouped: bool) -> int
         whole, fixed, period = match.groups()
         value = Fraction(int(whole or 0)) + Fraction(int(fixed or 0), 10 ** len(fixed))
         value += Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
-        tokens.append(("rep", str(value)))
-        return match.end()
-    match = _SCIENTIFIC.match(text, position) if "_" not in text else None  # 1E3 in a base has digits
+    elif "_" not in text and (match := _SCIENTIFIC.match(text, position)):  # 1E3 in a base has digits
+        value = Fraction(f"{match[1]}e{match[2]}")
     if match:
-        tokens.append(("rep", str(Fraction(f"{match[1]}e{match[2]}"))))
+        tokens.append(("rep", str(value)))
         return match.end()
     match = (_GROUPED.match(text, position) if grouped else None) or _GROUPED_BY_SPACE.match(text, position)
     if match:
@@ -227,35 +227,19 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
     name, end = match.group(1), match.end()
     if name in vocabulary.TEXT:
         return _text_macro(name, text, end, tokens)
-    if name == "mathbb":
-        letter = re.compile(r"\s*\{?\s*([RZNQC])\s*\}?").match(text, end)
-        if not letter:
-            raise ParseError("\\mathbb")
-        tokens.append(("cmd", "reals") if letter[1] == "R" else ("text", vocabulary.NUMBER_SETS[letter[1]]))
-        return letter.end()
-    if name in ("begin", "end"):
-        environment = re.compile(r"\s*\{([a-z]+)\*?\}(\{[clr|\s]*\})?").match(text, end)
-        if not environment:
-            raise ParseError("environment")
-        tokens.append(("cmd", f"{name} {environment[1]}"))
-        return environment.end()
-    if name in vocabulary.ACCENTS:
-        letters = re.compile(r"\s*(?:\{\s*([A-Za-z]+)\s*\}|([A-Za-z]))").match(text, end)
-        if not letters:
-            raise ParseError(f"command \\{name}")
-        tokens.append(("sym", f"{name} {letters[1] or letters[2]}"))
-        return letters.end()
-    if name in vocabulary.FUNCTIONS or name in vocabulary.COMMANDS:
-        tokens.append(("cmd", name))
-    elif name in vocabulary.GREEK:
-        tokens.append(("sym", name))
-    elif name in ("lor", "vee"):
-        tokens.append(("sep", "or"))
-    elif name in ("land", "wedge"):
-        tokens.append(("sep", "and"))
-    elif name in ("approx", "sim") and not tokens:
-        pass  # "about 8.24" counts as 8.24 exactly
-    else:
+    if name in _ARGUMENTS:
+        argument = _ARGUMENTS[name].match(text, end)
+        if not argument:
+            raise ParseError(f"\\{name} without its argument")
+        value = argument[argument.lastindex or 0]
+        if name == "mathbb":
+            tokens.append(("cmd", "reals") if value == "R" else ("text", vocabulary.NUMBER_SETS[value]))
+        else:
+            tokens.append(("sym" if name in vocabulary.ACCENTS else "cmd", f"{name} {value}"))
+        return argument.end()
+    if name in _TOKENS:
+        tokens.append(_TOKENS[name])
+    elif tokens or name not in ("approx", "sim"):  # "about 8.24" counts as 8.24 exactly
         raise ParseError(f"command \\{name}")
     return end
 

@@ -24,7 +24,6 @@ from functools import lru_cache
 from itertools import islice, product
 from typing import Any
 
-from cola_envs.grading.angles import turn_of
 from cola_envs.grading.evaluate import (
     CHECK_BITS,
     LAST_BITS,
@@ -40,7 +39,7 @@ from cola_envs.grading.evaluate import (
 )
 from cola_envs.grading.nodes import Tree
 from cola_envs.grading.normal import proves_equal
-from cola_envs.grading.separation import bits_to_zero
+from cola_envs.grading.separation import bits_to_zero, turn_of
 from cola_envs.grading.trees import (
     has_imaginary_unit,
     number,
@@ -107,22 +106,22 @@ def _is_zero(tree: Tree) -> bool | None:
 
 
 def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
-    for place in _complex_points(a, b, names):
+    for point in _complex_points(a, b, names):
         with suppress(Undefined, Unevaluable):
-            if _differ(a, b, place, False, WORK_BITS):
+            if _differ(a, b, point, False, WORK_BITS):
                 return False
     positive = _taken_positive(a) | _taken_positive(b)
-    ways = [(False, frozenset[str]())]
+    readings = [(False, frozenset[str]())]
     if not (has_imaginary_unit(a) or has_imaginary_unit(b)):
         # First at real points with positive letters under roots, then at all real points.
-        ways = [(True, positive), (True, frozenset()), *ways]
+        readings = [(True, positive), (True, frozenset()), *readings]
     free = sorted((sign_sensitive(a) | sign_sensitive(b)) - positive)
     try:
-        for real, taken_positive in ways:
-            places = _agreements(a, b, names, real, taken_positive)
-            if places is None:
+        for real, taken_positive in readings:
+            samples = _agreements(a, b, names, real, taken_positive)
+            if samples is None:
                 return False
-            if places:
+            if samples:
                 break
         else:
             return False
@@ -132,13 +131,13 @@ def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
         free = sorted(sign_sensitive(a) | sign_sensitive(b))
     # Letters whose sign does not matter have that of the first point: analytic functions that are equal on an
     # interval are equal everywhere. Each combination of signs of the others needs its own proof.
-    first = {name: -1 if places[0][name] < 0 else 1 for name in names}
-    sampled = {tuple(-1 if place[name] < 0 else 1 for name in free) for place in places}
+    first = {name: -1 if samples[0][name] < 0 else 1 for name in names}
+    sampled = {tuple(-1 if point[name] < 0 else 1 for name in free) for point in samples}
     cases = [signs for signs in _all_signs(free) if signs in sampled]
     verdict = _proven(a, b, [{**first, **dict(zip(free, signs, strict=True))} for signs in cases])
     if verdict is True:
         return True
-    return False if _differ(a, b, places[0], real, LAST_BITS) else verdict
+    return False if _differ(a, b, samples[0], real, LAST_BITS) else verdict
 
 
 def _complex_points(a: Tree, b: Tree, names: list[str]) -> list[Assignment]:
@@ -150,14 +149,14 @@ def _complex_points(a: Tree, b: Tree, names: list[str]) -> list[Assignment]:
     letters = [name for name in sorted(frozenset[str]().union(*absolute)) if name.split("_")[0] in ("z", "w")]
     if not letters or {"x", "y"} & set(names):
         return []
-    places: list[Assignment] = []
+    samples: list[Assignment] = []
     with precision(LAST_BITS) as mp:
         for index, other in ((70, 74), (72, 75)):
-            place: dict[str, Any] = {name: _jitter(other, name) for name in names}
+            point: dict[str, Any] = {name: _jitter(other, name) for name in names}
             for name in letters:
-                place[name] = mp.mpc(*(as_float(_jitter(part, name)) for part in (index, index + 1)))
-            places.append(place)
-    return places
+                point[name] = mp.mpc(*(as_float(_jitter(part, name)) for part in (index, index + 1)))
+            samples.append(point)
+    return samples
 
 
 def _all_signs(letters: list[str]) -> Iterator[tuple[int, ...]]:
@@ -165,19 +164,19 @@ def _all_signs(letters: list[str]) -> Iterator[tuple[int, ...]]:
 
 
 def _proven(a: Tree, b: Tree, cases: list[dict[str, int]]) -> Truth:
-    """Prove equality for each combination of signs; False where there are too many."""
+    """Prove equality for each combination of signs, with -x for each negative x; False for no combination."""
     proofs: list[Truth] = []
     for signs in cases:
-        left, right = _turned(a, signs), _turned(b, signs)
+        turned: dict[str, Tree] = {name: ("neg", ("v", name)) for name, sign in signs.items() if sign < 0}
+        left, right = _at(a, turned), _at(b, turned)
         proofs.append(left == right or proves_equal(left, right) or Claim(left, right))
     return every(proofs) if proofs else False
 
 
-def _turned(tree: Tree, signs: Mapping[str, int]) -> Tree:
-    """Return the tree with -x for each letter x of negative sign, so that all letters are positive."""
-    for name, sign in signs.items():
-        if sign < 0:
-            tree = substituted(tree, name, ("neg", ("v", name)))
+def _at(tree: Tree, values: Mapping[str, Tree]) -> Tree:
+    """Return a tree with values for its letters."""
+    for name, value in values.items():
+        tree = substituted(tree, name, value)
     return tree
 
 
@@ -185,30 +184,30 @@ def _agreements(
     a: Tree, b: Tree, names: list[str], real: bool, positive: frozenset[str]
 ) -> list[Assignment] | None:
     """Return the sampled points at which both are defined, where they agree; None if they differ at any."""
-    places: list[Assignment] = []
+    samples: list[Assignment] = []
     too_big: TooBig | None = None
     defined = True
-    for place in islice(points(a, b, names, positive), _MOST_POINTS):
+    for point in islice(points(a, b, names, positive), _MOST_POINTS):
         try:
-            if _differ(a, b, place, real, WORK_BITS):
+            if _differ(a, b, point, real, WORK_BITS):
                 return None
         except Undefined:
             defined = False
             continue
         except TooBig as error:
-            if too_big is not None and not places and defined:
+            if too_big is not None and not samples and defined:
                 raise  # the other points will be too big as well
             too_big = error
             continue
-        places.append(place)
-    if not places and defined and too_big is not None:
+        samples.append(point)
+    if not samples and defined and too_big is not None:
         raise too_big
-    return places
+    return samples
 
 
-def _differ(a: Tree, b: Tree, place: Assignment, real: bool, bits: int) -> bool:
+def _differ(a: Tree, b: Tree, point: Assignment, real: bool, bits: int) -> bool:
     """Whether two trees have different values at a point, evaluated to a number of bits."""
-    x, y = value_of(a, place, real, bits), value_of(b, place, real, bits)
+    x, y = value_of(a, point, real, bits), value_of(b, point, real, bits)
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x != y
     with precision(bits) as mp:
@@ -218,7 +217,7 @@ def _differ(a: Tree, b: Tree, place: Assignment, real: bool, bits: int) -> bool:
             return False
     # A difference due to rounding shrinks with more bits; a true one does not.
     with precision(max(CHECK_BITS, 2 * bits)) as mp:
-        x, y = (as_float(value_of(tree, place, real, mp.prec)) for tree in (a, b))
+        x, y = (as_float(value_of(tree, point, real, mp.prec)) for tree in (a, b))
         return bool(abs(abs(x - y) - difference) <= difference / 2)
 
 
@@ -229,15 +228,15 @@ def _taken_positive(tree: Tree) -> frozenset[str]:
     for inner in radicands(tree):
         letters = sorted(variables(inner))
         if not positive.issuperset(letters) and any(
-            _is_negative(inner, place) for place in islice(points(inner, inner, letters), _MOST_POINTS)
+            _is_negative(inner, point) for point in islice(points(inner, inner, letters), _MOST_POINTS)
         ):
             positive |= frozenset(letters)
     return positive
 
 
-def _is_negative(tree: Tree, place: Assignment) -> bool:
+def _is_negative(tree: Tree, point: Assignment) -> bool:
     try:
-        return bool(value_of(tree, place, True) < 0)
+        return bool(value_of(tree, point, True) < 0)
     except (Undefined, Unevaluable, TooBig):
         return False
 
@@ -247,12 +246,12 @@ def points(
 ) -> Iterator[Assignment]:
     """Yield the points at which two expressions are sampled, determined by their letters and numbers."""
 
-    def place(index: int, sign: Mapping[str, int], shift: Fraction = Fraction(0)) -> Assignment:
+    def point(index: int, sign: Mapping[str, int], shift: Fraction = Fraction(0)) -> Assignment:
         values = {name: sign.get(name, 1) * (_jitter(index, name) + shift) for name in names}
         return {name: abs(value) if name in positive else value for name, value in values.items()}
 
-    yield place(0, {})
-    yield place(1, {})
+    yield point(0, {})
+    yield point(1, {})
     # Powers of -1, factorials and the like are real at whole numbers.
     for index in (2, 3, 4):
         yield {name: Fraction(_hash(index, name) % 5 + 2 + (index == 4)) for name in names}
@@ -262,7 +261,7 @@ def points(
         patterns = [tuple(1 if _hash(k, name) & 64 else -1 for name in names) for k in range(12)]
         patterns.append((-1,) * len(names))
     for index, pattern in enumerate(patterns, start=5):
-        yield place(index, dict(zip(names, pattern, strict=True)))
+        yield point(index, dict(zip(names, pattern, strict=True)))
     yield {name: Fraction(_hash(60, name) % 5 + 2) * (1 if name in positive else -1) for name in names}
     for size in (Fraction(1000), Fraction(1, 1000)):
         yield {name: _jitter(61, name) * size for name in names}
@@ -270,7 +269,7 @@ def points(
     sizes = {abs(part[1]) for tree in (a, b) for part in subtrees(tree) if part[0] == "n"}
     for size in sorted((size for size in sizes if size > 2), reverse=True)[:4]:
         for shift in (size, size - 2, -size, -size - 2):
-            yield place(62, {}, shift)
+            yield point(62, {}, shift)
 
 
 def _hash(index: int, name: str) -> int:
@@ -292,16 +291,16 @@ def proportional(a: Tree, b: Tree) -> tuple[Truth, int]:
     names = sorted(variables(a) | variables(b))
     if variables(a) != variables(b):
         return False, 0
-    for place in islice(points(a, b, names), _MOST_POINTS):
+    for point in islice(points(a, b, names), _MOST_POINTS):
         try:
-            values = [value_of(tree, place, True) for tree in (a, b)]
+            values = [value_of(tree, point, True) for tree in (a, b)]
             if any(abs(value) < 1e-40 for value in values):
                 if all(value == 0 for value in values):
                     continue
                 return False, 0
-            above, below = a, b
-            for name, value in place.items():
-                above, below = (substituted(tree, name, ("n", value)) for tree in (above, below))
+            above, below = (
+                _at(tree, {name: ("n", value) for name, value in point.items()}) for tree in (a, b)
+            )
         except (Undefined, TooBig):
             continue
         except Unevaluable:

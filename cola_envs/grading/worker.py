@@ -81,7 +81,8 @@ class _Prover:
             "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
             "arccot": lambda x: sympy.pi / 2 - sympy.atan(x), "ln": sympy.log, "abs": sympy.Abs,
             "floor": sympy.floor, "ceil": sympy.ceiling, "factorial": sympy.factorial,
-            "doublefactorial": sympy.factorial2, "binom": sympy.binomial, "gcd": of_whole_numbers(sympy.gcd), "lcm": of_whole_numbers(sympy.lcm),
+            "doublefactorial": sympy.factorial2, "binom": sympy.binomial,
+            "gcd": of_whole_numbers(sympy.gcd), "lcm": of_whole_numbers(sympy.lcm),
             "max": sympy.Max, "min": sympy.Min,
         }  # fmt: skip
         self.constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
