@@ -30,7 +30,7 @@ from cola_envs.grading.nodes import (
 )
 from cola_envs.grading.splitting import CLOSE, OPEN, matching, outside, split, straightened
 from cola_envs.grading.trees import number
-from cola_envs.grading.units import letters_as_units, read_words
+from cola_envs.grading.units import letters_as_units, take_unit
 from cola_envs.grading.vocabulary import NUMBER_WORDS, SCALES
 
 REALS = Group("()", (Infinity(-1), Infinity(1)))
@@ -399,11 +399,10 @@ def _ratio(tokens: Sequence[Token]) -> Node | None:
     parts, signs = split(tokens, lambda token: token in (("op", ":"), ("op", "to")))
     if len(parts) == 1:
         return None
-    end = next((i for i, (kind, _) in enumerate(parts[-1]) if kind == "text"), len(parts[-1]))
-    words = parts[-1][end:]
-    if any(kind != "text" for kind, _ in words):
-        raise ParseError("something after the words of a time")
-    parts[-1] = parts[-1][:end]
+    body = list(parts[-1])
+    unit, scale = take_unit(body)
+    if scale != 1:
+        raise ParseError("a number word behind a ratio")
+    parts[-1] = body
     spelling = signs[0].join("".join(value for _, value in part) for part in parts)
-    unit = read_words(" ".join(value for _, value in words)) if words else None
     return Ratio(tuple(expression(part) for part in parts), spelling, unit)

@@ -133,14 +133,6 @@ def _braced(tail: Sequence[Token], start: int) -> tuple[Sequence[Token], int]:
     return tail[start + 1 : end], end + 1
 
 
-def read_words(words: str) -> Unit:
-    """Read a unit from words alone, for example of a time. Raises ParseError as :func:`take_unit`."""
-    unit, scale = _read(words)
-    if scale != 1:
-        raise ParseError("a number word behind a number")
-    return unit
-
-
 def _read(text: str) -> tuple[Unit, Fraction]:
     text = re.sub(r"[{}]", "", text)
     text = _HALF_DAY.sub(lambda match: f" {match.group(1).lower()}m ", text)

@@ -121,13 +121,8 @@ NOT_A_UNIT = _set(
 )
 #: Words after a number that multiply it.
 SCALES = {
-    "hundred": 100,
-    "thousand": 10**3,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-    "dozen": 12,
-}
+    "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12
+}  # fmt: skip
 #: Words that change the meaning of a number (a.m., north), with their canonical form.
 MARKS = {
     **{word: word for word in _set(
