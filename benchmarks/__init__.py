@@ -1,4 +1,4 @@
-"""Measurements: what is claimed anywhere in this project is measured here."""
+"""Benchmarks: every figure that this project states is measured here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run a benchmark and keep what came out."""
+"""``python -m benchmarks``: run a benchmark and keep its results."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def scaled(seed: int, scale: float) -> Recipe:
 
 
 def pretrain(seed: int, scale: float, out: Path) -> Path:
-    """The models of one seed in ``out/<seed>``; returns at once where they are whole already.
+    """The models of one seed in ``out/<seed>``; returns at once where they are complete.
 
     Those of the bundled recipe itself are not trained again.
 
@@ -86,7 +86,7 @@ def _pretrain(seed: int, scale: float, folder: Path) -> None:
 
 
 def _bundled_recipe() -> dict[str, Any]:
-    """What the bundled models were made from, as their card's figures tell it."""
+    """The recipe of the bundled models, from the figures of their model card."""
     return jsonl.read_object(BUNDLED / "metrics.json", "recipe")["recipe"]
 
 

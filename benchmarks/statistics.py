@@ -53,7 +53,7 @@ class Estimate:
 def estimate(runs: Runs, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:
     """Mean and interval of nested runs: a hierarchical bootstrap's, or Student's where models are few.
 
-    Of one model nothing can be said about others: the interval is over its runs alone.
+    One model shows nothing about others: the interval is over its runs alone.
 
     Raises:
         ValueError: without runs, or where one is not finite.
@@ -149,7 +149,7 @@ def hierarchical_means(runs: Runs, *, resamples: int = 10_000, seed: int = 0) ->
 
 
 def _check(runs: Runs) -> None:
-    """Raise ValueError for what no mean can be made of."""
+    """Raise ValueError for values without a mean."""
     if not runs or not all(len(values) for values in runs.values()):
         raise ValueError("an estimate needs at least one run of every model")
     if not all(np.isfinite(np.asarray(values, dtype=float)).all() for values in runs.values()):
@@ -158,7 +158,7 @@ def _check(runs: Runs) -> None:
 
 @lru_cache(maxsize=8)
 def _weights(sizes: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
-    """What each run counts in each bootstrap sample, times the number of models; [resamples, runs]."""
+    """Each run's weight in each bootstrap sample, times the number of models; [resamples, runs]."""
     rng = np.random.default_rng(seed)
     # A mean of n draws from each group, then a mean over drawn groups.
     slots = len(sizes)
@@ -183,7 +183,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def verdict(difference: Runs, margin: float, *, resamples: int = 10_000, seed: int = 0) -> str:
-    """``"more"``, ``"less"``, ``"equivalent"`` or ``"undecided"``: what paired differences allow to say.
+    """``"more"``, ``"less"``, ``"equivalent"`` or ``"undecided"``: the conclusion from paired differences.
 
     More or less: the 95 % interval excludes 0. Equivalent: the 90 % interval, that is two one-sided
     tests at 5 %, lies within ``margin`` of 0. A difference may be both: then it is real and too small to
@@ -232,7 +232,7 @@ def reached(x: Sequence[float], y: Sequence[float], threshold: float, *, window:
 
 
 def restricted_mean(times: Sequence[Reached]) -> float:
-    """Mean time to the threshold, each counted up to the common horizon: what censored runs allow.
+    """Mean time to the threshold, each counted up to the common horizon, so that censored runs count.
 
     Raises:
         ValueError: where the horizons differ: then the runs were not given the same chance.

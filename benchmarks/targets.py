@@ -1,4 +1,4 @@
-"""What a benchmark aims at, beside what it measured."""
+"""The targets of a benchmark beside its measurements."""
 
 from __future__ import annotations
 

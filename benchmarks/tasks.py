@@ -28,7 +28,7 @@ def _scored(puzzles: list[countdown.Puzzle], count: int) -> None:
 
 
 def works() -> dict[str, tuple[Callable[[int], object], int]]:
-    """By name: what does ``count`` pieces of work, and how many it is asked for."""
+    """By name: a function that does ``count`` pieces of work, and the count to measure."""
     puzzles = [countdown.generate(seed, difficulty=3) for seed in range(1000)]
     golds = [str(i) for i in range(10_000)]
     return {
@@ -43,15 +43,15 @@ def works() -> dict[str, tuple[Callable[[int], object], int]]:
 
 def measure(turns: int = 5) -> dict[str, float]:
     """Pieces of work per CPU-second: the median of ``turns`` runs, after one that is not counted."""
-    found: dict[str, float] = {}
+    rates: dict[str, float] = {}
     for name, (work, count) in works().items():
         spent = []
         for _ in range(turns + 1):
             start = time.process_time()
             work(count)
             spent.append(time.process_time() - start)
-        found[name] = round(count / statistics.median(spent[1:]))
-    return found
+        rates[name] = round(count / statistics.median(spent[1:]))
+    return rates
 
 
 def add(commands: Commands) -> None:
@@ -62,8 +62,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    found = measure(arguments.turns)
-    results = {**provenance(), "per_cpu_second": found}
+    rates = measure(arguments.turns)
+    results = {**provenance(), "per_cpu_second": rates}
     write_json(arguments.out, results, indent=1)
-    for name, rate in found.items():
+    for name, rate in rates.items():
         print(f"{name:26}{rate:>10,} a CPU-second")

@@ -1,4 +1,4 @@
-"""What becomes of a claim, and what it is made from."""
+"""The verdict on a claim, and the results that it rests on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_HERE, NO_DATA = "not testable here", "no data"
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of a claim.
+    """The verdict on a claim.
 
     Attributes:
         verdict: :data:`HOLDS`, :data:`FAILS`, :data:`OPEN`, :data:`NOT_HERE` or :data:`NO_DATA`.
@@ -33,13 +33,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Results that exist: comparisons by task, and the JSON of other benchmarks by name."""
+    """The results at hand: comparisons by task, and the JSON of other benchmarks by name."""
 
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def comparison(self, tasks: Sequence[str], more: str = "") -> Comparison:
-        """The comparison of the first of the tasks that there is one of.
+        """The comparison on the first of the tasks that has one.
 
         Raises:
             MissingInput: without any.
@@ -65,4 +65,4 @@ class Inputs:
 
 
 class MissingInput(Exception):
-    """What a claim needs and is not there, with the command that makes it."""
+    """A result that a claim needs is missing; names the command that makes it."""

@@ -1,4 +1,4 @@
-"""What decides the claims that other benchmarks are about: diversity, time, search."""
+"""The criteria of the claims about diversity, time and search."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def time_per_update(inputs: Inputs) -> Finding:
 
 
 def _iterations(inputs: Inputs) -> str:
-    """What a whole iteration, playing included, took each arm of a comparison."""
+    """A sentence on the CPU seconds of a whole iteration, playing included, of each arm."""
     if "Thinking" not in inputs.comparisons:
         return ""
     comparison = inputs.comparisons["Thinking"]

@@ -56,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def gather(folders: Sequence[Path], files: Mapping[str, Path]) -> Inputs:
-    """The inputs that there are; a file that is not there is left out.
+    """Read the inputs at hand; missing files are left out.
 
     Raises:
         FileNotFoundError: for a folder that is no comparison's.
@@ -79,7 +79,7 @@ def gather(folders: Sequence[Path], files: Mapping[str, Path]) -> Inputs:
 
 
 def decide(inputs: Inputs, claims: Sequence[Claim] = CLAIMS) -> dict[str, Any]:
-    """Every claim's finding, and what they were made from."""
+    """Every claim's finding, with the inputs that it rests on."""
     return {
         "inputs": {
             **{

@@ -1,4 +1,4 @@
-"""What decides the claims that comparisons are about.
+"""The criteria of the claims about comparisons.
 
 A claim is decided by a test of its own, which no other test's outcome changes. The control arms are a family
 of their own (Holm) and say what else does as well as latent actions: they tell the cause, not the verdict.
@@ -160,7 +160,7 @@ def half(axis: str) -> Callable[[Inputs], Finding]:
 
 
 def _ratio_verdict(low: float, high: float, models: int, late: Sequence[int]) -> str:
-    """At most half or not. A censored time is a lower bound, so it can support one of the two alone.
+    """Whether the ratio is at most half. A censored time is a lower bound: it supports one answer only.
 
     Latent's makes the ratio look smaller than it is, token's larger.
     """
@@ -307,7 +307,7 @@ def _against(comparison: Comparison, quantity: Quantity, arm: str) -> Judged:
 
 
 def _common(first: Sequence[Run], second: Sequence[Run]) -> set[tuple[int, int]]:
-    """Model and RL seeds that both have."""
+    """The model and RL seeds that both arms have."""
     return {(run.model_seed, run.seed) for run in first} & {(run.model_seed, run.seed) for run in second}
 
 

@@ -31,7 +31,7 @@ class Claim:
     decide: Callable[[Inputs], Finding]
 
     def found(self, inputs: Inputs) -> Finding:
-        """The finding; :data:`NO_DATA` where an input is missing, with what makes it."""
+        """Decide the claim; :data:`NO_DATA`, with the command to run, where an input is missing."""
         try:
             return self.decide(inputs)
         except MissingInput as missing:

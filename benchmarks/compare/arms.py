@@ -1,4 +1,4 @@
-"""The arms: what is compared with latent actions, and what each control is for.
+"""The arms of a comparison: latent actions, token actions, and the controls.
 
 All arms run the same GRPO over the same problems in the same order. They differ in what an action is, and in
 which weights are trained.
@@ -166,5 +166,5 @@ ARMS = {
 def _backbone(model: str, level: str, pretrained: Path) -> Any:
     if (model, level) == ("cola", "token"):
         return base_tokens(_backbone("cola", "latent", pretrained))
-    found = make_backbone(pretrained / model, level="token" if model == "base" else "latent")
-    return RankBackbone(found.model, found.tokenizer) if model == "rank" else found
+    backbone = make_backbone(pretrained / model, level="token" if model == "base" else "latent")
+    return RankBackbone(backbone.model, backbone.tokenizer) if model == "rank" else backbone

@@ -1,4 +1,4 @@
-"""A whole comparison: the search for options, the runs, the floors; it goes on where it was interrupted."""
+"""Run a comparison: search options, run every arm, measure floors; resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _options(setting: Setting) -> tuple[tuple[str, float], ...]:
 
 
 def _search(plan: Plan, journal: Journal, workers: _Workers) -> dict[str, Any]:
-    """The best setting of each arm, how many were tried, and where an edge still wins."""
+    """Return each arm's best setting, the number of settings tried, and the axes whose edge won."""
     wanted = {arm: first_settings(ARMS[arm].lrs) for arm in plan.arms}
     while True:
         cells = [
@@ -179,22 +179,22 @@ def _search(plan: Plan, journal: Journal, workers: _Workers) -> dict[str, Any]:
             for arm, tries in wanted.items()
         }
         count = len(next(iter(wanted.values())))
-        if count >= plan.settings or not any(edges(found) for found in scores.values()):
+        if count >= plan.settings or not any(edges(scored) for scored in scores.values()):
             return {
                 arm: {
-                    **dict(_options(best(found))),
-                    "harmless": found[best(found)].harmless,
+                    **dict(_options(best(scored))),
+                    "harmless": scored[best(scored)].harmless,
                     "settings": count,
-                    "edges": edges(found),
+                    "edges": edges(scored),
                 }
-                for arm, found in scores.items()
+                for arm, scored in scores.items()
             }
         for arm, tried in wanted.items():
             tried.append(next_setting(scores[arm]))
 
 
 def _score(plan: Plan, runs: Sequence[dict[str, Any]]) -> Score:
-    """The score of a setting by its runs; the worst there is where one of them diverged."""
+    """The score of a setting by its runs; the lowest possible where a run diverged."""
     if any("failed" in run for run in runs):
         return Score(False, -math.inf)
     horizon = runs[0]["curve"]["episodes"][-1]
@@ -206,7 +206,7 @@ def _score(plan: Plan, runs: Sequence[dict[str, Any]]) -> Score:
 
 
 def _begin() -> None:
-    """Make a process ready for runs: one thread, and an end with the process that began it."""
+    """Prepare a worker process: one thread; it ends with its parent process."""
     torch.set_num_threads(1)
 
     def end() -> None:
@@ -220,7 +220,7 @@ def _begin() -> None:
 
 
 class _Workers:
-    """Processes that run cells; each record is kept as soon as it is there.
+    """Worker processes that run cells; each record is written as soon as it arrives.
 
     Args:
         jobs: processes, each on one thread; 1 for this one alone.
@@ -258,7 +258,7 @@ class _Workers:
             self._journal.add(record)
 
     def _records_of(self, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
-        """Records of the cells as they come."""
+        """Yield the records of the cells as they finish."""
         if self._pool is None:
             yield from (run(cell, self._protocol, self._models) for cell in cells)
         else:

@@ -109,22 +109,22 @@ def draw_curves(comparison: Comparison, path: Path, *, threshold: float) -> bool
     return _save(figure, axes, path)
 
 
-def draw_differences(found: Mapping[str, Any], path: Path) -> bool:
-    """A forest plot: the reference less each arm, a panel a quantity; False without pairs.
+def draw_differences(summary: Mapping[str, Any], path: Path) -> bool:
+    """Draw a forest plot of the reference minus each arm, one panel per quantity; False without pairs.
 
     A filled marker is a verdict, a hollow one is undecided; the grey stretch is a tie.
     """
-    names = [name for name in FOREST if name in found["differences"]]
+    names = [name for name in FOREST if name in summary["differences"]]
     if not names:
         return False
-    arms = [arm for arm in found["arms"] if arm != REFERENCE]
-    looks = styles(list(found["arms"]))
+    arms = [arm for arm in summary["arms"] if arm != REFERENCE]
+    looks = styles(list(summary["arms"]))
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure = _figure(2.5 * columns + 1.0, rows * (1.1 + 0.25 * len(arms)))
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for panel, name in zip(panels.flat, names, strict=False):
-        one = found["differences"][name]
+        one = summary["differences"][name]
         panel.axvspan(-one["margin"], one["margin"], color="#E5E5E5", zorder=0)
         panel.axvline(0, color="#4D4D4D", linewidth=0.8)
         for place, arm in enumerate(arms):
@@ -144,15 +144,15 @@ def draw_differences(found: Mapping[str, Any], path: Path) -> bool:
     for panel in panels.flat[len(names) :]:
         panel.set_visible(False)
     figure.suptitle(
-        f"CoLA-{found['task']}-v0: {REFERENCE} less each arm, 95 % intervals "
+        f"CoLA-{summary['task']}-v0: {REFERENCE} less each arm, 95 % intervals "
         "(hollow: undecided; grey: a tie)",
         fontsize=10,
     )
     return _save(figure, panels.flat, path)
 
 
-def draw_frontier(found: Mapping[str, Any], path: Path) -> bool:
-    """Test reward against each loss and token KL, a point a setting; False where there are none.
+def draw_frontier(summary: Mapping[str, Any], path: Path) -> bool:
+    """Plot test reward against each loss and token KL, one point per setting; False without points.
 
     The points that no other setting of their arm dominates are joined; the chosen settings are larger.
     """
@@ -162,13 +162,13 @@ def draw_frontier(found: Mapping[str, Any], path: Path) -> bool:
         for name in shown
         if any(
             point.get(name) is not None and point["reward"] is not None
-            for points in found["frontier"].values()
+            for points in summary["frontier"].values()
             for point in points
         )
     ]
     if not names:
         return False
-    looks = styles(list(found["frontier"]))
+    looks = styles(list(summary["frontier"]))
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
     figure = _figure(4.8 * columns, 3.4 * rows + 0.8)
@@ -180,7 +180,7 @@ def draw_frontier(found: Mapping[str, Any], path: Path) -> bool:
     for panel, name in zip(panels.flat, names, strict=False):
         if name in HARMLESS:
             panel.axvspan(-HARMLESS[name], HARMLESS[name], color="#E5E5E5", zorder=0)
-        for arm, points in found["frontier"].items():
+        for arm, points in summary["frontier"].items():
             colour, marker, line = looks[arm]
             known = [p for p in points if p.get(name) is not None and p["reward"] is not None]
             for point in known:
@@ -204,7 +204,8 @@ def draw_frontier(found: Mapping[str, Any], path: Path) -> bool:
         else:
             panel.locator_params(axis="x", nbins=5)
     figure.suptitle(
-        f"CoLA-{found['task']}-v0: a point a setting (large: the chosen one), joined where nothing dominates",
+        f"CoLA-{summary['task']}-v0: a point a setting (large: the chosen one), "
+        "joined where nothing dominates",
         fontsize=10,
     )
     _legend(figure, panels.flat[0])

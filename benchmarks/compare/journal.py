@@ -1,4 +1,4 @@
-"""The folder of a comparison: what was begun, what was chosen, and the records of its runs as they come."""
+"""The folder of a comparison: its configuration, the chosen options, and the records of its runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIXED = ("protocol", "tuning_models", "keep", "allowed", "settings")
 
 
 class Journal:
-    """``config.json`` and ``runs.jsonl``, a line a run.
+    """``config.json`` and ``runs.jsonl`` of a comparison, one line per run.
 
     More seeds and more models than it was begun with are welcome, and more arms as long as no options have
     been chosen: all arms are searched alike.
@@ -52,12 +52,12 @@ class Journal:
         return self.config.get("chosen")
 
     def choose(self, chosen: dict[str, Any]) -> None:
-        """Keep the options that the search chose: from now on they are the arms'."""
+        """Write the options that the search chose for each arm."""
         self.config["chosen"] = chosen
         self._write()
 
     def add(self, record: dict[str, Any]) -> None:
-        """Keep a record; it is on the disk when this returns."""
+        """Append a record; it is on the disk when this returns."""
         jsonl.append(self._runs, [record])
         self._records[_key(record)] = record
 
@@ -78,20 +78,20 @@ class Journal:
         """The records by their cell; a last line that is cut off or damaged is cut from the file."""
         if not self._runs.is_file():
             return {}
-        found, end = {}, 0
+        records, end = {}, 0
         for line, record in jsonl.records(self._runs, _check_record):
-            found[_key(record)] = record
+            records[_key(record)] = record
             end = line.end or end
         if end < self._runs.stat().st_size:
             jsonl.cut(self._runs, end)
-        return found
+        return records
 
     def _write(self) -> None:
         write_json(self._config, self.config, indent=1)
 
 
 def _check_record(record: Any, line: int) -> None:
-    """Raise ValueError for a value that tells no run."""
+    """Raise ValueError for a value that is not the record of a run."""
     missing = [name for name in KEY if not isinstance(record, dict) or name not in record]
     if missing:
         raise ValueError(f"the record of a run has {', '.join(missing)}: {record!r:.60}")
@@ -102,7 +102,7 @@ def _key(record: dict[str, Any]) -> str:
 
 
 def _check_held(held: dict[str, Any], path: Path) -> None:
-    """Raise ValueError for a configuration that does not say what a comparison was begun with."""
+    """Raise ValueError for a configuration without the settings that a comparison started with."""
     plan, names = held["plan"], {*FIXED, "model_seeds", "arms"}
     if not (isinstance(plan, dict) and plan.keys() >= names and isinstance(held["models"], dict)):
         raise ValueError(
@@ -111,7 +111,7 @@ def _check_held(held: dict[str, Any], path: Path) -> None:
 
 
 def _check(held: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
-    """Raise ValueError where a comparison would go on as another one."""
+    """Raise ValueError where a comparison would resume with other settings."""
     was, now = held["plan"], config["plan"]
     odd: list[tuple[str, Any, Any]] = [
         (name, was[name], now[name]) for name in FIXED if was[name] != now[name]

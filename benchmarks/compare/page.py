@@ -1,4 +1,4 @@
-"""The words of a comparison's report: sentences that its verdicts support, and a Markdown page."""
+"""A comparison's report as text: sentences that its verdicts support, and a Markdown page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from benchmarks.compare.summary import FEWEST, FEWEST_MODELS, HARMLESS, LABELS, 
 from benchmarks.statistics import FEW_MODELS
 from cola_agents.common.markdown import table
 
-#: What the page's first part has a sentence about.
-TOLD = (
+#: The quantities that the page's first part has a sentence on.
+DESCRIBED = (
     "reward",
     "reward_greedy",
     "time_episodes",
@@ -20,51 +20,51 @@ TOLD = (
     "cross_entropy_risen",
     "token_kl",
 )
-HARM_TOLD = ("arithmetic", "grammar", "cross_entropy")
+HARM_DESCRIBED = ("arithmetic", "grammar", "cross_entropy")
 OF_FLOOR = {"more": "above it", "less": "below it", "equivalent": "a tie", "undecided": "undecided"}
-#: From so many models on a percentile interval is about as wide as it should be.
+#: Files of the plots.
 CURVES, DIFFERENCES, FRONTIER = "curves.png", "differences.png", "frontier.png"
 AXES = {"episodes": "rollouts", "cpu_s": "CPU-s"}
 
 
-def sentences(found: Mapping[str, Any]) -> list[str]:
-    """What the verdicts support, in words; nothing is said that no test or count says."""
-    said = []
-    if REFERENCE not in found["arms"]:
-        said.append(f"No main run of `{REFERENCE}` is finished, so nothing is compared.")
-    said += [_compared(found["differences"][name]) for name in TOLD if name in found["differences"]]
-    for name, floor in found["floors"].items():
+def sentences(summary: Mapping[str, Any]) -> list[str]:
+    """Sentences that the verdicts and counts support."""
+    lines = []
+    if REFERENCE not in summary["arms"]:
+        lines.append(f"No main run of `{REFERENCE}` is finished, so nothing is compared.")
+    lines += [_compared(summary["differences"][name]) for name in DESCRIBED if name in summary["differences"]]
+    for name, floor in summary["floors"].items():
         text = f"The floor `{name}` earns {number(floor['reward']['mean'])} of test reward without RL"
         beyond = floor["reference_beyond"]
         if beyond is not None:
             text += f"; `{REFERENCE}` less it: {interval(beyond)}, {OF_FLOOR[beyond['verdict']]}"
-        said.append(text + ".")
+        lines.append(text + ".")
     words = {"equivalent": "no harm in", "less": "a gain in", "more": "harm in"}
-    said += [
+    lines += [
         f"What runs lost of {LABELS[name]}, by arm (harmless within {HARMLESS[name]:g}): "
-        f"{_grouped(found['harm'][name], words)}."
-        for name in HARM_TOLD
-        if name in found["harm"]
+        f"{_grouped(summary['harm'][name], words)}."
+        for name in HARM_DESCRIBED
+        if name in summary["harm"]
     ]
-    several = {arm: one for arm, one in found["without_harm"].items() if one["settings"] > 1}
+    several = {arm: one for arm, one in summary["without_harm"].items() if one["settings"] > 1}
     if several:
         parts = [
             f"`{arm}` {one['without_harm']} of {one['settings']}"
             + (f", best test reward {number(one['best']['reward'])}" if one["best"] else "")
             for arm, one in several.items()
         ]
-        said.append(
-            f"Settings whose mean losses of {' and '.join(found['kept'])} are at most "
+        lines.append(
+            f"Settings whose mean losses of {' and '.join(summary['kept'])} are at most "
             f"{HARMLESS['grammar']:g} (means, not tested): {'; '.join(parts)}."
         )
-    return said
+    return lines
 
 
 def _compared(difference: Mapping[str, Any]) -> str:
     words = {"more": "more than", "less": "less than", "equivalent": "as much as"}
     label = difference["label"][0].upper() + difference["label"][1:]
-    said = _grouped(difference["arms"], words, with_interval=True)
-    return f"{label}, `{REFERENCE}` against the others: {said}."
+    arms = _grouped(difference["arms"], words, with_interval=True)
+    return f"{label}, `{REFERENCE}` against the others: {arms}."
 
 
 def _grouped(
@@ -84,14 +84,14 @@ def _grouped(
 
 
 def interval(one: Mapping[str, Any]) -> str:
-    """A mean and its bounds, with as many places as their size asks for."""
+    """A mean and its bounds, rounded by their size."""
     size = max(abs(one[name]) for name in ("mean", "low", "high"))
     mean, low, high = (number(one[name], size) for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
 
 def number(value: float, size: float | None = None) -> str:
-    """A number with three places below 2, and fewer the larger it (or ``size``) is."""
+    """A number with three places below 2, and fewer for a larger one (or a larger ``size``)."""
     size = abs(value) if size is None else size
     places = 3 if size < 2 else 2 if size < 20 else 1 if size < 200 else 0
     # Adding 0.0 takes the sign from what was rounded to zero.
@@ -105,24 +105,24 @@ def settings(options: Mapping[str, Any]) -> str:
     )
 
 
-def page(found: Mapping[str, Any], *, plots: Sequence[str] = ()) -> str:
+def page(summary: Mapping[str, Any], *, plots: Sequence[str] = ()) -> str:
     """The report as Markdown, the same for the same runs; ``plots`` lie beside it."""
-    blocks = [f"# `CoLA-{found['task']}-v0`: latent against token actions", _provenance(found["config"])]
-    blocks += ["## What the figures support", bullets(found["says"])]
-    gaps = _missing(found)
+    blocks = [f"# `CoLA-{summary['task']}-v0`: latent against token actions", _provenance(summary["config"])]
+    blocks += ["## What the figures support", bullets(summary["says"])]
+    gaps = _missing(summary)
     if gaps:
         blocks += ["## What is missing", bullets(gaps)]
-    if found["arms"]:
-        blocks += ["## Test reward", _reward(found), "## Learning", _learning(found)]
+    if summary["arms"]:
+        blocks += ["## Test reward", _reward(summary), "## Learning", _learning(summary)]
         blocks += _plot(CURVES, plots, "Mean training reward with its 95 % band")
-        blocks += ["## What RL cost", _cost(found)]
-    if found["differences"]:
-        blocks += [f"## Paired differences: `{REFERENCE}` less each arm", _differences(found)]
+        blocks += ["## What RL cost", _cost(summary)]
+    if summary["differences"]:
+        blocks += [f"## Paired differences: `{REFERENCE}` less each arm", _differences(summary)]
         blocks += _plot(DIFFERENCES, plots, "Paired differences with 95 % intervals")
-    if found["frontier"]:
-        blocks += ["## Reward against damage over every setting", _frontier(found)]
+    if summary["frontier"]:
+        blocks += ["## Reward against damage over every setting", _frontier(summary)]
         blocks += _plot(FRONTIER, plots, "Test reward against what was lost, a point a setting")
-    blocks += ["## How to read it", _method(found)]
+    blocks += ["## How to read it", _method(summary)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -149,7 +149,7 @@ def _provenance(config: Mapping[str, Any]) -> str:
 
 
 def _rule(plan: Mapping[str, Any]) -> str | None:
-    """How the options were chosen, where the configuration says it."""
+    """How the options were chosen; None where the configuration does not say."""
     if "keep" not in plan:
         return None
     rule = "searched on other seeds for the largest area under the training curve"
@@ -159,30 +159,32 @@ def _rule(plan: Mapping[str, Any]) -> str | None:
 
 
 def _searched(chosen: Mapping[str, Any]) -> str | None:
-    """How far the search for options went."""
+    """The extent of the search for options; None without a search."""
     if not chosen:
         return None
-    said = f"{max(one['settings'] for one in chosen.values())} settings an arm"
+    text = f"{max(one['settings'] for one in chosen.values())} settings an arm"
     open_ends = [f"`{arm}` ({', '.join(one['edges'])})" for arm, one in chosen.items() if one["edges"]]
     harmful = [f"`{arm}`" for arm, one in chosen.items() if not one["harmless"]]
     if open_ends:
-        said += f", an edge still winning for {', '.join(open_ends)}"
-    return said + (f", none that keeps what it should for {', '.join(harmful)}" if harmful else "")
+        text += f", an edge still winning for {', '.join(open_ends)}"
+    return text + (f", none that keeps what it should for {', '.join(harmful)}" if harmful else "")
 
 
-def _missing(found: Mapping[str, Any]) -> list[str]:
+def _missing(summary: Mapping[str, Any]) -> list[str]:
     gaps = [
         f"`{arm}`: {count['missing']} of {count['asked']} main runs."
-        for arm, count in found["missing"].items()
+        for arm, count in summary["missing"].items()
     ]
-    if found["cut"]:
+    if summary["cut"]:
         gaps.append(
             "The last line of `runs.jsonl` is cut off, as an interruption leaves it; it was left out."
         )
     unpaired = {
-        arm: max(one["arms"][arm]["unpaired"] for one in found["differences"].values() if arm in one["arms"])
-        for arm in found["arms"]
-        if any(arm in one["arms"] for one in found["differences"].values())
+        arm: max(
+            one["arms"][arm]["unpaired"] for one in summary["differences"].values() if arm in one["arms"]
+        )
+        for arm in summary["arms"]
+        if any(arm in one["arms"] for one in summary["differences"].values())
     }
     gaps += [
         f"`{arm}` and `{REFERENCE}`: up to {count} runs have no partner of the same seeds, or no figure, and "
@@ -197,21 +199,21 @@ def _plot(name: str, plots: Sequence[str], words: str) -> list[str]:
     return [f"![{words}]({name})"] if name in plots else []
 
 
-def _reward(found: Mapping[str, Any]) -> str:
+def _reward(summary: Mapping[str, Any]) -> str:
     passes = sorted(
-        {name for arm in found["arms"].values() for name in arm["figures"] if name.startswith("pass@")},
+        {name for arm in summary["arms"].values() for name in arm["figures"] if name.startswith("pass@")},
         key=lambda name: int(name.removeprefix("pass@")),
     )
     head = ["arm", "runs (models)", "trained", "options", "sampled", "greedy", *passes]
     rows = []
-    for arm, one in found["arms"].items():
+    for arm, one in summary["arms"].items():
         names = ("reward", "reward_greedy", *passes)
         cells = [_before_after(one["figures"].get(name)) for name in names]
         sizes = " to ".join(
             f"{size:,}" for size in sorted({*one["trained_parameters"][:1], *one["trained_parameters"][-1:]})
         )
         rows.append([f"`{arm}`", f"{one['runs']} ({one['models']})", sizes, settings(one["options"]), *cells])
-    for name, floor in found["floors"].items():
+    for name, floor in summary["floors"].items():
         count = f"floor ({floor['reward']['models']})"
         rows.append([f"`{name}`", count, "", "", interval(floor["reward"]), "", *("" for _ in passes)])
     return table(head, rows)
@@ -225,17 +227,17 @@ def _before_after(figure: Mapping[str, Any] | None) -> str:
     )
 
 
-def _learning(found: Mapping[str, Any]) -> str:
+def _learning(summary: Mapping[str, Any]) -> str:
     head = ["arm"]
     for word in AXES.values():
         head += [
             f"mean training reward over {word}",
-            f"{word} to {found['threshold']:g}: median",
+            f"{word} to {summary['threshold']:g}: median",
             "there",
             "restricted mean",
         ]
     rows = []
-    for arm, one in found["arms"].items():
+    for arm, one in summary["arms"].items():
         row = [f"`{arm}`"]
         for axis in AXES:
             times, own = one["times"][axis], one["quantities"]
@@ -250,29 +252,29 @@ def _learning(found: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def _cost(found: Mapping[str, Any]) -> str:
-    names = [name for name in LABELS if any(name in one["figures"] for one in found["arms"].values())]
+def _cost(summary: Mapping[str, Any]) -> str:
+    names = [name for name in LABELS if any(name in one["figures"] for one in summary["arms"].values())]
     rows = []
-    for arm, one in found["arms"].items():
+    for arm, one in summary["arms"].items():
         row = [f"`{arm}`"]
         for name in names:
-            judged = found["harm"].get(name, {}).get(arm)
-            said = {
+            judged = summary["harm"].get(name, {}).get(arm)
+            words = {
                 "equivalent": ", no harm",
                 "more": ", **harm**",
                 "less": ", a gain",
                 "undecided": ", undecided",
             }
             row.append(
-                _before_after(one["figures"].get(name)) + ("" if judged is None else said[judged["verdict"]])
+                _before_after(one["figures"].get(name)) + ("" if judged is None else words[judged["verdict"]])
             )
         rows.append(row)
     return table(["arm", *(LABELS[name] for name in names)], rows)
 
 
-def _differences(found: Mapping[str, Any]) -> str:
+def _differences(summary: Mapping[str, Any]) -> str:
     rows = []
-    for one in found["differences"].values():
+    for one in summary["differences"].values():
         label = f"{one['label']} (tie within {one['margin']:,.3g})"
         for arm, judged in one["arms"].items():
             p = "" if judged["holm_p"] is None else f"{judged['holm_p']:.4f}"
@@ -285,12 +287,14 @@ def _differences(found: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def _frontier(found: Mapping[str, Any]) -> str:
-    """The chosen settings and those on a frontier of what a reader asks for first; all are in the JSON."""
-    asked = {*found["kept"], "token_kl"}
-    every = [(arm, point) for arm, points in found["frontier"].items() for point in points]
+def _frontier(summary: Mapping[str, Any]) -> str:
+    """The chosen settings and those on a frontier of the leading losses; the JSON has all."""
+    leading = {*summary["kept"], "token_kl"}
+    every = [(arm, point) for arm, points in summary["frontier"].items() for point in points]
     shown = [
-        (arm, point) for arm, point in every if "main" in point["phases"] or asked & set(point["frontier_of"])
+        (arm, point)
+        for arm, point in every
+        if "main" in point["phases"] or leading & set(point["frontier_of"])
     ]
     names = [name for name in LABELS if any(point.get(name) is not None for _, point in shown)]
     rows = []
@@ -306,10 +310,9 @@ def _frontier(found: Mapping[str, Any]) -> str:
     for name in names:
         head.append(LABELS[name] + (" lost" if name in LOST else " risen" if name == "cross_entropy" else ""))
     note = (
-        f"Means over runs; {len(shown)} of {len(every)} settings: the chosen ones, and those on a "
-        "frontier of "
-        f"{'; '.join(LABELS[name] for name in LABELS if name in asked)}. *: no other setting of the arm has "
-        "as much reward for as little of it."
+        f"Means over runs; {len(shown)} of {len(every)} settings: the chosen ones, and those on a frontier "
+        f"of {'; '.join(label for name, label in LABELS.items() if name in leading)}. *: no other setting of "
+        "the arm has as much reward for as little of it."
     )
     return table(head, rows) + "\n\n" + note
 
@@ -317,8 +320,8 @@ def _frontier(found: Mapping[str, Any]) -> str:
 LOST = ("arithmetic", "arithmetic_greedy", "grammar", "distinct_2")
 
 
-def _method(found: Mapping[str, Any]) -> str:
-    models = max((one["models"] for one in found["arms"].values()), default=0)
+def _method(summary: Mapping[str, Any]) -> str:
+    models = max((one["models"] for one in summary["arms"].values()), default=0)
     few = ""
     if models == 1:
         few = " There is one pre-trained model: intervals are over RL seeds, and say nothing of other models."
@@ -328,7 +331,7 @@ def _method(found: Mapping[str, Any]) -> str:
             "the models' means; the last column of the differences counts the models whose own mean has the "
             "sign of the whole."
         )
-    harmless = ", ".join(f"{HARMLESS[name]:g} ({LABELS[name]})" for name in found["harm"])
+    harmless = ", ".join(f"{HARMLESS[name]:g} ({LABELS[name]})" for name in summary["harm"])
     return (
         "Figures are means of the models' means, before → after RL, with 95 % intervals. These are "
         "percentiles of a hierarchical bootstrap: models, then runs within each."
@@ -338,7 +341,7 @@ def _method(found: Mapping[str, Any]) -> str:
         "interval within the tie's margin (two one-sided tests, not corrected for their number), which a "
         f"difference that is real and small also has. With fewer than {FEWEST} pairs or {FEWEST_MODELS} "
         "models nothing is tested. "
-        f"Times to a training reward of {found['threshold']:g} (mean of {WINDOW} updates) are censored at "
+        f"Times to a training reward of {summary['threshold']:g} (mean of {WINDOW} updates) are censored at "
         "what every run had, and a run that did not get there counts as that much. Greedy is compared with "
         "greedy, sampled with sampled."
         + (f" Harm is tested on each arm's own runs, within {harmless}." if harmless else "")

@@ -1,4 +1,4 @@
-"""The latent policy seen in token space.
+"""The latent policy's distribution over tokens, in place of codes.
 
 Under an argmax world model a code is a token, and several codes may be the same one. The *pushforward* of a
 policy over codes is the policy over tokens that it amounts to: a token's probability is the sum over the
@@ -115,12 +115,12 @@ def sampled_world_kl(backbone: Any, hidden: Tensor, logits: Tensor, reference: T
     table = code_table(backbone.model)
     assert table is not None
     codes = torch.arange(int(backbone.action_space.n), device=hidden.device)
-    found = []
+    divergences = []
     for state, ours, theirs in zip(
         hidden.split(CHUNK), logits.split(CHUNK), reference.split(CHUNK), strict=True
     ):
         world = table.world(state[:, None], codes).masked_fill_(backbone.unused_ids, float("-inf"))
         token = world.float().softmax(-1)
         ours, theirs = (torch.einsum("ma,mav->mv", p.float().softmax(-1), token) for p in (ours, theirs))
-        found.append(categorical_kl(ours.clamp_min(EMPTY).log(), theirs.clamp_min(EMPTY).log()))
-    return torch.cat(found)
+        divergences.append(categorical_kl(ours.clamp_min(EMPTY).log(), theirs.clamp_min(EMPTY).log()))
+    return torch.cat(divergences)

@@ -1,4 +1,4 @@
-"""Rank codes: action ``i`` is the token that the base finds ``i``-th likeliest.
+"""Rank codes: action ``i`` is the base model's ``i``-th likeliest token.
 
 As many actions as there are codes, over a frozen base, with a cloned policy of the same shape; only that the
 actions are not learned. The base has read as many tokens as all latent stages together, and then the policy
@@ -39,7 +39,7 @@ class RankBackbone(LatentBackbone):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of the model's and of what its codes mean."""
+        """sha256 of the model's fingerprint and of the meaning of its codes."""
         return hashlib.sha256(f"rank {super().fingerprint}".encode()).hexdigest()
 
     def token_logits(self, hidden: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class RankBackbone(LatentBackbone):
         """Log-probabilities of tokens, [M]; -inf for a token that has no rank among the actions."""
         rank = ranks(self.token_logits(hidden), targets)
         within = rank < log_actions.shape[-1]
-        found = log_actions.gather(-1, rank.where(within, 0)[:, None]).squeeze(-1)
-        return found.masked_fill(~within, float("-inf"))
+        log_probs = log_actions.gather(-1, rank.where(within, 0)[:, None]).squeeze(-1)
+        return log_probs.masked_fill(~within, float("-inf"))
 
     def session(self, num_rows: int, max_length: int | None = None) -> RankSession:
         return RankSession(self, num_rows, self._length(max_length))

@@ -61,7 +61,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a folder holds.
+    """A comparison read from its folder.
 
     Attributes:
         folder: its name.
@@ -82,8 +82,8 @@ class Comparison:
 
     def arms(self) -> tuple[str, ...]:
         """The arms of the configuration, and then others that have runs, without the floors."""
-        found = sorted({run.arm for run in self.runs if run.phase != "floor"})
-        return tuple(dict.fromkeys([*self.config["arms"], *found]))
+        others = sorted({run.arm for run in self.runs if run.phase != "floor"})
+        return tuple(dict.fromkeys([*self.config["arms"], *others]))
 
     def main(self, arm: str) -> list[Run]:
         """An arm's runs of the main phase, by model and seed."""
@@ -96,25 +96,25 @@ class Comparison:
         A setting's tuning runs may be why it was chosen, so its main runs replace them. Processes finish in
         any order, so that of the file is not kept.
         """
-        found: dict[str, list[Run]] = {}
+        by_setting: dict[str, list[Run]] = {}
         for run in self.runs:
             if run.arm == arm and run.phase != "floor":
-                found.setdefault(run.setting(), []).append(run)
+                by_setting.setdefault(run.setting(), []).append(run)
         kept = {}
-        for setting in sorted(found, key=lambda setting: tuple(json.loads(setting).items())):
-            runs = found[setting]
+        for setting in sorted(by_setting, key=lambda setting: tuple(json.loads(setting).items())):
+            runs = by_setting[setting]
             main = [run for run in runs if run.phase == "main"]
             kept[setting] = sorted(main or runs, key=lambda run: (run.model_seed, run.seed))
         return kept
 
     def floors(self) -> dict[str, dict[int, float]]:
         """Test reward of each floor, by model seed."""
-        found: dict[str, dict[int, float]] = {}
+        rewards: dict[str, dict[int, float]] = {}
         for run in sorted(self.runs, key=lambda run: (run.arm, run.model_seed)):
             reward = run.after.get("reward")
             if run.phase == "floor" and reward is not None:
-                found.setdefault(run.arm, {})[run.model_seed] = reward
-        return found
+                rewards.setdefault(run.arm, {})[run.model_seed] = reward
+        return rewards
 
 
 def read(folder: Path) -> Comparison:
@@ -138,9 +138,9 @@ def read(folder: Path) -> Comparison:
         if name not in config:
             raise ValueError(f"{folder.name}/config.json has no {name!r}")
     path = folder / "runs.jsonl"
-    found = list(jsonl.records(path, _check_record))
-    end = found[-1][0].end if found else 0
-    runs = tuple(_runs(found, str(config["task"])))
+    records = list(jsonl.records(path, _check_record))
+    end = records[-1][0].end if records else 0
+    runs = tuple(_runs(records, str(config["task"])))
     _check(runs)
     config["commits"] = list(dict.fromkeys(run.commit for run in runs if run.commit))
     return Comparison(folder.resolve().name, config, runs, cut=path.stat().st_size != end)
@@ -151,9 +151,9 @@ def _check_record(record: Any, line: int) -> None:
         raise ValueError(f"a record is an object, got {record!r:.60}")
 
 
-def _runs(found: list[tuple[jsonl.Line, dict[str, Any]]], task: str) -> Iterator[Run]:
+def _runs(records: list[tuple[jsonl.Line, dict[str, Any]]], task: str) -> Iterator[Run]:
     names = set(Run.__dataclass_fields__)
-    for line, record in found:
+    for line, record in records:
         where = f"line {line.number} of runs.jsonl"
         if "failed" in record:
             continue  # a run that diverged: it is among the missing

@@ -54,16 +54,16 @@ def write_report(
     from benchmarks.compare.figures import draw_curves, draw_differences, draw_frontier
 
     comparison = read(folder)
-    found = summarise(comparison, threshold=threshold, resamples=resamples)
+    summary = summarise(comparison, threshold=threshold, resamples=resamples)
     out = Path(folder if out is None else out)
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
         CURVES: draw_curves(comparison, out / CURVES, threshold=threshold),
-        DIFFERENCES: draw_differences(found, out / DIFFERENCES),
-        FRONTIER: draw_frontier(found, out / FRONTIER),
+        DIFFERENCES: draw_differences(summary, out / DIFFERENCES),
+        FRONTIER: draw_frontier(summary, out / FRONTIER),
     }
-    text = page(found, plots=[name for name, there in drawn.items() if there])
-    write_json(out / "report.json", found, indent=1)
+    text = page(summary, plots=[name for name, there in drawn.items() if there])
+    write_json(out / "report.json", summary, indent=1)
     write_whole(out / "report.md", text.encode())
     return text
 
@@ -85,7 +85,7 @@ def summarise(
                 },
             }
     lines = summary.frontier(comparison)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "task": comparison.task,
         "folder": comparison.folder,
         "config": comparison.config,
@@ -107,8 +107,8 @@ def summarise(
         "kept": [name for name in SHARES if name in summary.damage_names(comparison.task)],
         "without_harm": {arm: _without_harm(points, comparison.task) for arm, points in lines.items()},
     }
-    found["says"] = sentences(found)
-    return found
+    result["says"] = sentences(result)
+    return result
 
 
 def _arm(comparison: Comparison, arm: str, threshold: float, resamples: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One run of the comparison: an arm, a pre-trained model, a seed and options, from before to after RL."""
+"""One run of a comparison: RL of an arm on a pre-trained model, with its figures before and after."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TRIES = (1, 4, 16, 64)
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is the same for every run of a comparison.
+    """The settings that all runs of a comparison share.
 
     Attributes:
         task: name of the environments, as in ``CoLA-<task>-v0``.
@@ -78,7 +78,7 @@ class Cell:
     options: tuple[tuple[str, float], ...] = ()
 
     def key(self) -> dict[str, Any]:
-        """The cell as its record tells it."""
+        """The fields of the cell in its record."""
         return {**asdict(self), "options": dict(self.options)}
 
 
@@ -157,7 +157,7 @@ _KNOWN: dict[Any, tuple[Figures, str]] = {}
 
 
 def _before(agent: GRPO, protocol: Protocol, detail: int, whose: tuple[str, Path]) -> tuple[Figures, str]:
-    """What an agent can do before RL: the same whatever its seed and options, so measured once."""
+    """An agent's figures before RL; they do not depend on its seed and options, so they are measured once."""
     key = json.dumps([asdict(protocol), detail, *map(str, whose)])
     if key not in _KNOWN:
         _KNOWN[key] = _measured(agent, protocol, detail)
@@ -165,26 +165,26 @@ def _before(agent: GRPO, protocol: Protocol, detail: int, whose: tuple[str, Path
 
 
 def _measured(agent: GRPO, protocol: Protocol, detail: int) -> tuple[Figures, str]:
-    """Figures of a policy, and the hash of the test problems that it was asked.
+    """Figures of a policy, and the hash of its test problems.
 
     Args:
         detail: 0 leaves out the held-out cross-entropy; 2 adds greedy play and pass@k.
     """
     sampled = agent.evaluate(protocol.episodes, seed=TEST_SEED)
-    found: Figures = {
+    figures: Figures = {
         "reward": sampled.episode_rewards.mean().item(),
         "success": float(np.mean([info["success"] for info in sampled.infos])),
         "token_kl": token_kl(agent, sampled.select(np.arange(min(protocol.kl_episodes, len(sampled))))),
     }
     if detail == 2:
         greedy = agent.evaluate(protocol.episodes, seed=TEST_SEED, greedy=True)
-        found["reward_greedy"] = greedy.episode_rewards.mean().item()
-        found |= _tried_often(agent, protocol)
+        figures["reward_greedy"] = greedy.episode_rewards.mean().item()
+        figures |= _tried_often(agent, protocol)
     kept = probe(agent, episodes=protocol.episodes, num_batches=min(detail, 1)).as_dict()
     del kept["episodes"]
     # A token that a policy can never give has no likelihood; JSON has no infinity.
-    found |= {name: value if np.isfinite(value) else None for name, value in kept.items()}
-    return {name: None if v is None else round(v, 4) for name, v in found.items()}, _prompts(agent, sampled)
+    figures |= {name: value if np.isfinite(value) else None for name, value in kept.items()}
+    return {name: None if v is None else round(v, 4) for name, v in figures.items()}, _prompts(agent, sampled)
 
 
 def _tried_often(agent: GRPO, protocol: Protocol) -> dict[str, float]:
@@ -244,12 +244,12 @@ def token_kl(agent: GRPO, rollout: Rollout) -> float:
 
 
 def _splits(env_id: str) -> tuple[str, str]:
-    """Where a task is trained, and where it is evaluated."""
+    """The splits that a task is trained and evaluated on."""
     builder = gym.spec(env_id).kwargs["builder"]
-    found = splits_of(builder)
-    if not found:
+    names = splits_of(builder)
+    if not names:
         raise ValueError(f"{env_id} has no splits: training and test problems would be the same")
-    return found[0], evaluation_split(builder)
+    return names[0], evaluation_split(builder)
 
 
 def _prompts(agent: GRPO, rollout: Rollout) -> str:

@@ -1,4 +1,4 @@
-"""What a comparison's runs allow to say: intervals, paired differences, frontiers, and sentences.
+"""The statistics of a comparison's runs: intervals, paired differences, frontiers.
 
 Every figure is a function of one run, a :class:`Quantity`; all else is resampling them. Arms are compared
 over the pairs of runs that share model seed and RL seed; the reference is the latent arm.
@@ -31,7 +31,7 @@ THRESHOLD = 0.9
 WINDOW = 3
 #: Below this many runs or pairs nothing is tested: so few resamples are no distribution.
 FEWEST = 5
-#: And below this many models: what is said is said of models, not of runs.
+#: And below this many models: conclusions are about models, not about runs.
 FEWEST_MODELS = 3
 ALPHA = 0.05
 #: A loss within this much of none is no harm: shares; nats per token for the cross-entropy.
@@ -97,31 +97,31 @@ def judge(family: Mapping[str, Runs], margin: float, *, resamples: int = 10_000)
     """
     estimates = {name: estimate(runs, resamples=resamples) for name, runs in family.items()}
     enough = {
-        name: found
-        for name, found in estimates.items()
-        if found.runs >= FEWEST and found.models >= FEWEST_MODELS
+        name: tested
+        for name, tested in estimates.items()
+        if tested.runs >= FEWEST and tested.models >= FEWEST_MODELS
     }
-    adjusted = holm({name: found.p for name, found in enough.items()})
+    adjusted = holm({name: tested.p for name, tested in enough.items()})
     judged = {}
     for name, runs in family.items():
         p = adjusted.get(name)
-        said = "undecided" if p is None else verdict(runs, margin, resamples=resamples)
-        if said in ("more", "less") and p is not None and p >= ALPHA:
-            said = "undecided"
+        decision = "undecided" if p is None else verdict(runs, margin, resamples=resamples)
+        if decision in ("more", "less") and p is not None and p >= ALPHA:
+            decision = "undecided"
         sign = math.copysign(1.0, estimates[name].mean)
         agreeing = sum(math.fsum(values) * sign > 0 for values in runs.values())
-        judged[name] = Judged(estimates[name], p, said, agreeing)
+        judged[name] = Judged(estimates[name], p, decision, agreeing)
     return judged
 
 
 def nested(runs: Iterable[Run], value: Value) -> dict[int, list[float]]:
     """The runs' values by model seed, undefined ones left out."""
-    found: dict[int, list[float]] = {}
+    by_model: dict[int, list[float]] = {}
     for run in runs:
         number = value(run)
         if number is not None:
-            found.setdefault(run.model_seed, []).append(number)
-    return found
+            by_model.setdefault(run.model_seed, []).append(number)
+    return by_model
 
 
 def pairs(first: Sequence[Run], second: Sequence[Run], value: Value) -> tuple[dict[int, list[float]], int]:
@@ -150,8 +150,8 @@ def horizons(comparison: Comparison) -> dict[str, float]:
 
 def time_to(run: Run, axis: str, horizon: float, threshold: float) -> Reached:
     """When a run's curve crossed the threshold within the horizon."""
-    found = reached(run.curve[axis], run.curve["reward"], threshold, window=WINDOW)
-    return Reached(found.at if found.at is not None and found.at <= horizon else None, horizon)
+    crossing = reached(run.curve[axis], run.curve["reward"], threshold, window=WINDOW)
+    return Reached(crossing.at if crossing.at is not None and crossing.at <= horizon else None, horizon)
 
 
 def figure(when: str, name: str) -> Value:
@@ -170,46 +170,46 @@ def loss(name: str) -> Value:
 
 
 def loss_name(name: str) -> str:
-    """The name of the quantity that :func:`loss` is."""
+    """The name of the quantity of :func:`loss`."""
     return f"{name}_risen" if name == "cross_entropy" else f"{name}_lost"
 
 
 def quantities(comparison: Comparison, threshold: float) -> list[Quantity]:
-    """Everything that arms are compared by; what no run has is found out later."""
+    """All quantities that arms are compared by; some may have no value in any run."""
 
     def area(axis: str, horizon: float) -> Value:
         return lambda run: area_under_curve(run.curve[axis], run.curve["reward"], horizon)
 
     def time(axis: str, horizon: float) -> Value:
         def value(run: Run) -> float:
-            found = time_to(run, axis, horizon, threshold)
-            return found.horizon if found.at is None else found.at
+            crossing = time_to(run, axis, horizon, threshold)
+            return crossing.horizon if crossing.at is None else crossing.at
 
         return value
 
-    found = [
+    result = [
         Quantity("reward", "test reward, sampled", TIE, figure("after", "reward")),
         Quantity("reward_greedy", "test reward, greedy", TIE, figure("after", "reward_greedy")),
         Quantity("reward_gain", "gain in test reward, sampled", TIE, change("reward")),
     ]
     for name in pass_keys(comparison):
-        found.append(Quantity(name, f"test {name}", TIE, figure("after", name)))
+        result.append(Quantity(name, f"test {name}", TIE, figure("after", name)))
     at = horizons(comparison)
     for axis, word in (("episodes", "rollouts"), ("cpu_s", "CPU-s")):
         if axis not in at:
             continue
         limit = at[axis]
         margin = PERCENT_OF_HORIZON * limit
-        found.append(Quantity(f"area_{axis}", f"mean training reward over {word}", TIE, area(axis, limit)))
+        result.append(Quantity(f"area_{axis}", f"mean training reward over {word}", TIE, area(axis, limit)))
         up_to = f"{limit:,.0f}" if limit >= 100 else f"{limit:.3g}"
         label = f"{word} to {threshold:g}, up to {up_to}"
-        found.append(Quantity(f"time_{axis}", label, margin, time(axis, limit)))
+        result.append(Quantity(f"time_{axis}", label, margin, time(axis, limit)))
     for name in damage_names(comparison.task):
         margin = TIE if HARMLESS[name] == 0.02 else HARMLESS[name]
         label = f"{LABELS[name]} {'risen' if name == 'cross_entropy' else 'lost'}"
-        found.append(Quantity(loss_name(name), label, margin, loss(name)))
-    found.append(Quantity("token_kl", LABELS["token_kl"], 0.5, figure("after", "token_kl")))
-    return found
+        result.append(Quantity(loss_name(name), label, margin, loss(name)))
+    result.append(Quantity("token_kl", LABELS["token_kl"], 0.5, figure("after", "token_kl")))
+    return result
 
 
 LABELS = {
@@ -229,8 +229,8 @@ def damage_names(task: str) -> list[str]:
 
 def pass_keys(comparison: Comparison) -> list[str]:
     """The measured ``pass@k``, by k."""
-    found = {name for run in comparison.runs for name in run.after if name.startswith("pass@")}
-    return sorted(found, key=lambda name: int(name.removeprefix("pass@")))
+    names = {name for run in comparison.runs for name in run.after if name.startswith("pass@")}
+    return sorted(names, key=lambda name: int(name.removeprefix("pass@")))
 
 
 def compared(
@@ -251,13 +251,13 @@ def compared(
 
 def harm(comparison: Comparison, *, resamples: int = 10_000) -> dict[str, dict[str, Judged]]:
     """By figure and arm: what the arm's own runs lost, tested against :data:`HARMLESS`."""
-    found = {}
+    judged = {}
     for name in damage_names(comparison.task):
         losses = {arm: nested(comparison.main(arm), loss(name)) for arm in comparison.arms()}
         family = {arm: runs for arm, runs in losses.items() if runs}
         if family:
-            found[name] = judge(family, HARMLESS[name], resamples=resamples)
-    return found
+            judged[name] = judge(family, HARMLESS[name], resamples=resamples)
+    return judged
 
 
 def efficient(points: Sequence[Mapping[str, Any]], better: str, worse: str) -> list[bool]:
@@ -286,7 +286,7 @@ def frontier(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
         **{name: loss(name) for name in damage_names(comparison.task)},
         "token_kl": figure("after", "token_kl"),
     }
-    found = {}
+    settings = {}
     for arm in comparison.arms():
         points = []
         for runs in comparison.settings(arm).values():
@@ -300,8 +300,8 @@ def frontier(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
                 }
             )
         if points:
-            found[arm] = points
-    return found
+            settings[arm] = points
+    return settings
 
 
 def mean(runs: Runs) -> float:
@@ -315,11 +315,11 @@ def times(comparison: Comparison, arm: str, axis: str, threshold: float) -> dict
     if not runs:
         return None
     horizon = horizons(comparison)[axis]
-    found = [time_to(run, axis, horizon, threshold) for run in runs]
+    censored = [time_to(run, axis, horizon, threshold) for run in runs]
     return {
-        "median": median_time(found),
-        "reached": sum(time.at is not None for time in found),
-        "runs": len(found),
+        "median": median_time(censored),
+        "reached": sum(time.at is not None for time in censored),
+        "runs": len(censored),
         "horizon": horizon,
     }
 
@@ -330,10 +330,10 @@ def missing(comparison: Comparison) -> dict[str, dict[str, int]]:
     Runs are counted: every model has as many seeds as the configuration names, but they may be others.
     """
     seeds, models = len(comparison.config["seeds"]), comparison.config["model_seeds"]
-    found = {}
+    result = {}
     for arm in comparison.config["arms"]:
         there = Counter(run.model_seed for run in comparison.main(arm))
         gaps = sum(max(0, seeds - there[int(model)]) for model in models)
         if gaps:
-            found[arm] = {"asked": seeds * len(models), "missing": gaps}
-    return found
+            result[arm] = {"asked": seeds * len(models), "missing": gaps}
+    return result

@@ -1,1 +1,1 @@
-"""Where credit is due: the value of every action, by playing on from it many times."""
+"""Credit assignment: the value of every action, measured by many continuations of it."""

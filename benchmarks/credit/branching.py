@@ -1,4 +1,4 @@
-"""The value of every action in a state, measured by taking each of them and playing on many times.
+"""The value of every action in a state, measured by many continuations of each.
 
 Shapes: O outcomes of a state (actions of one and the same consequence are one), K continuations of each,
 A actions.
@@ -162,7 +162,7 @@ def states_along(
         later = 1 + ((np.arange(parts) + u) / max(parts, 1) * (len(actions) - 1)).astype(int)
         steps = sorted({0, *later[later < len(actions)].tolist()})
         wanted += [(number, step, actions) for step in steps]
-    found = []
+    visits = []
     for at in range(0, len(wanted), episodes.num_rows):
         part = dict(enumerate(wanted[at : at + episodes.num_rows]))
         numbers = [number for number, _, _ in part.values()]
@@ -171,11 +171,11 @@ def states_along(
         while going := [row for row, (_, step, _) in part.items() if step > taken]:
             episodes.step(going, [part[row][2][taken] for row in going])
             taken += 1
-        found += [
+        visits += [
             Visited(episodes.snapshot(row), int(problem_seeds[number]), step, len(actions))
             for row, (number, step, actions) in part.items()
         ]
-    return found
+    return visits
 
 
 def credit(
@@ -242,7 +242,7 @@ def credit(
     returns = [np.zeros((len(branch[0]), continuations)) for branch in branches]
     for (number, place, k), value in _play_on(episodes, act, jobs, drawing):
         returns[number][place, k] = value
-    return [Branched(*branch, found) for branch, found in zip(branches, returns, strict=True)]
+    return [Branched(*branch, per_action) for branch, per_action in zip(branches, returns, strict=True)]
 
 
 Branch = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...], np.ndarray]
@@ -272,7 +272,7 @@ def _outcomes(episodes: Episodes, state: State, tried: Sequence[int], prior: np.
 
 @dataclass(frozen=True)
 class _Job:
-    """One continuation: a state, the action to begin with, what it is of, and its random numbers."""
+    """One continuation: a state, its first action, the result that it belongs to, and its random numbers."""
 
     state: State
     action: int

@@ -1,4 +1,4 @@
-"""The credit laboratory: what single actions decide, and how much of a policy gradient is signal.
+"""How much single actions decide, and how much of a policy gradient is signal.
 
 Both ask why one action space learns sooner than another. At states along a policy's own episodes every
 action is taken and played on from many times (:mod:`benchmarks.credit.branching`); over a batch of episodes
@@ -36,7 +36,7 @@ TASKS = ("Thinking", "Arithmetic")
 
 @dataclass(frozen=True)
 class Study:
-    """What was found of one agent.
+    """The measurements of one agent.
 
     Attributes:
         figures: of the whole, ready for JSON.
@@ -85,7 +85,7 @@ def study(
     num_envs: int = 128,
     seed: int = 0,
 ) -> Study:
-    """Everything that the laboratory says of one bundled agent, as it stands; the agent learns nothing.
+    """Measure one bundled agent as it is; it is not trained.
 
     Args:
         agent: its actions are drawn as its options say, which also say on how many groups the gradient is
@@ -107,7 +107,7 @@ def study(
         branched = credit(
             made.episodes,
             agent.actor,
-            [found.state for found in visited],
+            [visit.state for visit in visited],
             max_actions=max_actions,
             continuations=continuations,
             **settings,
@@ -117,11 +117,11 @@ def study(
     decode = agent.backbone.tokenizer.decode
     texts = [
         (
-            found.state.prompt,
-            decode(found.state.tokens[found.state.prompt_length :]),
+            visit.state.prompt,
+            decode(visit.state.tokens[visit.state.prompt_length :]),
             [decode(added) for added in each.tokens],
         )
-        for found, each in zip(visited, branched, strict=True)
+        for visit, each in zip(visited, branched, strict=True)
     ]
     figures = {
         "env_id": agent.env_id,
@@ -146,7 +146,7 @@ def study(
 
 @torch.no_grad()
 def _episodes(agent: Agent, rollout: Rollout) -> dict[str, Any]:
-    """Of a batch: success, length, and how many actions the policy chooses among."""
+    """Success, length and effective number of actions over a batch of episodes."""
     entropy, size = 0.0, 64
     for at in range(0, len(rollout), size):
         part = rollout.select(np.arange(at, min(at + size, len(rollout))))
@@ -162,7 +162,7 @@ def _episodes(agent: Agent, rollout: Rollout) -> dict[str, Any]:
 
 
 def _signal(signal: Signal, rollout: Rollout) -> dict[str, Any]:
-    """Of a group's gradient and, as ``per_episode``, the ratio that all levels are compared by."""
+    """Signal and noise of a group's gradient; ``per_episode`` is the ratio that levels are compared by."""
     size = len(rollout) // signal.count
     per_episode = None if signal.ratio is None else signal.ratio / size
     return {
@@ -187,14 +187,14 @@ def decided_by_actions(
         return None
 
     def runs(value: Callable[[Branched], float]) -> Runs:
-        found: dict[int, list[float]] = {}
+        values: dict[int, list[float]] = {}
         for state, each in chosen:
-            found.setdefault(state.problem_seed, []).append(value(each))
-        return found
+            values.setdefault(state.problem_seed, []).append(value(each))
+        return values
 
     def mean(value: Callable[[Branched], float]) -> dict[str, float]:
-        told = estimate(runs(value))
-        return {"mean": told.mean, "low": told.low, "high": told.high}
+        result = estimate(runs(value))
+        return {"mean": result.mean, "low": result.low, "high": result.high}
 
     def plain(value: Callable[[Branched], float], digits: int) -> float:
         return round(float(np.mean([value(each) for _, each in chosen])), digits)
@@ -225,7 +225,7 @@ def _share(between: Runs, within: Runs) -> dict[str, float] | None:
 
 
 def _perplexity(weights: np.ndarray) -> float:
-    """How many alike weights have the entropy of these."""
+    """The number of equal weights with the same entropy."""
     weights = weights[weights > 0]
     return float(np.exp(-(weights * np.log(weights)).sum()))
 
@@ -252,7 +252,7 @@ def measure_credit(
     Raises:
         FileNotFoundError: for an arm whose model is not in the folder.
     """
-    found = {}
+    studies = {}
     for task in tasks:
         for name in arms:
             arm = ARMS[name]
@@ -265,10 +265,10 @@ def measure_credit(
                 **{**arm.options, "kl_coef": 0.0, "prompts": groups, "group_size": group_size},
             )
             try:
-                found[task, name] = study(agent, seed=seed, **settings)
+                studies[task, name] = study(agent, seed=seed, **settings)
             finally:
                 agent.close()
-    return found
+    return studies
 
 
 def results_of(studies: Mapping[tuple[str, str], Study]) -> dict[str, Any]:
@@ -276,8 +276,8 @@ def results_of(studies: Mapping[tuple[str, str], Study]) -> dict[str, Any]:
     return {
         **provenance(),
         "studies": [
-            {"task": task, "arm": arm, **found.figures, "visited": found.states()}
-            for (task, arm), found in studies.items()
+            {"task": task, "arm": arm, **one.figures, "visited": one.states()}
+            for (task, arm), one in studies.items()
         ],
     }
 
@@ -291,15 +291,15 @@ def _decided_table(results: Mapping[str, Any]) -> str:
     head = ["task", "arm", "action", "outcomes a state", "of the policy's mass", "decided by the action"]
     head += ["decided after it", "share of the action", "gain of the action picked"]
     rows = []
-    for found in results["studies"]:
-        for where, told in found["decided"].items():
-            if told is None:
+    for one in results["studies"]:
+        for where, decided in one["decided"].items():
+            if decided is None:
                 continue
-            outcomes = f"{told['outcomes_per_state']:.1f} ({told['effective_outcomes']:.2f} effective)"
-            variances = [_interval(told[name], 4) for name in ("between", "within")]
-            share = "returns do not vary" if told["share"] is None else _interval(told["share"], 3)
-            row = [found["task"], found["arm"], where, outcomes, f"{told['mass_tried']:.4f}"]
-            rows.append([*row, *variances, share, _interval(told["best_gain"], 3)])
+            outcomes = f"{decided['outcomes_per_state']:.1f} ({decided['effective_outcomes']:.2f} effective)"
+            variances = [_interval(decided[name], 4) for name in ("between", "within")]
+            share = "returns do not vary" if decided["share"] is None else _interval(decided["share"], 3)
+            row = [one["task"], one["arm"], where, outcomes, f"{decided['mass_tried']:.4f}"]
+            rows.append([*row, *variances, share, _interval(decided["best_gain"], 3)])
     return table(head, rows)
 
 
@@ -307,15 +307,15 @@ def _gradient_table(results: Mapping[str, Any]) -> str:
     head = ["task", "arm", "success", "actions an episode", "effective actions"]
     head += ["groups without a difference", "signal-to-noise an episode", "episodes to 1"]
     rows = []
-    for found in results["studies"]:
-        whole = found["gradient"]["all"]
+    for one in results["studies"]:
+        whole = one["gradient"]["all"]
         ratio, needed = whole["per_episode"], "no gradient"
         if ratio is not None:
             needed = f"{1 / ratio:.0f}" if ratio > 0 else "not told from 0"
-        told = "no gradient" if ratio is None else f"{ratio:.5f} ± {_or_unknown(whole['error'])}"
-        row = [found["task"], found["arm"], f"{found['success']:.3f}", f"{found['actions_per_episode']:.1f}"]
-        row += [f"{found[name]:.2f}" for name in ("effective_actions", "frac_zero_advantage")]
-        rows.append([*row, told, needed])
+        cell = "no gradient" if ratio is None else f"{ratio:.5f} ± {_or_unknown(whole['error'])}"
+        row = [one["task"], one["arm"], f"{one['success']:.3f}", f"{one['actions_per_episode']:.1f}"]
+        row += [f"{one[name]:.2f}" for name in ("effective_actions", "frac_zero_advantage")]
+        rows.append([*row, cell, needed])
     return table(head, rows)
 
 
@@ -334,8 +334,8 @@ def _note(results: Mapping[str, Any]) -> str:
     )
 
 
-def _interval(found: Mapping[str, float], digits: int) -> str:
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+def _interval(bounds: Mapping[str, float], digits: int) -> str:
+    return f"{bounds['mean']:.{digits}f} [{bounds['low']:.{digits}f}, {bounds['high']:.{digits}f}]"
 
 
 def _or_unknown(error: float | None) -> str:
@@ -369,8 +369,8 @@ def draw(studies: Mapping[tuple[str, str], Study], path: Path, *, shown: int = 6
         ratios = [studies[task, arm].figures["gradient"]["all"] for arm in arms]
         row[-1].bar(
             arms,
-            [found["per_episode"] or 0.0 for found in ratios],
-            yerr=[found["error"] or 0.0 for found in ratios],
+            [signal["per_episode"] or 0.0 for signal in ratios],
+            yerr=[signal["error"] or 0.0 for signal in ratios],
             color="#1b6ca8",
             capsize=3,
         )
@@ -436,8 +436,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.returns is not None:
         returns: dict[str, Any] = {
             f"{task}/{arm}/{number}": branched.returns
-            for (task, arm), found in studies.items()
-            for number, branched in enumerate(found.branched)
+            for (task, arm), one in studies.items()
+            for number, branched in enumerate(one.branched)
         }
         np.savez_compressed(arguments.returns, **returns)
     print(page)

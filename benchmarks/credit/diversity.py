@@ -48,7 +48,7 @@ MEASURES = ("diversity", "distinct_2", "distinct_3", "unique")
 
 
 class Continuation:
-    """Go on from the first words of a story that is drawn anew; reward 1.0 if all of it is grammatical.
+    """Continue a freshly drawn story from its first words; reward 1.0 if all of it is grammatical.
 
     Prompt: ``Story:`` and the first ``words`` words of a story of
     :func:`cola_agents.train.bundled.english.story`. One segment, ended by the end of text or the budget; the
@@ -74,7 +74,7 @@ class Continuation:
 
 
 class Uniform:
-    """A policy that draws every allowed action alike."""
+    """A policy that draws allowed actions uniformly."""
 
     def attach(self, session: Any) -> Callable[[Sequence[int]], torch.Tensor]:
         return lambda rows: torch.where(torch.isneginf(logits := session.policy(rows)), logits, 0.0)
@@ -82,7 +82,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Speaker:
-    """Who writes.
+    """A policy that writes texts.
 
     Attributes:
         name: in results.
@@ -192,7 +192,7 @@ def diversity(
         raise ValueError(f"reference {reference!r} is none of {', '.join(arm.name for arm in arms)}")
     embed = embed or NGramEmbedding()
     settings = {"seed": seed, "prefix_words": prefix_words, "max_tokens": max_tokens, "num_envs": num_envs}
-    found, points = [], {}
+    measured, points = [], {}
     for arm in arms:
         grid = sorted(arm.temperatures or temperatures)
         by_prefix, rows = [], []
@@ -214,7 +214,7 @@ def diversity(
                     "example": groups[0][0]["prefix"] + groups[0][0]["text"],
                 }
             )
-        found.append({"name": arm.name, "fingerprint": arm.backbone.fingerprint, "points": rows})
+        measured.append({"name": arm.name, "fingerprint": arm.backbone.fingerprint, "points": rows})
         if len(grid) > 1:
             points[arm.name] = by_prefix
     return {
@@ -223,7 +223,7 @@ def diversity(
         "prefixes": prefixes,
         "samples": samples,
         **settings,
-        "arms": found,
+        "arms": measured,
         "matched": [
             {
                 "validity": validity,
@@ -236,7 +236,7 @@ def diversity(
 
 
 def _reciprocal(similarity: float) -> float | None:
-    """The official figure; None where texts have nothing in common."""
+    """The official figure, 1 / similarity; None where texts have nothing in common."""
     return round(1 / similarity, 4) if similarity > 0 else None
 
 
@@ -244,7 +244,7 @@ def _reciprocal(similarity: float) -> float | None:
 
 
 def at_validity(validity: np.ndarray, values: np.ndarray, target: float) -> np.ndarray:
-    """What is measured where a share ``target`` of the texts is grammatical; NaN beyond the grid.
+    """The measures at which a share ``target`` of the texts is grammatical; NaN beyond the grid.
 
     Validity falls as temperature rises, but for noise: neighbours that do not fall are pooled into their
     means (isotonic regression) before it is interpolated between temperatures.
@@ -297,14 +297,14 @@ def matched_at(
         curves[name] = np.stack([at_validity(share, value, target) for share, value in pairs])
     out: dict[str, Any] = {}
     for name, curve in curves.items():
-        out[name] = _told(curve)
+        out[name] = _at_validity(curve)
         if out[name] is not None and reference in curves and name != reference:
-            apart = _told(curve - curves[reference])
+            apart = _at_validity(curve - curves[reference])
             out[name].update({} if apart is None else {"difference": apart})
     return out
 
 
-def _told(curve: np.ndarray) -> dict[str, Any] | None:
+def _at_validity(curve: np.ndarray) -> dict[str, Any] | None:
     """The first row and the interval of the others, [1 + resamples, measures], where they are defined."""
     if np.isnan(curve[0]).any():
         return None
@@ -312,11 +312,11 @@ def _told(curve: np.ndarray) -> dict[str, Any] | None:
     if not len(defined):
         return None
     low, high = np.quantile(defined, [0.025, 0.975], axis=0)
-    told: dict[str, Any] = {
+    point: dict[str, Any] = {
         name: {"mean": round(m, 4), "low": round(a, 4), "high": round(b, 4)}
         for name, m, a, b in zip(MEASURES, curve[0].tolist(), low.tolist(), high.tolist(), strict=True)
     }
-    return {**told, "reached": round(len(defined) / (len(curve) - 1), 4)}
+    return {**point, "reached": round(len(defined) / (len(curve) - 1), 4)}
 
 
 # -------------------------------------------------------------------- reporting
@@ -336,13 +336,13 @@ def diversity_table(results: Mapping[str, Any]) -> str:
     reference = results["matched"][0]["reference"] if results["matched"] else None
     less, at_one = f"less {reference}'s", []
     for matched in results["matched"]:
-        for name, told in matched["arms"].items():
+        for name, record in matched["arms"].items():
             cells = ["at none of its temperatures", "", "", ""]
-            if told is not None:
-                apart = told.get("difference")
+            if record is not None:
+                apart = record.get("difference")
                 cells = []
                 for measure in ("diversity", "distinct_2"):
-                    cells += [_interval(told[measure]), _interval(apart[measure]) if apart else ""]
+                    cells += [_interval(record[measure]), _interval(apart[measure]) if apart else ""]
             at_one.append([f"{matched['validity']:g}", name, *cells])
     equal_head = "arm, T, grammatical, diversity, 1 / similarity, distinct-2, distinct-3, unique, tokens"
     note = (
@@ -355,8 +355,8 @@ def diversity_table(results: Mapping[str, Any]) -> str:
     return "\n\n".join([table(equal_head.split(", "), equal), matched_table, note])
 
 
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+def _interval(bounds: Mapping[str, float]) -> str:
+    return f"{bounds['mean']:.3f} [{bounds['low']:.3f}, {bounds['high']:.3f}]"
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How alike texts are: vectors of n-grams, and the cosine similarity of each with each other.
+"""The similarity of texts: n-gram vectors and their pairwise cosine similarity.
 
 Shapes: M texts, F features.
 """

@@ -10,12 +10,12 @@ from benchmarks.peers.setting import Clock
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> dict[str, Any]:
-    """The ratio of two contenders turn by turn: its median, and the least and the most of it."""
-    found = [a / b for a, b in zip(over, under, strict=True)]
+    """The ratio of two contenders turn by turn: its median, minimum and maximum."""
+    quotients = [a / b for a, b in zip(over, under, strict=True)]
     return {
-        "median": round(statistics.median(found), 3),
-        "low": round(min(found), 3),
-        "high": round(max(found), 3),
+        "median": round(statistics.median(quotients), 3),
+        "low": round(min(quotients), 3),
+        "high": round(max(quotients), 3),
     }
 
 

@@ -36,7 +36,7 @@ def measure_python_work(
     tokens: tuple[int, int] = (16, 48),
     repeats: int = 5,
 ) -> dict[str, Any]:
-    """Both levels at both numbers of rows.
+    """Measure both levels at both numbers of rows.
 
     Args:
         rows: fewer and more.
@@ -48,12 +48,12 @@ def measure_python_work(
     """
     if not 0 < rows[0] < rows[1] or not 0 < tokens[0] < tokens[1]:
         raise ValueError(f"rows {rows} and tokens {tokens} must be two rising numbers each")
-    found = {}
+    by_level = {}
     for level in ("latent", "token"):
         calls = [calls_per_step(level, weights, count, tokens) for count in rows]
         spent = [_seconds_per_step(level, weights, count, tokens, repeats) for count in rows]
-        found[level] = _figures(rows, calls, spent)
-    return {"rows": list(rows), "tokens": list(tokens), **found}
+        by_level[level] = _figures(rows, calls, spent)
+    return {"rows": list(rows), "tokens": list(tokens), **by_level}
 
 
 def _figures(
@@ -95,7 +95,7 @@ def _plays(level: str, weights: Weights, rows: int, tokens: tuple[int, int]) -> 
 
 
 def calls_per_step(level: str, weights: Weights, rows: int, tokens: tuple[int, int]) -> Counter[str]:
-    """Calls by function that a step of so many rows makes."""
+    """Calls per function in one step of so many rows."""
     short, long = (count_calls(play) for play in _plays(level, weights, rows, tokens))
     steps = tokens[1] - tokens[0]
     names = long | short
@@ -103,7 +103,7 @@ def calls_per_step(level: str, weights: Weights, rows: int, tokens: tuple[int, i
 
 
 def count_calls(run: Callable[[], Any]) -> Counter[str]:
-    """How often each function of Python or C was called while ``run`` ran."""
+    """Count the calls of each Python or C function during ``run``."""
     python: Counter[Any] = Counter()
     compiled: Counter[Any] = Counter()
 

@@ -1,4 +1,4 @@
-"""All of the comparison with peers: its parts in order, the targets, and a table."""
+"""The comparison with peers: its parts in order, the targets, and a table."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _grpo_update(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was aimed at beside what was measured; ``met`` is None where nothing was."""
+    """The targets beside the measurements; ``met`` is None where nothing was measured."""
     return judged(_judged(results))
 
 

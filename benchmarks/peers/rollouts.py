@@ -61,7 +61,7 @@ def _figures(setting: PeerSetting, clock: Clock, trl: TRLRun | None) -> dict[str
     for level in levels:
         pairs = zip(cpu[f"{level} iteration"], cpu[f"{level} rollout"], strict=True)
         cpu[f"{level} update"] = [whole - playing for whole, playing in pairs]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "rows": setting.rows,
         "prompts": setting.prompts,
         "group_size": setting.group_size,
@@ -75,16 +75,16 @@ def _figures(setting: PeerSetting, clock: Clock, trl: TRLRun | None) -> dict[str
         },
     }
     if trl is not None:
-        found["trl_optimiser"] = trl.optimiser
+        result["trl_optimiser"] = trl.optimiser
         graded = [a + b for a, b in zip(cpu["trl rollout"], cpu["trl reward"], strict=True)]
-        found["rollouts_faster_than_trl"] = {
+        result["rollouts_faster_than_trl"] = {
             level: ratios(cpu["trl rollout"], cpu[f"{level} rollout"]) for level in levels
         }
-        found["rollouts_faster_than_trl_with_grading"] = {
+        result["rollouts_faster_than_trl_with_grading"] = {
             level: ratios(graded, cpu[f"{level} rollout"]) for level in levels
         }
-        found["iteration_faster_than_trl"] = {
+        result["iteration_faster_than_trl"] = {
             level: ratios(cpu["trl iteration"], cpu[f"{level} iteration"]) for level in levels
         }
-    found["update_token_of_latent"] = ratios(cpu["token update"], cpu["latent update"])
-    return found
+    result["update_token_of_latent"] = ratios(cpu["token update"], cpu["latent update"])
+    return result

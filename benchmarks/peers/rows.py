@@ -20,7 +20,7 @@ from benchmarks.peers.setting import PeerSetting
 from cola_agents.rl.actors import TokenActor
 from cola_agents.rl.rollout import Rollout
 
-#: Stands behind a row's prefix.
+#: Fills a row behind its prefix.
 PAD = -1
 
 
@@ -53,7 +53,7 @@ class PrefixPolicy(nn.Module):
         self.optimizer = torch.optim.Adam(trained, lr=lr_schedule(1), betas=betas)
 
     def set_training_mode(self, mode: bool) -> None:
-        """Nothing: the actor behaves alike in both modes, as while the bundled agents train it."""
+        """Do nothing: the actor behaves the same in both modes, as under the bundled agents."""
 
     def evaluate_actions(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values, log-probabilities of ``actions`` and entropies, [B] each, of prefixes [B, L]."""
@@ -126,7 +126,7 @@ def rows_ppo(
 
 
 def _fill(buffer: Any, rollout: Rollout, rewards: Tensor, values: Tensor) -> None:
-    """One row an action, episode after episode, and the advantages as the buffer computes them."""
+    """Add one row per action, episode after episode; the buffer computes the advantages."""
     ids = rollout.ids.numpy()
     for n in range(len(rollout)):
         for count, t in enumerate(rollout.mask[n].nonzero().flatten().tolist()):

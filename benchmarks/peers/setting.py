@@ -68,7 +68,7 @@ class PeerSetting:
 
 
 class EndlessTokenizer(PlainTokenizer):
-    """A tokenizer whose end-of-sequence token ends nothing: every answer gets its whole budget."""
+    """A tokenizer whose end-of-sequence token is never drawn: every answer uses its whole budget."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
@@ -110,13 +110,13 @@ class Weights:
 
 
 class Clock:
-    """CPU and wall seconds by name, one entry a time that it was taken."""
+    """CPU and wall seconds by name, one entry per measurement."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Drop what was taken so far, after a warm-up."""
+        """Drop the measurements so far, after a warm-up."""
         self.cpu: dict[str, list[float]] = defaultdict(list)
         self.wall: dict[str, list[float]] = defaultdict(list)
 
@@ -170,7 +170,7 @@ class TurnGRPO(GRPO):
 
 
 class TurnPPO(PPO):
-    """The bundled PPO over episodes that are given; the KL is taken from their rewards."""
+    """The bundled PPO over given episodes; the KL is subtracted from their rewards."""
 
     def __init__(
         self,

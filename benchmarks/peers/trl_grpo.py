@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer as a contender: its own train loop, with what it spends timed from outside."""
+"""TRL's GRPOTrainer as a contender: its own training loop, timed from outside."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DIFFERENCES = (
 
 
 def require_trl() -> None:
-    """Raise ModuleNotFoundError, with the cure, where TRL is not installed."""
+    """Raise ModuleNotFoundError, with the command to install it, where TRL is missing."""
     if find_spec("trl") is None:
         raise ModuleNotFoundError(f"TRL is not installed: {CURE}")
 
@@ -140,10 +140,10 @@ class TRLRun:
         @wraps(inner)
         def timed(*args: Any, **kwargs: Any) -> Any:
             with self._clock.time(name):
-                found = inner(*args, **kwargs)
+                result = inner(*args, **kwargs)
             if method == "_generate":
-                self.prompt_ids = [list(ids) for ids in found[0]]
-            return found
+                self.prompt_ids = [list(ids) for ids in result[0]]
+            return result
 
         setattr(self.trainer, method, timed)
 
@@ -154,7 +154,7 @@ class TRLRun:
         clock = self._clock
 
         class Turns(TrainerCallback):
-            """Times each step, and lets the others have their turn behind it."""
+            """Times each step, and runs the other contenders' turn after it."""
 
             def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 self._timing = clock.time("trl iteration")

@@ -19,7 +19,7 @@ _RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Line:
-    """A way to answer: which method's endings, and which of them is the answer.
+    """A way to answer: a method, and the rule that picks the answer among its endings.
 
     Attributes:
         method: a key of :data:`benchmarks.search.methods.METHODS`, or a beam.
@@ -33,7 +33,7 @@ class Line:
 
     @property
     def alone(self) -> bool:
-        """Whether its cost is its own and no budget's: greedy play and a beam."""
+        """Whether its cost does not depend on the budget: greedy play and a beam."""
         return self.method == "greedy" or self.method.startswith("beam")
 
 

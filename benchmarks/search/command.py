@@ -1,4 +1,4 @@
-"""``python -m benchmarks search``: accuracy against model tokens, and the engine that finds it."""
+"""``python -m benchmarks search``: accuracy against model tokens, and the speed of the engine."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is played.
+    """The amount of play.
 
     Attributes:
         problems: of the test split, the same for every arm and method.
@@ -160,7 +160,7 @@ def _measure_accuracy(
 
 
 def _same(folder: Path, plan: Plan, fingerprint: str) -> None:
-    """Write the settings that the folder's files depend on into a new one; refuse one of other settings."""
+    """Write the settings of the folder's files into a new folder; refuse a folder of other settings."""
     settings = {
         "problems": plan.problems,
         "rows": plan.rows,
@@ -241,7 +241,7 @@ def _compared(
 
 
 def _less(own: Sequence[Point], other: Sequence[Point]) -> list[dict[str, Any]]:
-    """Differences a budget, with the tokens of both; what has one point has the same at every budget."""
+    """Differences at each budget, with the tokens of both; a line of one point keeps it at every budget."""
     longest = max(len(own), len(other))
     full = [list(part) * longest if len(part) == 1 else list(part) for part in (own, other)]
     return [

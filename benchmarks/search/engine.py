@@ -1,4 +1,4 @@
-"""How fast the search is, what it computes twice, and whether it keeps memory."""
+"""The search's speed, the tokens that it computes twice, and its memory over time."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def measure_memory(searches: int) -> dict[str, Any]:
 
 
 def resident_mib() -> float:
-    """Memory of this process: resident now, or where the system does not say, at its highest."""
+    """Resident memory of this process now; its peak where the system reports no current value."""
     statm = Path("/proc/self/statm")
     if statm.is_file():
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,4 +1,4 @@
-"""The search benchmark for people: a table and a picture."""
+"""The search benchmark's report: a table and a plot."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     parts = ["# Search at equal numbers of model tokens", "", f"`{results['command']}`", ""]
     parts += _commits(results)
-    for task, found in results.get("tasks", {}).items():
-        parts += _task(task, found, results)
+    for task, figures in results.get("tasks", {}).items():
+        parts += _task(task, figures, results)
     if "engine" in results:
         parts += _engine(results["engine"])
     return "\n".join(parts) + "\n"
 
 
 def _commits(results: dict[str, Any]) -> list[str]:
-    arms = [said for found in results.get("tasks", {}).values() for said in found["arms"].values()]
-    kept = sorted({commit for said in arms for commit in said["commits"]})
+    arms = [arm for figures in results.get("tasks", {}).values() for arm in figures["arms"].values()]
+    kept = sorted({commit for arm in arms for commit in arm["commits"]})
     if not kept or kept == [results["commit"]]:
         return []
     return [f"The figures rest on records made at commit {', '.join(kept)}.", ""]
 
 
-def _task(task: str, found: dict[str, Any], results: dict[str, Any]) -> list[str]:
+def _task(task: str, figures: dict[str, Any], results: dict[str, Any]) -> list[str]:
     budgets = results["budgets"]
-    unit = found["tokens_per_answer"]
+    unit = figures["tokens_per_answer"]
     lines = [
         f"## {task}: {results['problems']} test problems, an answer is {unit:g} tokens",
         "",
         "Accuracy with its 95 % interval over problems; a budget counts answers' worth of tokens.",
         "",
     ]
-    for arm, said in found["arms"].items():
-        judged = said["q"]
+    for arm, result in figures["arms"].items():
+        judged = result["q"]
         lines += [
             f"### {arm}",
             "",
             f"Q: AUC {judged['auc']}, within a problem {judged['auc_within']}{best_look(judged)}; some "
-            f"ending of some method is right in {said['reached']:.3f} of the problems.",
+            f"ending of some method is right in {result['reached']:.3f} of the problems.",
             "",
         ]
         rows = []
-        for name, line in said["lines"].items():
+        for name, line in result["lines"].items():
             cells = [_cell(point["accuracy"]) for point in line["points"]]
             cells += [""] * (len(budgets) - len(cells))
             last = line["points"][-1]
             spent = [f"{last['tokens']:.0f}", f"{last['cpu_s']:.3f}", f"{line['forwarded_of_new']:.2f}"]
             rows.append([name, *cells, *spent])
         head = ["", *(f"{budget:g}" for budget in budgets), "tokens", "CPU-s", "forwarded/new"]
-        lines += [markdown.table(head, rows), "", *_differences(said, budgets), ""]
+        lines += [markdown.table(head, rows), "", *_differences(result, budgets), ""]
     return lines
 
 
 def best_look(judged: dict[str, Any]) -> str:
-    """How the weights were chosen."""
+    """How the Q-function's weights were chosen."""
     looks = judged["held_out_looks"]
     if not looks:
         return ""
@@ -69,11 +69,11 @@ def best_look(judged: dict[str, Any]) -> str:
     )
 
 
-def _differences(said: dict[str, Any], budgets: list[float]) -> list[str]:
-    others = sorted({other for line in said["lines"].values() for other in line["minus"]})
+def _differences(result: dict[str, Any], budgets: list[float]) -> list[str]:
+    others = sorted({other for line in result["lines"].values() for other in line["minus"]})
     rows = [
         [name, *(_bold(line["minus"][other][-1]) if other in line["minus"] else "" for other in others)]
-        for name, line in said["lines"].items()
+        for name, line in result["lines"].items()
     ]
     return [
         f"Paired differences at the largest budget ({budgets[-1]:g}), where the interval excludes 0 in bold, "
@@ -98,12 +98,12 @@ def _bold(value: dict[str, Any]) -> str:
     return f"{marked} ({own:.0f}, {other:.0f})"
 
 
-def _engine(found: dict[str, Any]) -> list[str]:
-    rates, again, memory = found["simulations_per_cpu_s"], found["forwarded_of_new"], found["memory"]
+def _engine(engine: dict[str, Any]) -> list[str]:
+    rates, again, memory = engine["simulations_per_cpu_s"], engine["forwarded_of_new"], engine["memory"]
     shown = {
-        f"{found['trees']} trees, simulations per CPU-s": f"{rates['together']:.0f}",
+        f"{engine['trees']} trees, simulations per CPU-s": f"{rates['together']:.0f}",
         "one tree": f"{rates['alone']:.0f}",
-        "ratio": f"{found['together_of_alone']:.2f}",
+        "ratio": f"{engine['together_of_alone']:.2f}",
         "forwarded/new": f"{again['together']:.2f}",
         f"resident MiB over {memory['searches']} searches": ", ".join(
             f"{size:.0f} after {number}" for number, size in memory["resident_mib"].items()
@@ -118,15 +118,17 @@ def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = [
-        (task, arm, said) for task, found in results["tasks"].items() for arm, said in found["arms"].items()
+        (task, arm, result)
+        for task, figures in results["tasks"].items()
+        for arm, result in figures["arms"].items()
     ]
-    names = list(dict.fromkeys(name for _, _, said in panels for name in said["lines"]))
+    names = list(dict.fromkeys(name for _, _, result in panels for name in result["lines"]))
     colours = {name: colormaps["tab20"](i % 20) for i, name in enumerate(names)}
     figure = Figure(figsize=(12, 3.2 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 2, squeeze=False, sharey="row")
-    for row, (task, arm, said) in zip(axes, panels, strict=True):
+    for row, (task, arm, result) in zip(axes, panels, strict=True):
         for axis, key, label in zip(row, ("tokens", "cpu_s"), ("model tokens", "CPU seconds"), strict=True):
-            for name, line in said["lines"].items():
+            for name, line in result["lines"].items():
                 x = [point[key] for point in line["points"]]
                 y = [point["accuracy"]["mean"] for point in line["points"]]
                 low = [point["accuracy"]["low"] for point in line["points"]]

@@ -1,4 +1,4 @@
-"""How fast tokens come: ours beside transformers', base-only beside latent, and both beside the limit.
+"""Decoding speed: ours beside transformers', base-only beside latent, and both beside the hardware limit.
 
 All contenders of a shape share its weights, decode greedily from the same prompts for the same number of
 tokens, and take turns in one process. A prompt is read before the clock starts, except in
@@ -36,7 +36,7 @@ Contender = Callable[[], Prepared]
 
 
 class Numbers:
-    """A tokenizer of a vocabulary without words, for models that nobody reads."""
+    """A tokenizer of a vocabulary without words, for models of random weights."""
 
     eos_token_id: int | None = None
 
@@ -57,13 +57,13 @@ class Numbers:
 
 
 def random_model(config: CoLAConfig, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
-    """A CoLA model of random weights, made where they stay."""
+    """A CoLA model of random weights, made on their device."""
     with drawn_from(seed, device), torch.device(device):
         return CoLAForCausalLM._from_config(config, dtype=dtype).eval().requires_grad_(False)
 
 
 def causal_lm(model: CoLAForCausalLM) -> Any:
-    """The base as transformers' own causal LM, over the very weights of a CoLA model."""
+    """The base as transformers' own causal LM, sharing the weights of a CoLA model."""
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(model.config.text_config, trust_remote_code=False)
     whole.model, whole.lm_head = model.base, model.lm_head
@@ -73,7 +73,7 @@ def causal_lm(model: CoLAForCausalLM) -> Any:
 
 
 def base_tokens(latent: LatentBackbone) -> TokenBackbone:
-    """The tokens of the very base that a latent backbone's codes stand on, its weights shared."""
+    """A token backbone over the base of a latent one, with shared weights."""
     return TokenBackbone(causal_lm(latent.model), latent.tokenizer)
 
 
@@ -124,7 +124,7 @@ def measure_rows(model: CoLAForCausalLM, rows: int, tokens: int, repeats: int) -
         "transformers_loop": lambda: looping(whole, prompts, tokens),
         "transformers_generate": lambda: generating(whole, prompts, tokens),
     }
-    cpu, wall, said = in_turn(contenders, repeats)
+    cpu, wall, outputs = in_turn(contenders, repeats)
     step = {name: statistics.median(times) / tokens for name, times in cpu.items()}
     costs = {
         kind: decode_cost(
@@ -166,7 +166,7 @@ def measure_rows(model: CoLAForCausalLM, rows: int, tokens: int, repeats: int) -
             for name in (kind, f"{kind}_static")
         },
         "same_tokens": {
-            name: round((said[name] == said[of]).float().mean().item(), 4)
+            name: round((outputs[name] == outputs[of]).float().mean().item(), 4)
             for of, names in (
                 ("transformers_loop", ("base", "base_static", "transformers_generate")),
                 ("cola", ("cola_static",)),
@@ -179,19 +179,19 @@ def measure_rows(model: CoLAForCausalLM, rows: int, tokens: int, repeats: int) -
 def in_turn(
     contenders: dict[str, Contender], repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, Tensor]]:
-    """CPU and wall seconds of each contender, A B C A B C ..., after a warm-up; and what each gave."""
+    """CPU and wall seconds of each contender, A B C A B C ..., after a warm-up; and each one's output."""
     cpu: dict[str, list[float]] = {name: [] for name in contenders}
     wall: dict[str, list[float]] = {name: [] for name in contenders}
-    said: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for turn in range(repeats + 1):
         for name, prepare in contenders.items():
             run = prepare()
             started, began = time.process_time(), time.perf_counter()
-            said[name] = run()
+            outputs[name] = run()
             if turn:
                 cpu[name].append(time.process_time() - started)
                 wall[name].append(time.perf_counter() - began)
-    return cpu, wall, said
+    return cpu, wall, outputs
 
 
 def stepping(backbone: LatentBackbone | TokenBackbone, prompts: list[list[int]], tokens: int) -> Prepared:
@@ -227,11 +227,11 @@ def looping(whole: Any, prompts: list[list[int]], tokens: int) -> Prepared:
     @torch.no_grad()
     def run() -> Tensor:
         nonlocal logits
-        said = []
+        generated = []
         for _ in range(tokens):
-            said.append(logits[:, -1:].argmax(-1))
-            logits = whole(said[-1], use_cache=True, **cache_argument(cache)).logits
-        return torch.cat(said, dim=1).cpu()
+            generated.append(logits[:, -1:].argmax(-1))
+            logits = whole(generated[-1], use_cache=True, **cache_argument(cache)).logits
+        return torch.cat(generated, dim=1).cpu()
 
     return run
 
@@ -242,9 +242,9 @@ def generating(whole: Any, prompts: list[list[int]], tokens: int) -> Prepared:
     given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": tokens, "do_sample": False}
 
     def run() -> Tensor:
-        said = whole.generate(ids, **given)[:, ids.shape[1] :]
+        generated = whole.generate(ids, **given)[:, ids.shape[1] :]
         synchronise(whole.device)
-        return said.cpu()
+        return generated.cpu()
 
     return run
 
@@ -254,7 +254,7 @@ def _median_ratio(over: list[float], under: list[float]) -> float:
 
 
 def decoding_table(measured: list[dict[str, Any]]) -> str:
-    """CPU milliseconds a step and what follows from them, as Markdown."""
+    """CPU milliseconds per step, and ratios of them, as Markdown."""
     names = list(measured[0]["cpu_ms_per_step"])
     head = ["model", "rows", *names, f"base faster than {PEER}", f"aim {AIM}"]
     head += ["base of limit", "cola of base", "by bytes"]

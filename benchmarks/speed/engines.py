@@ -1,4 +1,4 @@
-"""How fast text games are played: the engine and the language model apart, and the engine beside stock.
+"""Speed of text games: the engine and the language model apart, and the engine beside ALFWorld's own.
 
 CPU seconds throughout, of the workers for the engine and of this process for the model, so that a loaded
 machine changes little; wall seconds are given beside them.

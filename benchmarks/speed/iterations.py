@@ -44,7 +44,7 @@ ALGORITHMS: dict[str, type[Agent]] = {"ppo": PPO, "grpo": GRPO}
 
 @dataclass(frozen=True)
 class Work:
-    """What an iteration plays and learns.
+    """The sizes of an iteration.
 
     Attributes:
         rows: that play side by side.
@@ -66,13 +66,13 @@ class Work:
             raise ValueError(f"every figure is at least 1 and episodes a multiple of 8, got {self}")
 
     def options(self, algorithm: str, level: Level) -> dict[str, Any]:
-        """The agent's; both algorithms pass over a batch once."""
-        asked: dict[str, Any] = {"epochs": 1, "minibatch": self.minibatch, "micro_batch": self.micro_batch}
+        """The agent's options; both algorithms make one pass over a batch."""
+        chosen: dict[str, Any] = {"epochs": 1, "minibatch": self.minibatch, "micro_batch": self.micro_batch}
         if algorithm == "ppo":
-            asked["episodes"] = self.episodes
+            chosen["episodes"] = self.episodes
         else:
-            asked |= {"prompts": self.episodes // 8, "group_size": 8}
-        return asked | ({"lora_rank": self.lora_rank} if level == "token" else {})
+            chosen |= {"prompts": self.episodes // 8, "group_size": 8}
+        return chosen | ({"lora_rank": self.lora_rank} if level == "token" else {})
 
 
 WORK = {
@@ -304,7 +304,7 @@ def _run(arguments: argparse.Namespace) -> None:
     names = ("model", "shape", "device", "env", "updates")
     results = measure_iterations(
         **{name: getattr(arguments, name) for name in names},
-        save=lambda found: write_json(partial, found, indent=1),
+        save=lambda so_far: write_json(partial, so_far, indent=1),
     )
     partial.replace(arguments.out)
     print(iterations_table(results))

@@ -1,4 +1,4 @@
-"""What a decode step must move and compute, and how fast this machine moves and computes.
+"""The bytes and operations of a decode step, and this machine's rates of both.
 
 Time cannot fall below the bytes over the bandwidth, nor below the operations over their rate; how near a
 measured step comes to the larger of the two is how much there is left to gain.
@@ -78,13 +78,13 @@ def decode_cost(
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured of this machine, in bytes and operations a second."""
+    """This machine's measured rates, in bytes and operations per second."""
 
     copy_bandwidth: float
     matmul_rate: float
 
     def least_seconds(self, cost: Cost) -> float:
-        """The time below which a step cannot be done."""
+        """The lower bound on the seconds of a step."""
         return max(cost.bytes / self.copy_bandwidth, cost.flops / self.matmul_rate)
 
     def described(self, cost: Cost, seconds: float) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Machine:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -121,7 +121,7 @@ def seconds_of(run: Callable[[], Any], device: torch.device, repeats: int) -> li
 
 
 def median_seconds(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """What something took: the median of some repetitions."""
+    """The median wall seconds of some repetitions."""
     return statistics.median(seconds_of(run, device, repeats))
 
 

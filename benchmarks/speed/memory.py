@@ -1,4 +1,4 @@
-"""``python -m benchmarks memory``: what learning at 8B takes of a GPU, as planned; nothing is run."""
+"""``python -m benchmarks memory``: the planned GPU memory of training at 8B; nothing is run."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def plans(work: dict[str, int] | None = None) -> dict[str, dict[str, float]]:
     return {name: memory_plan(config, **{**arm, **(work or WORK)}) for name, arm in ARMS.items()}
 
 
-def plan_table(found: dict[str, dict[str, float]]) -> str:
-    """Parts down, arms across, in GiB, as Markdown."""
+def plan_table(plans_by_arm: dict[str, dict[str, float]]) -> str:
+    """One row per part, one column per arm, in GiB, as Markdown."""
     rows = [
-        [part.replace("_", " "), *(f"{plan[part]:.2f}" for plan in found.values())]
-        for part in next(iter(found.values()))
+        [part.replace("_", " "), *(f"{plan[part]:.2f}" for plan in plans_by_arm.values())]
+        for part in next(iter(plans_by_arm.values()))
     ]
-    return table(["GiB", *found], rows, numbers=True)
+    return table(["GiB", *plans_by_arm], rows, numbers=True)
 
 
 def add(commands: Commands) -> None:
@@ -55,8 +55,8 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     work = {name: getattr(arguments, name) for name in WORK}
-    found = plans(work)
-    rounded = {arm: {part: round(gib, 3) for part, gib in plan.items()} for arm, plan in found.items()}
+    by_arm = plans(work)
+    rounded = {arm: {part: round(gib, 3) for part, gib in plan.items()} for arm, plan in by_arm.items()}
     results = {"command": provenance()["command"], "work": work, "plans_gib": rounded}
     write_json(arguments.out, results, indent=1)
-    print(plan_table(found))
+    print(plan_table(by_arm))

@@ -41,7 +41,7 @@ LEAST_UPDATE_SPEEDUP, MOST_UPDATE_MEMORY = 3.0, 0.5
 
 @dataclass(frozen=True)
 class Shape:
-    """What is measured.
+    """The sizes of a measurement.
 
     Attributes:
         text: fields of the base's ``LlamaConfig``.
@@ -196,12 +196,12 @@ def _weights_ratio(config: CoLAConfig, shape: Shape) -> float:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """A GPU's allocator has a class for it; the CPU's raises a plain error."""
+    """Whether an error means out of memory: a GPU's allocator has a class for it, the CPU's a plain error."""
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 class _Held:
-    """What parts hand on: the machine's rates, and the model until the token-level part takes it apart."""
+    """What parts share: the machine's rates, and the model, until the token-level part takes it apart."""
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         self.shape = shape
@@ -305,7 +305,7 @@ def _timed_updates(
 
 
 def targets(parts: dict[str, Any], shape: Shape) -> list[dict[str, Any]]:
-    """What was aimed at beside what was measured; ``met`` is None where nothing was."""
+    """The targets beside the measurements; ``met`` is None where nothing was measured."""
     return judged(_judged(parts, shape))
 
 
@@ -329,7 +329,7 @@ def _judged(parts: dict[str, Any], shape: Shape) -> Iterator[tuple[str, float | 
 
 
 def _both(latent: dict[str, Any], token: dict[str, Any], name: str) -> bool:
-    """Whether there is something to compare: of a tiny model the process's peak shows nothing."""
+    """Whether the memory of both can be compared: a tiny model does not change the process's peak."""
     return bool(latent.get(name)) and bool(token.get(name))
 
 
@@ -362,7 +362,7 @@ def _run(arguments: argparse.Namespace) -> None:
         SHAPES.get(arguments.shape),
         device=arguments.device,
         repeats=arguments.repeats,
-        save=lambda found: write_json(partial, found, indent=1),
+        save=lambda so_far: write_json(partial, so_far, indent=1),
     )
     partial.replace(arguments.out)
     print(shapes_table(results))

@@ -1,4 +1,4 @@
-"""ALFWorld's own stack as an engine: what ours is compared with, in benchmarks and tests."""
+"""ALFWorld's own stack as an engine: the reference for ours in benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shipped() -> tuple[str, str]:
 
 
 def complete(game: dict[str, Any]) -> dict[str, Any]:
-    """A generated game as the file of ALFWorld that it would be."""
+    """A generated game as the contents of an ALFWorld game file."""
     domain, grammar = shipped()
     return {
         "pddl_domain": domain,

@@ -21,7 +21,7 @@ from cola_agents.rl.workers import RolloutWorkers
 
 
 class MeasuredPPO(PPO):
-    """The agent's own update, over a rollout that is given: no environment, no tokenizer."""
+    """PPO's own update over a given rollout, without an environment or a tokenizer."""
 
     def __init__(self, actor: Actor, reference: Actor, micro: int) -> None:
         self.options = PPOOptions(epochs=1, minibatch=None, micro_batch=micro, lr=1e-6)
@@ -117,7 +117,7 @@ class PeakMemory:
             self.what = "the process beyond its start" if self._before is not None else "not measured here"
 
     def begin(self) -> None:
-        """Forget what was; garbage is collected first."""
+        """Reset the peak, after collecting garbage."""
         free_memory(self._device)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
