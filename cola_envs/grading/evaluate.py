@@ -300,6 +300,8 @@ def constant_value(tree: Tree, bits: int = WORK_BITS) -> Number:
 
 def real_value(tree: Tree) -> Fraction | None:
     """Return a constant's real value, exactly or to :data:`LAST_BITS`; None if it is not a real constant."""
+    from mpmath.libmp import to_rational
+
     if variables(tree):
         return None
     try:
@@ -311,11 +313,5 @@ def real_value(tree: Tree) -> Fraction | None:
     with precision(LAST_BITS) as mp:
         if abs(mp.im(value)) > 1e-50 * (1 + abs(value)):
             return None
-        return as_fraction(mp.re(value))
-
-
-def as_fraction(value: mpf) -> Fraction:
-    """Return an mpmath number, which is a multiple of a power of 2, exactly."""
-    sign, mantissa, exponent, _ = value._mpf_
-    magnitude = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
-    return -magnitude if sign else magnitude
+        above, below = to_rational(mp.re(value)._mpf_)
+        return Fraction(int(above), int(below))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from cola_envs.grading.nodes import Expr, Node, Relation, Tree
-from cola_envs.grading.trees import number, parts, subtrees, terms
+from cola_envs.grading.trees import number, operands, parts, subtrees, terms
 
 _CAPITAL = re.compile(r"[A-Z](?:_\w+)?")
 _TRANSPOSE: Tree = ("v", "T")
@@ -95,16 +95,9 @@ def _mixes_orders(tree: Tree) -> bool:
     """Whether a tree is a sum of which two terms have the same capitals in different orders."""
     if tree[0] != "+":
         return False
-    products = {tuple(factor for factor in _factors(term) if any(_capitals(factor))) for term in terms(tree)}
+    factors = [operands(term, ("*",)) for term in terms(tree)]
+    products = {tuple(part for part in product if any(_capitals(part))) for product in factors}
     return len({tuple(sorted(map(repr, product))) for product in products}) < len(products)
-
-
-def _factors(tree: Tree) -> Iterator[Tree]:
-    if tree[0] == "*":
-        for part in parts(tree):
-            yield from _factors(part)
-    else:
-        yield tree
 
 
 def _form(tree: Tree) -> _Sum:

@@ -200,10 +200,7 @@ class _Normaliser(Quotients):
         if count is not None and count.denominator == 1 and 0 <= count <= 30:
             result = self.number(1)
             for step in range(count.numerator):
-                factor = self.product(
-                    self.sum(self(n), self.number(-step)), self.number(Fraction(1, step + 1))
-                )
-                result = self.product(result, factor)
+                result = self.product(result, self(("/", ("+", n, number(-step)), number(step + 1))))
             return result
         below = self.product(self.factorial(k), self.factorial(("+", n, ("neg", k))))
         return self.product(self.factorial(n), self.inverse(below))

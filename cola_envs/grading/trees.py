@@ -47,13 +47,18 @@ def subtrees(tree: Tree) -> Iterator[Tree]:
         yield from subtrees(part)
 
 
-def terms(tree: Tree) -> Iterator[Tree]:
-    """Yield the terms of a sum, without their signs."""
-    if tree[0] in ("+", "neg"):
+def operands(tree: Tree, kinds: tuple[str, ...]) -> Iterator[Tree]:
+    """Yield what operations of some kinds join: the terms of a sum, without their signs, or factors."""
+    if tree[0] in kinds:
         for part in parts(tree):
-            yield from terms(part)
+            yield from operands(part, kinds)
     else:
         yield tree
+
+
+def terms(tree: Tree) -> Iterator[Tree]:
+    """Yield the terms of a sum, without their signs."""
+    return operands(tree, ("+", "neg"))
 
 
 def has_imaginary_unit(tree: Tree) -> bool:
