@@ -90,6 +90,11 @@ def interval(
     return float(low), float(high)
 
 
+def interval_text(bounds: Mapping[str, float], digits: int = 3) -> str:
+    """Return ``mean [low, high]`` for a table."""
+    return f"{bounds['mean']:.{digits}f} [{bounds['low']:.{digits}f}, {bounds['high']:.{digits}f}]"
+
+
 def ratio_interval(over: Runs, under: Runs, *, level: float = 0.95) -> tuple[float, float]:
     """The interval of the ratio of two positive means, pairs resampled together.
 

@@ -21,7 +21,7 @@ from benchmarks import RESULTS, Commands
 from benchmarks.compare.arms import ARMS
 from benchmarks.credit.branching import Branched, Visited, credit, states_along
 from benchmarks.credit.gradients import Signal, gradient_snr
-from benchmarks.statistics import Runs, estimate, hierarchical_means
+from benchmarks.statistics import Runs, estimate, hierarchical_means, interval_text
 from cola_agents.common.files import write_json, write_whole
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
@@ -296,10 +296,10 @@ def _decided_table(results: Mapping[str, Any]) -> str:
             if decided is None:
                 continue
             outcomes = f"{decided['outcomes_per_state']:.1f} ({decided['effective_outcomes']:.2f} effective)"
-            variances = [_interval(decided[name], 4) for name in ("between", "within")]
-            share = "returns do not vary" if decided["share"] is None else _interval(decided["share"], 3)
+            variances = [interval_text(decided[name], 4) for name in ("between", "within")]
+            share = "returns do not vary" if decided["share"] is None else interval_text(decided["share"], 3)
             row = [one["task"], one["arm"], where, outcomes, f"{decided['mass_tried']:.4f}"]
-            rows.append([*row, *variances, share, _interval(decided["best_gain"], 3)])
+            rows.append([*row, *variances, share, interval_text(decided["best_gain"], 3)])
     return table(head, rows)
 
 
@@ -312,7 +312,8 @@ def _gradient_table(results: Mapping[str, Any]) -> str:
         ratio, needed = whole["per_episode"], "no gradient"
         if ratio is not None:
             needed = f"{1 / ratio:.0f}" if ratio > 0 else "not told from 0"
-        cell = "no gradient" if ratio is None else f"{ratio:.5f} ± {_or_unknown(whole['error'])}"
+        error = "unknown" if whole["error"] is None else f"{whole['error']:.5f}"
+        cell = "no gradient" if ratio is None else f"{ratio:.5f} ± {error}"
         row = [one["task"], one["arm"], f"{one['success']:.3f}", f"{one['actions_per_episode']:.1f}"]
         row += [f"{one[name]:.2f}" for name in ("effective_actions", "frac_zero_advantage")]
         rows.append([*row, cell, needed])
@@ -334,14 +335,6 @@ def _note(results: Mapping[str, Any]) -> str:
     )
 
 
-def _interval(bounds: Mapping[str, float], digits: int) -> str:
-    return f"{bounds['mean']:.{digits}f} [{bounds['low']:.{digits}f}, {bounds['high']:.{digits}f}]"
-
-
-def _or_unknown(error: float | None) -> str:
-    return "unknown" if error is None else f"{error:.5f}"
-
-
 def _rounded(values: np.ndarray) -> list[float]:
     return np.round(values, 4).tolist()
 
@@ -356,7 +349,8 @@ def draw(studies: Mapping[tuple[str, str], Study], path: Path, *, shown: int = 6
     for row, task in zip(axes, tasks, strict=True):
         for place, arm in zip(row, arms, strict=False):
             place.set(title=f"{task}, {arm}", xlabel="outcomes, best first", ylabel="value")
-            for branched in _telling(studies[task, arm].branched, shown):
+            # The states in which the action decides most.
+            for branched in sorted(studies[task, arm].branched, key=lambda each: -each.between)[:shown]:
                 order = np.argsort(-branched.q, kind="stable")
                 place.errorbar(
                     np.arange(1, len(order) + 1),
@@ -376,11 +370,6 @@ def draw(studies: Mapping[tuple[str, str], Study], path: Path, *, shown: int = 6
         )
         row[-1].set(title=f"{task}: gradient", ylabel="signal-to-noise an episode")
     figure.savefig(path, dpi=130)
-
-
-def _telling(branched: Sequence[Branched], count: int) -> list[Branched]:
-    """The states in which the action decides most."""
-    return sorted(branched, key=lambda each: -each.between)[:count]
 
 
 def add(commands: Commands) -> None:

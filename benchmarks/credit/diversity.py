@@ -27,6 +27,7 @@ import torch
 from benchmarks import RESULTS, Commands
 from benchmarks.compare.arms import ARMS
 from benchmarks.credit.similarity import Embed, NGramEmbedding, mean_similarity
+from benchmarks.statistics import interval_text
 from cola_agents.common.files import write_json, write_whole
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
@@ -342,7 +343,7 @@ def diversity_table(results: Mapping[str, Any]) -> str:
                 apart = record.get("difference")
                 cells = []
                 for measure in ("diversity", "distinct_2"):
-                    cells += [_interval(record[measure]), _interval(apart[measure]) if apart else ""]
+                    cells += [interval_text(record[measure]), interval_text(apart[measure]) if apart else ""]
             at_one.append([f"{matched['validity']:g}", name, *cells])
     equal_head = "arm, T, grammatical, diversity, 1 / similarity, distinct-2, distinct-3, unique, tokens"
     note = (
@@ -353,10 +354,6 @@ def diversity_table(results: Mapping[str, Any]) -> str:
     )
     matched_table = table(["grammatical", "arm", "diversity", less, "distinct-2", less], at_one)
     return "\n\n".join([table(equal_head.split(", "), equal), matched_table, note])
-
-
-def _interval(bounds: Mapping[str, float]) -> str:
-    return f"{bounds['mean']:.3f} [{bounds['low']:.3f}, {bounds['high']:.3f}]"
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:

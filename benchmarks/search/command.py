@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def _run(arguments: argparse.Namespace) -> None:
             rows=arguments.rows,
             recipe=Recipe(arguments.q_problems, arguments.q_answers, arguments.q_steps, arguments.q_held_out),
         )
-        results |= measure_accuracy(arguments.work, arguments.tasks, arguments.arms, plan, _say)
+        say = partial(print, flush=True)
+        results |= measure_accuracy(arguments.work, arguments.tasks, arguments.arms, plan, say)
     if "engine" in arguments.sections:
         results["engine"] = measure_engine(problems=arguments.engine_problems, searches=arguments.searches)
     write_json(arguments.out, results, indent=1)
@@ -81,10 +83,6 @@ def _run(arguments: argparse.Namespace) -> None:
     if "tasks" in results:
         draw(results, arguments.out.with_suffix(".png"))
     print(text)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.statistics import interval_text
 from cola_agents.common import markdown
 
 
@@ -47,7 +48,7 @@ def _task(task: str, figures: dict[str, Any], results: dict[str, Any]) -> list[s
         ]
         rows = []
         for name, line in result["lines"].items():
-            cells = [_cell(point["accuracy"]) for point in line["points"]]
+            cells = [interval_text(point["accuracy"]) for point in line["points"]]
             cells += [""] * (len(budgets) - len(cells))
             last = line["points"][-1]
             spent = [f"{last['tokens']:.0f}", f"{last['cpu_s']:.3f}", f"{line['forwarded_of_new']:.2f}"]
@@ -85,10 +86,6 @@ def _differences(result: dict[str, Any], budgets: list[float]) -> list[str]:
         "officially, and greedy play and a beam cost what they cost: a difference from or of these is "
         "one at the two numbers of tokens that stand with it.",
     ]
-
-
-def _cell(value: dict[str, float]) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def _bold(value: dict[str, Any]) -> str:
