@@ -7,6 +7,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from gymnasium.envs.registration import EnvSpec
@@ -16,6 +17,7 @@ from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Backbone, Level
 from cola_envs.checks import check_settings
 from cola_envs.episodes import Episodes
+from cola_envs.prompts import FormatName, Shot
 from cola_envs.task import EachRow, TaskBatch
 
 #: A factory of tasks: of one row's :class:`~cola_envs.task.Task`, or of the TaskBatch of all rows.
@@ -44,6 +46,10 @@ def build_episodes(
     observation: Literal["hidden", "features", "tokens"] = "hidden",
     prior_coef: float = 0.0,
     on_task_error: OnTaskError = "raise",
+    prompt_format: FormatName | None = None,
+    system: str | None = None,
+    shots: str | Path | Sequence[Shot] = (),
+    chat_template_kwargs: Mapping[str, object] | None = None,
     device: str | None = None,
     dtype: str = "float32",
     **task_kwargs: Any,
@@ -86,7 +92,15 @@ def build_episodes(
     tasks = build_tasks(num_rows, load(builder), split=split, **task_kwargs)
     try:
         backbone = resolve(model, level=actions, tokenizer=tokenizer, device=device, dtype=dtype)
-        return Episodes(backbone, tasks, **settings)
+        return Episodes(
+            backbone,
+            tasks,
+            **settings,
+            prompt_format=prompt_format,
+            system=system,
+            shots=shots,
+            chat_template_kwargs=chat_template_kwargs,
+        )
     except BaseException:
         tasks.close()
         raise

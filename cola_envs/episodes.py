@@ -5,22 +5,25 @@ Shapes: B rows of one call, T tokens of a row, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 
+from cola_envs import prompts
 from cola_envs.answers import Answers, OnTaskError
 from cola_envs.backbone import Backbone, Session
 from cola_envs.checks import ActionCheck, Actions, check_rows, check_seeds, check_settings
 from cola_envs.fields import Info
+from cola_envs.prompts import FormatName, Shot
 from cola_envs.segments import StopStrings
 from cola_envs.spaces import masked
 from cola_envs.state import Row, State
 from cola_envs.task import TaskBatch, Turn
-from cola_envs.text import begun, end_ids, largest_id
+from cola_envs.text import begun, largest_id
 
 Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Info]]
 
@@ -55,6 +58,11 @@ class Episodes:
         prior_coef: adds ``prior_coef * log pi0(action | state)`` to every reward; pi0 is the frozen initial
             policy.
         on_task_error: ``"raise"`` or ``"truncate"``.
+        prompt_format: ``"plain"``, ``"chat"``, or None for what the model was tuned for
+            (:func:`cola_envs.prompts.prompt_format`).
+        system: text in front of the conversation: the system message in the chat format.
+        shots: worked examples in front of the prompt (:func:`~cola_envs.prompts.read_shots`).
+        chat_template_kwargs: variables of the chat template, such as ``enable_thinking``.
 
     Raises:
         TypeError, ValueError: for an invalid argument.
@@ -72,6 +80,10 @@ class Episodes:
         observation: Literal["hidden", "features", "tokens"] = "hidden",
         prior_coef: float = 0.0,
         on_task_error: OnTaskError = "raise",
+        prompt_format: FormatName | None = None,
+        system: str | None = None,
+        shots: str | Path | Sequence[Shot] = (),
+        chat_template_kwargs: Mapping[str, object] | None = None,
     ) -> None:
         check_settings(
             num_rows=num_rows,
@@ -107,7 +119,14 @@ class Episodes:
         else:
             self.observation_space = gym.spaces.Box(-np.inf, np.inf, (backbone.hidden_size,), np.float32)
         self._stops = StopStrings(backbone.tokenizer, tasks.stop)
-        self._ends = end_ids(backbone.tokenizer)
+        self.format = prompts.prompt_format(
+            backbone.tokenizer,
+            prompt_format,
+            system=system,
+            shots=prompts.read_shots(shots),
+            frame=getattr(tasks, "plain_frame", ("", "")),
+            chat_template_kwargs=chat_template_kwargs,
+        )
         self._rows: list[Row | None] = [None] * self.num_rows
         self._checked: list[int] = []
 
@@ -172,7 +191,11 @@ class Episodes:
     def reset_infos(self, rows: Sequence[int]) -> list[Info]:
         """The rows' ``info`` at the start of an episode: the task's fields and ``prompt`` (text)."""
         return [
-            {**self._answers.fields(row, self._row(row).problem_seed), "prompt": self.prompt(row)}
+            {
+                **self._answers.fields(row, self._row(row).problem_seed),
+                "prompt": self.prompt(row),
+                "prompt_format": self.format.name,
+            }
             for row in self._check_rows(rows)
         ]
 
@@ -351,7 +374,7 @@ class Episodes:
         if not ids:
             raise ValueError(f"the session decoded the action of row {row} into no token")
         for count, token in enumerate(ids, 1):
-            text = self._segment(state) if token in self._ends else None  # without the token itself
+            text = self._segment(state) if token in self.format.end_ids else None  # without the token itself
             state.tokens.append(token)
             state.origins.append(len(state.actions))
             state.left -= 1
@@ -367,7 +390,7 @@ class Episodes:
         self, row: int, state: Row, info: Info, chunk: list[int], text: str, turn: Turn
     ) -> tuple[float, bool, bool]:
         """Append a turn's text to ``chunk`` and the row; return reward, terminated and truncated."""
-        ids = self.backbone.tokenizer.encode(turn.text) if turn.text else []
+        ids = self.format.next(turn.text, state.tokens, turn.done or turn.truncated)
         fits = len(state.tokens) + len(ids) <= self.session.max_length
         if fits:
             chunk.extend(ids)
@@ -446,7 +469,7 @@ class Episodes:
         return FloatingPointError(f"{error} (at {where})")
 
     def _encode_prompt(self, row: int, prompt: str) -> list[int]:
-        ids = list(self.backbone.tokenizer.encode(prompt))
+        ids = self.format.first(prompt)
         limit = self.session.max_length
         if not ids:
             raise ValueError(f"the prompt of row {row} has no tokens; a task must return a non-empty text")

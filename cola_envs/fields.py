@@ -39,8 +39,8 @@ class Field(Generic[T]):
 
 #: At every step: the first token id of the action, all ids where there are several, and the action.
 TOKEN, TOKENS, ACTION = Field("token", int), Field("tokens", tuple), Field("action", int)
-#: At reset: the task's prompt.
-PROMPT = Field("prompt", str)
+#: At reset: the task's prompt, and the format that the model reads it in (``"plain"`` or ``"chat"``).
+PROMPT, PROMPT_FORMAT = Field("prompt", str), Field("prompt_format", str)
 #: At the end: the agent's text, whether the task was solved, and the number of the agent's tokens.
 TEXT, SUCCESS, NUM_TOKENS = Field("text", str), Field("success", bool), Field("num_tokens", int)
 #: Where the task or its engine failed: the cause, on one line.
@@ -48,7 +48,7 @@ ERROR = Field("error", str)
 #: Name and split of a problem set; ``""`` for an unknown split.
 DATASET, SPLIT = Field("dataset", str), Field("split", str)
 #: The fields that an episode adds to those of its task.
-OWN = (TOKEN, TOKENS, ACTION, PROMPT, TEXT, SUCCESS, NUM_TOKENS, ERROR)
+OWN = (TOKEN, TOKENS, ACTION, PROMPT, PROMPT_FORMAT, TEXT, SUCCESS, NUM_TOKENS, ERROR)
 
 #: Fields of ``info`` that identify a problem.
 IDENTITY = ("unique_id", "game_id", "game", "question", "task_type", "variation", "goal", "prompt")

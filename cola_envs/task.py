@@ -48,6 +48,9 @@ class Task(Protocol):
 
     ``stop`` holds the strings that end a segment, besides the model's end-of-text tokens. A segment includes
     the stop string that ended it and special tokens such as tags and chat markers, but no end-of-text token.
+
+    A task may define ``plain_frame``, the two strings before and behind its texts for a model that continues
+    plain text, such as ``("User: ", "\\nAssistant: ")``. They are left out of the messages of a chat.
     """
 
     @property
@@ -156,6 +159,7 @@ class EachRow:
         if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
             raise TypeError(f"task.stop must be a tuple of non-empty strings, got {stop!r}")
         self.stop = tuple(stop)
+        self.plain_frame: tuple[str, str] = getattr(self.tasks[0], "plain_frame", ("", ""))
         if any(tuple(getattr(task, "stop", ())) != self.stop for task in self.tasks):
             raise ValueError(f"every row's task must have the same stop strings, {self.stop!r}")
         self._origin: list[Mapping[str, object] | None] = [None] * num_rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,44 @@ class PlainTokenizer:
             return self._decoded(ids)
         runs = groupby(ids, key=self._spelt.get)
         return "".join(self._decoded(run) if spelt is None else spelt * len(list(run)) for spelt, run in runs)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer comes with a chat template."""
+        return bool(getattr(self.source, "chat_template", None))
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        add_generation_prompt: bool,
+        chat_template_kwargs: Mapping[str, object],
+    ) -> str:
+        """The text of a conversation in the tokenizer's chat template, which runs in Jinja's sandbox.
+
+        Raises:
+            ValueError: no template, or one that fails; names the tokenizer.
+        """
+        try:
+            return str(
+                self.source.apply_chat_template(
+                    list(messages),
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    **chat_template_kwargs,
+                )
+            )
+        except Exception as error:  # a template raises what it likes
+            name = self.source.name_or_path or type(self.source).__name__
+            raise ValueError(
+                f"the chat template of {name!r} failed: {type(error).__name__}: {error}; repair it, change "
+                "chat_template_kwargs= or system=, or use prompt_format='plain'"
+            ) from error
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of added tokens, the markers of a conversation among them."""
+        return frozenset(getattr(self.source, "added_tokens_decoder", ()))
 
     def _decoded(self, ids: Iterable[int]) -> str:
         plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}

@@ -92,6 +92,7 @@ class EngineTask:
     """
 
     stop: tuple[str, ...] = ("\n",)
+    plain_frame = ("", "\n>")
 
     def __init__(
         self,

@@ -273,6 +273,7 @@ class ArithmeticTask:
     split: Split = "train"
     kinds: tuple[str, ...] = KINDS
     stop: tuple[str, ...] = field(default=(), init=False)
+    plain_frame: tuple[str, str] = field(default=("Q: ", "\nA:"), init=False, repr=False)
     info: Info = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:

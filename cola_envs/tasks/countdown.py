@@ -247,6 +247,7 @@ class CountdownTask:
     difficulty: int = 1
     split: Split = "train"
     stop: tuple[str, ...] = field(default=(), init=False)
+    plain_frame: tuple[str, str] = field(default=("Q: ", "\nA:"), init=False, repr=False)
     info: Info = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ class ProblemSet(FiniteTask):
     """
 
     stop: tuple[str, ...] = ()
+    plain_frame = ("User: ", "\nAssistant: ")
 
     def __init__(
         self,

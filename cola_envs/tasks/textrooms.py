@@ -301,6 +301,7 @@ class TextRooms:
     """
 
     stop = ("\n",)
+    plain_frame = ("", "\n>")
 
     def __init__(
         self,

@@ -67,6 +67,7 @@ class ThinkingPrompt:
         self.format_weight = float(format_weight)
         self.answer_weight = float(answer_weight)
         self.stop = task.stop
+        self.plain_frame: tuple[str, str] = ("", getattr(task, "plain_frame", ("", ""))[1])
 
     @property
     def info(self) -> Info:

@@ -276,7 +276,7 @@ def test_end_info_holds_the_tasks_fields() -> None:
     info = write(episodes, "a.")[-1][4]
     assert info.keys() == {"token", "action", "text", "success", "num_tokens", "digit", "length"}
     assert info["length"] == 2
-    assert episodes.reset_infos([0])[0].keys() == {"prompt", "digit"}
+    assert episodes.reset_infos([0])[0].keys() == {"prompt", "prompt_format", "digit"}
 
 
 # ---------------------------------------------------------------- actions of several tokens

@@ -1,0 +1,222 @@
+"""Prompt formats: what a language model reads around a task's text, as plain text or in its chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, TypedDict, runtime_checkable
+
+from cola_envs.backbone import Tokenizer
+from cola_envs.jsonl import read
+from cola_envs.text import end_ids
+
+FormatName = Literal["plain", "chat"]
+#: A worked example: a prompt of the task, and an answer to it.
+Shot = tuple[str, str]
+#: Stands for the agent's text where a template is rendered to see what surrounds it.
+_PROBE = "written-by-the-agent"
+
+
+class Message(TypedDict):
+    """One turn of a conversation, in the keys of Hugging Face chat templates."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@runtime_checkable
+class ChatTokenizer(Tokenizer, Protocol):
+    """A :class:`~cola_envs.backbone.Tokenizer` that can render a conversation."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether there is a template to render it with."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of tokens that stand for no text, such as the markers of a conversation."""
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        chat_template_kwargs: Mapping[str, object],
+    ) -> str:
+        """The conversation as the text that the model was tuned on.
+
+        Raises:
+            ValueError: a tokenizer without a template, or a template that fails; names the template.
+        """
+
+
+class PlainFormat:
+    """A task's text as it is: the system text and the worked examples stand in front of the first prompt.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        system: text in front of everything, separated by an empty line.
+        shots: worked examples, each followed by an empty line.
+    """
+
+    name: FormatName = "plain"
+
+    def __init__(self, tokenizer: Tokenizer, system: str | None = None, shots: Sequence[Shot] = ()) -> None:
+        self._encode = tokenizer.encode
+        self.end_ids = end_ids(tokenizer)
+        parts = [*([system] if system else []), *(prompt + answer for prompt, answer in shots)]
+        self._before = "".join(f"{part}\n\n" for part in parts)
+
+    def first(self, text: str) -> list[int]:
+        """Ids of a context that begins with a task's prompt."""
+        return list(self._encode(self._before + text)) if text else []
+
+    def next(self, text: str, tokens: Sequence[int], done: bool) -> list[int]:
+        """Ids of a task's response, which follow ``tokens``."""
+        return list(self._encode(text)) if text else []
+
+
+class ChatFormat:
+    """A task's texts as user turns of a conversation, in the tokenizer's own chat template.
+
+    The agent writes the assistant's turns. Its token ids stay as it wrote them; only what the template puts
+    between two turns is encoded and appended. Where the agent did not write the end marker of its turn (a
+    stop string or a budget ended it), the marker is added.
+
+    Args:
+        tokenizer: the model's tokenizer, with a chat template.
+        system: content of the system message; None leaves it to the template.
+        shots: worked examples, as earlier turns of the user and the assistant.
+        frame: what stands before and behind a text of the task in the plain format alone
+            (``"User: "``, ``"\\nAssistant: "``); it is left out of a message, as are line breaks around it.
+        chat_template_kwargs: variables of the template, such as ``enable_thinking``.
+
+    Attributes:
+        end_ids: the ids that end a segment: those that end a text, and the end marker of an assistant's turn.
+
+    Raises:
+        ValueError: no template, one that fails, or one that drops the assistant's text.
+    """
+
+    name: FormatName = "chat"
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        system: str | None = None,
+        shots: Sequence[Shot] = (),
+        frame: tuple[str, str] = ("", ""),
+        chat_template_kwargs: Mapping[str, object] | None = None,
+    ) -> None:
+        if not (isinstance(tokenizer, ChatTokenizer) and tokenizer.has_chat_template):
+            raise ValueError(
+                "prompt_format='chat' needs a tokenizer with a chat template, and this model's has none; "
+                "use prompt_format='plain'"
+            )
+        self._tokenizer = tokenizer
+        self._encode = tokenizer.encode
+        self._kwargs = dict(chat_template_kwargs or {})
+        self._frame = frame
+        self._before: list[Message] = [{"role": "system", "content": system}] if system is not None else []
+        for prompt, answer in shots:
+            self._before.append({"role": "user", "content": self._content(prompt)})
+            self._before.append({"role": "assistant", "content": answer})
+        marker = self._encode(self._between("Hello."))[:1]
+        self.marker: int | None = marker[0] if marker and marker[0] in tokenizer.special_ids else None
+        self.end_ids = end_ids(tokenizer) | frozenset(marker if self.marker is not None else ())
+
+    def first(self, text: str) -> list[int]:
+        """Ids of a conversation up to the beginning of the assistant's first turn."""
+        if not text:
+            return []
+        return list(
+            self._encode(self._render([*self._before, {"role": "user", "content": self._content(text)}]))
+        )
+
+    def next(self, text: str, tokens: Sequence[int], done: bool) -> list[int]:
+        """Ids from the end of the assistant's turn, whose last ids ``tokens`` has, to its next turn."""
+        if done and not text:
+            return []
+        ids = list(self._encode(self._between(text)))
+        return ids[1:] if ids and tokens and ids[0] == tokens[-1] == self.marker else ids
+
+    def _content(self, text: str) -> str:
+        before, behind = self._frame
+        return text.removeprefix(before).removesuffix(behind).strip("\n")
+
+    def _render(self, messages: list[Message]) -> str:
+        return self._tokenizer.chat(messages, add_generation_prompt=True, chat_template_kwargs=self._kwargs)
+
+    def _between(self, text: str) -> str:
+        """What the template puts between the assistant's text and its next turn, around a user's ``text``."""
+        turns: list[Message] = [
+            {"role": "user", "content": _PROBE.upper()},
+            {"role": "assistant", "content": _PROBE},
+            {"role": "user", "content": self._content(text)},
+        ]
+        rendered = self._render(turns)
+        _, assistant, rest = rendered.partition(_PROBE)
+        if not assistant:
+            raise ValueError(
+                f"the chat template does not show the assistant's text: it made {rendered!r:.300} of a "
+                "conversation of three turns; use prompt_format='plain' or another template"
+            )
+        return rest
+
+
+def prompt_format(
+    tokenizer: Tokenizer,
+    name: FormatName | None = None,
+    *,
+    system: str | None = None,
+    shots: Sequence[Shot] = (),
+    frame: tuple[str, str] = ("", ""),
+    chat_template_kwargs: Mapping[str, object] | None = None,
+) -> PlainFormat | ChatFormat:
+    """The format that ``name`` asks for, or by default the one that the model was tuned for.
+
+    The default is ``"chat"`` where the tokenizer has a chat template whose end marker of an assistant's turn
+    is among the ids that end the model's texts; a base model's tokenizer may carry a template, but a model
+    that was not tuned on it does not stop at its marker. Otherwise it is ``"plain"``.
+
+    Raises:
+        ValueError: another name, a template that is missing or fails, or ``chat_template_kwargs`` without a
+            template.
+    """
+    if name not in (None, "plain", "chat"):
+        raise ValueError(f"prompt_format must be 'plain' or 'chat' (None: by the model), got {name!r}")
+    chat = None
+    has_template = isinstance(tokenizer, ChatTokenizer) and tokenizer.has_chat_template
+    if name == "chat" or (name is None and has_template):
+        chat = ChatFormat(tokenizer, system, shots, frame, chat_template_kwargs)
+    if chat is not None and (name == "chat" or chat.marker in end_ids(tokenizer)):
+        return chat
+    if chat_template_kwargs:
+        raise ValueError("chat_template_kwargs are variables of a chat template; pass prompt_format='chat'")
+    return PlainFormat(tokenizer, system, shots)
+
+
+def read_shots(shots: str | Path | Sequence[Shot]) -> list[Shot]:
+    """Worked examples, given as (prompt, answer) pairs or as the path of a JSON-lines file of such objects.
+
+    Raises:
+        FileNotFoundError: a path without a file.
+        TypeError, ValueError: an example that is not two texts, the prompt non-empty; names its place.
+    """
+    if isinstance(shots, (str, Path)):
+        rows = [(where, _pair_of(row)) for where, row in read(Path(shots))]
+    else:
+        rows = [(f"shots[{i}]", shot) for i, shot in enumerate(shots)]
+    for where, shot in rows:
+        if not (
+            isinstance(shot, (tuple, list)) and len(shot) == 2 and all(isinstance(text, str) for text in shot)
+        ):
+            raise TypeError(f"{where} must be a pair of texts (prompt, answer), got {shot!r:.80}")
+        if not shot[0]:
+            raise ValueError(f"{where} has an empty prompt")
+    return [(prompt, answer) for _, (prompt, answer) in rows]
+
+
+def _pair_of(row: object) -> object:
+    """The pair of a line's object; anything else as it is."""
+    return (row.get("prompt"), row.get("answer")) if isinstance(row, dict) else row

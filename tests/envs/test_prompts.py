@@ -1,0 +1,163 @@
+"""Prompt formats: plain text and conversations in a chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import gymnasium as gym
+import pytest
+
+from cola_envs.prompts import ChatFormat, Message, PlainFormat, prompt_format, read_shots
+from cola_envs.task import Turn
+from cola_envs.testing import ByteTokenizer, FakeBackbone
+
+OPEN, CLOSE, FIRST = 257, 258, 257
+
+
+class ChatBytes(ByteTokenizer):
+    """Bytes, and two markers of a conversation; a turn is ``OPEN role: content CLOSE``."""
+
+    has_chat_template = True
+    special_ids = frozenset({OPEN, CLOSE})
+    end_ids = frozenset({0, CLOSE})
+
+    def __len__(self) -> int:
+        return 259
+
+    def encode(self, text: str) -> list[int]:
+        marked = text.encode().replace(b"[[", bytes([OPEN - FIRST])).replace(b"]]", bytes([CLOSE - FIRST]))
+        return [FIRST + byte if byte < 2 else byte + 1 for byte in marked]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        marks = {OPEN: "[[", CLOSE: "]]"}
+        return "".join(marks.get(i) or bytes([i - 1]).decode("latin-1") for i in ids if i not in self.end_ids)
+
+    def spell(self, ids: Sequence[int]) -> str:
+        marks = {OPEN: "[[", CLOSE: "]]"}
+        return "".join(marks.get(i) or bytes([i - 1]).decode("latin-1") for i in ids)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        chat_template_kwargs: Mapping[str, object],
+    ) -> str:
+        turns = "".join(f"[[{m['role']}: {m['content']}]]" for m in messages)
+        think = "" if chat_template_kwargs.get("think", True) else "(no thoughts)"
+        return turns + ("[[assistant: " + think if add_generation_prompt else "")
+
+
+class Untuned(ChatBytes):
+    end_ids = frozenset({0})
+
+
+class Echo:
+    """Answers every segment with a text of its own, three times."""
+
+    stop = ("!",)
+    plain_frame = ("Q: ", "\nA:")
+
+    def reset(self, rng: object) -> str:
+        self.turns = 0
+        return "Q: hello\nA:"
+
+    def step(self, text: str) -> Turn:
+        self.turns += 1
+        return Turn(f"\nQ: {text}?\nA:", done=self.turns == 3)
+
+
+def backbone(tokenizer: ByteTokenizer) -> FakeBackbone:
+    made = FakeBackbone("token")
+    made.tokenizer = tokenizer
+    return made
+
+
+def test_a_chat_prompt_is_a_user_turn_without_the_frame_of_plain_text() -> None:
+    chat = ChatFormat(ChatBytes(), "Be brief.", [("Q: 1\nA:", "one")], ("Q: ", "\nA:"), {"think": False})
+    text = ChatBytes().spell(chat.first("Q: hello\nA:"))
+    assert text == (
+        "[[system: Be brief.]][[user: 1]][[assistant: one]][[user: hello]][[assistant: (no thoughts)"
+    )
+
+
+def test_the_end_marker_of_a_turn_stands_once_whoever_wrote_it() -> None:
+    chat = ChatFormat(ChatBytes())
+    after_stop, after_marker = chat.next("go", [66], False), chat.next("go", [66, CLOSE], False)
+    assert ChatBytes().spell(after_stop) == "]][[user: go]][[assistant: "
+    assert after_stop == [CLOSE, *after_marker]
+    assert chat.next("", [66], True) == []
+
+
+def test_an_episode_in_chat_format_alternates_turns_and_keeps_the_agents_ids() -> None:
+    env = gym.make(
+        "CoLA-Text-Token-v0", task=Echo, model=backbone(ChatBytes()), max_tokens=9, prompt_format="chat"
+    )
+    _, info = env.reset(seed=0)
+    assert (info["prompt_format"], info["prompt"]) == ("chat", "Q: hello\nA:")
+    for action in (*ChatBytes().encode("ab!"), *ChatBytes().encode("c"), CLOSE):
+        env.step(action)
+    tokens = env.unwrapped.episodes.tokens(0)
+    assert ChatBytes().spell(tokens) == (
+        "[[user: hello]][[assistant: ab!]][[user: Q: ab!?]][[assistant: c]][[user: Q: c?]][[assistant: "
+    )
+
+
+def test_the_end_marker_ends_a_segment_of_a_model_that_does_not_end_its_texts_with_it() -> None:
+    env = gym.make(
+        "CoLA-Text-Token-v0", task=Echo, model=backbone(Untuned()), max_tokens=9, prompt_format="chat"
+    )
+    env.reset(seed=0)
+    env.step(66)
+    env.step(CLOSE)
+    assert env.unwrapped.episodes.tasks.tasks[0].turns == 1
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "name"), [(ByteTokenizer(), "plain"), (ChatBytes(), "chat"), (Untuned(), "plain")]
+)
+def test_the_default_format_is_that_which_the_model_was_tuned_for(
+    tokenizer: ByteTokenizer, name: str
+) -> None:
+    assert prompt_format(tokenizer).name == name
+
+
+def test_shots_stand_in_front_of_a_plain_prompt() -> None:
+    plain = PlainFormat(ByteTokenizer(), "Be brief.", [("Q: 1\nA:", " one")])
+    assert ByteTokenizer().decode(plain.first("Q: 2\nA:")) == "Be brief.\n\nQ: 1\nA: one\n\nQ: 2\nA:"
+
+
+def test_shots_are_read_from_a_file(tmp_path) -> None:
+    path = tmp_path / "shots.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": p, "answer": a}) + "\n" for p, a in [("1", "a"), ("2", "b")])
+    )
+    assert read_shots(path) == read_shots([("1", "a"), ("2", "b")]) == [("1", "a"), ("2", "b")]
+    path.write_text('{"prompt": "1", "answer": "a"}\n{"prompt": "2"}\n')
+    with pytest.raises(TypeError, match=r"line 2 must be a pair of texts"):
+        read_shots(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prompt_format": "chat"}, "needs a tokenizer with a chat template"),
+        ({"prompt_format": "dialogue"}, "prompt_format must be 'plain' or 'chat'"),
+        ({"chat_template_kwargs": {"think": True}}, "pass prompt_format='chat'"),
+        ({"shots": [("only",)]}, r"shots\[0\] must be a pair of texts"),
+        ({"shots": [("x" * 600, "y")]}, "the context holds 512"),
+    ],
+)
+def test_a_format_that_cannot_be_had_is_refused_with_a_way_out(settings, message) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        gym.make("CoLA-Text-Token-v0", task=Echo, model=backbone(ByteTokenizer()), **settings).reset(seed=0)
+
+
+def test_a_template_that_hides_the_assistant_is_refused() -> None:
+    class Hides(ChatBytes):
+        def chat(self, messages, **settings) -> str:
+            return super().chat([m for m in messages if m["role"] == "user"], **settings)
+
+    with pytest.raises(ValueError, match="does not show the assistant's text"):
+        ChatFormat(Hides())
