@@ -203,18 +203,21 @@ def read_shots(shots: str | Path | Sequence[Shot]) -> list[Shot]:
         FileNotFoundError: a path without a file.
         TypeError, ValueError: an example that is not two texts, the prompt non-empty; names its place.
     """
+    given: list[tuple[str, object]]
     if isinstance(shots, (str, Path)):
-        rows = [(where, _pair_of(row)) for where, row in read(Path(shots))]
+        given = [(where, _pair_of(row)) for where, row in read(Path(shots))]
     else:
-        rows = [(f"shots[{i}]", shot) for i, shot in enumerate(shots)]
-    for where, shot in rows:
+        given = [(f"shots[{i}]", shot) for i, shot in enumerate(shots)]
+    pairs: list[Shot] = []
+    for where, shot in given:
         if not (
             isinstance(shot, (tuple, list)) and len(shot) == 2 and all(isinstance(text, str) for text in shot)
         ):
             raise TypeError(f"{where} must be a pair of texts (prompt, answer), got {shot!r:.80}")
         if not shot[0]:
             raise ValueError(f"{where} has an empty prompt")
-    return [(prompt, answer) for _, (prompt, answer) in rows]
+        pairs.append((shot[0], shot[1]))
+    return pairs
 
 
 def _pair_of(row: object) -> object:
