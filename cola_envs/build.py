@@ -7,7 +7,6 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from gymnasium.envs.registration import EnvSpec
@@ -17,7 +16,7 @@ from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Backbone, Level
 from cola_envs.checks import check_settings
 from cola_envs.episodes import Episodes
-from cola_envs.prompts import FormatName, Shot
+from cola_envs.prompts import FormatName, Shots
 from cola_envs.task import EachRow, TaskBatch
 
 #: A factory of tasks: of one row's :class:`~cola_envs.task.Task`, or of the TaskBatch of all rows.
@@ -48,7 +47,7 @@ def build_episodes(
     on_task_error: OnTaskError = "raise",
     prompt_format: FormatName | None = None,
     system: str | None = None,
-    shots: str | Path | Sequence[Shot] = (),
+    shots: Shots = (),
     chat_template_kwargs: Mapping[str, object] | None = None,
     device: str | None = None,
     dtype: str = "float32",

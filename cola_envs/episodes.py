@@ -6,7 +6,6 @@ Shapes: B rows of one call, T tokens of a row, D hidden.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -18,7 +17,7 @@ from cola_envs.answers import Answers, OnTaskError
 from cola_envs.backbone import Backbone, Session
 from cola_envs.checks import ActionCheck, Actions, check_rows, check_seeds, check_settings
 from cola_envs.fields import Info
-from cola_envs.prompts import FormatName, Shot
+from cola_envs.prompts import FormatName, Shots
 from cola_envs.segments import StopStrings
 from cola_envs.spaces import masked
 from cola_envs.state import Row, State
@@ -61,7 +60,8 @@ class Episodes:
         prompt_format: ``"plain"``, ``"chat"``, or None for what the model was tuned for
             (:func:`cola_envs.prompts.prompt_format`).
         system: text in front of the conversation: the system message in the chat format.
-        shots: worked examples in front of the prompt (:func:`~cola_envs.prompts.read_shots`).
+        shots: worked examples in front of the prompt, or how many of the task's own
+            (:func:`~cola_envs.prompts.read_shots`).
         chat_template_kwargs: variables of the chat template, such as ``enable_thinking``.
 
     Raises:
@@ -82,7 +82,7 @@ class Episodes:
         on_task_error: OnTaskError = "raise",
         prompt_format: FormatName | None = None,
         system: str | None = None,
-        shots: str | Path | Sequence[Shot] = (),
+        shots: Shots = (),
         chat_template_kwargs: Mapping[str, object] | None = None,
     ) -> None:
         check_settings(
@@ -123,7 +123,7 @@ class Episodes:
             backbone.tokenizer,
             prompt_format,
             system=system,
-            shots=prompts.read_shots(shots),
+            shots=prompts.read_shots(shots, tasks),
             frame=getattr(tasks, "plain_frame", ("", "")),
             chat_template_kwargs=chat_template_kwargs,
         )

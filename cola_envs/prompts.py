@@ -6,13 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict, runtime_checkable
 
+import numpy as np
+
 from cola_envs.backbone import Tokenizer
 from cola_envs.jsonl import read
+from cola_envs.task import HasExamples
 from cola_envs.text import end_ids
 
 FormatName = Literal["plain", "chat"]
 #: A worked example: a prompt of the task, and an answer to it.
 Shot = tuple[str, str]
+#: How worked examples are given (:func:`read_shots`).
+Shots = int | str | Path | Sequence[Shot]
+#: The random stream that worked examples are drawn from.
+_SHOTS = 4
 #: Stands for the agent's text where a template is rendered to see what surrounds it.
 _PROBE = "written-by-the-agent"
 
@@ -196,13 +203,30 @@ def prompt_format(
     return PlainFormat(tokenizer, system, shots)
 
 
-def read_shots(shots: str | Path | Sequence[Shot]) -> list[Shot]:
-    """Worked examples, given as (prompt, answer) pairs or as the path of a JSON-lines file of such objects.
+def read_shots(shots: Shots, task: object = None) -> list[Shot]:
+    """Worked examples: (prompt, answer) pairs, a JSON-lines file of objects with these keys, or a number.
+
+    A number takes the first examples of the task's own train split; they are the same in every episode.
+
+    Args:
+        shots: the examples.
+        task: the task, whose ``worked_example`` is called for a number.
 
     Raises:
         FileNotFoundError: a path without a file.
         TypeError, ValueError: an example that is not two texts, the prompt non-empty; names its place.
     """
+    if isinstance(shots, int):
+        if isinstance(shots, bool) or shots < 0:
+            raise ValueError(
+                f"shots must be a number from 0 on, (prompt, answer) pairs or a file, got {shots}"
+            )
+        try:
+            if not isinstance(task, HasExamples):
+                raise ValueError(f"{type(task).__name__} has no worked examples")
+            return [task.worked_example(np.random.default_rng([_SHOTS, i])) for i in range(shots)]
+        except ValueError as error:
+            raise ValueError(f"shots={shots}: {error}; pass (prompt, answer) pairs or a file") from error
     given: list[tuple[str, object]]
     if isinstance(shots, (str, Path)):
         given = [(where, _pair_of(row)) for where, row in read(Path(shots))]

@@ -75,6 +75,14 @@ class KeepsState(Protocol):
         """Restore a state that :meth:`snapshot` returned."""
 
 
+@runtime_checkable
+class HasExamples(Protocol):
+    """A task that can show how it is solved: ``shots=2`` puts two of its examples in front of each prompt."""
+
+    def worked_example(self, rng: np.random.Generator) -> tuple[str, str]:
+        """A prompt of the train split, drawn from ``rng``, and an answer that earns the full reward."""
+
+
 class TaskBatch(Protocol):
     """A task for many rows, the interface that :class:`~cola_envs.episodes.Episodes` uses.
 
@@ -165,6 +173,17 @@ class EachRow:
         self._origin: list[Mapping[str, object] | None] = [None] * num_rows
         self._segments: list[list[str]] = [[] for _ in range(num_rows)]
         self._digests: list[int] = [0] * num_rows  # of the row's prompt and turns in this episode
+
+    def worked_example(self, rng: np.random.Generator) -> tuple[str, str]:
+        """An example of the rows' task.
+
+        Raises:
+            ValueError: for a task without worked examples.
+        """
+        task = self.tasks[0]
+        if not isinstance(task, HasExamples):
+            raise ValueError(f"{type(task).__name__} has no worked examples")
+        return task.worked_example(rng)
 
     def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
         prompts = []

@@ -7,7 +7,7 @@ import math
 import random
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -230,6 +230,12 @@ def final_answer(text: str) -> int | None:
     return int(answer) if answer is not None and _INTEGER.fullmatch(answer) else None
 
 
+def boxed_answer(steps: Sequence[Step], answer: object) -> str:
+    r"""A worked answer: `` 8+6=14, 14-4=10, so \boxed{10}.``"""
+    worked = ", ".join(f"{expression}={value}" for expression, value in steps)
+    return f" {worked}, so \\boxed{{{answer}}}."
+
+
 @dataclass
 class ArithmeticTask:
     r"""Solve one generated arithmetic problem and put the integer answer in a box.
@@ -293,6 +299,11 @@ class ArithmeticTask:
             "set_hash": set_hash(self.level, self.split, self.kinds),
         }
         return f"Q: {self.problem.question}\nA:"
+
+    def worked_example(self, rng: np.random.Generator) -> tuple[str, str]:
+        """A prompt of the train split, and an answer that earns the reward."""
+        problem = generate(int(rng.integers(1 << 62)), level=self.level, split="train", kinds=self.kinds)
+        return f"Q: {problem.question}\nA:", boxed_answer(problem.steps, problem.answer)
 
     def step(self, text: str) -> Turn:
         given = final_answer(text)

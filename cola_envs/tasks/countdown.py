@@ -16,7 +16,7 @@ import numpy as np
 from cola_envs.checks import check_choice
 from cola_envs.fields import Info
 from cola_envs.task import Turn
-from cola_envs.tasks.arithmetic import SPLITS, Split, final_text, split_of
+from cola_envs.tasks.arithmetic import SPLITS, Split, boxed_answer, final_text, split_of
 from cola_envs.tasks.arithmetic_kinds import Draw, Step
 from cola_envs.tasks.thinking import INSTRUCTION, ThinkingPrompt
 
@@ -266,6 +266,11 @@ class CountdownTask:
             "unique_id": key_of(self.puzzle.numbers, self.puzzle.target),
         }
         return f"Q: {self.puzzle.question}\nA:"
+
+    def worked_example(self, rng: np.random.Generator) -> tuple[str, str]:
+        """A prompt of the train split, and an answer that earns the reward."""
+        puzzle = generate(int(rng.integers(1 << 60)), difficulty=self.difficulty, split="train")
+        return f"Q: {puzzle.question}\nA:", boxed_answer(puzzle.steps, puzzle.answer)
 
     def step(self, text: str) -> Turn:
         expression = final_text(text)

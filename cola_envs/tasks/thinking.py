@@ -9,6 +9,7 @@ import numpy as np
 
 from cola_envs.contract import checked_text, checked_turn
 from cola_envs.fields import Info
+from cola_envs.grading.extract import extract_boxed
 from cola_envs.task import Task, Turn
 from cola_envs.tasks.arithmetic import KINDS, ArithmeticTask, Split
 
@@ -75,6 +76,19 @@ class ThinkingPrompt:
 
     def reset(self, rng: np.random.Generator) -> str:
         return self.instruction + checked_text(self.task.reset(rng), "the wrapped task's prompt")
+
+    def worked_example(self, rng: np.random.Generator) -> tuple[str, str]:
+        """An example of the wrapped task with its answer in the format.
+
+        Raises:
+            ValueError: for a wrapped task without worked examples.
+        """
+        make = getattr(self.task, "worked_example", None)
+        if make is None:
+            raise ValueError(f"{type(self.task).__name__} has no worked examples")
+        prompt, answer = make(rng)
+        worked = f"<think>{answer.strip()}</think><answer>{extract_boxed(answer)}</answer>"
+        return self.instruction + prompt, worked
 
     def step(self, text: str) -> Turn:
         inner = checked_turn(self.task.step(text), "the wrapped task")

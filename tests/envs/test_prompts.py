@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from cola_envs.prompts import ChatFormat, Message, PlainFormat, prompt_format, read_shots
@@ -161,3 +162,25 @@ def test_a_template_that_hides_the_assistant_is_refused() -> None:
 
     with pytest.raises(ValueError, match="does not show the assistant's text"):
         ChatFormat(Hides())
+
+
+@pytest.mark.parametrize(
+    "task_id", ["CoLA-Arithmetic-Token-v0", "CoLA-Thinking-Token-v0", "CoLA-Countdown-Token-v0"]
+)
+def test_a_tasks_own_examples_are_of_the_train_split_and_earn_the_full_reward(task_id: str) -> None:
+    env = gym.make(task_id, model=FakeBackbone("token"), shots=2, split="test")
+    env.reset(seed=0)
+    episodes = env.unwrapped.episodes
+    text = episodes.backbone.tokenizer.decode(episodes.tokens(0))
+    (task,) = episodes.tasks.tasks
+    assert text.count("Q: ") == 3
+    prompt, answer = task.worked_example(np.random.default_rng(1))
+    getattr(task, "task", task).split = "train"
+    assert task.reset(np.random.default_rng(1)) == prompt
+    turn = task.step(answer)
+    assert (turn.reward, turn.info["success"]) == (1.0, True)
+
+
+def test_shots_of_a_task_without_examples_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shots=2: Echo has no worked examples; pass"):
+        gym.make("CoLA-Text-Token-v0", task=Echo, model=backbone(ByteTokenizer()), shots=2)
