@@ -220,45 +220,41 @@ def _check_empty(out: Path) -> None:
 
 
 def _q(arguments: argparse.Namespace) -> int:
-    if not arguments.data:
-        raise ValueError("the stage q needs --data: a file that `cola generate` wrote")
-    with one_writer(arguments.out, "file"):
-        return _train_q(arguments)
-
-
-def _train_q(arguments: argparse.Namespace) -> int:
     from cola_agents.decoding.loading import make_backbone
     from cola_agents.rl.generate import read
     from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
 
-    _check_empty(arguments.out)
-    recorded = read(*arguments.data)
-    backbone = make_backbone(
-        arguments.model,
-        level=recorded.about["actions"],
-        tokenizer=arguments.tokenizer,
-        device=arguments.device,
-        dtype=arguments.dtype or "float32",
-    )
-    given = _given(arguments, ("--steps", "--lr", "--seed"))
-    if arguments.rows is not None:
-        given["batch_size"] = arguments.rows
-    q = QFunction.over(backbone, trunk=arguments.trunk, **_given(arguments, ("--gamma",)))
-    rollout, held_out = recorded.rollout(backbone), None
-    if arguments.held_out_problems is not None:
-        rollout, held_out = split_problems(rollout, arguments.held_out_problems)
-    config = QConfig(**given)
-    size = min(config.batch_size, len(rollout))
-    print(
-        f"Training for {config.steps} steps (--steps) of {size} episodes (--rows): each of the "
-        f"{len(rollout)} is read {config.steps * size / len(rollout):.1f} times.",
-        file=sys.stderr,
-    )
-    records = train_q(q, rollout, config, held_out=held_out)
-    q.save(arguments.out)
-    print(json.dumps({"episodes": len(recorded.episodes), **_kept(records)}, indent=2))
-    print(f"Wrote {arguments.out}.")
-    return 0
+    if not arguments.data:
+        raise ValueError("the stage q needs --data: a file that `cola generate` wrote")
+    with one_writer(arguments.out, "file"):
+        _check_empty(arguments.out)
+        recorded = read(*arguments.data)
+        backbone = make_backbone(
+            arguments.model,
+            level=recorded.about["actions"],
+            tokenizer=arguments.tokenizer,
+            device=arguments.device,
+            dtype=arguments.dtype or "float32",
+        )
+        given = _given(arguments, ("--steps", "--lr", "--seed"))
+        if arguments.rows is not None:
+            given["batch_size"] = arguments.rows
+        q = QFunction.over(backbone, trunk=arguments.trunk, **_given(arguments, ("--gamma",)))
+        rollout, held_out = recorded.rollout(backbone), None
+        if arguments.held_out_problems is not None:
+            rollout, held_out = split_problems(rollout, arguments.held_out_problems)
+        config = QConfig(**given)
+        size = min(config.batch_size, len(rollout))
+        print(
+            f"Training for {config.steps} steps (--steps) of {size} episodes (--rows): each of the "
+            f"{len(rollout)} is read {config.steps * size / len(rollout):.1f} times.",
+            file=sys.stderr,
+        )
+        records = train_q(q, rollout, config, held_out=held_out)
+        q.save(arguments.out)
+        print(json.dumps({"episodes": len(recorded.episodes), **_kept(records)}, indent=2))
+        print(f"Wrote {arguments.out}.")
+        return 0
 
 
 def _kept(records: Sequence[JsonObject]) -> JsonObject:
@@ -271,33 +267,29 @@ def _kept(records: Sequence[JsonObject]) -> JsonObject:
 
 
 def _recipe(arguments: argparse.Namespace) -> int:
-    with one_writer(arguments.out):
-        return _train_recipe(arguments)
-
-
-def _train_recipe(arguments: argparse.Namespace) -> int:
     from cola_agents.evaluation.bundled_card import write_card
     from cola_agents.train.bundled import recipe as stages
 
-    recipe = stages.Recipe(seed=arguments.seed or 0)
-    if arguments.stage == "card":
-        write_card(arguments.out, recipe)
-        print(f"Wrote {arguments.out / 'README.md'}.")
+    with one_writer(arguments.out):
+        recipe = stages.Recipe(seed=arguments.seed or 0)
+        if arguments.stage == "card":
+            write_card(arguments.out, recipe)
+            print(f"Wrote {arguments.out / 'README.md'}.")
+            return 0
+        _check_empty(arguments.out)
+        changed = _given(arguments, ("--steps", "--tensorboard"))
+        names = ("base", "world", "policy") if arguments.stage == "bundled" else ("base",)
+        recipe = dataclasses.replace(
+            recipe, **{name: dataclasses.replace(getattr(recipe, name), **changed) for name in names}
+        )
+        if arguments.stage == "base":
+            stages.train_base(recipe, arguments.out)
+        else:
+            metrics = stages.train_bundled(recipe, arguments.out)
+            write_card(arguments.out, recipe)
+            _warn(metrics)
+        print(f"Wrote {arguments.out}.")
         return 0
-    _check_empty(arguments.out)
-    changed = _given(arguments, ("--steps", "--tensorboard"))
-    names = ("base", "world", "policy") if arguments.stage == "bundled" else ("base",)
-    recipe = dataclasses.replace(
-        recipe, **{name: dataclasses.replace(getattr(recipe, name), **changed) for name in names}
-    )
-    if arguments.stage == "base":
-        stages.train_base(recipe, arguments.out)
-    else:
-        metrics = stages.train_bundled(recipe, arguments.out)
-        write_card(arguments.out, recipe)
-        _warn(metrics)
-    print(f"Wrote {arguments.out}.")
-    return 0
 
 
 def _warn(metrics: CodebookMetrics) -> None:

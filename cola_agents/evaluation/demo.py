@@ -237,18 +237,16 @@ def table(results: JsonObject) -> str:
         reached = run["rollouts_to_threshold"] or f"not in {int(run['history'][-1]['episodes'])}"
         name = f"{run['arm']} GRPO, seed {run['seed']}"
         rows.append([name, *cells, reached, f"{run['train_cpu_s']:.0f}"])
+    options = "; ".join(
+        f"{run['arm']} " + ", ".join(f"{key}={value:g}" for key, value in run["options"].items())
+        for run in results["runs"][: len(ARMS)]
+    )
     note = (
         f"Shares of {results['runs'][0]['before']['episodes']} episodes on test problems, before → after "
         "RL. Arithmetic is graded whatever the form of the answer; cross-entropy is in nats per token "
-        "(latent: summed over the codes). Options: "
-        + "; ".join(f"{run['arm']} {_options(run)}" for run in results["runs"][: len(ARMS)])
-        + "."
+        f"(latent: summed over the codes). Options: {options}."
     )
     return f"{markdown.table(head, rows)}\n\n{note}"
-
-
-def _options(run: JsonObject) -> str:
-    return ", ".join(f"{key}={value:g}" for key, value in run["options"].items())
 
 
 def draw(results: JsonObject, path: Path) -> None:

@@ -107,7 +107,9 @@ def evaluate(
     _check(greedy, samples, search, env_kwargs, episodes=episodes, num_envs=num_envs)
     if agent is not None and (model is not None or tokenizer is not None):
         raise ValueError("give model= or agent=, not both: an agent knows its model")
-    builder = _builder_of(task)
+    builder = gym.spec(task).kwargs.get("builder")
+    if builder is None:
+        raise ValueError(f"{task} is not one of the CoLA environments")
     split = split or evaluation_split(builder)
     player = _player(task, model, agent, greedy)
     env_kwargs = {**player.env_kwargs, **repeatable(env_kwargs)}
@@ -154,18 +156,6 @@ def _check(
             raise ValueError("a search gives one answer a problem: leave out greedy and samples")
         if search.rewards != "estimated":
             raise ValueError('an evaluation must not see the solutions: give a search rewards="estimated"')
-
-
-def _builder_of(task: str) -> Builder | str:
-    """The builder of an id's tasks.
-
-    Raises:
-        ValueError: for an id of another package, whose problems a report cannot name.
-    """
-    builder = gym.spec(task).kwargs.get("builder")
-    if builder is None:
-        raise ValueError(f"{task} is not one of the CoLA environments")
-    return builder
 
 
 @dataclass(frozen=True)

@@ -156,8 +156,9 @@ class Player:
         weights = [token_weights(step["table"]) for step in steps]
         doubtful = np.argsort([-_entropy(list(one.values())) for one in weights], kind="stable").tolist()
         forks = [at for at in doubtful[: self._positions] if len(weights[at]) > 1]
+        # Tables list the likeliest codes first: index() finds the likeliest code of a token.
         wanted = [
-            (at, token, _likeliest(steps[at]["table"], token))
+            (at, token, steps[at]["table"]["codes"][steps[at]["table"]["tokens"].index(token)])
             for at in sorted(forks)
             for token in sorted(weights[at], key=lambda one: -weights[at][one])[:FUTURES]
         ]
@@ -220,12 +221,6 @@ def token_weights(table: JsonObject) -> dict[int, float]:
     for token, weight in zip(table["tokens"], table["policy" if "policy" in table else "prior"], strict=True):
         weights[token] += weight
     return dict(weights)
-
-
-def _likeliest(table: JsonObject, token: int) -> int:
-    """The likeliest action that gives a token: tables have the likeliest first."""
-    code: int = table["codes"][table["tokens"].index(token)]
-    return code
 
 
 def _entropy(weights: list[float]) -> float:

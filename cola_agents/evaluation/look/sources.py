@@ -13,7 +13,7 @@ from cola_agents.evaluation.look.filling import ROWS, Filling, Wanted
 from cola_agents.evaluation.look.follow import Known, known
 from cola_agents.evaluation.run import load_agent
 from cola_agents.rl.agent import Agent
-from cola_agents.rl.generate import Recorded, policy_name, read
+from cola_agents.rl.generate import policy_name, read
 from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.rl.saving import holds_agent, saved_path
@@ -156,11 +156,13 @@ def _recording(
         latent = backbone.level == "latent"
         with fitting_threads(backbone.model):
             chosen = _varied([sum(one["rewards"]) for one in recorded.episodes], wanted.episodes)
-            episodes = [_recorded(recorded, number) for number in chosen]
+            names = ("seed", "problem_seed", "ids", "actions", "log_probs", "rewards")
+            played = [recorded.episodes[number] for number in chosen]
+            episodes = [Known(**{name: one[name] for name in names}) for one in played]
             drawing = {"temperature": about["temperature"]}
             prior = latent or actor is None
-            name = f"{'codes' if latent else 'tokens'}: as recorded"
-            page.add(rows, episodes, name, policy=actor, drawing=drawing, is_actor=is_actor, prior=prior)
+            title = f"{'codes' if latent else 'tokens'}: as recorded"
+            page.add(rows, episodes, title, policy=actor, drawing=drawing, is_actor=is_actor, prior=prior)
             page.add_tree(rows, episodes[0].seed, episodes[0].problem_seed, actor)
             page.add_codebook(backbone)
             if latent:
@@ -174,12 +176,6 @@ def _recording(
         ("fingerprint", about["fingerprint"][:12]),
     ]
     return page.finished(f"{path.name}: {about['task']}", facts)
-
-
-def _recorded(recorded: Recorded, number: int) -> Known:
-    one = recorded.episodes[number]
-    names = ("seed", "problem_seed", "ids", "actions", "log_probs", "rewards")
-    return Known(**{name: one[name] for name in names})
 
 
 def _varied(rewards: Sequence[float], count: int) -> list[int]:
