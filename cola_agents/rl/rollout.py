@@ -122,6 +122,8 @@ class Rollout:
         problem_seeds: the seed that each episode's problem was drawn with [N], or its index if problems come
             in order.
         infos: the info dict of each episode's last step.
+        reference: [N, T, K], 0 elsewhere than at acting positions; see
+            :meth:`~cola_agents.rl.policy.TrainedPolicy.with_reference`. None if it was not computed.
         held: for episodes of several processes: the row of ``hidden`` with each episode's states [N], -1 for
             an episode of another process. None if row n of ``hidden`` is episode n.
     """
@@ -137,6 +139,7 @@ class Rollout:
     seeds: np.ndarray
     problem_seeds: np.ndarray
     infos: list[dict[str, Any]]
+    reference: Tensor | None = None
     held: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -194,6 +197,8 @@ class Rollout:
                     here = value[index.cpu().numpy()] >= 0
                     value = None if here.all() else np.where(here, here.cumsum() - 1, -1)
                 picked["held"] = value
+            elif value is None:
+                continue
             elif isinstance(value, Tensor):
                 picked[own.name] = value[index] if value.dim() == 1 else value[index, :length]
             elif isinstance(value, np.ndarray):
@@ -221,7 +226,7 @@ def collect(
     other rows (on a CPU in float32).
 
     Args:
-        episodes: rows to play in; episodes that run in them are dropped.
+        episodes: rows to play in; episodes that run in them are dropped. After an error they must be reset.
         policy: a :class:`Policy`, or a plain function of session and rows [B] that returns action logits.
         seeds: N row seeds, for the draws of actions and of the world model. None for one episode a row, with
             fresh entropy.
@@ -261,8 +266,12 @@ def collect(
     draw = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
     played = _Played(episodes, session, [int(seed) for seed in seeds], given)
     # The new tokens of all rows, first prompts too, share the forward pass of the next step's actions.
-    with session.deferred() if isinstance(session, Rows) else nullcontext():
-        _play(played, episodes, act, draw, on_step)
+    try:
+        with session.deferred() if isinstance(session, Rows) else nullcontext():
+            _play(played, episodes, act, draw, on_step)
+    except BaseException:
+        episodes.cut(range(episodes.num_rows))  # the states of their last tokens may be missing
+        raise
     rollout = side_by_side(played.episodes, np.asarray(seeds), played.problems, played.hidden)
     if problem_seeds is not None:
         check_prompts(episodes.tasks, given, rollout.prompts)

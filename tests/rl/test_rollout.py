@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ResetNeeded
 
 from cola_agents.decoding import session as session_module
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
@@ -231,8 +232,11 @@ def test_a_hidden_state_that_is_not_finite_stops_with_row_and_step(tiny_cola, ti
         rows.extend(which)
         return session.policy(which)
 
+    episodes = episodes_of(backbone, num_rows=2)
     with pytest.raises(NotFiniteError, match=r"hidden state of row 0 .*\(at step 1 of row 0\)"):
-        collect(episodes_of(backbone, num_rows=2), breaks, seeds=range(2))
+        collect(episodes, breaks, seeds=range(2))
+    with pytest.raises(ResetNeeded):
+        episodes.step([0], [1])
 
 
 def test_a_group_shares_its_problem_and_differs_in_its_draws(latent_backbone):
