@@ -177,7 +177,9 @@ class Episodes:
             self._row(row)
         return self._observed(rows)
 
-    def _observed(self, rows: list[int]) -> np.ndarray:
+    def _observed(self, rows: list[int], wanted: bool = True) -> np.ndarray:
+        if not wanted:
+            return np.empty((0, *self.observation_space.shape), self.observation_space.dtype)
         return np.asarray(self._observe(rows), dtype=self.observation_space.dtype)
 
     def _ids(self, rows: Sequence[int]) -> np.ndarray:
@@ -206,6 +208,8 @@ class Episodes:
         rows: Sequence[int],
         seeds: Sequence[int],
         problem_seeds: Sequence[int | None] | None = None,
+        *,
+        observe: bool = True,
     ) -> np.ndarray:
         """Start an episode in each of ``rows``; a running episode there is dropped.
 
@@ -215,6 +219,7 @@ class Episodes:
             problem_seeds: B seeds of the problems. None, for all or in the list, means the row seed, or the
                 next problem if they are played in order (:class:`~cola_envs.order.Order`). Rows with equal
                 problem seeds get the same problem.
+            observe: False for no observations, [0, D].
 
         Returns:
             Observations [B, D] float32.
@@ -234,7 +239,7 @@ class Episodes:
             Row(self._encode_prompt(row, prompt), prompt, seed, problem)
             for row, prompt, seed, problem in zip(rows, prompts, seeds, problems, strict=True)
         ]
-        return self._load(rows, fresh)
+        return self._load(rows, fresh, observe)
 
     def snapshot(self, row: int) -> State:
         """The row's state, for :meth:`restore` into any row."""
@@ -283,12 +288,13 @@ class Episodes:
 
     # ---------------------------------------------------------------- advancing
 
-    def step(self, rows: Sequence[int], actions: Actions) -> Stepped:
+    def step(self, rows: Sequence[int], actions: Actions, *, observe: bool = True) -> Stepped:
         """Take one action in each of ``rows``.
 
         Args:
             rows: B different row indices, all running.
             actions: B integers.
+            observe: False for no observations, [0, D].
 
         Returns:
             Observations [B, D] float32, rewards [B] float64, terminated [B] bool, truncated [B] bool and
@@ -318,7 +324,7 @@ class Episodes:
         except FloatingPointError as error:
             raise self._located(error, rows, ahead=1) from error
         try:
-            result = self._advance(rows, states, codes, [ids.tolist() for ids in decoded.tokens])
+            result = self._advance(rows, states, codes, [ids.tolist() for ids in decoded.tokens], observe)
         except BaseException as error:
             self._halt(rows)  # task, tokens and cache may now disagree
             if isinstance(error, FloatingPointError):
@@ -329,7 +335,7 @@ class Episodes:
         return result
 
     def _advance(
-        self, rows: list[int], states: list[Row], codes: list[int], chunks: list[list[int]]
+        self, rows: list[int], states: list[Row], codes: list[int], chunks: list[list[int]], observe: bool
     ) -> Stepped:
         rewards = np.zeros(len(rows))
         terminated = np.zeros(len(rows), dtype=bool)
@@ -364,7 +370,7 @@ class Episodes:
                     rows[i], states[i], infos[i], chunks[i], text, turn
                 )
         self.session.extend(rows, chunks)
-        return self._observed(rows), rewards, terminated, truncated, infos
+        return self._observed(rows, observe), rewards, terminated, truncated, infos
 
     def _append(self, row: int, state: Row, ids: list[int]) -> tuple[list[int], bool, str | None]:
         """Append ids up to the one that ends the segment, the budget or the context.
@@ -435,12 +441,12 @@ class Episodes:
     def _count_left(self, state: Row) -> None:
         state.left = min(self.max_tokens - state.num_tokens, self.session.max_length - len(state.tokens))
 
-    def _load(self, rows: list[int], fresh: list[Row]) -> np.ndarray:
+    def _load(self, rows: list[int], fresh: list[Row], observe: bool = True) -> np.ndarray:
         self.session.load(rows, [tuple(state.tokens) for state in fresh])
         for row, state in zip(rows, fresh, strict=True):
             self._count_left(state)
             self._rows[row] = state
-        return self.observe(rows)
+        return self._observed(rows, observe)
 
     def _halt(self, rows: list[int]) -> None:
         """Mark rows as not running, so that they cannot be stepped until they are loaded again."""

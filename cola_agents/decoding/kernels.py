@@ -79,6 +79,9 @@ def attend(
 ) -> None:
     """Rotate queries and keys, store keys and values, and attend from each token to its row up to itself.
 
+    Tokens are processed in order, so that the tokens of a row's next text, which overwrite its keys and
+    values, may follow those of its last text.
+
     Args:
         qkv: queries, keys and values of each token, [n, (G * H + 2 * H) * head_dim]; rotated in place.
         angles: cosines and sines, [positions, 2, 1, head_dim], the first half of the sines negated.
@@ -89,8 +92,11 @@ def attend(
     count, key_heads, size = len(qkv), keys.shape[2], keys.shape[3]
     width = out.shape[1]
     half, group = size // 2, width // (key_heads * size)
+    scores = np.empty(positions.max() + 1, dtype=np.float32)
+    gathered = np.empty(size, dtype=np.float32)
+    factor = np.float32(scaling)
     for i in range(count):
-        row, position = rows[i], positions[i]
+        row, position, length = rows[i], positions[i], positions[i] + 1
         for at in range(0, width + key_heads * size, size):
             for j in range(half):
                 left, right = qkv[i, at + j], qkv[i, at + half + j]
@@ -103,11 +109,6 @@ def attend(
             for j in range(size):
                 keys[row, position, head, j] = qkv[i, at + j]
                 values[row, position, head, j] = qkv[i, at + key_heads * size + j]
-    scores = np.empty(positions.max() + 1, dtype=np.float32)
-    gathered = np.empty(size, dtype=np.float32)
-    factor = np.float32(scaling)
-    for i in range(count):
-        row, length = rows[i], positions[i] + 1
         for query in range(key_heads * group):
             head, at = query // group, query * size
             largest = np.float32(-np.inf)

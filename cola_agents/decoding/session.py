@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicySession
-from cola_agents.decoding.fused import Packed
+from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
 from cola_agents.model.families import check_family
 
@@ -32,6 +34,23 @@ def not_finite(values: Tensor) -> list[int]:
     if math.isfinite(values.sum(dtype=torch.float32)):
         return []
     return (~torch.isfinite(values)).reshape(len(values), -1).any(-1).nonzero().flatten().tolist()
+
+
+@dataclass
+class _Taken:
+    """A copy of a row's states that waits for those of its last tokens.
+
+    Attributes:
+        row: the row.
+        start: the position of the first missing state.
+        tokens: the ids from there on, once the row holds another text.
+        states: [T, D].
+    """
+
+    row: int
+    start: int
+    tokens: list[int]
+    states: Tensor
 
 
 class Rows:
@@ -67,6 +86,11 @@ class Rows:
         self._kv = KVRows(num_rows, max_length)
         self._states = GrowingRows(num_rows, max_length)
         self._last: Tensor | None = None
+        self._held = [0] * num_rows  # the number of tokens of each row whose states were computed
+        self._behind = False  # whether a row may hold more tokens than that
+        self._deferred = False
+        self._taken: list[_Taken] = []
+        self._leaving: list[_Taken] = []
         self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 
     def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
@@ -80,17 +104,16 @@ class Rows:
                 raise ValueError(
                     f"row {row} would hold {len(ids)} tokens; 1 to {self.max_length} fit this session"
                 )
+        if self._leaving and not {leaving.row for leaving in self._leaving}.isdisjoint(rows):
+            self.compute()
         growing, chunks = [], []
         for row, ids in zip(rows, tokens, strict=True):
-            old = self.tokens[row]
-            keep = _common_prefix(old, ids)
-            self.tokens[row] = old[:keep]
-            for follower in self._followers:
-                follower.roll_back(row, keep)
+            keep = _common_prefix(self.tokens[row], ids)
+            self._roll_back(row, keep)
             if keep < len(ids):
                 growing.append(row)
                 chunks.append(list(ids[keep:]))
-            else:
+            elif self._held[row] == keep:
                 assert self._states.data is not None
                 assert self._last is not None
                 self._last[row] = self._states.data[row, keep - 1]
@@ -111,36 +134,144 @@ class Rows:
                     f"row {row}: a chunk of {len(chunk)} tokens makes {length}; chunks hold at least one "
                     f"and rows at most {self.max_length} tokens"
                 )
-        starts, widths = [len(self.tokens[row]) for row in rows], [len(chunk) for chunk in tokens]
-        for group, placed in self._kv.passes(self.base, rows, starts, widths):
-            self._forward(placed, [rows[i] for i in group], [tokens[i] for i in group])
+        for row, chunk in zip(rows, tokens, strict=True):
+            self.tokens[row].extend(chunk)
+        self._behind = True
+        if not self._deferred:
+            self.compute(rows)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A block in which forward passes wait until a state is read, and then run over all rows at once.
+
+        So tokens that :meth:`extend` and :meth:`load` give to different rows share a pass. After an error in
+        the block the rows that were changed since the last pass are empty.
+        """
+        self._deferred = True
+        try:
+            yield
+            self.compute()
+        except BaseException:
+            for row, ids in enumerate(self.tokens):
+                if self._held[row] < len(ids):
+                    self._roll_back(row, 0)
+            raise
+        finally:
+            self._deferred = self._behind = False
+            self._taken, self._leaving = [], []
+
+    def take(self, row: int) -> Tensor:
+        """A copy of the hidden states of all of a row's tokens, [T, D].
+
+        In a :meth:`deferred` block the states of new tokens are filled in by the next pass, also if the row
+        is loaded with another text before.
+        """
+        start, length = self._held[row], len(self.tokens[row])
+        if start < length and not self._can_leave(length - start):
+            self.compute()
+            start = length
+        held = self._states.data
+        assert held is not None
+        states = held.new_empty(length, held.shape[-1])
+        states[:start] = held[row, :start]
+        if start < length:
+            self._taken.append(_Taken(row, start, [], states))
+        return states
+
+    def _can_leave(self, width: int) -> bool:
+        """Whether a packed pass can compute ``width`` tokens of a row before those of its next text."""
+        return (
+            self._states.data is not None and width <= LONGEST and self._kv.fused_for(self.base) is not None
+        )
+
+    def _roll_back(self, row: int, keep: int) -> None:
+        """Keep the first ``keep`` tokens of a row."""
+        for taken in [taken for taken in self._taken if taken.row == row]:
+            taken.tokens = self.tokens[row][taken.start :]
+            self._taken.remove(taken)
+            self._leaving.append(taken)
+        self.tokens[row] = self.tokens[row][:keep]
+        self._held[row] = min(self._held[row], keep)
+        for follower in self._followers:
+            follower.roll_back(row, keep)
+
+    def compute(self, rows: Sequence[int] | None = None) -> None:
+        """Compute all new tokens of the session, if any of ``rows`` has some; None for all rows.
+
+        Raises:
+            FloatingPointError: for a hidden state that is not finite, naming row and token. The new tokens
+                of the rows of that pass are dropped.
+        """
+        if not self._behind:
+            return
+        if rows is not None and all(self._held[row] == len(self.tokens[row]) for row in rows):
+            return
+        leaving, self._leaving = self._leaving, []
+        growing = [row for row in self._order if self._held[row] < len(self.tokens[row])]
+        members = [text.row for text in leaving] + growing
+        starts = [text.start for text in leaving] + [self._held[row] for row in growing]
+        chunks = [text.tokens for text in leaving] + [self.tokens[row][self._held[row] :] for row in growing]
+        widths = [len(chunk) for chunk in chunks]
+        try:
+            for group, placed in self._kv.passes(self.base, members, starts, widths):
+                self._forward(
+                    placed,
+                    [text for i, text in enumerate(leaving) if i in group],
+                    [members[i] for i in group],
+                    [chunks[i] for i in group],
+                )
+        except NotFiniteError:
+            for row in growing:
+                self.tokens[row] = self.tokens[row][: self._held[row]]
+            raise
+        for text in self._taken:
+            assert self._states.data is not None
+            text.states[text.start :] = self._states.data[text.row, text.start : len(text.states)]
+        self._taken, self._behind = [], False
 
     @torch.no_grad()
-    def _forward(self, chunk: Chunk | Packed, rows: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
+    def _forward(
+        self,
+        placed: Chunk | Packed,
+        leaving: Sequence[_Taken],
+        rows: Sequence[int],
+        chunks: Sequence[Sequence[int]],
+    ) -> None:
+        """Run one pass over chunks of tokens, the first of which are of texts that are ``leaving``."""
         with self.threads:
-            h = run_rows(self.base, self._kv, chunk, input_ids=chunk.lay(chunks))
-        self.tokens_forwarded += sum(chunk.widths)
-        self._states.ensure(chunk.length, h.reshape(-1, 1, h.shape[-1]))[chunk.where] = h
-        last = chunk.ends(h)
+            h = run_rows(self.base, self._kv, placed, input_ids=placed.lay(chunks))
+        self.tokens_forwarded += sum(placed.widths)
+        last = placed.ends(h)
         bad = not_finite(last)
         if bad:
+            starts = [text.start for text in leaving] + [self._held[row] for row in rows[len(leaving) :]]
             for i in bad:
-                self._kv.erase(rows[i], len(self.tokens[rows[i]]))
-                self._states.erase(rows[i], len(self.tokens[rows[i]]))
+                self._kv.erase(rows[i], starts[i])
             i = bad[0]
-            position = len(self.tokens[rows[i]]) + len(chunks[i]) - 1
             raise NotFiniteError(
                 rows[i],
-                f"hidden state of row {rows[i]} is not finite at position {position}, token {chunks[i][-1]}",
+                f"hidden state of row {rows[i]} is not finite at position {starts[i] + len(chunks[i]) - 1}, "
+                f"token {chunks[i][-1]}",
             )
-        if chunk.rows is None:
+        (index, at), changed = placed.where, placed.rows
+        if leaving:
+            assert isinstance(placed, Packed)
+            first = 0
+            for text in leaving:
+                text.states[text.start :] = h[first : first + len(text.tokens)]
+                first += len(text.tokens)
+            rows = rows[len(leaving) :]
+            h, last, index, at = h[first:], last[len(leaving) :], index[first:], at[first:]
+            changed = torch.tensor(rows, dtype=torch.long)
+        self._states.ensure(placed.length, h.reshape(-1, 1, h.shape[-1]))[index, at] = h
+        if changed is None:
             self._last = last
         else:
             if self._last is None:
                 self._last = h.new_zeros(self.num_rows, h.shape[-1])
-            self._last[chunk.rows] = last
-        for row, new in zip(rows, chunks, strict=True):
-            self.tokens[row].extend(new)
+            self._last[changed] = last
+        for row in rows:
+            self._held[row] = len(self.tokens[row])
 
     def _every(self, rows: Sequence[int]) -> bool:
         """Whether ``rows`` are all rows in order, so that nothing needs to be gathered."""
@@ -148,6 +279,7 @@ class Rows:
 
     def last(self, rows: Sequence[int]) -> Tensor:
         """Hidden states at the rows' last tokens, [B, D], in the model's dtype."""
+        self.compute(rows)
         if self._last is None:
             raise RuntimeError("the session holds no tokens yet: load() its rows first")
         if self._every(rows):
@@ -161,6 +293,7 @@ class Rows:
 
     def states(self, row: int) -> Tensor:
         """Hidden states of all tokens of a row, [T, D]; a view, valid until the row changes."""
+        self.compute([row])
         assert self._states.data is not None
         return self._states.data[row, : len(self.tokens[row])]
 
@@ -173,6 +306,8 @@ class Rows:
     def forget(self) -> None:
         """Empty all rows and drop everything derived from them, for example after a change of weights."""
         self.tokens = [[] for _ in range(self.num_rows)]
+        self._held, self._behind = [0] * self.num_rows, False
+        self._taken, self._leaving = [], []
         self._kv.forget_plan()
         for follower in self._followers:
             follower.forget()
@@ -202,6 +337,7 @@ class Follower:
     @torch.no_grad()
     def features(self, rows: Sequence[int]) -> Tensor:
         """The trunk's hidden state at each row's last token, [B, D], in the model's dtype."""
+        self._session.compute(rows)
         lengths = [len(self._session.tokens[row]) for row in rows]
         missing = [length - self._held[row] for row, length in zip(rows, lengths, strict=True)]
         for group, chunk in self._kv.passes(self.trunk, rows, [self._held[row] for row in rows], missing):

@@ -11,6 +11,7 @@ import inspect
 import time
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -334,6 +335,8 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         silent = not self.has_other_terms() and not batch.advantages[batch.decision_mask].any()
         if all(self.workers.exchange(silent)):
             return {"skipped": [1.0], **{name: [0.0] for name in self.skipped_figures}}
+        if o.passes > 1 and o.kl_in == "loss":
+            batch = replace(batch, rollout=self.policy.with_reference(batch.rollout))
         generator = np.random.default_rng([self.seed, self.num_updates, 1])
         figures = improve(
             self.actor,

@@ -13,7 +13,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from cola_agents.common.threads import SMALL
 from cola_agents.decoding.kv import capacity
+from cola_agents.decoding.lean import is_plain
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.rl.policy import LOGITS_AT_ONCE
 from cola_envs.backbone import Level
@@ -35,12 +37,14 @@ def memory_plan(
     minibatch: int | None = None,
     micro_batch: int | None = None,
     lora_rank: int | None = None,
+    epochs: int = 1,
     dtype: str = "bfloat16",
 ) -> dict[str, float]:
     """Memory in GiB of every part, of each of the three phases of an update, and of the largest phase.
 
     ======================= ==============================================================================
-    ``weights``             e a parameter of the frozen model
+    ``weights``             e a parameter of the frozen model, and of the matrices that
+                            :mod:`cola_agents.decoding.fused` copies on a CPU: of small stacks in float32
     ``policy``              e a trained parameter, and of copies beside them
     ``optimiser``           8 a trained parameter (Adam), and 4 for its float32 master where e < 4
     ``gradients``           e a trained parameter
@@ -49,7 +53,8 @@ def memory_plan(
     ``row_states``          R C D e: the base's hidden states while episodes run
     ``policy_cache``        as ``base_cache`` for the policy's layers; 0 at token level, where it is the base
     ``code_table``          see :mod:`cola_agents.decoding.code_table`
-    ``episodes``            N T D e: the hidden states of the episodes, for learning
+    ``episodes``            N T D e: the hidden states of the episodes, for learning; twice with several
+                            ``epochs``, for the initial policy's features
     ``collecting``          the same, while single episodes are joined to a batch
     ``minibatch``           the share of a gradient step
     ``activations``         of ``micro_batch`` episodes: T times :func:`activation_bytes` a layer
@@ -63,7 +68,7 @@ def memory_plan(
         length: T.
         episodes: N, of one process.
         prompt: tokens of T that belong to the prompt.
-        minibatch, micro_batch, lora_rank: the agent's options.
+        minibatch, micro_batch, lora_rank, epochs: the agent's options; 1 epoch also for ``kl_in="reward"``.
         dtype: of the model.
 
     Returns:
@@ -97,12 +102,16 @@ def memory_plan(
             room = capacity(needed, text.max_position_embeddings, room)
     slots = rows * room
     hidden = episodes * length * text.hidden_size * size
+    kept = hidden * (1 if epochs == 1 else 2)
     step = min(minibatch or episodes, episodes)
     part = min(micro_batch or step, step) * length
     actions = head.out_features
     table = 0 if whole else config.num_codes * config.num_merge_layers * 2 * text.intermediate_size * size
+    stacks = [trunk] if lora_rank is None else []
+    if not whole:
+        stacks.append(frozen.base)
     parts = {
-        "weights": _numbers(frozen) * size,
+        "weights": (_numbers(frozen) + (sum(map(_fused_numbers, stacks)) if size == 4 else 0)) * size,
         "policy": copied * size,
         "optimiser": trained * (8 + master),
         "gradients": trained * size,
@@ -111,9 +120,9 @@ def memory_plan(
         "row_states": slots * text.hidden_size * size,
         "policy_cache": 0 if whole else slots * decoder.num_hidden_layers * 2 * keys * size,
         "code_table": table,
-        "episodes": hidden,
+        "episodes": kept,
         "collecting": hidden,
-        "minibatch": hidden * step // episodes if step < episodes else 0,
+        "minibatch": kept * step // episodes if step < episodes else 0,
         "activations": part * decoder.num_hidden_layers * activation_bytes(text, size, lora_rank),
         "logits": min(part * actions, max(LOGITS_AT_ONCE, actions)) * LOGIT_BYTES,
     }
@@ -156,6 +165,14 @@ def _parts(config: Any, level: Level) -> tuple[Any, Any, nn.Linear]:
             return model, model.policy_trunk, model.policy_head
         whole = AutoModelForCausalLM.from_config(config.get_text_config(), trust_remote_code=False)
         return whole, whole.model, whole.lm_head
+
+
+def _fused_numbers(stack: Any) -> int:
+    """Numbers in the concatenated matrices of a stack's fused form; 0 if it has none."""
+    if not is_plain(stack) or _numbers(stack.layers) + _numbers(stack.norm) >= SMALL:
+        return 0
+    names = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+    return sum(_numbers(part) for name, part in stack.layers.named_modules() if name.endswith(names))
 
 
 def _numbers(module: nn.Module) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,7 +88,10 @@ class TrainedPolicy:
         reference = None
         if with_kl is None:
             with_kl = self.options.kl_in == "loss"
-        if with_kl:
+        if with_kl and rollout.reference is not None:
+            with self.initial() as initial:
+                reference = initial, rollout.reference[rollout.mask]
+        elif with_kl:
             with torch.no_grad(), self.initial() as initial:
                 reference = initial, initial.acting(rollout)
         return evaluate_actions(
@@ -112,6 +115,21 @@ class TrainedPolicy:
                 part = rollout.select(index)
                 values[index, : part.mask.shape[1]] = compute(part)
         return self.workers.sum(values)
+
+    @torch.no_grad()
+    def with_reference(self, rollout: Rollout) -> Rollout:
+        """The rollout with the initial policy's features at the actions, computed once for several passes.
+
+        They take as much memory as the hidden states.
+        """
+        reference = self.actor.head.weight.new_zeros((*rollout.mask.shape, self.actor.head.in_features))
+        with self.threads, self.initial() as initial:
+            for index in in_parts(rollout, self.options.micro_batch):
+                part = rollout.select(index)
+                within, at = part.mask.nonzero(as_tuple=True)
+                episodes = torch.as_tensor(index, device=at.device)[within]
+                reference[episodes, at] = initial.acting(part).to(reference)
+        return replace(rollout, reference=reference)
 
     def values(self, rollout: Rollout) -> Tensor:
         """The value of every state, [N, T]; without a gradient."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Protocol, cast
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicySession, missing
+from cola_agents.decoding.session import NotFiniteError, Rows
 from cola_agents.model.sampling import sample
 from cola_envs.episodes import Episodes
 from cola_envs.order import check_prompts
@@ -120,6 +122,8 @@ class Rollout:
         problem_seeds: the seed that each episode's problem was drawn with [N], or its index if problems come
             in order.
         infos: the info dict of each episode's last step.
+        reference: [N, T, K], 0 elsewhere than at acting positions; see
+            :meth:`~cola_agents.rl.policy.TrainedPolicy.with_reference`. None if it was not computed.
         held: for episodes of several processes: the row of ``hidden`` with each episode's states [N], -1 for
             an episode of another process. None if row n of ``hidden`` is episode n.
     """
@@ -135,6 +139,7 @@ class Rollout:
     seeds: np.ndarray
     problem_seeds: np.ndarray
     infos: list[dict[str, Any]]
+    reference: Tensor | None = None
     held: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -192,6 +197,8 @@ class Rollout:
                     here = value[index.cpu().numpy()] >= 0
                     value = None if here.all() else np.where(here, here.cumsum() - 1, -1)
                 picked["held"] = value
+            elif value is None:
+                continue
             elif isinstance(value, Tensor):
                 picked[own.name] = value[index] if value.dim() == 1 else value[index, :length]
             elif isinstance(value, np.ndarray):
@@ -219,7 +226,7 @@ def collect(
     other rows (on a CPU in float32).
 
     Args:
-        episodes: rows to play in; episodes that run in them are dropped.
+        episodes: rows to play in; episodes that run in them are dropped. After an error they must be reset.
         policy: a :class:`Policy`, or a plain function of session and rows [B] that returns action logits.
         seeds: N row seeds, for the draws of actions and of the world model. None for one episode a row, with
             fresh entropy.
@@ -258,11 +265,32 @@ def collect(
     act = attach(policy, episodes)
     draw = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
     played = _Played(episodes, session, [int(seed) for seed in seeds], given)
+    # The new tokens of all rows, first prompts too, share the forward pass of the next step's actions.
+    try:
+        with session.deferred() if isinstance(session, Rows) else nullcontext():
+            _play(played, episodes, act, draw, on_step)
+    except BaseException:
+        episodes.cut(range(episodes.num_rows))  # the states of their last tokens may be missing
+        raise
+    rollout = side_by_side(played.episodes, np.asarray(seeds), played.problems, played.hidden)
+    if problem_seeds is not None:
+        check_prompts(episodes.tasks, given, rollout.prompts)
+    return rollout
+
+
+def _play(
+    played: _Played,
+    episodes: Episodes,
+    act: Act,
+    draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    on_step: Callable[..., None] | None,
+) -> None:
+    """Step the rows of a collection until all of its episodes have ended."""
     played.refill(list(range(episodes.num_rows)))
     while played.running:
         rows = sorted(played.running)
         actions = played.choose(rows, act, draw)
-        _, rewards, terminated, truncated, infos = episodes.step(rows, actions)
+        _, rewards, terminated, truncated, infos = episodes.step(rows, actions, observe=False)
         ended = played.paid(rows, rewards, terminated, truncated, infos)
         if on_step is not None:
             infos = [
@@ -273,10 +301,6 @@ def collect(
             ]
             on_step(actions=actions, rewards=rewards, dones=terminated | truncated, infos=infos)
         played.refill(list(ended))
-    rollout = side_by_side(played.episodes, np.asarray(seeds), played.problems, played.hidden)
-    if problem_seeds is not None:
-        check_prompts(episodes.tasks, given, rollout.prompts)
-    return rollout
 
 
 class _Played:
@@ -309,7 +333,9 @@ class _Played:
         if not rows:
             return
         numbers = [self._waiting.pop() for _ in rows]
-        self._rows.reset(rows, [self._seeds[n] for n in numbers], [self._given[n] for n in numbers])
+        self._rows.reset(
+            rows, [self._seeds[n] for n in numbers], [self._given[n] for n in numbers], observe=False
+        )
         for row, number in zip(rows, numbers, strict=True):
             self.running[row] = number
             self.problems[number] = self._rows.problem_seed(row)
@@ -321,7 +347,12 @@ class _Played:
     ) -> np.ndarray:
         """Draw an action [B] for each row, and record its position and log-probability."""
         with self._threads:
-            logits = act(rows)
+            try:
+                logits = act(rows)
+            except NotFiniteError as error:
+                number = self.running.get(error.row)
+                step = 0 if number is None else len(self.episodes[number].positions)
+                raise NotFiniteError(error.row, f"{error} (at step {step} of row {error.row})") from error
             _check_logits(logits, len(rows), self._rows)
             u = torch.tensor([self._draws[row]() for row in rows], dtype=torch.float64, device=logits.device)
             actions, log_probs = draw(logits, u)
@@ -354,7 +385,10 @@ class _Played:
                 episode.ids = list(self._session.tokens[row])
                 episode.actions = self._rows.actions(row)
                 episode.terminated, episode.info = bool(terminated[i]), infos[i]
-                self.hidden[number] = self._session.states(row).clone()
+                session = self._session
+                self.hidden[number] = (
+                    session.take(row) if isinstance(session, Rows) else session.states(row).clone()
+                )
                 ended[row] = episode
         return ended
 

@@ -121,6 +121,48 @@ def test_one_forward_for_prompts_of_any_length_and_one_for_single_tokens(latent_
         hook.remove()
 
 
+def test_deferred_texts_share_a_pass_and_leave_their_states_behind(latent_backbone):
+    """Rows that are extended, loaded with other texts and taken from, read at the end of each round."""
+    pytest.importorskip("numba")
+    rng, model = random.Random(3), latent_backbone.model
+    session = latent_backbone.session(4)
+    follower = session.follow(model.policy_trunk)
+    session.load(range(4), [some_ids(rng, 5) for _ in range(4)])
+    for _ in range(12):
+        taken = []
+        with session.deferred():
+            session.extend(range(4), [some_ids(rng, rng.randint(1, 3)) for _ in range(4)])
+            before = session.tokens_forwarded
+            ended = rng.sample(range(4), 2)
+            for row in ended:
+                taken.append((list(session.tokens[row]), session.take(row)))
+            session.load(ended, [some_ids(rng, rng.randint(1, 9)) for _ in ended])
+            assert session.tokens_forwarded == before, "nothing was read yet"
+            check_against_full_forward(session, follower, model, list(range(4)), ask=True)
+        for ids, states in taken:
+            torch.testing.assert_close(states, full_forward(model, ids)[0], atol=1e-4, rtol=0)
+
+
+def test_what_is_taken_at_the_end_of_a_block_is_filled_in(latent_backbone):
+    session = latent_backbone.session(2)
+    session.load([0, 1], [[5, 6], [7]])
+    with session.deferred():
+        session.extend([0], [[8, 9]])
+        states = session.take(0)
+    torch.testing.assert_close(
+        states, full_forward(latent_backbone.model, [5, 6, 8, 9])[0], atol=1e-4, rtol=0
+    )
+
+    def fails() -> None:
+        with session.deferred():
+            session.extend([1], [[8]])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert session.tokens == [[5, 6, 8, 9], []], "a row whose states are missing is empty after an error"
+
+
 def test_what_is_returned_is_never_written_to_again(latent_backbone):
     session = latent_backbone.session(2)
     session.load([0, 1], [[1, 2], [3]])

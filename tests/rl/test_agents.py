@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,32 @@ def test_the_ratio_is_one_and_the_kl_zero_before_the_first_step(level, models, t
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-3, rtol=0)
     assert scores.kl.abs().max() < 1e-6
     assert (scores.entropy > 0).all()
+
+
+@LEVELS
+@pytest.mark.parametrize("rank", [None, 2])
+def test_the_references_features_are_computed_once_a_batch_and_change_no_gradient(
+    level, models, rank, monkeypatch
+):
+    given = {"task": Chatty, "max_tokens": 20, "episodes": 8, "minibatch": 4, "kl_coef": 0.3, "lr": 0.01}
+    agent = make(PPO, level, models, epochs=3, micro_batch=3, lora_rank=rank, **given)
+    agent.update()  # away from the initial policy, where the KL is 0
+    batch = agent.batch()
+    shared = replace(batch, rollout=agent.policy.with_reference(batch.rollout))
+    if rank is None:
+        monkeypatch.setattr(agent.policy.reference, "acting", pytest.fail)
+    gradients = []
+    for one in (shared, batch):
+        if one is batch:
+            monkeypatch.undo()
+        agent.optimiser.zero_grad()
+        for part in one.select(np.arange(5)).parts(2):
+            loss, figures = agent.loss(part)
+            loss.backward()
+        assert figures["kl"] > 0
+        gradients.append([p.grad.clone() for p in agent.actor.trained().values()])
+    for left, right in zip(*gradients, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("cls", "level"), BOTH)

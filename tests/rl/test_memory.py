@@ -70,12 +70,14 @@ def test_parts_of_the_plan_are_what_a_small_model_takes(level, rank, dtype, monk
         lora_rank=rank,
     )
     seen: dict[str, int] = {}
+    followed: list[Any] = []
     stepped = agent._count
 
     def look(**told: Any) -> None:
         followers = agent.episodes.session._followers  # type: ignore[attr-defined]
         caches = [t for follower in followers for t in cached(follower._kv)]
         seen["policy_cache"] = max(seen.get("policy_cache", 0), held(caches))
+        followed[:] = [follower._kv for follower in followers]
         stepped(**told)
 
     agent._count = look  # type: ignore[method-assign]
@@ -110,6 +112,9 @@ def test_parts_of_the_plan_are_what_a_small_model_takes(level, rank, dtype, monk
         "episodes": held([rollout.hidden]),
         "activations": kept_for_backward(agent.actor, part),
     }
+    stacks = [made for made in (kv._fused for kv in (session._kv, *followed)) if made is not None]
+    pairs = [pair for made in stacks for layer in made._layers for pair in (layer.qkv, layer.gate_up)]
+    measured["weights"] += held(tensor for pair in pairs for tensor in pair if tensor is not None)
     if level == "latent":
         measured["code_table"] = session._table.num_bytes
     for name, found in measured.items():

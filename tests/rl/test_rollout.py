@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ResetNeeded
 
+from cola_agents.decoding import session as session_module
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.decoding.session import NotFiniteError, Rows
 from cola_agents.model.sampling import distribution
 from cola_agents.rl.actors import LatentActor, TokenActor, make_actor
 from cola_agents.rl.rollout import InitialPolicy, Rollout, collect
@@ -187,6 +191,52 @@ def test_one_episodes_object_may_be_collected_over_and_over(backbone):
     again = collect(episodes, actor, seeds=range(5))
     for i in range(5):
         same_episode(first, i, again, i)
+
+
+def test_a_collection_makes_one_forward_pass_a_step_and_asks_for_no_observation(backbone, monkeypatch):
+    pytest.importorskip("numba")
+    episodes, passes, steps = episodes_of(backbone, num_rows=3), [], []
+    run = session_module.run_rows
+
+    def counted(stack, kv, chunk, **inputs):
+        if "input_ids" in inputs:
+            passes.append(list(chunk.widths))
+        return run(stack, kv, chunk, **inputs)
+
+    monkeypatch.setattr(session_module, "run_rows", counted)
+    monkeypatch.setattr(episodes, "_observe", lambda rows: pytest.fail("an observation was asked for"))
+    collect(episodes, actor_of(backbone), seeds=range(9), on_step=lambda **seen: steps.append(seen))
+    assert len(passes) == len(steps) + 1, "one for each step's actions, and one for the last tokens"
+    assert any(min(widths) == 1 < max(widths) for widths in passes), "prompts ran beside single tokens"
+
+
+@pytest.mark.parametrize("task", [Counting, Talking])
+def test_sharing_forward_passes_changes_no_episode(backbone, task, monkeypatch):
+    shared = collect(episodes_of(backbone, task, num_rows=3), actor_of(backbone), seeds=range(12))
+    monkeypatch.setattr(Rows, "deferred", lambda self: nullcontext())
+    apart = collect(episodes_of(backbone, task, num_rows=3), actor_of(backbone), seeds=range(12))
+    for i in range(12):
+        same_episode(shared, i, apart, i)
+    torch.testing.assert_close(shared.hidden, apart.hidden, atol=1e-4, rtol=0)
+
+
+def test_a_hidden_state_that_is_not_finite_stops_with_row_and_step(tiny_cola, tiny_tokenizer):
+    model = copy.deepcopy(tiny_cola)
+    backbone = LatentBackbone(model, tiny_tokenizer)
+    rows: list[int] = []
+
+    def breaks(session, which):
+        if rows:
+            with torch.no_grad():
+                model.base.embed_tokens.weight.fill_(float("nan"))
+        rows.extend(which)
+        return session.policy(which)
+
+    episodes = episodes_of(backbone, num_rows=2)
+    with pytest.raises(NotFiniteError, match=r"hidden state of row 0 .*\(at step 1 of row 0\)"):
+        collect(episodes, breaks, seeds=range(2))
+    with pytest.raises(ResetNeeded):
+        episodes.step([0], [1])
 
 
 def test_a_group_shares_its_problem_and_differs_in_its_draws(latent_backbone):
