@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from benchmarks import models, tasks, tune
+from benchmarks import libraries, models, tasks, tune
 from benchmarks.claims import paper
 from benchmarks.compare import campaign, report
 from benchmarks.credit import credit, diversity
@@ -24,6 +24,7 @@ from cola_envs.shown import shown
 MODULES = (
     speed,
     peers,
+    libraries,
     shapes,
     iterations,
     memory,
