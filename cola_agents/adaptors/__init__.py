@@ -1,5 +1,5 @@
 """Adaptors that hand another library the batched environment: one forward pass of the model for all rows.
 
-Each module imports its library, which is not a dependency of this package (``pip install 'cola-rl[libraries]'``);
-``docs/libraries.md`` says which library needs which.
+Each module imports its library, which is no dependency of this package; ``docs/libraries.md`` says which
+libraries need an adaptor.
 """

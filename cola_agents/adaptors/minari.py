@@ -10,8 +10,9 @@ from cola_agents.rl.rollout import Rollout
 def episode_buffers(rollout: Rollout, first_id: int = 0) -> list[EpisodeBuffer]:
     """A buffer an episode, for ``minari.create_dataset_from_buffers(name, buffers, env=...)``.
 
-    They hold what ``minari.DataCollector`` records around a single environment with ``observation="hidden"``, the
-    default: n + 1 observations [D], n actions and rewards, which action terminated or truncated, and the seed.
+    They hold what ``minari.DataCollector`` records around a single environment with the default observations
+    (``"hidden"``): n + 1 observations [D], n actions and rewards, which of these terminated or truncated, and
+    the seed.
 
     Args:
         rollout: what ``Agent.play`` and ``collect`` return.

@@ -9,9 +9,10 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 class BatchedEnvRunner(SingleAgentEnvRunner):
     """RLlib's env runner; one forward pass of the model steps all of its rows.
 
-    Use it with ``config.env_runners(env_runner_cls=BatchedEnvRunner, gym_env_vectorize_mode="vector_entry_point")``.
-    RLlib leaves out the step after an episode's end, which is right under next-step autoreset. Under same-step
-    autoreset that step is an action of the next episode and the reward of the end is lost: then nothing is learned.
+    Use it with ``config.env_runners(env_runner_cls=BatchedEnvRunner,
+    gym_env_vectorize_mode="vector_entry_point")``. RLlib leaves out the step after an episode's end, whose
+    action next-step autoreset ignores. Under same-step autoreset that step belongs to the next episode, and
+    the observation of the end is another episode's first.
 
     Raises:
         ValueError: an environment without next-step autoreset.
@@ -22,5 +23,6 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         mode = self.env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.NEXT_STEP:
             raise ValueError(
-                f"RLlib needs autoreset_mode='next_step', the default of gym.make_vec; this environment has {mode}"
+                "RLlib needs autoreset_mode='next_step', the default of gym.make_vec; this environment has "
+                f"{mode}"
             )

@@ -11,8 +11,8 @@ from skrl.envs.wrappers.torch import wrap_env
 def wrap(env: VectorEnv) -> Any:
     """``env`` for skrl's trainers, which learn from every step: each must act in an episode.
 
-    skrl asks no environment for its autoreset mode. After a next-step autoreset it would learn from steps whose
-    action was ignored.
+    skrl asks no environment for its autoreset mode. Under next-step autoreset it would learn from steps whose
+    action is ignored.
 
     Args:
         env: a Gymnasium vector environment, wrapped or not, of two rows or more.

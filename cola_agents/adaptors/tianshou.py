@@ -25,7 +25,8 @@ class TianshouVectorEnv(BaseVectorEnv):
     :attr:`infos` has each row's last ``info`` whole, with ``text`` and ``success`` at an episode's end.
 
     Args:
-        env: an id, made by ``gym.make_vec``, or such an environment with ``autoreset_mode="disabled"``, unwrapped.
+        env: an id, made by ``gym.make_vec``, or such an environment, unwrapped, that was made with
+            ``autoreset_mode="disabled"``.
         num_envs: N, with an id only; 32 if None.
         settings: further arguments of ``gym.make_vec``, with an id only.
 
@@ -46,8 +47,8 @@ class TianshouVectorEnv(BaseVectorEnv):
             raise TypeError(f"TianshouVectorEnv takes an id or an unwrapped CoLAVectorEnv, got {env!r}")
         if env.autoreset_mode is not AutoresetMode.DISABLED:
             raise ValueError(
-                f"Tianshou resets rows itself, and this environment has autoreset_mode={env.autoreset_mode.value!r}; "
-                'make it with autoreset_mode="disabled"'
+                f"Tianshou resets rows itself, and this environment has {env.autoreset_mode}; make it with "
+                'autoreset_mode="disabled"'
             )
         if env.max_episode_steps is not None:
             raise ValueError(
@@ -82,7 +83,7 @@ class TianshouVectorEnv(BaseVectorEnv):
     def step(
         self, action: Any, id: int | Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Step the rows ``id`` (all, if None): observations [B, D], rewards, terminated, truncated, infos [B]."""
+        """Step the rows ``id`` (all, if None): observations [B, D]; rewards, both ends and infos [B]."""
         rows = [int(row) for row in self._wrap_id(id)]
         *stepped, infos = self.env.episodes.step(rows, np.asarray(action))
         return (*stepped, self._kept(rows, infos))  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Episodes become a Minari data set, and a policy is cloned from those of its episodes that were rewarded."""
+"""Episodes become a Minari data set; a policy is cloned from the better ones."""
 
 import os
 import tempfile
@@ -17,7 +17,7 @@ ENV_ID = "CoLA-Thinking-v0"
 
 
 def play(name: str, timesteps: int, agent: PPO) -> None:
-    """Episodes of an agent that learns meanwhile, 32 rows in one forward pass."""
+    """Episodes of an agent that learns meanwhile, all rows in one forward pass."""
     buffers: list[Any] = []
     while agent.num_timesteps < timesteps:
         rollout = agent.play(*agent.draw_seeds(num_problems=agent.episodes.num_rows))
@@ -32,43 +32,39 @@ def record(name: str, episodes: int, **settings: Any) -> None:
     env.action_space.seed(0)
     for episode in range(episodes):
         env.reset(seed=episode)
-        done = False
-        while not done:
-            *_, terminated, truncated, _ = env.step(env.action_space.sample())
-            done = terminated or truncated
+        while not any(env.step(env.action_space.sample())[2:4]):
+            pass
     env.create_dataset(name)
     env.close()
 
 
-def clone(dataset: minari.MinariDataset, epochs: int) -> nn.Module:
-    """A network [D] -> [A] that imitates the actions of the rewarded episodes."""
-    best = list(dataset.filter_episodes(lambda episode: episode.rewards.sum() > 0))
+def clone(dataset: minari.MinariDataset) -> nn.Module:
+    """A network [D] -> [A] that imitates the actions of the episodes of mean reward or more."""
+    mean = np.mean([episode.rewards.sum() for episode in dataset])
+    best = list(dataset.filter_episodes(lambda episode: episode.rewards.sum() >= mean))
     states = torch.cat([torch.from_numpy(episode.observations[:-1]) for episode in best])
-    codes = torch.cat([torch.from_numpy(episode.actions) for episode in best])
+    codes = torch.cat([torch.from_numpy(episode.actions) for episode in best]).long()
     actions = int(dataset.action_space.n)
     policy = nn.Sequential(nn.Linear(states.shape[-1], 256), nn.SiLU(), nn.Linear(256, actions))
     optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
-    for _ in range(epochs):
-        for part in torch.randperm(len(states)).split(512):
-            loss = nn.functional.cross_entropy(policy(states[part]), codes[part].long())
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+    for part in torch.cat([torch.randperm(len(states)) for _ in range(5)]).split(512):
+        loss = nn.functional.cross_entropy(policy(states[part]), codes[part])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
     return policy
 
 
-def main(
-    timesteps: int = 100_000, num_envs: int = 32, seed: int = 0, epochs: int = 5, **settings: Any
-) -> float:
+def main(timesteps: int = 100_000, num_envs: int = 32, seed: int = 0, **settings: Any) -> float:
     """Returns the mean reward of the cloned policy in 100 test episodes."""
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINARI_DATASETS_PATH"] = folder
-        play("cola/thinking-v0", timesteps, PPO(ENV_ID, num_envs=num_envs, seed=seed, **settings))
-        policy = clone(minari.load_dataset("cola/thinking-v0"), epochs)
+        play("cola/thinking-v0", timesteps, PPO(ENV_ID, num_envs=num_envs, seed=seed, env_kwargs=settings))
+        policy = clone(minari.load_dataset("cola/thinking-v0"))
     test = gym.make_vec(ENV_ID, num_envs=100, split="test", **settings)
     states, _ = test.reset(seed=seed)
-    rewards, live = np.zeros(100), np.ones(100, dtype=bool)
+    rewards, live = np.zeros(100), np.ones(100, bool)
     while live.any():  # the first episode of each row
         with torch.no_grad():
             codes = torch.distributions.Categorical(logits=policy(torch.from_numpy(states))).sample().numpy()

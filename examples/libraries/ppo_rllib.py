@@ -1,7 +1,7 @@
 """RLlib's PPO (its new API stack) over the batched environment, on one machine.
 
-RLlib pins gymnasium 1.2.2. On a Ray cluster: ``ray.init(address="auto")`` and ``num_env_runners=N``; each runner
-is a process with a model and a batched environment of its own.
+RLlib pins gymnasium 1.2.2. On a Ray cluster: ``ray.init(address="auto")`` and ``num_env_runners=N``; each
+runner is a process with a model and a batched environment of its own.
 """
 
 from typing import Any

@@ -58,7 +58,7 @@ def main(
     **settings: Any,
 ) -> float:
     """Returns the mean reward of the last 100 episodes."""
-    venv = SB3VecEnv("CoLA-Thinking-v0", num_envs, **settings)
+    venv = SB3VecEnv("CoLA-Thinking-v0", num_envs, env_kwargs=settings)
     agent = make(algorithm, venv, seed, timesteps).learn(timesteps)
     reward = float(np.mean([episode["r"] for episode in agent.ep_info_buffer]))
     venv.close()

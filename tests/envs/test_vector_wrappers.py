@@ -14,7 +14,7 @@ from gymnasium.wrappers.vector import DictInfoToList, NormalizeObservation, Reco
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_envs.testing import FakeBackbone
 from cola_envs.wrappers import NumericInfo
-from tests.envs.test_vector import Copy
+from tests.envs.tiny import COUNTS_SAME_STEPS, Copy
 
 MODES = list(AutoresetMode)
 
@@ -39,6 +39,8 @@ def play(env: Any, mode: AutoresetMode, see: Callable[..., None], steps: int = 4
 
 @pytest.mark.parametrize("mode", MODES)
 def test_episode_statistics_are_those_that_are_added_up_by_hand(mode: AutoresetMode) -> None:
+    if mode is AutoresetMode.SAME_STEP and not COUNTS_SAME_STEPS:
+        pytest.skip(f"Gymnasium {gym.__version__} counts as if it were next-step autoreset")
     totals, lengths = np.zeros(3), np.zeros(3, dtype=int)
     fresh = np.zeros(3, dtype=bool)
     told = 0

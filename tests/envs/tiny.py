@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+from packaging.version import Version
 
 from cola_envs import EachRow, Episodes, Turn
 from cola_envs.testing import FakeBackbone
+
+#: Before 1.4, Gymnasium's RecordEpisodeStatistics counts as if every environment had next-step autoreset.
+COUNTS_SAME_STEPS = Version(gym.__version__) >= Version("1.4")
 
 
 class Copy:
