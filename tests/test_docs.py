@@ -21,6 +21,7 @@ PAGES = {
 #: What is changed to run in seconds, on a CPU and on the models that :func:`folder` holds.
 CHANGED = {
     "README.md": {"learn(100_000)": "learn(64)", "learn(50_000": "learn(64", "evaluate(256)": "evaluate(16)"},
+    "docs/libraries.md": {"learn(100_000)": "learn(64)"},
     "docs/scaling.md": {"path/or/hub-id": "cola", 'device="cuda"': 'device="cpu"'},
     "docs/agent_tasks.md": {"range(16)": "range(1)"},
     "docs/training.md": {
@@ -29,7 +30,7 @@ CHANGED = {
     },
 }
 #: What a page needs beyond the tests' own extra.
-NEEDS = {"docs/agent_tasks.md": "scienceworld"}
+NEEDS = {"docs/agent_tasks.md": "scienceworld", "docs/libraries.md": "tianshou"}
 
 
 @pytest.fixture
