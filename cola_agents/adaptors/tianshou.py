@@ -110,5 +110,6 @@ class TianshouVectorEnv(BaseVectorEnv):
         array = np.empty(len(rows), dtype=object)
         for i, (row, info) in enumerate(zip(rows, infos, strict=True)):
             self.infos[row] = info
-            array[i] = {"env_id": row, **{key: info[key] for key in ("token", "action") if key in info}}
+            array[i] = {key: info[key] for key in ("token", "action") if key in info}
+            array[i]["env_id"] = row
         return array

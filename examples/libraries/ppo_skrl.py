@@ -9,7 +9,7 @@ from skrl.trainers.torch import SequentialTrainer
 from skrl.utils import set_seed
 from torch import nn
 
-from cola_agents.adaptors.skrl import wrap
+from cola_agents.adaptors.skrl import BatchedWrapper
 
 
 def network(inputs: int, outputs: int) -> nn.Module:
@@ -41,7 +41,7 @@ def main(timesteps: int = 100_000, num_envs: int = 32, seed: int = 0, **settings
     set_seed(seed)
     rows = gym.make_vec("CoLA-Thinking-v0", num_envs=num_envs, autoreset_mode="same_step", **settings)
     recorder = gym.wrappers.vector.RecordEpisodeStatistics(rows)
-    env = wrap(recorder)
+    env = BatchedWrapper(recorder)
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space, "device": "cpu"}
     agent = PPO(
         models={"policy": Policy(**spaces), "value": Value(**spaces)},

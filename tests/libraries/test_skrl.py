@@ -11,11 +11,11 @@ import torch
 from tests.libraries import alone, make
 
 pytest.importorskip("skrl", reason="in the extra 'libraries'")
-from cola_agents.adaptors.skrl import wrap
+from cola_agents.adaptors.skrl import BatchedWrapper
 
 
 def test_every_step_of_a_row_acts_in_its_episode() -> None:
-    env = wrap(make(3, "same_step"))
+    env = BatchedWrapper(make(3, "same_step"))
     env._seed = 7  # skrl's own, which its set_seed sets
     now, _ = env.reset()
     codes = torch.from_numpy(np.random.default_rng(0).integers(8, size=(3, 40, 1)))
@@ -37,9 +37,16 @@ def test_every_step_of_a_row_acts_in_its_episode() -> None:
 @pytest.mark.parametrize("mode", ["next_step", "disabled"])
 def test_another_autoreset_mode_is_refused(mode: str) -> None:
     with pytest.raises(ValueError, match="same_step"):
-        wrap(make(2, mode))
+        BatchedWrapper(make(2, mode))
 
 
 def test_one_row_is_refused() -> None:
     with pytest.raises(ValueError, match="one row"):
-        wrap(make(1, "same_step"))
+        BatchedWrapper(make(1, "same_step"))
+
+
+def test_it_renders_where_a_render_mode_says_so() -> None:
+    assert BatchedWrapper(make(2, "same_step")).render() is None
+    env = BatchedWrapper(make(2, "same_step", render_mode="ansi"))
+    env.reset()
+    assert [text.startswith("Write") for text in env.render()] == [True, True]
