@@ -16,7 +16,7 @@ def episode_buffers(rollout: Rollout, first_id: int = 0) -> list[EpisodeBuffer]:
 
     Args:
         rollout: what ``Agent.play`` and ``collect`` return.
-        first_id: of the first episode; the others count on from it (Minari wants ids from 0 on, without gaps).
+        first_id: of the first episode; the others count on from it (Minari wants ids from 0 on, with no gap).
 
     Raises:
         ValueError: episodes that several processes played, whose states are not all here.
