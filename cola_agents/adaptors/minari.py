@@ -16,8 +16,15 @@ def episode_buffers(rollout: Rollout, first_id: int = 0) -> list[EpisodeBuffer]:
 
     Args:
         rollout: what ``Agent.play`` and ``collect`` return.
-        first_id: of the first episode; the others count on from it.
+        first_id: of the first episode; the others count on from it (Minari wants ids from 0 on, with no gap).
+
+    Raises:
+        ValueError: episodes that several processes played, whose states are not all here.
     """
+    if rollout.held is not None:
+        raise ValueError(
+            "several processes played these episodes, and each holds the states of its own alone"
+        )
     buffers = []
     for row in range(len(rollout.lengths)):
         positions = rollout.mask[row].nonzero().flatten()

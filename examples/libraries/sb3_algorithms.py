@@ -44,7 +44,11 @@ def make(name: str, venv: SB3VecEnv, seed: int, timesteps: int) -> Any:
         ),
         "trpo": (sb3_contrib.TRPO, "MlpPolicy", {**TRPO, "policy_kwargs": NET}),
         "dqn": (sb3.DQN, "MlpPolicy", off_policy),
-        "qr_dqn": (sb3_contrib.QRDQN, "MlpPolicy", off_policy),
+        "qr_dqn": (
+            sb3_contrib.QRDQN,
+            "MlpPolicy",
+            {**off_policy, "policy_kwargs": {"net_arch": [256], "n_quantiles": 25}},
+        ),
     }
     kind, policy, settings = classes[name]
     return kind(policy, venv, seed=seed, **{"device": "cpu", **settings})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,7 @@ def test_episodes_that_were_played_in_batches_are_the_same(settings: dict[str, A
     agent = PPO("CoLA-Thinking-v0", num_envs=4, seed=0, env_kwargs={"max_tokens": 4, **settings})
     seeds = np.arange(6)
     rollout = agent.play(seeds, seeds)
-    buffers = episode_buffers(rollout, first_id=3)
-    assert [buffer.id for buffer in buffers] == [3, 4, 5, 6, 7, 8]
+    buffers = episode_buffers(rollout)
     for seed, buffer in zip(seeds, buffers, strict=True):
         env = gym.make("CoLA-Thinking-v0", max_tokens=4, **settings)
         states, rewards = [env.reset(seed=int(seed))[0]], []
@@ -60,9 +60,17 @@ def test_episodes_that_were_played_in_batches_are_the_same(settings: dict[str, A
         assert buffer.rewards == pytest.approx(rewards)
         assert (buffer.terminations[-1], buffer.truncations[-1]) == (terminated, truncated)
         assert not any(buffer.terminations[:-1] + buffer.truncations[:-1])
+    assert [buffer.id for buffer in episode_buffers(rollout, first_id=6)] == [6, 7, 8, 9, 10, 11]
     minari.create_dataset_from_buffers("cola/played-v0", buffers, env="CoLA-Thinking-v0")
     dataset = minari.load_dataset("cola/played-v0")
     assert dataset.total_steps == rollout.num_actions
     assert sum(float(episode.rewards.sum()) for episode in dataset) == pytest.approx(
         float(rollout.episode_rewards.sum())
     )
+
+
+def test_episodes_whose_states_are_in_other_processes_are_refused() -> None:
+    agent = PPO("CoLA-Thinking-v0", num_envs=4, seed=0, env_kwargs={"max_tokens": 4})
+    rollout = agent.play(np.arange(2), np.arange(2))
+    with pytest.raises(ValueError, match="several processes"):
+        episode_buffers(replace(rollout, held=np.array([0, -1])))
