@@ -134,13 +134,27 @@ def evaluation_split(builder: str | Builder) -> str:
 
 
 def own_task(num_rows: int, *, task: str | Builder | None = None) -> TaskBatch:
-    """The tasks of ``CoLA-Text-v0``: what ``task=`` makes, called once a row without arguments.
+    """The tasks of ``CoLA-Text-v0``: your own, one object for each row.
 
-    A factory with a parameter ``num_rows`` is called once and makes the TaskBatch of all rows. It may be
-    named, as ``"module:name"``.
+    **Prompt.** What ``reset(rng)`` of the task returns.
+
+    **Actions.** Text. A segment ends at one of the task's ``stop`` strings, at the model's end-of-text token,
+    or where the token budget is spent; it is then given to ``step(text)``.
+
+    **Observation.** The text of the :class:`~cola_envs.Turn` that ``step`` returns is appended to the
+    context.
+
+    **Reward, episode end, info.** ``reward``, ``done``, ``truncated`` and ``info`` of the Turn.
+
+    **Data.** The task's own. **Versions.** v0: first version.
+
+    Args:
+        task: what makes a task: the class itself, any callable without arguments that is called once a
+            row, one with a parameter ``num_rows`` that is called once and makes the TaskBatch of all rows,
+            or the name of any of these as ``"module:name"``.
 
     Raises:
-        TypeError: without ``task``, or with one that is not a factory.
+        TypeError: without ``task``, or with one that cannot be called.
         ImportError: for a name that is not there.
     """
     if task is None:

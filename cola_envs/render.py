@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -46,12 +46,17 @@ def frame(episodes: Episodes, row: int) -> np.ndarray:
     Raises:
         ImportError: without Pillow.
     """
+    return drawn(coded_pieces(episodes, row))
+
+
+def drawn(coded: Iterable[tuple[str, list[int]]]) -> np.ndarray:
+    """The last lines of pieces of text as :func:`frame` draws them; ``coded`` has each with its actions."""
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
         raise ImportError('render_mode="rgb_array" needs Pillow: pip install pillow') from error
     lines: list[list[tuple[str, tuple[int, int, int]]]] = [[]]
-    for text, codes in coded_pieces(episodes, row):
+    for text, codes in coded:
         colour = _colour(codes[0]) if codes else _INK
         for char in text.expandtabs(4):
             if char == "\n" or len(lines[-1]) == COLUMNS:

@@ -21,8 +21,8 @@ class Household(EngineTask):
     r"""Household chores in ALFWorld's domain, grammar and vocabulary, on games of our own.
 
     **Prompt.** What ALFWorld says at the start: ``-= Welcome to TextWorld, ALFRED! =-``, a blank line, the
-    room at a glance, a blank line, ``Your task is to: `` with the goal; then a newline and ``>``. With
-    ``admissible="list"`` a line ``Commands: `` with the admissible commands, joined by ``, ``, comes before
+    room at a glance, a blank line, ``Your task is to:`` with the goal; then a newline and ``>``. With
+    ``admissible="list"`` a line ``Commands:`` with the admissible commands, separated by commas, comes before
     the last newline.
 
     **Actions.** The agent writes a command (``go to desk 1``, ``take mug 2 from shelf 1``, ``open``,

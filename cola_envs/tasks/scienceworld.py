@@ -40,8 +40,8 @@ class ScienceWorld(EngineTask):
     r"""The thirty tasks of ScienceWorld (Wang et al. 2022) on the real engine.
 
     **Prompt.** The task's description, a blank line, what ``look around`` shows, as the engine writes them
-    (with its tabs and line breaks); with ``admissible="list"`` then a line ``Commands: `` with the commands
-    that make sense, joined by ``, `` (there are hundreds); a newline and ``>``.
+    (with its tabs and line breaks); with ``admissible="list"`` then a line ``Commands:`` with the commands
+    that make sense, separated by commas (there are hundreds); a newline and ``>``.
 
     **Actions.** Each line is a command, such as ``open door to kitchen`` or ``focus on seed``; a newline
     sends it. ``help``, ``task`` and ``objects`` list things and cost no time. A command that fits several
