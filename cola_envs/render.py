@@ -13,6 +13,8 @@ from cola_envs.shown import shown
 
 #: Of a frame: its letters a line and lines, and the pixels of a letter, across and down.
 COLUMNS, LINES, ACROSS, DOWN = 80, 30, 8, 16
+#: Of one width, which this size fits to ``ACROSS``; it comes with Matplotlib.
+_FONT = "/fonts/ttf/DejaVuSansMono.ttf"
 _PAPER, _INK = (250, 249, 245), (90, 90, 90)
 
 
@@ -44,7 +46,7 @@ def frame(episodes: Episodes, row: int) -> np.ndarray:
     An action has one colour wherever it stands.
 
     Raises:
-        ImportError: without Pillow.
+        ImportError: without Pillow or Matplotlib.
     """
     return drawn(coded_pieces(episodes, row))
 
@@ -52,9 +54,12 @@ def frame(episodes: Episodes, row: int) -> np.ndarray:
 def drawn(coded: Iterable[tuple[str, list[int]]]) -> np.ndarray:
     """The last lines of pieces of text as :func:`frame` draws them; ``coded`` has each with its actions."""
     try:
+        import matplotlib
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
-        raise ImportError('render_mode="rgb_array" needs Pillow: pip install pillow') from error
+        raise ImportError(
+            'render_mode="rgb_array" needs Pillow and Matplotlib: pip install matplotlib'
+        ) from error
     lines: list[list[tuple[str, tuple[int, int, int]]]] = [[]]
     for text, codes in coded:
         colour = _colour(codes[0]) if codes else _INK
@@ -64,7 +69,7 @@ def drawn(coded: Iterable[tuple[str, list[int]]]) -> np.ndarray:
             if char != "\n":
                 lines[-1].append((char, colour))
     image = Image.new("RGB", (COLUMNS * ACROSS, LINES * DOWN), _PAPER)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
+    draw, font = ImageDraw.Draw(image), ImageFont.truetype(f"{matplotlib.get_data_path()}{_FONT}", 13)
     for y, line in enumerate(lines[-LINES:]):
         for x, (char, colour) in enumerate(line):
             draw.text((x * ACROSS, y * DOWN), char, fill=colour, font=font)

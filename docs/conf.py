@@ -18,7 +18,7 @@ author = "The cola-rl maintainers"
 project_copyright = author
 html_title = "cola-rl"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["transcripts"]
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
@@ -36,9 +36,9 @@ html_show_sourcelink = False
 
 
 def _rubrics(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Gymnasium's docstrings have Markdown headings: make headings of them in reStructuredText too."""
+    """Make headings of the Markdown headings of Gymnasium's docstrings, and a list of an agent's options."""
     text = re.sub(r"(?m)^#{1,3} (.+)$", r"\n.. rubric:: \1\n", "\n".join(lines))
-    lines[:] = text.split("\n")
+    lines[:] = text.replace("\nOptions:\n", "\nOptions::\n\n").split("\n")
 
 
 def _write_generated(app: Sphinx) -> None:

@@ -86,7 +86,7 @@ def test_every_environment_has_a_page_with_its_parts(site):
     for env_id in ids:
         text = (folder / "environments" / f"{env_id.split('-')[1].lower()}.html").read_text()
         headings = re.findall(r"<h2>(.*?)<", text)
-        for wanted in ("Prompt", "[Rr]eward", "[Ee]nd|Episode", "Data", "Version", "Arguments"):
+        for wanted in ("Prompt", "[Rr]eward", "[Ee]nd|[Ee]pisode", "Data", "Version", "Arguments"):
             assert any(re.search(wanted, heading) for heading in headings), (env_id, wanted, headings)
         assert "Discrete(64)" in text
         if env_id != "CoLA-ALFWorld-v0":  # whose games cannot be had here
