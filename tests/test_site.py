@@ -5,6 +5,7 @@ With ``COLA_SITE`` set to a folder, the site is left there.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -48,10 +49,12 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The built site: a folder, and its pages by their path."""
-    out = Path(os.environ.get("COLA_SITE") or tmp_path_factory.mktemp("site")).resolve()
+    out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--fresh-env", "--quiet"]
     built = subprocess.run([*command, "docs", str(out)], cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
+    if folder := os.environ.get("COLA_SITE"):
+        shutil.copytree(out, folder, dirs_exist_ok=True)
     return out, {path: Page(path) for path in out.rglob("*.html") if "_static" not in path.parts}
 
 

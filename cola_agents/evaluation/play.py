@@ -63,18 +63,7 @@ def play(
     Raises:
         ValueError: for an id that is not one of the CoLA environments, or codes of a token-level one.
     """
-    actions = gym.spec(task).kwargs.get("actions")
-    if actions is None:
-        raise ValueError(f"{task} is not one of the CoLA environments")
-    if codes and actions != "latent":
-        raise ValueError(f"{task} takes token ids: there are no codes to pick; use the id without -Token")
-    # Typed text is a sequence of tokens, whatever an agent would act with.
-    chosen = task if codes or agent or actions == "token" else twin_id(task)
-    kwargs = environment_arguments(env_kwargs, direct, "play")
-    if agent is not None:
-        kwargs = {**agent.kwargs_on(task), **kwargs, "model": agent.backbone}
-    env = gym.make(chosen, **kwargs).unwrapped
-    assert isinstance(env, CoLAEnv)
+    env = make_playable(task, codes, agent, environment_arguments(env_kwargs, direct, "play"))
     try:
         player = _Player(env, ask, say, agent, seed)
         turn = player.pick if codes else player.watch if agent else player.type
@@ -87,6 +76,39 @@ def play(
         env.close()
 
 
+def make_playable(
+    task: str, codes: bool, agent: Agent | None, kwargs: Mapping[str, Any], render_mode: str | None = None
+) -> CoLAEnv:
+    """The environment that a person plays: over tokens where text is typed, else as the id says.
+
+    Raises:
+        ValueError: for an id that is not one of the CoLA environments, or codes of a token-level one.
+    """
+    actions = gym.spec(task).kwargs.get("actions")
+    if actions is None:
+        raise ValueError(f"{task} is not one of the CoLA environments")
+    if codes and actions != "latent":
+        raise ValueError(f"{task} takes token ids: there are no codes to pick; use the id without -Token")
+    # Typed text is a sequence of tokens, whatever an agent would act with.
+    chosen = task if codes or agent or actions == "token" else twin_id(task)
+    if agent is not None:
+        kwargs = {**agent.kwargs_on(task), **kwargs, "model": agent.backbone}
+    env = gym.make(chosen, render_mode=render_mode, **kwargs).unwrapped
+    assert isinstance(env, CoLAEnv)
+    return env
+
+
+def typed_ids(episodes: Episodes, line: str) -> list[int]:
+    """A typed line as token ids, with what sends it: a line break, or else the end-of-text token."""
+    tokenizer, stops = episodes.backbone.tokenizer, tuple(episodes.tasks.stop)
+    if "\n" in stops:
+        return list(tokenizer.encode(line + "\n"))
+    ids = list(tokenizer.encode(line))
+    if tokenizer.eos_token_id is not None and not line.endswith(stops or ("\0",)):
+        ids.append(tokenizer.eos_token_id)
+    return ids
+
+
 class _Player:
     """One person at one row."""
 
@@ -97,7 +119,6 @@ class _Player:
         self.say: Say = lambda text: say(shown(text))
         self.going = True
         self.returns: list[float] = []
-        self._stops = tuple(self.episodes.tasks.stop)
         self._logits = attach(agent.actor if agent else None, self.episodes)
         self._drawing: Drawing = agent.options.drawing if agent else {"temperature": 1.0}
         self._draws = np.random.default_rng([seed, 5])
@@ -109,15 +130,11 @@ class _Player:
         self.say(PROMPT.of(info))
 
     def type(self) -> None:
-        """Ask for a line and send it; a task that knows no line break is sent the end-of-text token."""
+        """Ask for a line and send it."""
         line = self._line("> ")
         if line is None:
             return
-        encode, end = self.episodes.backbone.tokenizer.encode, self.episodes.backbone.tokenizer.eos_token_id
-        ids = encode(line + "\n") if "\n" in self._stops else encode(line)
-        if "\n" not in self._stops and end is not None and not line.endswith(self._stops or ("\0",)):
-            ids.append(end)
-        for token in ids:
+        for token in typed_ids(self.episodes, line):
             if self._step(token):
                 return
         self._show(own=False)
