@@ -111,38 +111,37 @@ class Game:
         self.reward = 0.0
         self.ended: str | None = None
 
-    def take(self, action: int) -> None:
-        """Take an action.
+    def take(self, *actions: int) -> None:
+        """Take actions, up to the end of the episode; :meth:`back` undoes them together.
 
         Raises:
-            ValueError: for one that there is not, or after the end.
+            ValueError: for one that there is not, or after the end; then none is taken.
         """
         if self.ended:
             raise ValueError("the episode is over: step back, or begin the next one")
-        if not 0 <= action < int(self.env.action_space.n):
-            raise ValueError(f"actions are 0 to {int(self.env.action_space.n) - 1}, got {action}")
+        for action in actions:
+            if not 0 <= action < int(self.env.action_space.n):
+                raise ValueError(f"actions are 0 to {int(self.env.action_space.n) - 1}, got {action}")
         self._before.append((self.env.snapshot(), self.reward))
-        _, reward, terminated, truncated, _ = self.env.step(action)
-        self.reward += reward
-        self.ended = "terminated" if terminated else "truncated" if truncated else None
+        for action in actions:
+            _, reward, terminated, truncated, _ = self.env.step(action)
+            self.reward += reward
+            if terminated or truncated:
+                self.ended = "terminated" if terminated else "truncated"
+                break
 
     def write(self, text: str) -> None:
-        """Write a text token by token, up to the end of the episode; for environments over tokens.
+        """Write a line of text, token by token; for environments over tokens.
 
         Raises:
-            ValueError: over codes, which do not lead to every token.
+            ValueError: over codes, which do not lead to every token; after the end.
         """
         if self.env.episodes.backbone.level != "token":
-            raise ValueError(
-                "codes do not lead to every word: pick one of the next tokens, or play without --codes"
-            )
-        for token in typed_ids(self.env.episodes, text):
-            if self.ended:
-                return
-            self.take(token)
+            raise ValueError("codes do not lead to every word: pick a next token, or play without --codes")
+        self.take(*typed_ids(self.env.episodes, text))
 
     def back(self) -> None:
-        """Undo the last token; nothing at the beginning."""
+        """Undo what was taken or written last; nothing at the beginning."""
         if self._before:
             state, self.reward = self._before.pop()
             self.env.restore(state)

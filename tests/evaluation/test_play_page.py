@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from cola_agents.cli import main
 from cola_agents.evaluation.play import make_playable
 from cola_agents.evaluation.play_page import Game, PlayServer
 from cola_envs import Turn
@@ -35,9 +37,9 @@ def serve() -> Iterator[Callable[..., PlayServer]]:
     """Starts servers of games, which end with the test."""
     with ExitStack() as stack:
 
-        def start(task: str = "CoLA-Thinking-v0", codes: bool = True, **kwargs) -> PlayServer:
-            env = make_playable(task, codes, None, kwargs, render_mode="html")
-            server = stack.enter_context(PlayServer(Game(env, seed=0), task))
+        def start(env_id: str = "CoLA-Thinking-v0", codes: bool = True, **kwargs) -> PlayServer:
+            env = make_playable(env_id, codes, None, kwargs, render_mode="html")
+            server = stack.enter_context(PlayServer(Game(env, seed=0), env_id))
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
             stack.callback(server.shutdown)
             return server
@@ -53,6 +55,12 @@ def request(
     connection.request(method, path, urlencode(form), headers)
     answer = connection.getresponse()
     return answer.status, answer.read().decode()
+
+
+def written(server: PlayServer) -> str:
+    """The text so far, as the page shows it."""
+    page = request(server, "GET", f"/{server.secret}/")[1]
+    return re.search(r'id="text">(.*?)</p>', page, re.DOTALL)[1]
 
 
 def test_a_code_is_taken_and_undone_and_the_page_shows_what_each_code_leads_to(serve):
@@ -89,13 +97,11 @@ def test_what_would_follow_is_what_follows(serve):
 def test_typed_commands_reach_the_game_and_what_it_says_comes_back(serve):
     server = serve("CoLA-TextRooms-v0", codes=False)
     home = f"/{server.secret}/"
-    before = request(server, "GET", home)[1]
+    assert 'name="text"' in request(server, "GET", home)[1]
     request(server, "POST", f"{home}act", text=" look")
-    after = request(server, "GET", home)[1]
-    assert 'name="text"' in after
-    assert after.count("Exits:") == before.count("Exits:") + 1
-    for _ in range(20):
-        request(server, "POST", f"{home}act", back="1")
+    assert written(server).count("Exits:") == 2
+    assert len(server.game.env.episodes.actions(0)) > 1
+    request(server, "POST", f"{home}act", back="1")  # the whole line
     assert server.game.env.episodes.actions(0) == []
 
 
@@ -153,3 +159,12 @@ def test_a_browser_plays_steps_back_and_looks_without_an_error(serve, tmp_path):
         assert tab.ask("window.broken") is None
         assert "<script>" in tab.text("#text")
         assert [one for one in tab.problems if "favicon" not in one] == []
+
+
+def test_the_command_prints_and_opens_the_address(monkeypatch, capsys):
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr(PlayServer, "serve_forever", lambda self: opened.append(self.address))
+    assert main(["play", "CoLA-Thinking-v0", "--codes", "--browser"]) == 0
+    assert len(set(opened)) == 1
+    assert opened[0] in capsys.readouterr().out
