@@ -61,9 +61,13 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
-_ROW = """<tr><td class="mono"><form method="post" action="act">
-<button name="action" value="{first}" title="actions {actions}">{token}</button></form></td>
-<td>{probability}</td><td class="mono">{continuation}</td><td>{reward}</td></tr>
+_ROW = """<tr>
+<td><form method="post" action="act"><button name="action" value="{first}" title="actions {actions}" \
+class="mono">{token}</button></form></td>
+<td>{probability}</td>
+<td class="mono">{continuation}</td>
+<td>{reward}</td>
+</tr>
 """
 
 
