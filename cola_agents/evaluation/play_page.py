@@ -123,9 +123,10 @@ class Game:
         """
         if self.ended:
             raise ValueError("the episode is over: step back, or begin the next one")
+        last = int(self.env.episodes.action_space.n) - 1
         for action in actions:
-            if not 0 <= action < int(self.env.action_space.n):
-                raise ValueError(f"actions are 0 to {int(self.env.action_space.n) - 1}, got {action}")
+            if not 0 <= action <= last:
+                raise ValueError(f"actions are 0 to {last}, got {action}")
         self._before.append((self.env.snapshot(), self.reward))
         for action in actions:
             _, reward, terminated, truncated, _ = self.env.step(action)
