@@ -25,6 +25,7 @@ from cola_agents.commands import (
     train,
     train_reward,
 )
+from cola_agents.commands.completion import Completion
 from cola_agents.commands.helps import dress
 from cola_agents.common.interrupts import exit_status, sigterm_as_interrupt
 
@@ -47,7 +48,7 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 130 after Ctrl-C, 143 after SIGTERM."""
-    parser = _parser()
+    parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.run is None:
         parser.print_help()
@@ -93,16 +94,18 @@ def _escaped_warnings() -> Iterator[None]:
         warnings.formatwarning = plain
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of ``cola`` with all of its commands."""
     parser = argparse.ArgumentParser(
         prog="cola", description="Reinforcement learning of language models over latent actions."
     )
     parser.add_argument("--version", action="version", version=f"cola-rl {version('cola-rl')}")
+    parser.add_argument("--completion", action=Completion, help="print a shell's completion script for cola")
     parser.set_defaults(run=None, threads=None)
     commands = parser.add_subparsers(metavar="command")
     for command in COMMANDS:
         command.add(commands)
-    for own in _leaves(parser):
+    for own in leaf_parsers(parser):
         dress(own)
         own.add_argument(
             "--threads", type=int, help="of torch; one for small models on a CPU where it is not given"
@@ -110,14 +113,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def leaf_parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """The parsers of the commands, and of a command's own subcommands."""
     below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     if not below:
         yield parser
     for action in below:
         for own in action.choices.values():
-            yield from _leaves(own)
+            yield from leaf_parsers(own)
 
 
 if __name__ == "__main__":

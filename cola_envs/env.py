@@ -142,7 +142,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         Raises:
             gymnasium.error.ResetNeeded: before the first reset.
             ValueError: for a page that is too large; see :func:`cola_envs.page.write.page`.
-            ImportError: for a frame without Pillow.
+            ImportError: for a frame without Pillow or Matplotlib.
         """
         if self.render_mode is None:
             modes = " or ".join(f'"{mode}"' for mode in SINGLE_RENDER_MODES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from cola_envs.shown import shown
 
 #: A frame's characters per line and lines, and the width and height of a character in pixels.
 COLUMNS, LINES, ACROSS, DOWN = 80, 30, 8, 16
+#: Of one width, which this size fits to ``ACROSS``; it comes with Matplotlib.
+_FONT = "/fonts/ttf/DejaVuSansMono.ttf"
 _PAPER, _INK = (250, 249, 245), (90, 90, 90)
 
 
@@ -44,14 +46,22 @@ def frame(episodes: Episodes, row: int) -> np.ndarray:
     The task's text is grey; the agent's text has a colour for each action.
 
     Raises:
-        ImportError: without Pillow.
+        ImportError: without Pillow or Matplotlib.
     """
+    return drawn(coded_pieces(episodes, row))
+
+
+def drawn(coded: Iterable[tuple[str, list[int]]]) -> np.ndarray:
+    """The last lines of pieces of text as :func:`frame` draws them; ``coded`` has each with its actions."""
     try:
+        import matplotlib
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
-        raise ImportError('render_mode="rgb_array" needs Pillow: pip install pillow') from error
+        raise ImportError(
+            'render_mode="rgb_array" needs Pillow and Matplotlib: pip install matplotlib'
+        ) from error
     lines: list[list[tuple[str, tuple[int, int, int]]]] = [[]]
-    for text, codes in coded_pieces(episodes, row):
+    for text, codes in coded:
         colour = _colour(codes[0]) if codes else _INK
         for char in text.expandtabs(4):
             if char == "\n" or len(lines[-1]) == COLUMNS:
@@ -59,7 +69,7 @@ def frame(episodes: Episodes, row: int) -> np.ndarray:
             if char != "\n":
                 lines[-1].append((char, colour))
     image = Image.new("RGB", (COLUMNS * ACROSS, LINES * DOWN), _PAPER)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
+    draw, font = ImageDraw.Draw(image), ImageFont.truetype(f"{matplotlib.get_data_path()}{_FONT}", 13)
     for y, line in enumerate(lines[-LINES:]):
         for x, (char, colour) in enumerate(line):
             draw.text((x * ACROSS, y * DOWN), char, fill=colour, font=font)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,17 @@ class Browser:
 
     def open(self, path: Path, place: str = "") -> None:
         """Load a file, at a place in it (``"codes"``), and wait until it is there."""
+        self.visit(path.resolve().as_uri() + (place and f"#{place}"))
+
+    def visit(self, address: str) -> None:
+        """Load an address and wait until the page is there."""
         self.call("Page.navigate", url="about:blank")
+        self.load(lambda: self.call("Page.navigate", url=address))
+
+    def load(self, act: Callable[[], object]) -> None:
+        """Do what loads a page, and wait until it is there."""
         self._loaded = False
-        self.call("Page.navigate", url=path.resolve().as_uri() + (place and f"#{place}"))
+        act()
         while not self._loaded or self.ask("document.readyState") != "complete":
             self.ask("0")
 

@@ -1,6 +1,7 @@
-"""The Python of README.md and of every page in docs/ runs as it stands there, and README's commands too."""
+"""README.md, the pages of docs/ and the notebook: their Python and commands run, their links are right."""
 
 import io
+import json
 import re
 import shlex
 from importlib.util import find_spec
@@ -10,17 +11,43 @@ import gymnasium as gym
 import pytest
 
 from benchmarks.__main__ import main as benchmarks
-from cola_agents.cli import main
+from cola_agents.cli import main, make_parser
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
-PAGES = {
-    str(page.relative_to(ROOT)): re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-}
+#: What the site's builder writes into docs/, which readers of the sources do not have.
+GENERATED = {"docs/environments/", "docs/reference/commands.md"}
+PAGES = sorted(
+    name
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+    if (name := str(path.relative_to(ROOT))) not in GENERATED
+)
+
+
+def blocks(page: str, language: str) -> str:
+    """All code of one language on a page, in its order."""
+    return "\n".join(re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+
+
 #: What is changed to run in seconds, on a CPU and on the models that :func:`folder` holds.
 CHANGED = {
-    "README.md": {"learn(100_000)": "learn(64)", "learn(50_000": "learn(64", "evaluate(256)": "evaluate(16)"},
+    "README.md": {"learn(100_000)": "learn(64)"},
+    "docs/tutorials/sb3.md": {
+        "learn(100_000)": "learn(64)",
+        "learn(60_000)": "learn(64)",
+        "learn(50_000": "learn(64",
+        "n_eval_episodes=128": "n_eval_episodes=16",
+        "evaluate(256)": "evaluate(16)",
+    },
+    "docs/tutorials/own_task.md": {"range(20)": "range(1)", "num_envs=128": "num_envs=16"},
+    "docs/tutorials/own_algorithm.md": {
+        "rollouts = 128": "rollouts = 16",
+        "range(30)": "range(2)",
+        "learn(20_000)": "learn(64)",
+    },
+    "docs/tutorials/cleanrl.md": {"32, 128, 100_000": "8, 32, 512"},
+    "docs/tutorials/own_model.md": {'"steps": 100': '"steps": 2'},
+    "docs/tutorials/search.md": {"simulations=32": "simulations=2", "range(16)": "range(2)"},
     "docs/libraries.md": {"learn(100_000)": "learn(64)"},
     "docs/scaling.md": {"path/or/hub-id": "cola", 'device="cuda"': 'device="cpu"'},
     "docs/agent_tasks.md": {"range(16)": "range(1)"},
@@ -43,53 +70,139 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", [page for page, blocks in PAGES.items() if blocks])
-def test_the_code_of_a_page_runs_in_its_order(page, folder):
-    code = "\n".join(PAGES[page])
-    for old, new in CHANGED.get(page, {}).items():
-        assert old in code, f"{page} no longer says {old}: change it here too"
-        code = code.replace(old, new)
-    compiled = compile(code, page, "exec")
-    if page in NEEDS and find_spec(NEEDS[page]) is None:
-        pytest.skip(f"{page} needs {NEEDS[page]}")
+def run(code: str, name: str) -> None:
     registered = dict(gym.registry)
     try:
-        exec(compiled, {"__name__": "__main__"})
+        exec(compile(code, name, "exec"), {"__name__": "__main__"})
     finally:  # other tests look at every id
         gym.registry.clear()
         gym.registry.update(registered)
 
 
+def changed(text: str, page: str, changes: dict[str, str]) -> str:
+    for old, new in changes.items():
+        assert old in text, f"{page} no longer says {old}: change it here too"
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_the_code_of_a_page_runs_in_its_order(page, folder):
+    code = changed(blocks(page, "python"), page, CHANGED.get(page, {}))
+    compile(code, page, "exec")
+    if page in NEEDS and find_spec(NEEDS[page]) is None:
+        pytest.skip(f"{page} needs {NEEDS[page]}")
+    run(code, page)
+
+
 def test_every_change_is_of_a_page_that_has_code():
-    assert all(PAGES[page] for page in (*CHANGED, *NEEDS))
+    assert all(blocks(page, "python") for page in (*CHANGED, *NEEDS))
 
 
-#: What is changed in README's commands to run in seconds.
-SHORTER = {
-    "--timesteps 50000": "--timesteps 64 --episodes 4 --quiet --num-envs 8",
-    "--env level=2 --n 16": "--env level=2 --n 2 --problems 4 --num-envs 8",
-    "--data tries.jsonl": "--data tries.jsonl --steps 1",
-    "--search mcts-q --q q": "--search mcts-q --q q --simulations 1 --episodes 2",
-    "cola eval --agent run": "cola eval --agent run --episodes 4",
-    "--samples 8": "--samples 2 --episodes 2 --env max_tokens=8",
+def test_the_cells_of_the_notebook_run_in_their_order():
+    notebook = json.loads((ROOT / "examples/first_steps.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    small = {
+        "100_000": "64",
+        "n_eval_episodes=128": "n_eval_episodes=16",
+        "range(8)": "range(1)",
+        "range(64)": "range(2)",
+        "Frame()": "assert Frame()._repr_html_().startswith('<iframe')",
+    }
+    run(changed(code, "first_steps.ipynb", small), "first_steps.ipynb")
+
+
+#: Pages whose commands are run, with what is changed in them to run in seconds.
+RUN = {
+    "README.md": {
+        "--timesteps 50000": "--timesteps 64 --episodes 4 --quiet --num-envs 8",
+        "cola look run": "cola look run --positions 1 --tokens 300 --simulations 2",
+    },
+    "docs/tutorials/sb3.md": {
+        "--timesteps 50000": "--timesteps 64 --episodes 4 --quiet --num-envs 8",
+        "cola eval --agent run": "cola eval --agent run --episodes 4",
+    },
+    "docs/tutorials/search.md": {
+        "--env level=2 --n 16": "--env level=2 --n 2 --problems 4 --num-envs 8",
+        "--data tries.jsonl": "--data tries.jsonl --steps 1",
+        "--search mcts-q --q q": "--search mcts-q --q q --simulations 1 --episodes 2",
+    },
+    "docs/environments.md": {"--samples 8": "--samples 2 --episodes 2 --env max_tokens=8"},
 }
 
 
-def test_the_commands_of_the_readme_run_in_their_order_in_an_empty_folder(tmp_path, monkeypatch):
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    lines = [line.split("#")[0].strip() for line in "\n".join(blocks).splitlines()]
-    text = "\n".join(line for line in lines if line and "pip install" not in line)
-    for old, new in SHORTER.items():
-        assert old in text, f"README.md no longer says {old}: change it here too"
-        text = text.replace(old, new)
+def commands(page: str) -> list[str]:
+    """The lines of a page's bash blocks, without comments; a backslash at the end joins two."""
+    lines = blocks(page, "bash").replace("\\\n", " ").splitlines()
+    return [line for line in (re.sub(r"\s#.*", "", line).strip() for line in lines) if line]
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_the_commands_of_a_page_run_in_their_order_in_an_empty_folder(page, tmp_path, monkeypatch):
+    lines = [line for line in commands(page) if "pip install" not in line]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO(":quit\n" * 9))
-    for line in text.splitlines():
+    for line in changed("\n".join(lines), page, RUN[page]).splitlines():
         words = shlex.split(line)
-        if words[0] == "cola":
-            assert main(words[1:]) == 0, line
-        else:  # hours of measurement: read, and not run
-            assert words[:3] == ["python", "-m", "benchmarks"], line
+        assert words[0] == "cola", line
+        assert main(words[1:]) == 0, line
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash") and page not in RUN])
+def test_the_other_commands_of_a_page_have_the_options_that_they_are_shown_with(page):
+    for line in commands(page):
+        words = shlex.split(line.split(">")[0])
+        if words[0] == "cola" and "--completion" not in words:  # which prints, and exits
+            make_parser().parse_args(words[1:])
+        elif words[:3] == ["python", "-m", "benchmarks"]:  # hours of measurement: read, and not run
             with pytest.raises(SystemExit) as ended:
                 benchmarks([*words[3:], "--help"])
             assert ended.value.code == 0, line
+
+
+def test_the_set_up_commands_of_the_readme_are_the_two_that_are_promised():
+    installs = [line for line in commands("README.md") if "pip install" in line]
+    assert installs == ["pip install -e . && cola demo", "pip install -e '.[test]' && pytest"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_to_a_file_of_the_repository(page):
+    """As a reader of the sources follows them; `tests/test_site.py` follows those of the built site."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:", target) or target.startswith("#"):
+            continue
+        path = (ROOT / page).parent.joinpath(target.split("#")[0]).resolve()
+        name = str(path.relative_to(ROOT))
+        assert path.exists(), f"{page} links to {target}, which is not there"
+        assert not any(name.startswith(made) for made in GENERATED), (
+            f"{page} links to {target}, which is generated"
+        )
+
+
+def test_the_table_of_the_readme_has_the_figures_of_its_results():
+    results = json.loads((ROOT / "benchmarks/results/demo.json").read_text())
+
+    def span(values: list[float]) -> str:
+        """The least and the largest, as the table writes them."""
+        ends = (min(values), max(values))
+        if isinstance(values[0], int):
+            return " to ".join(dict.fromkeys(f"{end:,}" for end in ends))
+        return " to ".join(dict.fromkeys("1.0" if end == 1 else f"{end:.3f}"[1:] for end in ends))
+
+    def of(runs: list[dict], when: str, key: str) -> str:
+        return span([run[when][key] for run in runs])
+
+    text = (ROOT / "README.md").read_text()
+    assert f"| best constant code | {span([results['floor']['constant_code']])} |" in text
+    for arm in ("latent", "token"):
+        runs = [one for one in results["runs"] if one["arm"] == arm]
+        cells = [
+            f"{arm} GRPO",
+            f"{of(runs, 'before', 'format')} → {of(runs, 'after', 'format')}",
+            span([run["rollouts_to_threshold"] for run in runs]),
+            f"{of(runs, 'before', 'arithmetic')} → {of(runs, 'after', 'arithmetic')}",
+        ]
+        assert f"| {' | '.join(cells)} |" in text

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
+
+if TYPE_CHECKING:
+    from cola_agents.rl.agent import Agent
 
 
 def add(commands: Commands) -> None:
@@ -17,10 +21,29 @@ def add(commands: Commands) -> None:
     parser.add_argument("--codes", action="store_true", help="pick codes, one a token")
     parser.add_argument("--model", help="folder or hub id; the bundled model without it")
     add_agent(parser, "folder of a saved agent: watch it play; with --codes its policy")
+    parser.add_argument(
+        "--browser",
+        action="store_true",
+        help="on a page of this machine: see what would follow, and step back",
+    )
     parser.add_argument("--split", help="one of the task's; the one to train on where not given")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode")
     add_env(parser)
     parser.set_defaults(run=_play)
+
+
+def _serve(task: str, arguments: argparse.Namespace, agent: Agent | None, kwargs: dict[str, Any]) -> int:
+    import webbrowser
+
+    from cola_agents.evaluation.play import make_playable
+    from cola_agents.evaluation.play_page import Game, PlayServer
+
+    env = make_playable(task, arguments.codes, agent, kwargs, render_mode="html")
+    with PlayServer(Game(env, agent.actor if agent else None, seed=arguments.seed), task) as server:
+        print(f"Play at {server.address}\nCtrl-C ends it. The address is for this machine and yours alone.")
+        webbrowser.open(server.address)
+        server.serve_forever()
+    return 0
 
 
 def _play(arguments: argparse.Namespace) -> int:
@@ -33,6 +56,8 @@ def _play(arguments: argparse.Namespace) -> int:
         if arguments.model is not None:
             raise ValueError("give --model or --agent, not both: an agent knows its model")
         agent = load_playing(arguments.agent, kwargs, arguments.algo)
+    if arguments.browser:
+        return _serve(task, arguments, agent, kwargs)
     returns = play(task, codes=arguments.codes, seed=arguments.seed, agent=agent, env_kwargs=kwargs)
     if returns:
         print(f"{len(returns)} episodes, mean reward {sum(returns) / len(returns):g}.")

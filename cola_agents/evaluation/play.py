@@ -1,4 +1,4 @@
-"""Play episodes in the terminal: type text, pick codes by the tokens that they lead to, or watch an agent."""
+"""Playing an episode by hand: by typing, or by picking codes and seeing what each would say."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HELP_CODES = (
     "policy's likeliest code, +N its likeliest N times. :quit leaves, :reset starts the next episode."
 )
 HELP_WATCH = "An empty line has the agent play an episode. :quit leaves."
-#: The largest number of codes in a line of the table.
+#: Codes that a line of the table names, at most.
 NAMED = 12
 
 
@@ -50,9 +50,9 @@ def play(
 
     Args:
         task: an environment id, latent or token level.
-        codes: pick codes, one a token, from a table of the next token under each; else type text, which is
+        codes: pick codes, one a token, with a table of what they would say next; else type text, which is
             sent token by token.
-        agent: plays while the user watches; with ``codes`` the user plays and sees its policy.
+        agent: plays in place of the player, who watches; with ``codes`` its policy is the one that is shown.
         seed: of the first episode; the next ones follow.
         ask, say: read a line after a prompt, and print one.
         env_kwargs: further arguments of the environment.
@@ -63,18 +63,7 @@ def play(
     Raises:
         ValueError: for an id that is not one of the CoLA environments, or codes of a token-level one.
     """
-    actions = gym.spec(task).kwargs.get("actions")
-    if actions is None:
-        raise ValueError(f"{task} is not one of the CoLA environments")
-    if codes and actions != "latent":
-        raise ValueError(f"{task} takes token ids: there are no codes to pick; use the id without -Token")
-    # Typed text is a sequence of tokens: it needs the token-level twin.
-    chosen = task if codes or agent or actions == "token" else twin_id(task)
-    kwargs = environment_arguments(env_kwargs, direct, "play")
-    if agent is not None:
-        kwargs = {**agent.kwargs_on(task), **kwargs, "model": agent.backbone}
-    env = gym.make(chosen, **kwargs).unwrapped
-    assert isinstance(env, CoLAEnv)
+    env = make_playable(task, codes, agent, environment_arguments(env_kwargs, direct, "play"))
     try:
         player = _Player(env, ask, say, agent, seed)
         turn = player.pick if codes else player.watch if agent else player.type
@@ -87,8 +76,41 @@ def play(
         env.close()
 
 
+def make_playable(
+    task: str, codes: bool, agent: Agent | None, kwargs: Mapping[str, Any], render_mode: str | None = None
+) -> CoLAEnv:
+    """The environment that a person plays: over tokens where text is typed, else as the id says.
+
+    Raises:
+        ValueError: for an id that is not one of the CoLA environments, or codes of a token-level one.
+    """
+    actions = gym.spec(task).kwargs.get("actions")
+    if actions is None:
+        raise ValueError(f"{task} is not one of the CoLA environments")
+    if codes and actions != "latent":
+        raise ValueError(f"{task} takes token ids: there are no codes to pick; use the id without -Token")
+    # Typed text is a sequence of tokens, whatever an agent would act with.
+    chosen = task if codes or agent or actions == "token" else twin_id(task)
+    if agent is not None:
+        kwargs = {**agent.kwargs_on(task), **kwargs, "model": agent.backbone}
+    env = gym.make(chosen, render_mode=render_mode, **kwargs).unwrapped
+    assert isinstance(env, CoLAEnv)
+    return env
+
+
+def typed_ids(episodes: Episodes, line: str) -> list[int]:
+    """A typed line as token ids, with what sends it: a line break, or else the end-of-text token."""
+    tokenizer, stops = episodes.backbone.tokenizer, tuple(episodes.tasks.stop)
+    if "\n" in stops:
+        return list(tokenizer.encode(line + "\n"))
+    ids = list(tokenizer.encode(line))
+    if tokenizer.eos_token_id is not None and not line.endswith(stops or ("\0",)):
+        ids.append(tokenizer.eos_token_id)
+    return ids
+
+
 class _Player:
-    """A user at the terminal, and the one row that is played."""
+    """One person at one row."""
 
     def __init__(self, env: CoLAEnv, ask: Ask, say: Say, agent: Agent | None, seed: int) -> None:
         self.env = env
@@ -97,7 +119,6 @@ class _Player:
         self.say: Say = lambda text: say(shown(text))
         self.going = True
         self.returns: list[float] = []
-        self._stops = tuple(self.episodes.tasks.stop)
         self._logits = attach(agent.actor if agent else None, self.episodes)
         self._drawing: Drawing = agent.options.drawing if agent else {"temperature": 1.0}
         self._draws = np.random.default_rng([seed, 5])
@@ -109,21 +130,17 @@ class _Player:
         self.say(PROMPT.of(info))
 
     def type(self) -> None:
-        """Ask for a line and send it, ended by a line break or, where that is no stop, by the end token."""
+        """Ask for a line and send it."""
         line = self._line("> ")
         if line is None:
             return
-        encode, end = self.episodes.backbone.tokenizer.encode, self.episodes.backbone.tokenizer.eos_token_id
-        ids = encode(line + "\n") if "\n" in self._stops else encode(line)
-        if "\n" not in self._stops and end is not None and not line.endswith(self._stops or ("\0",)):
-            ids.append(end)
-        for token in ids:
+        for token in typed_ids(self.episodes, line):
             if self._step(token):
                 return
         self._show(own=False)
 
     def pick(self) -> None:
-        """Show the next token under each code, and take the code that the user picks."""
+        """Show what each code would say, and take the one that is asked for."""
         outlook = Outlook.of(self.episodes, self._prior())
         self.say(outlook.table())
         line = self._line("code> ")
@@ -162,7 +179,7 @@ class _Player:
             return self._logits([0])[0].float().softmax(-1).cpu().numpy()
 
     def _line(self, prompt: str) -> str | None:
-        """The user's line, or None after a command (``:quit``, ``:reset``) or the end of the input."""
+        """A line of the player's, or None where it was an order or the end of the input."""
         try:
             line = self.ask(prompt)
         except (EOFError, KeyboardInterrupt):
@@ -177,21 +194,21 @@ class _Player:
         return line
 
     def _step(self, action: int) -> bool:
-        """Take an action. True where it ended the episode, whose result is printed before the next starts."""
+        """Take an action; whether it ended the episode, which is then told and followed by the next."""
         _, reward, terminated, truncated, info = self.env.step(action)
         self._reward += reward
         if not (terminated or truncated):
             return False
         self._show(own=True)
-        fields = {key: value for key, value in info.items() if key not in ("token", "action", "text")}
-        self.say("\n".join(f"  {key}: {value}" for key, value in fields.items()))
+        told = {key: value for key, value in info.items() if key not in ("token", "action", "text")}
+        self.say("\n".join(f"  {key}: {value}" for key, value in told.items()))
         self.say(f"{'Ended' if terminated else 'Cut'} with reward {self._reward:g}.\n")
         self.returns.append(self._reward)
         self.start()
         return True
 
     def _show(self, own: bool) -> None:
-        """Print the text since the last call: the task's, and with ``own`` the player's too."""
+        """Print what has been said since the last time: the task's text, and with ``own`` the player's."""
         tokens, origins = self.episodes.tokens(0), self.episodes.origins(0)
         fresh = [
             token
@@ -205,10 +222,10 @@ class _Player:
 
 @dataclass(frozen=True)
 class Outlook:
-    """The likeliest next token under each code.
+    """What each code would say next.
 
     Attributes:
-        words: its text, A of them.
+        words: the text of each code's likeliest token, A of them.
         prior: the policy's probability of each code, [A].
         certain: the world model's probability of that token under the code, [A].
     """
@@ -219,7 +236,7 @@ class Outlook:
 
     @classmethod
     def of(cls, episodes: Episodes, prior: np.ndarray, row: int = 0) -> Outlook:
-        """The outlook of a row; ``prior`` are a policy's probabilities [A]."""
+        """What is seen in a row, under a policy's probabilities [A]."""
         ids, log_probs = episodes.session.outcomes([row])
         decode, ends = episodes.backbone.tokenizer.decode, end_ids(episodes.backbone.tokenizer)
         tokens = ids[0, :, 0].tolist()
@@ -227,14 +244,14 @@ class Outlook:
         return cls(words, prior, np.exp(log_probs[0, :, 0]))
 
     def groups(self) -> dict[str, list[int]]:
-        """Word -> its codes, the likeliest first; words by the total probability of their codes."""
-        groups: dict[str, list[int]] = {}
+        """The codes that lead to each word, likeliest first; words by what their codes have together."""
+        found: dict[str, list[int]] = {}
         for code in np.argsort(-self.prior, kind="stable").tolist():
-            groups.setdefault(self.words[code], []).append(code)
-        return dict(sorted(groups.items(), key=lambda item: -self.prior[item[1]].sum()))
+            found.setdefault(self.words[code], []).append(code)
+        return dict(sorted(found.items(), key=lambda item: -self.prior[item[1]].sum()))
 
     def code_of(self, given: str) -> int | None:
-        """The code that a number or a word names, of a word's codes the likeliest; None for neither."""
+        """The code that a player means by a number or a word; of a word's codes the likeliest."""
         given = given.strip()
         if given.isdigit() and int(given) < len(self.words):
             return int(given)
@@ -246,7 +263,7 @@ class Outlook:
         return None
 
     def table(self) -> str:
-        """A line for each word: its probability under the policy, under the world model, and its codes."""
+        """A line a word: the policy's probability of it, the world model's under the first code, and them."""
         lines = []
         for word, codes in self.groups().items():
             named = " ".join(map(str, codes[:NAMED]))
@@ -260,5 +277,5 @@ class Outlook:
 
 
 def code_table(episodes: Episodes, row: int = 0) -> str:
-    """:meth:`Outlook.table` of a row, under the model's own policy."""
+    """What the codes would say next in a row, under the model's own policy; see :meth:`Outlook.table`."""
     return Outlook.of(episodes, np.exp(episodes.session.prior([row])[0]), row).table()
