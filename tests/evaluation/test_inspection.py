@@ -121,7 +121,7 @@ def test_a_healthy_codebook_gives_no_warning():
     ("changed", "named"),
     [
         ({"codebook_perplexity": 15.9, "mutual_information_corrected": 1.5}, "the codebook has collapsed"),
-        ({"mutual_information_corrected": 0.9}, "say little of the next token"),
+        ({"mutual_information_corrected": 0.9}, "say little about the next token"),
         ({"world_ce": 0.66}, "no better than the base"),
         ({"distinct_tokens": 1.99}, "little choice"),
         ({"reachability": 0.79}, "21% of the text is out of reach"),

@@ -48,6 +48,7 @@ class Recipe:
         base, world, policy: the stages. For comparisons at token level the base is trained further, for as
             many tokens as ``world`` and ``policy`` together.
         codes, corpus: the code assignment and the composition of the corpus.
+        zero_start: whether new merge layers start at zero; those of the bundled models were drawn.
     """
 
     seed: int = 0
@@ -57,6 +58,7 @@ class Recipe:
     policy: StageConfig = field(default_factory=lambda: StageConfig(steps=805))
     codes: CodeConfig = field(default_factory=CodeConfig)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    zero_start: bool = False
 
     @property
     def continued(self) -> StageConfig:
@@ -95,8 +97,7 @@ def train_world(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
     """Stage 1 around a trained base, saved to ``out`` with an untrained policy."""
     tokenizer = load_tokenizer(base_path)
     base = load_model(LlamaForCausalLM, base_path)
-    # The bundled models were trained from drawn merge layers.
-    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 1, zero_start=False, **GROWTH)
+    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 1, zero_start=recipe.zero_start, **GROWTH)
     batches = corpus_batches(recipe.seed * 10 + 2, tokenizer, recipe.world, recipe.corpus)
     pretrain_world(model, batches, recipe.world, recipe.codes, _log(out))
     return _saved(model, tokenizer, out)
