@@ -43,6 +43,8 @@ def write(env: Any, text: str) -> Any:
 def test_gymnasium_and_sb3_checkers_pass(
     env_id: str, settings: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import matplotlib  # noqa: F401  render modes import it, and old versions warn when they are imported
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*A Box observation space m..imum value is.*")
