@@ -142,6 +142,8 @@ def table(report: JsonObject) -> str:
     if report.get("interrupted"):
         played += " until it was interrupted"
     title = f"{report['task']}, {report['dataset']}, split {report['split']}: {played}, {report['actions']}"
+    if "prompt_format" in report:
+        title += f", {report['prompt_format']} prompts"
     example = report.get("example")
     shown = [] if example is None else [f"one answer: {shown_line(example)}"]
     notes = [f"warning: {report['warning']}"] if "warning" in report else []

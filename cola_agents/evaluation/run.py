@@ -129,6 +129,7 @@ def evaluate(
     return {
         "task": own if isinstance(own := env_kwargs.get("task"), str) else task,
         "split": SPLIT.get(rounds[0][0].info, split) or None,
+        "prompt_format": played.format.name,
         **summary(rounds),
         **how,
         "seed": seed,

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import cola_envs  # noqa: F401
+from cola_agents.evaluation.reports import table
+from cola_agents.evaluation.run import evaluate
 from cola_agents.model.text import PlainTokenizer
 from cola_envs.tasks.arithmetic import ArithmeticTask
 from tests.tiny import make_base, make_tokenizer
@@ -81,3 +83,16 @@ def test_the_tasks_frame_surrounds_its_prompt() -> None:
         seed=0
     )
     assert info["prompt"] == before + info["question"] + behind
+
+
+def test_a_report_names_the_prompt_format() -> None:
+    for name, tokenizer in (("plain", make_tokenizer()), ("chat", chat_tokenizer())):
+        report = evaluate(
+            "CoLA-Arithmetic-Token-v0",
+            model=make_base(),
+            tokenizer=tokenizer,
+            episodes=2,
+            env_kwargs={"max_tokens": 4},
+        )
+        assert report["prompt_format"] == name
+        assert f"{name} prompts" in table(report).splitlines()[0]
