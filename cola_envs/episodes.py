@@ -191,7 +191,7 @@ class Episodes:
         return ids
 
     def reset_infos(self, rows: Sequence[int]) -> list[Info]:
-        """The rows' ``info`` at the start of an episode: the task's, ``prompt`` (text) and ``prompt_format``."""
+        """The rows' ``info`` at the start of an episode: the task's, ``prompt`` and ``prompt_format``."""
         return [
             {
                 **self._answers.fields(row, self._row(row).problem_seed),
