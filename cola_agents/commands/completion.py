@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cola_agents.commands.tasks import ALGORITHMS
+
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -30,6 +32,8 @@ class Completion(argparse.Action):
         for action in _all_actions(parser):
             if action.dest == "task" and action.choices is None:
                 action.choices = _task_ids()
+            elif action.dest == "algo":  # which also takes module:Class, so its parser has no choices
+                action.choices = ALGORITHMS
             elif action.type is Path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
         print(shtab.complete(parser, shell))
