@@ -26,7 +26,7 @@ from cola_agents.commands import (
     train_reward,
 )
 from cola_agents.commands.completion import Completion
-from cola_agents.commands.helps import dress
+from cola_agents.commands.helps import add_defaults_and_example
 from cola_agents.common.interrupts import exit_status, sigterm_as_interrupt
 
 COMMANDS = (
@@ -106,7 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add(commands)
     for own in leaf_parsers(parser):
-        dress(own)
+        add_defaults_and_example(own)
         own.add_argument(
             "--threads", type=int, help="of torch; one for small models on a CPU where it is not given"
         )

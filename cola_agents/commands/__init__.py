@@ -1,6 +1,6 @@
-"""The subcommands of ``cola``, one a module: each has ``add(commands)``, which adds its parser.
+"""The subcommands of ``cola``, one per module: ``add(commands)`` adds a command's parser.
 
-What a command needs beyond argparse is imported when it runs, so that ``cola --help`` stays quick.
+A command imports its heavy dependencies when it runs, so that ``cola --help`` stays fast.
 """
 
 from __future__ import annotations
@@ -8,5 +8,5 @@ from __future__ import annotations
 import argparse
 from typing import TypeAlias
 
-#: What ``ArgumentParser.add_subparsers`` returns: each ``add`` calls its ``add_parser``.
+#: The type that ``ArgumentParser.add_subparsers`` returns.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

@@ -1,4 +1,4 @@
-"""``cola --completion SHELL``: the script by which a shell completes commands, options and task ids."""
+"""``cola --completion SHELL``: a script for the shell to complete commands, options and task ids."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 class Completion(argparse.Action):
-    """Prints the completion script of the parser that it is an option of, and exits.
+    """An option that prints the completion script of its parser and exits.
 
-    The script is static: it is written once, so that a completion starts no Python.
+    The script is static: a completion starts no Python.
     """
 
     def __init__(self, option_strings: list[str], dest: str, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class Completion(argparse.Action):
         for action in _all_actions(parser):
             if action.dest == "task" and action.choices is None:
                 action.choices = _task_ids()
-            elif action.dest == "algo" and action.choices is None:
+            elif action.dest == "algo":  # which also takes module:Class, so its parser has no choices
                 action.choices = ALGORITHMS
             elif action.type is Path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
@@ -44,8 +44,8 @@ def _all_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):
-            for own in action.choices.values():
-                yield from _all_actions(own)
+            for subparser in action.choices.values():
+                yield from _all_actions(subparser)
 
 
 def _task_ids() -> list[str]:

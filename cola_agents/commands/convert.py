@@ -1,4 +1,4 @@
-"""``cola convert``: an official checkpoint in this project's format."""
+"""``cola convert``: write an official checkpoint in this project's format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("convert", help="write an official CoLA checkpoint in this project's format")
     parser.add_argument("official", help="folder or hub id")
     parser.add_argument("ours", type=Path, help="folder to write; must be empty or absent")
-    parser.add_argument("--dtype", help="e.g. bfloat16; that of the files without it")
+    parser.add_argument("--dtype", help="e.g. bfloat16; by default that of the files")
     parser.set_defaults(run=_convert)
 
 
@@ -29,18 +29,18 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype | str | None = None) -> None:
-    """Write an official checkpoint in our format, with its tokenizer where it has one.
+    """Write an official checkpoint in our format, with its tokenizer if it has one.
 
-    The folder appears when it is complete, never half written.
+    The folder is written atomically.
 
     Args:
         source, dtype: as in :func:`cola_agents.model.official.from_official`.
         target: a folder that does not exist or is empty.
 
     Raises:
-        FileExistsError: when there is something in ``target``.
-        ValueError: when the tokenizer has an id beyond the model's embeddings, besides what
-            :func:`cola_agents.model.official.from_official` raises.
+        FileExistsError: where ``target`` is not empty.
+        ValueError: for a tokenizer with an id beyond the model's embeddings, and as in
+            :func:`cola_agents.model.official.from_official`.
     """
     from cola_agents.common.files import inside, whole_folder
     from cola_agents.model.loading import load_tokenizer

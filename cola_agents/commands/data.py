@@ -11,22 +11,22 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("data", help="fetch, verify and find the published problem sets")
     actions = parser.add_subparsers(required=True, metavar="action")
-    fetch = actions.add_parser("fetch", help="bring a data set onto this machine, checked by its sha256")
+    fetch = actions.add_parser("fetch", help="fetch a data set and check its sha256")
     fetch.add_argument("name", help="math500, math or gsm8k")
     fetch.add_argument(
         "--from",
         dest="source",
         metavar="FOLDER",
-        help="a folder, file or file:// URL that has it, in place of where it is published",
+        help="a folder, file or file:// URL to take it from, instead of where it is published",
     )
     fetch.set_defaults(run=_fetch)
     verify = actions.add_parser(
-        "verify", help="hash, number of problems, repetitions, overlap with the test set"
+        "verify", help="check sha256, number of problems, duplicates and overlap with the test set"
     )
-    verify.add_argument("name", nargs="?", help="math500, math or gsm8k; all without it")
+    verify.add_argument("name", nargs="?", help="math500, math or gsm8k; by default all")
     verify.set_defaults(run=_verify)
-    path = actions.add_parser("path", help="where the files are kept ($COLA_DATA, or else ~/.cache/cola-rl)")
-    path.add_argument("name", nargs="?", help="math500, math or gsm8k; the folder without it")
+    path = actions.add_parser("path", help="print where the files are ($COLA_DATA or ~/.cache/cola-rl)")
+    path.add_argument("name", nargs="?", help="math500, math or gsm8k; by default the folder of all")
     path.set_defaults(run=_path)
 
 
@@ -41,7 +41,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from cola_envs.datasets import NAMES, verify
 
     names = NAMES if arguments.name is None else (arguments.name,)
-    good = True
+    passed = True
     for result in [result for name in names for result in verify(name)]:
         line = f"{result.title} ({result.split}): {result.status}"
         if result.problems is not None:
@@ -52,9 +52,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         if result.sha256 is not None:
             line += f", sha256 {result.sha256}"
         print(f"{line}\n  {result.path}")
-        # Without a name all sets are checked, and one that was never fetched is no error.
-        good &= result.status == "ok" or (result.status == "absent" and arguments.name is None)
-    return 0 if good else 1
+        # Without a name, a set that was never fetched is no error.
+        passed &= result.status == "ok" or (result.status == "absent" and arguments.name is None)
+    return 0 if passed else 1
 
 
 def _path(arguments: argparse.Namespace) -> int:

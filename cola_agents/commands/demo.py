@@ -1,4 +1,4 @@
-"""``cola demo``: latent against token RL on the bundled models."""
+"""``cola demo``: compare latent with token RL on the bundled models."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from cola_agents.commands.tasks import TASK_HELP, add_env, named_task
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("demo", help="latent against token RL on the bundled models, in minutes")
+    parser = commands.add_parser(
+        "demo", help="compare latent with token RL on the bundled models, in minutes"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("cola-demo"), help="folder for table, plot and results"
     )
     parser.add_argument("--task", default="CoLA-Thinking-v0", help=f"{TASK_HELP}; over latent actions")
     add_env(parser, old=False)
     parser.add_argument("--updates", type=int, default=50, help="GRPO updates of 128 rollouts per arm")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds to run, from 0 on")
-    parser.add_argument("--episodes", type=int, default=256, help="test episodes per measured share")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0")
+    parser.add_argument("--episodes", type=int, default=256, help="test episodes per evaluation")
     parser.set_defaults(run=_demo)
 
 

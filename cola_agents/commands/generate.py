@@ -1,4 +1,4 @@
-"""``cola generate``: several answers to each problem, with codes and rewards."""
+"""``cola generate``: record several answers to each problem, with codes and rewards."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playi
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("generate", help="record n answers to each problem, with codes and rewards")
-    parser.add_argument("--task", help=f"{TASK_HELP}; an agent's own where not given")
-    parser.add_argument("--out", type=Path, required=True, help=".jsonl[.gz] to write, or to go on with")
+    parser.add_argument("--task", help=f"{TASK_HELP}; by default the agent's")
+    parser.add_argument("--out", type=Path, required=True, help=".jsonl[.gz] file to write or to continue")
     parser.add_argument(
-        "--problems", type=int, default=256, help="how many; a file of them is --env problems=FILE"
+        "--problems", type=int, default=256, help="number of problems; for a file of them --env problems=FILE"
     )
-    parser.add_argument("--n", type=int, default=16, help="answers to each problem")
-    parser.add_argument("--temperature", type=float, default=1.0, help="at which actions are drawn")
-    parser.add_argument("--seed", type=int, default=0, help="problem i is drawn with seed + i")
-    parser.add_argument("--num-envs", type=int, default=64, help="rows that play side by side")
-    parser.add_argument("--model", help="folder or hub id; the bundled model without it")
-    add_agent(parser, "folder of a saved agent, in place of --model")
-    parser.add_argument("--split", help="one of the task's; the one to train on where not given")
+    parser.add_argument("--n", type=int, default=16, help="answers per problem")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the sampling of actions")
+    parser.add_argument("--seed", type=int, default=0, help="problem i has seed + i")
+    parser.add_argument("--num-envs", type=int, default=64, help="rows that play in parallel")
+    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    add_agent(parser, "folder of a saved agent, instead of --model")
+    parser.add_argument("--split", help="one of the task's; by default the one to train on")
     add_env(parser)
     parser.set_defaults(run=_generate)
 

@@ -27,7 +27,7 @@ EXAMPLES = {
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, except those that say nothing: None, False and empty ones."""
+    """Help with defaults, except for None, False and empty ones."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, [], (), argparse.SUPPRESS) or not action.help:
@@ -35,8 +35,8 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
         return super()._get_help_string(action)
 
 
-def dress(parser: argparse.ArgumentParser) -> None:
-    """Make a command's parser show its defaults and its example."""
+def add_defaults_and_example(parser: argparse.ArgumentParser) -> None:
+    """Make a command's help show its defaults and its example."""
     parser.formatter_class = Formatter
     name = parser.prog.split()[-1]
     if name in EXAMPLES:

@@ -1,4 +1,4 @@
-"""``cola inspect``: what a model's codes are used for."""
+"""``cola inspect``: measure how a model uses its codes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from cola_agents.commands import Commands
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("inspect", help="what a model's codes are used for: table, JSON and plot")
-    parser.add_argument("model", nargs="?", help="folder or hub id; the bundled model without it")
+    parser = commands.add_parser("inspect", help="measure how a model uses its codes: table, JSON and plot")
+    parser.add_argument("model", nargs="?", help="folder or hub id; by default the bundled model")
     parser.add_argument("--out", type=Path, default=Path("cola-inspect"), help="folder for JSON and plot")
     parser.add_argument(
-        "--text", type=Path, help="a document a line: text, or .jsonl with a field 'text'; else generated"
+        "--text",
+        type=Path,
+        help="one document per line: text, or .jsonl with a field 'text'; by default generated",
     )
-    parser.add_argument("--tokens", type=int, default=20_000, help="tokens to score at most")
+    parser.add_argument("--tokens", type=int, default=20_000, help="maximal number of tokens to score")
     parser.add_argument("--device", help="e.g. cuda")
     parser.add_argument("--dtype", default="float32", help="type to load the weights in")
     parser.set_defaults(run=_inspect)

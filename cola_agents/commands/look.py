@@ -1,4 +1,4 @@
-"""``cola look``: a model, a run or a recording as a page in the browser."""
+"""``cola look``: show a model, a run or a recording on an HTML page."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "look",
-        help="see what codes do: one HTML file of a model, a run or a recording",
-        description="Writes one HTML file that needs no server and no network: episodes with what every code "
-        "would have said and led to, the codebook, a run's training, a search tree.",
+        help="show what codes do: one HTML file of a model, a run or a recording",
+        description="Writes one HTML file that needs no server and no network: episodes with the token and "
+        "the continuation of every code, the codebook, a run's training, a search tree.",
     )
     parser.add_argument(
         "what",
         nargs="?",
-        help="folder or hub id of a model, folder of `cola train`, or file of `cola generate`; the bundled "
-        "model without it",
+        help="folder or hub id of a model, folder of `cola train`, or file of `cola generate`; by default "
+        "the bundled model",
     )
     parser.add_argument("--out", type=Path, default=Path("cola-look.html"), help="file to write")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
-    parser.add_argument("--task", help=f"of a model's episodes, CoLA-Thinking-v0 without it: {TASK_HELP}")
+    parser.add_argument("--task", help=f"of a model's episodes, by default CoLA-Thinking-v0: {TASK_HELP}")
+    parser.add_argument("--episodes", type=int, default=4, help="episodes at each of both levels")
     parser.add_argument(
-        "--episodes", type=int, default=4, help="episodes; the token-level twin's come beside"
+        "--positions", type=int, default=12, help="positions per episode with other continuations"
     )
-    parser.add_argument("--positions", type=int, default=12, help="of each episode, with other futures")
-    parser.add_argument("--tables", type=int, default=1000, help="tables of all codes, over all episodes")
+    parser.add_argument("--tables", type=int, default=1000, help="tables of all codes, in all episodes")
     parser.add_argument("--simulations", type=int, default=64, help="of the search tree; 0 for none")
     parser.add_argument("--tokens", type=int, default=10_000, help="to measure the codebook on; 0 for none")
-    parser.add_argument("--text", type=Path, help="documents for that, as in `cola inspect`; else generated")
-    parser.add_argument("--seed", type=int, default=0, help="of a model's first problem")
-    add_agent(parser, "folder of the saved agent that a recording was made by")
-    parser.add_argument("--model", help="that a recording or a run was made with; what it names without it")
+    parser.add_argument("--text", type=Path, help="documents for that, as in `cola inspect`")
+    parser.add_argument("--seed", type=int, default=0, help="of the first problem of a model's episodes")
+    add_agent(parser, "folder of the saved agent that made a recording")
+    parser.add_argument("--model", help="model of a recording or run; by default the one that it names")
     parser.add_argument("--device", help="e.g. cuda")
-    parser.add_argument("--dtype", help="type to load the weights in; a run's own, or float32, without it")
+    parser.add_argument("--dtype", help="type to load the weights in; by default a run's, or float32")
     add_env(parser, old=False)
     parser.set_defaults(run=_look)
 
@@ -80,5 +80,5 @@ def _look(arguments: argparse.Namespace) -> int:
     write_whole(out, content)
     print(f"Wrote {out} ({len(content) / 1e6:.1f} MB).")
     if arguments.open and not webbrowser.open(out.resolve().as_uri()):
-        raise OSError(f"no browser was found to open {out} with; open it yourself")
+        raise OSError(f"found no browser for --open: open {out} yourself")
     return 0

@@ -1,4 +1,4 @@
-"""``cola play``: an episode by hand."""
+"""``cola play``: play episodes by hand."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "play", help="play a task yourself: type text, or pick codes and see what each would say"
+        "play", help="play a task yourself: type text, or choose codes and see the token of each"
     )
-    parser.add_argument("task", nargs="?", help=f"{TASK_HELP}; an agent's own where not given")
-    parser.add_argument("--codes", action="store_true", help="pick codes, one a token")
-    parser.add_argument("--model", help="folder or hub id; the bundled model without it")
-    add_agent(parser, "folder of a saved agent: watch it play; with --codes its policy")
+    parser.add_argument("task", nargs="?", help=f"{TASK_HELP}; by default the agent's")
+    parser.add_argument("--codes", action="store_true", help="choose codes, one per token")
+    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    add_agent(parser, "folder of a saved agent to watch; with --codes, show its policy")
     parser.add_argument(
-        "--browser",
-        action="store_true",
-        help="on a page of this machine: see what would follow, and step back",
+        "--browser", action="store_true", help="play on a local page that shows continuations and steps back"
     )
-    parser.add_argument("--split", help="one of the task's; the one to train on where not given")
+    parser.add_argument("--split", help="one of the task's; by default the one to train on")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode")
     add_env(parser)
     parser.set_defaults(run=_play)
@@ -40,7 +38,7 @@ def _serve(task: str, arguments: argparse.Namespace, agent: Agent | None, kwargs
 
     env = make_playable(task, arguments.codes, agent, kwargs, render_mode="html")
     with PlayServer(Game(env, agent.actor if agent else None, seed=arguments.seed), task) as server:
-        print(f"Play at {server.address}\nCtrl-C ends it. The address is for this machine and yours alone.")
+        print(f"Play at {server.address}\nPress Ctrl-C to end. Only this machine can open the address.")
         webbrowser.open(server.address)
         server.serve_forever()
     return 0

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from cola_envs.jsonl import JsonObject
 
 _DESCRIPTION = """\
-Without --data a stage is trained on the generated corpus. Running world, policy or fta again goes on with
-what was stopped; q, base and bundled begin anew, in an empty folder, and card wants one that bundled wrote.
+Without --data a stage is trained on the generated corpus. Run world, policy or fta again to continue a
+stopped run; q, base and bundled start anew, in an empty folder; card needs a folder that bundled wrote.
 """
 _DATA = """SOURCE[,key=value]...: a text or JSON-lines file, .parquet, or a folder of them; hub:owner/name;
 generated; or a .json file with a list of such descriptions. Several are mixed by weight=. Keys: weight,
@@ -33,23 +33,23 @@ _SWITCH: JsonObject = {"action": "store_true", "default": None}
 #: Every option of any stage, by its flags.
 _OPTIONS: dict[str, JsonObject] = {
     "--out": {"type": Path, "required": True, "help": "folder to write (q: a file)"},
-    "--seed": {"type": int, "help": "0 without; of the paper's preset 42"},
-    "--tensorboard": {**_SWITCH, "help": "insist on TensorBoard (it is used where it is installed)"},
+    "--seed": {"type": int, "help": "0, or 42 with the preset paper"},
+    "--tensorboard": {**_SWITCH, "help": "require TensorBoard (by default it is used if installed)"},
     "--model --source": {"dest": "model", "help": "folder or hub id of the model to start from"},
-    "--tokenizer": {"help": "folder or hub id; the model's own without"},
+    "--tokenizer": {"help": "folder or hub id (the model's)"},
     "--dtype": {"help": "type to load the weights in (float32)"},
-    "--device": {"help": "e.g. cuda; of several processes accelerate chooses it"},
+    "--device": {"help": "e.g. cuda; accelerate chooses it for several processes"},
     "--data": {"action": "append", "metavar": "SPEC", "help": _DATA},
-    "--held-out": {"action": "append", "metavar": "SPEC", "help": "what a finished policy is measured on"},
+    "--held-out": {"action": "append", "metavar": "SPEC", "help": "data to measure a finished policy on"},
     "--long": {
         "choices": ("chunk", "cut", "error"),
-        "help": "documents longer than a row are split, cut, refused",
+        "help": "split, cut or refuse documents longer than a row",
     },
-    "--preset": {"choices": ("tiny", "paper"), "help": "what is not given otherwise (tiny)"},
+    "--preset": {"choices": ("tiny", "paper"), "help": "defaults of the options that are not given (tiny)"},
     "--steps": {"type": int, "help": "optimiser steps"},
-    "--tokens": {"type": float, "help": "tokens in place of steps, e.g. 1e9"},
-    "--epochs": {"type": int, "help": "passes through finite data, counted beforehand"},
-    "--rows": {"type": int, "help": "rows of a step's batch, of all processes together"},
+    "--tokens": {"type": float, "help": "tokens instead of steps, e.g. 1e9"},
+    "--epochs": {"type": int, "help": "passes through finite data, instead of steps"},
+    "--rows": {"type": int, "help": "rows of a step's batch over all processes"},
     "--micro-rows": {"type": int, "help": "rows of one forward pass"},
     "--length": {"type": int, "help": "tokens of a row"},
     "--lr": {"type": float, "help": "peak learning rate"},
@@ -57,7 +57,7 @@ _OPTIONS: dict[str, JsonObject] = {
     "--precision": {"choices": ("float32", "bf16"), "help": "of the computation"},
     "--gradient-checkpointing": _SWITCH,
     "--save-every": {"type": int, "help": "steps between checkpoints"},
-    "--keep": {"type": int, "help": "checkpoints that are kept"},
+    "--keep": {"type": int, "help": "number of checkpoints to keep"},
     "--log-every": {"type": int, "help": "steps between log records"},
     "--codes": {"dest": "num_codes", "type": int, "help": "size of the codebook"},
     "--inverse-layers": {"dest": "num_inverse_layers", "type": int},
@@ -69,21 +69,21 @@ _OPTIONS: dict[str, JsonObject] = {
     "--marginal": {"type": float, "help": "weight of the batch-marginal regulariser"},
     "--under": {
         "choices": ("inverse", "policy"),
-        "help": "whose codes: FTA-I (inverse, the default) or FTA-P",
+        "help": "whose codes to tune under: FTA-I (inverse, the default) or FTA-P",
     },
     "--no-reclone": {**_SWITCH, "help": "FTA-I without cloning the policy again"},
-    "--lora-rank": {"type": int, "help": "train low-rank adapters in place of the weights"},
+    "--lora-rank": {"type": int, "help": "train low-rank adapters instead of the weights"},
     "--lora-alpha": {"type": float, "help": "their scale times the rank (twice the rank)"},
-    "--keep-adapters": {**_SWITCH, "help": "write them beside an unchanged base"},
-    "--trunk": {"choices": ("policy", "model"), "help": "what the head sits on: a copy of either"},
+    "--keep-adapters": {**_SWITCH, "help": "write the adapters beside an unchanged base"},
+    "--trunk": {"choices": ("policy", "model"), "help": "decoder to copy under the head"},
     "--gamma": {"type": float, "help": "discount per action (0.99)"},
     "--held-out-problems": {
         "type": int,
-        "help": "recorded problems to judge by instead: the weights that do best there are kept",
+        "help": "number of problems to hold out; the weights that are best on them are kept",
     },
 }
 _OPTIONS_OF_Q: dict[str, JsonObject] = {
-    "--data": {"action": "append", "help": "a file that `cola generate` wrote"},
+    "--data": {"action": "append", "help": "a file from `cola generate`"},
     "--steps": {"type": int, "help": "optimiser steps (1000)"},
     "--rows": {"type": int, "help": "recorded episodes of a step (64)"},
     "--lr": {"type": float, "help": "learning rate (0.001)"},
@@ -100,8 +100,8 @@ _Q = (*_START, "--steps", "--rows", "--lr", "--seed", "--trunk", "--gamma", "--h
 _RECIPE = ("--seed", "--steps", "--tensorboard")
 
 
-class _Foreign(argparse.Action):
-    """An option of other stages: it is parsed, so that one error can name all that do not apply."""
+class _OtherStage(argparse.Action):
+    """An option of other stages: parsed, so that one error can name all that do not apply."""
 
     def __call__(
         self,
@@ -114,8 +114,8 @@ class _Foreign(argparse.Action):
 
 
 def add(commands: Commands) -> None:
-    """Add the command to the parser, with a parser of its own for each stage."""
-    text = "train a model's stages, on the generated corpus or your own"
+    """Add the command, with a parser for each stage."""
+    text = "run a training stage of a model, on the generated corpus or your own"
     stages = commands.add_parser("pretrain", help=text, description=_DESCRIPTION).add_subparsers(
         required=True, metavar="stage", dest="stage"
     )
@@ -128,7 +128,7 @@ def add(commands: Commands) -> None:
             else:
                 parser.add_argument(
                     *flags.split(),
-                    action=_Foreign,
+                    action=_OtherStage,
                     dest="foreign",
                     default=(),
                     nargs="?",
@@ -160,8 +160,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _given(arguments: argparse.Namespace, flags: Sequence[str]) -> JsonObject:
-    """The options among ``flags`` that were given, by field."""
-    fields = [_OPTIONS[one].get("dest", one[2:].replace("-", "_")) for one in flags]
+    """The values of the ``flags`` that were given, by attribute."""
+    fields = [_OPTIONS[flag].get("dest", flag[2:].replace("-", "_")) for flag in flags]
     return {name: value for name in fields if (value := getattr(arguments, name, None)) is not None}
 
 
@@ -171,10 +171,10 @@ def _run(arguments: argparse.Namespace) -> Run:
     from cola_agents.train.specs import parse_data
 
     if arguments.model is None:
-        before = "base" if arguments.stage == "world" else "world"
+        previous = "base" if arguments.stage == "world" else "world"
         raise ValueError(
             f"the stage {arguments.stage} needs --model (or --source): a hub id, or a folder such as `cola "
-            f"pretrain {before}` writes"
+            f"pretrain {previous}` writes"
         )
     options = _given(
         arguments, ("--tokenizer", "--dtype", "--device", "--long", "--preset", *_LENGTHS, "--seed")
@@ -198,7 +198,7 @@ def _run(arguments: argparse.Namespace) -> Run:
 
 
 def _tuning(given: JsonObject) -> JsonObject:
-    """The arguments of a run that FTA's own options set."""
+    """The arguments of a run that the options of FTA set."""
     from cola_agents.train.adapters import LoRA
     from cola_agents.train.runs import flag_of
 
@@ -225,7 +225,7 @@ def _q(arguments: argparse.Namespace) -> int:
     from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
 
     if not arguments.data:
-        raise ValueError("the stage q needs --data: a file that `cola generate` wrote")
+        raise ValueError("the stage q needs --data: a file from `cola generate`")
     with one_writer(arguments.out, "file"):
         _check_empty(arguments.out)
         recorded = read(*arguments.data)
@@ -258,12 +258,12 @@ def _q(arguments: argparse.Namespace) -> int:
 
 
 def _kept(records: Sequence[JsonObject]) -> JsonObject:
-    """The record of the weights that were kept, with the held-out figures that they were chosen by."""
-    judged = [record for record in records if "held_out" in record]
-    if not judged:
+    """The record of the weights that were kept, with the held-out scores by step that chose them."""
+    evaluated = [record for record in records if "held_out" in record]
+    if not evaluated:
         return records[-1]
-    looks = {record["step"]: round(record["held_out"], 4) for record in judged}
-    return {**max(judged, key=lambda record: record["held_out"]), "held_out_looks": looks}
+    scores = {record["step"]: round(record["held_out"], 4) for record in evaluated}
+    return {**max(evaluated, key=lambda record: record["held_out"]), "held_out_looks": scores}
 
 
 def _recipe(arguments: argparse.Namespace) -> int:
@@ -299,7 +299,7 @@ def _warn(metrics: CodebookMetrics) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-#: What a stage is in words, what runs it, and its options besides ``--out``.
+#: Each stage: its help, the function that runs it, and its options besides ``--out``.
 _STAGES: dict[str, tuple[str, Callable[[argparse.Namespace], int], tuple[str, ...]]] = {
     "world": (
         "inverse dynamics, codebook and world model around a causal LM, or of a latent-action model",
@@ -307,13 +307,17 @@ _STAGES: dict[str, tuple[str, Callable[[argparse.Namespace], int], tuple[str, ..
         (*_STAGE, *_GROW, *_CODES),
     ),
     "policy": ("the policy, cloned from the inverse dynamics", _train, (*_STAGE, "--held-out")),
-    "fta": ("the base under codes, and the policy again", _train, (*_STAGE, "--held-out", *_TUNE)),
+    "fta": (
+        "the base tuned under codes, and the policy cloned again",
+        _train,
+        (*_STAGE, "--held-out", *_TUNE),
+    ),
     "q": (
-        "a Q-function over the actions, from the files of `cola generate` that --data names",
+        "a Q-function over the actions, from files of `cola generate`",
         _q,
         _Q,
     ),
     "base": ("the bundled models' base", _recipe, _RECIPE),
     "bundled": ("all of the bundled models", _recipe, _RECIPE),
-    "card": ("the card of bundled models in --out", _recipe, ("--seed",)),
+    "card": ("the model card of the bundled models in --out", _recipe, ("--seed",)),
 }

@@ -1,6 +1,6 @@
-"""``cola resume``: go on with a run of ``cola train`` exactly where its last save stopped.
+"""``cola resume``: continue a run of ``cola train`` exactly from its last save.
 
-A run that has learned all it was to learn is only evaluated.
+A run that has reached its number of timesteps is only evaluated.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from cola_agents.commands import Commands
-from cola_agents.commands.settings import whole
+from cola_agents.commands.settings import whole_number
 from cola_agents.commands.tasks import ALGO_HELP, algorithm_name, load_playing, named_task
 from cola_agents.commands.train import go_on, read_settings, write_settings, writing
 from cola_agents.common.files import SETTINGS
@@ -17,13 +17,15 @@ from cola_agents.common.files import SETTINGS
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("resume", help="go on with a run of `cola train`, exactly")
+    parser = commands.add_parser("resume", help="continue a run of `cola train` exactly")
     parser.add_argument("run_folder", metavar="run", type=Path, help="its --out folder")
-    parser.add_argument("--task", help="module:Class, where the run learns a task of your own")
+    parser.add_argument("--task", help="module:Class, if the task is your own")
     parser.add_argument(
-        "--algo", "--algorithm", type=algorithm_name, help=f"where the algorithm is your own: {ALGO_HELP}"
+        "--algo", "--algorithm", type=algorithm_name, help=f"if the algorithm is your own: {ALGO_HELP}"
     )
-    parser.add_argument("--timesteps", type=whole, help="a new total, counted from the start of the run")
+    parser.add_argument(
+        "--timesteps", type=whole_number, help="a new total, counted from the start of the run"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar, and nothing logged to stdout")
     parser.set_defaults(run=_resume)
 

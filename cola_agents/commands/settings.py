@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 _WORDS = {"True": True, "False": False, "None": None}
 
 
-def whole(text: str) -> int:
-    """A whole number, as argparse's ``type``; 50000, 50_000 and 5e4 are one number."""
+def whole_number(text: str) -> int:
+    """An argparse ``type`` for integers, which also takes 50_000 and 5e4."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not number.is_integer():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, e.g. 50000 or 5e4")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, e.g. 50000 or 5e4")
     return int(number)
 
 
 def settings(pairs: Sequence[str], flag: str) -> JsonObject:
     """``["level=2", "whiten=True"]`` as keyword arguments.
 
-    A value is read as JSON or as Python's ``True``, ``False`` or ``None``, and else kept as text.
+    A value is read as JSON or as Python's ``True``, ``False`` or ``None``, or else kept as text.
 
     Args:
         pairs: the values of the flag.
-        flag: its name, for the errors.
+        flag: the name of the flag, for error messages.
 
     Raises:
-        ValueError: for a value that is no ``KEY=VALUE``, or a key that comes twice.
+        ValueError: for a value other than ``KEY=VALUE``, or a key that is given twice.
     """
     result: JsonObject = {}
     for pair in pairs:

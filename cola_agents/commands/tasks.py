@@ -1,4 +1,4 @@
-"""Options that several commands share: the task, its environment's arguments, a saved agent and its class."""
+"""Options of several commands: the task, its environment's arguments, a saved agent and its class."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TASK_HELP = "environment id (`cola tasks` lists them), or module:Class of your o
 
 
 class _OldSet(argparse.Action):
-    """``--set`` of a command that takes environment arguments as ``--env`` now."""
+    """The deprecated ``--set`` of commands that now take environment arguments as ``--env``."""
 
     def __call__(
         self,
@@ -35,7 +35,7 @@ class _OldSet(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         warnings.warn(
-            f"--set {values} is --env {values} now; --set goes with version 0.2",
+            f"--set {values} is --env {values} now; --set will be removed in version 0.2",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -44,7 +44,7 @@ class _OldSet(argparse.Action):
 
 
 def add_env(parser: argparse.ArgumentParser, *, old: bool = True) -> None:
-    """Add ``--env``: arguments of the environment, any number of them.
+    """Add ``--env KEY=VALUE``, which may be repeated: arguments of the environment.
 
     Args:
         old: also take ``--set``, the deprecated name of the same option.
@@ -54,7 +54,7 @@ def add_env(parser: argparse.ArgumentParser, *, old: bool = True) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="an argument of the environment, its value as JSON or else as text; may be repeated: "
+        help="an argument of the environment, as JSON or text; may be repeated: "
         "--env 'levels=[4,5]' --env max_tokens=256",
     )
     if old:
@@ -76,20 +76,20 @@ def named_task(task: str, env: Sequence[str]) -> tuple[str, JsonObject]:
     if not sign or name.startswith("CoLA-"):
         return task, kwargs
     if "task" in kwargs:
-        raise ValueError(f"--task {task} and --env task=... name two tasks: give one")
+        raise ValueError(f"--task {task} and --env task=... name two tasks: give one of them")
     _look_in_working_directory()
     return OWN_TASK_ID, {"task": task, **kwargs}
 
 
 def _look_in_working_directory() -> None:
-    """Let modules of the working directory be imported, as ``python -m`` does."""
+    """Put the working directory on ``sys.path``, as ``python -m`` does."""
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
 
 
 def algorithm_name(text: str) -> str:
-    """The ``type`` of ``--algo``: the name of a bundled algorithm in small letters, or ``module:Class``."""
+    """The ``type`` of ``--algo``: a bundled algorithm's name, in lower case, or ``module:Class``."""
     name = text if ":" in text else text.lower()
     if ":" not in name and name not in ALGORITHMS:
         raise argparse.ArgumentTypeError(f"invalid choice: {text!r} ({', '.join(ALGORITHMS)}, {ALGO_HELP})")
@@ -97,10 +97,10 @@ def algorithm_name(text: str) -> str:
 
 
 def algorithm_class(name: str) -> type[Agent]:
-    """The class of a bundled algorithm, or that which ``module:Class`` names.
+    """The class of a bundled algorithm or of ``module:Class``.
 
     Raises:
-        ImportError: where the module or the class is not there.
+        ImportError: where the module or the class does not exist.
         TypeError: for something other than a subclass of Agent.
     """
     from cola_agents.rl.agent import Agent
@@ -114,7 +114,7 @@ def algorithm_class(name: str) -> type[Agent]:
         cls = getattr(importlib.import_module(module), attribute)
     except (AttributeError, ModuleNotFoundError) as error:
         raise ImportError(
-            f"--algo {name}: {error}; a module is looked for in the working directory and where packages are"
+            f"--algo {name}: {error}; modules are imported from the working directory or installed packages"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Agent)):
         raise TypeError(f"--algo {name} names {cls!r}: it must be a subclass of cola_agents.rl.agent.Agent")
@@ -122,13 +122,13 @@ def algorithm_class(name: str) -> type[Agent]:
 
 
 def add_agent(parser: argparse.ArgumentParser, help: str) -> None:
-    """Add ``--agent``, the folder of a saved agent, and ``--algo`` for one of a class of your own."""
+    """Add ``--agent``, the folder of a saved agent, and ``--algo``, its class if that is the user's own."""
     parser.add_argument("--agent", type=Path, help=help)
     parser.add_argument(
         "--algo",
         "--algorithm",
         type=algorithm_name,
-        help=f"the agent's class, where it is your own: {ALGO_HELP}",
+        help=f"the agent's class, if it is your own: {ALGO_HELP}",
     )
 
 
@@ -141,7 +141,7 @@ def task_of_agent(task: str | None, agent: object) -> str:
     if task is not None:
         return task
     if agent is None:
-        raise ValueError("give --task, or --agent, which knows its own")
+        raise ValueError("give --task, or --agent, whose task is the default")
     from cola_agents.rl.saving import read_saved, saved_path
 
     env_id: str = read_saved(saved_path(str(agent))).description["env_id"]
@@ -152,14 +152,14 @@ def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None) 
     """Load a saved agent.
 
     Args:
-        env_kwargs: of the command; a task of your own, which no file names, is taken from them.
-        algo: as given to ``--algo``.
+        env_kwargs: of the command; a ``task`` in them, which no file holds, is passed to the agent.
+        algo: the value of ``--algo``.
     """
     from cola_agents.evaluation.run import load_agent
     from cola_agents.rl.saving import read_saved, saved_path
 
     changed: JsonObject = {}
     if "task" in env_kwargs:
-        kept = read_saved(saved_path(folder)).description["env_kwargs"]
-        changed["env_kwargs"] = {**kept, "task": env_kwargs["task"]}
+        saved = read_saved(saved_path(folder)).description["env_kwargs"]
+        changed["env_kwargs"] = {**saved, "task": env_kwargs["task"]}
     return load_agent(folder, algorithm=algorithm_class(algo) if algo else None, **changed)

@@ -1,4 +1,4 @@
-"""``cola tasks``: the environments that are registered, and what each takes."""
+"""``cola tasks``: list the environments and their arguments."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from cola_agents.commands import Commands
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("tasks", help="list the tasks; with a name, say what one is and takes")
-    parser.add_argument("task", nargs="?", help="an id, to read its task's specification")
+    parser = commands.add_parser("tasks", help="list the tasks, or describe one and its arguments")
+    parser.add_argument("task", nargs="?", help="an environment id to describe")
     parser.set_defaults(run=_tasks)
 
 

@@ -1,4 +1,4 @@
-"""``cola train``: a bundled agent learns a task; ``cola resume`` goes on with what it wrote."""
+"""``cola train``: train an agent on a task; ``cola resume`` continues the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import settings as parsed
-from cola_agents.commands.settings import whole
+from cola_agents.commands.settings import whole_number
 from cola_agents.commands.tasks import (
     ALGO_HELP,
     ALGORITHMS,
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
-    text = "learn a task by reinforcement; resumable, with logs"
+    text = "train an agent on a task by reinforcement learning; resumable"
     parser = commands.add_parser("train", help=text, add_help=False)
     parser.add_argument(
-        "-h", "--help", action=_Help, help="show this message; after --algo, with its options"
+        "-h", "--help", action=_Help, help="show this message; after --algo NAME, with its options"
     )
     parser.add_argument("--task", required=True, help=TASK_HELP)
     parser.add_argument(
@@ -49,13 +49,13 @@ def add(commands: Commands) -> None:
         "--algorithm",
         required=True,
         type=algorithm_name,
-        help=f"{', '.join(ALGORITHMS)}, {ALGO_HELP}; followed by --help, lists its options",
+        help=f"{', '.join(ALGORITHMS)}, {ALGO_HELP}; add --help to list its options",
     )
     parser.add_argument(
         "--timesteps",
-        type=whole,
+        type=whole_number,
         required=True,
-        help="actions to take over all rows; the update that gets there is finished, which is a few more",
+        help="actions to take over all rows; the last update is completed, so a few more are taken",
     )
     parser.add_argument("--out", type=Path, required=True, help="new folder for the agent and its logs")
     parser.add_argument(
@@ -66,16 +66,20 @@ def add(commands: Commands) -> None:
         help="an option of the algorithm; `cola train --algo NAME --help` lists them",
     )
     add_env(parser, old=False)
-    parser.add_argument("--model", help="folder or hub id; the bundled model without it")
-    parser.add_argument("--tokenizer", help="folder or hub id, where the model's own is not beside it")
-    parser.add_argument("--num-envs", type=int, default=32, help="rows that play side by side")
+    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    parser.add_argument("--tokenizer", help="folder or hub id; by default the model's")
+    parser.add_argument("--num-envs", type=int, default=32, help="rows that play in parallel")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="e.g. cuda; where the model is without it")
+    parser.add_argument("--device", help="e.g. cuda; by default the model's")
     parser.add_argument("--dtype", default="float32", help="e.g. bfloat16")
-    parser.add_argument("--save-every", type=whole, help="timesteps between two saves; a twentieth of all")
-    parser.add_argument("--log", default="stdout,csv,json", help="of stdout,log,csv,json,tensorboard,wandb")
-    parser.add_argument("--log-interval", type=int, default=5, help="updates between two log records")
-    parser.add_argument("--episodes", type=int, default=256, help="of the evaluation at the end")
+    parser.add_argument(
+        "--save-every", type=whole_number, help="timesteps between saves; by default 1/20 of all"
+    )
+    parser.add_argument(
+        "--log", default="stdout,csv,json", help="any of stdout,log,csv,json,tensorboard,wandb"
+    )
+    parser.add_argument("--log-interval", type=int, default=5, help="updates between log records")
+    parser.add_argument("--episodes", type=int, default=256, help="episodes of the final evaluation")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, and nothing logged to stdout")
     parser.set_defaults(run=_train)
 
@@ -109,7 +113,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject) -> int:
-    """Make the agent, save it as it begins, and have it learn."""
+    """Create the agent, save it untrained, and train it."""
     out: Path = arguments.out
     task, env_kwargs = named_task(arguments.task, arguments.env)
     agent = cls(
@@ -123,13 +127,13 @@ def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject
         env_kwargs=env_kwargs,
         **parsed(arguments.set, "--set"),
     )
-    write_settings(out, settings)  # first: a folder with an agent in it is a run that can be resumed
+    write_settings(out, settings)  # first: a folder with an agent must be a run that can be resumed
     agent.save(out)
     return go_on(agent, out, settings, algo=arguments.algo, quiet=arguments.quiet)
 
 
 def writing(out: Path) -> AbstractContextManager[None]:
-    """A block in which this run alone writes its folder. Of several processes the first one writes."""
+    """Lock the run's folder within the block, in rank 0 of several processes, which alone writes."""
     return one_writer(out) if first_process() else nullcontext()
 
 
@@ -143,17 +147,17 @@ def read_settings(out: Path) -> JsonObject:
     """What :func:`write_settings` wrote.
 
     Raises:
-        DamagedError: a ValueError, where that is not what is there.
+        DamagedError: a ValueError, for any other content.
     """
-    beside = "the agent beside it can be loaded: cola_agents.evaluation.run.load_agent"
+    hint = "the agent beside it can be loaded: cola_agents.evaluation.run.load_agent"
     try:
         settings = unsealed(out / SETTINGS)
     except DamagedError as error:
-        raise DamagedError(f"{error}; {beside}") from error
+        raise DamagedError(f"{error}; {hint}") from error
     formats = settings.get("log")
     numbers = [settings.get(name) for name in ("timesteps", "save_every", "log_interval", "episodes")]
     if not isinstance(formats, list) or not all(type(number) is int and number > 0 for number in numbers):
-        raise DamagedError(f"{out / SETTINGS} is damaged, or not what `cola train` writes; {beside}")
+        raise DamagedError(f"{out / SETTINGS} is damaged, or not what `cola train` writes; {hint}")
     return settings
 
 
@@ -161,17 +165,17 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, algo: str | None, qu
     """Learn until ``settings["timesteps"]``, then evaluate on test problems and print the result.
 
     Args:
-        algo: as given to ``--algo``, for the commands that are printed.
+        algo: the value of ``--algo``, for the commands that are printed.
 
     Returns:
-        the exit status: 130 after Ctrl-C and 143 after SIGTERM, with the agent saved; 1 where the loss was
+        the exit status: 130 after Ctrl-C and 143 after SIGTERM, with the agent saved; 1 for a loss that is
         not finite.
     """
     from cola_agents.rl.logs import make_logger
     from cola_envs.shown import shown
 
-    own = {"--task": agent.env_kwargs.get("task"), "--algo": algo if algo and ":" in algo else None}
-    flags = "".join(f"{flag} {name} " for flag, name in own.items() if isinstance(name, str))
+    custom = {"--task": agent.env_kwargs.get("task"), "--algo": algo if algo and ":" in algo else None}
+    flags = "".join(f"{flag} {name} " for flag, name in custom.items() if isinstance(name, str))
     learns = agent.num_timesteps < settings["timesteps"]
     formats = [name for name in settings["log"] if learns and not (quiet and name == "stdout")]
     logger = make_logger(out / "logs", formats)
@@ -179,11 +183,18 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, algo: str | None, qu
     try:
         before = agent.evaluate(1) if learns else None
         if learns:
-            _learn(agent, out, settings, quiet)
+            print(f"Learning until {settings['timesteps']} timesteps, update by update.", file=sys.stderr)
+            agent.learn(
+                settings["timesteps"] - agent.num_timesteps,
+                log_interval=settings["log_interval"],
+                progress_bar=not quiet,
+                save_every=settings["save_every"],
+                save_to=out,
+            )
         after = agent.evaluate(settings["episodes"])
     except KeyboardInterrupt as stopped:
-        again = f"`cola resume {flags}{out}` goes on"
-        print(f"stopped at {agent.num_timesteps} timesteps; {again}", file=sys.stderr)
+        command = f"`cola resume {flags}{out}`"
+        print(f"stopped at {agent.num_timesteps} timesteps; continue with {command}", file=sys.stderr)
         return exit_status(stopped)
     except FloatingPointError as error:
         print(f"cola: {shown(str(error))}; the last whole agent is in {out}", file=sys.stderr)
@@ -196,20 +207,8 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, algo: str | None, qu
     return 0
 
 
-def _learn(agent: Agent, out: Path, settings: JsonObject, quiet: bool) -> None:
-    """Learn the timesteps that are left, saving as the settings say."""
-    print(f"Learning until {settings['timesteps']} timesteps, update by update.", file=sys.stderr)
-    agent.learn(
-        settings["timesteps"] - agent.num_timesteps,
-        log_interval=settings["log_interval"],
-        progress_bar=not quiet,
-        save_every=settings["save_every"],
-        save_to=out,
-    )
-
-
 def _report(agent: Agent, before: Rollout | None, after: Rollout) -> None:
-    """Print one answer before and after learning, and the success on test problems."""
+    """Print one answer before and after training, and the scores on test problems."""
     from cola_agents.evaluation.scores import wilson
     from cola_envs.fields import SPLIT, SUCCESS, TEXT
     from cola_envs.shown import shown_line
@@ -217,17 +216,17 @@ def _report(agent: Agent, before: Rollout | None, after: Rollout) -> None:
     if before is not None:
         print(f"One answer before: {shown_line(TEXT.of(before.infos[0]))}")
         print(f"The same after:    {shown_line(TEXT.of(after.infos[0]))}")
-    won = sum(SUCCESS.of(info) for info in after.infos)
-    low, high = wilson(won, len(after))
+    successes = sum(SUCCESS.of(info) for info in after.infos)
+    low, high = wilson(successes, len(after))
     print(
         f"{agent.env_id}, split {SPLIT.get(after.infos[0], 'not named')}, {len(after)} episodes: "
-        f"success {won / len(after):.3f} (95 %: {low:.3f} to {high:.3f}), "
+        f"success {successes / len(after):.3f} (95 %: {low:.3f} to {high:.3f}), "
         f"reward {after.episode_rewards.mean().item():.3f}, after {agent.num_timesteps} timesteps"
     )
 
 
 class _Help(argparse.Action):
-    """``--help``, which also lists the options of an algorithm that is named before it."""
+    """``--help``, which also lists the options of an algorithm that ``--algo`` named before it."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(
@@ -241,7 +240,7 @@ class _Help(argparse.Action):
         values: object,
         option: str | None = None,
     ) -> None:
-        if namespace.algo is not None:  # only then: the classes of the options import torch
+        if namespace.algo is not None:  # only then, since the options' classes import torch
             try:
                 parser.epilog = f"{algorithm_options(namespace.algo)}\n\n{parser.epilog}"
             except (ImportError, TypeError) as error:

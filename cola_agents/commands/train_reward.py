@@ -1,4 +1,4 @@
-"""``cola train-reward``: a reward model from preference pairs."""
+"""``cola train-reward``: train a reward model on preference pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, and a lock that admits one writing process at a time."""
+"""Atomic writes of files and folders, and a lock by which one process writes at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Literal
 LOCK = ".writer.lock"
 #: The settings of `cola train`, beside its agent: number of timesteps, saving, logging.
 SETTINGS = "run.json"
-#: Where the launchers of several processes put the rank of each.
+#: Environment variables in which launchers of several processes set the rank of each.
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
@@ -43,25 +43,25 @@ def flush(path: Path) -> None:
 
 
 def unfinished(path: Path) -> Path:
-    """The temporary file of :func:`write_whole`, which a kill may leave."""
+    """The temporary file of :func:`write_whole`, which remains if the process is killed."""
     return path.with_name(f".{path.name}.new")
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically: after a stop at any moment it has its new or its old content.
+    """Write a file atomically: after an interruption it has its old or its new content.
 
     Raises:
         OSError: where it cannot be written; the file is unchanged.
     """
-    beside = unfinished(path)
+    temporary = unfinished(path)
     try:
-        beside.unlink(missing_ok=True)
-        with beside.open("xb") as file:  # "x" does not follow a link of that name
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # "x" does not follow a link of that name
             file.write(content)
-        flush(beside)
-        os.replace(beside, path)
+        flush(temporary)
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     flush(path.parent)
 
@@ -73,41 +73,40 @@ def write_json(path: Path, value: object, *, indent: int | None = None) -> None:
 
 @contextmanager
 def whole_folder(path: Path, replaces: Callable[[Path], bool] | None = None) -> Iterator[Path]:
-    """A new folder beside ``path`` that takes its name when the block ends well, and vanishes otherwise.
+    """Write a folder atomically: yield a temporary one, which is renamed to ``path`` at the block's end.
 
-    Its files are on the disk before it takes the name, so that a machine that stops leaves the old
-    folder or the new one.
+    After an error it is removed. Its files are flushed to the disk before it is renamed, so that a crash of
+    the machine leaves the old folder or the new one.
 
     Args:
-        path: the name to take; its parents are made.
-        replaces: says of what already has the name whether it may be replaced; None for an empty folder
-            alone.
+        path: the folder to write; its parents are created.
+        replaces: whether an existing file or folder at ``path`` may be replaced; an empty folder always is.
 
     Raises:
-        FileExistsError: where something has the name that may not be replaced; before anything is written.
+        FileExistsError: where ``path`` exists and may not be replaced; before anything is written.
     """
     empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not empty and not (replaces and replaces(path)):
         raise FileExistsError(f"{path} is not an empty folder: nothing was written")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    beside.mkdir()
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()
     try:
-        yield beside
-        for folder, _, files in os.walk(beside, topdown=False):
+        yield temporary
+        for folder, _, files in os.walk(temporary, topdown=False):
             for file in files:
                 flush(Path(folder, file))
             flush(Path(folder))
         if path.exists():
-            old = beside.with_name(beside.name + "-old")
+            old = temporary.with_name(temporary.name + "-old")
             os.replace(path, old)
-            os.replace(beside, path)
+            os.replace(temporary, path)
             shutil.rmtree(old)
         else:
-            os.replace(beside, path)
+            os.replace(temporary, path)
         flush(path.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -116,13 +115,13 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         ValueError: for a name that leads out of the folder, directly or through a link.
     """
-    home = folder.resolve()
-    if home.parent.name == "snapshots":
-        home = home.parent.parent  # in the hub's cache a repository's files are links to its own blobs
-    if Path(name).name != name or not (folder / name).resolve().is_relative_to(home):
+    root = folder.resolve()
+    if root.parent.name == "snapshots":
+        root = root.parent.parent  # in the hub's cache a repository's files are links to its own blobs
+    if Path(name).name != name or not (folder / name).resolve().is_relative_to(root):
         raise ValueError(
-            f"the file {name!r} does not lie in {folder}; only plain names of files that lie there are "
-            "followed, and no links out of it: copy the file into the folder"
+            f"the file {name!r} is not in {folder}: only plain names of files in it are allowed, and no "
+            "links out of it: copy the file into the folder"
         )
     return folder / name
 
@@ -147,24 +146,24 @@ def one_writer(path: str | Path, kind: Literal["folder", "file"] = "folder") -> 
     """Lock a folder or a file within the block, so that only this process writes it.
 
     The lock is the operating system's (``flock``) on a small file, :data:`LOCK` in a folder or ``.NAME.lock``
-    beside a file, whose text names the process. It ends with the block or with the process, however that
-    dies; a forked child does not inherit it. The same process may take it again inside the block. An absent
-    folder is created, and removed again where the block leaves it empty.
+    beside a file, which names the process. It is released at the end of the block, or of the process in any
+    way; a forked child does not inherit it. The same process may take it again inside the block. A missing
+    folder is created, and removed again if the block leaves it empty.
 
-    The package ``filelock`` is not used: the versions of it that torch and huggingface_hub admit empty the
-    file that a second process tries, leave the lock to forked children, or fall back to a lock that outlives
+    The package ``filelock`` is not used: the versions of it that torch and huggingface_hub accept truncate
+    the lock file in a second process, pass the lock to forked children, or fall back to a lock that outlives
     its process.
 
     Raises:
         InUseError: where another process holds the lock, naming it; nothing was changed.
-        FileExistsError: for a folder whose name a file has.
+        FileExistsError: where ``path`` is a file and ``kind`` is ``"folder"``.
     """
     path = Path(path).resolve()
     if kind == "folder" and _is_other_than_a_folder(path):
         raise FileExistsError(f"{path} is a file, and a folder is to be written: give another name")
     folder = path if kind == "folder" else path.parent
     lock = path / LOCK if kind == "folder" else path.with_name(f".{path.name}.lock")
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         with _guard:
             held = _take(lock, path)
@@ -178,7 +177,7 @@ def one_writer(path: str | Path, kind: Literal["folder", "file"] = "folder") -> 
 
 
 def first_process() -> bool:
-    """Whether this is rank 0 of the processes of a launcher, which alone writes files; True without one."""
+    """Whether this process is rank 0, the only one that writes files; True without a launcher."""
     return all(int(os.environ.get(name) or 0) == 0 for name in _RANKS)
 
 
@@ -187,7 +186,7 @@ def _take(lock: Path, path: Path) -> _Held:
     held = _held.get(lock)
     if held is None:
         held = _held[lock] = _Held(_locked(lock, path))
-    elif not _is_there(held.descriptor, lock):  # somebody removed the folder meanwhile
+    elif not _is_there(held.descriptor, lock):  # the folder was removed meanwhile
         descriptor = _locked(lock, path)
         os.close(held.descriptor)
         held.descriptor = descriptor
@@ -203,7 +202,7 @@ def _give_back(lock: Path, held: _Held) -> None:
     if not held.blocks:
         del _held[lock]
         if _is_there(held.descriptor, lock):
-            lock.unlink()  # while it is held: afterwards the name may be another's
+            lock.unlink()  # before releasing: afterwards the file may be another process's
         os.close(held.descriptor)
 
 
@@ -213,9 +212,9 @@ def _locked(lock: Path, path: Path) -> int:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:  # another, who made the folder, has just removed it
+        except FileNotFoundError:  # another process has just removed the folder that it created
             continue
-        except FileExistsError:  # the same, between mkdir's finding a name and its looking what has it
+        except FileExistsError:  # the same, between two steps of mkdir
             if _is_other_than_a_folder(lock.parent):
                 raise
             continue
@@ -223,7 +222,7 @@ def _locked(lock: Path, path: Path) -> int:
             _flock(descriptor, path)
             if _is_there(descriptor, lock):
                 try:
-                    _sign(descriptor)
+                    _write_holder(descriptor)
                 except BaseException:
                     lock.unlink()
                     raise
@@ -231,11 +230,11 @@ def _locked(lock: Path, path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its holder removed it between the opening and the locking
+        os.close(descriptor)  # its holder removed the file after it was opened here
 
 
-def _sign(descriptor: int) -> None:
-    """Write the name of this process into its lock file."""
+def _write_holder(descriptor: int) -> None:
+    """Write id, host and time of this process into its lock file."""
     since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode(), 0)
@@ -243,7 +242,7 @@ def _sign(descriptor: int) -> None:
 
 def _flock(descriptor: int, path: Path) -> None:
     """Lock an open file, or raise InUseError that names its holder."""
-    import fcntl  # POSIX alone has it
+    import fcntl  # only on POSIX
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -257,14 +256,14 @@ def _flock(descriptor: int, path: Path) -> None:
         if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
             raise
         warnings.warn(
-            f"the file system of {path} has no locks ({error}): nothing keeps a second process from writing "
-            "there at the same time",
+            f"the file system of {path} has no locks ({error}): a second process could write there at the "
+            "same time",
             stacklevel=6,
         )
 
 
 def _is_there(descriptor: int, lock: Path) -> bool:
-    """Whether an open file still has its path."""
+    """Whether the path still leads to the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), lock.lstat())
     except FileNotFoundError:
@@ -272,7 +271,7 @@ def _is_there(descriptor: int, lock: Path) -> bool:
 
 
 def _is_other_than_a_folder(path: Path) -> bool:
-    """Whether something other than a folder has the path; a single stat, since it may vanish meanwhile."""
+    """Whether the path exists and is not a folder; with one stat, since it may vanish meanwhile."""
     try:
         return not stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
@@ -280,15 +279,15 @@ def _is_other_than_a_folder(path: Path) -> bool:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, the innermost first, as far as they are empty."""
+    """Remove folders, ordered from the innermost, until one is not empty."""
     for folder in folders:
         try:
             folder.rmdir()
-        except OSError:  # it holds something, or is gone
+        except OSError:  # not empty, or removed already
             return
 
 
-def _forget() -> None:
+def _drop_inherited() -> None:
     """Close the parent's locks in a forked child, which must not hold them."""
     for held in _held.values():
         os.close(held.descriptor)
@@ -296,4 +295,4 @@ def _forget() -> None:
     _guard.release()
 
 
-os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_forget)
+os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_drop_inherited)

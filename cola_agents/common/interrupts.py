@@ -16,17 +16,16 @@ class Terminated(KeyboardInterrupt):
 
 
 def exit_status(stopped: KeyboardInterrupt) -> int:
-    """The exit status of a command that Ctrl-C or SIGTERM ended, as in shells: 128 + signal."""
+    """The exit status of a command that Ctrl-C or SIGTERM ended: 128 + signal, as in shells."""
     return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
 
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Within this block SIGTERM raises :class:`Terminated`, once; afterwards the old handler is restored.
+    """Raise :class:`Terminated` for the first SIGTERM in the block; afterwards restore the old handler.
 
-    Further SIGTERMs within the block are ignored, so that they do not interrupt the saving after the first;
-    Ctrl-C does. A forked child dies of SIGTERM as usual. Outside the main thread, and where SIGTERM is
-    ignored, nothing changes.
+    Further SIGTERMs in the block are ignored, so that they do not interrupt saving; Ctrl-C does. SIGTERM
+    ends a forked child as usual. Outside the main thread, and where SIGTERM is ignored, nothing changes.
     """
     previous = signal.getsignal(signal.SIGTERM)
     if not _in_main_thread() or previous in (None, signal.SIG_IGN):
@@ -57,7 +56,7 @@ def hold_interrupts(*, patient: bool = False) -> Iterator[None]:
     Outside the main thread, where no signals arrive, nothing changes.
 
     Args:
-        patient: False to print that it waits, and to raise at once for a second Ctrl-C; True to delay all.
+        patient: True to delay every signal; False to print a notice and to raise at once for a second Ctrl-C.
     """
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: handler for number in signals if callable(handler := signal.getsignal(number))}

@@ -7,10 +7,10 @@ from typing import Any
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: bool = False) -> str:
-    """A Markdown table of ``str(cell)``; with ``numbers`` all columns but the first are aligned right.
+    """A Markdown table of ``str(cell)``; ``numbers`` aligns all columns but the first to the right.
 
     Raises:
-        ValueError: where a row has more or fewer cells than the head.
+        ValueError: for a row with more or fewer cells than the head.
     """
     lines = [_row(head), "|---" + ("|---:" if numbers else "|---") * (len(head) - 1) + "|"]
     for row in rows:

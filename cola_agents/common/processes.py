@@ -20,11 +20,11 @@ T = TypeVar("T")
 class Workers:
     """The processes of a run, and their collectives.
 
-    Several processes are recognised by the environment (``WORLD_SIZE``) that ``accelerate launch`` or
-    ``torchrun`` sets, and are joined through accelerate: by DDP, or by FSDP if accelerate is configured so.
+    Several processes are recognised by the environment variable ``WORLD_SIZE`` that ``accelerate launch`` or
+    ``torchrun`` sets, and are joined by accelerate with DDP, or with FSDP if accelerate is configured for it.
 
     Args:
-        precision: of the computation, ``"float32"`` or ``"bf16"``. The learner uses autocast itself;
+        precision: of the computation, ``"float32"`` or ``"bf16"``. The learner uses autocast itself, so
             accelerate must not.
 
     Attributes:
@@ -32,8 +32,8 @@ class Workers:
 
     Raises:
         ImportError: for several processes without accelerate.
-        ValueError: where accelerate is configured for something unsupported (another precision, FSDP of
-            version 1, DeepSpeed), or its launcher started one process in place of several.
+        ValueError: where accelerate is configured for another precision, FSDP 1 or DeepSpeed, or its
+            launcher started one process instead of several.
     """
 
     def __init__(self, precision: str = "float32") -> None:
@@ -45,11 +45,11 @@ class Workers:
             self.size = self._accelerator.num_processes
 
     def prepare(self, module: nn.Module, optimiser: torch.optim.Optimizer, *methods: str) -> nn.Module:
-        """Wrap a module by DDP or FSDP, and the parameters in its optimiser with it.
+        """Wrap a module in DDP or FSDP, and its parameters in the optimiser.
 
         Args:
-            module: has the same weights in every process.
-            optimiser: of its trained parameters, without any state yet.
+            module: with the same weights in every process.
+            optimiser: of its trained parameters, without state.
             methods: names of methods besides ``forward`` that read the weights.
 
         Returns:
@@ -91,7 +91,7 @@ class Workers:
         return outcome[0]
 
 
-#: Where ``torchrun`` and MPI's launchers put the number of processes.
+#: Environment variables in which ``torchrun`` and MPI's launchers set the number of processes.
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -99,10 +99,10 @@ def num_launched() -> int:
     """The number of processes that the launcher was asked for."""
     sizes = [int(os.environ[name]) for name in _SIZES if os.environ.get(name)]
     if not sizes and "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
-        # On a CPU its launcher sets an address and starts one process; it relies on MPI for the others.
+        # On a CPU, accelerate's launcher starts one process and relies on MPI for the others.
         raise ValueError(
-            "`accelerate launch --cpu` was asked for several processes and started one: without MPI it "
-            "starts no more. On a CPU use `torchrun --nproc_per_node N -m cola_agents.cli ...`"
+            "`accelerate launch --cpu` was to start several processes and started one: without MPI it starts "
+            "no more. On a CPU use `torchrun --nproc_per_node N -m cola_agents.cli ...`"
         )
     return max(sizes, default=1)
 

@@ -18,7 +18,7 @@ _PACKAGES = ("cola-rl", "torch", "transformers", "gymnasium", "stable-baselines3
 
 
 def provenance() -> JsonObject:
-    """Command, commit, versions and hardware of this process, without paths of the machine."""
+    """Command, commit, versions and hardware of this process, without local paths."""
     return {
         "command": command_line(sys.argv),
         "commit": _commit(),
@@ -34,7 +34,7 @@ def provenance() -> JsonObject:
 
 
 def command_line(argv: list[str]) -> str:
-    """The command line, with the last part of absolute paths alone."""
+    """The command line, with absolute paths cut to their last part."""
     program = Path(argv[0])
     name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
     arguments = [Path(part).name if Path(part).is_absolute() else part for part in argv[1:]]

@@ -12,14 +12,14 @@ import torch
 def drawn_from(seed: int | None, device: torch.device | str | None = None) -> Iterator[None]:
     """Seed torch's default generators within a block; restore their states afterwards.
 
-    For weights that a library initialises and for dropout. All other code gets a generator as an argument.
+    For libraries that initialise weights, and for dropout; all other code takes a generator as an argument.
 
     Args:
         seed: None for the generators' current states.
-        device: a GPU whose generator is seeded besides the CPU's.
+        device: a GPU whose generator is seeded too.
     """
-    chosen = torch.device("cpu" if device is None else device)
-    gpus = [chosen] if chosen.type == "cuda" else []
+    device = torch.device("cpu" if device is None else device)
+    gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):
         if seed is not None:
             torch.default_generator.manual_seed(seed)

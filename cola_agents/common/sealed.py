@@ -17,7 +17,7 @@ _BLANK = b"0" * 64
 
 
 class DamagedError(ValueError):
-    """A file is not what was written."""
+    """A file differs from what was written."""
 
 
 def sealed(content: JsonObject) -> bytes:
@@ -30,7 +30,7 @@ def unsealed(path: Path) -> JsonObject:
     """Read a sealed file, including its seal, or a JSON object of versions without seals.
 
     Raises:
-        DamagedError: for anything else, and where it cannot be read.
+        DamagedError: for any other content, and for a file that cannot be read.
     """
     try:
         text = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The number of torch's threads for small models, and a check that a fork has not lost them."""
+"""The number of torch's threads for small models, and a check for threads lost in a fork."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from types import TracebackType
 import torch
 from torch import nn
 
-#: The operations of models with fewer parameters are too short for several threads.
+#: Models with fewer parameters are small: their operations are too short for several threads.
 SMALL = 20_000_000
-#: Variables that set the threads of all programs; where one is set, small models obey it too.
+#: Environment variables that set the number of threads, of small models too.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 #: Whether :func:`set_threads` was called.
 _chosen = False
 
-#: For each Python thread the process in which it first computed with several threads of torch.
+#: Per Python thread, the process in which it first computed with several threads of torch.
 _pool = threading.local()
-#: Per Python thread, the number of torch's threads before each block that it is in, the outermost first.
+#: Per Python thread, the number of torch's threads before each of its open blocks, the outermost first.
 _blocks = threading.local()
 
 
 def check_fork() -> None:
     """Raise RuntimeError in a forked child whose parent had computed with several threads of torch.
 
-    These threads exist only in the parent, and OpenMP would wait for them for ever. A child that computes
-    with one thread, such as a worker of a torch data loader, passes.
+    A fork does not copy these threads, and OpenMP would wait for them for ever. A child that computes with
+    one thread, such as a worker of a torch data loader, passes.
     """
     if torch.get_num_threads() == 1:
         return
-    here = os.getpid()
-    before = getattr(_pool, "process", here)
-    if before != here:
+    process = os.getpid()
+    parent = getattr(_pool, "process", process)
+    if parent != process:
         raise RuntimeError(
-            f"this process was forked from process {before} after that had computed with several threads "
-            f"of torch, which a fork does not copy: on {torch.get_num_threads()} threads the model would "
-            'wait for ever. Start processes with context="spawn" (gymnasium.vector.AsyncVectorEnv), '
+            f"this process was forked from process {parent}, which had computed with several threads of "
+            f"torch. A fork does not copy them: with {torch.get_num_threads()} threads the model would wait "
+            'for ever. Start processes with context="spawn" (gymnasium.vector.AsyncVectorEnv), '
             'start_method="spawn" (SubprocVecEnv) or multiprocessing.get_context("spawn"); or call '
             "torch.set_num_threads(1), here or before the fork"
         )
-    _pool.process = here
+    _pool.process = process
 
 
 def set_threads(count: int) -> None:
-    """Compute with ``count`` threads from now on, small models too.
+    """Compute with ``count`` threads from now on, in small models too.
 
     Raises:
         ValueError: for less than one.
@@ -60,16 +60,16 @@ def set_threads(count: int) -> None:
 class fitting_threads:
     """A block in which small models on a CPU are computed with one thread of torch.
 
-    An operation of a small model takes microseconds. Several threads wait for one another in each, and where
-    another process uses one of the cores, a step takes many times as long. Around a larger model, or one on
-    another device, the block computes with the number of threads outside all such blocks. Where
+    An operation of a small model takes microseconds. Threads wait for one another in each operation, and
+    where another process uses one of the cores, a step takes many times as long. For a larger model, or one
+    on another device, the block uses the number of threads outside all such blocks. Where
     ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` is set or :func:`set_threads` was called, nothing changes.
 
     Parameters are counted once, in the constructor; entering and leaving takes about a microsecond. Blocks
-    can be entered repeatedly and nested; afterwards the number of threads is what it was before.
+    can be entered repeatedly and nested; each restores the previous number of threads.
 
     Args:
-        parts: models, or objects with an attribute ``model`` (a backbone); others are ignored.
+        parts: models, or objects with a model in ``model`` (a backbone); others are ignored.
     """
 
     def __init__(self, *parts: object) -> None:

@@ -1,4 +1,4 @@
-"""What several tries at each problem are worth: pass@k, a vote, and intervals over problems."""
+"""Scores of several tries at each problem: pass@k, majority vote, and intervals over problems."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ import numpy as np
 from cola_envs.grading import grade_answers
 from cola_envs.jsonl import JsonObject
 
-_Z = 1.959964  # of a 95 % interval
-_RESAMPLES = 2_000
-
 
 @dataclass(frozen=True)
 class Tries:
@@ -22,8 +19,8 @@ class Tries:
 
     Attributes:
         successes: whether each succeeded.
-        answers: what each answered, None where it gave no answer; None in place of the tuple where the task
-            does not tell answers, or success is not a matter of the answer alone.
+        answers: the answer of each, or None for a try without one; None instead of the tuple where the task
+            gives no answers, or where success does not depend on the answer alone.
     """
 
     successes: tuple[bool, ...]
@@ -37,7 +34,7 @@ class Tries:
 
 
 def pass_at_k(tries: int, successes: int, k: int) -> float:
-    """The chance that k of the tries, drawn without replacement, hold a success.
+    """The probability that k tries, drawn without replacement, include a success.
 
     The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374), equation 1.
 
@@ -45,69 +42,75 @@ def pass_at_k(tries: int, successes: int, k: int) -> float:
         ValueError: unless 0 <= successes <= tries and 1 <= k <= tries.
     """
     if not 0 <= successes <= tries or not 1 <= k <= tries:
-        raise ValueError(f"pass@{k} of {successes} successes in {tries} tries means nothing")
+        raise ValueError(
+            f"pass@{k} of {successes} successes in {tries} tries is undefined: give "
+            "0 <= successes <= tries and 1 <= k <= tries"
+        )
     return 1.0 - math.comb(tries - successes, k) / math.comb(tries, k)
 
 
 def majority(problem: Tries) -> float:
-    """Whether the answer given most often is right: 1.0 or 0.0, and between answers that tie an even share.
+    """maj@k of one problem: 1.0 if the most frequent answer is right, 1/n if n answers with it tie, else 0.0.
 
-    Answers are one where the grading calls them equal. A try without an answer has no vote.
+    Answers that the grading calls equal are counted together. A try without an answer has no vote.
 
     Raises:
         ValueError: where the answers are not known.
     """
     if problem.answers is None:
         raise ValueError("a vote needs the answers")
-    given = [(s, a) for s, a in zip(problem.successes, problem.answers, strict=True) if a is not None]
-    right = sum(success for success, _ in given)
-    if right == 0 or 2 * right > len(given):
+    votes = [(s, a) for s, a in zip(problem.successes, problem.answers, strict=True) if a is not None]
+    right = sum(success for success, _ in votes)
+    if right == 0 or 2 * right > len(votes):
         return float(right > 0)
-    rivals = _votes([answer for success, answer in given if not success])
-    if right != max(rivals):
-        return float(right > max(rivals))
-    return 1.0 / (1 + rivals.count(right))
+    wrong = _count_equal([answer for success, answer in votes if not success])
+    if right != max(wrong):
+        return float(right > max(wrong))
+    return 1.0 / (1 + wrong.count(right))
 
 
-def _votes(answers: Sequence[str]) -> list[int]:
-    """How many answers there are of each kind, graded-equal ones together."""
-    kinds: dict[str, int] = {}
+def _count_equal(answers: Sequence[str]) -> list[int]:
+    """The sizes of the groups of answers that the grading calls equal."""
+    sizes: dict[str, int] = {}
     for answer, count in Counter(answer.strip() for answer in answers).items():
-        verdicts = grade_answers(list(kinds), [answer] * len(kinds))
-        same = next((kind for kind, v in zip(kinds, verdicts, strict=True) if v.correct), answer)
-        kinds[same] = kinds.get(same, 0) + count
-    return list(kinds.values())
+        verdicts = grade_answers(list(sizes), [answer] * len(sizes))
+        same = next((other for other, v in zip(sizes, verdicts, strict=True) if v.correct), answer)
+        sizes[same] = sizes.get(same, 0) + count
+    return list(sizes.values())
 
 
-def wilson(successes: float, count: int, z: float = _Z) -> tuple[float, float]:
-    """Wilson's score interval of a share."""
+def wilson(successes: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a share; ``z`` is the normal quantile, by default that of 95 %."""
     share = successes / count
     centre = share + z * z / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
-    # Rounding may leave either end a hair outside.
+    # Rounding may put an end slightly outside [0, 1].
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def interval(scores: Sequence[float]) -> tuple[float, float]:
     """A 95 % interval of the mean score of problems, each between 0 and 1.
 
-    Wilson's where every score is 0 or 1, or all are alike; otherwise the percentiles of 2,000 bootstrap
-    resamples of the problems. Either is over problems: the tries at one are not independent.
+    Wilson's where every score is 0 or 1, or all are equal; otherwise the percentiles of 2,000 bootstrap
+    resamples of the problems. Both are over problems, since the tries at one problem are not independent.
     """
     values = np.asarray(scores, dtype=float)
     if np.isin(values, (0.0, 1.0)).all() or np.ptp(values) == 0:
         return wilson(float(values.sum()), len(values))
-    drawn = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    drawn = np.random.default_rng(0).integers(len(values), size=(2_000, len(values)))
     low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def scores(problems: Sequence[Tries]) -> JsonObject:
-    """The figures of some problems with their intervals, ready for JSON.
+    """The mean scores of problems with their intervals, as JSON values.
 
     ``success`` (the share of tries), ``pass@k`` for k = 1, 2, 4, ... and the number of tries, and
-    ``maj@k`` of all tries where there are several and the answers are known; each with ``..._95``.
+    ``maj@k`` of all tries where there are several and the answers are known; each interval is ``..._95``.
+
+    Raises:
+        ValueError: where the problems have different numbers of tries.
     """
     tries = len(problems[0].successes)
     if any(len(problem.successes) != tries for problem in problems):

@@ -81,7 +81,7 @@ def test_resume_goes_on_as_if_it_had_never_stopped(task, tmp_path, capsys, monke
         patch.setattr(Agent, "update", interrupted)
         assert start(tmp_path / "run", task=task, timesteps=90) == 130
     err = capsys.readouterr().err
-    assert f"`cola resume {tmp_path / 'run'}` goes on" in err
+    assert f"continue with `cola resume {tmp_path / 'run'}`" in err
     assert load_agent(tmp_path / "run").num_updates == 3
     assert cola("resume", tmp_path / "run", "--quiet") == 0
     assert torch.equal(weights_of(tmp_path / "run"), weights_of(tmp_path / "through"))

@@ -145,7 +145,7 @@ def test_one_process_trains_without_accelerate(monkeypatch):
 def test_a_launcher_that_started_fewer_processes_than_asked_for_is_noticed(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_PORT", "29500")
-    with pytest.raises(ValueError, match=r"was asked for several processes and started one.*torchrun"):
+    with pytest.raises(ValueError, match=r"was to start several processes and started one.*torchrun"):
         Workers()
     monkeypatch.delenv("MASTER_PORT")
     assert Workers().size == 1
