@@ -93,7 +93,7 @@ class ChatFormat:
     Args:
         tokenizer: the model's tokenizer, with a chat template.
         system: content of the system message; None leaves it to the template.
-        shots: worked examples, as earlier turns of the user and the assistant.
+        shots: worked examples, as earlier turns of the user and the assistant; spaces around an answer go.
         frame: what stands before and behind a text of the task in the plain format alone
             (``"User: "``, ``"\\nAssistant: "``); it is left out of a message, as are line breaks around it.
         chat_template_kwargs: variables of the template, such as ``enable_thinking``.
@@ -127,7 +127,7 @@ class ChatFormat:
         self._before: list[Message] = [{"role": "system", "content": system}] if system is not None else []
         for prompt, answer in shots:
             self._before.append({"role": "user", "content": self._content(prompt)})
-            self._before.append({"role": "assistant", "content": answer})
+            self._before.append({"role": "assistant", "content": answer.strip()})
         marker = self._encode(self._between("Hello."))[:1]
         self.marker: int | None = marker[0] if marker and marker[0] in tokenizer.special_ids else None
         self.end_ids = end_ids(tokenizer) | frozenset(marker if self.marker is not None else ())

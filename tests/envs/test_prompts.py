@@ -76,7 +76,7 @@ def backbone(tokenizer: ByteTokenizer) -> FakeBackbone:
 
 
 def test_a_chat_prompt_is_a_user_turn_without_the_frame_of_plain_text() -> None:
-    chat = ChatFormat(ChatBytes(), "Be brief.", [("Q: 1\nA:", "one")], ("Q: ", "\nA:"), {"think": False})
+    chat = ChatFormat(ChatBytes(), "Be brief.", [("Q: 1\nA:", " one")], ("Q: ", "\nA:"), {"think": False})
     text = ChatBytes().spell(chat.first("Q: hello\nA:"))
     assert text == (
         "[[system: Be brief.]][[user: 1]][[assistant: one]][[user: hello]][[assistant: (no thoughts)"
