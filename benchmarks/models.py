@@ -1,12 +1,18 @@
 """``python -m benchmarks models``: several pre-trained models of one recipe, for comparisons over them.
 
 What an RL run gives depends on the model's own luck: how its codes came out, above all. So a comparison
-needs several pre-trained models. Each seed gives three that share a tokenizer and a corpus:
+needs several pre-trained models. Each seed gives five that share a tokenizer and a corpus. Three have one
+base:
 
-- ``cola``: base, world model and cloned policy, as the bundled one;
-- ``base``: the base trained on for as many tokens as the latent stages read;
-- ``rank``: that base under rank codes (:mod:`benchmarks.compare.rank`), with a policy stack cloned for as
-  many tokens as the latent policy was.
+- ``base``: that base;
+- ``cola``: world model and cloned policy around it, as the bundled one;
+- ``rank``: the base under rank codes (:mod:`benchmarks.compare.rank`), with a policy stack cloned for as many
+  tokens as the latent policy was.
+
+Two are controls of what the latent-action stages themselves give:
+
+- ``longer``: the base trained on for as many tokens as the stages read;
+- ``fta``: ``cola`` after FTA-I on the same tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ from benchmarks.compare.rank import clone_ranks
 from cola_agents.common.files import one_writer, write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import BUNDLED
-from cola_agents.train.bundled.recipe import Recipe, train_bundled
+from cola_agents.train.bundled.recipe import RECIPE, Recipe, train_bundled, train_controls
 from cola_envs import jsonl
 
 #: Written last: a folder that has it is whole.
@@ -49,10 +55,12 @@ def scaled(seed: int, scale: float) -> Recipe:
 def pretrain(seed: int, scale: float, out: Path) -> Path:
     """The models of one seed in ``out/<seed>``; returns at once where they are complete.
 
-    Those of the bundled recipe itself are not trained again.
+    Those of the bundled recipe itself are not trained again, only their controls. A run that was stopped goes
+    on.
 
     Raises:
         ValueError: where the folder holds models of another scale.
+        FileExistsError: where it holds those of another recipe.
         InUseError: where another process writes the folder.
     """
     folder = out / str(seed)
@@ -74,13 +82,14 @@ def _pretrain(seed: int, scale: float, folder: Path) -> None:
         return
     started = time.process_time()
     if described == _bundled_recipe():
-        for name in ("cola", "base"):
+        for name in ("base", "cola"):
             shutil.copytree(BUNDLED / name, folder / name, dirs_exist_ok=True)
-    elif not (folder / "recipe.json").is_file():
+        write_json(folder / RECIPE, described, indent=2)
+    else:
         train_bundled(recipe, folder)
-    elif jsonl.read_object(folder / "recipe.json") != described:
-        raise ValueError(f"{folder} holds models of another recipe: use another folder")
+    train_controls(recipe, folder)
     clone_ranks(recipe, folder / "base", folder / "rank")
+    # Where it was stopped in between, this counts what came after.
     figures = {**provenance(), "seed": seed, "scale": scale, "cpu_s": round(time.process_time() - started, 1)}
     write_json(done, figures, indent=1)
 
@@ -92,11 +101,11 @@ def _bundled_recipe() -> dict[str, Any]:
 
 def add(commands: Commands) -> None:
     parser = commands.add_parser("models", help="pre-train models of several seeds, for `compare`")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument(
         "--scale", type=float, default=1.0, help="steps of every stage, as a share of the recipe's"
     )
-    parser.add_argument("--out", type=Path, required=True, help="a folder for them: about 25 MB a seed")
+    parser.add_argument("--out", type=Path, required=True, help="a folder for them: about 80 MB a seed")
     parser.set_defaults(run=_run)
 
 

@@ -70,8 +70,8 @@ def test_the_cause_names_the_controls_that_do_as_well_and_what_that_shows(tmp_pa
     assert f"as good as latent: `rank` ({CONTROLS['rank']})" in cause
     assert "worse than latent: `token-lora`" in cause
     assert (
-        "not run: `latent-sampled`, `token-same-base`, `token-frozen`, `token-truncated`, `pushforward`"
-        in cause
+        "not run: `latent-sampled`, `token-frozen`, `token-truncated`, `pushforward`, `latent-fta`, "
+        "`token-longer`" in cause
     )
     assert "Before RL the difference was 0.000" in cause
     assert "constant code earns 0.930" in cause

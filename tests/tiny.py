@@ -80,6 +80,8 @@ def write_models(out: Path, seeds: Iterable[int]) -> Path:
             "base": base,
             "cola": make_cola(seed=seed, num_codes=64),
             "rank": make_cola(base=base, num_codes=64),
+            "longer": make_base(seed + 100, initializer_range=0.02),
+            "fta": make_cola(seed=seed + 100, num_codes=64),
         }
         for name, model in made.items():
             model.save_pretrained(out / str(seed) / name)

@@ -40,15 +40,16 @@ BASELINE = "token"
 #: What a control arm that does as well as the latent arm shows.
 CONTROLS = {
     "latent-sampled": "the world model's argmax is not needed",
-    "token-same-base": "it is the base that the token arm was given that does not learn",
     "token-frozen": "a small trained part on a frozen base is enough",
     "token-lora": "as few trained parameters are enough",
     "token-truncated": "cutting the tail of sampling is enough",
     "pushforward": "taking the gradient through codes rather than tokens is not needed",
     "rank": "64 actions are enough, learned or not",
+    "latent-fta": "a base trained on under the codes is as good",
+    "token-longer": "as many tokens more for the base are enough",
 }
 #: A claim about pre-trained models is left open over fewer of them.
-FEWEST_MODELS = 5
+FEWEST_MODELS = 4
 MATHEMATICS = ("Arithmetic", "Math500", "GSM8K")
 AGENT_TASKS = ("ALFWorld", "ScienceWorld", "Household", "TextRooms")
 

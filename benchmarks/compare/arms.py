@@ -1,7 +1,8 @@
 """The arms of a comparison: latent actions, token actions, and the controls.
 
 All arms run the same GRPO over the same problems in the same order. They differ in what an action is, and in
-which weights are trained.
+which weights are trained. All stand on one base, but for two controls of what the latent-action stages
+themselves give, whose base was trained on for as many tokens as those stages read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 
 from benchmarks.compare.pushforward import PushforwardGRPO
 from benchmarks.compare.rank import RankBackbone
-from benchmarks.speed.decoding import base_tokens
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone, PolicySession
 from cola_agents.decoding.loading import make_backbone
@@ -84,7 +84,7 @@ class Arm:
         name: in result files.
         says: what it is, in a few words.
         level: ``"latent"`` or ``"token"``: of the environment's id.
-        model: which model of a pre-trained seed it starts from: ``"cola"``, ``"base"`` or ``"rank"``.
+        model: which model of a pre-trained seed it starts from: a folder that :mod:`benchmarks.models` names.
         agent: the class that learns.
         options: that are fixed; the learning rate and the KL's weight are searched.
         env_kwargs: of its environment.
@@ -127,12 +127,6 @@ ARMS = {
         ),
         Arm("token", "tokens, all weights", "token", "base"),
         Arm(
-            "token-same-base",
-            "tokens, all weights, on the base under the codes, which is not trained on as the others' is",
-            "token",
-            "cola",
-        ),
-        Arm(
             "token-frozen",
             "tokens, a fresh policy stack and the head on a frozen base",
             "token",
@@ -158,13 +152,24 @@ ARMS = {
             lrs=_LATENT,
         ),
         Arm("rank", "the base's 64 likeliest tokens as codes", "latent", "rank", lrs=_LATENT),
+        Arm(
+            "latent-fta",
+            "codes after FTA-I, which trained the base on for as many tokens as the stages read",
+            "latent",
+            "fta",
+            lrs=_LATENT,
+        ),
+        Arm(
+            "token-longer",
+            "tokens, all weights, on the base trained on for as many tokens as the stages read",
+            "token",
+            "longer",
+        ),
     )
 }
 
 
 @cache
 def _backbone(model: str, level: str, pretrained: Path) -> Any:
-    if (model, level) == ("cola", "token"):
-        return base_tokens(_backbone("cola", "latent", pretrained))
-    backbone = make_backbone(pretrained / model, level="token" if model == "base" else "latent")
+    backbone = make_backbone(pretrained / model, level=level)
     return RankBackbone(backbone.model, backbone.tokenizer) if model == "rank" else backbone

@@ -274,7 +274,7 @@ def add(commands: Commands) -> None:
     add_env(parser)
     parser.add_argument("--models", type=Path, required=True, help="a folder that `benchmarks models` wrote")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
-    parser.add_argument("--model-seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--model-seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--seeds", type=int, default=4, help="RL seeds over each model")
     parser.add_argument("--tuning-models", type=int, default=2, help="models that options are searched on")
     parser.add_argument("--updates", type=int, default=32)

@@ -19,12 +19,13 @@ STYLES = {
     "latent": ("#0072B2", "o", "-"),
     "latent-sampled": ("#56B4E9", "s", "--"),
     "token": ("#D55E00", "^", "-"),
-    "token-same-base": ("#D55E00", "<", ":"),
     "token-frozen": ("#E69F00", "v", "--"),
     "token-lora": ("#CC79A7", "D", "-."),
     "token-truncated": ("#000000", "X", ":"),
     "pushforward": ("#009E73", "P", "-."),
     "rank": ("#7F7F7F", "*", "--"),
+    "latent-fta": ("#0072B2", "<", ":"),
+    "token-longer": ("#D55E00", ">", ":"),
 }
 #: For arms of other names, in their order.
 OTHERS = ("h", ">", "p", "8", "d")

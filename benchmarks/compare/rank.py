@@ -1,8 +1,8 @@
 """Rank codes: action ``i`` is the base model's ``i``-th likeliest token.
 
 As many actions as there are codes, over a frozen base, with a cloned policy of the same shape; only that the
-actions are not learned. The base has read as many tokens as all latent stages together, and then the policy
-is cloned on as many as the latent policy was: an eighth of the latent stages' more, for the policy alone.
+actions are not learned. The base is the one under the codes, and the policy is cloned on as many tokens as
+the latent policy was.
 
 Shapes: B rows, D hidden, A actions, M positions.
 """

@@ -245,7 +245,7 @@ def measure_credit(
     Args:
         arms: names of :data:`benchmarks.compare.arms.ARMS`.
         models: the folder of a pre-trained seed (``python -m benchmarks models``). The bundled ones have what
-            all arms but ``"rank"`` need.
+            all arms but ``"rank"`` and the controls of the stages need.
         groups, group_size: what the gradient is measured on: the arm's own, GRPO's, without a KL term.
         settings: of :func:`study`.
 

@@ -22,6 +22,7 @@ EXAMPLES = {
     "q": "cola pretrain q --data tries.jsonl --out q",
     "base": "cola pretrain base --out base",
     "bundled": "cola pretrain bundled --out bundled",
+    "controls": "cola pretrain controls --out bundled",
     "card": "cola pretrain card --out bundled",
 }
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from cola_envs.jsonl import JsonObject
 
 _DESCRIPTION = """\
-Without --data a stage is trained on the generated corpus. Run world, policy or fta again to continue a
-stopped run; q, base and bundled start anew, in an empty folder; card needs a folder that bundled wrote.
+Without --data a stage is trained on the generated corpus. Run world, policy, fta, bundled or controls
+again to continue a stopped run; q and base start anew, in an empty folder; controls and card need a folder
+that bundled wrote.
 """
 _DATA = """SOURCE[,key=value]...: a text or JSON-lines file, .parquet, or a folder of them; hub:owner/name;
 generated; or a .json file with a list of such descriptions. Several are mixed by weight=. Keys: weight,
@@ -267,6 +268,7 @@ def _kept(records: Sequence[JsonObject]) -> JsonObject:
 
 
 def _recipe(arguments: argparse.Namespace) -> int:
+    """Run ``bundled``, ``controls``, ``base`` or ``card``."""
     from cola_agents.evaluation.bundled_card import write_card
     from cola_agents.train.bundled import recipe as stages
 
@@ -276,14 +278,17 @@ def _recipe(arguments: argparse.Namespace) -> int:
             write_card(arguments.out, recipe)
             print(f"Wrote {arguments.out / 'README.md'}.")
             return 0
-        _check_empty(arguments.out)
         changed = _given(arguments, ("--steps", "--tensorboard"))
-        names = ("base", "world", "policy") if arguments.stage == "bundled" else ("base",)
+        names = ("base",) if arguments.stage == "base" else ("base", "world", "policy")
         recipe = dataclasses.replace(
             recipe, **{name: dataclasses.replace(getattr(recipe, name), **changed) for name in names}
         )
         if arguments.stage == "base":
+            _check_empty(arguments.out)
             stages.train_base(recipe, arguments.out)
+        elif arguments.stage == "controls":
+            stages.train_controls(recipe, arguments.out)
+            write_card(arguments.out, recipe)
         else:
             metrics = stages.train_bundled(recipe, arguments.out)
             write_card(arguments.out, recipe)
@@ -318,6 +323,7 @@ _STAGES: dict[str, tuple[str, Callable[[argparse.Namespace], int], tuple[str, ..
         _Q,
     ),
     "base": ("the bundled models' base", _recipe, _RECIPE),
-    "bundled": ("all of the bundled models", _recipe, _RECIPE),
+    "bundled": ("both bundled models: the base, and the latent-action model around it", _recipe, _RECIPE),
+    "controls": ("controls of bundled models in --out: the base trained on, and FTA-I", _recipe, _RECIPE),
     "card": ("the model card of the bundled models in --out", _recipe, ("--seed",)),
 }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from cola_agents.train.bundled import recipe
 from cola_agents.train.bundled.corpus import documents
 from cola_agents.train.clone import POLICY_MODULES, clone_policy
 from cola_agents.train.data.packing import IGNORED, Document, collate, packed_batches
+from cola_agents.train.learner import Learner
 from cola_agents.train.loop import StageConfig
 from cola_agents.train.metrics import measure
 from cola_agents.train.stage import row_generators
@@ -312,23 +315,93 @@ def test_a_fresh_state_model_starts_near_its_base(plain):
     assert metrics["world_ce"] == pytest.approx(metrics["base_ce"], abs=0.02)
 
 
-def test_the_recipe_makes_both_models_end_to_end(tmp_path, monkeypatch):
+@pytest.fixture
+def small_recipe(monkeypatch):
     monkeypatch.setattr(recipe, "TOKENIZER_DOCUMENTS", 150)
-    stage = StageConfig(steps=1, rows=1, length=64, warmup=1)
-    made = recipe.Recipe(seed=3, vocab_size=300, base=stage, world=stage, policy=stage)
-    assert made.continued.tokens == made.world.tokens + made.policy.tokens
-    recipe.train_bundled(made, tmp_path / "one")
-    recipe.train_bundled(made, tmp_path / "two")
-    for name in ("cola", "base"):
-        files = [(tmp_path / run / name / "model.safetensors").read_bytes() for run in ("one", "two")]
-        assert files[0] == files[1], "a seed makes the same models"
+    stage = StageConfig(steps=2, rows=1, length=64, warmup=1, save_every=1)
+    return recipe.Recipe(seed=3, vocab_size=300, base=stage, world=stage, policy=stage)
+
+
+def weights_in(folder: Path) -> dict[str, bytes]:
+    """The bytes of every model in a folder of bundled models, by the model's name."""
+    return {path.parent.name: path.read_bytes() for path in folder.glob("*/model.safetensors")}
+
+
+def test_the_recipe_makes_one_base_and_the_codes_around_it(small_recipe, tmp_path):
+    recipe.train_bundled(small_recipe, tmp_path / "one")
+    recipe.train_bundled(small_recipe, tmp_path / "two")
+    made = weights_in(tmp_path / "one")
+    assert set(made) == {"base", "cola"}
+    assert made == weights_in(tmp_path / "two"), "a seed makes the same models"
+    base = recipe.LlamaForCausalLM.from_pretrained(tmp_path / "one" / "base")
+    inside = CoLAForCausalLM.from_pretrained(tmp_path / "one" / "cola")
+    assert weights_of(base.model) == weights_of(inside.base)
+    assert weights_of(base.lm_head) == weights_of(inside.lm_head)
+    for name in ("base", "cola"):
         assert len(AutoTokenizer.from_pretrained(tmp_path / "one" / name)) == 300
     assert json.loads((tmp_path / "one" / "recipe.json").read_text())["seed"] == 3
-    metrics = json.loads((tmp_path / "one" / "cola" / "metrics.json").read_text())
-    assert metrics["tokens"] > 0
-    model = CoLAForCausalLM.from_pretrained(tmp_path / "one" / "cola")
-    stage_zero = recipe.LlamaForCausalLM.from_pretrained(tmp_path / "one" / "stages" / "base")
-    assert torch.equal(model.base.embed_tokens.weight, stage_zero.model.embed_tokens.weight), "frozen"
+    assert json.loads((tmp_path / "one" / "cola" / "metrics.json").read_text())["tokens"] > 0
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, list[float]]:
+    return {name: weight.tolist() for name, weight in module.state_dict().items()}
+
+
+def test_a_recipe_that_was_stopped_goes_on_to_the_same_models(small_recipe, tmp_path, monkeypatch):
+    recipe.train_bundled(small_recipe, tmp_path / "whole")
+    recipe.train_controls(small_recipe, tmp_path / "whole")
+    step = Learner.step
+    done: list[str] = []
+
+    def stopped(self, number, batch):
+        done.append(type(self).__name__)
+        if len(done) in (2, 4, 6, 9, 13):
+            raise KeyboardInterrupt
+        return step(self, number, batch)
+
+    monkeypatch.setattr(Learner, "step", stopped)
+    for _ in range(6):
+        try:
+            recipe.train_bundled(small_recipe, tmp_path / "parts")
+            recipe.train_controls(small_recipe, tmp_path / "parts")
+        except KeyboardInterrupt:
+            continue
+    # 2 + 2 + 2 steps, 4 + 4 + 2 of the controls, and each stop's own once more.
+    assert len(done) == 16 + 5
+    assert weights_in(tmp_path / "parts") == weights_in(tmp_path / "whole")
+    logs = [tmp_path / run / "fta" / "log.jsonl" for run in ("parts", "whole")]
+    assert [record_steps(log) for log in logs] == [record_steps(logs[0])] * 2
+
+
+def record_steps(log: Path) -> list[tuple[str, int]]:
+    return [(record["stage"], record["step"]) for record in map(json.loads, log.read_text().splitlines())]
+
+
+def test_the_controls_read_as_many_tokens_as_the_stages_and_change_the_base(small_recipe, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished bundled models"):
+        recipe.train_controls(small_recipe, tmp_path)
+    recipe.train_bundled(small_recipe, tmp_path)
+    before = weights_in(tmp_path)
+    recipe.train_controls(small_recipe, tmp_path)
+    assert {name: weights_in(tmp_path)[name] for name in before} == before
+    assert small_recipe.control.tokens == small_recipe.world.tokens + small_recipe.policy.tokens
+    base, longer = (recipe.LlamaForCausalLM.from_pretrained(tmp_path / name) for name in ("base", "longer"))
+    assert not base.lm_head.weight.equal(longer.lm_head.weight)
+    cola, fta = (CoLAForCausalLM.from_pretrained(tmp_path / name) for name in ("cola", "fta"))
+    for part in ("base.embed_tokens.weight", "policy_head.weight"):
+        assert not cola.state_dict()[part].equal(fta.state_dict()[part]), part
+    for part in ("codebook.weight", "inverse_head.weight"):
+        assert cola.state_dict()[part].equal(fta.state_dict()[part]), part
+
+
+def test_a_folder_of_another_recipe_is_left_alone(small_recipe, tmp_path):
+    recipe.train_bundled(small_recipe, tmp_path)
+    before = weights_in(tmp_path)
+    other = replace(small_recipe, seed=4)
+    for train in (recipe.train_bundled, recipe.train_controls):
+        with pytest.raises(FileExistsError, match="another recipe"):
+            train(other, tmp_path)
+    assert weights_in(tmp_path) == before
 
 
 def test_measuring_changes_nothing(cola, plain):

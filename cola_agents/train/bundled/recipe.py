@@ -1,7 +1,13 @@
-"""The recipe of the bundled models: from a seed to two models, a tokenizer and a model card."""
+"""The recipe of the bundled models: from a seed to a base, a latent-action model around it, and controls.
+
+Both arms of a comparison stand on one base: ``base`` is the frozen base inside ``cola``. The controls tell
+what the stages themselves give: ``longer`` is the base trained on for as many tokens as the stages read,
+``fta`` is ``cola`` after FTA-I on the same tokens.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -9,7 +15,7 @@ from typing import TypeVar
 
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from cola_agents.common.files import write_json
+from cola_agents.common.files import LOCK, unfinished, write_json
 from cola_agents.common.randomness import drawn_from
 from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
@@ -20,14 +26,19 @@ from cola_agents.train.bundled.tokenizer import train_tokenizer
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.packing import PackedBatches, packed_batches
 from cola_agents.train.data.sources import GeneratedDocuments
+from cola_agents.train.fta import tune_base
 from cola_agents.train.loop import StageConfig
 from cola_agents.train.metrics import CodebookMetrics, measure
 from cola_agents.train.records import RecordLog
 from cola_agents.train.world import CodeConfig, pretrain_world
+from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
 
 M = TypeVar("M", bound=PreTrainedModel)
 TOKENIZER_DOCUMENTS = 8_000
+#: The file with the recipe, written first, and the folder of what the stages need to go on.
+RECIPE, STAGES = "recipe.json", "stages"
+METRICS = "metrics.json"
 #: The sizes of the latent-action model around the base.
 GROWTH: JsonObject = {
     "num_codes": 64,
@@ -45,15 +56,14 @@ class Recipe:
     Attributes:
         seed: of weights, data and noise.
         vocab_size: entries of the tokenizer.
-        base, world, policy: the stages. For comparisons at token level the base is trained further, for as
-            many tokens as ``world`` and ``policy`` together.
+        base, world, policy: the stages.
         codes, corpus: the code assignment and the composition of the corpus.
         zero_start: whether new merge layers start at zero; those of the bundled models were drawn.
     """
 
     seed: int = 0
     vocab_size: int = 768
-    base: StageConfig = field(default_factory=lambda: StageConfig(steps=2530))
+    base: StageConfig = field(default_factory=lambda: StageConfig(steps=12_000))
     world: StageConfig = field(default_factory=lambda: StageConfig(steps=5750))
     policy: StageConfig = field(default_factory=lambda: StageConfig(steps=805))
     codes: CodeConfig = field(default_factory=CodeConfig)
@@ -61,8 +71,8 @@ class Recipe:
     zero_start: bool = False
 
     @property
-    def continued(self) -> StageConfig:
-        """The further training of the base: as many tokens as the latent-action stages."""
+    def control(self) -> StageConfig:
+        """The training of a control: as many tokens as ``world`` and ``policy`` read together."""
         steps = round((self.world.tokens + self.policy.tokens) / (self.base.rows * self.base.length))
         # A third of the peak rate: the schedule starts again from a trained model.
         return replace(self.base, steps=steps, lr=self.base.lr / 3)
@@ -83,62 +93,119 @@ def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     return train_tokenizer((document.text for document in first), recipe.vocab_size)
 
 
-def train_base(recipe: Recipe, out: Path) -> LlamaForCausalLM:
+def train_base(recipe: Recipe, out: Path, checkpoints: Path | None = None) -> LlamaForCausalLM:
     """Stage 0 with its tokenizer, saved to ``out``."""
     tokenizer = make_tokenizer(recipe)
     with drawn_from(recipe.seed):
         base = tiny_llama(len(tokenizer), tokenizer.eos_token_id)
     batches = corpus_batches(recipe.seed * 10 + 1, tokenizer, recipe.base, recipe.corpus)
-    pretrain_base(base, batches, recipe.base, _log(out))
+    pretrain_base(base, batches, recipe.base, _log(out), checkpoints=checkpoints)
     return _saved(base, tokenizer, out)
 
 
-def train_world(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
+def train_world(
+    recipe: Recipe, base_path: Path, out: Path, checkpoints: Path | None = None
+) -> CoLAForCausalLM:
     """Stage 1 around a trained base, saved to ``out`` with an untrained policy."""
     tokenizer = load_tokenizer(base_path)
     base = load_model(LlamaForCausalLM, base_path)
     model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 1, zero_start=recipe.zero_start, **GROWTH)
     batches = corpus_batches(recipe.seed * 10 + 2, tokenizer, recipe.world, recipe.corpus)
-    pretrain_world(model, batches, recipe.world, recipe.codes, _log(out))
+    pretrain_world(model, batches, recipe.world, recipe.codes, _log(out), checkpoints=checkpoints)
     return _saved(model, tokenizer, out)
 
 
-def train_policy(recipe: Recipe, world_path: Path, out: Path) -> CodebookMetrics:
-    """Stage 2, saved to ``out``; returns the finished model's metrics."""
+def train_policy(
+    recipe: Recipe, world_path: Path, out: Path, checkpoints: Path | None = None
+) -> CodebookMetrics:
+    """Stage 2, saved to ``out``; returns the finished model's metrics.
+
+    Raises:
+        ValueError: where ``world_path`` holds no latent-action model.
+    """
     tokenizer = load_tokenizer(world_path)
     kind = load_config(world_path).model_type
     if kind != "cola":
         raise ValueError(f"{world_path} holds a {kind} model, not one that `cola pretrain world` wrote")
     model = CoLAForCausalLM.from_pretrained(world_path)
     batches = corpus_batches(recipe.seed * 10 + 3, tokenizer, recipe.policy, recipe.corpus)
-    clone_policy(model, batches, recipe.policy, _log(out))
-    _saved(model, tokenizer, out)
-    held_out = corpus_batches(HELD_OUT, tokenizer, recipe.base, recipe.corpus)
-    metrics = measure(model, islice(held_out, 12))
-    write_json(out / "metrics.json", metrics.as_dict(), indent=2)
-    with RecordLog("codebook", _log(out), recipe.policy.tensorboard) as log:
-        log.write({"step": recipe.policy.steps, **metrics.as_dict()})
-    return metrics
-
-
-def continue_base(recipe: Recipe, base_path: Path, out: Path) -> None:
-    """Train the base further, for comparisons at token level; saved to ``out``."""
-    tokenizer = load_tokenizer(base_path)
-    base = load_model(LlamaForCausalLM, base_path)
-    stage = recipe.continued
-    batches = corpus_batches(recipe.seed * 10 + 4, tokenizer, stage, recipe.corpus)
-    pretrain_base(base, batches, stage, _log(out))
-    _saved(base, tokenizer, out)
+    clone_policy(model, batches, recipe.policy, _log(out), checkpoints=checkpoints)
+    return _measured(recipe, _saved(model, tokenizer, out), tokenizer, out)
 
 
 def train_bundled(recipe: Recipe, out: Path) -> CodebookMetrics:
-    """The whole recipe: ``out/cola`` and ``out/base``, with logs, metrics and the recipe beside them."""
-    started = out / "stages"
-    train_base(recipe, started / "base")
-    train_world(recipe, started / "base", started / "world")
-    metrics = train_policy(recipe, started / "world", out / "cola")
-    continue_base(recipe, started / "base", out / "base")
-    write_json(out / "recipe.json", asdict(recipe), indent=2)
+    """Both bundled models: ``out/base`` and, around it, ``out/cola``; goes on where it was stopped.
+
+    ``out/stages`` holds the world model before the policy was cloned and the stages' checkpoints,
+    ``out/recipe.json`` the recipe, each model's folder its log.
+
+    Raises:
+        FileExistsError: where ``out`` holds something else than a run of this recipe; nothing was changed.
+    """
+    _begin(recipe, out)
+    stages = out / STAGES
+    train_base(recipe, out / "base", stages / "checkpoints" / "base")
+    train_world(recipe, out / "base", stages / "world", stages / "checkpoints" / "world")
+    return train_policy(recipe, stages / "world", out / "cola", stages / "checkpoints" / "policy")
+
+
+def train_controls(recipe: Recipe, out: Path) -> None:
+    """The controls of the bundled models in ``out``: ``longer`` and ``fta``; goes on where it was stopped.
+
+    Both read the same documents, as many tokens as the latent-action stages did. After FTA-I the policy is
+    cloned again from the inverse dynamics' codes, for as many tokens as before.
+
+    Raises:
+        FileExistsError: where ``out`` holds no run of this recipe.
+        FileNotFoundError: where the bundled models are not in ``out``.
+    """
+    if not (out / "cola" / METRICS).is_file():
+        raise FileNotFoundError(
+            f"{out} holds no finished bundled models: run `cola pretrain bundled` there first"
+        )
+    _begin(recipe, out)
+    saved = out / STAGES / "checkpoints"
+    tokenizer = load_tokenizer(out / "base")
+
+    def batches() -> PackedBatches:
+        return corpus_batches(recipe.seed * 10 + 4, tokenizer, recipe.control, recipe.corpus)
+
+    longer = load_model(LlamaForCausalLM, out / "base")
+    log = _log(out / "longer")
+    pretrain_base(longer, batches(), recipe.control, log, checkpoints=saved / "longer")
+    _saved(longer, tokenizer, out / "longer")
+    tuned = CoLAForCausalLM.from_pretrained(out / "cola")
+    log = _log(out / "fta")
+    tune_base(tuned, "inverse", batches(), recipe.control, log, checkpoints=saved / "fta")
+    clone_policy(tuned, batches(), recipe.policy, log, checkpoints=saved / "fta-policy")
+    _measured(recipe, _saved(tuned, tokenizer, out / "fta"), tokenizer, out / "fta")
+
+
+def _begin(recipe: Recipe, out: Path) -> None:
+    """Write the recipe into an empty folder, or see that the folder holds a run of this one."""
+    described = json.loads(json.dumps(asdict(recipe)))
+    path = out / RECIPE
+    if path.is_file():
+        if jsonl.read_object(path) != described:
+            raise FileExistsError(f"{out} holds a run of another recipe (see {RECIPE}): give another folder")
+        return
+    left = {LOCK, unfinished(path).name}
+    if out.exists() and (not out.is_dir() or any(one.name not in left for one in out.iterdir())):
+        raise FileExistsError(f"{out} is not an empty folder: nothing was written")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, described, indent=2)
+
+
+def _measured(
+    recipe: Recipe, model: CoLAForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path
+) -> CodebookMetrics:
+    """Codebook metrics on held-out documents, written beside the model and into its log."""
+    held_out = corpus_batches(HELD_OUT, tokenizer, recipe.base, recipe.corpus)
+    metrics = measure(model, islice(held_out, 12))
+    if not (out / METRICS).is_file():
+        with RecordLog("codebook", _log(out), recipe.policy.tensorboard) as log:
+            log.write({"step": recipe.policy.steps, **metrics.as_dict()})
+    write_json(out / METRICS, metrics.as_dict(), indent=2)
     return metrics
 
 
