@@ -207,11 +207,11 @@ def test_a_transcript_is_what_the_game_answers_to_its_commands():
         assert text == document.text
 
 
-def test_games_say_every_command_and_are_seldom_won():
+def test_games_say_every_command_and_are_not_always_won():
     rng, config = random.Random(3), CorpusConfig()
     games = [rooms_document(rng, config) for _ in range(1200)]
     won = [d.continuation.endswith(textrooms.WON) for d in games]
-    assert 0.2 < sum(won) / len(won) < 0.5
+    assert 0.4 < sum(won) / len(won) < 0.8
     assert all(d.continuation.endswith(textrooms.OVER) for d, w in zip(games, won, strict=True) if not w)
     commands = {command for d in games for command in re.findall(r"> (.*)\n", d.text)}
     items, containers = (*textrooms.ITEMS, textrooms.KEY), textrooms.CONTAINERS

@@ -5,9 +5,8 @@ can be checked; the others are Countdown puzzles answered in the same styles, tr
 and word problems in the format of the Math500 prompt.
 
 The thinking style is rare on purpose, with or without the instruction, so that a policy can still learn from
-the format reward of ``CoLA-Thinking-v0``. For the same reason most TextRooms games are random: a policy
-cloned from them gives every command and seldom wins. Random wins alone would be too rare to learn from, so a
-few games follow a plan.
+the format reward of ``CoLA-Thinking-v0``. For the same reason many TextRooms games are played at random: a
+policy cloned from them gives every command and does not always win. The others follow a plan.
 """
 
 from __future__ import annotations
@@ -48,23 +47,23 @@ class CorpusConfig:
     """
 
     arithmetic: float = 0.52
-    english: float = 0.27
-    countdown: float = 0.04
-    rooms: float = 0.08
+    english: float = 0.22
+    countdown: float = 0.06
+    rooms: float = 0.10
     levels: tuple[float, ...] = (0.8, 0.2, 0.0, 0.0, 0.0)
     styles: tuple[tuple[str, float], ...] = (
-        ("direct", 0.325),
-        ("preface", 0.325),
+        ("direct", 0.327),
+        ("preface", 0.327),
         ("steps", 0.17),
         ("words", 0.15),
-        ("think", 0.03),
+        ("think", 0.026),
     )
     instructed: float = 0.5
     obeyed: float = 0.012
     word_levels: tuple[int, ...] = (1, 2)
     countdown_difficulties: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0)
     rooms_difficulties: tuple[float, ...] = (1.0, 0.0, 0.0)
-    rooms_skilled: float = 0.2
+    rooms_skilled: float = 0.55
     rooms_slips: float = 0.2
     rooms_nonsense: float = 0.4
 
@@ -162,7 +161,7 @@ def _in_words(expression: str, value: int) -> str:
 
 
 def rooms_document(rng: random.Random, config: CorpusConfig) -> Document:
-    """A TextRooms game of the train split, mostly with random commands."""
+    """A TextRooms game of the train split, played by a plan or at random."""
     difficulty = _drawn(rng, config.rooms_difficulties)
     task = textrooms.TextRooms(difficulty)
     prompt = task.begin(textrooms.generate(rng.getrandbits(60), difficulty=difficulty, split="train"))
