@@ -1,15 +1,14 @@
 """``python -m benchmarks models``: several pre-trained models of one recipe, for comparisons over them.
 
 What an RL run gives depends on the model's own luck: how its codes came out, above all. So a comparison
-needs several pre-trained models. Each seed gives five that share a tokenizer and a corpus. Three have one
-base:
+needs several pre-trained models. Each seed gives three that share a tokenizer, a corpus and a base:
 
 - ``base``: that base;
 - ``cola``: world model and cloned policy around it, as the bundled one;
 - ``rank``: the base under rank codes (:mod:`benchmarks.compare.rank`), with a policy stack cloned for as many
   tokens as the latent policy was.
 
-Two are controls of what the latent-action stages themselves give:
+With ``--controls`` there are two more, which tell what the latent-action stages themselves give:
 
 - ``longer``: the base trained on for as many tokens as the stages read;
 - ``fta``: ``cola`` after FTA-I on the same tokens.
@@ -30,7 +29,7 @@ from benchmarks.compare.rank import clone_ranks
 from cola_agents.common.files import one_writer, write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import BUNDLED
-from cola_agents.train.bundled.recipe import RECIPE, Recipe, train_bundled, train_controls
+from cola_agents.train.bundled.recipe import METRICS, RECIPE, Recipe, train_bundled, train_controls
 from cola_envs import jsonl
 
 #: Written last: a folder that has it is whole.
@@ -55,8 +54,7 @@ def scaled(seed: int, scale: float) -> Recipe:
 def pretrain(seed: int, scale: float, out: Path) -> Path:
     """The models of one seed in ``out/<seed>``; returns at once where they are complete.
 
-    Those of the bundled recipe itself are not trained again, only their controls. A run that was stopped goes
-    on.
+    Those of the bundled recipe itself are not trained again. A run that was stopped goes on.
 
     Raises:
         ValueError: where the folder holds models of another scale.
@@ -87,11 +85,25 @@ def _pretrain(seed: int, scale: float, folder: Path) -> None:
         write_json(folder / RECIPE, described, indent=2)
     else:
         train_bundled(recipe, folder)
-    train_controls(recipe, folder)
     clone_ranks(recipe, folder / "base", folder / "rank")
     # Where it was stopped in between, this counts what came after.
     figures = {**provenance(), "seed": seed, "scale": scale, "cpu_s": round(time.process_time() - started, 1)}
     write_json(done, figures, indent=1)
+
+
+def controls(seed: int, scale: float, out: Path) -> Path:
+    """Add the controls to a seed's models; returns at once where they are whole already.
+
+    Raises:
+        FileNotFoundError: where :func:`pretrain` has not made the models.
+        InUseError: where another process writes the folder.
+    """
+    folder = out / str(seed)
+    with one_writer(folder):
+        # The last control's figures are written last.
+        if not (folder / "fta" / METRICS).is_file():
+            train_controls(scaled(seed, scale), folder)
+    return folder
 
 
 def _bundled_recipe() -> dict[str, Any]:
@@ -105,6 +117,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="steps of every stage, as a share of the recipe's"
     )
+    parser.add_argument("--controls", action="store_true", help="train the controls of the stages, too")
     parser.add_argument("--out", type=Path, required=True, help="a folder for them: about 80 MB a seed")
     parser.set_defaults(run=_run)
 
@@ -112,3 +125,5 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     for seed in arguments.seeds:
         print(f"Wrote {pretrain(seed, arguments.scale, arguments.out)}.")
+    for seed in arguments.seeds if arguments.controls else ():
+        print(f"Wrote the controls in {controls(seed, arguments.scale, arguments.out)}.")

@@ -29,6 +29,7 @@ from cola_agents.commands.settings import settings
 from cola_agents.commands.tasks import add_env
 from cola_agents.common.files import one_writer
 from cola_agents.common.provenance import provenance
+from cola_agents.train.bundled.recipe import CONTROLS
 
 #: First RL seed of the search: the runs that are reported have others.
 TUNING_SEED = 9_000
@@ -86,16 +87,20 @@ def _described(plan: Plan, models: Path) -> dict[str, Any]:
         "updates": plan.protocol.updates,
         "rollouts_per_update": plan.protocol.prompts * plan.protocol.group_size,
         "arms_are": {name: ARMS[name].says for name in plan.arms},
-        "models": {str(seed): _models(models / str(seed)) for seed in plan.model_seeds},
+        "models": {str(seed): _models(models / str(seed), _kinds(plan)) for seed in plan.model_seeds},
         "plan": asdict(plan),
     }
 
 
-def _models(folder: Path) -> dict[str, str]:
-    """sha256 of each model's weights, by the model's name."""
+def _kinds(plan: Plan) -> list[str]:
+    """Names of the models of a seed that a comparison uses; the floors are played on the codes."""
+    return sorted({ARMS[arm].model for arm in (*plan.arms, "latent")})
+
+
+def _models(folder: Path, kinds: Sequence[str]) -> dict[str, str]:
+    """sha256 of the weights of some models, by the model's name."""
     return {
-        path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.glob("*/model.safetensors"))
+        kind: hashlib.sha256((folder / kind / "model.safetensors").read_bytes()).hexdigest() for kind in kinds
     }
 
 
@@ -123,11 +128,12 @@ def campaign(plan: Plan, models: Path, out: Path, *, jobs: int = 1, frontier: Se
 
 def _campaign(plan: Plan, models: Path, out: Path, jobs: int, frontier: Sequence[float]) -> None:
     for seed in plan.model_seeds:
-        for kind in sorted({ARMS[arm].model for arm in plan.arms} | {ARMS["latent"].model}):
-            if not (models / str(seed) / kind).is_dir():
+        for kind in _kinds(plan):
+            if not (models / str(seed) / kind / "model.safetensors").is_file():
+                more = " --controls" if kind in CONTROLS else ""
                 raise FileNotFoundError(
-                    f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds {seed}` "
-                    "makes it"
+                    f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds "
+                    f"{seed}{more}` makes it"
                 )
     journal = Journal(out, _described(plan, models))
     # A pre-trained model's floors come first: they are seconds.
@@ -273,7 +279,14 @@ def add(commands: Commands) -> None:
     parser.add_argument("--task", default="Thinking", help="name of the environments: CoLA-<task>-v0")
     add_env(parser)
     parser.add_argument("--models", type=Path, required=True, help="a folder that `benchmarks models` wrote")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=[name for name, arm in ARMS.items() if arm.model not in CONTROLS],
+        choices=list(ARMS),
+        metavar="ARM",
+        help="all but those on the controls of `benchmarks models --controls`, unless given",
+    )
     parser.add_argument("--model-seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--seeds", type=int, default=4, help="RL seeds over each model")
     parser.add_argument("--tuning-models", type=int, default=2, help="models that options are searched on")

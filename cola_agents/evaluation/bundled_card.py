@@ -17,7 +17,7 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout
-from cola_agents.train.bundled.recipe import Recipe
+from cola_agents.train.bundled.recipe import CONTROLS, Recipe
 from cola_envs import jsonl
 from cola_envs.fields import TEXT
 from cola_envs.jsonl import JsonObject
@@ -26,8 +26,7 @@ from cola_envs.tasks.substitute import NAME as SUBSTITUTE
 MEASURED = 1024
 #: Of 2,048 tokens each, for the cross-entropy: two bases differ by hundredths of a nat.
 HELD_OUT_BATCHES = 24
-#: Models of a folder in the order of the card: the two bundled ones, and the controls where they are there.
-MODELS, CONTROLS = ("cola", "base"), ("longer", "fta")
+MODELS = ("cola", "base")
 #: Names of the latent-action models among them.
 _LATENT = ("cola", "fta")
 
@@ -182,8 +181,10 @@ def _before_rl(cola: JsonObject, base: JsonObject, episodes: int) -> str:
 
 def _name_of(key: str) -> str:
     """What the card calls a share where it stands outside the table."""
-    whole = _SHARES[key.removesuffix("_greedy")].partition(", ")[0]
-    return whole + (" (greedy)" if key.endswith("_greedy") else "")
+    words = _SHARES[key.removesuffix("_greedy")]
+    for condition in (", test split", ", sampled"):
+        words = words.partition(condition)[0]
+    return words + (" (greedy)" if key.endswith("_greedy") else "")
 
 
 def _aims(figures: JsonObject) -> str:

@@ -39,6 +39,8 @@ TOKENIZER_DOCUMENTS = 8_000
 #: The file with the recipe, written first, and the folder of what the stages need to go on.
 RECIPE, STAGES = "recipe.json", "stages"
 METRICS = "metrics.json"
+#: The controls that :func:`train_controls` adds to the bundled models.
+CONTROLS = ("longer", "fta")
 #: The sizes of the latent-action model around the base.
 GROWTH: JsonObject = {
     "num_codes": 64,
