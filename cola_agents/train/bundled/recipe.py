@@ -60,17 +60,15 @@ class Recipe:
         vocab_size: entries of the tokenizer.
         base, world, policy: the stages.
         codes, corpus: the code assignment and the composition of the corpus.
-        zero_start: whether new merge layers start at zero; those of the bundled models were drawn.
     """
 
     seed: int = 0
     vocab_size: int = 768
     base: StageConfig = field(default_factory=lambda: StageConfig(steps=12_000))
-    world: StageConfig = field(default_factory=lambda: StageConfig(steps=5750))
+    world: StageConfig = field(default_factory=lambda: StageConfig(steps=5_000))
     policy: StageConfig = field(default_factory=lambda: StageConfig(steps=805))
     codes: CodeConfig = field(default_factory=CodeConfig)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    zero_start: bool = False
 
     @property
     def control(self) -> StageConfig:
@@ -111,7 +109,7 @@ def train_world(
     """Stage 1 around a trained base, saved to ``out`` with an untrained policy."""
     tokenizer = load_tokenizer(base_path)
     base = load_model(LlamaForCausalLM, base_path)
-    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 1, zero_start=recipe.zero_start, **GROWTH)
+    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 1, **GROWTH)
     batches = corpus_batches(recipe.seed * 10 + 2, tokenizer, recipe.world, recipe.corpus)
     pretrain_world(model, batches, recipe.world, recipe.codes, _log(out), checkpoints=checkpoints)
     return _saved(model, tokenizer, out)
