@@ -12,7 +12,7 @@ from benchmarks.search.methods import Found
 from benchmarks.statistics import estimate, paired
 from cola_agents.search.config import Ending
 from cola_agents.search.puct import vote
-from cola_agents.search.q import concordance
+from cola_agents.search.fitting import concordance
 
 _RESAMPLES = 2_000
 

@@ -15,8 +15,9 @@ from cola_agents.common.files import write_json
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.rl.generate import generate, read
 from cola_agents.rl.rows import make_rows
+from cola_agents.search.fitting import split_problems
 from cola_agents.search.playout import Values
-from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
+from cola_agents.search.q import QConfig, QFunction, train_q
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes
 

@@ -223,7 +223,8 @@ def _check_empty(out: Path) -> None:
 def _q(arguments: argparse.Namespace) -> int:
     from cola_agents.decoding.loading import make_backbone
     from cola_agents.rl.generate import read
-    from cola_agents.search.q import QConfig, QFunction, split_problems, train_q
+    from cola_agents.search.fitting import split_problems
+    from cola_agents.search.q import QConfig, QFunction, train_q
 
     if not arguments.data:
         raise ValueError("the stage q needs --data: a file from `cola generate`")

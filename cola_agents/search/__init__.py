@@ -2,10 +2,11 @@
 
 ``search`` is PUCT with any Episodes and any evaluator, ``mcts_q`` is the paper's search, and ``MCTS`` runs
 either on the problems of a task. Read the modules in this order: ``config``, ``forest``, ``playout``,
-``evaluators``, ``puct``, ``q``, ``mcts_q``, ``solver``, ``baselines``, ``view``.
+``evaluators``, ``puct``, ``fitting``, ``q``, ``judges``, ``mcts_q``, ``solver``, ``baselines``, ``view``.
 """
 
 from cola_agents.search.config import Ending, Evaluate, Evaluation, SearchConfig, SearchResult
+from cola_agents.search.judges import OutcomeModel, likelihood_judge, train_outcome
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
 from cola_agents.search.puct import search
 from cola_agents.search.q import QConfig, QFunction, train_q
@@ -18,13 +19,16 @@ __all__ = [
     "Evaluate",
     "Evaluation",
     "MCTSQConfig",
+    "OutcomeModel",
     "QConfig",
     "QFunction",
     "SearchConfig",
     "SearchResult",
     "draw_tree",
+    "likelihood_judge",
     "mcts_q",
     "search",
+    "train_outcome",
     "train_q",
     "tree_text",
 ]

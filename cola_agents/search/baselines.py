@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cola_agents.search.config import Ending
-from cola_agents.search.playout import Player, Values, checked_logits, streams
+from cola_agents.search.playout import Judge, Player, Values, checked_logits, streams
 from cola_agents.search.puct import running_states, vote
 from cola_envs.episodes import Episodes
 from cola_envs.fields import TEXT
@@ -26,6 +26,7 @@ class Tries:
         policy: maps rows to action logits [B, A]; attached to the session of ``episodes``.
         q: maps rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
             task's rewards are not read.
+        judge: gives the value of an ending, in place of Q's and of the task's rewards.
         seed: seed of the random draws.
 
     Attributes:
@@ -34,9 +35,16 @@ class Tries:
     """
 
     def __init__(
-        self, episodes: Episodes, rows: Sequence[int], policy: Values, q: Values | None = None, seed: int = 0
+        self,
+        episodes: Episodes,
+        rows: Sequence[int],
+        policy: Values,
+        q: Values | None = None,
+        seed: int = 0,
+        judge: Judge | None = None,
     ) -> None:
-        self.episodes, self.rows, self.policy, self.q = episodes, list(rows), policy, q
+        self.episodes, self.rows, self.policy = episodes, list(rows), policy
+        self.q, self.judge = q, judge
         self._roots = running_states(episodes, self.rows)
         self._streams = streams(seed, len(self.rows))
         self.endings: list[list[Ending]] = [[] for _ in self.rows]
@@ -52,7 +60,9 @@ class Tries:
         try:
             self.episodes.restore(rows, roots, seeds)
             streams = {self.rows[i]: self._streams[i] for i in chosen}
-            player = Player(self.episodes, self.policy, streams, temperature=temperature, q=self.q)
+            player = Player(
+                self.episodes, self.policy, streams, temperature=temperature, q=self.q, judge=self.judge
+            )
             endings = player.to_the_end(rows)
         finally:
             self.episodes.restore(rows, roots)
@@ -60,15 +70,22 @@ class Tries:
             self.new_tokens[i] += ending.spent
             self.endings[i].append(replace(ending, spent=int(self.new_tokens[i])))
 
-    def answers(self, how: Literal["first", "value", "vote"]) -> list[Ending]:
-        """One ending per problem: the first, that of highest value (best of n), or the majority's."""
+    def answers(self, how: Literal["first", "value", "vote", "weighted"]) -> list[Ending]:
+        """One ending per problem.
+
+        Args:
+            how: ``"first"``; ``"value"``: that of highest value (best of n); ``"vote"``: the majority's;
+                ``"weighted"``: that of the answer whose endings have the largest sum of values.
+        """
         if how == "first":
             return [endings[0] for endings in self.endings]
         if how == "value":
             return [max(endings, key=lambda ending: ending.value) for endings in self.endings]
         if how == "vote":
             return [vote(endings) for endings in self.endings]
-        raise ValueError(f"how must be 'first', 'value' or 'vote', got {how!r}")
+        if how == "weighted":
+            return [vote(endings, weighted=True) for endings in self.endings]
+        raise ValueError(f"how must be 'first', 'value', 'vote' or 'weighted', got {how!r}")
 
 
 def beam_search(

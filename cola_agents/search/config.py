@@ -44,10 +44,12 @@ class SearchConfig:
         merge: merge codes that give the same token into one edge; only without world temperature.
         noise, noise_share: concentration (0 for none) and share of the Dirichlet noise on the root's priors.
         rewards: ``"environment"``: the search reads the task's rewards, as in training. ``"estimated"``: it
-            does not; the value of a finished episode is the evaluator's value of its last action. Use
+            does not; the value of a finished episode is the evaluator's value of its last action, or that of
+            a judge (:mod:`cola_agents.search.judges`). Use
             ``"estimated"`` to evaluate a model: the task's rewards reveal which answers are right.
         answer: how the answer is chosen: the most visited line (``"visits"``), the ending of highest value
-            (``"value"``), or the majority of all endings (``"vote"``).
+            (``"value"``), the majority of all endings (``"vote"``), or the answer whose endings have the
+            largest sum of values (``"weighted"``).
         early_stop: end a tree when no remaining simulation could change its most visited edge.
     """
 
@@ -63,7 +65,7 @@ class SearchConfig:
     noise: float = 0.0
     noise_share: float = 0.25
     rewards: Literal["environment", "estimated"] = "environment"
-    answer: Literal["visits", "value", "vote"] = "visits"
+    answer: Literal["visits", "value", "vote", "weighted"] = "visits"
     early_stop: bool = False
 
     def __post_init__(self) -> None:
@@ -74,7 +76,7 @@ class SearchConfig:
         for name, allowed in (
             ("unvisited", ("zero", "parent")),
             ("rewards", ("environment", "estimated")),
-            ("answer", ("visits", "value", "vote")),
+            ("answer", ("visits", "value", "vote", "weighted")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -9,7 +9,7 @@ import torch
 
 from cola_agents.rl.rollout import AnyPolicy, attach
 from cola_agents.search.config import Evaluation
-from cola_agents.search.playout import ActionScores, Player, Values, streams
+from cola_agents.search.playout import ActionScores, Judge, Player, Values, streams
 from cola_envs.episodes import Episodes
 
 
@@ -29,6 +29,7 @@ class RolloutEvaluator:
             successive evaluations continue.
         q: maps rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
             task's rewards are not read.
+        judge: gives the value of an ending, in place of Q's and of the task's rewards.
     """
 
     def __init__(
@@ -40,11 +41,18 @@ class RolloutEvaluator:
         discount: float = 1.0,
         seed: int | Sequence[int] = 0,
         q: Values | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.logits: Values = attach(policy, episodes)
         rngs = streams(seed, episodes.num_rows if isinstance(seed, (int, np.integer)) else len(seed))
         self.player = Player(
-            episodes, self.logits, dict(enumerate(rngs)), temperature=temperature, discount=discount, q=q
+            episodes,
+            self.logits,
+            dict(enumerate(rngs)),
+            temperature=temperature,
+            discount=discount,
+            q=q,
+            judge=judge,
         )
 
     def __call__(self, rows: Sequence[int], /) -> Evaluation:

@@ -14,7 +14,15 @@ from torch import Tensor
 from cola_agents.model.sampling import sample
 from cola_agents.search.config import Ending, SearchResult, check_count, check_flag
 from cola_agents.search.forest import NONE, Forest
-from cola_agents.search.playout import Player, Values, checked_logits, checked_values, streams
+from cola_agents.search.playout import (
+    Judge,
+    Player,
+    Values,
+    checked_logits,
+    checked_values,
+    judged_endings,
+    streams,
+)
 from cola_agents.search.puct import forwarded_since, resampled_roots, run_search, vote
 from cola_envs.episodes import Episodes
 from cola_envs.spaces import reach
@@ -42,7 +50,8 @@ class MCTSQConfig:
         rewards: ``"environment"`` or ``"estimated"``, as in
             :class:`~cola_agents.search.config.SearchConfig`.
         answer: ``"value"``, as in the official code: the best terminal node if its value exceeds the best
-            return of any rollout, else that rollout. ``"vote"``: the majority of all endings.
+            return of any rollout, else that rollout. ``"vote"`` and ``"weighted"``: as in
+            :class:`~cola_agents.search.config.SearchConfig`.
     """
 
     rounds: int = 32
@@ -58,7 +67,7 @@ class MCTSQConfig:
     temperature: float = 1.0
     token_budget: int | None = None
     rewards: Literal["environment", "estimated"] = "environment"
-    answer: Literal["value", "vote"] = "value"
+    answer: Literal["value", "vote", "weighted"] = "value"
 
     def __post_init__(self) -> None:
         for name in ("rounds", "root_width", "width", "depth", "span", "tries", "token_budget"):
@@ -68,9 +77,10 @@ class MCTSQConfig:
             raise ValueError(
                 f"gamma must be in [0, 1], c_puct, certain and temperature must not be negative, got {self}"
             )
-        if self.rewards not in ("environment", "estimated") or self.answer not in ("value", "vote"):
+        answers = ("value", "vote", "weighted")
+        if self.rewards not in ("environment", "estimated") or self.answer not in answers:
             raise ValueError(
-                "rewards must be 'environment' or 'estimated' and answer 'value' or 'vote', got "
+                f"rewards must be 'environment' or 'estimated' and answer one of {', '.join(answers)}, got "
                 f"{self.rewards!r} and {self.answer!r}"
             )
 
@@ -83,6 +93,7 @@ def mcts_q(
     config: MCTSQConfig | None = None,
     *,
     seed: int | Sequence[int] = 0,
+    judge: Judge | None = None,
 ) -> SearchResult:
     """Search from the current states of rows, one tree per row, and restore the rows afterwards.
 
@@ -99,12 +110,15 @@ def mcts_q(
         policy: maps rows to action logits [B, A]; attached to the session of ``episodes``.
         q: maps rows to action values [B, A]; attached to the same session.
         seed: seed of the random draws: one, or one per row.
+        judge: gives the value of an ending where rewards are estimated; None for Q of its last action, as
+            officially. Where the tree branches is decided by Q in either case.
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
         RuntimeError: before the search, for a task that cannot be restored; or where a replay differed from
             the first run: then all ``rows`` must be reset.
-        ValueError: where the size of the values is not that of the action space; for rows that do not exist.
+        ValueError: where the size of the values is not that of the action space; for rows that do not exist;
+            for a judge where rewards are the environment's.
         FloatingPointError: where logits or action values are not finite, naming row and action. A logit may
             be -inf, for an action that is never taken.
 
@@ -114,7 +128,9 @@ def mcts_q(
     """
     config = config or MCTSQConfig()
     rows = list(rows)
-    return run_search(episodes, rows, _MCTSQ(episodes, rows, policy, q, config, seed))
+    if judge is not None and config.rewards == "environment":
+        raise ValueError('a judge gives the values of endings: it needs rewards="estimated"')
+    return run_search(episodes, rows, _MCTSQ(episodes, rows, policy, q, config, seed, judge))
 
 
 @dataclass
@@ -139,8 +155,10 @@ class _MCTSQ:
         q: Values,
         config: MCTSQConfig,
         seed: int | Sequence[int],
+        judge: Judge | None,
     ) -> None:
         self.episodes, self.rows, self.policy, self.q, self.config = episodes, rows, policy, q, config
+        self.judge = judge
         self.num_actions = int(episodes.action_space.n)
         #: All allowed actions are below this number; masked actions below it count as tried.
         self.num_allowed = reach(episodes.action_mask)
@@ -239,6 +257,8 @@ class _MCTSQ:
                     if (edges[tree].value - self.config.gamma * value) ** 2 < self.config.certain
                 }
             )
+        over = [row for row in rows if not self.episodes.running(row)]
+        judged = {} if self.judge is None else judged_endings(self.judge, over)
         children = {}
         for i, tree in enumerate(trees):
             row, node, new = rows[i], nodes[tree], edges[tree]
@@ -252,7 +272,8 @@ class _MCTSQ:
             self.forest.prior[tree, node, edge] = probability
             if not self.episodes.running(row):
                 self.forest.terminal[tree, child] = True
-                value = reward if self.config.rewards == "environment" else new.value
+                estimate = judged.get(row, new.value)
+                value = reward if self.config.rewards == "environment" else estimate
                 self._add_ending(tree, child, new.info, (), value, reward)
         return children
 
@@ -306,6 +327,7 @@ class _MCTSQ:
             {self.rows[tree]: self.streams[tree] for tree in trees},
             temperature=self.config.temperature,
             q=None if rewarded else self._values,
+            judge=self.judge,
         )
         for tree, ending in zip(trees, player.to_the_end(rows), strict=True):
             self.new_tokens[tree] += ending.spent
@@ -401,8 +423,8 @@ class _MCTSQ:
         endings = self.endings[tree]
         if not endings:
             return None
-        if self.config.answer == "vote":
-            return vote(endings)
+        if self.config.answer != "value":
+            return vote(endings, weighted=self.config.answer == "weighted")
         best = max(endings, key=lambda ending: ending.value)
         terminal = np.flatnonzero(self.forest.terminal[tree])
         if len(terminal):

@@ -18,6 +18,8 @@ from cola_envs.spaces import reach
 
 #: Maps rows to action logits or action values [B, A].
 Values = Callable[[Sequence[int]], Tensor]
+#: Maps rows whose episodes are over to values [B]; higher is better (:mod:`cola_agents.search.judges`).
+Judge = Callable[[Sequence[int]], Tensor]
 
 
 def streams(seed: int | Sequence[int], count: int) -> list[np.random.Generator]:
@@ -65,6 +67,7 @@ class Player:
         discount: discount factor of an ending's value, per action.
         q: maps rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
             task's rewards are not read.
+        judge: gives the value of an ending, in place of Q's and of the task's rewards.
     """
 
     def __init__(
@@ -76,8 +79,10 @@ class Player:
         temperature: float = 1.0,
         discount: float = 1.0,
         q: Values | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.episodes, self.policy, self.streams, self.q = episodes, policy, streams, q
+        self.judge = judge
         self.temperature, self.discount = temperature, discount
         self._playouts: dict[int, _Playout] = {}
 
@@ -133,6 +138,8 @@ class Player:
         infos: Sequence[dict[str, Any]],
     ) -> dict[int, Ending]:
         """Add the step of each row to its rollout; return the endings of rows whose episode is over."""
+        over = [row for row in rows if not self.episodes.running(row)]
+        judged = {} if self.judge is None else judged_endings(self.judge, over)
         endings = {}
         for i, row in enumerate(rows):
             playout, reward = self._playouts[row], float(rewards[i])
@@ -142,17 +149,33 @@ class Player:
             else:
                 playout.value = float(scores.values[i, actions[i]])
             playout.discount *= self.discount
-            if not self.episodes.running(row):
+            if row in over:
                 del self._playouts[row]
                 endings[row] = Ending(
                     text=infos[i]["text"],
                     actions=tuple(self.episodes.actions(row)[playout.start_actions :]),
-                    value=playout.value,
+                    value=judged.get(row, playout.value),
                     reward=playout.reward,
                     info=infos[i],
                     spent=len(self.episodes.tokens(row)) - playout.start_tokens,
                 )
         return endings
+
+
+def judged_endings(judge: Judge, rows: Sequence[int]) -> dict[int, float]:
+    """A judge's value of each row, whose episode is over.
+
+    Raises:
+        NotFiniteError: for a value that is not finite.
+        ValueError: where the number of values is not that of the rows.
+    """
+    if not rows:
+        return {}
+    values = judge(rows)
+    if tuple(values.shape) != (len(rows),):
+        raise ValueError(f"a judge gives a value for each row, [{len(rows)}], got {list(values.shape)}")
+    _raise_if_any(~torch.isfinite(values)[:, None], rows, "the judge's value", of_actions=False)
+    return dict(zip(rows, values.tolist(), strict=True))
 
 
 def checked_logits(logits: Tensor, rows: Sequence[int]) -> Tensor:
@@ -185,8 +208,9 @@ def checked_values(values: Tensor, rows: Sequence[int], episodes: Episodes) -> T
     return values
 
 
-def _raise_if_any(invalid: Tensor, rows: Sequence[int], what: str) -> None:
+def _raise_if_any(invalid: Tensor, rows: Sequence[int], what: str, of_actions: bool = True) -> None:
     """Raise NotFiniteError for the first True entry of ``invalid`` [B, A]."""
     if invalid.any():
         at, action = invalid.nonzero()[0].tolist()
-        raise NotFiniteError(rows[at], f"{what} of action {action} in row {rows[at]} is not finite")
+        of = f" of action {action}" if of_actions else ""
+        raise NotFiniteError(rows[at], f"{what}{of} in row {rows[at]} is not finite")

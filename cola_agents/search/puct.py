@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ from gymnasium.error import ResetNeeded
 from cola_agents.search.config import Ending, Evaluate, Evaluation, Follow, SearchConfig, SearchResult
 from cola_agents.search.evaluators import RolloutEvaluator, prior_evaluation
 from cola_agents.search.forest import NONE, Forest
-from cola_agents.search.playout import ActionScores, streams
+from cola_agents.search.playout import ActionScores, judged_endings, streams
 from cola_envs.checks import check_rows
 from cola_envs.episodes import Episodes
 from cola_envs.fields import given_answer
@@ -65,12 +66,14 @@ def search(
     rows = list(rows)
     if config.span > 1 and follow is None:
         raise ValueError(f"span={config.span} needs follow=, the policy that continues an edge")
-    without_q = isinstance(evaluate, RolloutEvaluator) and evaluate.player.q is None
-    if config.rewards == "estimated" and without_q:
-        raise ValueError(
-            'rewards="estimated" needs a RolloutEvaluator with q=: without it, its values are the task\'s '
-            "rewards, which the search must not read"
-        )
+    if config.rewards == "estimated" and isinstance(evaluate, RolloutEvaluator):
+        if evaluate.player.q is None and evaluate.player.judge is None:
+            raise ValueError(
+                'rewards="estimated" needs a RolloutEvaluator with q= or judge=: without them, its values '
+                "are the task's rewards, which the search must not read"
+            )
+    elif isinstance(evaluate, RolloutEvaluator) and evaluate.player.judge is not None:
+        raise ValueError('a judge gives the values of endings: it needs rewards="estimated"')
     return run_search(episodes, rows, _PUCT(episodes, rows, evaluate, config, follow, seed))
 
 
@@ -254,6 +257,10 @@ class _PUCT:
         before = {row: len(self.episodes.tokens(row)) for row in rows}
         actions = [int(forest.action[tree, *end]) for tree, end in zip(paths, ends, strict=True)]
         steps = self._step_edges(rows, actions, rollout_step)
+        judged = {}
+        if self.player is not None and self.player.judge is not None:
+            over = [row for row in rows if not self.episodes.running(row)]
+            judged = judged_endings(self.player.judge, over)
         running = {}
         for (tree, path), row, (node, edge) in zip(paths.items(), rows, ends, strict=True):
             line, value, reward, info = steps[row]
@@ -264,7 +271,9 @@ class _PUCT:
                 forest.reward[tree, node, edge] = value if self.config.rewards == "environment" else 0.0
                 running[tree] = path
             else:
-                if self.config.rewards == "estimated":
+                if row in judged:
+                    value = judged[row]
+                elif self.config.rewards == "estimated":
                     values = self.action_values[tree].get(node)
                     value = float(forest.value[tree, node] if values is None else values[line[0]])
                 forest.terminal[tree, child] = True
@@ -450,7 +459,10 @@ class _PUCT:
         if self.config.answer == "visits" or not endings:
             node = self._most_visited(tree)
             return tuple(self.forest.actions(tree, node)) if node else (), self.ending_of[tree].get(node)
-        chosen = vote(endings) if self.config.answer == "vote" else max(endings, key=lambda e: e.value)
+        if self.config.answer == "value":
+            chosen = max(endings, key=lambda ending: ending.value)
+        else:
+            chosen = vote(endings, weighted=self.config.answer == "weighted")
         return chosen.actions, chosen
 
     def _most_visited(self, tree: int) -> int:
@@ -488,13 +500,20 @@ def answer_of(ending: Ending) -> Hashable:
     return ending.text.strip() if answer is None else answer
 
 
-def vote(endings: Sequence[Ending]) -> Ending:
+def vote(endings: Sequence[Ending], *, weighted: bool = False) -> Ending:
     """The ending of highest value among those with the most frequent answer; the first of equals.
+
+    Args:
+        weighted: an ending counts with its value, which is not negative, instead of once.
 
     Source: self-consistency, Wang et al. 2022 (arXiv 2203.11171).
     """
     groups: dict[Hashable, list[Ending]] = {}
     for ending in endings:
         groups.setdefault(answer_of(ending), []).append(ending)
-    majority: list[Ending] = max(groups.values(), key=lambda group: len(group))
+
+    def weight(group: list[Ending]) -> float:
+        return math.fsum(ending.value for ending in group) if weighted else len(group)
+
+    majority: list[Ending] = max(groups.values(), key=weight)
     return max(majority, key=lambda ending: ending.value)

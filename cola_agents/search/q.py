@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
-from tqdm import tqdm
 
 from cola_agents.common.files import whole_folder
 from cola_agents.common.threads import fitting_threads
@@ -24,6 +24,7 @@ from cola_agents.decoding.contract import PolicySession
 from cola_agents.decoding.session import last_states
 from cola_agents.rl.rollout import Rollout
 from cola_agents.search.config import Evaluation
+from cola_agents.search.fitting import FitConfig, fit
 from cola_agents.search.playout import Values
 from cola_envs import jsonl
 
@@ -182,35 +183,20 @@ class QFunction(nn.Module):
 
 
 @dataclass(frozen=True)
-class QConfig:
-    """Options of :func:`train_q`.
+class QConfig(FitConfig):
+    """Options of :func:`train_q`: those of :class:`~cola_agents.search.fitting.FitConfig`, and one more.
 
     Attributes:
-        steps: optimiser steps.
-        batch_size: episodes per step (official: 256).
-        lr: AdamW's learning rate; warmed up over 3 % of the steps, then constant (official: 5e-6 for an 8B
-            model).
         target_every: steps between two copies of the weights to the target network (official: 50 micro
             steps).
-        clip: the largest gradient norm.
-        check_every: steps between two evaluations on the held-out episodes, if there are any.
-        seed: seed of the order of the episodes.
     """
 
-    steps: int = 1000
-    batch_size: int = 64
-    lr: float = 1e-3
     target_every: int = 50
-    clip: float = 1.0
-    check_every: int = 25
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.steps, self.batch_size, self.target_every, self.check_every)
-        if min(counts) < 1 or not (self.lr > 0 and self.clip > 0):
-            raise ValueError(
-                f"steps, batch_size, target_every, check_every >= 1 and lr, clip > 0 are needed, got {self}"
-            )
+        super().__post_init__()
+        if self.target_every < 1:
+            raise ValueError(f"target_every >= 1 is needed, got {self}")
 
 
 def train_q(
@@ -231,58 +217,35 @@ def train_q(
     Args:
         q: trained in place.
         rollout: N episodes; with their hidden states where the trunk reads those.
-        held_out: episodes of other problems, several of each (:func:`split_problems`). Every ``check_every``
-            steps and after the last step the record's ``held_out`` is :func:`within_problems` of them, and
-            the weights with the highest figure are kept: a Q-function soon separates easy problems from hard
-            ones, and later overfits. The maximum of several evaluations is biased upwards: that of an
-            uninformative Q-function exceeds .5 too.
-        watch: called with every record.
+        held_out, watch: as in :func:`~cola_agents.search.fitting.fit`.
 
     Raises:
-        ValueError: where no held-out problem has answers with different rewards.
-        FloatingPointError: when the loss is not finite, naming the step.
+        ValueError, FloatingPointError: as :func:`~cola_agents.search.fitting.fit`.
 
     Source: van Hasselt et al. 2016 (arXiv 1509.06461); CoLA's Q-function.
     """
     config = config or QConfig()
-    with fitting_threads(q):
-        if held_out is not None and within_problems(q, held_out) is None:
-            raise ValueError(
-                "no held-out problem has two answers with different rewards, which the held-out figure "
-                "compares: hold out more problems, or record more answers to each"
-            )
-        best, best_weights = -1.0, None
-        target = copy.deepcopy(q).requires_grad_(False)
-        optimiser = torch.optim.AdamW(q.parameters(), lr=config.lr, weight_decay=0.0)
-        warmup = max(1, round(0.03 * config.steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / warmup))
-        rng = np.random.default_rng(config.seed)
-        size = min(config.batch_size, len(rollout))
-        records = []
-        for step in tqdm(range(1, config.steps + 1), desc="q", unit="step", mininterval=2.0):
-            batch = rollout.select(rng.choice(len(rollout), size=size, replace=False))
-            loss, mean_value = _td_loss(q, target, batch)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"q: loss is {loss.item()} at step {step}; lower lr={config.lr}")
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(q.parameters(), config.clip)
-            optimiser.step()
-            schedule.step()
-            if step % config.target_every == 0:
-                target.load_state_dict(q.state_dict())
-            record = {"step": step, "loss": loss.item(), "q": mean_value}
-            if held_out is not None and (step % config.check_every == 0 or step == config.steps):
-                record["held_out"] = within_problems(q, held_out) or 0.0
-                if record["held_out"] > best:
-                    best, best_weights = record["held_out"], copy.deepcopy(q.state_dict())
-            records.append(record)
-            if watch:
-                watch(record)
-        if best_weights is not None:
-            q.load_state_dict(best_weights)
-        q.eval()
-        return records
+    target = copy.deepcopy(q).requires_grad_(False)
+
+    def loss(batch: Rollout) -> tuple[Tensor, dict[str, float]]:
+        error, mean_value = _td_loss(q, target, batch)
+        return error, {"q": mean_value}
+
+    def copy_to_target(step: int) -> None:
+        if step % config.target_every == 0:
+            target.load_state_dict(q.state_dict())
+
+    return fit(
+        q,
+        rollout,
+        config,
+        loss,
+        partial(ending_values, q),
+        held_out=held_out,
+        after_step=copy_to_target,
+        watch=watch,
+        name="q",
+    )
 
 
 def _td_loss(q: QFunction, target: QFunction, rollout: Rollout) -> tuple[Tensor, float]:
@@ -297,46 +260,11 @@ def _td_loss(q: QFunction, target: QFunction, rollout: Rollout) -> tuple[Tensor,
     return loss, taken[mask].mean().item()
 
 
-@torch.no_grad()
-def within_problems(q: QFunction, rollout: Rollout, batch_size: int = 256) -> float | None:
-    """How well Q ranks the answers to the same problem: 1 is perfect, .5 is chance.
-
-    The mean over problems (identified by their prompts) of the :func:`concordance` between Q of each
-    episode's last action and the episode's reward; None where no problem has answers of different rewards.
-    """
-    last_values = []
-    for start in range(0, len(rollout), batch_size):
-        batch = rollout.select(np.arange(start, min(start + batch_size, len(rollout))))
-        positions, _, mask, _ = acting(batch)
-        last = positions.gather(1, mask.sum(1, keepdim=True) - 1)
-        last_values.append(q.at(batch, last)[:, 0].gather(1, batch.actions.gather(1, last))[:, 0])
-    values, rewards = torch.cat(last_values).cpu().numpy(), rollout.episode_rewards.cpu().numpy()
-    problems = _problems(rollout)
-    masks = [problems == problem for problem in range(problems.max() + 1)]
-    figures = [figure for mask in masks if (figure := concordance(values[mask], rewards[mask])) is not None]
-    return float(np.mean(figures)) if figures else None
-
-
-def split_problems(rollout: Rollout, count: int) -> tuple[Rollout, Rollout]:
-    """Split episodes into those to train on and those of the last ``count`` problems, which are held out.
-
-    Raises:
-        ValueError: where either part would be empty.
-    """
-    problems = _problems(rollout)
-    total = int(problems.max()) + 1
-    if not 0 < count < total:
-        raise ValueError(f"of {total} recorded problems 1 to {total - 1} can be held out, got {count}")
-    held_out = problems >= total - count
-    return rollout.select(np.flatnonzero(~held_out)), rollout.select(np.flatnonzero(held_out))
-
-
-def _problems(rollout: Rollout) -> np.ndarray:
-    """The problem number of each episode [N], by first appearance; a prompt identifies a problem."""
-    numbers: dict[tuple[int, ...], int] = {}
-    starts = rollout.mask.int().argmax(1).tolist()
-    prompts = [tuple(ids[: start + 1]) for ids, start in zip(rollout.ids.tolist(), starts, strict=True)]
-    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
+def ending_values(q: QFunction, rollout: Rollout) -> Tensor:
+    """Q of the last action of each of N episodes, [N]."""
+    positions, _, mask, _ = acting(rollout)
+    last = positions.gather(1, mask.sum(1, keepdim=True) - 1)
+    return q.at(rollout, last)[:, 0].gather(1, rollout.actions.gather(1, last))[:, 0]
 
 
 def acting(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -405,23 +333,3 @@ def episode_targets(rewards: Tensor, online: Tensor, target: Tensor, mask: Tenso
     online, target = (functional.pad(values, (0, 0, 0, 1)) for values in (online, target))
     rewards, mask = (functional.pad(each, (0, 1)) for each in (rewards, mask))
     return td_target(rewards, online, target, mask, gamma=gamma)
-
-
-def concordance(values: np.ndarray, rewards: np.ndarray) -> float | None:
-    """The probability that of two episodes with different rewards the better one has the higher value.
-
-    Equal values count half; .5 is chance. For rewards of 0 and 1 it is the area under the ROC curve.
-
-    Args:
-        values: value of each episode, [N].
-        rewards: reward of each episode, [N].
-
-    Returns:
-        None where all rewards are equal.
-    """
-    above, pairs = 0.0, 0
-    for reward in np.unique(rewards):
-        lower, higher = np.sort(values[rewards == reward]), values[rewards > reward]
-        above += sum(np.searchsorted(lower, higher, side).sum() / 2 for side in ("left", "right"))
-        pairs += len(lower) * len(higher)
-    return float(above / pairs) if pairs else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from cola_agents.rl.rows import make_rows
 from cola_agents.search.config import Evaluate, SearchConfig, SearchResult
 from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
+from cola_agents.search.playout import Judge
 from cola_agents.search.puct import search
 from cola_agents.search.q import QEvaluator, QFunction
 from cola_envs.episodes import Episodes
@@ -27,6 +28,10 @@ class MCTS:
             :class:`~cola_agents.search.mcts_q.MCTSQConfig` for MCTS-Q, which needs ``q``.
         q: a Q-function over the same model, or the folder of a saved one: gives the value of endings where
             rewards are estimated, and of leaves with ``leaves="q"``.
+        judge: makes the judge of endings from Episodes, where rewards are estimated:
+            :func:`~cola_agents.search.judges.likelihood_judge`, the method ``judge`` of an
+            :class:`~cola_agents.search.judges.OutcomeModel`, or a function of your own. PUCT then needs no
+            ``q``, and MCTS-Q uses it only to decide where to branch.
         policy: for priors and rollouts: any policy that :func:`cola_agents.collect` takes, for instance a
             trained agent's ``actor``; None for the model's own.
         evaluate: gives priors and values of leaves for PUCT, in place of ``policy`` and ``q``.
@@ -39,8 +44,9 @@ class MCTS:
 
     Raises:
         TypeError: where ``env`` is neither an id nor Episodes; for arguments that exclude one another.
-        ValueError: without ``q`` where it is needed (MCTS-Q, estimated rewards, ``leaves="q"``), or for a
-            Q-function of another model.
+        ValueError: without ``q`` where it is needed (MCTS-Q, estimated rewards without a judge,
+            ``leaves="q"``), for a judge where rewards are the environment's, or for a Q-function of another
+            model.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class MCTS:
         config: SearchConfig | MCTSQConfig | None = None,
         *,
         q: Any = None,
+        judge: Callable[[Episodes], Judge] | None = None,
         policy: AnyPolicy | None = None,
         evaluate: Evaluate | None = None,
         leaves: Literal["rollout", "q"] = "rollout",
@@ -63,12 +70,16 @@ class MCTS:
             raise ValueError(f"leaves must be 'rollout' or 'q', got {leaves!r}")
         if isinstance(config, MCTSQConfig) and (evaluate is not None or leaves == "q"):
             raise TypeError("MCTS-Q evaluates by its own rollouts: evaluate= and leaves= are for PUCT")
+        if judge is not None and config.rewards == "environment":
+            raise ValueError('a judge gives the values of endings: it needs rewards="estimated"')
+        if judge is not None and (evaluate is not None or leaves == "q"):
+            raise TypeError("a judge gives the values of rollouts' endings: leave out evaluate= and leaves=")
         if evaluate is not None and leaves == "q":
             raise TypeError("evaluate= gives the values of leaves: leave out leaves=")
         if isinstance(config, MCTSQConfig):
             q_user = "MCTS-Q"
-        elif config.rewards == "estimated" and evaluate is None:
-            q_user = 'rewards="estimated"'
+        elif config.rewards == "estimated" and evaluate is None and judge is None:
+            q_user = 'rewards="estimated" without judge='
         else:
             q_user = 'leaves="q"' if leaves == "q" else ""
         if q_user and q is None:
@@ -93,6 +104,7 @@ class MCTS:
         if self.q is not None and self.q.fingerprint != self.episodes.backbone.fingerprint:
             raise ValueError("the Q-function was trained over another model than that of the environment")
         self._values = None if self.q is None else self.q.attach(policy_session(self.episodes))
+        self._judge = None if judge is None else judge(self.episodes)
         self._leaves = leaves
         self._evaluate = evaluate
 
@@ -140,15 +152,22 @@ class MCTS:
     def _search(self, rows: list[int], seeds: list[int]) -> SearchResult:
         if isinstance(self.config, MCTSQConfig):
             assert self._values is not None
-            return mcts_q(self.episodes, rows, self._logits, self._values, self.config, seed=seeds)
+            return mcts_q(
+                self.episodes, rows, self._logits, self._values, self.config, seed=seeds, judge=self._judge
+            )
         evaluate = self._evaluate
         if evaluate is None and self._leaves == "q":
             assert self._values is not None
             evaluate = QEvaluator(self._logits, self._values)
         if evaluate is None:
-            q = self._values if self.config.rewards == "estimated" else None
+            q = self._values if self.config.rewards == "estimated" and self._judge is None else None
             evaluate = RolloutEvaluator(
-                self.episodes, self._policy, discount=self.config.discount, seed=seeds, q=q
+                self.episodes,
+                self._policy,
+                discount=self.config.discount,
+                seed=seeds,
+                q=q,
+                judge=self._judge,
             )
 
         def follow(rows: Sequence[int]) -> Any:

@@ -16,7 +16,7 @@ from cola_agents.commands.settings import settings
 from cola_agents.evaluation.reports import Played, summary, table
 from cola_agents.evaluation.run import evaluate
 from cola_agents.evaluation.scores import Tries, interval, majority, pass_at_k, scores, wilson
-from cola_agents.search.q import concordance
+from cola_agents.search.fitting import concordance
 from cola_envs.fields import given_answer, identity
 from cola_envs.tasks import substitute
 from cola_envs.tasks.arithmetic import set_hash

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,16 @@ import torch
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.rl.rollout import InitialPolicy, Rollout, collect
+from cola_agents.search.fitting import split_problems, within_problems
 from cola_agents.search.q import (
     QConfig,
     QEvaluator,
     QFunction,
     acting,
+    ending_values,
     episode_targets,
-    split_problems,
     td_target,
     train_q,
-    within_problems,
 )
 from cola_envs import EachRow, Episodes, Turn
 from tests.envs.tiny import Talk
@@ -143,8 +144,9 @@ def test_a_judge_is_measured_among_answers_to_one_problem() -> None:
     q, rollout = _told(
         [0.9, 0.1, 0.5, 2.0, 2.0, 3.0, 5.0, 6.0], [0, 1, 1, 0, 1, 1, 1, 1], [7, 7, 7, 8, 8, 8, 9, 9]
     )
-    assert within_problems(q, rollout, batch_size=3) == pytest.approx((0.0 + 0.75) / 2)
-    assert within_problems(q, rollout.select(np.array([6, 7]))) is None
+    values = partial(ending_values, q)
+    assert within_problems(values, rollout, batch_size=3) == pytest.approx((0.0 + 0.75) / 2)
+    assert within_problems(values, rollout.select(np.array([6, 7]))) is None
 
 
 def test_problems_are_held_out_whole_and_the_best_weights_there_are_kept(
@@ -174,7 +176,7 @@ def test_problems_are_held_out_whole_and_the_best_weights_there_are_kept(
     records = train_q(q, learned, config, held_out=held_out)
     looks = {record["step"]: record["held_out"] for record in records if "held_out" in record}
     assert list(looks) == [7, 14, 21, 28, 35, 42, 49, 56, 60]
-    assert within_problems(q, held_out) == max(looks.values()) > 0.5
+    assert within_problems(partial(ending_values, q), held_out) == max(looks.values()) > 0.5
     for count in (0, 16):
         with pytest.raises(ValueError, match="1 to 15 can be held out"):
             split_problems(rollout, count)

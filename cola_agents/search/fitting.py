@@ -1,0 +1,183 @@
+"""Training on recorded episodes: the loop of Q-functions and outcome models, and problems held out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cola_agents.common.threads import fitting_threads
+from cola_agents.rl.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Options of :func:`fit`.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: episodes per step (official, of the Q-function: 256).
+        lr: AdamW's learning rate; warmed up over 3 % of the steps, then constant (official: 5e-6 for an 8B
+            model).
+        clip: the largest gradient norm.
+        check_every: steps between two evaluations on the held-out episodes, if there are any.
+        seed: seed of the order of the episodes.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    lr: float = 1e-3
+    clip: float = 1.0
+    check_every: int = 25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size, self.check_every) < 1 or not (self.lr > 0 and self.clip > 0):
+            raise ValueError(f"steps, batch_size, check_every >= 1 and lr, clip > 0 are needed, got {self}")
+
+
+def fit(
+    model: nn.Module,
+    rollout: Rollout,
+    config: FitConfig,
+    loss: Callable[[Rollout], tuple[Tensor, dict[str, float]]],
+    ending_values: Callable[[Rollout], Tensor],
+    *,
+    held_out: Rollout | None = None,
+    after_step: Callable[[int], None] | None = None,
+    watch: Callable[[dict[str, float]], None] | None = None,
+    name: str,
+) -> list[dict[str, float]]:
+    """Train a model on recorded episodes; returns a log record per step.
+
+    Args:
+        model: trained in place.
+        rollout: N episodes.
+        loss: maps a batch of episodes to the loss and further figures of the record.
+        ending_values: the model's value of the end of each episode, [N].
+        held_out: episodes of other problems, several of each (:func:`split_problems`). Every ``check_every``
+            steps and after the last step the record's ``held_out`` is :func:`within_problems` of them, and
+            the weights with the highest figure are kept: a model soon separates easy problems from hard
+            ones, and later overfits. The maximum of several evaluations is biased upwards: that of an
+            uninformative model exceeds .5 too.
+        after_step: called with the number of each step, after it.
+        watch: called with every record.
+        name: of the bar and of errors.
+
+    Raises:
+        ValueError: where no held-out problem has answers with different rewards.
+        FloatingPointError: when the loss is not finite, naming the step.
+    """
+
+    def ordering(episodes: Rollout) -> float | None:
+        return within_problems(ending_values, episodes)
+
+    with fitting_threads(model):
+        if held_out is not None and ordering(held_out) is None:
+            raise ValueError(
+                "no held-out problem has two answers with different rewards, which the held-out figure "
+                "compares: hold out more problems, or record more answers to each"
+            )
+        best, best_weights = -1.0, None
+        optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
+        warmup = max(1, round(0.03 * config.steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / warmup))
+        rng = np.random.default_rng(config.seed)
+        size = min(config.batch_size, len(rollout))
+        records = []
+        for step in tqdm(range(1, config.steps + 1), desc=name, unit="step", mininterval=2.0):
+            batch = rollout.select(rng.choice(len(rollout), size=size, replace=False))
+            value, figures = loss(batch)
+            if not torch.isfinite(value):
+                raise FloatingPointError(
+                    f"{name}: loss is {value.item()} at step {step}; lower lr={config.lr}"
+                )
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimiser.step()
+            schedule.step()
+            if after_step is not None:
+                after_step(step)
+            record = {"step": step, "loss": value.item(), **figures}
+            if held_out is not None and (step % config.check_every == 0 or step == config.steps):
+                record["held_out"] = ordering(held_out) or 0.0
+                if record["held_out"] > best:
+                    best, best_weights = record["held_out"], copy.deepcopy(model.state_dict())
+            records.append(record)
+            if watch:
+                watch(record)
+        if best_weights is not None:
+            model.load_state_dict(best_weights)
+        model.eval()
+        return records
+
+
+@torch.no_grad()
+def within_problems(
+    ending_values: Callable[[Rollout], Tensor], rollout: Rollout, batch_size: int = 256
+) -> float | None:
+    """How well values rank the answers to the same problem: 1 is perfect, .5 is chance.
+
+    The mean over problems (identified by their prompts) of the :func:`concordance` between the values of
+    episodes and their rewards; None where no problem has answers of different rewards.
+
+    Args:
+        ending_values: the value of the end of each of N episodes, [N].
+        batch_size: episodes that are valued at once.
+    """
+    parts = []
+    for start in range(0, len(rollout), batch_size):
+        parts.append(ending_values(rollout.select(np.arange(start, min(start + batch_size, len(rollout))))))
+    values, rewards = torch.cat(parts).cpu().numpy(), rollout.episode_rewards.cpu().numpy()
+    problems = _problems(rollout)
+    masks = [problems == problem for problem in range(problems.max() + 1)]
+    figures = [figure for mask in masks if (figure := concordance(values[mask], rewards[mask])) is not None]
+    return float(np.mean(figures)) if figures else None
+
+
+def split_problems(rollout: Rollout, count: int) -> tuple[Rollout, Rollout]:
+    """Split episodes into those to train on and those of the last ``count`` problems, which are held out.
+
+    Raises:
+        ValueError: where either part would be empty.
+    """
+    problems = _problems(rollout)
+    total = int(problems.max()) + 1
+    if not 0 < count < total:
+        raise ValueError(f"of {total} recorded problems 1 to {total - 1} can be held out, got {count}")
+    held_out = problems >= total - count
+    return rollout.select(np.flatnonzero(~held_out)), rollout.select(np.flatnonzero(held_out))
+
+
+def _problems(rollout: Rollout) -> np.ndarray:
+    """The problem number of each episode [N], by first appearance; a prompt identifies a problem."""
+    numbers: dict[tuple[int, ...], int] = {}
+    starts = rollout.mask.int().argmax(1).tolist()
+    prompts = [tuple(ids[: start + 1]) for ids, start in zip(rollout.ids.tolist(), starts, strict=True)]
+    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
+
+
+def concordance(values: np.ndarray, rewards: np.ndarray) -> float | None:
+    """The probability that of two episodes with different rewards the better one has the higher value.
+
+    Equal values count half; .5 is chance. For rewards of 0 and 1 it is the area under the ROC curve.
+
+    Args:
+        values: value of each episode, [N].
+        rewards: reward of each episode, [N].
+
+    Returns:
+        None where all rewards are equal.
+    """
+    above, pairs = 0.0, 0
+    for reward in np.unique(rewards):
+        lower, higher = np.sort(values[rewards == reward]), values[rewards > reward]
+        above += sum(np.searchsorted(lower, higher, side).sum() / 2 for side in ("left", "right"))
+        pairs += len(lower) * len(higher)
+    return float(above / pairs) if pairs else None
