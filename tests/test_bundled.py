@@ -99,21 +99,24 @@ def test_load_bundled_gives_a_model_of_ones_own():
         load_bundled("llama")
 
 
-def test_before_rl_a_third_to_four_fifths_of_level_one_is_solved_and_rarely_by_thinking():
-    rollout = play("CoLA-Arithmetic-v0", 256, 128, split="test")
-    assert 0.3 <= rollout.episode_rewards.mean() <= 0.8
-    assert np.mean(["<think>" in info["text"] for info in rollout.infos]) < 0.05
+def test_both_arms_stand_on_one_base():
+    cola, base = load_bundled("cola"), load_bundled("base")
+    inside, alone = cola.base.state_dict(), base.model.state_dict()
+    assert inside.keys() == alone.keys()
+    assert all(inside[name].equal(alone[name]) for name in alone)
+    assert cola.lm_head.weight.equal(base.lm_head.weight)
 
 
-def test_token_arm_starts_with_more_arithmetic_than_it_was_aimed_at_and_the_card_says_so():
-    rollout = play("CoLA-Arithmetic-Token-v0", 256, 128, split="test")
-    assert 0.8 < rollout.episode_rewards.mean() < 0.9
-    assert "above the aim" in (Path(BUNDLED) / "README.md").read_text()
+@pytest.mark.parametrize("twin", ["", "-Token"])
+def test_before_rl_every_task_leaves_room_to_learn(twin):
+    def success(task, **kwargs):
+        return play(f"CoLA-{task}{twin}-v0", 256, 128, split="test", **kwargs)
 
-
-def test_text_rooms_are_won_now_and_then_before_rl():
-    rollout = play("CoLA-TextRooms-v0", 256, 128, split="test")
-    assert 0.05 <= rollout.episode_rewards.mean() <= 0.4
+    # The card's aims, wider by twice the standard error of 256 episodes.
+    assert 0.24 <= success("Arithmetic", level=2).episode_rewards.mean() <= 0.76
+    assert 0.24 <= success("TextRooms").episode_rewards.mean() <= 0.76
+    assert 0.02 <= np.mean([info["correct"] for info in success("Countdown").infos]) <= 0.25
+    assert success("Thinking").episode_rewards.mean() <= 0.08
 
 
 def test_policy_and_world_together_cost_no_likelihood():

@@ -145,10 +145,12 @@ def test_the_narrowed_policy_and_q_know_the_likeliest_actions_alone() -> None:
     assert policy([0]).isfinite().all()
 
 
-def test_the_tokens_of_the_same_base_stand_on_the_codes_own_weights() -> None:
-    latent, token = backbone_of("latent"), backbone_of("token-same-base")
-    assert token.base is latent.base
-    assert token.level == "token"
+def test_codes_and_tokens_stand_on_one_base() -> None:
+    latent, token = backbone_of("latent"), backbone_of("token")
+    assert (latent.level, token.level) == ("latent", "token")
+    ours, theirs = latent.base.state_dict(), token.base.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
 def test_a_run_is_kept_whole(tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def _main(*given: str) -> dict[str, Any]:
 
 def test_the_command_measures_draws_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work, out = tmp_path / "work", tmp_path / "search.json"
-    small = ["--tasks", "arithmetic-2", "--arms", "latent", "token-same-base", "--problems", "3"]
+    small = ["--tasks", "arithmetic-2", "--arms", "latent", "token", "--problems", "3"]
     small += ["--budgets", "1", "3", "--beams", "2", "--rows", "3", "--q-problems", "4", "--q-answers", "2"]
     small += ["--q-steps", "2", "--q-held-out", "0", "--sections", "accuracy"]
     results = _main(*small, "--work", str(work), "--out", str(out))
@@ -175,7 +177,7 @@ def test_the_command_measures_draws_and_goes_on(tmp_path: Path, capsys: pytest.C
     arms = results["tasks"]["arithmetic-2"]["arms"]
     assert set(arms["latent"]["lines"]) == {*LINES, "beam 2"}
     best = arms["latent"]["lines"]["best of n"]
-    assert [len(best["minus"][other]) for other in ("greedy", GOING_ON, "token-same-base")] == [2, 2, 2]
+    assert [len(best["minus"][other]) for other in ("greedy", GOING_ON, "token")] == [2, 2, 2]
     minus = best["minus"][GOING_ON][-1]["tokens"]
     assert minus == [
         arms["latent"]["lines"][name]["points"][-1]["tokens"] for name in ("best of n", GOING_ON)

@@ -26,6 +26,7 @@ from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.rollout import Act
 from cola_agents.train.bundled.recipe import GROWTH
+from cola_envs.backbone import Level
 
 
 class StackActor(Actor):
@@ -93,7 +94,7 @@ class Arm:
 
     name: str
     says: str
-    level: str
+    level: Level
     model: str
     agent: type[GRPO] = GRPO
     options: dict[str, Any] = field(default_factory=dict)

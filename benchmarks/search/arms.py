@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from benchmarks.speed.decoding import base_tokens
 from cola_agents.common.files import write_json
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.rl.generate import generate, read
@@ -28,9 +27,8 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "arithmetic-1": ("Arithmetic", {"level": 1}),
     "arithmetic-3": ("Arithmetic", {"level": 3}),
 }
-#: The bundled codes; the bundled token model, trained on for as many tokens as the codes took; and the
-#: tokens of the very base that the codes stand on, which starts where they start.
-ARMS = ("latent", "token", "token-same-base")
+#: The bundled codes, and the tokens of the base that they stand on.
+ARMS = ("latent", "token")
 #: As many actions as there are codes: a search over tokens takes the likeliest of them.
 WIDTH = 64
 #: The logit and value of an action outside the width: finite, since later code does not expect infinities.
@@ -57,9 +55,6 @@ class Recipe:
 
 def backbone_of(arm: str) -> Any:
     """The model of an arm."""
-    if arm == "token-same-base":
-        latent: Any = make_backbone(level="latent")
-        return base_tokens(latent)
     return make_backbone(level="latent" if arm == "latent" else "token")
 
 

@@ -24,8 +24,8 @@ def load_bundled(name: str = "cola") -> PreTrainedModel:
     """Load a model that comes with the package, in eval mode on the CPU in float32.
 
     Args:
-        name: ``"cola"``, the latent-action model, or ``"base"``, the same base LM trained further on the
-            same corpus for as many tokens as the latent-action stages took: a fair token-level start.
+        name: ``"cola"``, the latent-action model, or ``"base"``, the language model that is the frozen base
+            inside it: where the token arm of a comparison starts.
 
     Returns:
         a new :class:`~cola_agents.model.modeling.CoLAForCausalLM` or ``LlamaForCausalLM``.
