@@ -15,13 +15,16 @@ import torch
 
 from benchmarks.search import add
 from benchmarks.search.accuracy import GOING_ON, LINES, by_then, difference, judge, point
-from benchmarks.search.arms import backbone_of, narrowed
+from benchmarks.search.arms import Recipe, narrowed, player_of
 from benchmarks.search.engine import measure_engine
-from benchmarks.search.methods import METHODS, Found, Stage, beam, play, read, write
+from benchmarks.search.methods import JUDGES, METHODS, Found, Stage, beam, play, read, write
 from benchmarks.search.report import best_look, table
 from cola_agents.search.config import Ending
 from tests.search.test_mcts_q import UNSURE, logits
 from tests.search.test_search import Words, code, played
+
+#: Judges to whom all answers are alike.
+JUDGED = {name: lambda rows: torch.zeros(len(rows)) for name in JUDGES}
 
 
 def ending(answer: str, value: float, right: bool, spent: int) -> Ending:
@@ -83,8 +86,8 @@ def test_the_judge_is_judged_over_all_answers_and_within_problems() -> None:
 
 def test_the_page_says_how_the_judges_weights_were_chosen() -> None:
     said = best_look({"held_out_looks": {"25": 0.51, "50": 0.6, "75": 0.55}})
-    assert said == " (chosen at step 50 by 0.600 on held-out training problems, the best of 3 looks)"
-    assert best_look({"held_out_looks": {}}) == ""
+    assert said == "chosen at step 50 by 0.600 on held-out training problems, the best of 3 looks"
+    assert best_look({"held_out_looks": {}}) == best_look({}) == ""
 
 
 def test_every_method_spends_its_budget_and_no_more_than_a_round_beyond() -> None:
@@ -96,7 +99,7 @@ def test_every_method_spends_its_budget_and_no_more_than_a_round_beyond() -> Non
         return out
 
     for name, method in METHODS.items():
-        stage = Stage(played(Words, 2, max_tokens=3), policy, q, 64, 24, 0)
+        stage = Stage(played(Words, 2, max_tokens=3), policy, q, 64, 24, 0, JUDGED)
         found = play(method, stage, range(3))
         assert len(found.endings) == 3
         spent = [problem[-1].spent for problem in found.endings]
@@ -146,7 +149,10 @@ def test_the_narrowed_policy_and_q_know_the_likeliest_actions_alone() -> None:
 
 
 def test_codes_and_tokens_stand_on_one_base() -> None:
-    latent, token = backbone_of("latent"), backbone_of("token")
+    nowhere = Path("unused")
+    latent, token = (
+        player_of("arithmetic-2", arm, Recipe(), nowhere, print).backbone for arm in ("latent", "token")
+    )
     assert (latent.level, token.level) == ("latent", "token")
     ours, theirs = latent.base.state_dict(), token.base.state_dict()
     assert ours.keys() == theirs.keys()
@@ -169,7 +175,17 @@ def _main(*given: str) -> dict[str, Any]:
 
 def test_the_command_measures_draws_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work, out = tmp_path / "work", tmp_path / "search.json"
-    small = ["--tasks", "arithmetic-2", "--arms", "latent", "token", "--problems", "3"]
+    small = [
+        "--tasks",
+        "arithmetic-2",
+        "--arms",
+        "latent",
+        "token-rl",
+        "--problems",
+        "3",
+        "--rl-updates",
+        "1",
+    ]
     small += ["--budgets", "1", "3", "--beams", "2", "--rows", "3", "--q-problems", "4", "--q-answers", "2"]
     small += ["--q-steps", "2", "--q-held-out", "0", "--sections", "accuracy"]
     results = _main(*small, "--work", str(work), "--out", str(out))
@@ -177,7 +193,7 @@ def test_the_command_measures_draws_and_goes_on(tmp_path: Path, capsys: pytest.C
     arms = results["tasks"]["arithmetic-2"]["arms"]
     assert set(arms["latent"]["lines"]) == {*LINES, "beam 2"}
     best = arms["latent"]["lines"]["best of n"]
-    assert [len(best["minus"][other]) for other in ("greedy", GOING_ON, "token")] == [2, 2, 2]
+    assert [len(best["minus"][other]) for other in ("greedy", GOING_ON, "majority vote")] == [2, 2, 2]
     minus = best["minus"][GOING_ON][-1]["tokens"]
     assert minus == [
         arms["latent"]["lines"][name]["points"][-1]["tokens"] for name in ("best of n", GOING_ON)
@@ -191,7 +207,7 @@ def test_the_command_measures_draws_and_goes_on(tmp_path: Path, capsys: pytest.C
     again = _main(*small, "--work", str(work), "--out", str(out))
     assert ", seed 0" not in capsys.readouterr().out
     assert again["tasks"] == results["tasks"]
-    (kept,) = (work / "arithmetic-2" / "latent").glob("tries-*.json")
+    (kept,) = (work / "arithmetic-2" / "latent").glob("tries-[0-9]*.json")
     record = json.loads(kept.read_text())
     kept.write_text(json.dumps({**record, "commit": "0ld"}))
     old = _main(*small, "--work", str(work), "--out", str(out))

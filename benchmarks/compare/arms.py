@@ -171,6 +171,6 @@ ARMS = {
 
 
 @cache
-def _backbone(model: str, level: str, pretrained: Path) -> Any:
+def _backbone(model: str, level: Level, pretrained: Path) -> Any:
     backbone = make_backbone(pretrained / model, level=level)
     return RankBackbone(backbone.model, backbone.tokenizer) if model == "rank" else backbone

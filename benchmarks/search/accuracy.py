@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.search.methods import Found
 from benchmarks.statistics import estimate, paired
 from cola_agents.search.config import Ending
-from cola_agents.search.puct import vote
 from cola_agents.search.fitting import concordance
+from cola_agents.search.puct import vote
 
 _RESAMPLES = 2_000
 
@@ -49,6 +49,12 @@ def _voted(endings: Sequence[Ending]) -> float:
     return vote(endings).reward
 
 
+def _weighted(endings: Sequence[Ending]) -> float:
+    # A Q below 0 is no weight.
+    clipped = [replace(ending, value=max(0.0, ending.value)) for ending in endings]
+    return vote(clipped, weighted=True).reward
+
+
 def _any(endings: Sequence[Ending]) -> float:
     return max(ending.reward for ending in endings)
 
@@ -58,6 +64,7 @@ GOING_ON = "MCTS-Q, going on"
 LINES: dict[str, Line] = {
     "greedy": Line("greedy", _first),
     "best of n": Line("tries", _best),
+    "weighted vote": Line("tries", _weighted),
     "majority vote": Line("tries", _voted),
     "PUCT": Line("puct", _best),
     "PUCT, vote": Line("puct", _voted),
@@ -70,6 +77,18 @@ LINES: dict[str, Line] = {
     "MCTS-Q, going on, any (oracle)": Line("mcts-q-on", _any, oracle=True),
     "PUCT on true rewards, any (oracle)": Line("puct-true", _any, oracle=True),
 }
+
+for _judge, _of in (
+    ("policy", "by the policy's likelihood"),
+    ("base", "by the base's likelihood"),
+    ("outcome", "by the outcome model"),
+):
+    LINES[f"best of n {_of}"] = Line(f"tries-{_judge}", _best)
+    LINES[f"weighted vote {_of}"] = Line(f"tries-{_judge}", _weighted)
+    LINES[f"PUCT {_of}"] = Line(f"puct-{_judge}", _best)
+    LINES[f"PUCT {_of}, weighted vote"] = Line(f"puct-{_judge}", _weighted)
+    LINES[f"MCTS-Q, going on, {_of}"] = Line(f"mcts-q-on-{_judge}", _best)
+    LINES[f"MCTS-Q, going on, {_of}, weighted vote"] = Line(f"mcts-q-on-{_judge}", _weighted)
 
 
 def lines(beams: Sequence[int]) -> dict[str, Line]:
@@ -144,7 +163,7 @@ def points(
 
 
 def judge(run: Found) -> dict[str, Any]:
-    """How well the Q-function separates right from wrong answers, over independent answers.
+    """How well the values of independent answers separate right from wrong.
 
     ``auc``: the probability that a right answer has a higher value than a wrong one; ``auc_within``: the same
     within a problem, as the mean over problems that have both; ``calibration``: mean value, share right and

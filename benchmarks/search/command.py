@@ -17,18 +17,21 @@ from benchmarks.search.arms import (
     ARMS,
     TASKS,
     WIDTH,
-    Judge,
+    Learned,
+    Player,
     Recipe,
-    backbone_of,
+    judges_of,
+    learned,
     make_episodes,
     narrowed,
-    q_function,
+    player_of,
 )
 from benchmarks.search.engine import measure_engine
-from benchmarks.search.methods import METHODS, SEEDLESS, Found, Stage, beam, play, read, write
+from benchmarks.search.methods import JUDGES, METHODS, SEEDLESS, Found, Stage, beam, play, read, write
 from benchmarks.search.report import draw, table
 from cola_agents.common.files import one_writer, write_json, write_whole
 from cola_agents.common.provenance import provenance
+from cola_agents.search.playout import Values
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes
 
@@ -54,6 +57,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--q-answers", type=int, default=Recipe.n)
     parser.add_argument("--q-steps", type=int, default=Recipe.steps)
     parser.add_argument("--q-held-out", type=int, default=Recipe.held_out, help="of --q-problems")
+    parser.add_argument("--rl-updates", type=int, default=Recipe.updates, help="of the arms after RL")
     parser.add_argument("--engine-problems", type=int, default=32, help="that the engine is timed on")
     parser.add_argument("--searches", type=int, default=1_000, help="over which memory is watched")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
@@ -71,7 +75,13 @@ def _run(arguments: argparse.Namespace) -> None:
             beams=tuple(arguments.beams),
             seeds=tuple(arguments.seeds),
             rows=arguments.rows,
-            recipe=Recipe(arguments.q_problems, arguments.q_answers, arguments.q_steps, arguments.q_held_out),
+            recipe=Recipe(
+                arguments.q_problems,
+                arguments.q_answers,
+                arguments.q_steps,
+                arguments.q_held_out,
+                arguments.rl_updates,
+            ),
         )
         say = partial(print, flush=True)
         results |= measure_accuracy(arguments.work, arguments.tasks, arguments.arms, plan, say)
@@ -95,7 +105,7 @@ class Plan:
         beams: widths.
         seeds: of the searches.
         rows: problems side by side.
-        recipe: of the Q-functions.
+        recipe: of the judges and of the policies after RL.
     """
 
     problems: int
@@ -130,28 +140,31 @@ def measure_accuracy(
 def _measure_accuracy(
     work: Path, tasks: Sequence[str], arms: Sequence[str], plan: Plan, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    models = {arm: backbone_of(arm) for arm in arms}
     commit = provenance()["commit"]
     by_task: dict[str, Any] = {}
     for task in tasks:
-        judges: dict[str, Judge] = {}
+        players: dict[str, Player] = {}
+        models: dict[str, Learned] = {}
         for arm in arms:
             folder = work / task / arm
-            _same(folder, plan, models[arm].fingerprint)
-            judges[arm] = q_function(task, arm, models[arm], plan.recipe, folder, commit, say)
+            players[arm] = player_of(task, arm, plan.recipe, folder, say)
+            _same(folder, plan, players[arm].backbone.fingerprint)
+            models[arm] = learned(task, arm, players[arm], plan.recipe, folder, commit, say)
         # One unit for all arms, from recordings of the same problems.
-        unit = round(sum(judge.length for judge in judges.values()) / len(arms))
+        unit = round(sum(own.length for own in models.values()) / len(arms))
         runs = {}
         for arm in arms:
-            episodes = make_episodes(task, arm, models[arm], plan.rows, "test")
+            episodes = make_episodes(task, arm, players[arm].backbone, plan.rows, "test")
             budget = round(unit * plan.budgets[-1])
-            runs[arm] = _played(episodes, judges[arm], work / task / arm, budget, plan, commit, say)
+            judged = players[arm], models[arm]
+            runs[arm] = _played(episodes, arm, *judged, work / task / arm, budget, plan, commit, say)
             episodes.close()
         budgets = [budget * unit for budget in plan.budgets]
         compared = _compared(runs, plan.beams, budgets)
         for arm in arms:
-            compared[arm]["q"]["held_out_looks"] = judges[arm].looks
-            compared[arm]["commits"] = _commits(judges[arm], runs[arm])
+            for name, looks in models[arm].looks.items():
+                compared[arm]["judges"][name]["held_out_looks"] = looks
+            compared[arm]["commits"] = _commits(models[arm], runs[arm])
         by_task[task] = {"tokens_per_answer": unit, "arms": compared}
     settings = {"problems": plan.problems, "budgets": plan.budgets, "search_seeds": plan.seeds}
     return {**settings, "q": asdict(plan.recipe), "tasks": by_task}
@@ -173,15 +186,17 @@ def _same(folder: Path, plan: Plan, fingerprint: str) -> None:
         raise ValueError(f"{folder} was made with {held} and not with {settings}: take another --work")
 
 
-def _commits(judge: Judge, runs: dict[str, list[Found]]) -> list[str]:
+def _commits(models: Learned, runs: dict[str, list[Found]]) -> list[str]:
     """The commits of the code behind an arm's figures, each once."""
-    commits = [*judge.commits, *(run.commit for of_method in runs.values() for run in of_method)]
+    commits = [*models.commits, *(run.commit for of_method in runs.values() for run in of_method)]
     return sorted({commit or "unknown" for commit in commits})
 
 
 def _played(
     episodes: Episodes,
-    judge: Judge,
+    arm: str,
+    player: Player,
+    models: Learned,
     folder: Path,
     budget: int,
     plan: Plan,
@@ -190,19 +205,22 @@ def _played(
 ) -> dict[str, list[Found]]:
     """The runs of every method, one a search seed."""
     session: Any = episodes.session
-    policy, values = session.policy, judge.q.attach(session)
+    policy: Values = session.policy if player.actor is None else player.actor.attach(session)
+    values, judges = models.q.attach(session), judges_of(arm, player, models, episodes)
     if int(episodes.action_space.n) > WIDTH:
         policy, values = narrowed(policy, values, WIDTH)
     runs: dict[str, list[Found]] = {}
     beams = {f"beam-{width}": beam(width) for width in plan.beams}
     for name, method in (METHODS | beams).items():
+        if any(name.endswith(f"-{judge}") and judge not in judges for judge in JUDGES):
+            continue
         once = name in SEEDLESS or name in beams
         runs[name] = []
         for seed in plan.seeds[:1] if once else plan.seeds:
             path = folder / f"{name}-{budget}-{seed}.json"
             if not path.exists():
                 say(f"{folder.parent.name}, {folder.name}: {name}, seed {seed}")
-                stage = Stage(episodes, policy, values, WIDTH, budget, seed)
+                stage = Stage(episodes, policy, values, WIDTH, budget, seed, judges)
                 write(path, replace(play(method, stage, range(plan.problems)), commit=commit))
             runs[name].append(read(path))
     return runs
@@ -215,7 +233,14 @@ def _compared(
     every = {arm: points(by_method, known, budgets) for arm, by_method in runs.items()}
     results: dict[str, Any] = {}
     for arm, by_line in every.items():
-        results[arm] = {"q": judge(runs[arm]["tries"][0]), "reached": reached(runs[arm]), "lines": {}}
+        tries = {"q": "tries", **{name: f"tries-{name}" for name in JUDGES}}
+        results[arm] = {
+            "judges": {
+                name: judge(runs[arm][method][0]) for name, method in tries.items() if method in runs[arm]
+            },
+            "reached": reached(runs[arm]),
+            "lines": {},
+        }
         for name, own in by_line.items():
             method = runs[arm][known[name].method]
             minus = {}
@@ -224,9 +249,11 @@ def _compared(
             # The official search ends of its own accord, at fewer tokens: not what to compare with.
             if name not in ("greedy", GOING_ON) and not known[name].alone:
                 minus[GOING_ON] = _less(own, by_line[GOING_ON])
-            for other in every if arm == "latent" else ():
-                if other != arm:
-                    minus[other] = _less(own, every[other][name])
+            if name not in ("greedy", "majority vote") and not known[name].alone:
+                minus["majority vote"] = _less(own, by_line["majority vote"])
+            twin = arm.replace("latent", "token")
+            if twin != arm and name in every.get(twin, {}):
+                minus[twin] = _less(own, every[twin][name])
             results[arm]["lines"][name] = {
                 "oracle": known[name].oracle,
                 "points": [at.as_dict() for at in own],

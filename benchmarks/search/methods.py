@@ -7,8 +7,8 @@ stopped at b tokens has the answers that it had found by then.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cola_agents.search.baselines import Tries, beam_search
 from cola_agents.search.config import Ending, SearchConfig
 from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
-from cola_agents.search.playout import Values
+from cola_agents.search.playout import Judge, Values
 from cola_agents.search.puct import answer_of, forwarded_since, search
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes
@@ -30,7 +30,8 @@ class Stage:
 
     Attributes:
         episodes: rows to search in, a problem each.
-        policy, q: attached to their session; ``q`` gives the value of an answer.
+        policy, q: attached to their session; ``q`` gives the value of an answer where no judge does.
+        judges: values of answers by other judges, by name.
         width: actions that a search considers in a state.
         budget: new model tokens a problem, after which no simulation or try begins.
         seed: of the search's draws; :func:`play` derives one from it for each batch of problems.
@@ -42,6 +43,7 @@ class Stage:
     width: int
     budget: int
     seed: int
+    judges: Mapping[str, Judge] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,20 +92,25 @@ def _greedy(stage: Stage, rows: list[int]) -> list[list[Ending]]:
     return tries.endings
 
 
-def _tries(stage: Stage, rows: list[int]) -> list[list[Ending]]:
-    tries = Tries(stage.episodes, rows, stage.policy, stage.q, seed=stage.seed)
-    while which := [i for i in range(len(rows)) if tries.new_tokens[i] < stage.budget]:
-        tries.play(which=which)
-    return tries.endings
+def _tries(by: str | None = None) -> Method:
+    def run(stage: Stage, rows: list[int]) -> list[list[Ending]]:
+        judge = stage.judges[by] if by else None
+        tries = Tries(stage.episodes, rows, stage.policy, stage.q, seed=stage.seed, judge=judge)
+        while which := [i for i in range(len(rows)) if tries.new_tokens[i] < stage.budget]:
+            tries.play(which=which)
+        return tries.endings
+
+    return run
 
 
-def _puct(rewards: Any) -> Method:
+def _puct(rewards: Any, by: str | None = None) -> Method:
     def run(stage: Stage, rows: list[int]) -> list[list[Ending]]:
         evaluate = RolloutEvaluator(
             stage.episodes,
             lambda session, rows: stage.policy(rows),
             seed=stage.seed,
-            q=stage.q if rewards == "estimated" else None,
+            q=stage.q if rewards == "estimated" and by is None else None,
+            judge=stage.judges[by] if by else None,
         )
         config = SearchConfig(
             simulations=stage.budget, token_budget=stage.budget, width=stage.width, rewards=rewards
@@ -113,14 +120,17 @@ def _puct(rewards: Any) -> Method:
     return run
 
 
-def _mcts_q(stop_at_end: bool) -> Method:
+def _mcts_q(stop_at_end: bool, by: str | None = None) -> Method:
     def run(stage: Stage, rows: list[int]) -> list[list[Ending]]:
         # Going on, the budget is what ends it: a round costs a token at least.
         rounds = MCTSQConfig.rounds if stop_at_end else stage.budget
         config = MCTSQConfig(
             rounds=rounds, stop_at_end=stop_at_end, rewards="estimated", token_budget=stage.budget
         )
-        return mcts_q(stage.episodes, rows, stage.policy, stage.q, config, seed=stage.seed).endings
+        judge = stage.judges[by] if by else None
+        return mcts_q(
+            stage.episodes, rows, stage.policy, stage.q, config, seed=stage.seed, judge=judge
+        ).endings
 
     return run
 
@@ -130,12 +140,17 @@ def _mcts_q(stop_at_end: bool) -> Method:
 #: task's rewards: no method, but how far a perfect judge would take the same search.
 METHODS: dict[str, Method] = {
     "greedy": _greedy,
-    "tries": _tries,
+    "tries": _tries(),
     "puct": _puct("estimated"),
     "mcts-q": _mcts_q(stop_at_end=True),
     "mcts-q-on": _mcts_q(stop_at_end=False),
     "puct-true": _puct("environment"),
 }
+#: Judges besides Q: the likelihood under the policy and under the base, and an outcome model.
+JUDGES = ("policy", "base", "outcome")
+METHODS |= {f"tries-{judge}": _tries(judge) for judge in JUDGES}
+METHODS |= {f"puct-{judge}": _puct("estimated", judge) for judge in JUDGES}
+METHODS |= {f"mcts-q-on-{judge}": _mcts_q(stop_at_end=False, by=judge) for judge in JUDGES}
 #: Draws nothing: one seed says all.
 SEEDLESS = ("greedy",)
 

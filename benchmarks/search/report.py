@@ -38,12 +38,16 @@ def _task(task: str, figures: dict[str, Any], results: dict[str, Any]) -> list[s
         "",
     ]
     for arm, result in figures["arms"].items():
-        judged = result["q"]
+        judged = [
+            [name, str(figures["auc"]), str(figures["auc_within"]), best_look(figures)]
+            for name, figures in result["judges"].items()
+        ]
         lines += [
             f"### {arm}",
             "",
-            f"Q: AUC {judged['auc']}, within a problem {judged['auc_within']}{best_look(judged)}; some "
-            f"ending of some method is right in {result['reached']:.3f} of the problems.",
+            markdown.table(["judge of tries", "AUC", "AUC within a problem", "its weights"], judged),
+            "",
+            f"Some ending of some method is right in {result['reached']:.3f} of the problems.",
             "",
         ]
         rows = []
@@ -59,14 +63,14 @@ def _task(task: str, figures: dict[str, Any], results: dict[str, Any]) -> list[s
 
 
 def best_look(judged: dict[str, Any]) -> str:
-    """How the Q-function's weights were chosen."""
-    looks = judged["held_out_looks"]
+    """How a judge's weights were chosen; empty for one that learns nothing."""
+    looks = judged.get("held_out_looks")
     if not looks:
         return ""
     step = max(looks, key=lambda step: looks[step])
     return (
-        f" (chosen at step {step} by {looks[step]:.3f} on held-out training problems, the best of "
-        f"{len(looks)} looks)"
+        f"chosen at step {step} by {looks[step]:.3f} on held-out training problems, the best of "
+        f"{len(looks)} looks"
     )
 
 
