@@ -13,32 +13,17 @@ Shapes: n tokens, R rows, S positions of a row, D hidden; H heads of keys, each 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from cola_agents.decoding.compiling import compiled
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-_Loops = TypeVar("_Loops", bound=Callable[..., Any])
-
-#: Compiler flags: sums may be reordered and products fused, but values need not be finite.
-_REORDERED = {"reassoc", "contract", "nsz", "arcp"}
 
 
-def _compiled(loops: _Loops) -> _Loops:
-    """Compile a function at its first call, or read what an earlier process of this user compiled."""
-    try:
-        made = numba.njit(cache=True, fastmath=_REORDERED)(loops)
-    except RuntimeError:
-        # Neither this folder nor the user's cache is writable: every process compiles anew.
-        made = numba.njit(fastmath=_REORDERED)(loops)
-    return cast(_Loops, made)
-
-
-@_compiled
+@compiled
 def rms_norm(x: Floats, weight: Floats, eps: float, out: Floats) -> None:
     """Root mean square norm of [n, D] into ``out``, which may be ``x``."""
     count, size = x.shape
@@ -51,7 +36,7 @@ def rms_norm(x: Floats, weight: Floats, eps: float, out: Floats) -> None:
             out[i, j] = weight[j] * (x[i, j] * scale)
 
 
-@_compiled
+@compiled
 def norm_heads(qkv: Floats, first: int, heads: int, weight: Floats, eps: float) -> None:
     """:func:`rms_norm` of ``heads`` heads of [n, ...] from column ``first`` on, in place."""
     size = len(weight)
@@ -66,7 +51,7 @@ def norm_heads(qkv: Floats, first: int, heads: int, weight: Floats, eps: float) 
                 qkv[i, at + j] = weight[j] * (qkv[i, at + j] * scale)
 
 
-@_compiled
+@compiled
 def attend(
     qkv: Floats,
     angles: Floats,

@@ -267,14 +267,3 @@ def test_threads_with_a_session_each_do_not_disturb_each_other() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-def test_where_nothing_can_be_kept_every_process_compiles_for_itself(monkeypatch) -> None:
-    """A container whose installation and home are read-only, say."""
-    from numba.core.caching import CacheImpl
-
-    from cola_agents.decoding import kernels
-
-    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
-    doubled = kernels._compiled(lambda x: 2 * x)
-    assert doubled(3.0) == 6.0
