@@ -5,9 +5,10 @@ Shapes use one glossary throughout the project: B rows, T tokens, D hidden, A ac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -86,6 +87,28 @@ class Session(Protocol):
         self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """The most probable tokens that each action would give: ids and log-probs, both [B, A, top_k]."""
+
+
+@runtime_checkable
+class DeferringSession(Session, Protocol):
+    """A session in which new tokens of different rows can share one forward pass. Optional."""
+
+    #: The ids of each row.
+    tokens: list[list[int]]
+
+    def deferred(self) -> AbstractContextManager[None]:
+        """A block in which passes wait until a state is read, and then run over all rows at once."""
+
+    def final(self, rows: Sequence[int], observation: str) -> Callable[[], np.ndarray]:
+        """Take the observations of rows that will be loaded with other texts in a :meth:`deferred` block.
+
+        Args:
+            rows: B rows.
+            observation: the method that computes them, ``"hidden"`` or ``"features"``.
+
+        Returns:
+            a function that returns them, [B, D] float32, once the next pass has run.
+        """
 
 
 class Backbone(Protocol):

@@ -5,7 +5,8 @@ Shapes: B rows of one call, T tokens of a row, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from gymnasium.error import ResetNeeded
 
 from cola_envs import prompts
 from cola_envs.answers import Answers, OnTaskError
-from cola_envs.backbone import Backbone, Session
+from cola_envs.backbone import Backbone, DeferringSession, Session
 from cola_envs.checks import ActionCheck, Actions, check_rows, check_seeds, check_settings
 from cola_envs.fields import Info
 from cola_envs.prompts import FormatName, Shots
@@ -105,6 +106,7 @@ class Episodes:
         self.on_task_error = on_task_error
         self._answers = Answers(tasks, on_task_error)
         self.session: Session = backbone.session(self.num_rows)
+        self._deferring = self.session if isinstance(self.session, DeferringSession) else None
         self.action_mask = np.array(backbone.action_mask(), dtype=bool)
         self.action_space: gym.spaces.Discrete = masked(backbone.action_space, self.action_mask)
         self.check_actions = ActionCheck(self.action_space, self.action_mask)
@@ -176,6 +178,18 @@ class Episodes:
         for row in rows:
             self._row(row)
         return self._observed(rows)
+
+    def final(self, rows: Sequence[int]) -> Callable[[], np.ndarray]:
+        """Take the current observations of rows that are about to be reset.
+
+        Returns:
+            a function that returns them, [B, ...], to be called after a :meth:`deferred` block.
+        """
+        rows = self._check_rows(rows)
+        if self._deferring is not None and self.observation != "tokens":
+            return self._deferring.final(rows, self.observation)
+        observations = self._observed(rows)
+        return lambda: observations
 
     def _observed(self, rows: list[int], wanted: bool = True) -> np.ndarray:
         if not wanted:
@@ -287,6 +301,27 @@ class Episodes:
         self.tasks.close()
 
     # ---------------------------------------------------------------- advancing
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A block in which steps and resets of different rows share one forward pass.
+
+        Step and reset with ``observe=False`` and call :meth:`observe` after them, in the block. A session
+        that cannot defer its passes runs them as usual. A value that is not finite raises FloatingPointError
+        in :meth:`observe` or at the end of the block; the rows of that pass must then be reset.
+        """
+        if self._deferring is None:
+            yield
+            return
+        try:
+            with self._deferring.deferred():
+                yield
+        except BaseException as error:
+            rows = [row for row, state in enumerate(self._rows) if state is not None]
+            self._halt([row for row in rows if self._deferring.tokens[row] != self._row(row).tokens])
+            if isinstance(error, FloatingPointError) and hasattr(error, "row"):
+                raise self._located(error, rows, ahead=0) from error
+            raise
 
     def step(self, rows: Sequence[int], actions: Actions, *, observe: bool = True) -> Stepped:
         """Take one action in each of ``rows``.

@@ -117,25 +117,37 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return observations, batch_infos(self.num_envs, rows, self.episodes.reset_infos(rows))
 
     def step(self, actions: Actions) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            over = [row for row in self._all if self.episodes.seed(row) is not None]
-            over = [row for row in over if not self.episodes.running(row)]
-            if over:
+        # Rows that are reset share the forward pass of those that step.
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            with self.episodes.deferred():
+                return self._step_and_start(actions)
+        over = [row for row in self._all if self.episodes.seed(row) is not None]
+        over = [row for row in over if not self.episodes.running(row)]
+        if over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            with self.episodes.deferred():
                 return self._step_some(actions, over)
         observations, rewards, terminated, truncated, infos = self._stepped(self._all, actions)
+        return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
+
+    def _step_and_start(
+        self, actions: Actions
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
+        """A step with same-step autoreset: rows that end are reset."""
+        _, rewards, terminated, truncated, infos = self._stepped(self._all, actions, observe=False)
         ended = np.flatnonzero(terminated | truncated).tolist()
-        if ended and self.render_mode == "human":
-            self._print(ended)
-        if not ended or self.autoreset_mode is not AutoresetMode.SAME_STEP:
+        if not ended:
+            observations = self.episodes.observe(self._all)
             return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
-        final = np.full(self.num_envs, None, dtype=object)
-        for row in ended:
-            final[row] = observations[row].copy()
+        last = self.episodes.final(ended)
         final_info = batch_infos(self.num_envs, ended, [infos[row] for row in ended])
-        observations[ended] = self._start(ended)
+        self._start(ended)
+        observations = self.episodes.observe(self._all)
         for row, info in zip(ended, self.episodes.reset_infos(ended), strict=True):
             infos[row] = info
         batched = batch_infos(self.num_envs, self._all, infos)
+        final = np.full(self.num_envs, None, dtype=object)
+        for row, observation in zip(ended, last(), strict=True):
+            final[row] = observation
         mask = np.zeros(self.num_envs, dtype=bool)
         mask[ended] = True
         batched.update(final_obs=final, _final_obs=mask, final_info=final_info, _final_info=mask.copy())
@@ -147,31 +159,31 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """A step with next-step autoreset: rows in ``over`` are reset, the others take their action."""
         codes = self.episodes.check_actions(actions, self.num_envs)
         live = [row for row in self._all if row not in over]
-        observations = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, dtype=bool)
         truncated = np.zeros(self.num_envs, dtype=bool)
         infos: list[Info] = [{} for _ in self._all]
         if live:
-            stepped = self._stepped(live, [codes[row] for row in live])
-            observations[live], rewards[live], terminated[live], truncated[live] = stepped[:4]
+            stepped = self._stepped(live, [codes[row] for row in live], observe=False)
+            rewards[live], terminated[live], truncated[live] = stepped[1:4]
             for row, info in zip(live, stepped[4], strict=True):
                 infos[row] = info
-            if self.render_mode == "human":
-                self._print([row for row in live if not self.episodes.running(row)])
-        observations[over] = self._start(over)
+        self._start(over)
         for row, info in zip(over, self.episodes.reset_infos(over), strict=True):
             infos[row] = info
+        observations = self.episodes.observe(self._all)
         return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
 
-    def _stepped(self, rows: list[int], actions: Actions) -> Stepped:
-        """A step of Episodes that truncates rows at ``max_episode_steps``."""
-        stepped = self.episodes.step(rows, actions)
+    def _stepped(self, rows: list[int], actions: Actions, *, observe: bool = True) -> Stepped:
+        """A step of Episodes that truncates rows at ``max_episode_steps``; human mode prints ended rows."""
+        stepped = self.episodes.step(rows, actions, observe=observe)
         if self.max_episode_steps is not None:
             late = [i for i, row in enumerate(rows) if self.episodes.num_steps(row) >= self.max_episode_steps]
             if late:
                 stepped[3][late] = True
                 self.episodes.cut([rows[i] for i in late])
+        if self.render_mode == "human":
+            self._print([row for row in rows if not self.episodes.running(row)])
         return stepped
 
     def action_masks(self) -> np.ndarray:
@@ -213,8 +225,8 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for row in rows:
             print(f"[row {row}] {transcript(self.episodes, row)}", flush=True)
 
-    def _start(self, rows: list[int]) -> np.ndarray:
-        return self.episodes.reset(rows, [self._seed(row, None) for row in rows])
+    def _start(self, rows: list[int]) -> None:
+        self.episodes.reset(rows, [self._seed(row, None) for row in rows], observe=False)
 
     def _seed(self, row: int, seed: int | None) -> int:
         """``seed``, or the one that follows the row's last; other rows have no influence on it."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cola_agents.decoding.code_table import CodeTable, code_table
-from cola_agents.decoding.session import Follower, NotFiniteError, Rows, not_finite
+from cola_agents.decoding.session import Follower, NotFiniteError, Rows, copied, not_finite
 from cola_agents.model.families import capped, check_family
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.sampling import sample
@@ -261,7 +261,10 @@ class LatentSession(Rows):
 
     def features(self, rows: Sequence[int]) -> np.ndarray:
         """The cloned policy's last hidden state, [B, D] float32."""
-        return self._follow_policy().features(rows).to(torch.float32, copy=True).cpu().numpy()
+        return copied(self._follow_policy().features(rows))
+
+    def _follower_of(self, observation: str) -> Follower | None:
+        return self._follow_policy() if observation == "features" else None
 
     def _follow_policy(self) -> Follower:
         if self._policy is None:

@@ -53,6 +53,23 @@ class _Taken:
     states: Tensor
 
 
+@dataclass
+class _LastTaken:
+    """A copy of a follower's state at a row's last token that waits for the follower's next pass.
+
+    Attributes:
+        row: the row.
+        start: the number of the row's tokens that the follower had run over.
+        states: the base's states of all of the row's tokens, [T, D].
+        last: [D].
+    """
+
+    row: int
+    start: int
+    states: Tensor
+    last: Tensor
+
+
 class Rows:
     """A session of R rows of tokens, with their hidden states under a base LM.
 
@@ -144,13 +161,15 @@ class Rows:
     def deferred(self) -> Iterator[None]:
         """A block in which forward passes wait until a state is read, and then run over all rows at once.
 
-        So tokens that :meth:`extend` and :meth:`load` give to different rows share a pass. After an error in
-        the block the rows that were changed since the last pass are empty.
+        So tokens that :meth:`extend` and :meth:`load` give to different rows share a pass. It also runs after
+        an error in the block. If it fails itself, the rows that it was to compute are empty.
         """
         self._deferred = True
         try:
-            yield
-            self.compute()
+            try:
+                yield
+            finally:
+                self.compute()
         except BaseException:
             for row, ids in enumerate(self.tokens):
                 if self._held[row] < len(ids):
@@ -159,6 +178,8 @@ class Rows:
         finally:
             self._deferred = self._behind = False
             self._taken, self._leaving = [], []
+            for follower in self._followers:
+                follower.drop_taken()
 
     def take(self, row: int) -> Tensor:
         """A copy of the hidden states of all of a row's tokens, [T, D].
@@ -288,8 +309,25 @@ class Rows:
 
     def hidden(self, rows: Sequence[int]) -> np.ndarray:
         """Hidden states at the rows' last tokens, [B, D] float32."""
-        # A copy: without it, the next step would write to the returned array.
-        return self.last(rows).to(torch.float32, copy=True).cpu().numpy()
+        return copied(self.last(rows))
+
+    def final(self, rows: Sequence[int], observation: str) -> Callable[[], np.ndarray]:
+        """Take the observations of rows that will be loaded with other texts in a :meth:`deferred` block.
+
+        Args:
+            rows: B rows.
+            observation: the method that computes them, ``"hidden"`` or ``"features"``.
+
+        Returns:
+            a function that returns them, [B, D] float32, once the next pass has run.
+        """
+        follower = self._follower_of(observation)
+        last = [self.take(row)[-1] if follower is None else follower.take(row) for row in rows]
+        return lambda: copied(torch.stack(last))
+
+    def _follower_of(self, observation: str) -> Follower | None:
+        """The stack that computes an observation; None for the base."""
+        return None
 
     def states(self, row: int) -> Tensor:
         """Hidden states of all tokens of a row, [T, D]; a view, valid until the row changes."""
@@ -326,6 +364,7 @@ class Follower:
 
     def forget(self) -> None:
         """Drop the cache, for example after a change of the trunk's weights."""
+        self.drop_taken()
         self._kv = KVRows(self._session.num_rows, self._session.max_length)
         self._held = [0] * self._session.num_rows
         self._last: Tensor | None = None
@@ -334,47 +373,84 @@ class Follower:
         """Drop a row's cache from its token ``length - 1`` on, which is the last that the session kept."""
         self._held[row] = min(self._held[row], max(0, length - 1))
 
+    def drop_taken(self) -> None:
+        """Forget the states that :meth:`take` promised."""
+        self._leaving: list[_LastTaken] = []
+
+    def take(self, row: int) -> Tensor:
+        """A copy of the trunk's hidden state at a row's last token, [D].
+
+        In a :meth:`Rows.deferred` block it is filled in by the next :meth:`features`, also if the row is
+        loaded with another text before.
+        """
+        session, start = self._session, self._held[row]
+        missing = len(session.tokens[row]) - start
+        if not 0 < missing <= LONGEST or self._kv.fused_for(self.trunk) is None:
+            return self.features([row])[0].clone()
+        states = session.take(row)
+        taken = _LastTaken(row, start, states, states.new_empty(states.shape[-1]))
+        self._leaving.append(taken)
+        return taken.last
+
     @torch.no_grad()
     def features(self, rows: Sequence[int]) -> Tensor:
         """The trunk's hidden state at each row's last token, [B, D], in the model's dtype."""
-        self._session.compute(rows)
-        lengths = [len(self._session.tokens[row]) for row in rows]
-        missing = [length - self._held[row] for row, length in zip(rows, lengths, strict=True)]
-        for group, chunk in self._kv.passes(self.trunk, rows, [self._held[row] for row in rows], missing):
-            self._catch_up(chunk, [rows[i] for i in group])
+        leaving, self._leaving = self._leaving, []
+        self._session.compute(None if leaving else rows)
+        members = [text.row for text in leaving] + list(rows)
+        starts = [text.start for text in leaving] + [self._held[row] for row in rows]
+        ends = [len(text.states) for text in leaving] + [len(self._session.tokens[row]) for row in rows]
+        widths = [end - start for start, end in zip(starts, ends, strict=True)]
+        for group, chunk in self._kv.passes(self.trunk, members, starts, widths):
+            texts = [text for i, text in enumerate(leaving) if i in group]
+            self._catch_up(chunk, texts, [members[i] for i in group])
         if self._last is None:
             raise RuntimeError("the session holds no tokens yet: load() its rows first")
         return self._last if self._session._every(rows) else self._last[list(rows)]
 
-    def _catch_up(self, chunk: Chunk | Packed, rows: list[int]) -> None:
+    def _catch_up(self, chunk: Chunk | Packed, leaving: Sequence[_LastTaken], rows: list[int]) -> None:
+        """Run one pass over new tokens of rows, the first of which are of texts that are ``leaving``."""
         session = self._session
         index, at = chunk.where
-        if max(chunk.widths) == 1:
+        if max(chunk.widths) == 1 and not leaving:
             h = session.last(rows).reshape(*at.shape, -1)
         else:
             # The pads of a short row have positions after its end.
             states = session._states.data
             h = states[index, at.clamp_max(states.shape[1] - 1)]
+        if leaving:
+            gone = torch.cat([text.states[text.start :] for text in leaving])
+            h[: len(gone)] = gone
         with session.threads:
             out = run_rows(self.trunk, self._kv, chunk, inputs_embeds=h)
-        last = chunk.ends(out)
+        last, changed, widths = chunk.ends(out), chunk.rows, chunk.widths
         bad = not_finite(last)
         if bad:
+            starts = [text.start for text in leaving] + [self._held[row] for row in rows[len(leaving) :]]
             for i in bad:
-                self._kv.erase(rows[i], self._held[rows[i]])
+                self._kv.erase(rows[i], starts[i])
             row = rows[bad[0]]
-            token = session.tokens[row][-1]
-            raise NotFiniteError(
-                row, f"the policy's state of row {row} is not finite at its last token, {token}"
-            )
-        if chunk.rows is None:
+            left = bad[0] < len(leaving)
+            where = "before its next text" if left else f"at its last token, {session.tokens[row][-1]}"
+            raise NotFiniteError(row, f"the policy's state of row {row} is not finite {where}")
+        if leaving:
+            for text, state in zip(leaving, last, strict=False):
+                text.last.copy_(state)
+            rows, last, widths = rows[len(leaving) :], last[len(leaving) :], widths[len(leaving) :]
+            changed = torch.tensor(rows, dtype=torch.long)
+        if changed is None:
             self._last = last
         else:
             if self._last is None:
                 self._last = out.new_zeros(session.num_rows, out.shape[-1])
-            self._last[chunk.rows] = last
-        for row, count in zip(rows, chunk.widths, strict=True):
+            self._last[changed] = last
+        for row, count in zip(rows, widths, strict=True):
             self._held[row] += count
+
+
+def copied(states: Tensor) -> np.ndarray:
+    """States as a new float32 array, which no later pass writes to."""
+    return states.to(torch.float32, copy=True).cpu().numpy()
 
 
 def last_states(trunk: nn.Module, session: PolicySession) -> Callable[[Sequence[int]], Tensor]:

@@ -5,7 +5,7 @@ Shapes: N rows, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicyBackbone, PolicySession
+from cola_agents.decoding.session import copied
 from cola_agents.model.sampling import Drawing, sample
 from cola_agents.rl.actors import Actor
 from cola_agents.rl.rollout import attach, policy_session
@@ -49,7 +50,16 @@ class _TrainedFeatures:
     def session(self, num_rows: int, max_length: int | None = None) -> PolicySession:
         session = self._backbone.session(num_rows, max_length)
         follow = self._actor.follow(session)
-        session.features = lambda rows: follow(rows).float().cpu().numpy().copy()  # type: ignore[method-assign]
+
+        def features(rows: Sequence[int]) -> np.ndarray:
+            return copied(follow(rows))
+
+        def final(rows: Sequence[int], observation: str) -> Callable[[], np.ndarray]:
+            observations = features(rows)
+            return lambda: observations
+
+        session.features = features  # type: ignore[method-assign]
+        session.final = final  # type: ignore[attr-defined]
         return session
 
 

@@ -160,7 +160,35 @@ def test_what_is_taken_at_the_end_of_a_block_is_filled_in(latent_backbone):
 
     with pytest.raises(KeyError):
         fails()
-    assert session.tokens == [[5, 6, 8, 9], []], "a row whose states are missing is empty after an error"
+    assert session.tokens == [[5, 6, 8, 9], [7, 8]], "an error beside the pass loses no token"
+    np.testing.assert_allclose(
+        session.hidden([1])[0], full_forward(latent_backbone.model, [7, 8])[0][-1], atol=1e-4
+    )
+
+
+def test_the_observations_of_a_text_are_taken_before_its_row_gets_the_next(latent_backbone):
+    """Of texts whose last states are computed, of those that wait, and of long ones that cannot wait."""
+    rng, model = random.Random(5), latent_backbone.model
+    session = latent_backbone.session(3)
+    session.load(range(3), [some_ids(rng, 4) for _ in range(3)])
+    session.features([0])
+    for length in (1, 2, 140, 1):
+        with session.deferred():
+            session.extend(range(3), [some_ids(rng, length) for _ in range(3)])
+            if length == 2:
+                session.features([2])
+            texts = [list(session.tokens[row]) for row in (2, 0)]
+            last = {name: session.final([2, 0], name) for name in ("hidden", "features")}
+            session.load([0, 2], [some_ids(rng, 3), texts[0][:2]])
+            features = session.features([0, 1, 2])
+        for text, hidden, policy in zip(texts, last["hidden"](), last["features"](), strict=True):
+            states, trunk = full_forward(model, text)
+            np.testing.assert_allclose(hidden, states[-1], atol=1e-4)
+            np.testing.assert_allclose(policy, trunk[-1], atol=1e-4)
+        for row in range(3):
+            np.testing.assert_allclose(
+                features[row], full_forward(model, session.tokens[row])[1][-1], atol=1e-4
+            )
 
 
 def test_what_is_returned_is_never_written_to_again(latent_backbone):
