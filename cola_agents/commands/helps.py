@@ -28,10 +28,10 @@ EXAMPLES = {
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help with defaults, except for None, False and empty ones."""
+    """Help with defaults, except for None, False and empty ones; 0 is shown."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, [], (), argparse.SUPPRESS) or not action.help:
+        if action.default is False or action.default in (None, [], (), argparse.SUPPRESS) or not action.help:
             return action.help
         return super()._get_help_string(action)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -33,7 +34,7 @@ _SWITCH: JsonObject = {"action": "store_true", "default": None}
 
 #: Every option of any stage, by its flags.
 _OPTIONS: dict[str, JsonObject] = {
-    "--out": {"type": Path, "required": True, "help": "folder to write (q: a file)"},
+    "--out": {"type": Path, "required": True, "help": "folder to write"},
     "--seed": {"type": int, "help": "0, or 42 with the preset paper"},
     "--tensorboard": {**_SWITCH, "help": "require TensorBoard (by default it is used if installed)"},
     "--model --source": {"dest": "model", "help": "folder or hub id of the model to start from"},
@@ -77,18 +78,27 @@ _OPTIONS: dict[str, JsonObject] = {
     "--lora-alpha": {"type": float, "help": "their scale times the rank (twice the rank)"},
     "--keep-adapters": {**_SWITCH, "help": "write the adapters beside an unchanged base"},
     "--trunk": {"choices": ("policy", "model"), "help": "decoder to copy under the head"},
-    "--gamma": {"type": float, "help": "discount per action (0.99)"},
+    "--gamma": {"type": float, "help": "discount per action"},
     "--held-out-problems": {
         "type": int,
         "help": "number of problems to hold out; the weights that are best on them are kept",
     },
 }
-_OPTIONS_OF_Q: dict[str, JsonObject] = {
-    "--data": {"action": "append", "help": "a file from `cola generate`"},
-    "--steps": {"type": int, "help": "optimiser steps (1000)"},
-    "--rows": {"type": int, "help": "recorded episodes of a step (64)"},
-    "--lr": {"type": float, "help": "learning rate (0.001)"},
+#: Options that mean something else in some stages, whose help replaces that of :data:`_OPTIONS`.
+_SEED_OF_RECIPE: dict[str, JsonObject] = {"--seed": {"type": int, "help": "0 if not given"}}
+_OPTIONS_OF: dict[str, dict[str, JsonObject]] = {
+    "q": {
+        "--out": {"type": Path, "required": True, "help": "folder to write the Q-function to"},
+        "--data": {"action": "append", "help": "a file from `cola generate`"},
+        "--steps": {"type": int, "help": "optimiser steps"},
+        "--rows": {"type": int, "help": "recorded episodes of a step"},
+        "--lr": {"type": float, "help": "learning rate"},
+        "--seed": {"type": int, "help": "seed of the order of the episodes"},
+    },
+    **dict.fromkeys(("base", "bundled", "card"), _SEED_OF_RECIPE),
 }
+#: The options of the stage q that are fields of ``QConfig``, by the attribute that they are parsed to.
+_FIELDS_OF_Q = {"steps": "steps", "rows": "batch_size", "lr": "lr", "seed": "seed"}
 _LENGTHS = ("--steps", "--tokens", "--epochs")
 _START = ("--model --source", "--tokenizer", "--dtype", "--device", "--data")
 _CONFIG: tuple[str, ...] = ("--rows", "--micro-rows", "--length", "--lr", "--warmup", "--precision")
@@ -114,16 +124,33 @@ class _OtherStage(argparse.Action):
         namespace.foreign = (*namespace.foreign, option)
 
 
+class _StageParser(argparse.ArgumentParser):
+    """A stage's parser; the help of q has the defaults of ``QConfig``, whose import needs torch."""
+
+    def format_help(self) -> str:
+        if self.prog.endswith(" q"):
+            self.set_defaults(**_defaults_of_q())
+        return super().format_help()
+
+
+def _defaults_of_q() -> JsonObject:
+    """The default of each option of the stage q that has one, by the attribute that it is parsed to."""
+    from cola_agents.search.q import QConfig, QFunction
+
+    config, gamma = QConfig(), inspect.signature(QFunction.over).parameters["gamma"].default
+    return {"gamma": gamma} | {dest: getattr(config, field) for dest, field in _FIELDS_OF_Q.items()}
+
+
 def add(commands: Commands) -> None:
     """Add the command, with a parser for each stage."""
     text = "run a training stage of a model, on the generated corpus or your own"
     stages = commands.add_parser("pretrain", help=text, description=_DESCRIPTION).add_subparsers(
-        required=True, metavar="stage", dest="stage"
+        required=True, metavar="stage", dest="stage", parser_class=_StageParser
     )
     for name, (words, run, options) in _STAGES.items():
         parser = stages.add_parser(name, help=words, description=words)
         lengths = parser.add_mutually_exclusive_group() if "--tokens" in options else parser
-        for flags, settings in (_OPTIONS | (_OPTIONS_OF_Q if name == "q" else {})).items():
+        for flags, settings in (_OPTIONS | _OPTIONS_OF.get(name, {})).items():
             if flags in ("--out", *options):
                 (lengths if flags in _LENGTHS else parser).add_argument(*flags.split(), **settings)
             else:
@@ -238,14 +265,12 @@ def _q(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             dtype=arguments.dtype or "float32",
         )
-        given = _given(arguments, ("--steps", "--lr", "--seed"))
-        if arguments.rows is not None:
-            given["batch_size"] = arguments.rows
         q = QFunction.over(backbone, trunk=arguments.trunk, **_given(arguments, ("--gamma",)))
         rollout, held_out = recorded.rollout(backbone), None
         if arguments.held_out_problems is not None:
             rollout, held_out = split_problems(rollout, arguments.held_out_problems)
-        config = QConfig(**given)
+        values = {field: getattr(arguments, dest) for dest, field in _FIELDS_OF_Q.items()}
+        config = QConfig(**{field: value for field, value in values.items() if value is not None})
         size = min(config.batch_size, len(rollout))
         print(
             f"Training for {config.steps} steps (--steps) of {size} episodes (--rows): each of the "

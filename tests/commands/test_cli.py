@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and how it refuses."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from cola_agents.evaluation import demo
 from cola_agents.evaluation.demo import rollouts_to
 from cola_agents.evaluation.probe import Probe
 from cola_agents.evaluation.run import evaluate
+from cola_agents.search import QConfig
 from cola_envs.shown import shown_line
 from cola_envs.tasks import substitute
 
@@ -113,12 +115,31 @@ def test_help_says_defaults_an_example_and_the_options_of_algorithms(capsys):
             main([*command.split(), "--help"])
         said = " ".join(capsys.readouterr().out.split())
         assert f"example: cola {command.split()[0]}" in said, command
-        assert "(default: " in said or command == "pretrain q", command
+        assert "(default: " in said, command
     assert main(["tasks"]) == 0
     assert "CoLA-Household-v0" in capsys.readouterr().out
     assert main(["tasks", "CoLA-Arithmetic-v0"]) == 0
     assert "level: int" in capsys.readouterr().out
     assert "    group_size: int = 8" in (GRPO.__doc__ or "")
+
+
+def test_the_help_of_the_stage_q_has_the_defaults_of_its_config(monkeypatch, capsys):
+    other = dataclasses.make_dataclass(
+        "Other", [("steps", int, 11), ("batch_size", int, 22), ("lr", float, 0.33), ("seed", int, 0)]
+    )
+    for config in (QConfig, other):
+        monkeypatch.setattr("cola_agents.search.q.QConfig", config)
+        with pytest.raises(SystemExit, match="0"):
+            main(["pretrain", "q", "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        for words, value in (
+            ("optimiser steps", config().steps),
+            ("recorded episodes of a step", config().batch_size),
+            ("learning rate", config().lr),
+            ("seed of the order of the episodes", config().seed),
+            ("discount per action", 0.99),
+        ):
+            assert f"{words} (default: {value})" in said
 
 
 def test_an_evaluation_shows_an_answer_and_writes_its_report_to_a_file(tmp_path, capsys):
