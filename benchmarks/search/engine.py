@@ -6,10 +6,11 @@ import gc
 import os
 import resource
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.speed import in_turn
+from benchmarks.speed.turns import in_turn
 from cola_agents.search import MCTS, SearchConfig
 
 TASK = "CoLA-Arithmetic-v0"
@@ -30,14 +31,14 @@ def measure_engine(
         name: MCTS(TASK, SearchConfig(simulations=simulations), num_trees=count, env_kwargs={"level": 2})
         for name, count in (("together", trees), ("alone", 1))
     }
-    results: dict[str, Any] = {}
-
-    def solve(name: str) -> None:
-        results[name] = solvers[name].solve(range(problems))
-
-    times = in_turn({name: lambda name=name: solve(name) for name in solvers}, repeats)  # type: ignore[misc]
+    contenders: dict[str, Any] = {
+        name: partial(partial, solver.solve, range(problems)) for name, solver in solvers.items()
+    }
+    times = in_turn(contenders, repeats)
+    results = times.outputs
     rates = {
-        name: [int(results[name].simulations.sum()) / seconds for seconds in times[name]] for name in solvers
+        name: [int(results[name].simulations.sum()) / seconds for seconds in times.cpu[name]]
+        for name in solvers
     }
     ratio = statistics.median(a / b for a, b in zip(rates["together"], rates["alone"], strict=True))
     return {

@@ -8,7 +8,6 @@ tokens, and take turns in one process. A prompt is read before the clock starts,
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.cache_utils import DynamicCache
 
 from benchmarks.speed.limits import Machine, decode_cost, measure_machine, synchronise
+from benchmarks.speed.turns import in_turn
 from cola_agents.common.markdown import table
 from cola_agents.common.randomness import drawn_from
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
@@ -174,24 +174,6 @@ def measure_rows(model: CoLAForCausalLM, rows: int, tokens: int, repeats: int) -
             for name in names
         },
     }
-
-
-def in_turn(
-    contenders: dict[str, Contender], repeats: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, Tensor]]:
-    """CPU and wall seconds of each contender, A B C A B C ..., after a warm-up; and each one's output."""
-    cpu: dict[str, list[float]] = {name: [] for name in contenders}
-    wall: dict[str, list[float]] = {name: [] for name in contenders}
-    outputs: dict[str, Tensor] = {}
-    for turn in range(repeats + 1):
-        for name, prepare in contenders.items():
-            run = prepare()
-            started, began = time.process_time(), time.perf_counter()
-            outputs[name] = run()
-            if turn:
-                cpu[name].append(time.process_time() - started)
-                wall[name].append(time.perf_counter() - began)
-    return cpu, wall, outputs
 
 
 def stepping(backbone: LatentBackbone | TokenBackbone, prompts: list[list[int]], tokens: int) -> Prepared:

@@ -17,6 +17,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,6 +34,7 @@ from transformers.cache_utils import DynamicCache
 import cola_envs  # noqa: F401 (registers the ids)
 from benchmarks import RESULTS, Commands
 from benchmarks.speed.decoding import decoding_table, measure_decoding
+from benchmarks.speed.turns import in_turn
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding import kv
@@ -80,11 +82,11 @@ def measure_rows(num_rows: int, steps: int, repeats: int) -> dict[str, Any]:
     passes = record_passes(lambda: _step_all(envs.step, actions))
     loop = BareLoop(backbone.model, num_rows, passes)
     contenders: dict[str, Callable[[], Any]] = {
-        "env": lambda: _step_all(envs.step, actions),
-        "bare_loop": loop.run,
-        "sb3_vec_env": lambda: _step_all(venv.step, actions),
+        "env": lambda: partial(_step_all, envs.step, actions),
+        "bare_loop": lambda: loop.run,
+        "sb3_vec_env": lambda: partial(_step_all, venv.step, actions),
     }
-    times = in_turn(contenders, repeats)
+    times = in_turn(contenders, repeats).cpu
     median = {name: statistics.median(values) for name, values in times.items()}
     return {
         "rows": num_rows,
@@ -95,18 +97,6 @@ def measure_rows(num_rows: int, steps: int, repeats: int) -> dict[str, Any]:
         "cpu_s": {name: [round(value, 4) for value in values] for name, values in times.items()},
         "forward_passes_per_step": round(len(passes) / steps, 3),
     }
-
-
-def in_turn(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each contender, A B C A B C ..., after one warm-up of each."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(repeats + 1):
-        for name, run in contenders.items():
-            started = time.process_time()
-            run()
-            if turn:
-                times[name].append(time.process_time() - started)
-    return times
 
 
 def _step_all(step: Callable[[np.ndarray], Any], actions: np.ndarray) -> None:
