@@ -55,10 +55,12 @@ def main(timesteps: int = 100_000, num_envs: int = 32, seed: int = 0, **settings
             "learning_rate": 1e-3,
             "entropy_loss_scale": 0.003,
             "value_loss_scale": 0.5,
+            "time_limit_bootstrap": True,
             "experiment": {"write_interval": 0, "checkpoint_interval": 0},
         },
         **spaces,
     )
+    env.give_final_observations(agent)  # of truncated episodes, which same-step autoreset has in info alone
     options = {"timesteps": timesteps // num_envs, "disable_progressbar": True}
     SequentialTrainer(env=env, agents=agent, cfg={**options, "close_environment_at_exit": False}).train()
     reward = float(np.mean(recorder.return_queue))

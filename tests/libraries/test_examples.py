@@ -36,3 +36,12 @@ def test_an_example_runs(example: str, capsys: pytest.CaptureFixture[str]) -> No
     reward = load(example).main(512, num_envs=4, max_tokens=16)
     assert 0 <= reward <= 1
     assert "mean reward" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", ["ppo_cleanrl", "dqn_cleanrl", "ppo_skrl"])
+def test_an_example_that_reads_the_last_observation_from_info_takes_truncated_episodes(
+    example: str,
+) -> None:
+    if find_spec(NEEDS.get(example, "torch")) is None:
+        pytest.skip(f"{example} needs {NEEDS[example]}")
+    assert 0 <= load(example).main(512, num_envs=4, max_tokens=8, budget_end="truncate") <= 1

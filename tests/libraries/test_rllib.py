@@ -10,7 +10,7 @@ import pytest
 from cola_envs.testing import FakeBackbone
 from tests.libraries import ENV_ID, SETTINGS, alone
 
-pytest.importorskip("ray.rllib", reason="pins gymnasium 1.2.2: benchmarks/installs.sh makes an environment")
+pytest.importorskip("ray.rllib", reason="pins gymnasium 1.2.2: .ci/libraries makes an environment")
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from cola_agents.adaptors.rllib import BatchedEnvRunner
@@ -31,8 +31,9 @@ def runner(**settings: Any) -> BatchedEnvRunner:
     return BatchedEnvRunner(config=config)
 
 
-def test_episodes_are_those_of_a_single_environment() -> None:
-    own = runner()
+@pytest.mark.parametrize("settings", [{}, {"budget_end": "truncate"}])
+def test_episodes_are_those_of_a_single_environment(settings: dict[str, Any]) -> None:
+    own = runner(**settings)
     reset = own.env.unwrapped.episodes.reset
     used: list[int] = []
 
@@ -43,20 +44,24 @@ def test_episodes_are_those_of_a_single_environment() -> None:
     own.env.unwrapped.episodes.reset = record
     episodes = own.sample(num_episodes=12, random_actions=True)
     assert len(episodes) >= 12
+    assert all(episode.is_done for episode in episodes)
     for episode in episodes:
         states, actions = episode.get_observations(), episode.get_actions()
-        same = [seed for seed in used if _is(seed, states, actions, episode.get_rewards())]
+        ends = (episode.is_terminated, episode.is_truncated)
+        same = [seed for seed in used if _is(seed, states, actions, episode.get_rewards(), ends, settings)]
         assert same, "no seed of a row gives this episode"
-        assert episode.is_terminated
+    assert any(episode.is_truncated for episode in episodes) == bool(settings)
 
 
-def _is(seed: int, states: Any, actions: Any, rewards: Any) -> bool:
-    """Whether a single environment with that seed plays this episode."""
+def _is(
+    seed: int, states: Any, actions: Any, rewards: Any, ends: tuple[bool, bool], settings: dict[str, Any]
+) -> bool:
+    """Whether a single environment with that seed plays this episode to its end, of that kind."""
     try:
-        observations, wanted, terminated, _ = alone(seed, actions)
+        observations, wanted, *own = alone(seed, actions, **settings)
     except AssertionError:
         return False
-    return terminated and np.array_equal(states, observations) and np.allclose(rewards, wanted)
+    return tuple(own) == ends and np.array_equal(states, observations) and np.allclose(rewards, wanted)
 
 
 @pytest.mark.parametrize("mode", ["same_step", "disabled"])

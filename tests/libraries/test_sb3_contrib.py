@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stable_baselines3
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 
 from cola_agents import SB3VecEnv
 from cola_envs.testing import FakeBackbone
@@ -53,3 +55,46 @@ def test_the_replay_buffer_of_qr_dqn_holds_the_state_that_an_action_led_to() -> 
         np.testing.assert_array_equal(buffer.observations[:end, row], observations[:-1])
         np.testing.assert_array_equal(buffer.next_observations[:end, row], observations[1:])
         np.testing.assert_allclose(buffer.rewards[:end, row], rewards)
+
+
+@pytest.mark.parametrize("name", ["PPO", "MaskablePPO", "RecurrentPPO", "TRPO"])
+def test_a_truncated_episode_is_worth_the_value_of_the_state_that_it_ended_in(name: str) -> None:
+    settings: dict[str, Any] = {"budget_end": "truncate"}
+    venv = SB3VecEnv("CoLA-Text-v0", 8, env_kwargs={"model": FakeBackbone(), **SETTINGS, **settings})
+    recurrent = name == "RecurrentPPO"
+    agent = getattr(stable_baselines3 if name == "PPO" else sb3_contrib, name)(
+        "MlpLstmPolicy" if recurrent else "MlpPolicy",
+        venv,
+        n_steps=8,
+        batch_size=16,
+        gamma=1.0,
+        seed=3,
+        device="cpu",
+        policy_kwargs={"net_arch": [], **({"enable_critic_lstm": False} if recurrent else {})},
+    )
+    with torch.no_grad():  # the value of a state is its first number
+        for layer in [agent.policy.value_net, *([agent.policy.critic] if recurrent else [])]:
+            layer.weight.zero_()
+            layer.weight[0, 0] = 1
+            layer.bias.zero_()
+    played: dict[str, np.ndarray] = {}
+
+    class Keep(BaseCallback):
+        """Keeps what was played before training rearranges it."""
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            for key in ("actions", "rewards", "episode_starts"):
+                played[key] = getattr(agent.rollout_buffer, key).copy()
+
+    agent.learn(64, callback=Keep())
+    cut = 0
+    for row in range(8):
+        end = int(played["episode_starts"][1:, row].argmax()) + 1
+        observations, rewards, _, truncated = alone(3 + row, played["actions"][:end, row, 0], **settings)
+        rewards[-1] += truncated * observations[-1][0]
+        np.testing.assert_allclose(played["rewards"][:end, row], rewards, atol=1e-5)
+        cut += truncated
+    assert cut

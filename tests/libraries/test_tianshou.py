@@ -12,6 +12,7 @@ from cola_envs.testing import FakeBackbone
 from tests.libraries import ENV_ID, SETTINGS, alone, make
 
 pytest.importorskip("tianshou", reason="in the extra 'libraries'")
+from tianshou.algorithm import Algorithm
 from tianshou.algorithm.random import MARLRandomDiscreteMaskedOffPolicyAlgorithm
 from tianshou.data import Batch, Collector, VectorReplayBuffer
 
@@ -47,6 +48,25 @@ def test_each_row_holds_the_episode_of_a_single_environment(settings: dict[str, 
         assert (bool(episode.terminated[-1]), bool(episode.truncated[-1])) == (terminated, truncated)
     assert stats.n_collected_episodes > 10
     assert played.buffer.rew.sum() == pytest.approx(stats.returns.sum(), abs=3)  # three rows may be under way
+
+
+def test_a_truncated_episode_is_worth_the_value_of_the_state_that_it_ended_in() -> None:
+    env = TianshouVectorEnv(make(3, "disabled", budget_end="truncate"))
+    env.seed(10)
+    played = collector(env)
+    played.reset()
+    played.collect(n_step=60, random=True)
+    cut = 0
+    for row, buffer in enumerate(played.buffer.buffers):
+        batch, indices = buffer.sample(0)
+        returns, _ = Algorithm.compute_episodic_return(
+            batch, buffer, indices, v_s_=batch.obs_next[:, 0], v_s=batch.obs[:, 0], gamma=1.0, gae_lambda=1.0
+        )
+        acts = first_episode(buffer).act
+        observations, rewards, _, truncated = alone(10 + row, acts, budget_end="truncate")
+        assert returns[0] == pytest.approx(sum(rewards) + truncated * observations[-1][0], abs=1e-5)
+        cut += truncated
+    assert cut
 
 
 def test_a_step_of_all_rows_is_one_forward_pass() -> None:

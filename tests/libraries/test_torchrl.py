@@ -8,7 +8,9 @@ import pytest
 from tests.libraries import alone, make
 
 pytest.importorskip("torchrl", reason="in the extra 'libraries'")
+from tensordict.nn import TensorDictModule
 from torchrl.envs import GymWrapper, RewardSum, TransformedEnv
+from torchrl.objectives.value import GAE
 
 
 def test_a_row_goes_on_with_a_new_episode_after_each_end() -> None:
@@ -36,6 +38,25 @@ def test_rows_that_are_seeded_are_the_single_environments() -> None:
         observations, rewards, *_ = alone(5 + row, batch["action"][row])
         np.testing.assert_array_equal(batch["observation"][row], observations[:-1])
         np.testing.assert_allclose(batch["next", "reward"][row].flatten(), rewards)
+
+
+def test_a_truncated_episode_is_worth_the_value_of_the_state_that_it_ended_in() -> None:
+    env = GymWrapper(make(3, "disabled", budget_end="truncate"), categorical_action_encoding=True)
+    start = env.reset(seed=5)
+    batch = env.rollout(20, auto_reset=False, tensordict=start, break_when_any_done=False)
+    first = TensorDictModule(
+        lambda states: states[..., :1], in_keys=["observation"], out_keys=["state_value"]
+    )
+    GAE(gamma=1.0, lmbda=1.0, value_network=first)(batch)
+    cut = 0
+    for row in range(3):
+        end = int(batch["next", "done"][row].flatten().int().argmax()) + 1
+        settings = {"budget_end": "truncate"}
+        observations, rewards, _, truncated = alone(5 + row, batch["action"][row, :end], **settings)
+        wanted = sum(rewards) + truncated * observations[-1][0]
+        assert float(batch["value_target"][row, 0]) == pytest.approx(float(wanted), abs=1e-5)
+        cut += truncated
+    assert cut
 
 
 def test_torchrl_itself_refuses_a_next_step_autoreset() -> None:
