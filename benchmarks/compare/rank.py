@@ -23,9 +23,10 @@ from cola_agents.model.loading import load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.train.bundled.recipe import GROWTH, Recipe, corpus_batches
 from cola_agents.train.clone import POLICY_MODULES
+from cola_agents.train.cross_entropy import target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.loop import run_stage
-from cola_agents.train.stage import StageLoss, target_cross_entropy
+from cola_agents.train.stage import StageLoss
 from cola_agents.train.world import trained_parameters
 
 

@@ -12,7 +12,7 @@ Shapes: B rows, T queries, S keys, D hidden, V vocabulary.
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
+from cola_agents.model.documents import DocumentMask
 from cola_agents.model.versions import cache_argument
 
-Mask = Tensor | dict[str, Tensor] | None
+Mask = Tensor | dict[str, Tensor] | DocumentMask | None
 
 #: ``model_type`` -> the masks of the family's decoder: one, one that includes any sliding window, or a dict
 #: by type of layer.
@@ -167,6 +168,13 @@ def decoder_mask(stack: PreTrainedModel, mask: Mask, at: Tensor | None = None) -
             allowed = torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
         masks[kind] = allowed
     return _as_taken(config, masks)
+
+
+def mask_arguments(stack: PreTrainedModel, mask: Mask) -> dict[str, Any]:
+    """The arguments by which a decoder takes an attention mask: see :func:`decoder_mask`."""
+    if isinstance(mask, DocumentMask):
+        return {"attention_mask": None, "documents": mask}
+    return {"attention_mask": decoder_mask(stack, mask)}
 
 
 def cached_mask(

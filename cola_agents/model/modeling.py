@@ -36,7 +36,7 @@ from cola_agents.model.families import (
     activation,
     cached_mask,
     check_family,
-    decoder_mask,
+    mask_arguments,
     stack_config,
     token_head,
 )
@@ -267,7 +267,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         Args:
             ids: token ids [B, T].
             mask: padding mask [B, T], or an attention mask [B, 1, T, S] (bool; a family's sliding windows
-                are added); None for plain causal rows.
+                are added); a :class:`~cola_agents.model.documents.DocumentMask` within
+                :func:`~cola_agents.model.documents.document_attention`; None for plain causal rows.
             positions: position ids [B, T]; counted over ``mask`` where it is a padding mask.
             cache: a cache of the earlier positions, extended in place.
 
@@ -302,20 +303,28 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     def world_from_vectors(self, h: Tensor, e: Tensor) -> Tensor:
         """:meth:`world` for codes as vectors e [..., D], for example relaxed codes in training."""
+        logits: Tensor = self.lm_head(self.world_state(h, e))
+        return logits
+
+    def world_state(self, h: Tensor, e: Tensor) -> Tensor:
+        """The vectors [..., D] from which ``lm_head`` computes the logits of :meth:`world_from_vectors`."""
         z = h
         for layer in self.merge:
             z = z + layer(z, e).to(z.device)
-        return self.readout(z, h)
+        return self._before_head(z, h)
 
     def readout(self, z: Tensor, h: Tensor) -> Tensor:
         """Token logits [..., V] from the world model's last state z and the base's h, both [..., D]."""
-        if self.config.readout == "state":
-            logits: Tensor = self.lm_head(z)
-        else:
-            norm = self.base.norm if self.readout_norm is None else self.readout_norm
-            subtracted = h.detach() if self.config.detach_state else h
-            logits = self.lm_head(norm(z).to(h.device) - subtracted)
+        logits: Tensor = self.lm_head(self._before_head(z, h))
         return logits
+
+    def _before_head(self, z: Tensor, h: Tensor) -> Tensor:
+        if self.config.readout == "state":
+            return z
+        norm = self.base.norm if self.readout_norm is None else self.readout_norm
+        subtracted = h.detach() if self.config.detach_state else h
+        difference: Tensor = norm(z).to(h.device) - subtracted
+        return difference
 
     def policy(
         self,
@@ -338,9 +347,9 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         if positions is None and isinstance(mask, Tensor) and mask.dim() == 2:
             positions = positions_of(mask)[:, -next(iter(inputs.values())).shape[1] :]
         hidden: Tensor = stack(
-            attention_mask=decoder_mask(stack, mask),
             position_ids=positions,
             use_cache=cache is not None,
+            **mask_arguments(stack, mask),
             **cache_argument(cache),
             **inputs,
         ).last_hidden_state

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from cola_agents.model.families import capped, decoder_mask
+from cola_agents.model.families import capped, mask_arguments
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.loop import run_stage
-from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
+from cola_agents.train.stage import StageConfig, StageLoss
 
 
 def tiny_llama(vocab_size: int, eos_token_id: int) -> LlamaForCausalLM:
@@ -48,11 +48,11 @@ class BaseLoss(StageLoss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         h = self.decoder(
             batch.ids,
-            attention_mask=decoder_mask(self.decoder, batch.mask),
             position_ids=batch.positions,
             use_cache=False,
+            **mask_arguments(self.decoder, self.mask(batch)),
         ).last_hidden_state
-        loss = target_cross_entropy(self.head(h), batch.targets)
+        loss = self.token_loss(h, self.head, batch.targets)
         return loss, {"base_ce": loss.detach()}
 
 

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from cola_agents.model.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
+from cola_agents.train.cross_entropy import target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.loop import run_stage
-from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
+from cola_agents.train.stage import StageConfig, StageLoss
+from cola_agents.train.states import StateCache, frozen_states, opened, settings_of
 from cola_agents.train.world import trained_parameters
+from cola_envs.jsonl import JsonObject
 
 POLICY_MODULES = ("policy_trunk", "policy_head")
 
@@ -24,20 +27,24 @@ class CloneLoss(StageLoss):
     code has no meaning, are left out; the official code counts them.
     """
 
-    def __init__(self, model: CoLAForCausalLM) -> None:
+    def __init__(self, model: CoLAForCausalLM, states: StateCache | None = None) -> None:
         super().__init__()
         self.model = model
+        self._states = states
 
     def forward(
         self, batch: Batch, generators: Sequence[torch.Generator], pooled: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mask = batch.mask
+        mask = self.mask(batch)
+        h = frozen_states(self.model, self._states, batch, self.mask)
         with torch.no_grad():
-            h = self.model.hidden(batch.ids, mask=mask, positions=batch.positions)
             codes = shift_codes(self.model.infer(h, mask=mask, positions=batch.positions)).argmax(-1)
         logits = self.model.policy(h, mask=mask, positions=batch.positions)
         loss = target_cross_entropy(logits, codes.masked_fill(batch.targets == IGNORED, IGNORED))
         return loss, {"clone_ce": loss.detach()}
+
+    def settings(self) -> JsonObject:
+        return settings_of(self._states)
 
 
 def clone_policy(
@@ -47,13 +54,20 @@ def clone_policy(
     log: Path | None = None,
     *,
     checkpoints: Path | None = None,
+    states: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train the policy to predict from past tokens the codes that the inverse dynamics infers from the next.
 
+    Args:
+        states: as in :func:`~cola_agents.train.world.pretrain_world`.
+
     Returns:
-        the log records; arguments and errors are those of :func:`cola_agents.train.loop.run_stage`.
+        the log records; the other arguments and errors are those of
+        :func:`cola_agents.train.loop.run_stage`.
     """
     trained = trained_parameters(model, POLICY_MODULES)
     if model.inverse_trunk is None:
         raise ValueError(NO_INVERSE_DYNAMICS)
-    return run_stage("policy", CloneLoss(model), trained, batches, config, log=log, checkpoints=checkpoints)
+    with opened(states, model, config.precision) as cache:
+        objective = CloneLoss(model, cache)
+        return run_stage("policy", objective, trained, batches, config, log=log, checkpoints=checkpoints)

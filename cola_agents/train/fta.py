@@ -20,7 +20,7 @@ from cola_agents.model.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shi
 from cola_agents.train.adapters import Adapters
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.loop import run_stage
-from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
+from cola_agents.train.stage import StageConfig, StageLoss
 from cola_envs.jsonl import JsonObject
 
 #: The source of the codes: the argmax of the inverse dynamics (FTA-I) or of the policy (FTA-P).
@@ -86,14 +86,15 @@ class TuneLoss(StageLoss):
     def forward(
         self, batch: Batch, generators: Sequence[torch.Generator], pooled: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mask, positions = batch.mask, batch.positions
+        mask, positions = self.mask(batch), batch.positions
         h = self.model.hidden(batch.ids, mask=mask, positions=positions)
         with torch.no_grad():
             if self._codes == "inverse":
                 logits = shift_codes(self.model.infer(h, mask=mask, positions=positions))
             else:
                 logits = self.model.policy(h, mask=mask, positions=positions)
-        loss = target_cross_entropy(self.model.world(h, logits.argmax(-1)), batch.targets)
+        codes = self.model.codebook(logits.argmax(-1))
+        loss = self.token_loss(self.model.world_state(h, codes), self.model.lm_head, batch.targets)
         return loss, {"world_ce": loss.detach()}
 
     def settings(self) -> JsonObject:

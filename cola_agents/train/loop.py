@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from cola_agents.common.processes import Workers
 from cola_agents.common.threads import fitting_threads
+from cola_agents.model.documents import document_attention, takes_documents
 from cola_agents.train.checkpoints import Checkpoints, Saved
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.learner import Cut, Learner
@@ -30,7 +33,17 @@ __all__ = ["StageConfig", "StageLoss", "run_stage"]
 #: Fields of the configuration that may differ when a run is resumed: they change nothing but the order of
 #: additions.
 _RESUMABLE = frozenset(
-    ("log_every", "tensorboard", "micro_rows", "gradient_checkpointing", "save_every", "keep")
+    (
+        "log_every",
+        "tensorboard",
+        "micro_rows",
+        "gradient_checkpointing",
+        "save_every",
+        "keep",
+        "attention",
+        "liger",
+        "compile",
+    )
 )
 
 
@@ -108,7 +121,7 @@ def run_stage(
     main = workers.rank == 0
     record_log = RecordLog(name, log if main else None, config.tensorboard if main else None)
     bar = tqdm(total=config.steps, initial=done, desc=name, unit="step", mininterval=2.0, disable=not main)
-    with fitting_threads(objective), record_log, bar:
+    with fitting_threads(objective), _computed_as(objective, config), record_log, bar:
         for step, batch in itertools.chain(first, stream):
             figures = learner.step(step, batch)
             bar.update()
@@ -124,6 +137,20 @@ def run_stage(
                 workers.first(partial(keeper.save, step, *state, **records.state()))
     objective.eval()
     return records.all
+
+
+@contextmanager
+def _computed_as(objective: StageLoss, config: StageConfig) -> Iterator[None]:
+    """A block in which the objective attends, sums and compiles as configured."""
+    stacks = [m for m in objective.modules() if isinstance(m, PreTrainedModel) and hasattr(m, "layers")]
+    low = torch.bfloat16 if config.precision == "bf16" else None
+    by_documents = config.by_documents and all(takes_documents(m, low or m.dtype) for m in stacks)
+    objective.by_documents, objective.liger = by_documents, config.liger
+    try:
+        with document_attention(stacks if by_documents else []):
+            yield
+    finally:
+        objective.by_documents = objective.liger = False
 
 
 def _numbered(name: str, batches: Iterator[Batch], done: int, steps: int) -> Iterator[tuple[int, Batch]]:

@@ -13,13 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from cola_agents.train.data.packing import IGNORED, Batch
+from cola_agents.model.documents import DocumentMask
+from cola_agents.model.families import Mask
+from cola_agents.train.cross_entropy import head_cross_entropy
+from cola_agents.train.data.packing import Batch
 from cola_envs.jsonl import JsonObject
 from cola_envs.seeds import derived_seed
 
 PRECISIONS = ("float32", "bf16")
+ATTENTIONS = ("mask", "documents")
+#: Rows up to this length are masked by default: there the mask costs little. The bundled models' are such.
+_MASKED_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,12 @@ class StageConfig:
             less memory, about a third more arithmetic, the same gradients.
         save_every: steps between two checkpoints, if there is a folder for checkpoints.
         keep: number of checkpoints to keep, the last ones.
+        attention: how documents of a row are kept apart: ``"mask"``, by a mask of length x length, or
+            ``"documents"``, by attention that computes no more than each document needs, where the model and
+            its device allow it (see :func:`~cola_agents.model.documents.takes_documents`); None for
+            ``"documents"`` in rows of more than 512 tokens. The results differ by rounding.
+        liger: compute the cross-entropy over the vocabulary with Liger's kernel, on a GPU.
+        compile: compile the trained layers with ``torch.compile``.
     """
 
     steps: int
@@ -71,12 +82,17 @@ class StageConfig:
     gradient_checkpointing: bool = False
     save_every: int = 500
     keep: int = 2
+    attention: str | None = None
+    liger: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.rows < 1 or self.length < 8:
             raise ValueError(f"steps, rows >= 1 and length >= 8 are needed, got {self}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is not one of {PRECISIONS}")
+        if self.attention not in (None, *ATTENTIONS):
+            raise ValueError(f"attention={self.attention!r} is not one of {ATTENTIONS}, or None")
         if self.micro_rows is not None and (self.micro_rows < 1 or self.rows % self.micro_rows):
             raise ValueError(f"rows={self.rows} is not a multiple of micro_rows={self.micro_rows}")
         for name in ("save_every", "keep", "log_every"):
@@ -105,6 +121,11 @@ class StageConfig:
     def paper_policy(cls, **changed: Any) -> StageConfig:
         """Stage 2: the same settings and 6.4e11 tokens, the number in the read-me of the released policy."""
         return cls(**({"steps": _steps(6.4e11)} | _PAPER | changed))
+
+    @property
+    def by_documents(self) -> bool:
+        """Whether rows are attended to document by document, where that is possible."""
+        return self.attention == "documents" or (self.attention is None and self.length > _MASKED_LENGTH)
 
     @property
     def tokens(self) -> int:
@@ -149,9 +170,12 @@ class StageLoss(nn.Module, ABC):
 
     Attributes:
         pools: whether the loss needs :meth:`pool`.
+        by_documents, liger: how masks and cross-entropies are computed; the training loop sets them.
     """
 
     pools: bool = False
+    by_documents: bool = False
+    liger: bool = False
 
     @abstractmethod
     def forward(
@@ -186,6 +210,20 @@ class StageLoss(nn.Module, ABC):
         """Further settings that change the result, as JSON values; a resumed run must have the same ones."""
         return {}
 
+    def mask(self, batch: Batch) -> Mask:
+        """The attention mask of a batch's rows: causal, and within one document."""
+        return DocumentMask.of(batch.segments) if self.by_documents else batch.mask
+
+    def token_loss(self, states: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+        """The mean cross-entropy of a head's logits, as ``head_cross_entropy`` computes it.
+
+        Args:
+            states: [B, T, D].
+            head: of V outputs.
+            targets: [B, T]; -100 is ignored.
+        """
+        return head_cross_entropy(states, head, targets, liger=self.liger)
+
     @property
     def _no_split_modules(self) -> list[str]:
         """Class names of the layers that FSDP shards one by one; accelerate reads this attribute."""
@@ -194,19 +232,6 @@ class StageLoss(nn.Module, ABC):
             name for module in self.children() for name in getattr(module, "_no_split_modules", None) or ()
         }
         return sorted(named & present)
-
-
-def target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats over the targets that are not -100, in float32; 0 if there are none.
-
-    Args:
-        logits: [B, T, V].
-        targets: [B, T].
-    """
-    total = functional.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-    return total / (targets != IGNORED).sum().clamp_min(1)
 
 
 def row_generators(seed: int, step: int, rows: range) -> list[torch.Generator]:

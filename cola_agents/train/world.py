@@ -22,7 +22,8 @@ from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.health import CollapseWatch
 from cola_agents.train.loop import run_stage
 from cola_agents.train.metrics import perplexity
-from cola_agents.train.stage import StageConfig, StageLoss, target_cross_entropy
+from cola_agents.train.stage import StageConfig, StageLoss
+from cola_agents.train.states import StateCache, frozen_states, opened, settings_of
 from cola_envs.jsonl import JsonObject
 
 WORLD_MODULES = ("inverse_trunk", "inverse_head", "codebook", "merge")
@@ -78,10 +79,11 @@ class WorldLoss(StageLoss):
     dynamics; ``marginal=0`` (the paper's) avoids it.
     """
 
-    def __init__(self, model: CoLAForCausalLM, codes: CodeConfig) -> None:
+    def __init__(self, model: CoLAForCausalLM, codes: CodeConfig, states: StateCache | None = None) -> None:
         super().__init__()
         self.model = model
         self.codes = codes
+        self._states = states
         self.pools = codes.marginal != 0
 
     def forward(
@@ -89,8 +91,8 @@ class WorldLoss(StageLoss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         codes, counted = self.codes, batch.targets != IGNORED
         h, logits, assigned = self._assign(batch, generators)
-        tokens = self.model.world_from_vectors(h, assigned.straight_through @ self.model.codebook.weight)
-        ce = target_cross_entropy(tokens, batch.targets)
+        z = self.model.world_state(h, assigned.straight_through @ self.model.codebook.weight)
+        ce = self.token_loss(z, self.model.lm_head, batch.targets)
         loss = ce + codes.entropy * negative_entropy(assigned.probs, counted)
         if self.pools:
             loss = loss + codes.marginal * negative_marginal_entropy(assigned.probs, counted, pooled)
@@ -105,9 +107,8 @@ class WorldLoss(StageLoss):
         self, batch: Batch, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor, CodeAssignment]:
         """Hidden states [B, T, D], shifted code logits [B, T, A] and the codes drawn from them."""
-        mask = batch.mask
-        with torch.no_grad():
-            h = self.model.hidden(batch.ids, mask=mask, positions=batch.positions)
+        mask = self.mask(batch)
+        h = frozen_states(self.model, self._states, batch, self.mask)
         logits = shift_codes(self.model.infer(h, mask=mask, positions=batch.positions)).float()
         noise = torch.stack([gumbel_noise(logits.shape[1:], generator) for generator in generators])
         return h, logits, assign_codes(logits, noise.to(logits.device), self.codes.tau)
@@ -120,7 +121,8 @@ class WorldLoss(StageLoss):
         }
 
     def settings(self) -> JsonObject:
-        return {f"codes.{name}": value for name, value in asdict(self.codes).items()}
+        codes = {f"codes.{name}": value for name, value in asdict(self.codes).items()}
+        return codes | settings_of(self._states)
 
 
 def pretrain_world(
@@ -131,24 +133,31 @@ def pretrain_world(
     log: Path | None = None,
     *,
     checkpoints: Path | None = None,
+    states: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train inverse dynamics, codebook and world model together.
 
     The log records hold ``code_perplexity``, the perplexity of the batch's codes without noise; below a
     quarter of the codebook's size a :class:`~cola_agents.train.health.CodebookWarning` is issued.
 
+    Args:
+        states: folder of a :class:`~cola_agents.train.states.StateCache`, from which the frozen base's states
+            are read, and to which missing ones are added; None to compute them in every step.
+
     Returns:
-        the log records; arguments and errors are those of :func:`cola_agents.train.loop.run_stage`.
+        the log records; the other arguments and errors are those of
+        :func:`cola_agents.train.loop.run_stage`.
     """
     has_norm = model.config.readout == "normed_difference"
     trained = trained_parameters(model, WORLD_MODULES + READOUT_MODULES if has_norm else WORLD_MODULES)
-    return run_stage(
-        "world",
-        WorldLoss(model, codes or CodeConfig()),
-        trained,
-        batches,
-        config,
-        log=log,
-        watch=CollapseWatch(model.config.num_codes, config.warmup),
-        checkpoints=checkpoints,
-    )
+    with opened(states, model, config.precision) as cache:
+        return run_stage(
+            "world",
+            WorldLoss(model, codes or CodeConfig(), cache),
+            trained,
+            batches,
+            config,
+            log=log,
+            watch=CollapseWatch(model.config.num_codes, config.warmup),
+            checkpoints=checkpoints,
+        )

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.code_losses import mean_distribution, negative_marginal_entropy
+from cola_agents.train.cross_entropy import target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.learner import filled
 from cola_agents.train.loop import StageConfig, StageLoss, run_stage
-from cola_agents.train.stage import row_generators, target_cross_entropy
+from cola_agents.train.stage import row_generators
 from cola_agents.train.world import CodeConfig, WorldLoss
 from tests import tiny
 from tests.train.training_runs import Batches, config, run
