@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Without --data a stage is trained on the generated corpus. Run world, policy, fta, bundled or controls
-again to continue a stopped run; q and base start anew, in an empty folder; controls and card need a folder
-that bundled wrote.
+again to continue a stopped run; with more --steps world, policy and fta make an ended run longer (its
+learning rate then follows the longer schedule). q and base start anew, in an empty folder; controls and card
+need a folder that bundled wrote.
 """
 _DATA = """SOURCE[,key=value]...: a text or JSON-lines file, .parquet, or a folder of them; hub:owner/name;
 generated; or a .json file with a list of such descriptions. Several are mixed by weight=. Keys: weight,
@@ -58,6 +59,13 @@ _OPTIONS: dict[str, JsonObject] = {
     "--warmup": {"type": int, "help": "steps of warm-up"},
     "--precision": {"choices": ("float32", "bf16"), "help": "of the computation"},
     "--gradient-checkpointing": _SWITCH,
+    "--states": {"metavar": "FOLDER", "help": "cache of the frozen base's states, made and read here"},
+    "--attention": {
+        "choices": ("mask", "documents"),
+        "help": "within documents by a mask, or document by document (in rows of more than 512 tokens)",
+    },
+    "--liger": {**_SWITCH, "help": "the vocabulary's cross-entropy by Liger's kernel, on a GPU"},
+    "--compile": {**_SWITCH, "help": "compile the trained layers by torch.compile"},
     "--save-every": {"type": int, "help": "steps between checkpoints"},
     "--keep": {"type": int, "help": "number of checkpoints to keep"},
     "--log-every": {"type": int, "help": "steps between log records"},
@@ -103,6 +111,7 @@ _LENGTHS = ("--steps", "--tokens", "--epochs")
 _START = ("--model --source", "--tokenizer", "--dtype", "--device", "--data")
 _CONFIG: tuple[str, ...] = ("--rows", "--micro-rows", "--length", "--lr", "--warmup", "--precision")
 _CONFIG += ("--save-every", "--keep", "--log-every", "--gradient-checkpointing", "--tensorboard")
+_CONFIG += ("--attention", "--liger", "--compile")
 _STAGE = ("--seed", *_START, "--long", "--preset", *_LENGTHS, *_CONFIG)
 _GROW = ("--codes", "--inverse-layers", "--merge-layers", "--policy-layers", "--readout")
 _CODES = ("--tau", "--entropy", "--marginal")
@@ -205,7 +214,8 @@ def _run(arguments: argparse.Namespace) -> Run:
             f"pretrain {previous}` writes"
         )
     options = _given(
-        arguments, ("--tokenizer", "--dtype", "--device", "--long", "--preset", *_LENGTHS, "--seed")
+        arguments,
+        ("--tokenizer", "--dtype", "--device", "--long", "--preset", "--states", *_LENGTHS, "--seed"),
     )
     if "tokens" in options:
         if not math.isfinite(options["tokens"]):
@@ -335,9 +345,13 @@ _STAGES: dict[str, tuple[str, Callable[[argparse.Namespace], int], tuple[str, ..
     "world": (
         "inverse dynamics, codebook and world model around a causal LM, or of a latent-action model",
         _train,
-        (*_STAGE, *_GROW, *_CODES),
+        (*_STAGE, "--states", *_GROW, *_CODES),
     ),
-    "policy": ("the policy, cloned from the inverse dynamics", _train, (*_STAGE, "--held-out")),
+    "policy": (
+        "the policy, cloned from the inverse dynamics",
+        _train,
+        (*_STAGE, "--states", "--held-out"),
+    ),
     "fta": (
         "the base tuned under codes, and the policy cloned again",
         _train,

@@ -86,6 +86,7 @@ def document_attention(stacks: Iterable[PreTrainedModel]) -> Iterator[None]:
             stack.set_attn_implementation(name)
 
 
+@torch.compiler.disable  # it would be compiled anew for every batch
 def _attend(
     module: nn.Module,
     query: Tensor,

@@ -28,6 +28,8 @@ from cola_envs.jsonl import JsonObject
 
 RUN, STATE = "run.json", "state.json"
 TRAINED, OPTIMISER = "trained.safetensors", "optimiser.safetensors"
+#: Settings that may change where the steps are raised; some presets derive the warm-up from the steps.
+_WITH_STEPS = ("steps", "warmup")
 #: An upper bound of the CPU seconds of a run, for checking a checkpoint.
 _MOST_CPU_S = 1e12
 
@@ -67,7 +69,7 @@ class Checkpoints:
     """The checkpoints of one run in one folder.
 
     Args:
-        folder: empty, absent, or that of a run with the same settings.
+        folder: empty, absent, or that of a run with the same settings; ``steps`` may be fewer there.
         settings: everything that changes the result, as JSON values by name.
         keep: number of checkpoints to keep.
     """
@@ -127,7 +129,10 @@ class Checkpoints:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._prune()
         if begun:
-            return _read_run(self.folder / RUN)["log_size"]
+            run = _read_run(self.folder / RUN)
+            if run["settings"] != self._settings:
+                write_json(self.folder / RUN, {**run, "settings": self._settings}, indent=1)
+            return run["log_size"]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / RUN, {"log_size": log_size, "settings": self._settings}, indent=1)
         return log_size
@@ -168,12 +173,13 @@ class Checkpoints:
                 )
             return False
         before = _read_run(path)["settings"]
+        raised = _raised(before, self._settings)
         for name in [*before, *self._settings]:
             was, now = before.get(name), self._settings.get(name)
-            if was != now:
+            if was != now and not (raised and name in _WITH_STEPS):
                 raise ValueError(
                     f"{self.folder} was begun with {name}={was!r}, and now it is {now!r}: resume with the "
-                    "same settings, or give another folder"
+                    "same settings, of which only steps may be raised, or give another folder"
                 )
         return True
 
@@ -182,6 +188,18 @@ class Checkpoints:
 
     def _leftovers(self) -> list[Path]:
         return [*self.folder.glob(".step-*"), *self.folder.glob(unfinished(Path(RUN)).name)]
+
+
+def begun_steps(folder: Path) -> int | None:
+    """The number of steps for which the run in a folder was begun; None where there is no run."""
+    path = folder / RUN
+    return _read_run(path)["settings"].get("steps") if path.exists() else None
+
+
+def _raised(before: JsonObject, now: JsonObject) -> bool:
+    """Whether the second settings are those of a longer run."""
+    steps = before.get("steps"), now.get("steps")
+    return all(type(number) is int for number in steps) and steps[0] < steps[1]
 
 
 def _read_run(path: Path) -> JsonObject:

@@ -17,16 +17,22 @@ import torch
 from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cola_agents.common.processes import Workers
-from cola_agents.common.threads import fitting_threads
+from cola_agents.common.threads import SMALL, fitting_threads
 from cola_agents.model.documents import document_attention, takes_documents
+from cola_agents.model.modeling import MergeLayer
 from cola_agents.train.checkpoints import Checkpoints, Saved
 from cola_agents.train.data.packing import Batch
+from cola_agents.train.data.prefetch import Prefetched
 from cola_agents.train.learner import Cut, Learner
 from cola_agents.train.records import RecordLog, rewind
 from cola_agents.train.stage import StageConfig, StageLoss
 from cola_envs.jsonl import JsonObject
+
+#: What ``compile`` compiles, where it is trained: decoder layers, and layers of the world model.
+_LAYERS = (GradientCheckpointingLayer, MergeLayer)
 
 __all__ = ["StageConfig", "StageLoss", "run_stage"]
 
@@ -108,35 +114,56 @@ def run_stage(
     done = saved.step if saved else 0
     if saved:
         _resume(saved, batches, named)
-    stream = _numbered(name, batches, done, config.steps)
-    # Read one batch before anything is written, so that an empty stream leaves no files.
-    first = list(itertools.islice(stream, 1))
-    if keeper:
-        workers.first(partial(_begin, keeper, log, name, done))
-    if saved and done == config.steps:
+    with _ahead(objective, batches, config.steps - done, keeper is not None) as batches:
+        stream = _numbered(name, batches, done, config.steps)
+        # Read one batch before anything is written, so that an empty stream leaves no files.
+        first = list(itertools.islice(stream, 1))
+        if keeper:
+            workers.first(partial(_begin, keeper, log, name, done))
+        if saved and done == config.steps:
+            objective.eval()
+            return saved.records
+        learner = Learner(name, objective, config, workers, cut, saved)
+        records = _Records(saved, batches)
+        main = workers.rank == 0
+        record_log = RecordLog(name, log if main else None, config.tensorboard if main else None)
+        bar = tqdm(
+            total=config.steps, initial=done, desc=name, unit="step", mininterval=2.0, disable=not main
+        )
+        with fitting_threads(objective), _computed_as(objective, config), record_log, bar:
+            for step, batch in itertools.chain(first, stream):
+                figures = learner.step(step, batch)
+                bar.update()
+                if step % config.log_every == 0 or step == config.steps:
+                    record = records.add(step, learner.report(figures))
+                    bar.set_postfix(loss=f"{record['loss']:.3f}")
+                    record_log.write(record)
+                    if watch and main:
+                        watch(record)
+                if keeper and (step % config.save_every == 0 or step == config.steps):
+                    state = learner.state()
+                    record_log.flush()
+                    workers.first(partial(keeper.save, step, *state, **records.state()))
         objective.eval()
-        return saved.records
-    learner = Learner(name, objective, config, workers, cut, saved)
-    records = _Records(saved, batches)
-    main = workers.rank == 0
-    record_log = RecordLog(name, log if main else None, config.tensorboard if main else None)
-    bar = tqdm(total=config.steps, initial=done, desc=name, unit="step", mininterval=2.0, disable=not main)
-    with fitting_threads(objective), _computed_as(objective, config), record_log, bar:
-        for step, batch in itertools.chain(first, stream):
-            figures = learner.step(step, batch)
-            bar.update()
-            if step % config.log_every == 0 or step == config.steps:
-                record = records.add(step, learner.report(figures))
-                bar.set_postfix(loss=f"{record['loss']:.3f}")
-                record_log.write(record)
-                if watch and main:
-                    watch(record)
-            if keeper and (step % config.save_every == 0 or step == config.steps):
-                state = learner.state()
-                record_log.flush()
-                workers.first(partial(keeper.save, step, *state, **records.state()))
-    objective.eval()
-    return records.all
+        return records.all
+
+
+@contextmanager
+def _ahead(
+    objective: StageLoss, batches: Iterator[Batch], count: int, resumable: bool
+) -> Iterator[Iterator[Batch]]:
+    """A block in which up to ``count`` batches are packed in the background; not for a small model.
+
+    The packing of a small model's batches would compete with its short operations for Python's lock.
+    """
+    if sum(parameter.numel() for parameter in objective.parameters()) < SMALL:
+        yield batches
+        return
+    prefetched = Prefetched(batches, count, resumable=resumable)
+    try:
+        yield prefetched
+    finally:
+        prefetched.close()
 
 
 @contextmanager
@@ -146,11 +173,18 @@ def _computed_as(objective: StageLoss, config: StageConfig) -> Iterator[None]:
     low = torch.bfloat16 if config.precision == "bf16" else None
     by_documents = config.by_documents and all(takes_documents(m, low or m.dtype) for m in stacks)
     objective.by_documents, objective.liger = by_documents, config.liger
+    compiled = (
+        [m for m in objective.modules() if isinstance(m, _LAYERS) and m.training] if config.compile else []
+    )
     try:
+        for layer in compiled:
+            layer.compile()
         with document_attention(stacks if by_documents else []):
             yield
     finally:
         objective.by_documents = objective.liger = False
+        for layer in compiled:
+            layer._compiled_call_impl = None
 
 
 def _numbered(name: str, batches: Iterator[Batch], done: int, steps: int) -> Iterator[tuple[int, Batch]]:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,12 @@ _FLAGS = {
 }
 
 
+#: Fields without which :attr:`Run.digest` is computed.
+_UNDIGESTED = ("out", "device", "states")
+#: Fields that set the length of a run.
+LENGTHS = ("steps", "tokens", "epochs")
+
+
 def flag_of(name: str) -> str:
     """The flag of `cola pretrain` that sets a field."""
     return _FLAGS.get(name, "--" + name.replace("_", "-"))
@@ -53,7 +59,8 @@ class Run:
         tokenizer: folder or hub id; None for the model's own.
         preset: ``"tiny"`` or ``"paper"``: see :mod:`cola_agents.train.presets`.
         steps, tokens, epochs: length of the run; at most one of them, none for the preset's. The steps of
-            epochs are counted in advance, by packing the data once.
+            epochs are counted in advance, by packing the data once. A run may be made longer by ``steps`` or
+            ``tokens``, also after it has ended: see :meth:`is_longer_than`.
         seed: seed of new weights, data and noise; None for the preset's.
         config, grow, codes: changes to the preset, by field of
             :class:`~cola_agents.train.stage.StageConfig`,
@@ -66,6 +73,8 @@ class Run:
         lora: adapters that ``fta`` trains in place of the base's weights.
         keep_adapters: save the adapters beside an unchanged base instead of merging them into it. The
             metrics, of base and adapters together, are then saved beside the adapters.
+        states: folder of a cache of the frozen base's states, for ``world`` and ``policy``, which any number
+            of runs on the same base share; None for none.
         device, dtype: device and type of the loaded model; trained weights are float32 during training.
 
     Raises:
@@ -91,6 +100,7 @@ class Run:
     reclone: bool = True
     lora: LoRA | None = None
     keep_adapters: bool = False
+    states: str | None = None
     device: str | None = None
     dtype: str = "float32"
 
@@ -102,6 +112,8 @@ class Run:
         excluded: JsonObject = {}
         if self.stage != "fta":
             excluded |= {"tune": self.tune != "inverse", "reclone": not self.reclone, "lora": self.lora}
+        else:
+            excluded |= {"states": self.states}
         if self.stage == "world":
             excluded |= {"held_out": self.held_out}
         else:
@@ -111,7 +123,7 @@ class Run:
             raise ValueError(f"the stage {self.stage!r} takes no {', '.join(wrong)}")
         if self.keep_adapters and self.lora is None:
             raise ValueError("there are no adapters to keep: give lora, with their rank")
-        lengths = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
+        lengths = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise ValueError(f"give only one of {' and '.join(lengths)}")
         for name in lengths:
@@ -152,20 +164,43 @@ class Run:
 
     def described(self) -> JsonObject:
         """The settings as JSON values; of absolute paths only the last part."""
-        fields = asdict(self)
-        del fields["out"]
-        for name in ("model", "tokenizer"):
-            fields[name] = _name(fields[name])
-        for spec in (*fields["data"], *fields["held_out"]):
+        described = asdict(self)
+        del described["out"]
+        for name in ("model", "tokenizer", "states"):
+            described[name] = _name(described[name])
+        for spec in (*described["data"], *described["held_out"]):
             spec["source"] = _name(spec["source"])
-        return fields
+        return described
+
+    def is_longer_than(self, finished: JsonObject) -> bool:
+        """Whether this is a finished run with more steps, which continues it.
+
+        The learning rate then follows the schedule of the new length from the last checkpoint on, so that it
+        rises at once; the result is not that of a run that was as long from the start.
+
+        Args:
+            finished: the content of the run's ``training.json``.
+        """
+        now = json.loads(json.dumps(self.described(), default=str))
+        before = finished["run"]
+        changed = {name for name in now if before.get(name, _DEFAULTS.get(name)) != now[name]}
+        steps = None if self.epochs is not None else self.stage_config().steps
+        return (
+            changed <= {*LENGTHS, "states", "device"}
+            and steps is not None
+            and steps > finished["config"]["steps"]
+            and not (self.stage == "fta" and self.tune == "inverse" and self.reclone)
+        )
 
     @property
     def digest(self) -> str:
-        """A digest of the settings, except for folder and device."""
-        fields = {key: value for key, value in asdict(self).items() if key not in ("out", "device")}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+        """A digest of the settings, except for folders to write and the device."""
+        digested = {key: value for key, value in asdict(self).items() if key not in _UNDIGESTED}
+        return hashlib.sha256(json.dumps(digested, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _name(path: str | None) -> str | None:
     return Path(path).name if path and Path(path).is_absolute() else path
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Run)}

@@ -25,7 +25,7 @@ from cola_agents.model.reach import reachable
 from cola_agents.model.text import PlainTokenizer, check_fits
 from cola_agents.train.adapters import Adapters
 from cola_agents.train.bundled.corpus import HELD_OUT
-from cola_agents.train.checkpoints import RUN
+from cola_agents.train.checkpoints import RUN, begun_steps
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.packing import Batch, PackedBatches
 from cola_agents.train.fta import tune_base
@@ -50,7 +50,7 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
     Under ``accelerate launch`` every process calls this; only rank 0 writes. The folder holds the model and
     its tokenizer, ``log.jsonl``, TensorBoard's events, ``checkpoints``, ``metrics.json`` if the model was
     measured (in ``adapters`` if adapters are kept), and ``training.json``, the settings of the run, which is
-    written last. A finished run is not changed.
+    written last. A finished run is not changed, unless it is given more steps: then it goes on.
 
     Args:
         run: the stage, its data and its folder.
@@ -80,6 +80,7 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
         with drawn_from(run.seeded + 7):
             adapters = Adapters(model, run.lora) if run.lora else None
         workers = Workers(config.precision)
+        _say_if_longer(run, config, say)
         _run_stages(run, model, adapters, batches, config)
         sharded = any(isinstance(p, DTensor) for p in model.parameters())
         metrics = None if sharded else _measure(run, model, tokenizer, config, workers)
@@ -95,6 +96,10 @@ def _check_fsdp(run: Run) -> None:
     """Raise ValueError for settings that sharded weights do not allow."""
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
         return
+    if run.states:
+        raise ValueError(
+            "a cache of states (--states) is not supported under FSDP: configure accelerate for DDP"
+        )
     if run.lora:
         raise ValueError("low-rank adapters are not supported under FSDP: configure accelerate for DDP")
     if run.stage == "fta" and run.tune == "inverse" and run.reclone:
@@ -113,8 +118,11 @@ def _finished(run: Run) -> bool:
     if (run.out / FINISHED).is_file():
         finished = jsonl.read_object(run.out / FINISHED, "digest")
         if finished["digest"] != run.digest:
+            if {"run", "config"} <= finished.keys() and run.is_longer_than(finished):
+                return False
             raise FileExistsError(
-                f"{run.out} holds a finished run with other settings (see {FINISHED}): give another folder"
+                f"{run.out} holds a finished run with other settings (see {FINISHED}): give another folder. "
+                "A run is made longer by more --steps or --tokens alone, and FTA-I with cloning not at all"
             )
         check_log(run.out / LOG)
         return True
@@ -246,13 +254,31 @@ def _model(
     return model.to(run.device) if run.device else model
 
 
+def _say_if_longer(run: Run, config: StageConfig, say: Callable[[str], None]) -> None:
+    """Say how the schedule of a run goes on that was begun for fewer steps."""
+    for folder in sorted((run.out / CHECKPOINTS).glob("*")):
+        before = begun_steps(folder)
+        if before is not None and before < config.steps:
+            old, new = (
+                replace(config, steps=steps).rate(before) * config.lr for steps in (before, config.steps)
+            )
+            say(
+                f"{run.out} was begun for {before} steps and goes on to {config.steps}. From its last "
+                f"checkpoint on, the learning rate follows the schedule of {config.steps} steps: at step "
+                f"{before} it is {new:.2e}, and was {old:.2e}."
+            )
+
+
 def _run_stages(
     run: Run, model: CoLAForCausalLM, adapters: Adapters | None, batches: PackedBatches, config: StageConfig
 ) -> None:
     """Train the model by the run's stage; after FTA-I, clone the policy again on the same documents."""
     log, folder = run.out / LOG, run.out / CHECKPOINTS
+    states = Path(run.states) if run.states else None
     if run.stage == "world":
-        pretrain_world(model, batches, config, run.code_config(), log, checkpoints=folder / "world")
+        pretrain_world(
+            model, batches, config, run.code_config(), log, checkpoints=folder / "world", states=states
+        )
         return
     if run.stage == "fta":
         start = batches.state_dict()
@@ -261,7 +287,7 @@ def _run_stages(
         if run.tune != "inverse" or not run.reclone:
             return
         batches.load_state_dict(start)
-    clone_policy(model, batches, config, log, checkpoints=folder / "policy")
+    clone_policy(model, batches, config, log, checkpoints=folder / "policy", states=states)
 
 
 def _measure(

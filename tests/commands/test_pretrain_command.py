@@ -236,11 +236,11 @@ def test_a_folder_of_something_else_or_of_another_run_is_left_alone(start, tmp_p
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     assert pretrain(*argv, "--steps", "2", "--out", tmp_path / "run") == 0
     before = weights(tmp_path / "run")
-    assert pretrain(*argv, "--steps", "3", "--out", tmp_path / "run") == 2
+    assert pretrain(*argv, "--steps", "1", "--out", tmp_path / "run") == 2
     assert "finished run with other settings" in capsys.readouterr().err
     # The same as if it had been stopped before it was finished.
     (tmp_path / "run" / "training.json").unlink()
-    assert pretrain(*argv, "--steps", "3", "--out", tmp_path / "run") == 2
+    assert pretrain(*argv, "--steps", "1", "--out", tmp_path / "run") == 2
     assert "was begun with steps=2" in capsys.readouterr().err
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "run").items())
 
@@ -370,3 +370,70 @@ def test_a_finished_run_whose_files_are_damaged_says_so(start, tmp_path, capsys)
         (out / "training.json").write_text(content)
         assert pretrain(*argv, *SHORT) == 2
         assert "training.json" in capsys.readouterr().err
+
+
+def rates(folder: Path) -> list[float]:
+    return [json.loads(line)["lr"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_more_steps_make_a_run_longer_on_the_longer_schedule(ended, start, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "world"
+    settings = ("world", "--model", start / "base", "--data", start / "text.txt", "--out", out, *SHORT)
+    settings += ("--warmup", 1, "--codes", 16)
+    if ended:
+        assert pretrain(*settings, "--steps", 4) == 0
+        before = rates(out)
+    else:
+        whole = Learner.step
+
+        def stops(self: Learner, step: int, batch: Any) -> Any:
+            if step == 4:
+                raise FloatingPointError("stopped")
+            return whole(self, step, batch)
+
+        monkeypatch.setattr(Learner, "step", stops)
+        assert pretrain(*settings, "--steps", 4) == 2
+        monkeypatch.undo()
+        before = rates(out)[:2]
+    capsys.readouterr()
+    assert pretrain(*settings, "--steps", 8) == 0
+    said = capsys.readouterr().out
+    assert "was begun for 4 steps and goes on to 8" in said
+    shorter, longer = StageConfig(steps=4, warmup=1), StageConfig(steps=8, warmup=1)
+    now, then = 3e-3 * longer.rate(4), 3e-3 * shorter.rate(4)
+    assert now > then
+    assert f"at step 4 it is {now:.2e}, and was {then:.2e}." in said
+    assert rates(out) == pytest.approx(before + [3e-3 * longer.rate(n) for n in range(len(before) + 1, 9)])
+    assert json.loads((out / "training.json").read_text())["config"]["steps"] == 8
+    assert pretrain(*settings, "--steps", 8) == 0
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    for refused in (("--steps", 4), ("--steps", 12, "--lr", 0.1), ("--epochs", 9)):
+        kept = weights(out)
+        assert pretrain(*settings, *refused) == 2
+        assert "A run is made longer by more --steps" in capsys.readouterr().err
+        assert all(tensor.equal(kept[name]) for name, tensor in weights(out).items())
+
+
+def test_a_run_of_one_epoch_goes_on_into_the_next(start, tmp_path):
+    out = tmp_path / "policy"
+    settings = ("policy", "--model", start / "cola", "--data", start / "text.txt", "--out", out, *SHORT)
+    assert pretrain(*settings, "--epochs", 1) == 0
+    steps = json.loads((out / "training.json").read_text())["config"]["steps"]
+    assert pretrain(*settings, "--steps", steps + 3) == 0
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [r["epoch/text.txt"] for r in records if r["stage"] == "policy"] == [1] * steps + [2] * 3
+
+
+def test_the_stages_of_a_run_share_a_cache_of_states(start, tmp_path, capsys):
+    folder = tmp_path / "states"
+    given = ("--data", start / "text.txt", "--states", folder, *SHORT, "--steps", 2)
+    grown = ("--codes", 16, "--out", tmp_path / "world")
+    assert pretrain("world", "--model", start / "base", *grown, *given) == 0
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert sizes["part-00000.index"] > 0
+    assert pretrain("policy", "--model", tmp_path / "world", "--out", tmp_path / "policy", *given) == 0
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == sizes
+    assert pretrain("policy", "--model", start / "cola", "--out", tmp_path / "no", *given) == 2
+    assert "holds states of another base" in capsys.readouterr().err
+    assert not list((tmp_path / "no").rglob("*.safetensors"))

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from cola_agents.model.documents import DocumentMask, document_attention, takes_documents
 from cola_agents.model.families import CappedLinear
-from cola_agents.train import cross_entropy, states
+from cola_agents.train import cross_entropy, loop, states
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.cross_entropy import head_cross_entropy, target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch, collate
+from cola_agents.train.data.prefetch import Prefetched
 from cola_agents.train.stage import StageConfig
 from cola_agents.train.states import StateCache, StateCacheWarning
 from cola_agents.train.world import pretrain_world
 from tests.tiny import make_base, make_cola
+from tests.train.training_runs import Batches, Stopped, run
 
 SHORT = StageConfig(steps=3, rows=4, length=32, lr=3e-3, warmup=1, log_every=1)
 
@@ -306,7 +308,7 @@ def test_states_of_another_base_are_refused_and_kept(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ValueError, match=r"holds states of another base .*give another folder, or delete"):
         StateCache(folder, make_cola(base=make_base(seed=1)))
-    with pytest.raises(ValueError, match="of the base in another precision .*'float32' and not 'bf16'"):
+    with pytest.raises(ValueError, match=r"of the base in another precision .*'float32' and not 'bf16'"):
         pretrain_world(
             make_cola(), stream([1]), StageConfig(steps=1, rows=4, precision="bf16"), states=folder
         )
@@ -360,3 +362,65 @@ def test_a_full_disk_stops_the_caching_and_not_the_training(
     assert losses(tmp_path / "full") == expected
     with StateCache(tmp_path / "full", make_cola()) as cache:
         assert len(cache) == 24
+
+
+# ------------------------------------------------------------------ packing in the background
+
+
+def test_prefetched_batches_have_their_order_and_the_position_after_the_last_one_taken() -> None:
+    ahead = Prefetched(Batches(), 3, resumable=True)
+    for drawn, expected in zip((1, 2, 3), Batches(), strict=False):
+        assert next(ahead).ids.equal(expected.ids)
+        assert ahead.state_dict() == {"drawn": drawn}
+    assert next(ahead, None) is None
+    ahead.close()
+
+
+def test_no_more_is_read_than_the_stage_takes() -> None:
+    source = Batches()
+    ahead = Prefetched(source, 2)
+    assert len(list(ahead)) == 2
+    ahead.close()
+    assert source.state_dict() == {"drawn": 2}
+
+
+def test_an_error_of_the_packing_is_raised_where_its_batch_would_have_been() -> None:
+    ahead = Prefetched(Batches(stop=1), 3)
+    next(ahead)
+    with pytest.raises(Stopped):
+        next(ahead)
+    ahead.close()
+
+
+@pytest.mark.parametrize("stage", ["world", "policy"])
+def test_a_stage_with_packing_in_the_background_is_the_same_and_resumes_the_same(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, records = run(stage)
+    monkeypatch.setattr(loop, "SMALL", 0)
+    options: dict[str, Any] = {"checkpoints": tmp_path / "checkpoints", "save_every": 3}
+    with pytest.raises(Stopped):
+        run(stage, stop=5, **options)
+    ahead, repeated = run(stage, **options)
+    assert repeated == records
+    for name, tensor in model.state_dict().items():
+        assert ahead.state_dict()[name].equal(tensor), name
+
+
+# ------------------------------------------------------------------ compiling
+
+
+def test_the_trained_layers_are_compiled_during_the_stage_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    real = nn.Module.compile
+
+    def watched(module: nn.Module) -> None:
+        compiled.append(type(module).__name__)
+        real(module, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", watched)
+    _, plain = run("world", steps=2)
+    model, records = run("world", steps=2, compile=True)
+    assert sorted(compiled) == ["LlamaDecoderLayer", "MergeLayer", "MergeLayer"]
+    assert [r["loss"] for r in records] == pytest.approx([r["loss"] for r in plain], abs=1e-4)
+    assert all(module._compiled_call_impl is None for module in model.modules())

@@ -336,6 +336,8 @@ class PackedBatches:
         for packer in self._packers:
             packer.load_state_dict(state["streams"][packer.name])
         self._drawn, self._ended = state["drawn"], list(state["ended"])
+        if len(self._ended) == len(self._packers):  # a source may have more epochs now
+            self._ended = []
 
 
 def collate(rows: Sequence[Sequence[list[int]]], length: int) -> Batch:
