@@ -16,7 +16,7 @@ from benchmarks.compare import campaign, report
 from benchmarks.credit import credit, diversity
 from benchmarks.peers import command as peers
 from benchmarks.search import command as search
-from benchmarks.speed import engines, iterations, memory, shapes, speed
+from benchmarks.speed import engines, iterations, memory, shapes, speed, stages
 from cola_agents.common.interrupts import exit_status, sigterm_as_interrupt
 from cola_envs.shown import shown
 
@@ -27,6 +27,7 @@ MODULES = (
     libraries,
     shapes,
     iterations,
+    stages,
     memory,
     engines,
     tasks,

@@ -18,7 +18,22 @@ def add(commands: Commands) -> None:
         type=Path,
         help="one document per line: text, or .jsonl with a field 'text'; by default generated",
     )
-    parser.add_argument("--tokens", type=int, default=20_000, help="maximal number of tokens to score")
+    parser.add_argument(
+        "--data",
+        action="append",
+        metavar="SPEC",
+        help="text described as for `cola pretrain --data`, instead",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        help="maximal number of tokens to score (20,000, or fewer of a large model: two minutes of one core)",
+    )
+    parser.add_argument(
+        "--states",
+        type=int,
+        help="number of states in which all codes are compared (all, or fewer of a large model)",
+    )
     parser.add_argument("--device", help="e.g. cuda")
     parser.add_argument("--dtype", default="float32", help="type to load the weights in")
     parser.set_defaults(run=_inspect)
@@ -26,12 +41,15 @@ def add(commands: Commands) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from cola_agents.evaluation.inspection import run_inspection
+    from cola_agents.train.specs import parse_data
 
     run_inspection(
         arguments.out,
         model=arguments.model,
         text=arguments.text,
+        data=parse_data(arguments.data or ()),
         tokens=arguments.tokens,
+        states=arguments.states,
         device=arguments.device,
         dtype=arguments.dtype,
     )

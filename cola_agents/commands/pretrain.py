@@ -44,6 +44,7 @@ _OPTIONS: dict[str, JsonObject] = {
     "--device": {"help": "e.g. cuda; accelerate chooses it for several processes"},
     "--data": {"action": "append", "metavar": "SPEC", "help": _DATA},
     "--held-out": {"action": "append", "metavar": "SPEC", "help": "data to measure a finished policy on"},
+    "--held-out-tokens": {"type": int, "help": "tokens of it to score (as many as take two minutes)"},
     "--long": {
         "choices": ("chunk", "cut", "error"),
         "help": "split, cut or refuse documents longer than a row",
@@ -108,11 +109,13 @@ _OPTIONS_OF: dict[str, dict[str, JsonObject]] = {
 #: The options of the stage q that are fields of ``QConfig``, by the attribute that they are parsed to.
 _FIELDS_OF_Q = {"steps": "steps", "rows": "batch_size", "lr": "lr", "seed": "seed"}
 _LENGTHS = ("--steps", "--tokens", "--epochs")
-_START = ("--model --source", "--tokenizer", "--dtype", "--device", "--data")
+_PLACE = ("--tokenizer", "--dtype", "--device")
+_START = ("--model --source", *_PLACE, "--data")
 _CONFIG: tuple[str, ...] = ("--rows", "--micro-rows", "--length", "--lr", "--warmup", "--precision")
 _CONFIG += ("--save-every", "--keep", "--log-every", "--gradient-checkpointing", "--tensorboard")
 _CONFIG += ("--attention", "--liger", "--compile")
 _STAGE = ("--seed", *_START, "--long", "--preset", *_LENGTHS, *_CONFIG)
+_HELD_OUT = ("--held-out", "--held-out-tokens")
 _GROW = ("--codes", "--inverse-layers", "--merge-layers", "--policy-layers", "--readout")
 _CODES = ("--tau", "--entropy", "--marginal")
 _TUNE = ("--under", "--no-reclone", "--lora-rank", "--lora-alpha", "--keep-adapters")
@@ -215,7 +218,7 @@ def _run(arguments: argparse.Namespace) -> Run:
         )
     options = _given(
         arguments,
-        ("--tokenizer", "--dtype", "--device", "--long", "--preset", "--states", *_LENGTHS, "--seed"),
+        (*_PLACE, "--long", "--preset", "--states", "--held-out-tokens", *_LENGTHS, "--seed"),
     )
     if "tokens" in options:
         if not math.isfinite(options["tokens"]):
@@ -350,12 +353,12 @@ _STAGES: dict[str, tuple[str, Callable[[argparse.Namespace], int], tuple[str, ..
     "policy": (
         "the policy, cloned from the inverse dynamics",
         _train,
-        (*_STAGE, "--states", "--held-out"),
+        (*_STAGE, "--states", *_HELD_OUT),
     ),
     "fta": (
         "the base tuned under codes, and the policy cloned again",
         _train,
-        (*_STAGE, "--held-out", *_TUNE),
+        (*_STAGE, *_HELD_OUT, *_TUNE),
     ),
     "q": (
         "a Q-function over the actions, from files of `cola generate`",

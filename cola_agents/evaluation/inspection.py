@@ -23,9 +23,11 @@ from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.train.bundled.corpus import HELD_OUT, documents
-from cola_agents.train.data.packing import IGNORED, Batch, Document, packed_batches
+from cola_agents.train.data.documents import Document, Mixture
+from cola_agents.train.data.packing import IGNORED, Batch, PackedBatches
 from cola_agents.train.health import health_warnings
-from cola_agents.train.metrics import CodebookMetrics, Tally, perplexity
+from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, first_targets, perplexity
+from cola_agents.train.specs import DataSpec, open_data
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
 from cola_envs.shown import escaped, shown_line
@@ -107,9 +109,10 @@ class Inspection:
 
 def inspect_codebook(
     backbone: LatentBackbone,
-    text: Iterable[Document],
+    text: Iterable[Document] | Mixture,
     *,
-    tokens: int = 20_000,
+    tokens: int | None = None,
+    states: int | None = None,
     named: str = "given documents",
 ) -> Inspection:
     """Measure how a codebook is used on documents, in one pass.
@@ -117,30 +120,31 @@ def inspect_codebook(
     Args:
         backbone: a model with inverse dynamics, and its tokenizer.
         text: documents; no more of them are read than are needed.
-        tokens: how many tokens are scored at most.
+        tokens, states: how many tokens are scored at most, and in how many states all codes are compared; by
+            default as :meth:`Budget.of <cola_agents.train.metrics.Budget.of>` chooses by the model's size.
         named: what the report calls the text.
 
     Raises:
         ValueError: for fewer than one token, a model without inverse dynamics, or where no document holds
             a token.
     """
-    if tokens < 1:
-        raise ValueError(f"tokens must be at least 1, got {tokens}")
-    tally = Tally(backbone.model)
+    budget = Budget.of(backbone.model, tokens, states)
+    tally = Tally(backbone.model, sample=budget.sample)
     contexts: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(len(tally.policy))]
     length = min(backbone.max_length, _LONGEST)
     cut = 0
-    batches = packed_batches(text, backbone.tokenizer, rows=max(1, _BATCH // length), length=length)
+    rows = max(1, _BATCH // length)
+    batches = PackedBatches(text, backbone.tokenizer, rows=rows, length=length, long="cut")
     with (
         fitting_threads(backbone),
-        tqdm(total=tokens, desc="inspect", unit="token", leave=False) as bar,
+        tqdm(total=budget.tokens, desc="inspect", unit="token", leave=False) as bar,
     ):
-        for batch in _first(batches, tokens):
+        for batch in first_targets(batches, budget.tokens):
             _count_contexts(batch, tally.add(batch), contexts)
             whole = batch.positions[:, -1] == length - 1
             cut += int((whole & (batch.ids[:, -1] != (backbone.tokenizer.eos_token_id or 0))).sum())
             bar.update(tally.tokens - bar.n)
-    metrics = tally.metrics()
+        metrics = tally.metrics(progress=True)
     words = _Words(backbone.tokenizer)
     name = backbone.model.name_or_path or type(backbone.model).__name__
     frequent = tally.joint.sum(0).topk(min(24, tally.joint.shape[1]))
@@ -177,15 +181,6 @@ def _code_uses(tally: Tally, contexts: list[Counter[tuple[int, ...]]], words: _W
         )
         for code in uses.argsort(descending=True, stable=True).tolist()
     ]
-
-
-def _first(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
-    """Batches with ``tokens`` targets in total; further targets of the last batch are masked."""
-    left = tokens
-    while left and (batch := next(batches, None)) is not None:
-        order = (batch.targets != IGNORED).flatten().cumsum(0).view(batch.targets.shape)
-        yield replace(batch, targets=batch.targets.masked_fill(order > left, IGNORED))
-        left -= min(left, int(order[-1, -1]))
 
 
 def _count_contexts(batch: Batch, codes: Tensor, contexts: list[Counter[tuple[int, ...]]]) -> None:
@@ -265,6 +260,8 @@ def table(inspection: Inspection) -> str:
     """The figures and the codes for a terminal."""
     m = inspection.metrics
     cut = f"; {inspection.documents_cut} documents cut" if inspection.documents_cut else ""
+    if m.states < m.tokens:
+        cut += f"; all codes compared in {m.states:,} states"
     figures = [
         ("codes used", f"{m.codes_used} of {m.num_codes} ({m.dead_codes} dead)"),
         (
@@ -402,12 +399,24 @@ def _printable(text: str, longest: int = 14) -> str:
     return drawn if len(drawn) <= longest else drawn[: longest - 1] + "…"
 
 
+def _source(text: Path | None, data: Sequence[DataSpec]) -> tuple[Iterable[Document] | Mixture, str]:
+    """The documents to measure on, and their name."""
+    if data:
+        once = [spec if spec.kind == "generated" else replace(spec, epochs=1) for spec in data]
+        return open_data(once, HELD_OUT), ", ".join(Path(spec.source).name for spec in data)
+    if text is not None:
+        return read_documents(text), text.name
+    return documents(HELD_OUT), f"the generated corpus (held-out seed {HELD_OUT})"
+
+
 def run_inspection(
     out: Path,
     *,
     model: object = None,
     text: Path | None = None,
-    tokens: int = 20_000,
+    data: Sequence[DataSpec] = (),
+    tokens: int | None = None,
+    states: int | None = None,
     device: str | None = None,
     dtype: str = "float32",
 ) -> Inspection:
@@ -416,19 +425,22 @@ def run_inspection(
     Args:
         out: made where it is missing; nothing is written there if the measurement fails.
         model, device, dtype: as in :func:`cola_agents.decoding.loading.make_backbone`.
-        text: as in :func:`read_documents`; None for held-out documents of the generated corpus.
-        tokens: how many tokens are scored at most.
+        text: as in :func:`read_documents`.
+        data: in place of ``text``, data described as for training; of each, one pass is read. With neither,
+            held-out documents of the generated corpus.
+        tokens, states: as in :func:`inspect_codebook`.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: as those functions and :func:`inspect_codebook` do.
     """
+    if text is not None and data:
+        raise ValueError("give text (--text) or data (--data), not both")
     if text is not None and not text.is_file():
         raise FileNotFoundError(f"there is no file {text} to read text from")
     backbone = make_backbone(model, level="latent", device=device, dtype=dtype)
     assert isinstance(backbone, LatentBackbone)
-    source = documents(HELD_OUT) if text is None else read_documents(text)
-    named = f"the generated corpus (held-out seed {HELD_OUT})" if text is None else text.name
-    inspection = inspect_codebook(backbone, source, tokens=tokens, named=named)
+    source, named = _source(text, data)
+    inspection = inspect_codebook(backbone, source, tokens=tokens, states=states, named=named)
     out.mkdir(parents=True, exist_ok=True)
     record = {**provenance(), "fingerprint": backbone.fingerprint, **inspection.as_dict()}
     write_whole(out / "inspection.json", json.dumps(record, indent=1, ensure_ascii=False).encode())

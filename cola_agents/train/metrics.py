@@ -5,19 +5,90 @@ Shapes: B rows, T tokens, D hidden, A codes, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from tqdm import tqdm
 
 from cola_agents.common.threads import fitting_threads
 from cola_agents.model.modeling import CoLAForCausalLM, shift_codes
+from cola_agents.train.cross_entropy import head_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch
 
 #: Token logits in memory at a time without ``chunk``: 128 MiB of float32.
 _CHUNK_LOGITS = 2**25
+#: The tokens that are scored by default, at most, and the multiplications that scoring and comparing take by
+#: default: together less than two minutes of one core at 50 GFLOP/s.
+MOST_TOKENS = 20_000
+_SCORING, _COMPARING = 0.8e12, 1.4e12
+#: Codes are compared in so many states at least, and so many tokens are scored for each code.
+_LEAST_STATES, _LEAST_TOKENS = 64, 16
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is measured.
+
+    Scoring a token takes one pass through base, inverse dynamics and policy, and two products with the head.
+    Comparing the codes in a state takes a product with the head for each code: with 64 codes and a vocabulary
+    of 49,152, a base of 135M weights scores 13 tokens meanwhile.
+
+    Attributes:
+        tokens: tokens that are scored, at most.
+        states: states in which all codes are compared, at most: drawn evenly from those of the scored tokens.
+
+    Raises:
+        ValueError: for fewer than one.
+    """
+
+    tokens: int
+    states: int
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "states"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @classmethod
+    def of(
+        cls,
+        model: CoLAForCausalLM,
+        tokens: int | None = None,
+        states: int | None = None,
+        *,
+        most: int = MOST_TOKENS,
+    ) -> Budget:
+        """The budget that was given, or one of less than two minutes of one core.
+
+        Args:
+            model: the model to be measured.
+            tokens, states: None for as many as fit these minutes; at least 16 tokens for each code, and 64
+                states.
+            most: the most tokens by default.
+        """
+        head, merge = model.lm_head.weight.numel(), _size(model.merge)
+        embeddings = _size(model.get_input_embeddings())
+        token = _size(model) - embeddings * (1 + (not model.config.tie_word_embeddings)) + 2 * head
+        if tokens is None:
+            least = _LEAST_TOKENS * model.config.num_codes
+            tokens = min(most, max(least, int(_SCORING / token)))
+        if states is None:
+            state = model.config.num_codes * (head + merge)
+            states = max(_LEAST_STATES, int(_COMPARING / state))
+        return cls(tokens, states)
+
+    @property
+    def sample(self) -> int | None:
+        """The size of the sample in which codes are compared; None for all states."""
+        return None if self.states >= self.tokens else self.states
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @dataclass(frozen=True)
@@ -43,6 +114,9 @@ class CodebookMetrics:
         mutual_information_corrected: the same with the Miller-Madow correction.
         policy_perplexity: exp of the entropy of the policy's mean distribution: the effective number of codes
             over all states, whereas exp(``policy_entropy``) is that in one state.
+        states: number of states in which all codes were compared, for ``composed_ce``, ``distinct_tokens``
+            and ``reachability``. Where these are fewer than ``tokens``, ``composed_ce`` is ``base_ce`` plus
+            the mean difference from it in those states.
     """
 
     base_ce: float
@@ -59,6 +133,7 @@ class CodebookMetrics:
     mutual_information: float
     mutual_information_corrected: float
     policy_perplexity: float
+    states: int
 
     @property
     def dead_codes(self) -> int:
@@ -110,25 +185,30 @@ class Tally:
         model: a model with inverse dynamics.
         chunk: number of states whose token logits [chunk, A, V] are computed at a time; None for as many, up
             to 64, as fit in 128 MiB.
+        sample: the number of states, drawn evenly from all, in which all codes are compared, when the metrics
+            are asked for; None to compare them in every state as it is added.
 
     Attributes:
         joint: counts of code and next token, [A, V] int64.
         policy: the policy's probabilities summed over the states, [A] float64.
-        tokens: number of scored tokens.
+        tokens, states: numbers of scored tokens, and of states in which all codes were compared.
     """
 
-    def __init__(self, model: CoLAForCausalLM, chunk: int | None = None) -> None:
+    def __init__(self, model: CoLAForCausalLM, chunk: int | None = None, sample: int | None = None) -> None:
         shape = (model.config.num_codes, model.config.vocab_size)
         # More than 64 states at a time only cause cache misses.
         self._chunk = chunk or max(1, min(64, _CHUNK_LOGITS // (shape[0] * shape[1])))
         self._model = model
         self._codes = torch.arange(shape[0], device=model.device)
         self._sums = dict.fromkeys(
-            ("base", "world", "composed", "distinct", "reached", "entropy", "agreed"), 0.0
+            ("base", "world", "composed", "distinct", "reached", "entropy", "agreed", "base there"), 0.0
         )
+        # The states with the largest numbers are the sample, whatever the batches.
+        self._sample, self._numbers = sample, np.random.default_rng(0)
+        self._drawn: tuple[Tensor, ...] = ()
         self.joint = torch.zeros(shape, dtype=torch.long)
         self.policy = torch.zeros(shape[0], dtype=torch.float64)
-        self.tokens = 0
+        self.tokens = self.states = 0
 
     @torch.no_grad()
     def add(self, batch: Batch) -> Tensor:
@@ -148,42 +228,83 @@ class Tally:
         counted = targets != IGNORED
         log_pi = model.policy(h, mask=mask, positions=positions)[counted].float().log_softmax(-1)
         scored = (h[counted], targets[counted], codes[counted], log_pi)
-        for part in zip(*(x.split(self._chunk) for x in scored), strict=True):
-            self._add_states(*part)
+        self._score(*scored)
+        if self._sample is None:
+            for part in zip(*(x.split(self._chunk) for x in scored), strict=True):
+                self._compare(*part[:2], part[3])
+        else:
+            self._draw(h[counted], targets[counted], log_pi, self._sample)
         ones = torch.ones(len(log_pi), dtype=torch.long)
         self.joint.index_put_((codes[counted].cpu(), targets[counted].cpu()), ones, accumulate=True)
         self.policy += log_pi.exp().sum(0).double().cpu()
         self.tokens += len(log_pi)
         return codes.masked_fill(~counted, IGNORED).cpu()
 
-    def _add_states(self, h: Tensor, targets: Tensor, codes: Tensor, log_pi: Tensor) -> None:
+    def _score(self, h: Tensor, targets: Tensor, codes: Tensor, log_pi: Tensor) -> None:
         """Add states h [N, D] with their next tokens [N], codes [N] and policy log-probabilities [N, A]."""
+        model = self._model
+
+        def total(states: Tensor) -> float:
+            mean = head_cross_entropy(states[None], model.lm_head, targets[None])
+            return mean.item() * len(targets)
+
+        self._sums["base"] += total(h)
+        self._sums["world"] += total(model.world_state(h, model.codebook(codes)))
+        self._sums["entropy"] += torch.special.entr(log_pi.exp()).sum().item()
+        self._sums["agreed"] += (log_pi.argmax(-1) == codes).sum().item()
+
+    def _draw(self, h: Tensor, targets: Tensor, log_pi: Tensor, size: int) -> None:
+        """Add states to those from which the sample is drawn."""
+        numbers = torch.from_numpy(self._numbers.random(len(h))).to(h.device)
+        new = (numbers, h, targets, log_pi)
+        joined = [torch.cat(pair) for pair in zip(self._drawn, new, strict=True)] if self._drawn else new
+        best = joined[0].topk(min(size, len(joined[0]))).indices
+        self._drawn = tuple(x[best] for x in joined)
+
+    def _compare(self, h: Tensor, targets: Tensor, log_pi: Tensor) -> None:
+        """Add the figures of all codes in states; arguments as of :meth:`_score`."""
         model, shape = self._model, log_pi.shape
         logits = model.world(h[:, None].expand(*shape, -1), self._codes.expand(shape)).float()
-        gold = logits.gather(-1, targets[:, None, None].expand(*shape, 1)).squeeze(-1) - logits.logsumexp(-1)
+        gold = logits.gather(-1, targets[:, None, None].expand(*shape, 1)).squeeze(-1)
         best = logits.argmax(-1)
+        # torch.logsumexp takes ten times as long on a CPU.
+        most = logits.amax(-1, keepdim=True)
+        gold -= logits.sub_(most).exp_().sum(-1).log() + most.squeeze(-1)
         ordered = best.sort(-1).values
-        sums = {
-            "base": functional.cross_entropy(model.lm_head(h).float(), targets, reduction="sum"),
-            "world": -gold.gather(-1, codes[:, None]).sum(),
-            "composed": -(log_pi + gold).logsumexp(-1).sum(),
-            "distinct": len(h) + (ordered[:, 1:] != ordered[:, :-1]).sum(),
-            "reached": (best == targets[:, None]).any(-1).sum(),
-            "entropy": torch.special.entr(log_pi.exp()).sum(),
-            "agreed": (log_pi.argmax(-1) == codes).sum(),
-        }
-        for name, value in sums.items():
-            self._sums[name] += value.item()
+        base = functional.cross_entropy(model.lm_head(h).float(), targets, reduction="sum")
+        self._sums["base there"] += base.item()
+        self._sums["composed"] -= (log_pi + gold).logsumexp(-1).sum().item()
+        self._sums["distinct"] += len(h) + (ordered[:, 1:] != ordered[:, :-1]).sum().item()
+        self._sums["reached"] += (best == targets[:, None]).any(-1).sum().item()
+        self.states += len(h)
 
-    def metrics(self) -> CodebookMetrics:
-        """The metrics of all added batches.
+    @torch.no_grad()
+    def _compare_sample(self, progress: bool) -> None:
+        drawn, self._drawn = self._drawn[1:], ()
+        parts = list(zip(*(x.split(self._chunk) for x in drawn), strict=True))
+        for part in tqdm(parts, desc="compare codes", disable=not progress, leave=False):
+            self._compare(*part)
+
+    def metrics(self, progress: bool = False) -> CodebookMetrics:
+        """The metrics of all added batches. With a sample, no more can be added.
+
+        Args:
+            progress: show a progress bar of the sample.
 
         Raises:
             ValueError: if no token was scored.
         """
         if not self.tokens:
             raise ValueError("there is no token to score: the held-out text is empty")
-        mean = {name: value / self.tokens for name, value in self._sums.items()}
+        compared = ("composed", "distinct", "reached", "base there")
+        if self._drawn:
+            self._compare_sample(progress)
+        mean = {
+            name: value / (self.states if name in compared else self.tokens)
+            for name, value in self._sums.items()
+        }
+        if self.states < self.tokens:  # the difference varies less from state to state than either
+            mean["composed"] += mean["base"] - mean["base there"]
         used = self.joint.sum(1)
         plain, corrected = mutual_information(self.joint)
         return CodebookMetrics(
@@ -201,22 +322,50 @@ class Tally:
             mutual_information=plain,
             mutual_information_corrected=corrected,
             policy_perplexity=perplexity(self.policy),
+            states=self.states,
         )
 
 
-def measure(model: CoLAForCausalLM, batches: Iterable[Batch], chunk: int | None = None) -> CodebookMetrics:
+def first_targets(batches: Iterator[Batch], tokens: int) -> Iterator[Batch]:
+    """Batches with ``tokens`` targets in total; further targets of the last batch are masked."""
+    left = tokens
+    while left and (batch := next(batches, None)) is not None:
+        order = (batch.targets != IGNORED).flatten().cumsum(0).view(batch.targets.shape)
+        yield replace(batch, targets=batch.targets.masked_fill(order > left, IGNORED))
+        left -= min(left, int(order[-1, -1]))
+
+
+def measure(
+    model: CoLAForCausalLM,
+    batches: Iterable[Batch],
+    chunk: int | None = None,
+    *,
+    budget: Budget | None = None,
+    progress: bool = False,
+) -> CodebookMetrics:
     """Measure a model on held-out documents in one pass.
 
     Args:
         model: a model with inverse dynamics.
         batches: held-out documents.
         chunk: as in :class:`Tally`; limits the memory.
+        budget: how much is measured; None for all of ``batches``.
+        progress: show a progress bar, of the budget's tokens.
 
     Raises:
         ValueError: for a model without inverse dynamics, or where there is no token to score.
     """
-    tally = Tally(model, chunk)
-    with fitting_threads(model):
-        for batch in batches:
-            tally.add(batch)
-    return tally.metrics()
+    tally = Tally(model, chunk, budget.sample if budget else None)
+    taken = iter(batches) if budget is None else first_targets(iter(batches), budget.tokens)
+    total = budget.tokens if budget else None
+    with (
+        fitting_threads(model),
+        tqdm(total=total, desc="measure", unit="token", disable=not progress) as bar,
+    ):
+        for batch in taken:
+            # A row at a time, so that the bar moves on with a large model.
+            rows = [batch.part(at, at + 1) for at in range(len(batch.ids))] if progress else [batch]
+            for part in rows:
+                tally.add(part)
+                bar.update(tally.tokens - bar.n)
+        return tally.metrics(progress)

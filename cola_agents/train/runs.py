@@ -33,7 +33,7 @@ _FLAGS = {
 
 
 #: Fields without which :attr:`Run.digest` is computed.
-_UNDIGESTED = ("out", "device", "states")
+_UNDIGESTED = ("out", "device", "states", "held_out_tokens")
 #: Fields that set the length of a run.
 LENGTHS = ("steps", "tokens", "epochs")
 
@@ -55,7 +55,9 @@ class Run:
         out: folder to write: absent, empty, or of the same run, which is resumed.
         data: the training data; if empty, the generated corpus.
         held_out: the data on which a finished policy is measured; if empty, the generated corpus for a run
-            that was trained on it, else nothing is measured.
+            that was trained on it, else nothing is measured. The model is saved before it is measured.
+        held_out_tokens: how many tokens of it are scored at most; None for a number that takes a large model
+            less than two minutes of one core: see :class:`~cola_agents.train.metrics.Budget`.
         tokenizer: folder or hub id; None for the model's own.
         preset: ``"tiny"`` or ``"paper"``: see :mod:`cola_agents.train.presets`.
         steps, tokens, epochs: length of the run; at most one of them, none for the preset's. The steps of
@@ -86,6 +88,7 @@ class Run:
     out: Path
     data: tuple[DataSpec, ...] = ()
     held_out: tuple[DataSpec, ...] = ()
+    held_out_tokens: int | None = None
     tokenizer: str | None = None
     preset: str = "tiny"
     steps: int | None = None
@@ -115,7 +118,7 @@ class Run:
         else:
             excluded |= {"states": self.states}
         if self.stage == "world":
-            excluded |= {"held_out": self.held_out}
+            excluded |= {"held_out": self.held_out, "held_out_tokens": self.held_out_tokens}
         else:
             excluded |= {"grow": self.grow, "codes": self.codes}
         wrong = [name for name, value in excluded.items() if value]
@@ -129,6 +132,8 @@ class Run:
         for name in lengths:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.held_out_tokens is not None and self.held_out_tokens < 1:
+            raise ValueError(f"held_out_tokens must be at least 1, got {self.held_out_tokens}")
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"dtype {self.dtype!r} is not a torch dtype; use 'float32' or 'bfloat16'")
         self.stage_config(self.epochs)
@@ -186,7 +191,7 @@ class Run:
         changed = {name for name in now if before.get(name, _DEFAULTS.get(name)) != now[name]}
         steps = None if self.epochs is not None else self.stage_config().steps
         return (
-            changed <= {*LENGTHS, "states", "device"}
+            changed <= {*LENGTHS, *_UNDIGESTED}
             and steps is not None
             and steps > finished["config"]["steps"]
             and not (self.stage == "fta" and self.tune == "inverse" and self.reclone)

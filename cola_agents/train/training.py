@@ -29,7 +29,7 @@ from cola_agents.train.checkpoints import RUN, begun_steps
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.packing import Batch, PackedBatches
 from cola_agents.train.fta import tune_base
-from cola_agents.train.metrics import CodebookMetrics, measure
+from cola_agents.train.metrics import Budget, CodebookMetrics, measure
 from cola_agents.train.presets import PRESETS
 from cola_agents.train.records import RecordLog, check_log
 from cola_agents.train.runs import Run, flag_of
@@ -40,7 +40,7 @@ from cola_envs import jsonl
 
 CHECKPOINTS, ADAPTERS = "checkpoints", "adapters"
 LOG, METRICS, FINISHED = "log.jsonl", "metrics.json", "training.json"
-#: Number of held-out batches on which a finished model is measured.
+#: Held-out batches on which a model is measured by default, at most.
 _MEASURED = 12
 
 
@@ -83,11 +83,12 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
         _say_if_longer(run, config, say)
         _run_stages(run, model, adapters, batches, config)
         sharded = any(isinstance(p, DTensor) for p in model.parameters())
-        metrics = None if sharded else _measure(run, model, tokenizer, config, workers)
+        weights = whole_state(model) if sharded else None
         if adapters and not run.keep_adapters:
             adapters.merge()
-        weights = whole_state(model) if sharded else None
-        workers.first(lambda: _save(run, model, tokenizer, adapters, weights, config, metrics))
+        workers.first(lambda: _save(run, model, tokenizer, adapters, weights))
+        metrics = None if sharded else _measure(run, model, tokenizer, config, workers)
+        workers.first(lambda: _finish(run, model, adapters, config, metrics))
         say(f"Wrote {run.out}.")
         return metrics
 
@@ -297,7 +298,7 @@ def _measure(
     config: StageConfig,
     workers: Workers,
 ) -> CodebookMetrics | None:
-    """The metrics of a finished policy on held-out text, measured by rank 0; None without such text."""
+    """The metrics of a saved policy on held-out text, measured by rank 0; None without such text."""
     specs = list(run.held_out) or ([DataSpec("generated", seed=HELD_OUT)] if run.generated else [])
     if run.stage == "world" or not specs or model.inverse_trunk is None:
         return None
@@ -310,7 +311,10 @@ def _measure(
             length=config.length,
             long="cut",
         )
-        return measure(model, islice(held_out, _MEASURED))
+        most = _MEASURED * held_out.rows * held_out.length
+        budget = Budget.of(model, run.held_out_tokens, most=most)
+        few = None if run.held_out_tokens else _MEASURED
+        return measure(model, islice(held_out, few), budget=budget, progress=True)
 
     return workers.first(measure_held_out)
 
@@ -321,19 +325,30 @@ def _save(
     tokenizer: PreTrainedTokenizerBase,
     adapters: Adapters | None,
     weights: dict[str, Tensor] | None,
-    config: StageConfig,
-    metrics: CodebookMetrics | None,
 ) -> None:
+    """Write all that was trained, and the model unless it has adapters."""
     dtype = getattr(torch, run.dtype)
+    tokenizer.save_pretrained(run.out)
     if adapters and run.keep_adapters:
         adapters.save(run.out / ADAPTERS)
-        adapters.remove()
-    if weights is None:
+    elif weights is None:
         model.to(dtype).save_pretrained(run.out)
     else:
         state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}
         model.save_pretrained(run.out, state_dict=state)
-    tokenizer.save_pretrained(run.out)
+
+
+def _finish(
+    run: Run,
+    model: CoLAForCausalLM,
+    adapters: Adapters | None,
+    config: StageConfig,
+    metrics: CodebookMetrics | None,
+) -> None:
+    """Write the metrics, the unchanged base of kept adapters, and, last, the settings."""
+    if adapters and run.keep_adapters:
+        adapters.remove()
+        model.to(getattr(torch, run.dtype)).save_pretrained(run.out)
     if metrics:
         # The metrics include kept adapters, which are not part of the saved model.
         folder = run.out / ADAPTERS if run.keep_adapters else run.out

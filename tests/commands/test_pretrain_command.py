@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 from cola_agents.cli import main
 from cola_agents.common.files import LOCK
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.train import training
 from cola_agents.train.adapters import load_adapters
 from cola_agents.train.bundled import recipe
 from cola_agents.train.learner import Learner
@@ -437,3 +438,23 @@ def test_the_stages_of_a_run_share_a_cache_of_states(start, tmp_path, capsys):
     assert pretrain("policy", "--model", start / "cola", "--out", tmp_path / "no", *given) == 2
     assert "holds states of another base" in capsys.readouterr().err
     assert not list((tmp_path / "no").rglob("*.safetensors"))
+
+
+def test_a_policy_is_saved_before_it_is_measured_and_measured_again(start, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "policy"
+    argv = ("policy", "--model", start / "cola", "--data", start / "text.txt", *SHORT, "--steps", 2)
+    argv += ("--held-out", start / "text.txt", "--held-out-tokens", 100, "--out", out)
+
+    def fails(*given: object, **options: object) -> None:
+        raise OSError("the power failed")
+
+    monkeypatch.setattr(training, "measure", fails)
+    assert pretrain(*argv) == 2
+    saved = weights(out)
+    assert not (out / "training.json").exists()
+    monkeypatch.undo()
+    assert pretrain(*argv) == 0
+    assert all(tensor.equal(saved[name]) for name, tensor in weights(out).items())
+    assert json.loads((out / "metrics.json").read_text())["tokens"] == 100
+    assert (out / "training.json").exists()
+    assert "100/100" in capsys.readouterr().err  # the progress bar

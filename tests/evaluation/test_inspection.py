@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer, LlamaConfig
 
 from cola_agents.cli import main
 from cola_agents.decoding.backbones import LatentBackbone
@@ -28,11 +29,13 @@ from cola_agents.evaluation.inspection import (
     table,
     visible,
 )
+from cola_agents.model.configuration import CoLAConfig
+from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.train.bundled.corpus import HELD_OUT, documents
 from cola_agents.train.data.packing import IGNORED, Document, packed_batches
 from cola_agents.train.health import CodebookWarning, health_warnings
 from cola_agents.train.loop import StageConfig
-from cola_agents.train.metrics import CodebookMetrics, Tally, measure, mutual_information, perplexity
+from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, measure, mutual_information, perplexity
 from cola_agents.train.records import RecordLog
 from cola_agents.train.world import CodeConfig, pretrain_world
 from tests import tiny
@@ -52,6 +55,7 @@ HEALTHY = CodebookMetrics(
     mutual_information=2.4,
     mutual_information_corrected=2.3,
     policy_perplexity=49.0,
+    states=20_000,
 )
 
 
@@ -262,6 +266,56 @@ def found(latent_backbone: LatentBackbone, few: list[Document]) -> Inspection:
     return inspect_codebook(latent_backbone, few)
 
 
+def test_a_sample_compares_codes_in_fewer_states_and_scores_all_tokens(latent_backbone, few):
+    whole = inspect_codebook(latent_backbone, few, tokens=900).metrics
+    part = inspect_codebook(latent_backbone, few, tokens=900, states=100).metrics
+    assert (whole.tokens, whole.states) == (900, 900)
+    assert (part.tokens, part.states) == (900, 100)
+    compared = ("composed_ce", "composed_excess", "distinct_tokens", "reachability", "states")
+    for name, value in whole.as_dict().items():
+        if name not in compared:
+            assert part.as_dict()[name] == pytest.approx(value, abs=1e-4), name
+    # Within a few standard errors of 100 states.
+    assert part.composed_excess == pytest.approx(whole.composed_excess, abs=1.0)
+    assert part.distinct_tokens == pytest.approx(whole.distinct_tokens, abs=0.5)
+    assert part.reachability == pytest.approx(whole.reachability, abs=0.1)
+    assert part.composed_excess != whole.composed_excess
+
+
+def test_the_sample_does_not_depend_on_the_batches(tiny_cola, latent_backbone):
+    batch = next(packed_batches(documents(3), latent_backbone.tokenizer, rows=4, length=256))
+    whole, rows = Tally(tiny_cola, sample=70), Tally(tiny_cola, sample=70)
+    whole.add(batch)
+    for row in range(4):
+        rows.add(batch.part(row, row + 1))
+    assert rows.metrics().as_dict() == pytest.approx(whole.metrics().as_dict(), abs=2e-4)
+    assert rows.states == whole.states == 70
+
+
+def test_the_default_budget_measures_small_models_wholly_and_bounds_large_ones():
+    def budget(vocabulary: int, width: int, layers: int, intermediate: int) -> Budget:
+        text = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            intermediate_size=intermediate,
+            num_attention_heads=width // 64 or 1,
+            tie_word_embeddings=True,
+        )
+        with torch.device("meta"):
+            return Budget.of(CoLAForCausalLM(CoLAConfig(text_config=text, tie_word_embeddings=True)))
+
+    small = budget(768, 96, 3, 288)
+    assert (small.tokens, small.sample) == (20_000, None)
+    large = budget(49_152, 576, 30, 1536)
+    # Per token: 30 layers of 4.0M and 12 latent ones, 2 of 4.4M, and twice the head's 28.3M.
+    assert 3_000 < large.tokens < 6_000
+    assert 400 < large.states < 800
+    assert budget(128_256, 4096, 2, 14_336) == Budget(1024, 64)
+    with pytest.raises(ValueError, match="states must be at least 1"):
+        Budget(10, 0)
+
+
 def test_shares_sum_to_one(found):
     assert sum(code.share for code in found.codes) == pytest.approx(1)
     assert sum(code.policy_share for code in found.codes) == pytest.approx(1)
@@ -454,3 +508,23 @@ def test_pretraining_a_policy_says_what_ails_the_codebook(saved, tmp_path, capsy
     last = json.loads(log[-1])
     assert last["stage"] == "codebook"
     assert {"reachability", "mutual_information", "dead_codes", "composed_excess"} <= set(last)
+
+
+def test_a_model_is_inspected_on_the_data_and_template_of_its_training(saved, tmp_path, capsys):
+    rows = [{"question": f"{n}+1=", "answer": f"{n + 1}"} for n in range(40)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = f"{tmp_path / 'sums.jsonl'},prompt=question,response=answer,template=dialogue"
+    out = tmp_path / "out"
+    assert main(["inspect", str(saved), "--data", spec, "--out", str(out), "--states", "50"]) == 0
+    written = json.loads((out / "inspection.json").read_text(encoding="utf-8"))
+    assert written["text"] == "sums.jsonl"
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    parts = [(f"User: {n}+1=\nAssistant: ", f"{n + 1} ") for n in range(40)]
+    tokens = sum(len(tokenizer.encode(part, add_special_tokens=False)) for pair in parts for part in pair)
+    assert written["metrics"]["tokens"] == tokens  # one pass; a first token is no target, an end is
+    assert written["metrics"]["states"] == 50 or tokens < 20_000
+    assert (
+        main(["inspect", str(saved), "--data", spec, "--text", "x.txt", "--out", str(tmp_path / "no")]) == 2
+    )
+    assert "not both" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()

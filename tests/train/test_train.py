@@ -296,6 +296,7 @@ def test_metrics_equal_a_document_by_document_count(cola: CoLAForCausalLM, plain
         "mutual_information": information,
         "mutual_information_corrected": information + cells / (2 * tokens),
         "policy_perplexity": math.exp(-(mean_policy * mean_policy.log()).sum()),
+        "states": tokens,
     }
     assert metrics.as_dict() == pytest.approx(expected, abs=2e-3)
 
