@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from benchmarks import libraries, models, tasks, tune
+from benchmarks import libraries, models, real, tasks, tune
 from benchmarks.claims import paper
 from benchmarks.compare import campaign, report
 from benchmarks.credit import credit, diversity
@@ -33,6 +33,7 @@ MODULES = (
     tasks,
     tune,
     models,
+    real,
     campaign,
     report,
     search,

@@ -1,0 +1,380 @@
+"""``python -m benchmarks real``: a latent-action model made of a real language model, measured on the way.
+
+Unattended: the stages ``world`` and ``policy`` on the train splits of GSM8K and MATH as dialogues, over one
+cache of the base's states; after each, every kept checkpoint is measured on the test splits. The same command
+goes on after an interruption. With ``--hours`` a few steps are timed first, and both stages get as many
+tokens as fit, ``--tokens`` at most; a plan that was made is kept.
+
+The folder holds the stages' runs (``world``, ``policy``), the cache (``states``), ``plan.json``, ``latent``
+(the weights that are not the base's, in bfloat16, in files below 48 MB) and ``real.json``, the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks import Commands
+from cola_agents.common.files import whole_folder, write_json
+from cola_agents.common.markdown import table
+from cola_agents.common.provenance import provenance
+from cola_agents.model.loading import load_tokenizer
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.text import PlainTokenizer
+from cola_agents.train.checkpoints import TRAINED
+from cola_agents.train.clone import clone_policy
+from cola_agents.train.data.packing import PackedBatches
+from cola_agents.train.data.sources import file_identity
+from cola_agents.train.metrics import Budget, CodebookMetrics, measure
+from cola_agents.train.runs import Run
+from cola_agents.train.specs import DataSpec, open_data, parse_data
+from cola_agents.train.training import CHECKPOINTS, LOG, train
+from cola_agents.train.world import pretrain_world
+from cola_envs.jsonl import JsonObject
+
+#: Files of the project's data, and their fields.
+TRAINING = (
+    "gsm8k_train.jsonl.gz,prompt=question,response=answer,template=dialogue",
+    "math_train7500.jsonl.gz,prompt=problem,response=solution,template=dialogue",
+)
+HELD_OUT = (
+    "gsm8k_test.jsonl,prompt=question,response=answer,template=dialogue",
+    "math500_test.jsonl,prompt=problem,response=solution,template=dialogue",
+)
+STAGES = ("world", "policy")
+PLAN, FIGURES, LATENT = "plan.json", "real.json", "latent"
+#: Bytes of a file of latent weights, at most.
+_FILE = 47_000_000
+#: The share of the hours that the stages get; the rest is for measuring and loading.
+_TRAINING_SHARE = 0.85
+#: Steps that are timed.
+_TIMED = 2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is made.
+
+    Attributes:
+        model: folder or hub id of a causal LM.
+        out: the folder to write.
+        data, held_out: text to train and to measure on.
+        tokens: of each stage, at most.
+        layers: of inverse dynamics, world model and policy.
+        readout: of the world model.
+        rows, length, lr: of a step.
+        device, precision, compile: of the computation.
+        hours: of both stages and the measurements: CPU hours on a CPU, else wall hours; None for no limit.
+        points: checkpoints of a stage that are kept and measured.
+        measured_tokens, measured_states: of a measurement; None for the default budget.
+        seed: of weights, data and noise.
+    """
+
+    model: str
+    out: Path
+    data: tuple[DataSpec, ...]
+    held_out: tuple[DataSpec, ...]
+    tokens: int = 20_000_000
+    layers: tuple[int, int, int] = (4, 2, 8)
+    readout: str = "state"
+    rows: int = 8
+    length: int = 2048
+    lr: float = 1e-3
+    device: str = "cpu"
+    precision: str = "float32"
+    compile: bool = False
+    hours: float | None = None
+    points: int = 8
+    measured_tokens: int | None = None
+    measured_states: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.points, *self.layers) < 1:
+            raise ValueError(f"tokens, points and layers must be at least 1, got {self}")
+        if self.hours is not None and not self.hours > 0:
+            raise ValueError(f"hours must be positive, got {self.hours}")
+
+    @property
+    def grow(self) -> JsonObject:
+        names = ("num_inverse_layers", "num_merge_layers", "num_policy_layers")
+        return {**dict(zip(names, self.layers, strict=True)), "readout": self.readout}
+
+    @property
+    def most_steps(self) -> int:
+        return math.ceil(self.tokens / (self.rows * self.length))
+
+    def config(self, steps: int) -> JsonObject:
+        """The changes to a stage's configuration."""
+        save_every = math.ceil(steps / self.points)
+        return {
+            "rows": self.rows,
+            "length": self.length,
+            "lr": self.lr,
+            "warmup": min(100, math.ceil(0.03 * steps)),
+            "precision": self.precision,
+            "compile": self.compile,
+            "save_every": save_every,
+            "keep": self.points + 1,
+            "log_every": max(1, steps // 200),
+        }
+
+    def run(self, stage: str, steps: int) -> Run:
+        """The run of a stage."""
+        return Run(
+            stage=stage,
+            model=self.model if stage == "world" else str(self.out / "world"),
+            out=self.out / stage,
+            data=self.data,
+            steps=steps,
+            seed=self.seed,
+            config=self.config(steps),
+            grow=self.grow if stage == "world" else {},
+            states=str(self.out / "states"),
+            device=self.device,
+        )
+
+
+def make(setting: Setting, say: Any = print) -> JsonObject:
+    """Make and measure the model, or go on where that was interrupted; return the figures."""
+    started = time.perf_counter()
+    setting.out.mkdir(parents=True, exist_ok=True)
+    plan = planned(setting, say)
+    figures: JsonObject = {"plan": plan, "points": {}}
+    for stage in STAGES:
+        run = setting.run(stage, plan["steps"])
+        train(run, say)
+        figures["points"][stage] = _points(setting, stage, say)
+        figures[f"log of {stage}"] = [json.loads(line) for line in (run.out / LOG).read_text().splitlines()]
+    model = CoLAForCausalLM.from_pretrained(setting.out / "policy")
+    figures["latent_bytes"] = write_latent(model, setting.out / LATENT)
+    figures["final"] = _measured(setting, model.to(setting.device), full=True).as_dict()
+    figures["seconds of this call"] = round(time.perf_counter() - started, 1)
+    if torch.cuda.is_available():
+        figures["gpu_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    figures["data"] = [file_identity(Path(spec.source)) for spec in setting.data if spec.kind == "file"]
+    write_json(setting.out / FIGURES, {**provenance(), **figures}, indent=1)
+    return figures
+
+
+# ------------------------------------------------------------------ how long
+
+
+def planned(setting: Setting, say: Any = print) -> JsonObject:
+    """The steps of each stage, by the clock where hours are limited; those of ``plan.json`` if it is there.
+
+    Raises:
+        ValueError: where the limit leaves no step.
+    """
+    path = setting.out / PLAN
+    if path.exists():
+        plan: JsonObject = json.loads(path.read_text())
+        return plan
+    plan = {"steps": setting.most_steps, "rows": setting.rows, "length": setting.length}
+    if setting.hours is not None:
+        plan |= _timed(setting)
+        steps = affordable(setting.most_steps, plan, setting.hours * 3600 * _TRAINING_SHARE)
+        if steps < 1:
+            raise ValueError(f"no step fits {setting.hours} hours: a step takes {plan['first_s']:.0f} s")
+        plan["steps"] = steps
+    write_json(path, plan, indent=1)
+    say(f"Plan: {plan['steps']} steps of {setting.rows * setting.length:,} tokens in each stage.")
+    return plan
+
+
+def affordable(most: int, timed: JsonObject, seconds: float) -> int:
+    """How many steps of both stages fit, of which only the first epoch's compute the base's states.
+
+    Args:
+        most: the most steps.
+        timed: seconds of a step of the world stage that computes states (``first_s``) and that reads them
+            (``later_s``), and of the policy stage (``policy_s``); ``epoch_steps``, the steps of an epoch.
+        seconds: the time for both stages.
+    """
+    epoch = timed["epoch_steps"]
+    once = timed["first_s"] + timed["policy_s"]
+    if seconds <= epoch * once:
+        return min(most, int(seconds / once))
+    return min(most, epoch + int((seconds - epoch * once) / (timed["later_s"] + timed["policy_s"])))
+
+
+def _timed(setting: Setting) -> JsonObject:
+    """Time a few steps of each kind."""
+    model = CoLAForCausalLM.from_base(setting.model, seed=setting.seed, **setting.grow).to(setting.device)
+    states = setting.out / "timing"
+    shutil.rmtree(states, ignore_errors=True)
+    clock = time.process_time if setting.device == "cpu" else time.perf_counter
+
+    def seconds(stage: Any) -> float:
+        config = setting.run("world", _TIMED).stage_config()
+        started = clock()
+        stage(model, _packed(setting, setting.data), config, states=states)
+        return (clock() - started) / _TIMED
+
+    found = {
+        "first_s": seconds(pretrain_world),
+        "later_s": seconds(pretrain_world),
+        "policy_s": seconds(clone_policy),
+        "epoch_steps": sum(1 for _ in _packed(setting, setting.data, epochs=1)),
+    }
+    shutil.rmtree(states)
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _packed(setting: Setting, specs: tuple[DataSpec, ...], epochs: int | None = None) -> PackedBatches:
+    specs = tuple(replace(spec, epochs=epochs) for spec in specs)
+    tokenizer = PlainTokenizer(load_tokenizer(setting.model))
+    return PackedBatches(
+        open_data(specs, setting.seed), tokenizer, rows=setting.rows, length=setting.length, long="chunk"
+    )
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def _points(setting: Setting, stage: str, say: Any) -> list[JsonObject]:
+    """The metrics of every kept checkpoint of a stage; those that were measured are read from its folder."""
+    path = setting.out / stage / "points.json"
+    done: list[JsonObject] = json.loads(path.read_text()) if path.exists() else []
+    folder = setting.out / stage / CHECKPOINTS / stage
+    model: CoLAForCausalLM | None = None
+    for checkpoint in sorted(folder.glob("step-" + 8 * "[0-9]")):
+        step = int(checkpoint.name.removeprefix("step-"))
+        if any(point["step"] == step for point in done):
+            continue
+        if model is None:
+            model = CoLAForCausalLM.from_pretrained(setting.out / stage).to(setting.device)
+        _load(model, checkpoint)
+        metrics = _measured(setting, model).as_dict()
+        if stage == "world":  # its policy is not trained yet
+            for name in ("composed_ce", "composed_excess", "policy_entropy", "policy_perplexity"):
+                del metrics[name]
+            del metrics["clone_accuracy"]
+        done.append({"step": step, "tokens": step * setting.rows * setting.length, "metrics": metrics})
+        write_json(path, done, indent=1)
+        say(f"{stage}, step {step}: {metrics}")
+    return done
+
+
+def _load(model: CoLAForCausalLM, checkpoint: Path) -> None:
+    """Put a checkpoint's trained weights into a model."""
+    trained = {name.removeprefix("model."): w for name, w in load_file(checkpoint / TRAINED).items()}
+    unexpected = model.load_state_dict(trained, strict=False).unexpected_keys
+    if unexpected:
+        raise ValueError(f"{checkpoint} holds weights that the model has not: {', '.join(unexpected[:3])}")
+
+
+def _measured(setting: Setting, model: CoLAForCausalLM, *, full: bool = False) -> CodebookMetrics:
+    """Measure on the held-out text: by the default budget in ``full``, else by a quarter of it."""
+    budget = Budget.of(model, setting.measured_tokens, setting.measured_states)
+    if not full:
+        budget = Budget(
+            setting.measured_tokens or max(16 * model.config.num_codes, budget.tokens // 4),
+            setting.measured_states or max(64, budget.states // 4),
+        )
+    return measure(model, _packed(setting, setting.held_out, epochs=1), budget=budget, progress=True)
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write_latent(model: CoLAForCausalLM, folder: Path) -> list[int]:
+    """Write the weights that are not the base's in bfloat16, in files below 48 MB; return their sizes."""
+    weights = {
+        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(("base.", "lm_head."))
+    }
+    parts: list[dict[str, Tensor]] = [{}]
+    free = _FILE
+    for name, tensor in weights.items():
+        if tensor.nbytes > free and parts[-1]:
+            parts.append({})
+            free = _FILE
+        parts[-1][name] = tensor
+        free -= tensor.nbytes
+    with whole_folder(folder, replaces=lambda path: True) as new:
+        for number, part in enumerate(parts, 1):
+            save_file(part, new / f"latent-{number:05d}-of-{len(parts):05d}.safetensors")
+        model.config.save_pretrained(new)
+    return [path.stat().st_size for path in sorted(folder.glob("*.safetensors"))]
+
+
+def point_table(figures: JsonObject) -> str:
+    """Codebook health over training, as Markdown."""
+    names = {
+        "codebook_perplexity": "perplexity",
+        "distinct_tokens": "argmax tokens a state",
+        "reachability": "within reach",
+        "base_ce": "base CE",
+        "world_ce": "world CE",
+        "composed_ce": "composed CE",
+    }
+    rows = [
+        [stage, f"{point['tokens']:,}", *(point["metrics"].get(name, "") for name in names)]
+        for stage in STAGES
+        for point in figures["points"][stage]
+    ]
+    return table(["stage", "tokens", *names.values()], rows)
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser("real", help="make and measure a CoLA of a real LM, unattended")
+    parser.add_argument("--model", required=True, help="folder or hub id of a causal LM")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, or to go on in")
+    parser.add_argument("--folder", type=Path, default=Path("../shared/data"), help="of GSM8K and MATH")
+    parser.add_argument("--data", action="append", help="instead of their train splits: see `cola pretrain`")
+    parser.add_argument("--held-out", action="append", help="instead of their test splits")
+    parser.add_argument("--tokens", type=float, default=20e6, help="of each stage, at most")
+    parser.add_argument("--layers", type=int, nargs=3, default=Setting.layers, metavar="N")
+    parser.add_argument("--readout", default=Setting.readout)
+    for name in ("rows", "length", "points", "seed"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Setting, name))
+    parser.add_argument("--lr", type=float, default=Setting.lr)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("float32", "bf16"), help="bf16 on a GPU, else float32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--hours", type=float, help="CPU hours on a CPU, else wall hours")
+    parser.add_argument("--measured-tokens", type=int, help="tokens of a measurement")
+    parser.add_argument(
+        "--measured-states", type=int, help="states of a measurement in which codes are compared"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    def specs(given: list[str] | None, default: tuple[str, ...]) -> tuple[DataSpec, ...]:
+        return tuple(parse_data(given or [f"{arguments.folder / text}" for text in default]))
+
+    names = (
+        "model",
+        "out",
+        "readout",
+        "rows",
+        "length",
+        "points",
+        "seed",
+        "lr",
+        "device",
+        "compile",
+        "hours",
+    )
+    setting = Setting(
+        **{name: getattr(arguments, name) for name in (*names, "measured_tokens", "measured_states")},
+        data=specs(arguments.data, TRAINING),
+        held_out=specs(arguments.held_out, HELD_OUT),
+        tokens=int(arguments.tokens),
+        layers=tuple(arguments.layers),
+        precision=arguments.precision or ("float32" if arguments.device == "cpu" else "bf16"),
+    )
+    print(point_table(make(setting)))

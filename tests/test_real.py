@@ -1,0 +1,126 @@
+"""``python -m benchmarks real`` makes a latent-action model of any base, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks import real
+from benchmarks.__main__ import main
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.train.learner import Learner
+from tests import tiny
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> list[str]:
+    """The arguments, with a tiny random base and text in the fields of GSM8K and MATH."""
+    base, data = tmp_path / "base", tmp_path / "data"
+    tiny.make_base(initializer_range=0.02, tie_word_embeddings=True).save_pretrained(base)
+    tiny.make_tokenizer().save_pretrained(base)
+    data.mkdir()
+    rows = [{"question": f"{n}+{n}=?", "answer": f"{n}+{n}={2 * n}\n#### {2 * n}"} for n in range(40)]
+    other = [{"problem": f"What is {n}?", "solution": f"It is \\boxed{{{n}}}."} for n in range(40)]
+    for name, lines in (
+        ("gsm8k_train", rows),
+        ("gsm8k_test", rows[:9]),
+        ("math_train", other),
+        ("math_test", other),
+    ):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    argv = ["real", "--model", str(base), "--out", str(tmp_path / "out"), "--tokens", "1024", "--rows", "2"]
+    argv += ["--length", "64", "--layers", "1", "1", "2", "--device", "cpu", "--points", "2"]
+    argv += ["--measured-tokens", "120", "--measured-states", "30"]
+    for flag, part in (("--data", "train"), ("--held-out", "test")):
+        argv += [flag, f"{data}/gsm8k_{part}.jsonl,prompt=question,response=answer,template=dialogue"]
+        argv += [flag, f"{data}/math_{part}.jsonl,prompt=problem,response=solution,template=dialogue"]
+    return argv
+
+
+def test_a_stopped_run_goes_on_to_the_same_model_and_figures(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    whole = Learner.step
+    steps = []
+
+    def stops(self: Learner, step: int, batch: Any) -> Any:
+        steps.append(step)
+        if len(steps) == 14:  # in the policy stage, after its first checkpoint
+            raise FloatingPointError("the power failed")
+        return whole(self, step, batch)
+
+    monkeypatch.setattr(Learner, "step", stops)
+    assert main(given) == 2
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6]
+    assert main(given) == 0
+    assert steps[14:] == [5, 6, 7, 8]
+    monkeypatch.undo()
+
+    figures = json.loads((out / "real.json").read_text())
+    assert figures["plan"] == {"steps": 8, "rows": 2, "length": 64}
+    for stage in ("world", "policy"):
+        points = figures["points"][stage]
+        assert [point["tokens"] for point in points] == [512, 1024]
+        assert all(point["metrics"]["tokens"] == 120 for point in points)
+        assert all(point["metrics"]["states"] == 30 for point in points)
+        assert ("composed_ce" in points[0]["metrics"]) == (stage == "policy")
+    assert figures["final"] == figures["points"]["policy"][-1]["metrics"]
+
+    parts = sorted((out / "latent").glob("*.safetensors"))
+    latent = {name: tensor for part in parts for name, tensor in load_file(part).items()}
+    model = CoLAForCausalLM.from_pretrained(out / "policy")
+    expected = {n: t for n, t in model.state_dict().items() if not n.startswith(("base.", "lm_head."))}
+    assert latent.keys() == expected.keys()
+    assert all(latent[name].equal(tensor.bfloat16()) for name, tensor in expected.items())
+    assert figures["latent_bytes"] == [part.stat().st_size for part in parts]
+
+    other = [str(tmp_path / "whole") if text == str(out) else text for text in given]
+    assert main(other) == 0
+    again = json.loads((tmp_path / "whole" / "real.json").read_text())
+    assert again["points"] == figures["points"]
+
+
+def test_latent_weights_are_cut_into_files_of_a_limited_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real, "_FILE", 20_000)
+    model = tiny.make_cola()
+    (tmp_path / "latent").mkdir()
+    (tmp_path / "latent" / "old.txt").write_text("of an earlier run")
+    sizes = real.write_latent(model, tmp_path / "latent")
+    assert len(sizes) > 2
+    assert max(sizes) < 20_000 + 3_000  # a header beside the weights
+    assert not (tmp_path / "latent" / "old.txt").exists()
+
+
+def test_the_steps_that_fit_the_hours_by_hand() -> None:
+    timed = {"first_s": 3.0, "later_s": 1.0, "policy_s": 1.0, "epoch_steps": 10}
+    assert real.affordable(100, timed, 20.0) == 5
+    assert real.affordable(100, timed, 40.0) == 10
+    assert real.affordable(100, timed, 46.0) == 13
+    assert real.affordable(12, timed, 46.0) == 12
+    assert real.affordable(12, timed, 3.9) == 0
+
+
+def test_hours_are_planned_by_timing_and_the_plan_is_kept(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*given, "--hours", "0.0000001"]) == 2
+    assert "no step fits 1e-07 hours" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "plan.json").exists()
+    monkeypatch.setattr(real, "train", lambda run, say: (_ for _ in ()).throw(ValueError("planned")))
+    assert main([*given, "--hours", "1"]) == 2
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["steps"] == 8  # all tokens fit an hour
+    assert min(plan["first_s"], plan["later_s"], plan["policy_s"]) > 0
+    assert plan["epoch_steps"] > 5
+    assert not (tmp_path / "out" / "timing").exists()
+    monkeypatch.setattr(real, "_timed", lambda setting: pytest.fail("timed twice"))
+    assert main([*given, "--hours", "1"]) == 2
+    assert torch.is_grad_enabled()
