@@ -16,7 +16,7 @@ from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Backbone, Level
 from cola_envs.checks import check_settings
 from cola_envs.episodes import Episodes
-from cola_envs.prompts import FormatName, Shots
+from cola_envs.prompts import FormatName, Shots, read_shots
 from cola_envs.task import EachRow, TaskBatch
 
 #: A factory of tasks: of one row's :class:`~cola_envs.task.Task`, or of the TaskBatch of all rows.
@@ -150,6 +150,9 @@ def own_task(num_rows: int, *, task: str | Builder | None = None) -> TaskBatch:
 
     **Prompt.** The text that the task's ``reset(rng)`` returns.
 
+    **Prompt formats.** Plain text: ``"Story:"``. In a chat, the user's message: ``"Story:"``. There the
+    task's ``plain_frame`` is left out, and each ``Turn.text`` is a user's message.
+
     **Actions.** Text. A segment ends at one of the task's ``stop`` strings, at the model's end-of-text token,
     or when the token budget is spent; it is then passed to ``step(text)``.
 
@@ -221,8 +224,16 @@ def check_render_mode(mode: str | None, modes: Sequence[str] = RENDER_MODES) -> 
 
 
 def repeatable(settings: Settings) -> Settings:
-    """``settings`` with iterators read into lists, so that an environment can be made from them again."""
-    return {key: list(value) if isinstance(value, Iterator) else value for key, value in settings.items()}
+    """``settings`` with iterators and files of worked examples read, so that they can be used again.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: for worked examples that cannot be read
+            (:func:`~cola_envs.prompts.read_shots`).
+    """
+    read = {key: list(value) if isinstance(value, Iterator) else value for key, value in settings.items()}
+    if not isinstance(read.get("shots", 0), int):
+        read["shots"] = [list(pair) for pair in read_shots(read["shots"])]  # lists: as JSON reads them again
+    return read
 
 
 def resolved_spec(spec: EnvSpec | None, episodes: Episodes, settings: Settings) -> EnvSpec | None:

@@ -518,7 +518,8 @@ class Episodes:
         if len(ids) >= limit:
             raise ValueError(
                 f"the prompt of row {row} has {len(ids)} tokens and the context holds {limit}, which leaves "
-                "none for the agent; use a shorter prompt or a longer context"
+                "none for the agent; use a shorter prompt, fewer worked examples (shots=), a shorter system "
+                "text, or a model with a longer context"
             )
         return ids
 

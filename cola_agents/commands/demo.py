@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cola_agents.commands import Commands
+from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
 from cola_agents.commands.tasks import TASK_HELP, add_env, named_task
 
 
@@ -18,6 +19,7 @@ def add(commands: Commands) -> None:
         "--out", type=Path, default=Path("cola-demo"), help="folder for table, plot and results"
     )
     parser.add_argument("--task", default="CoLA-Thinking-v0", help=f"{TASK_HELP}; over latent actions")
+    add_model_options(parser)
     add_env(parser, old=False)
     parser.add_argument("--updates", type=int, default=50, help="GRPO updates of 128 rollouts per arm")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0")
@@ -31,6 +33,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     if min(arguments.updates, arguments.seeds, arguments.episodes) < 1:
         raise ValueError("--updates, --seeds and --episodes must be at least 1")
     task, env_kwargs = named_task(arguments.task, arguments.env)
+    add_prompt_settings(arguments, env_kwargs)
+    loading = pop_loading(arguments, env_kwargs)
     run_demo(
         arguments.out,
         task=task,
@@ -38,5 +42,6 @@ def _demo(arguments: argparse.Namespace) -> int:
         updates=arguments.updates,
         seeds=range(arguments.seeds),
         episodes=arguments.episodes,
+        **loading,
     )
     return 0

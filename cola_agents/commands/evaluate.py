@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
+from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
 from cola_agents.commands.settings import settings
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
 from cola_agents.common.files import write_json
@@ -51,6 +52,7 @@ def add(commands: Commands) -> None:
         help="a further field of SearchConfig or MCTSQConfig, e.g. stop_at_end=False to spend all "
         "simulations of mcts-q; may be repeated",
     )
+    add_model_options(parser)
     add_env(parser)
     parser.add_argument("--out", type=Path, help="JSON file to write the full report to")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of the table")
@@ -62,9 +64,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from cola_agents.evaluation.run import evaluate
 
     task, env_kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
+    add_prompt_settings(arguments, env_kwargs)
+    loading = pop_loading(arguments, env_kwargs)
+    agent = None
+    if arguments.agent is not None:
+        agent = load_playing(arguments.agent, env_kwargs, arguments.algo, **loading)
+        loading = {}
     options = {
         "model": arguments.model,
-        "agent": arguments.agent and load_playing(arguments.agent, env_kwargs, arguments.algo),
+        "agent": agent,
         "tokenizer": arguments.tokenizer,
         "episodes": arguments.episodes,
         "samples": arguments.samples,
@@ -85,7 +93,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         fields = settings(arguments.search_set, "--search-set")
         options["search"] = search_config(arguments.search, arguments.simulations, fields)
         options["q"] = arguments.q
-    report = evaluate(task, **options, env_kwargs=env_kwargs)
+    report = evaluate(task, **options, **loading, env_kwargs=env_kwargs)
     if arguments.out is not None:
         write_json(arguments.out, report, indent=2)
     if arguments.json:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from cola_agents.commands import Commands
+from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
 
 
@@ -25,6 +26,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--model", help="folder or hub id; by default the bundled model")
     add_agent(parser, "folder of a saved agent, instead of --model")
     parser.add_argument("--split", help="one of the task's; by default the one to train on")
+    add_model_options(parser)
     add_env(parser)
     parser.set_defaults(run=_generate)
 
@@ -34,13 +36,17 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
     kwargs |= {key: value for key in ("model", "split") if (value := getattr(arguments, key)) is not None}
+    add_prompt_settings(arguments, kwargs)
+    loading = pop_loading(arguments, kwargs)
     policy = None
     if arguments.agent is not None:
         if arguments.model is not None:
             raise ValueError("give --model or --agent, not both: an agent knows its model")
-        agent = load_playing(arguments.agent, kwargs, arguments.algo)
+        agent = load_playing(arguments.agent, kwargs, arguments.algo, **loading)
         kwargs = {**agent.kwargs_on(task), **kwargs}
         kwargs["model"], policy = agent.backbone, agent.actor
+    else:
+        kwargs |= loading
     figures = generate(
         task,
         arguments.out,

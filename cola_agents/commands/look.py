@@ -7,6 +7,7 @@ import webbrowser
 from pathlib import Path
 
 from cola_agents.commands import Commands
+from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
 from cola_agents.commands.settings import settings
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, algorithm_class, named_task
 
@@ -39,8 +40,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first problem of a model's episodes")
     add_agent(parser, "folder of the saved agent that made a recording")
     parser.add_argument("--model", help="model of a recording or run; by default the one that it names")
-    parser.add_argument("--device", help="e.g. cuda")
-    parser.add_argument("--dtype", help="type to load the weights in; by default a run's, or float32")
+    add_model_options(parser)
     add_env(parser, old=False)
     parser.set_defaults(run=_look)
 
@@ -62,6 +62,8 @@ def _look(arguments: argparse.Namespace) -> int:
     task, env_kwargs = arguments.task, settings(arguments.env, "--env")
     if task is not None:
         task, env_kwargs = named_task(task, arguments.env)
+    add_prompt_settings(arguments, env_kwargs)
+    loading = pop_loading(arguments, env_kwargs)
     data = look(
         arguments.what,
         wanted,
@@ -70,8 +72,7 @@ def _look(arguments: argparse.Namespace) -> int:
         algorithm=arguments.algo and algorithm_class(arguments.algo),
         seed=arguments.seed,
         model=arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
+        **loading,
         **env_kwargs,
     )
     out: Path = arguments.out

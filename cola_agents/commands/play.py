@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
+from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--split", help="one of the task's; by default the one to train on")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode")
+    add_model_options(parser)
     add_env(parser)
     parser.set_defaults(run=_play)
 
@@ -49,11 +51,15 @@ def _play(arguments: argparse.Namespace) -> int:
 
     task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
     kwargs |= {key: value for key in ("model", "split") if (value := getattr(arguments, key)) is not None}
+    add_prompt_settings(arguments, kwargs)
+    loading = pop_loading(arguments, kwargs)
     agent = None
     if arguments.agent is not None:
         if arguments.model is not None:
             raise ValueError("give --model or --agent, not both: an agent knows its model")
-        agent = load_playing(arguments.agent, kwargs, arguments.algo)
+        agent = load_playing(arguments.agent, kwargs, arguments.algo, **loading)
+    else:
+        kwargs |= loading
     if arguments.browser:
         return _serve(task, arguments, agent, kwargs)
     returns = play(task, codes=arguments.codes, seed=arguments.seed, agent=agent, env_kwargs=kwargs)

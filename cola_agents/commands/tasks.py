@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands.settings import settings
 
@@ -148,17 +148,18 @@ def task_of_agent(task: str | None, agent: object) -> str:
     return env_id
 
 
-def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None) -> Agent:
+def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None, **loading: Any) -> Agent:
     """Load a saved agent.
 
     Args:
         env_kwargs: of the command; a ``task`` in them, which no file holds, is passed to the agent.
         algo: the value of ``--algo``.
+        loading: ``device``, ``dtype`` where they replace the agent's own.
     """
     from cola_agents.evaluation.run import load_agent
     from cola_agents.rl.saving import read_saved, saved_path
 
-    changed: JsonObject = {}
+    changed: JsonObject = dict(loading)
     if "task" in env_kwargs:
         saved = read_saved(saved_path(folder)).description["env_kwargs"]
         changed["env_kwargs"] = {**saved, "task": env_kwargs["task"]}

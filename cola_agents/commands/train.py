@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
+from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
 from cola_agents.commands.settings import settings as parsed
 from cola_agents.commands.settings import whole_number
 from cola_agents.commands.tasks import (
@@ -70,8 +71,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--tokenizer", help="folder or hub id; by default the model's")
     parser.add_argument("--num-envs", type=int, default=32, help="rows that play in parallel")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="e.g. cuda; by default the model's")
-    parser.add_argument("--dtype", default="float32", help="e.g. bfloat16")
+    add_model_options(parser)
     parser.add_argument(
         "--save-every", type=whole_number, help="timesteps between saves; by default 1/20 of all"
     )
@@ -116,15 +116,16 @@ def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject
     """Create the agent, save it untrained, and train it."""
     out: Path = arguments.out
     task, env_kwargs = named_task(arguments.task, arguments.env)
+    add_prompt_settings(arguments, env_kwargs)
+    loading = pop_loading(arguments, env_kwargs)
     agent = cls(
         task,
         num_envs=arguments.num_envs,
         seed=arguments.seed,
         model=arguments.model,
         tokenizer=arguments.tokenizer,
-        device=arguments.device,
-        dtype=arguments.dtype,
         env_kwargs=env_kwargs,
+        **loading,
         **parsed(arguments.set, "--set"),
     )
     write_settings(out, settings)  # first: a folder with an agent must be a run that can be resumed

@@ -133,7 +133,11 @@ def _check_device(device: str | None) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"device {device!r} cannot be used here: {error}") from error
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        kind = "" if accelerator is None else accelerator.type
+        there = [f"{kind}:{index}" for index in range(torch.accelerator.device_count())] if kind else []
+        usable = ", ".join(["cpu", *there])
+        raise ValueError(f"device {device!r} cannot be used here: {error}; use one of {usable}") from error
 
 
 _KINDS: dict[Level, type[LatentBackbone] | type[TokenBackbone]] = {

@@ -81,13 +81,19 @@ def best_constant_code(num_codes: int, play: Callable[[Tensor, Sequence[int]], R
 
 
 def floor(
-    task: str = TASK, env_kwargs: JsonObject | None = None, *, episodes: int = 256, seed: int = 10_000
+    task: str = TASK,
+    env_kwargs: JsonObject | None = None,
+    *,
+    episodes: int = 256,
+    seed: int = 10_000,
+    device: str | None = None,
+    dtype: str = "float32",
 ) -> dict[str, float]:
     """The mean reward of uniform random codes and of the best constant code, on test problems.
 
     The constant code is chosen on training problems, which every code plays.
     """
-    backbone = make_backbone(level="latent")
+    backbone = make_backbone(level="latent", device=device, dtype=dtype)
     num_codes = int(backbone.action_space.n)
     builder, kwargs = gym.spec(task).kwargs["builder"], {**(env_kwargs or {}), "model": backbone}
     train = make_rows(task, num_codes, **kwargs).episodes
@@ -120,12 +126,23 @@ def run_arm(
     model: object = None,
     episodes: int = 256,
     env_kwargs: JsonObject | None = None,
+    device: str | None = None,
+    dtype: str = "float32",
 ) -> JsonObject:
     """Train one arm and measure it before and after; the returned record is what results files hold.
 
     ``answers`` are the texts of the first test problem, before and after.
     """
-    agent = GRPO(arm.env_id, num_envs=128, seed=seed, model=model, env_kwargs=env_kwargs, **arm.options)
+    agent = GRPO(
+        arm.env_id,
+        num_envs=128,
+        seed=seed,
+        model=model,
+        device=device,
+        dtype=dtype,
+        env_kwargs=env_kwargs,
+        **arm.options,
+    )
     before, answer_before = _measured(agent, episodes)
     for _ in (bar := tqdm(range(updates), desc=f"{arm.name:>6} RL", unit="update")):
         record = agent.update()
@@ -174,6 +191,8 @@ def run_demo(
     updates: int = 50,
     seeds: Sequence[int] = (0,),
     episodes: int = 256,
+    device: str | None = None,
+    dtype: str = "float32",
 ) -> Path:
     """Run the demo, print its table and answers, and write ``results.json`` and ``curves.png`` into ``out``.
 
@@ -183,6 +202,7 @@ def run_demo(
         env_kwargs: further arguments of both environments.
         updates: of each arm, 128 rollouts each.
         episodes: test episodes of each measured share.
+        device, dtype: of the bundled models, as in ``gym.make``.
 
     Raises:
         ValueError: for an id that does not take latent actions.
@@ -197,11 +217,13 @@ def run_demo(
         "and over tokens.\n"
     )
     arms = [replace(arm, env_id=env_id) for arm, env_id in zip(ARMS, (task, twin_id(task)), strict=True)]
-    with fitting_threads(make_backbone(level="latent").model):
-        floors = floor(task, env_kwargs, episodes=episodes)
+    loading: JsonObject = {"device": device, "dtype": dtype}
+    with fitting_threads(make_backbone(level="latent", **loading).model):
+        floors = floor(task, env_kwargs, episodes=episodes, **loading)
         results: JsonObject = {**provenance(), "updates": updates, "floor": floors}
+        results |= {"env_kwargs": env_kwargs or {}, "device": device or "cpu", "dtype": dtype}
         results["runs"] = [
-            run_arm(arm, updates=updates, seed=seed, episodes=episodes, env_kwargs=env_kwargs)
+            run_arm(arm, updates=updates, seed=seed, episodes=episodes, env_kwargs=env_kwargs, **loading)
             for seed in seeds
             for arm in arms
         ]

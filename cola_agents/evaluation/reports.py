@@ -144,6 +144,8 @@ def table(report: JsonObject) -> str:
     title = f"{report['task']}, {report['dataset']}, split {report['split']}: {played}, {report['actions']}"
     if "prompt_format" in report:
         title += f", {report['prompt_format']} prompts"
+        if report.get("shots"):
+            title += f" with {report['shots']} worked examples"
     example = report.get("example")
     shown = [] if example is None else [f"one answer: {shown_line(example)}"]
     notes = [f"warning: {report['warning']}"] if "warning" in report else []

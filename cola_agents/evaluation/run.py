@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from torch import nn
 
 from cola_agents.common.arguments import environment_arguments
 from cola_agents.common.provenance import provenance
@@ -73,6 +74,8 @@ def evaluate(
     num_envs: int = 64,
     search: SearchConfig | MCTSQConfig | None = None,
     q: QFunction | str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     **direct: Any,
 ) -> JsonObject:
@@ -92,7 +95,8 @@ def evaluate(
         search: search for each answer, in place of playing once. Its rewards must be ``"estimated"``: the
             task's own rewards would give the solutions away.
         q: the Q-function that estimates them, or its folder.
-        env_kwargs: further arguments of the environment.
+        device, dtype: of a model or of an agent's folder, as in ``gym.make``; None for the agent's own.
+        env_kwargs: further arguments of the environment (``prompt_format``, ``system``, ``shots``, ...).
 
     Returns:
         A JSON-ready report (see :func:`cola_agents.evaluation.reports.summary`). ``dataset`` names the
@@ -103,19 +107,28 @@ def evaluate(
         ValueError: for a number below 1, an id that is no CoLA environment, several greedy tries (they are
             all the same), or a search that uses the task's rewards.
     """
-    env_kwargs = environment_arguments(env_kwargs, direct, "evaluate")
+    env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "evaluate"))
+    given = {"device": env_kwargs.pop("device", device), "dtype": env_kwargs.pop("dtype", dtype)}
+    loading = {name: value for name, value in given.items() if value is not None}
     _check(greedy, samples, search, env_kwargs, episodes=episodes, num_envs=num_envs)
     if agent is not None and (model is not None or tokenizer is not None):
         raise ValueError("give model= or agent=, not both: an agent knows its model")
+    if isinstance(agent, Agent) and loading:
+        raise ValueError(
+            f"this agent is loaded already, and {', '.join(loading)} cannot change it: leave it out, or give "
+            "the agent's folder"
+        )
     builder = gym.spec(task).kwargs.get("builder")
     if builder is None:
         raise ValueError(f"{task} is not one of the CoLA environments")
     split = split or evaluation_split(builder)
-    player = _player(task, model, agent, greedy)
-    env_kwargs = {**player.env_kwargs, **repeatable(env_kwargs)}
+    playing = load_agent(agent, **loading) if isinstance(agent, (str, Path)) else agent
+    player = _player(task, model, playing, greedy)
+    env_kwargs = {**player.env_kwargs, **env_kwargs}
     episodes = _in_order(builder, split, env_kwargs, episodes)
     rows = min(num_envs, episodes)
-    envs = make_rows(task, rows, model=player.model, tokenizer=tokenizer, split=split, **env_kwargs)
+    kwargs = {**({} if agent is not None else loading), **env_kwargs, "split": split}
+    envs = make_rows(task, rows, model=player.model, tokenizer=tokenizer, **kwargs)
     try:
         played = envs.episodes
         with fitting_threads(played.backbone):
@@ -129,14 +142,35 @@ def evaluate(
     return {
         "task": own if isinstance(own := env_kwargs.get("task"), str) else task,
         "split": SPLIT.get(rounds[0][0].info, split) or None,
-        "prompt_format": played.format.name,
+        **prompt_fields(played, env_kwargs),
         **summary(rounds),
         **how,
         "seed": seed,
         "agent": type(agent).__name__ if isinstance(agent, Agent) else agent and Path(agent).name,
         "fingerprint": player.fingerprint or played.backbone.fingerprint,
+        **weight_fields(played),
         **made_by,
     }
+
+
+def prompt_fields(played: Episodes, env_kwargs: JsonObject) -> JsonObject:
+    """What the model read around the task's text: format, system text and the number of worked examples."""
+    shots = env_kwargs.get("shots", ())
+    return {
+        "prompt_format": played.format.name,
+        "system": env_kwargs.get("system"),
+        "shots": shots if isinstance(shots, int) else len(shots),
+        "chat_template_kwargs": dict(env_kwargs.get("chat_template_kwargs") or {}),
+    }
+
+
+def weight_fields(played: Episodes) -> JsonObject:
+    """Device and number type of the model; empty for a backbone that is not a module of torch."""
+    model = getattr(played.backbone, "model", None)
+    if not isinstance(model, nn.Module):
+        return {}
+    weight = next(model.parameters())
+    return {"device": str(weight.device), "dtype": str(weight.dtype).removeprefix("torch.")}
 
 
 def _check(
@@ -179,15 +213,14 @@ class _Player:
     fingerprint: str | None
 
 
-def _player(task: str, model: object, agent: Agent | str | Path | None, greedy: bool) -> _Player:
+def _player(task: str, model: object, agent: Agent | None, greedy: bool) -> _Player:
     policy: Policy = InitialPolicy()
     drawing: Drawing = {"temperature": 1.0}
     env_kwargs: JsonObject = {}
     fingerprint = None
     if agent is not None:
-        loaded = agent if isinstance(agent, Agent) else load_agent(agent)
-        policy, model, drawing = loaded.actor, loaded.backbone, loaded.options.drawing
-        env_kwargs, fingerprint = {**loaded.kwargs_on(task)}, loaded.fingerprint
+        policy, model, drawing = agent.actor, agent.backbone, agent.options.drawing
+        env_kwargs, fingerprint = {**agent.kwargs_on(task)}, agent.fingerprint
         env_kwargs.pop("split", None)
     if greedy:
         return _Player(policy, model, {"temperature": 0.0}, "greedy", env_kwargs, fingerprint)

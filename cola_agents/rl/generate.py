@@ -26,6 +26,7 @@ from cola_agents.rl.recording import KIND, Recording, check_episode, check_heade
 from cola_agents.rl.rollout import AnyPolicy, Episode, InitialPolicy, Rollout, collect, side_by_side
 from cola_agents.rl.rows import make_rows
 from cola_envs import jsonl
+from cola_envs.build import repeatable
 from cola_envs.episodes import Episodes
 from cola_envs.seeds import derived_seed
 
@@ -132,7 +133,7 @@ def generate(
     """
     if problems < 1 or n < 1:
         raise ValueError(f"problems and n must be at least 1, got {problems} and {n}")
-    env_kwargs = environment_arguments(env_kwargs, direct, "generate")
+    env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "generate"))
     path = Path(path)
     env = make_rows(task, min(num_envs, problems * n), **env_kwargs)
     with closing(env), one_writer(path, "file"):
@@ -147,6 +148,7 @@ def generate(
             "temperature": temperature,
             "seed": seed,
             "policy": policy_name(policy),
+            "prompt_format": episodes.format.name,
             "env_kwargs": {key: value for key, value in env_kwargs.items() if _plain(value)},
         }
         recording = Recording(path, about, n)

@@ -163,10 +163,11 @@ class PlayingMixin:
             episodes.close()
 
     def kwargs_on(self, env_id: str) -> dict[str, Any]:
-        """The environment arguments for a task: the agent's, of which another task gets only the decoding."""
+        """The environment arguments for a task: the agent's; for another task those that are not its own."""
         if env_id == self.env_id:
             return dict(self.env_kwargs)
-        return {name: self.env_kwargs[name] for name in ("world_temperature",) if name in self.env_kwargs}
+        kept = ("world_temperature", "prompt_format", "chat_template_kwargs")
+        return {name: self.env_kwargs[name] for name in kept if name in self.env_kwargs}
 
     def _evaluation(
         self, env_id: str | None, split: str | None, env_kwargs: dict[str, Any]

@@ -15,6 +15,8 @@ from cola_envs import jsonl
 KIND = "cola-episodes"
 #: The fields of an episode: lists of numbers, one for each action (``ids``: for each token), and values.
 _LISTS = {"ids": int, "positions": int, "actions": int, "log_probs": float, "rewards": float}
+#: Fields of the first line that files of earlier versions lack.
+_ADDED = ("prompt_format",)
 _VALUES = {"terminated": bool, "seed": int, "problem_seed": int, "info": dict}
 
 
@@ -79,7 +81,8 @@ class Recording:
         )
         for line, item in lines:
             if last is None:
-                differing = [key for key in about if item.get(key) != about[key]]
+                known = [key for key in about if key in item or key not in _ADDED]
+                differing = [key for key in known if item.get(key) != about[key]]
                 if differing:
                     raise ValueError(
                         f"{self._path} was made otherwise ({', '.join(differing)} differ): write to another "

@@ -92,6 +92,7 @@ class SavingMixin:
             "env_kwargs_not_saved": sorted(set(self.env_kwargs) - set(named)),
             "num_envs": self.num_envs,
             "seed": self.seed,
+            "prompt_format": self.episodes.format.name,
             **self.source,
             "fingerprint": self.fingerprint,
             "options": dataclasses.asdict(self.options),
@@ -142,6 +143,7 @@ class SavingMixin:
             raise ValueError(
                 f"{path} was trained over a model with fingerprint {saved['fingerprint'][:12]}, and this one "
                 f"has {self.fingerprint[:12]}; pass model= the one it was trained over"
+                + (f", and dtype={saved['dtype']!r} or none" if "dtype" in changed else "")
             )
         trained = self.actor.trained()
         if set(read.weights) != set(trained):

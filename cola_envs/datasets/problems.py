@@ -21,8 +21,11 @@ _LOOKS_LIKE_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LEVEL = re.compile(r"Level (\d+)")
 _SPELLINGS = re.compile(r"\s+|\$|\\left\b|\\right\b|\\[,;:! ]|~")
 
-#: A problem with the keys problem (text), answer (the gold one), subject, level and unique_id; subject and
-#: level may be None.
+#: A calculation that GSM8K's solutions mark for a calculator, ``<<48/2=24>>``.
+_CALCULATION = re.compile(r"<<[^<>]*>>")
+
+#: A problem with the keys problem (text), answer (the gold one), solution (worked out, "" where there is
+#: none), subject, level and unique_id; subject and level may be None.
 Item = Mapping[str, Any]
 
 
@@ -151,8 +154,8 @@ def checked(item: object, where: str, unique_id: str) -> Item:
     r"""Check an item and convert it to the fields of :data:`Item`.
 
     It needs ``problem`` (or GSM8K's ``question``) and ``answer`` (or a ``solution`` with a ``\boxed{}``). Of
-    an answer with ``####``, only the part after the last one counts. ``level`` may be an integer or
-    ``"Level 3"``, and ``subject`` may be called ``type``.
+    an answer with ``####``, the part after the last one is the answer and the part before it the solution.
+    ``level`` may be an integer or ``"Level 3"``, and ``subject`` may be called ``type``.
 
     Args:
         item: the item.
@@ -173,6 +176,7 @@ def checked(item: object, where: str, unique_id: str) -> Item:
     return {
         "problem": text,
         "answer": _gold(item, where),
+        "solution": _solution(item),
         "subject": item.get("subject") or item.get("type"),
         "level": _level(item.get("level"), where),
         "unique_id": item.get("unique_id") or unique_id,
@@ -193,6 +197,13 @@ def _gold(item: Item, where: str) -> str:
     if not answer.strip():
         raise Unanswered(f"{where}: the answer is empty")
     return str(answer)
+
+
+def _solution(item: Item) -> str:
+    """The worked solution; of GSM8K's format the text before ``####``, without its calculator marks."""
+    worked, sign, _ = (item.get("answer") or "").rpartition("####")
+    solution: str = item.get("solution") or (_CALCULATION.sub("", worked) if sign else "")
+    return solution.strip()
 
 
 def _level(level: object, where: str) -> int | None:

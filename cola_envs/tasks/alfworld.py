@@ -44,6 +44,11 @@ class ALFWorld(EngineTask):
     ``admissible="list"`` a line ``Commands:`` with the admissible commands, separated by commas, comes before
     the last newline.
 
+    **Prompt formats.** Plain text: ``"-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a
+    room. ...\n\nYour task is to: ...\n>"``. In a chat, the user's message: ``"-= Welcome to TextWorld,
+    ALFRED! =-\n\nYou are in the middle of a room. ...\n\nYour task is to: ..."``. Each later text of the
+    game is a user's message too.
+
     **Actions.** A command, ended by a newline, as in :class:`~cola_envs.tasks.household.Household`; each game
     file has its own copy of the domain and grammar.
 

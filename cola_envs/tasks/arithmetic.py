@@ -242,6 +242,9 @@ class ArithmeticTask:
 
     **Prompt.** ``Q: 8+6-4=?`` and, on the next line, ``A:``.
 
+    **Prompt formats.** Plain text: ``"Q: 4-1+5-8=?\nA:"``. In a chat, the user's message:
+    ``"4-1+5-8=?"``.
+
     **Kinds.** By default ``sum`` (chained sums and differences), ``product`` (products with a sum) and
     ``equation`` (linear, one unknown). With ``kinds=`` also ``fraction`` (``1/2+1/3=?/6``), ``gcd``, ``lcm``,
     ``remainder`` (``97%13=?``, of powers from level 4 on), ``percent`` (``15% of 80=?``, or ``80+15%=?``),

@@ -216,6 +216,9 @@ class CountdownTask:
 
     **Prompt.** ``Q: Make 24 from 8, 2, 3 with + - * /`` and, on the next line, ``A:``.
 
+    **Prompt formats.** Plain text: ``"Q: Make 24 from 8, 2, 3 with + - * /\nA:"``. In a chat, the user's
+    message: ``"Make 24 from 8, 2, 3 with + - * /"``.
+
     **Actions.** The whole answer, one segment, up to the model's end-of-text token or the token budget.
 
     **Observation.** The prompt and the agent's text; the task adds nothing.

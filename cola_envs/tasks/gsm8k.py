@@ -9,7 +9,7 @@ from typing import Literal
 from cola_envs.checks import check_choice
 from cola_envs.datasets.catalogue import files_of
 from cola_envs.datasets.problems import Problems, given_problems, read_fetched
-from cola_envs.tasks.problem_set import ProblemSet, split_of
+from cola_envs.tasks.problem_set import ProblemSet, split_of, training_part
 
 
 class GSM8K(ProblemSet):
@@ -17,6 +17,11 @@ class GSM8K(ProblemSet):
 
     **Prompt.** ``User: Please reason step by step, and put your final answer within \boxed{}.``, a blank
     line, the problem, and on a new line ``Assistant:`` and a space, as for Math500.
+
+    **Prompt formats.** Plain text: ``"User: Please reason step by step, and put your final answer within
+    \\boxed{}.\n\nTom has 3 boxes of 4 pens. How many pens has he?\nAssistant: "``. In a chat, the user's
+    message: ``"Please reason step by step, and put your final answer within \\boxed{}.\n\nTom has 3 boxes
+    of 4 pens. How many pens has he?"``.
 
     **Actions.** The whole answer, one segment, up to the model's end-of-text token or the token budget.
 
@@ -62,6 +67,12 @@ class GSM8K(ProblemSet):
         if not source.items:
             raise ValueError(f"{source.name} holds no problem")
         super().__init__(num_rows, source, split=split_of(source, split), sequential=sequential)
+        self._given = (source, split) if problems is not None else None
+
+    def training_problems(self) -> Problems:
+        if self._given is None:
+            return _fetched("train")
+        return training_part(*self._given, lambda: _fetched("train"))
 
 
 def _fetched(split: str) -> Problems:

@@ -25,6 +25,11 @@ class Household(EngineTask):
     ``admissible="list"`` a line ``Commands:`` with the admissible commands, separated by commas, comes before
     the last newline.
 
+    **Prompt formats.** Plain text: ``"-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a
+    room. ...\n\nYour task is to: ...\n>"``. In a chat, the user's message: ``"-= Welcome to TextWorld,
+    ALFRED! =-\n\nYou are in the middle of a room. ...\n\nYour task is to: ..."``. Each later text of the
+    game is a user's message too.
+
     **Actions.** A command, ended by a newline: ``go to desk 1``, ``take mug 2 from shelf 1``, ``open``,
     ``close``, ``move .. to ..``, ``clean``, ``heat``, ``cool .. with ..``, ``use``, ``examine``, ``look``,
     ``inventory`` or ``help``. A segment that ends without a newline (end of text, token budget) is a command

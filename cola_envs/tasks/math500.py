@@ -21,7 +21,7 @@ from cola_envs.datasets.problems import (
     read_problems,
 )
 from cola_envs.tasks import substitute
-from cola_envs.tasks.problem_set import INSTRUCTION, PROMPT, ProblemSet, split_of
+from cola_envs.tasks.problem_set import INSTRUCTION, PROMPT, ProblemSet, split_of, training_part
 
 __all__ = ["INSTRUCTION", "LEVELS", "PROMPT", "SUBJECTS", "Math500", "SubstituteWarning"]
 
@@ -65,6 +65,10 @@ class Math500(ProblemSet):
 
     **Prompt.** ``User: Please reason step by step, and put your final answer within \boxed{}.``, a blank
     line, the problem, and on a new line ``Assistant:`` and a space: the prompt of the CoLA paper's code.
+
+    **Prompt formats.** Plain text: ``"User: Please reason step by step, and put your final answer within
+    \\boxed{}.\n\nWhat is $2+3$?\nAssistant: "``. In a chat, the user's message: ``"Please reason step by
+    step, and put your final answer within \\boxed{}.\n\nWhat is $2+3$?"``.
 
     **Actions.** The whole answer, one segment, up to the model's end-of-text token or the token budget.
 
@@ -155,6 +159,15 @@ class Math500(ProblemSet):
             sequential=sequential,
             hash_first=_HASHED_OF_GENERATED if endless else None,
         )
+        self._given = (source, split) if problems is not None else None
+        self._cells = (subjects, levels)
+
+    def training_problems(self) -> Problems:
+        """The problems of the train split with the task's subjects and levels."""
+        if self.is_substitute:
+            return _substitute("train", *self._cells)
+        source = _fetched_train() if self._given is None else training_part(*self._given, _fetched_train)
+        return dataclasses.replace(source, items=_filtered(source, *self._cells))
 
 
 def _published_test() -> Problems | None:
@@ -188,6 +201,14 @@ def _published_train() -> Problems | None:
     test = math500_keys()
     items = [item for item in problems.items if problem_key(item["problem"]) not in test]
     return dataclasses.replace(problems, items=items)
+
+
+def _fetched_train() -> Problems:
+    """:func:`_published_train`; raises FileNotFoundError where it has not been fetched."""
+    problems = _published_train()
+    if problems is None:
+        raise FileNotFoundError("MATH's train problems are not on this machine: run `cola data fetch math`")
+    return problems
 
 
 def _substitute(split: str, subjects: Sequence[str] | None, levels: Sequence[int] | None) -> Problems:

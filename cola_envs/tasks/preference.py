@@ -26,6 +26,8 @@ class Preference(FiniteTask):
 
     **Prompt.** One of ``prompts``, unchanged.
 
+    **Prompt formats.** Plain text: ``"Story:"``. In a chat, the user's message: ``"Story:"``.
+
     **Actions.** The whole response, one segment, up to the model's end-of-text token, a stop string or the
     token budget.
 

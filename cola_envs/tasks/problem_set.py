@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+
+import numpy as np
 
 from cola_envs.datasets.problems import Item, Problems, math500_keys, problem_key
 from cola_envs.fields import Info
 from cola_envs.grading import grade_batch
+from cola_envs.grading.extract import extract_boxed
 from cola_envs.order import FiniteTask
 from cola_envs.task import Turn
 
@@ -23,6 +26,8 @@ NO_LEVEL = -1
 
 class ProblemSet(FiniteTask):
     """A task in which each row answers one problem of a set; a subclass provides the set.
+
+    A subclass also defines ``training_problems``, the set that worked examples are drawn from.
 
     Args:
         num_rows: number of rows.
@@ -61,6 +66,31 @@ class ProblemSet(FiniteTask):
         self.items = source.items
         self.set_hash = hash_of(islice(source.items, hash_first))
 
+    def training_problems(self) -> Problems:
+        """The problems of the train split.
+
+        Raises:
+            FileNotFoundError, ValueError: where there are none.
+        """
+        raise ValueError(f"{type(self).__name__} has no train split")
+
+    def worked_example(self, rng: np.random.Generator) -> tuple[str, str]:
+        """A prompt of the train split, and its worked solution with the answer in a box.
+
+        Raises:
+            ValueError: without a train split, or for one without worked solutions.
+        """
+        try:
+            source = self.training_problems()
+        except FileNotFoundError as error:
+            raise ValueError(f"worked examples are drawn from the train split, and {error}") from error
+        first = int(rng.integers(len(source.items)))
+        for step in range(len(source.items)):
+            item = source.items[(first + step) % len(source.items)]
+            if answer := boxed_solution(item):
+                return PROMPT.format(INSTRUCTION + item["problem"]), answer
+        raise ValueError(f"no problem of {source.name} has a worked solution that ends in its answer")
+
     def _prompt(self, row: int) -> str:
         return PROMPT.format(INSTRUCTION + self._item(row)["problem"])
 
@@ -94,6 +124,35 @@ class ProblemSet(FiniteTask):
 
     def _item(self, row: int) -> Item:
         return self.items[self._index(row)]
+
+
+def boxed_solution(item: Item) -> str | None:
+    """An item's worked solution, with its answer in a box; None without one, or for another answer."""
+    solution: str = item["solution"]
+    if not solution:
+        return None
+    boxed = extract_boxed(solution)
+    if boxed is None:
+        return f"{solution} The answer is $\\boxed{{{item['answer']}}}$."
+    return solution if boxed == item["answer"] else None
+
+
+def training_part(given: Problems, split: str, published: Callable[[], Problems]) -> Problems:
+    """The train split beside the problems that a user passed as ``problems=``.
+
+    Args:
+        given: the problems that are played.
+        split: the task's argument of this name.
+        published: returns the published train split, for problems of the published test file.
+
+    Raises:
+        ValueError: for problems to be tested on whose train split is unknown.
+    """
+    if given.file is not None and given.file.split == "test":
+        return published()
+    if split == "test":
+        raise ValueError(f"{given.name} was passed with split='test', so that it has no train split")
+    return given
 
 
 def hash_of(items: Iterable[Item]) -> str:

@@ -43,6 +43,10 @@ class ScienceWorld(EngineTask):
     them (with its tabs and line breaks); with ``admissible="list"`` a line ``Commands:`` with the sensible
     commands, separated by commas (there are hundreds); a newline and ``>``.
 
+    **Prompt formats.** Plain text: ``"...\n\nThis room is called the hallway. ...\n>"``. In a chat, the
+    user's message: ``"...\n\nThis room is called the hallway. ..."``. Each later text of the game is a
+    user's message too.
+
     **Actions.** A command, ended by a newline, such as ``open door to kitchen`` or ``focus on seed``.
     ``help``, ``task`` and ``objects`` list things and take no time. If a command fits several objects, the
     response is a numbered list: a number of the list as the next command chooses, and any other command

@@ -251,13 +251,17 @@ def _layout(rng: random.Random, count: int) -> tuple[tuple[tuple[str, int], ...]
 
 
 class TextRooms:
-    """Take an item, put an item in a container or open a locked container in a few rooms, by text commands.
+    r"""Take an item, put an item in a container or open a locked container in a few rooms, by text commands.
 
     **Prompt.** The goal, the first room and a line with ``>``::
 
         Goal: put coin in box.
         Hall. Exits: east. Here: coin.
         >
+
+    **Prompt formats.** Plain text: ``"Goal: open box.\nCellar. Exits: west. Here: key, closed box.\n>"``.
+    In a chat, the user's message: ``"Goal: open box.\nCellar. Exits: west. Here: key, closed box."``.
+    Each later text of the game is a user's message too.
 
     With ``admissible="list"`` a line ``You can:`` with the admissible commands comes before the ``>``.
 

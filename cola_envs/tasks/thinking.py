@@ -22,6 +22,9 @@ class ThinkingPrompt:
 
     **Prompt.** ``Use <think></think> and <answer></answer>.`` on a line, then the wrapped task's prompt.
 
+    **Prompt formats.** Plain text: ``"Use <think></think> and <answer></answer>.\nQ: 4-1+5-8=?\nA:"``. In
+    a chat, the user's message: ``"Use <think></think> and <answer></answer>.\nQ: 4-1+5-8=?"``.
+
     **Actions.** The whole answer, one segment, up to the model's end-of-text token, a stop string of the
     wrapped task or the token budget.
 

@@ -43,8 +43,11 @@ def test_demo_takes_another_task_and_arguments_of_its_environment(tmp_path, caps
     out = tmp_path / "out"
     small = ["--updates", "1", "--episodes", "4", "--out", str(out)]
     task = ["--task", "CoLA-Arithmetic-v0", "--env", "level=2", "--env", "max_tokens=4"]
-    assert main(["demo", *task, *small]) == 0
-    runs = json.loads((out / "results.json").read_text())["runs"]
+    assert main(["demo", *task, *small, "--system", "Be brief.", "--dtype", "bfloat16"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["env_kwargs"] == {"level": 2, "max_tokens": 4, "system": "Be brief."}
+    assert (results["dtype"], results["device"]) == ("bfloat16", "cpu")
+    runs = results["runs"]
     assert [run["env_id"] for run in runs] == ["CoLA-Arithmetic-v0", "CoLA-Arithmetic-Token-v0"]
     assert max(record["length"] for run in runs for record in run["history"]) <= 4
     assert "| policy | reward | arithmetic |" in capsys.readouterr().out

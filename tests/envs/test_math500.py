@@ -387,3 +387,15 @@ def test_other_bytes_in_the_hub_cache_are_an_error(tmp_path):
     (folder / "snapshots" / ("0" * 40) / "test.jsonl").write_text(json.dumps(PROBLEM) + "\n")
     with pytest.raises(ValueError, match=r"which is not MATH-500's.*cola data fetch math500"):
         Math500(1, split="test")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_worked_examples_of_the_substitute_are_of_its_train_split_and_earn_the_reward(split):
+    task = Math500(1, split=split, levels=[1], subjects=["Algebra"])
+    prompt, answer = task.worked_example(np.random.default_rng(0))
+    problem = prompt.partition("\n\n")[2].removesuffix("\nAssistant: ")
+    item = next(item for item in task.training_problems().items if item["problem"] == problem)
+    assert (item["level"], item["subject"], item["solution"]) == (1, "Algebra", answer)
+    played = Math500(1, problems=[{"problem": problem, "answer": item["answer"]}])
+    assert played.reset([0], [np.random.default_rng(0)]) == [prompt]
+    assert played.step([0], [answer])[0].reward == 1.0

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
+from cola_envs.build import load
 from cola_envs.prompts import ChatFormat, Message, PlainFormat, prompt_format, read_shots
-from cola_envs.task import Turn
+from cola_envs.task import TaskBatch, Turn
+from cola_envs.tasks.countdown import CountdownTask
 from cola_envs.testing import ByteTokenizer, FakeBackbone
 
 OPEN, CLOSE, FIRST = 257, 258, 257
@@ -184,3 +189,84 @@ def test_a_tasks_own_examples_are_of_the_train_split_and_earn_the_full_reward(ta
 def test_shots_of_a_task_without_examples_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shots=2: Echo has no worked examples; pass"):
         gym.make("CoLA-Text-Token-v0", task=Echo, model=backbone(ByteTokenizer()), shots=2)
+
+
+#: Environments with the arguments and the seed under which their docstring's plain prompt is read.
+SHOWN = {
+    "CoLA-Arithmetic-v0": ({}, range(1)),
+    "CoLA-Thinking-v0": ({}, range(1)),
+    "CoLA-Countdown-v0": ({}, ()),
+    "CoLA-Math500-v0": ({"problems": [{"problem": "What is $2+3$?", "answer": "5"}]}, range(1)),
+    "CoLA-GSM8K-v0": (
+        {"problems": [{"question": "Tom has 3 boxes of 4 pens. How many pens has he?", "answer": "12"}]},
+        range(1),
+    ),
+    "CoLA-TextRooms-v0": ({}, range(1)),
+    "CoLA-Household-v0": ({}, range(1)),
+    "CoLA-ALFWorld-v0": ({}, ()),
+    "CoLA-ScienceWorld-v0": ({}, ()),
+    "CoLA-Preference-v0": ({"prompts": ["Story:"], "scorer": lambda prompts, responses: [0.0]}, range(1)),
+    "CoLA-Text-v0": ({"task": lambda: OneWord()}, range(1)),
+}
+
+
+class OneWord:
+    stop = ()
+
+    def reset(self, rng: object) -> str:
+        return "Story:"
+
+    def step(self, text: str) -> Turn:
+        return Turn()
+
+
+def shown_prompts(docstring: str) -> tuple[str, str]:
+    """The prompt in both formats, as the docstring's paragraph on them shows it."""
+    text = " ".join(docstring.split())
+    found = re.search(r'\*\*Prompt formats\.\*\* Plain text: ``(".*?")``\. In a chat, .*?: ``(".*?")``', text)
+    assert found is not None
+    plain, chat = map(ast.literal_eval, found.groups())
+    return plain, chat
+
+
+def test_every_environment_shows_its_prompt_in_both_formats() -> None:
+    ids = {key for key, spec in gym.registry.items() if "builder" in spec.kwargs and "-Token-" not in key}
+    assert set(SHOWN) == ids
+
+
+@pytest.mark.parametrize("env_id", SHOWN)
+def test_the_prompts_in_a_tasks_docstring_are_what_the_formats_make_of_it(env_id: str) -> None:
+    task_class = described(env_id)
+    plain, chat = shown_prompts(inspect.getdoc(task_class) or "")
+    frame = getattr(task_class, "plain_frame", None) or FRAMES.get(env_id, ("", ""))
+    tokenizer = ChatBytes()
+    assert tokenizer.decode(PlainFormat(tokenizer).first(plain)) == plain
+    rendered = tokenizer.spell(ChatFormat(tokenizer, frame=frame).first(plain))
+    assert rendered == f"[[user: {chat}]][[assistant: "
+    kwargs, seeds = SHOWN[env_id]
+    for seed in seeds:
+        try:
+            env = gym.make(env_id, model=FakeBackbone("latent", max_length=2048), **kwargs)
+        except ImportError:
+            pytest.skip("its engine is not installed")
+        _, info = env.reset(seed=seed)
+        env.close()
+        assert re.fullmatch(".+?".join(map(re.escape, plain.split("..."))), info["prompt"], re.DOTALL)
+        assert getattr(env.unwrapped.episodes.tasks, "plain_frame", ("", "")) == frame
+
+
+#: Frames that a task sets when it is made.
+FRAMES = {
+    "CoLA-Arithmetic-v0": ("Q: ", "\nA:"),
+    "CoLA-Thinking-v0": ("", "\nA:"),
+    "CoLA-Countdown-v0": ("Q: ", "\nA:"),
+}
+
+
+def described(env_id: str) -> object:
+    """The class or function whose docstring specifies the environment's task."""
+    if env_id == "CoLA-Countdown-v0":
+        return CountdownTask
+    builder = load(gym.spec(env_id).kwargs["builder"])
+    made = inspect.get_annotations(builder, eval_str=True).get("return")
+    return made if not inspect.isclass(builder) and made is not TaskBatch else builder

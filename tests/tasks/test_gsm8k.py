@@ -123,3 +123,43 @@ def test_a_builder_like_any_other():
     assert prompts[0] == prompts[2]
     with pytest.raises(TypeError, match="unknown keyword argument 'subjects'"):
         build_tasks(1, GSM8K, subjects=["Algebra"])
+
+
+def test_a_worked_example_ends_in_the_boxed_answer_without_calculator_marks():
+    task = GSM8K(1, problems=OWN)
+    examples = {task.worked_example(_rng(seed)) for seed in range(20)}
+    assert examples == {
+        (
+            f"User: Please reason step by step, and put your final answer within \\boxed{{}}.\n\n{question}\n"
+            "Assistant: ",
+            answer,
+        )
+        for question, answer in (
+            (OWN[0]["question"], "3*400=1200 The answer is $\\boxed{1200}$."),
+            (OWN[1]["question"], "2-2=0 The answer is $\\boxed{0}$."),
+        )
+    }
+
+
+def test_problems_to_be_tested_on_are_no_worked_examples():
+    with pytest.raises(ValueError, match=r"problems was passed with split='test'"):
+        GSM8K(1, problems=OWN, split="test").worked_example(_rng())
+    with pytest.raises(ValueError, match="no problem of problems has a worked solution"):
+        GSM8K(1, problems=[{"problem": "2+2?", "answer": "4"}]).worked_example(_rng())
+
+
+def test_worked_examples_of_the_published_test_set_are_of_its_train_set(real):
+    path = DATA / "gsm8k_test.jsonl"
+    train = {item["problem"]: item for item in GSM8K(1).items}
+    for task in (GSM8K(1, split="test"), GSM8K(1, problems=str(path), split="test")):
+        prompt, answer = task.worked_example(_rng(1))
+        question = prompt.partition("\n\n")[2].removesuffix("\nAssistant: ")
+        gold = train[question]["answer"]
+        assert answer.endswith(f" The answer is $\\boxed{{{gold}}}$.")
+        assert "<<" not in answer
+
+
+def test_worked_examples_without_the_train_set_say_how_to_get_it(real, cache):
+    (cache / "gsm8k" / "train.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"drawn from the train split, and .* run `cola data fetch gsm8k`"):
+        GSM8K(1, split="test").worked_example(_rng())

@@ -72,7 +72,7 @@ def look(
 
 def _refuse(what: str, **given: object) -> None:
     """Raise ValueError for arguments that do not apply."""
-    named = [f"--{name}" for name, value in given.items() if value is not None]
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if named:
         raise ValueError(f"{', '.join(named)} means nothing to {what}: leave it out")
 
@@ -143,7 +143,8 @@ def _recording(
     kwargs = {**about["env_kwargs"], **given}
     actor = None
     if agent is not None:
-        acted = load_agent(agent, algorithm=algorithm)
+        loading = {name: kwargs.pop(name) for name in ("device", "dtype") if name in given}
+        acted = load_agent(agent, algorithm=algorithm, **loading)
         kwargs["model"], actor = acted.backbone, acted.actor
     is_actor = about["policy"] == policy_name(actor)
     if agent is not None and not is_actor:

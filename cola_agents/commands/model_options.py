@@ -1,0 +1,83 @@
+"""Options of several commands: the model's device and number type, and the form of its prompts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cola_envs.jsonl import JsonObject
+
+#: Options that are keyword arguments of ``gym.make`` and of ``Agent``, and that ``--env`` takes too.
+_LOADING = ("device", "dtype")
+_PROMPTS = ("prompt_format", "system", "shots")
+
+
+def add_model_options(parser: argparse.ArgumentParser, *, prompts: bool = True) -> None:
+    """Add ``--device`` and ``--dtype``, and with ``prompts`` the options of the prompt format."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, ...; by default the saved agent's, or cpu")
+    parser.add_argument(
+        "--dtype",
+        help="type of the weights: float32, bfloat16 or float16; by default the saved agent's, or float32",
+    )
+    if not prompts:
+        return
+    parser.add_argument(
+        "--prompt-format",
+        choices=("plain", "chat"),
+        help="chat: the task's texts are turns in the model's chat template; by default chat for a model "
+        "that was tuned on its template, else plain",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="system message, in front of every prompt")
+    parser.add_argument(
+        "--shots",
+        type=_shots,
+        metavar="N|FILE",
+        help="worked examples in front of every prompt: how many of the task's own train split, or a JSONL "
+        "file of objects with the keys prompt and answer",
+    )
+
+
+def _shots(text: str) -> int | str:
+    """The ``type`` of ``--shots``."""
+    if text.isdecimal():
+        return int(text)
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a whole number from 0 on nor a JSONL file of worked examples"
+        )
+    return text
+
+
+def add_prompt_settings(arguments: argparse.Namespace, env_kwargs: JsonObject) -> None:
+    """Put the options of the prompt format into the environment's arguments.
+
+    Raises:
+        ValueError: for one that ``--env`` gives too.
+    """
+    for name in _PROMPTS:
+        if getattr(arguments, name) is not None:
+            _check_once(name, env_kwargs)
+            env_kwargs[name] = getattr(arguments, name)
+
+
+def pop_loading(arguments: argparse.Namespace, env_kwargs: JsonObject) -> JsonObject:
+    """Device and dtype where they are given, by their options or by ``--env``, which loses them.
+
+    Raises:
+        ValueError: for one that is given both ways.
+    """
+    given: JsonObject = {}
+    for name in _LOADING:
+        if getattr(arguments, name) is not None:
+            _check_once(name, env_kwargs)
+            given[name] = getattr(arguments, name)
+        elif name in env_kwargs:
+            given[name] = env_kwargs.pop(name)
+    return given
+
+
+def _check_once(name: str, env_kwargs: JsonObject) -> None:
+    if name in env_kwargs:
+        raise ValueError(f"--{name.replace('_', '-')} and --env {name}=... give it twice: leave one out")
