@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
+from cola_agents.model.base_reference import (
+    REFERENCE,
+    Base,
+    Parts,
+    latent_weights,
+    reference_for,
+    saved_parts,
+    write_reference,
+)
 from cola_agents.model.configuration import CoLAConfig
-from cola_agents.model.loading import check_config, check_files, safe_options
+from cola_agents.model.loading import check_config, check_files, load_generation_config, safe_options
 from cola_agents.model.reach import reachable
 
 CARD = "README.md"
@@ -27,18 +41,35 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules: ClassVar[list[str]] = ["MergeLayer"]
+    #: Where the base of this model can be read; None where that is unknown.
+    origin: Base | None = None
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | None, *args: object, **kwargs: object) -> Any:
+    def from_pretrained(
+        cls,
+        source: str | Path | None,
+        *args: object,
+        base: str | Path | None = None,
+        **kwargs: object,
+    ) -> Any:
         """As in transformers, but without foreign code (:mod:`cola_agents.model.loading`) or missing weights.
 
+        Latent parts that were saved without their base are loaded together with it.
+
+        Args:
+            source, args, kwargs: as in transformers.
+            base: a folder or hub id to read the base of latent parts from, in place of the one that they
+                name (it was moved, say).
+
         Raises:
-            FileNotFoundError: for a source that is not a folder and not available from the hub.
+            FileNotFoundError: for a source that is not a folder and not available from the hub, and for
+                latent parts whose base is not there.
             ForeignCodeError: where the configuration asks for code.
-            ValueError: for pickled weights, missing or unexpected weights, and arguments that would allow any
-                of these.
+            ValueError: for pickled weights, missing or unexpected weights, arguments that would allow any
+                of these, latent parts of another base, and ``base`` for a model that was saved whole.
         """
         report_wanted = kwargs.pop("output_loading_info", False)
+        parts: Parts | None = None
         options = safe_options(kwargs)
         if source is not None:
             if HUB_OPTIONS.isdisjoint(kwargs):
@@ -46,7 +77,13 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
             if not isinstance(kwargs.get("config"), CoLAConfig):
                 check_config(source, **kwargs)
             check_files(source)
-        model, report = super().from_pretrained(source, *args, **options, output_loading_info=True)
+            parts = saved_parts(source, base, **{k: v for k, v in kwargs.items() if k in HUB_OPTIONS})
+        if parts is None and base is not None:
+            raise ValueError(f"{source} holds a whole model: leave base= out, which is for latent parts")
+        if parts is None:
+            model, report = super().from_pretrained(source, *args, **options, output_loading_info=True)
+        else:
+            model, report = cls._joined(parts, str(source), options)
         for kind in ("missing_keys", "unexpected_keys"):
             if report[kind]:
                 names = sorted(report[kind])
@@ -57,17 +94,113 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
                 )
         return (model, report) if report_wanted else model
 
-    def save_pretrained(self, save_directory: str | Path, *args: object, **kwargs: object) -> object:
-        """As in transformers, with a model card where the folder holds none."""
+    @classmethod
+    def _joined(cls, parts: Parts, source: str, options: dict[str, Any]) -> tuple[Any, Any]:
+        """A model of latent parts and their base, and transformers' report on its weights."""
+        dtype = options.pop("dtype", options.pop("torch_dtype", None))
+        config = options.pop("config", None)
+        options = {name: value for name, value in options.items() if name not in HUB_OPTIONS}
+        if not isinstance(config, CoLAConfig):
+            config, options = CoLAConfig.from_pretrained(
+                config or parts.folder, return_unused_kwargs=True, **options
+            )
+        if dtype in (None, "auto"):
+            dtype = config.dtype or torch.float32
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        model, report = super().from_pretrained(
+            None,
+            config=config,
+            state_dict=parts.state(dtype),
+            dtype=dtype,
+            **options,
+            output_loading_info=True,
+        )
+        if (parts.folder / "generation_config.json").is_file():
+            model.generation_config = load_generation_config(parts.folder)
+        model.name_or_path = model.config.name_or_path = source
+        model.origin = parts.base
+        return model, report
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *args: object,
+        whole: bool | None = None,
+        base: str | Path | None = None,
+        **kwargs: Any,
+    ) -> object:
+        """As in transformers, with a model card where the folder holds none.
+
+        Args:
+            save_directory, args, kwargs: as in transformers.
+            whole: write all weights (True), or the latent parts with a reference to the base (False); None
+                for the latent parts where the base came from a folder or the hub and is unchanged, and else
+                for everything.
+            base: a folder or hub id to name as the base, in place of the one that the model was built on.
+
+        Raises:
+            ValueError: with ``whole=False``, for a model whose base is unknown or was changed, and for
+                ``base`` together with ``whole=True``.
+        """
+        if (pushed := _PUSHED.get()) is not None:
+            whole, base = pushed
+        folder, first = Path(save_directory), kwargs.get("is_main_process", True)
+        reference = self._reference(whole, base, kwargs.get("state_dict"))
+        if reference is not None:
+            kwargs["state_dict"] = latent_weights(kwargs.get("state_dict") or self.state_dict())
         saved = super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            write_card(self, Path(save_directory))
+        if first:
+            if reference is None:
+                (folder / REFERENCE).unlink(missing_ok=True)
+            else:
+                write_reference(folder, *reference)
+            write_card(self, folder, reference and reference[0])
         return saved
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> object:
-        """As in transformers, with our model card where the repository has none; push the tokenizer too."""
-        push_card(self, repo_id, **kwargs)
-        return super().push_to_hub(repo_id, **kwargs)
+    def _reference(self, whole: bool | None, base: str | Path | None, state: Any) -> tuple[Base, str] | None:
+        """The base to refer to and the digest of its weights; None to write everything."""
+        if whole:
+            if base is not None:
+                raise ValueError("base= names the base of latent parts, and whole=True writes everything")
+            return None
+        origin = self.origin if base is None else Base.named(base)
+        if origin is None:
+            reason = "it was not built on a folder or hub id" if base is None else f"{base} is neither"
+        else:
+            digest, reason = reference_for(self.state_dict() if state is None else state, origin, self.dtype)
+            if digest is not None:
+                return origin, digest
+        if whole is False or base is not None:
+            raise ValueError(f"this model cannot be saved without its base: {reason}; pass whole=True")
+        if origin is not None and "differ" not in reason:
+            warnings.warn(f"all weights are written, since {reason}", stacklevel=3)
+        return None
+
+    def push_to_hub(
+        self, repo_id: str, *, whole: bool | None = None, base: str | None = None, **kwargs: Any
+    ) -> object:
+        """As in transformers, with our model card where the repository has none; push the tokenizer too.
+
+        Args:
+            repo_id, kwargs: as in transformers.
+            whole: as in :meth:`save_pretrained`; None for the latent parts where the base is one of the
+                hub, which others can read too, and else for everything.
+            base: a hub id to name as the base.
+
+        Raises:
+            ValueError: as :meth:`save_pretrained` does, and for a base that is a folder of this machine.
+        """
+        named = self.origin if base is None else Base.named(base)
+        if named is not None and named.is_folder:
+            if whole is False or base is not None:
+                raise ValueError(
+                    f"the base {named.source} is a folder of this machine, which others cannot read: pass "
+                    "base= with its hub id, or whole=True"
+                )
+            whole = True
+        push_card(self, repo_id, None if whole else named, **kwargs)
+        with _pushing(whole, base):
+            return super().push_to_hub(repo_id, **kwargs)
 
     def _apply(self, *args: object, **kwargs: object) -> Self:
         """As in torch, but a change of type does not affect rotary frequencies.
@@ -88,15 +221,30 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
         return self
 
 
-def write_card(model: PreTrainedModel, folder: Path) -> None:
-    """Write a model card into ``folder`` unless there is one."""
+#: The arguments ``whole`` and ``base`` of the push that saves a model now.
+_PUSHED: ContextVar[tuple[bool | None, str | None] | None] = ContextVar("pushed", default=None)
+
+
+@contextmanager
+def _pushing(whole: bool | None, base: str | None) -> Iterator[None]:
+    """A block in which ``save_pretrained``, called by transformers, has these arguments."""
+    token = _PUSHED.set((whole, base))
+    try:
+        yield
+    finally:
+        _PUSHED.reset(token)
+
+
+def write_card(model: PreTrainedModel, folder: Path, base: Base | None = None) -> None:
+    """Write a model card into ``folder`` unless there is one; ``base`` as in :func:`model_card`."""
     if not (folder / CARD).exists():
-        (folder / CARD).write_text(model_card(model, model.name_or_path), encoding="utf-8")
+        (folder / CARD).write_text(model_card(model, model.name_or_path, base), encoding="utf-8")
 
 
 def push_card(
     model: PreTrainedModel,
     repo_id: str,
+    base: Base | None = None,
     *,
     private: bool | None = None,
     token: bool | str | None = None,
@@ -111,6 +259,7 @@ def push_card(
 
     Args:
         model, repo_id, private, token, revision, create_pr: as in ``push_to_hub``.
+        base: as in :func:`model_card`.
         others: its other arguments, unused.
     """
     if revision is not None or create_pr:
@@ -119,7 +268,7 @@ def push_card(
     name = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     if not api.file_exists(name, CARD, token=token):
         api.upload_file(
-            path_or_fileobj=model_card(model, name).encode(),
+            path_or_fileobj=model_card(model, name, base).encode(),
             path_in_repo=CARD,
             repo_id=name,
             token=token,
@@ -127,12 +276,13 @@ def push_card(
         )
 
 
-def model_card(model: PreTrainedModel, name: str) -> str:
+def model_card(model: PreTrainedModel, name: str, base_model: Base | None = None) -> str:
     """A model card with the sizes of a latent-action model and how to load it, without measurements.
 
     Args:
         model: a :class:`~cola_agents.model.modeling.CoLAForCausalLM`.
         name: its hub id; anything else (a local path, say) is left out.
+        base_model: the base where its weights are not beside the card; a folder's path is left out.
     """
     config = model.config
     base = config.text_config
@@ -140,8 +290,12 @@ def model_card(model: PreTrainedModel, name: str) -> str:
         name = "path/or/hub-id"
     inverse, merge, policy = config.num_inverse_layers, config.num_merge_layers, config.num_policy_layers
     size = f"{base.num_hidden_layers} layers of width {base.hidden_size}, {base.vocab_size:,} tokens"
+    held, metadata = "The weights", ""
+    if base_model is not None:
+        held = "The weights here are the latent parts; the base is read from where `base.json` says. They"
+        metadata = "" if base_model.is_folder else f"base_model: {base_model.source}\n"
     return f"""---
-library_name: transformers
+{metadata}library_name: transformers
 pipeline_tag: text-generation
 tags:
 - cola
@@ -164,5 +318,5 @@ model = CoLAForCausalLM.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 ```
 
-The weights are safetensors, and no code is loaded with them.
+{held} are safetensors, and no code is loaded with them.
 """

@@ -30,6 +30,7 @@ from transformers.utils import ModelOutput
 
 from cola_agents.common.randomness import drawn_from
 from cola_agents.common.threads import check_fork
+from cola_agents.model.base_reference import origin_of
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.families import (
     Mask,
@@ -206,6 +207,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             ValueError: for a base of another family, with unsupported rotary embeddings or without a head,
                 or ``tie_word_embeddings`` for a base with an untied head.
         """
+        source = base if isinstance(base, (str, Path)) else None
         if isinstance(base, (str, Path)):
             base = reachable(base, "base")
             known = load_config(base)
@@ -232,6 +234,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             for layer in model.merge:
                 assert isinstance(layer, MergeLayer)
                 layer.down_proj.weight.mul_(scale)
+        model.origin = origin_of(base, source)
         if model.readout_norm is not None:
             if calibrate_on is None:
                 shape = (4, min(64, model.config.max_position_embeddings))

@@ -1,0 +1,220 @@
+"""Latent parts that are saved without their base, and what they are joined with when they are loaded."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cola_agents.decoding.loading import make_backbone
+from cola_agents.model.base_reference import REFERENCE, Base, digest_of
+from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.shards import find_tensors
+from tests.model.test_hub import REPO, FolderHub, hub  # noqa: F401 (a fixture)
+from tests.tiny import make_base, make_tokenizer
+
+GROWN = {"num_codes": 8, "num_inverse_layers": 1, "num_merge_layers": 1, "num_policy_layers": 1}
+
+
+@pytest.fixture
+def base(tmp_path) -> Path:
+    make_base().save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def grown(base: Any, **more: Any) -> CoLAForCausalLM:
+    return CoLAForCausalLM.from_base(base, seed=0, zero_start=False, **{**GROWN, **more}).eval()
+
+
+def same(one: CoLAForCausalLM, other: CoLAForCausalLM) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def written(folder: Path) -> set[str]:
+    return {name.partition(".")[0] for name in find_tensors(folder)}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_latent_parts_are_written_alone_and_loaded_with_their_base(base, tmp_path, tied) -> None:
+    if tied:
+        make_base(tie_word_embeddings=True).save_pretrained(base)
+    model = grown(base, readout="normed_difference")
+    model.save_pretrained(tmp_path / "latent")
+    latent = {"inverse_trunk", "inverse_head", "codebook", "merge", "policy_trunk", "policy_head"}
+    assert written(tmp_path / "latent") == latent | {"readout_norm"}
+    assert json.loads((tmp_path / "latent" / REFERENCE).read_text()) == {
+        "folder": "../base",
+        "sha256": digest_of(base),
+    }
+    model.save_pretrained(tmp_path / "whole", whole=True)
+    assert written(tmp_path / "whole") > latent
+    assert not (tmp_path / "whole" / REFERENCE).exists()
+    for load in (CoLAForCausalLM.from_pretrained, AutoModelForCausalLM.from_pretrained):
+        again = load(tmp_path / "latent").eval()
+        assert same(again, model)
+        assert again.config.to_diff_dict() == load(tmp_path / "whole").config.to_diff_dict()
+        assert again.generation_config.to_dict() == model.generation_config.to_dict()
+        assert again.name_or_path == str(tmp_path / "latent")
+        ids = torch.tensor([[5, 6, 7]])
+        assert torch.equal(again(ids).logits, model(ids).logits)
+
+
+def test_an_environment_over_latent_parts_has_the_fingerprint_of_the_whole_model(base, tmp_path) -> None:
+    model = grown(base)
+    for name, whole in (("latent", None), ("whole", True)):
+        model.save_pretrained(tmp_path / name, whole=whole)
+        make_tokenizer().save_pretrained(tmp_path / name)
+    for dtype in ("float32", "bfloat16"):
+        latent, whole = (
+            make_backbone(str(tmp_path / name), level="latent", dtype=dtype) for name in ("latent", "whole")
+        )
+        assert latent.fingerprint == whole.fingerprint
+        assert latent.model.dtype == getattr(torch, dtype)
+
+
+def test_parts_in_bfloat16_of_a_base_in_float32_come_back_in_bfloat16(base, tmp_path) -> None:
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    model = grown(loaded)
+    model.save_pretrained(tmp_path / "latent", whole=False)
+    again = CoLAForCausalLM.from_pretrained(tmp_path / "latent")
+    assert again.dtype == torch.bfloat16
+    assert same(again, model)
+
+
+def test_a_loaded_model_is_saved_with_the_same_base_again(base, tmp_path) -> None:
+    grown(base).save_pretrained(tmp_path / "one")
+    again = CoLAForCausalLM.from_pretrained(tmp_path / "one")
+    with torch.no_grad():
+        again.codebook.weight.add_(1)
+    again.save_pretrained(tmp_path / "deeper" / "two")
+    assert json.loads((tmp_path / "deeper" / "two" / REFERENCE).read_text())["folder"] == "../../base"
+    assert same(CoLAForCausalLM.from_pretrained(tmp_path / "deeper" / "two"), again)
+
+
+def test_a_base_that_was_trained_is_written_with_its_parts(base, tmp_path) -> None:
+    model = grown(base)
+    model.save_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        model.base.layers[0].mlp.up_proj.weight[0, 0] += 1
+    with pytest.raises(ValueError, match=r"mlp.up_proj.weight of its base differ .* whole=True"):
+        model.save_pretrained(tmp_path / "out", whole=False)
+    model.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out" / REFERENCE).exists()
+    assert same(CoLAForCausalLM.from_pretrained(tmp_path / "out"), model)
+
+
+def test_a_model_on_a_base_without_a_place_is_written_whole(tmp_path) -> None:
+    model = grown(make_base())
+    with pytest.raises(ValueError, match="was not built on a folder or hub id; pass whole=True"):
+        model.save_pretrained(tmp_path, whole=False)
+    model.save_pretrained(tmp_path)
+    assert same(CoLAForCausalLM.from_pretrained(tmp_path), model)
+    with pytest.raises(ValueError, match="holds a whole model: leave base= out"):
+        CoLAForCausalLM.from_pretrained(tmp_path, base=tmp_path)
+
+
+def test_a_base_that_is_gone_while_its_model_is_in_memory_is_written_with_a_warning(base, tmp_path) -> None:
+    model = grown(base)
+    shutil.rmtree(base)
+    with pytest.warns(UserWarning, match="all weights are written, since its base .* cannot be read"):
+        model.save_pretrained(tmp_path / "out")
+    assert same(CoLAForCausalLM.from_pretrained(tmp_path / "out"), model)
+
+
+def test_parts_and_base_may_be_moved_together_and_a_moved_base_is_given(base, tmp_path) -> None:
+    model = grown(base)
+    (tmp_path / "here").mkdir()
+    shutil.move(base, tmp_path / "here" / "base")
+    model.origin = Base.named(tmp_path / "here" / "base")
+    model.save_pretrained(tmp_path / "here" / "latent")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert same(CoLAForCausalLM.from_pretrained(tmp_path / "there" / "latent"), model)
+    shutil.move(tmp_path / "there" / "base", tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match="without its base, and the base .*there/base cannot be read"):
+        CoLAForCausalLM.from_pretrained(tmp_path / "there" / "latent")
+    again = CoLAForCausalLM.from_pretrained(tmp_path / "there" / "latent", base=tmp_path / "moved")
+    assert same(again, model)
+    again.save_pretrained(tmp_path / "there" / "latent")
+    assert same(CoLAForCausalLM.from_pretrained(tmp_path / "there" / "latent"), model)
+
+
+def test_another_base_is_refused_with_both_digests(base, tmp_path) -> None:
+    grown(base).save_pretrained(tmp_path / "latent")
+    before = digest_of(base)
+    make_base(seed=1).save_pretrained(base)
+    with pytest.raises(ValueError, match=rf"the sha256 {before[:12]}.*have {digest_of(base)[:12]}.*base="):
+        CoLAForCausalLM.from_pretrained(tmp_path / "latent")
+
+
+def test_a_digest_is_of_the_weights_and_not_of_their_files(base, tmp_path) -> None:
+    model = make_base()
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    assert digest_of(tmp_path / "sharded") == digest_of(base)
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    assert digest_of(tmp_path / "half") != digest_of(base)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"folder": "../base"}, "has no sha256"),
+        ({"sha256": "0" * 64}, "names no base: it needs folder, or hub"),
+        ({"hub": "not an id", "sha256": "0" * 64}, "names no base"),
+    ],
+)
+def test_a_reference_that_is_none_is_named(base, tmp_path, fields, message) -> None:
+    grown(base).save_pretrained(tmp_path / "latent")
+    (tmp_path / "latent" / REFERENCE).write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=message):
+        CoLAForCausalLM.from_pretrained(tmp_path / "latent")
+
+
+def test_a_push_of_a_model_on_a_folder_holds_all_weights(hub: FolderHub, base, tmp_path) -> None:  # noqa: F811
+    model = grown(base)
+    with pytest.raises(ValueError, match="is a folder of this machine, which others cannot read"):
+        model.push_to_hub(REPO, whole=False)
+    model.push_to_hub(REPO)
+    assert REFERENCE not in hub.files
+    pull = {"cache_dir": tmp_path / "hub", "local_files_only": True}
+    assert same(CoLAForCausalLM.from_pretrained(REPO, **pull), model)
+    model.save_pretrained(tmp_path / "after")
+    assert (tmp_path / "after" / REFERENCE).exists(), "a push leaves later saves as they were"
+
+
+def test_a_push_of_a_model_on_a_hub_id_holds_the_parts_alone(
+    hub: FolderHub,  # noqa: F811
+    base,
+    tmp_path,
+    monkeypatch,
+) -> None:
+    commit = "0123456789" * 4
+    cached = tmp_path / "hub" / "models--their--base"
+    shutil.copytree(base, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.warns(UserWarning, match="read from this machine's cache"):
+        model = grown("their/base")
+    assert model.origin is not None
+    assert (model.origin.source, model.origin.is_folder) == ("their/base", False)
+    with pytest.warns(UserWarning, match="read from this machine's cache"):
+        model.push_to_hub(REPO)
+    reference = json.loads(hub.files[REFERENCE])
+    assert reference == {"hub": "their/base", "revision": model.origin.revision, "sha256": digest_of(base)}
+    assert "base_model: their/base" in hub.files["README.md"].decode()
+    pull = {"cache_dir": tmp_path / "hub", "local_files_only": True}
+    pulled = CoLAForCausalLM.from_pretrained(REPO, **pull)
+    assert same(pulled, model)
+    copy.deepcopy(model).push_to_hub(REPO, whole=True)
+    shutil.rmtree(cached)
+    assert same(CoLAForCausalLM.from_pretrained(REPO, **pull), model)
