@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -20,11 +22,11 @@ from benchmarks.speed.limits import Machine, decode_cost, measure_machine, synch
 from benchmarks.speed.turns import in_turn
 from cola_agents.common.markdown import table
 from cola_agents.common.randomness import drawn_from
-from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.decoding.backbones import LatentBackbone, LatentSession, TokenBackbone, TokenSession
 from cola_agents.decoding.loading import load_bundled
-from cola_agents.decoding.static import StaticDecoder
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.sampling import sample
 from cola_agents.model.versions import cache_argument
 
 #: What ours is compared with, and the least that it should be faster by at these rows.
@@ -115,12 +117,13 @@ def measure_rows(model: CoLAForCausalLM, rows: int, tokens: int, repeats: int) -
     prompts = torch.randint(model.config.vocab_size, (rows, PROMPT), generator=source).tolist()
     numbers = Numbers(model.config.vocab_size)
     latent, token = LatentBackbone(model, numbers), TokenBackbone(model, numbers)
+    fixed_latent, fixed_token = LatentBackbone(model, numbers, True), TokenBackbone(model, numbers, True)
     whole = causal_lm(model)
     contenders: dict[str, Contender] = {
         "base": lambda: stepping(token, prompts, tokens),
         "cola": lambda: stepping(latent, prompts, tokens),
-        "base_static": lambda: fixed(token, prompts, tokens),
-        "cola_static": lambda: fixed(latent, prompts, tokens),
+        "base_static": lambda: stepping(fixed_token, prompts, tokens),
+        "cola_static": lambda: stepping(fixed_latent, prompts, tokens),
         "transformers_loop": lambda: looping(whole, prompts, tokens),
         "transformers_generate": lambda: generating(whole, prompts, tokens),
     }
@@ -179,24 +182,21 @@ def measure_rows(model: CoLAForCausalLM, rows: int, tokens: int, repeats: int) -
 def stepping(backbone: LatentBackbone | TokenBackbone, prompts: list[list[int]], tokens: int) -> Prepared:
     """A session that takes its policy's likeliest action at every step."""
     rows = list(range(len(prompts)))
-    session: Any = backbone.session(len(rows))
+    session: LatentSession | TokenSession = backbone.session(len(rows))
     session.load(rows, prompts)
-
-    def run() -> Tensor:
-        for _ in range(tokens):
-            actions = session.policy(rows).argmax(-1).cpu().numpy()
-            decoded = session.decode(rows, actions)
-            session.extend(rows, [ids.tolist() for ids in decoded.tokens])
-        return torch.tensor([ids[-tokens:] for ids in session.tokens])
-
-    return run
+    return lambda: continued(session, tokens)
 
 
-def fixed(backbone: LatentBackbone | TokenBackbone, prompts: list[list[int]], tokens: int) -> Prepared:
-    """Steps of fixed shapes."""
-    decoder = StaticDecoder(backbone, len(prompts), len(prompts[0]) + tokens)
-    decoder.load(prompts)
-    return lambda: decoder.run(tokens)[0].cpu()
+def continued(session: LatentSession | TokenSession, tokens: int) -> Tensor:
+    """The next tokens [B, tokens] of all rows, under the policy's likeliest actions."""
+    rows, act = list(range(session.num_rows)), session.device_policy()
+    draw, u = partial(sample, temperature=0.0), np.zeros(session.num_rows)
+    for _ in range(tokens):
+        drawn = session.act(rows, act, draw, u)
+        actions = session.policy(rows).argmax(-1).cpu().numpy() if drawn is None else drawn[0]
+        decoded = session.decode(rows, actions)
+        session.extend(rows, [ids.tolist() for ids in decoded.tokens])
+    return torch.tensor([ids[-tokens:] for ids in session.tokens])
 
 
 def looping(whole: Any, prompts: list[list[int]], tokens: int) -> Prepared:

@@ -23,14 +23,13 @@ import torch
 from transformers import LlamaConfig
 
 from benchmarks import RESULTS, Commands
-from benchmarks.speed.decoding import Numbers, causal_lm, random_model
+from benchmarks.speed.decoding import Numbers, causal_lm, continued, random_model
 from benchmarks.speed.limits import Machine, decode_cost, measure_machine, median_seconds, synchronise
 from benchmarks.speed.updates import MeasuredPPO, PeakMemory, free_memory, random_rollout
 from benchmarks.targets import judged, targets_table
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.decoding.static import StaticDecoder
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.rl.actors import Actor, make_actor, reference_actor
@@ -227,7 +226,7 @@ class _Held:
 
 
 def decode(held: _Held, rows: int, repeats: int) -> dict[str, Any]:
-    """Base-only and CoLA decoding of so many rows, with fixed shapes (and CUDA graphs on a GPU)."""
+    """Base-only and CoLA decoding of so many rows, as a session does it (on a GPU with CUDA graphs)."""
     shape, model = held.shape, held.model
     assert model is not None
     assert held.machine is not None
@@ -241,21 +240,21 @@ def decode(held: _Held, rows: int, repeats: int) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for turn in range(repeats + 1):
         for name, backbone in backbones.items():
-            decoder = StaticDecoder(backbone, rows, shape.prompt + shape.tokens + 1)
-            decoder.load(prompts)
-            decoder.run(1)  # captures the graph
-            synchronise(held.device)
-            started = time.perf_counter()
-            decoder.run(shape.tokens)
-            synchronise(held.device)
-            if turn:
-                times[name].append((time.perf_counter() - started) / shape.tokens)
-            del decoder
+            session = backbone.session(rows, shape.prompt + shape.tokens)
+            for timed in (False, True):  # the first time captures the graphs
+                session.load(range(rows), prompts)
+                synchronise(held.device)
+                started = time.perf_counter()
+                continued(session, shape.tokens)
+                synchronise(held.device)
+                if turn and timed:
+                    times[name].append((time.perf_counter() - started) / shape.tokens)
+            del session
     for name in backbones:
         cost = decode_cost(
             model.config,
             rows=rows,
-            context=shape.prompt + 1 + shape.tokens // 2,
+            context=shape.prompt + shape.tokens // 2,
             element_size=shape.dtype.itemsize,
             latent=name == "cola",
         )

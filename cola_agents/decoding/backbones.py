@@ -16,6 +16,8 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from cola_agents.decoding.code_table import CodeTable, code_table
 from cola_agents.decoding.session import Follower, NotFiniteError, Rows, copied, not_finite
+from cola_agents.decoding.static import DeviceAct, DeviceRows
+from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import capped, check_family
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.sampling import sample
@@ -42,11 +44,23 @@ def _non_defaults(config: PretrainedConfig) -> dict[str, object]:
 
 
 class _Backbone:
-    """Base of both backbones. ``copy.deepcopy`` returns the same object: weights are never copied."""
+    """Base of both backbones. ``copy.deepcopy`` returns the same object: weights are never copied.
+
+    Args:
+        model, tokenizer: as in the classes.
+        static: whether its sessions step in fixed memory (:mod:`cola_agents.decoding.static`); None for True
+            on a GPU.
+    """
 
     level: Level
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | PlainTokenizer) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | PlainTokenizer,
+        static: bool | None = None,
+    ) -> None:
+        self.static = static
         self.model = model.eval()
         self.tokenizer = (
             tokenizer if isinstance(tokenizer, PlainTokenizer) else PlainTokenizer(tokenizer, model)
@@ -108,6 +122,8 @@ class LatentBackbone(_Backbone):
     Args:
         model: a :class:`~cola_agents.model.modeling.CoLAForCausalLM`; put in eval mode.
         tokenizer: its Hugging Face tokenizer.
+        static: whether its sessions step in fixed memory (:mod:`cola_agents.decoding.static`); None for True
+            on a GPU.
 
     Raises:
         ValueError: if the tokenizer has an id beyond the model's embeddings.
@@ -117,13 +133,18 @@ class LatentBackbone(_Backbone):
     level: Level = "latent"
     model: CoLAForCausalLM
 
-    def __init__(self, model: CoLAForCausalLM, tokenizer: PreTrainedTokenizerBase | PlainTokenizer) -> None:
+    def __init__(
+        self,
+        model: CoLAForCausalLM,
+        tokenizer: PreTrainedTokenizerBase | PlainTokenizer,
+        static: bool | None = None,
+    ) -> None:
         if not isinstance(model, CoLAForCausalLM):
             raise TypeError(
                 f"latent actions need a CoLAForCausalLM, got {type(model).__name__}; use the -Token-v0 id "
                 "for a plain language model, or grow one with CoLAForCausalLM.from_base"
             )
-        super().__init__(model, tokenizer)
+        super().__init__(model, tokenizer, static)
         self.action_space = gym.spaces.Discrete(model.config.num_codes)
 
     def action_mask(self) -> np.ndarray:
@@ -154,6 +175,8 @@ class TokenBackbone(_Backbone):
     Args:
         model: a causal LM of a supported family, or a CoLA model, of which only the base is used.
         tokenizer: its Hugging Face tokenizer.
+        static: whether its sessions step in fixed memory (:mod:`cola_agents.decoding.static`); None for True
+            on a GPU.
 
     Raises:
         ValueError: if the model is of another family or has rotary embeddings that are not supported, or
@@ -163,7 +186,12 @@ class TokenBackbone(_Backbone):
 
     level: Level = "token"
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | PlainTokenizer) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | PlainTokenizer,
+        static: bool | None = None,
+    ) -> None:
         if not isinstance(model, CoLAForCausalLM) and not all(
             hasattr(model, n) for n in ("model", "lm_head")
         ):
@@ -172,7 +200,7 @@ class TokenBackbone(_Backbone):
                 f"{type(model).__name__} is built otherwise"
             )
         check_family(model.config.get_text_config())
-        super().__init__(model, tokenizer)
+        super().__init__(model, tokenizer, static)
         self.action_space = gym.spaces.Discrete(self.vocab_size)
 
     def action_mask(self) -> np.ndarray:
@@ -195,7 +223,7 @@ class LatentSession(Rows):
     """A session whose actions are codes; uses a :mod:`~cola_agents.decoding.code_table` where possible."""
 
     def __init__(self, backbone: LatentBackbone, num_rows: int, max_length: int) -> None:
-        super().__init__(backbone.base, num_rows, max_length)
+        super().__init__(backbone.base, num_rows, max_length, backbone.static)
         self._backbone = backbone
         self._model = backbone.model
         self._any_unused = bool(backbone.unused_ids.any())
@@ -216,24 +244,47 @@ class LatentSession(Rows):
         Raises:
             FloatingPointError: for token logits that are not finite, naming row and code.
         """
-        codes = torch.as_tensor(np.asarray(actions), device=self._device)
-        with self.threads:
-            logits = self._token_logits(self.last(rows), codes)
-            best = logits.max(-1)
-        # A row with NaN or infinity has a maximum that is not finite.
-        self._refuse(best.values, rows, codes)
-        if temperature == 0:
-            return Decoded(list(best.indices.cpu().numpy().reshape(-1, 1)))
-        if u is None:
+        if temperature > 0 and u is None:
             raise ValueError(f"a world temperature of {temperature} needs a uniform u for every row")
-        drawn, _ = sample(logits, torch.as_tensor(u, device=self._device), temperature=temperature)
-        return Decoded(list(drawn.cpu().numpy().reshape(-1, 1)))
+        taken = np.asarray(actions)
+        ahead = self.step(rows, taken, world_u=u, temperature=temperature)
+        if ahead is not None:
+            bad = [i for i, one in enumerate(ahead) if not one.finite[0]]
+            if bad:
+                self.drop_ahead(rows)
+                raise self._not_finite(rows[bad[0]], ahead[bad[0]].action)
+            return Decoded(list(np.array([[one.token] for one in ahead])))
+        codes, uniforms = to_device(taken, self.device), None if u is None else to_device(u, self.device)
+        with self.threads:
+            tokens, best = self.world_tokens(self.last(rows), codes, uniforms, temperature)
+        self._refuse(best, rows, codes)
+        return Decoded(list(to_host(tokens).reshape(-1, 1)))
 
-    def _token_logits(self, h: Tensor, codes: Tensor) -> Tensor:
-        """Token logits [..., V] for states [..., D] and codes that broadcast with them."""
+    def world_tokens(
+        self, h: Tensor, actions: Tensor, u: Tensor | None, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        logits = self._token_logits(h, actions)
+        # A row with NaN or infinity has a maximum that is not finite.
+        best = logits.max(-1)
+        if temperature == 0 or u is None:
+            return best.indices, best.values
+        return sample(logits, u, temperature=temperature)[0], best.values
+
+    def weights(self) -> list[Tensor]:
+        self._refresh_table()
+        table = [] if self._table is None else [self._table.layers[0].gate]
+        parts = [self._model.codebook, self._model.merge, self._model.lm_head, self._model.policy_head]
+        return table + [weight for part in parts for weight in part.parameters()]
+
+    def _refresh_table(self) -> None:
+        """Make the table of codes, again after a change of the weights that it is made of."""
         if self._table_possible and (self._table is None or not self._table.holds()):
             self._table = code_table(self._model)
             self._table_possible = self._table is not None
+
+    def _token_logits(self, h: Tensor, codes: Tensor) -> Tensor:
+        """Token logits [..., V] for states [..., D] and codes that broadcast with them."""
+        self._refresh_table()
         if self._table is None:
             shape = torch.broadcast_shapes(h.shape[:-1], codes.shape)
             logits = self._model.world(h.expand(*shape, -1), codes.expand(shape))
@@ -247,21 +298,29 @@ class LatentSession(Rows):
         """Raise NotFiniteError if the largest logit of a row, [B, ...], is not finite."""
         bad = not_finite(best)
         if bad:
-            row, action = rows[bad[0]], codes[bad[0]].tolist()
-            raise NotFiniteError(
-                row,
-                f"token logits of row {row} are not finite under action {action}, "
-                f"after token {self.tokens[row][-1]}",
-            )
+            raise self._not_finite(rows[bad[0]], codes[bad[0]].tolist())
 
-    def policy(self, rows: Sequence[int]) -> Tensor:
+    def _not_finite(self, row: int, action: object) -> NotFiniteError:
+        return NotFiniteError(
+            row,
+            f"token logits of row {row} are not finite under action {action}, "
+            f"after token {self.tokens[row][-1]}",
+        )
+
+    def policy(self, rows: Sequence[int] | DeviceRows) -> Tensor:
         """Logits of the frozen cloned policy at the rows' last tokens, [B, A]."""
         with torch.no_grad(), self.threads:
-            return _finite_policy(self._model.policy_head(self._follow_policy().features(rows)), rows)
+            logits: Tensor = self._model.policy_head(self._follow_policy().features(rows))
+            return logits if isinstance(rows, DeviceRows) else _finite_policy(logits, rows)
+
+    def device_policy(self) -> DeviceAct:
+        """:meth:`policy` in the form that a step can draw from."""
+        return DeviceAct(self._model, self._follow_policy(), self.policy)
 
     def features(self, rows: Sequence[int]) -> np.ndarray:
         """The cloned policy's last hidden state, [B, D] float32."""
-        return copied(self._follow_policy().features(rows))
+        here = self.observations(rows, "features")
+        return copied(self._follow_policy().features(rows)) if here is None else here
 
     def _follower_of(self, observation: str) -> Follower | None:
         return self._follow_policy() if observation == "features" else None
@@ -281,7 +340,7 @@ class LatentSession(Rows):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ``top_k`` likeliest tokens under each code, and their log-probs: both [B, A, top_k]."""
         chosen = range(int(self._backbone.action_space.n)) if actions is None else actions
-        codes = torch.tensor(list(chosen), device=self._device)
+        codes = torch.tensor(list(chosen), device=self.device)
         with self.threads:
             logits = self._token_logits(self.last(rows)[:, None], codes)
             self._refuse(logits.amax(-1), rows, codes.expand(len(rows), -1))
@@ -294,7 +353,7 @@ class TokenSession(Rows):
     """A session whose actions are token ids."""
 
     def __init__(self, backbone: TokenBackbone, num_rows: int, max_length: int) -> None:
-        super().__init__(backbone.base, num_rows, max_length)
+        super().__init__(backbone.base, num_rows, max_length, backbone.static)
         self._backbone = backbone
         self._any_unused = bool(backbone.unused_ids.any())
 
@@ -302,16 +361,26 @@ class TokenSession(Rows):
         self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0
     ) -> Decoded:
         """The identity: an action is a token."""
+        self.step(rows, np.asarray(actions))
         return Decoded(list(np.asarray(actions, dtype=np.int64).reshape(-1, 1)))
 
     def features(self, rows: Sequence[int]) -> np.ndarray:
         """The same as :meth:`hidden`: at token level the base is the policy."""
         return self.hidden(rows)
 
-    def policy(self, rows: Sequence[int]) -> Tensor:
+    def weights(self) -> list[Tensor]:
+        return list(self._backbone.lm_head.parameters())
+
+    def device_policy(self) -> DeviceAct:
+        """:meth:`policy` in the form that a step can draw from."""
+        return DeviceAct(self._backbone.lm_head, None, self.policy)
+
+    def policy(self, rows: Sequence[int] | DeviceRows) -> Tensor:
         """The LM's token logits at the rows' last tokens, -inf for unused ids, [B, V]."""
         with torch.no_grad(), self.threads:
-            logits = _finite_policy(self._backbone.lm_head(self.last(rows)), rows)
+            logits: Tensor = self._backbone.lm_head(self.last(rows))
+            if not isinstance(rows, DeviceRows):
+                _finite_policy(logits, rows)
             if self._any_unused:
                 logits.masked_fill_(self._backbone.unused_ids, float("-inf"))
         return logits

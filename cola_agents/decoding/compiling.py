@@ -40,7 +40,7 @@ def compiled(loops: _Loops) -> _Loops:
     return cast(_Loops, made)
 
 
-class _Cache(FunctionCache):
+class _Cache(FunctionCache):  # type: ignore[misc]
     """numba's choice of a folder, with :class:`_Files` in it."""
 
     def __init__(self, loops: Callable[..., Any]) -> None:

@@ -10,6 +10,7 @@ ones on a CPU :mod:`cola_agents.decoding.fused`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,23 +19,31 @@ from transformers import PreTrainedModel
 from cola_agents.common.threads import check_fork
 from cola_agents.decoding.fused import LONGEST, FusedStack, Packed, fused_stack
 from cola_agents.decoding.lean import Plan, lean_forward, plan
+from cola_agents.decoding.transfer import to_device
 from cola_agents.model.families import decoder_mask
 from cola_agents.model.versions import cache_argument
 
 _FIRST_CAPACITY = 64
 
 
-def capacity(length: int, limit: int, held: int = 0) -> int:
-    """The number of positions to allocate for rows of ``length`` that had ``held`` positions before."""
-    return max(length, min(limit, max(_FIRST_CAPACITY, 2 * held)))
+def capacity(length: int, limit: int) -> int:
+    """The number of positions to allocate, or to read, for rows of ``length``: at most half as many again.
+
+    It is 64 times a power of two, or one and a half times that: so buffers are copied rarely, and fixed
+    shapes (:mod:`cola_agents.decoding.static`) are few.
+    """
+    room = _FIRST_CAPACITY
+    while room < length:
+        room += room // 2 if room & (room - 1) == 0 else room // 3
+    return max(length, min(limit, room))
 
 
 class GrowingRows:
-    """A tensor [R, S, ...] whose length S grows by doubling.
+    """A tensor [R, S, ...] whose length S grows in steps of a half and a third (:func:`capacity`).
 
     Args:
         num_rows: R.
-        limit: the length up to which S doubles; beyond it S grows to the needed length only.
+        limit: the length up to which S grows so; beyond it S grows to the needed length only.
     """
 
     def __init__(self, num_rows: int, limit: int) -> None:
@@ -46,7 +55,7 @@ class GrowingRows:
         """The tensor, grown to at least ``length`` positions; entries have the shape of ``like[0, 0]``."""
         held = 0 if self.data is None else self.data.shape[1]
         if self.data is None or held < length:
-            room = capacity(length, self.limit, held)
+            room = capacity(length, self.limit)
             grown = like.new_zeros((self.num_rows, room, *like.shape[2:]))
             if self.data is not None:
                 grown[:, :held] = self.data
@@ -57,6 +66,19 @@ class GrowingRows:
         """Zero a row from position ``start``: a NaN there would spread even where it is masked (0 * NaN)."""
         if self.data is not None:
             self.data[row, start:] = 0
+
+
+class Passing(Protocol):
+    """The rows and positions of a padded pass, as :class:`Window` reads them; see :class:`Chunk`."""
+
+    @property
+    def rows(self) -> Tensor | None: ...
+
+    @property
+    def where(self) -> tuple[Tensor, Tensor]: ...
+
+    @property
+    def length(self) -> int: ...
 
 
 class Chunk:
@@ -81,8 +103,8 @@ class Chunk:
     ) -> None:
         width = max(widths)
         every = len(rows) == num_rows and list(rows) == list(range(num_rows))
-        index = torch.arange(num_rows, device=device) if every else torch.tensor(rows, device=device)
-        first = torch.tensor(starts, device=device)[:, None]
+        index, first = to_device([rows, starts], device)
+        first = first[:, None]
         self.rows = None if every else index
         self.widths = widths
         self.positions = first if width == 1 else first + torch.arange(width, device=device)
@@ -94,16 +116,14 @@ class Chunk:
         """The rows' new ids, padded on the right, [B, T]."""
         width = self.positions.shape[1]
         padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
-        return torch.tensor(padded, device=self.positions.device)
+        return to_device(padded, self.positions.device)
 
     def ends(self, states: Tensor) -> Tensor:
         """The state of each row's last token, [B, D], of states [B, T, D]."""
         if states.shape[1] == 1:
             return states[:, 0]
-        device = states.device
-        return states[
-            torch.arange(len(self.widths), device=device), torch.tensor(self.widths, device=device) - 1
-        ]
+        where = to_device([range(len(self.widths)), [w - 1 for w in self.widths]], states.device)
+        return states[where[0], where[1]]
 
     def mask(self) -> Tensor:
         """The keys that each query attends to, [B, 1, T, S] bool."""
@@ -112,11 +132,18 @@ class Chunk:
 
 
 class KVRows:
-    """The cache: keys and values of R rows for every layer that has run, [R, S, heads, head_dim] each."""
+    """The cache: keys and values of R rows for every layer that has run, [R, S, heads, head_dim] each.
 
-    def __init__(self, num_rows: int, limit: int) -> None:
+    Args:
+        num_rows: R.
+        limit: the most positions of a row.
+        spare: further rows of the buffers; with any, no pass is packed.
+    """
+
+    def __init__(self, num_rows: int, limit: int, spare: int = 0) -> None:
         self.num_rows = num_rows
         self.limit = limit
+        self.spare = spare
         self._layers: dict[int, tuple[GrowingRows, GrowingRows]] = {}
         self._stack: nn.Module | None = None
         self._plan: Plan | None = None
@@ -126,7 +153,8 @@ class KVRows:
         """The plan of ``stack``, made once; None if it must run as it is."""
         if self._stack is not stack:
             self._stack, self._plan = stack, plan(stack)
-            self._fused = None if self._plan is None else fused_stack(stack, self._plan)
+            plain = self._plan is None or self.spare
+            self._fused = None if plain or self._plan is None else fused_stack(stack, self._plan)
         return self._plan
 
     def fused_for(self, stack: nn.Module) -> FusedStack | None:
@@ -181,7 +209,7 @@ class KVRows:
     def layer(self, index: int) -> tuple[GrowingRows, GrowingRows]:
         """Keys and values of a layer."""
         if index not in self._layers:
-            self._layers[index] = tuple(GrowingRows(self.num_rows, self.limit) for _ in range(2))  # type: ignore[assignment]
+            self._layers[index] = tuple(GrowingRows(self.num_rows + self.spare, self.limit) for _ in range(2))  # type: ignore[assignment]
         return self._layers[index]
 
     def erase(self, row: int, start: int) -> None:
@@ -194,7 +222,7 @@ class KVRows:
 class Window:
     """The cache of one padded forward pass: the rows of a :class:`KVRows` that a :class:`Chunk` names."""
 
-    def __init__(self, kv: KVRows, chunk: Chunk) -> None:
+    def __init__(self, kv: KVRows, chunk: Passing) -> None:
         self._kv = kv
         self._chunk = chunk
         self.length = chunk.length
@@ -215,7 +243,9 @@ class Window:
         held = rows.ensure(self.length, new)
         held[self._chunk.where] = new
         rows_read = self._chunk.rows
-        return held[:, : self.length] if rows_read is None else held[rows_read, : self.length]
+        if rows_read is None:
+            return held[: self._kv.num_rows, : self.length]
+        return held[rows_read, : self.length]
 
 
 def run_rows(stack: PreTrainedModel, kv: KVRows, chunk: Chunk | Packed, **inputs: Tensor) -> Tensor:

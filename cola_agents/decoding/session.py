@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicySession
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
+from cola_agents.decoding.static import Ahead, DeviceAct, DeviceRows, Draw, Steps
+from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import check_family
 
 
@@ -78,6 +81,8 @@ class Rows:
             :meth:`forget` after a change.
         num_rows: R.
         max_length: the most tokens that a row may hold.
+        static: whether steps run in fixed memory (:mod:`cola_agents.decoding.static`); None for True on a
+            GPU. A base without a plan (:mod:`cola_agents.decoding.lean`) runs as usual.
 
     Attributes:
         tokens: the ids of each row.
@@ -88,7 +93,7 @@ class Rows:
             (:func:`~cola_agents.model.families.check_family`).
     """
 
-    def __init__(self, base: nn.Module, num_rows: int, max_length: int) -> None:
+    def __init__(self, base: nn.Module, num_rows: int, max_length: int, static: bool | None = False) -> None:
         if num_rows < 1:
             raise ValueError(f"a session needs at least one row, got num_rows={num_rows}")
         check_family(base.config)
@@ -97,18 +102,23 @@ class Rows:
         self.max_length = max_length
         self.tokens: list[list[int]] = [[] for _ in range(num_rows)]
         self.tokens_forwarded = 0
-        self._device = next(base.parameters()).device
+        self.device = next(base.parameters()).device
         self.threads = fitting_threads(base)
         self._order = list(range(num_rows))
-        self._kv = KVRows(num_rows, max_length)
-        self._states = GrowingRows(num_rows, max_length)
+        static = self.device.type == "cuda" if static is None else static
+        self.kv = KVRows(num_rows, max_length, spare=int(static))
+        self._states = GrowingRows(num_rows + int(static), max_length)
+        self._steps = Steps(self) if static else None
+        self._ahead: dict[int, Ahead] = {}
+        self._observed: str | None = None
+        self._observations: dict[int, np.ndarray] = {}
         self._last: Tensor | None = None
         self._held = [0] * num_rows  # the number of tokens of each row whose states were computed
         self._behind = False  # whether a row may hold more tokens than that
         self._deferred = False
         self._taken: list[_Taken] = []
         self._leaving: list[_Taken] = []
-        self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+        self.followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 
     def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Set the tokens of each row; the common prefix of old and new tokens is not computed again.
@@ -130,7 +140,7 @@ class Rows:
             if keep < len(ids):
                 growing.append(row)
                 chunks.append(list(ids[keep:]))
-            elif self._held[row] == keep:
+            elif self._held[row] == keep and self._steps is None:
                 assert self._states.data is not None
                 assert self._last is not None
                 self._last[row] = self._states.data[row, keep - 1]
@@ -151,11 +161,136 @@ class Rows:
                     f"row {row}: a chunk of {len(chunk)} tokens makes {length}; chunks hold at least one "
                     f"and rows at most {self.max_length} tokens"
                 )
+        if self._steps is not None:
+            self._accept(rows, tokens)
         for row, chunk in zip(rows, tokens, strict=True):
             self.tokens[row].extend(chunk)
         self._behind = True
         if not self._deferred:
             self.compute(rows)
+
+    # ---------------------------------------------------------------- steps in fixed memory
+
+    def step(self, rows: Sequence[int], actions: np.ndarray, **world: Any) -> list[Ahead] | None:
+        """Run the base over the tokens of actions [B] before the rows hold them.
+
+        Args:
+            world: ``world_u`` and ``temperature``, as in :meth:`~.static.Steps.run`.
+
+        Returns:
+            what became of each row; None if the step must run piece by piece.
+        """
+        if not self._can_step(rows):
+            return None
+        ahead = [self._ahead.get(row) for row in rows]
+        kept = [
+            one
+            for one, action in zip(ahead, actions, strict=True)
+            if one is not None and one.action == action
+        ]
+        if len(kept) == len(rows) and not world.get("temperature") and not any(one.drawn for one in kept):
+            return kept
+        assert self._steps is not None
+        with self.threads:
+            kept, _ = self._steps.run(list(rows), actions, **world)
+        self._ahead.update(zip(rows, kept, strict=True))
+        return kept
+
+    def act(
+        self, rows: Sequence[int], act: DeviceAct, draw: Draw, u: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Draw actions in the same step as their tokens; :meth:`decode` of these actions finds it done.
+
+        Returns:
+            actions [B] int64 and their log-probabilities [B] float32; None if this is not possible.
+        """
+        self.compute(rows)
+        if not self._can_step(rows):
+            return None
+        assert self._steps is not None
+        with self.threads:
+            ahead, log_probs = self._steps.run(list(rows), u=u, act=act, draw=draw)
+        self._ahead.update(zip(rows, ahead, strict=True))
+        return np.array([one.action for one in ahead]), log_probs
+
+    def _can_step(self, rows: Sequence[int]) -> bool:
+        if self._steps is None or self.kv.plan_for(self.base) is None or self._states.data is None:
+            return False
+        return all(0 < self._held[row] == len(self.tokens[row]) < self.max_length for row in rows)
+
+    def world_tokens(
+        self, h: Tensor, actions: Tensor, u: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """The tokens [B] of actions [B] in states [B, D], and the largest logit of each, [B], if any."""
+        return actions, None
+
+    def weights(self) -> list[Tensor]:
+        """The weights that :meth:`world_tokens` reads."""
+        return []
+
+    def states_of(self, length: int) -> Tensor:
+        """The states of all rows, grown to at least ``length`` positions, [R + 1, S, D]."""
+        assert self._states.data is not None
+        return self._states.ensure(length, self._states.data[:1, :1])
+
+    def observed(self, followers: Sequence[Follower]) -> Follower | str | None:
+        """What computes the observations that were read last; None if nobody reads them, or it lags."""
+        if self._observed is None:
+            return None
+        follower = self._follower_of(self._observed)
+        return "base" if follower is None else follower if follower in followers else None
+
+    def drop_ahead(self, rows: Sequence[int]) -> None:
+        """Forget tokens that the base has run over and rows do not hold."""
+        for row in rows:
+            ahead = self._ahead.pop(row, None)
+            if ahead is not None:
+                for follower in ahead.followers:
+                    follower.roll_back(row, len(self.tokens[row]))
+
+    def _accept(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """Count the tokens that the base has run over as computed, where they begin the rows' chunks."""
+        for row, chunk in zip(rows, tokens, strict=True):
+            ahead, at = self._ahead.get(row), len(self.tokens[row])
+            if ahead is not None and ahead.token == chunk[0] and not ahead.finite[1]:
+                self.drop_ahead(rows)
+                self.kv.erase(row, at)
+                for follower in ahead.followers:
+                    follower.kv.erase(row, at)
+                raise NotFiniteError(
+                    row, f"hidden state of row {row} is not finite at position {at}, token {chunk[0]}"
+                )
+        for row, chunk in zip(rows, tokens, strict=True):
+            ahead = self._ahead.get(row)
+            if ahead is None or ahead.token != chunk[0]:
+                self.drop_ahead([row])
+                self._observations.pop(row, None)
+                continue
+            if not ahead.finite[2]:
+                self.drop_ahead([row])  # the follower finds it again, and refuses it
+                for follower in ahead.followers:
+                    follower.kv.erase(row, len(self.tokens[row]))
+            else:
+                del self._ahead[row]
+                for follower in ahead.followers:
+                    follower.gain(row)
+            self._held[row] += 1
+            self._observations.pop(row, None)
+            if ahead.observation is not None and len(chunk) == 1 and ahead.finite[2]:
+                self._observations[row] = ahead.observation
+
+    def observations(self, rows: Sequence[int], name: str) -> np.ndarray | None:
+        """The observations that the last step brought to the host, [B, D]; None if they are not all here."""
+        if self._steps is None:
+            return None
+        if self._observed != name:
+            self._observed, self._observations = name, {}
+        here = [self._observations.get(row) for row in rows]
+        if any(one is None for one in here):
+            return None
+        return np.stack([one for one in here if one is not None])
+
+    # ---------------------------------------------------------------- passes that wait
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -178,7 +313,7 @@ class Rows:
         finally:
             self._deferred = self._behind = False
             self._taken, self._leaving = [], []
-            for follower in self._followers:
+            for follower in self.followers:
                 follower.drop_taken()
 
     def take(self, row: int) -> Tensor:
@@ -201,9 +336,7 @@ class Rows:
 
     def _can_leave(self, width: int) -> bool:
         """Whether a packed pass can compute ``width`` tokens of a row before those of its next text."""
-        return (
-            self._states.data is not None and width <= LONGEST and self._kv.fused_for(self.base) is not None
-        )
+        return self._states.data is not None and width <= LONGEST and self.kv.fused_for(self.base) is not None
 
     def _roll_back(self, row: int, keep: int) -> None:
         """Keep the first ``keep`` tokens of a row."""
@@ -213,7 +346,9 @@ class Rows:
             self._leaving.append(taken)
         self.tokens[row] = self.tokens[row][:keep]
         self._held[row] = min(self._held[row], keep)
-        for follower in self._followers:
+        self._ahead.pop(row, None)
+        self._observations.pop(row, None)
+        for follower in self.followers:
             follower.roll_back(row, keep)
 
     def compute(self, rows: Sequence[int] | None = None) -> None:
@@ -234,7 +369,7 @@ class Rows:
         chunks = [text.tokens for text in leaving] + [self.tokens[row][self._held[row] :] for row in growing]
         widths = [len(chunk) for chunk in chunks]
         try:
-            for group, placed in self._kv.passes(self.base, members, starts, widths):
+            for group, placed in self.kv.passes(self.base, members, starts, widths):
                 self._forward(
                     placed,
                     [text for i, text in enumerate(leaving) if i in group],
@@ -260,14 +395,14 @@ class Rows:
     ) -> None:
         """Run one pass over chunks of tokens, the first of which are of texts that are ``leaving``."""
         with self.threads:
-            h = run_rows(self.base, self._kv, placed, input_ids=placed.lay(chunks))
+            h = run_rows(self.base, self.kv, placed, input_ids=placed.lay(chunks))
         self.tokens_forwarded += sum(placed.widths)
         last = placed.ends(h)
         bad = not_finite(last)
         if bad:
             starts = [text.start for text in leaving] + [self._held[row] for row in rows[len(leaving) :]]
             for i in bad:
-                self._kv.erase(rows[i], starts[i])
+                self.kv.erase(rows[i], starts[i])
             i = bad[0]
             raise NotFiniteError(
                 rows[i],
@@ -285,12 +420,13 @@ class Rows:
             h, last, index, at = h[first:], last[len(leaving) :], index[first:], at[first:]
             changed = torch.tensor(rows, dtype=torch.long)
         self._states.ensure(placed.length, h.reshape(-1, 1, h.shape[-1]))[index, at] = h
-        if changed is None:
-            self._last = last
-        else:
-            if self._last is None:
-                self._last = h.new_zeros(self.num_rows, h.shape[-1])
-            self._last[changed] = last
+        if self._steps is None:  # otherwise :meth:`last` reads the states
+            if changed is None:
+                self._last = last
+            else:
+                if self._last is None:
+                    self._last = h.new_zeros(self.num_rows, h.shape[-1])
+                self._last[changed] = last
         for row in rows:
             self._held[row] = len(self.tokens[row])
 
@@ -298,9 +434,15 @@ class Rows:
         """Whether ``rows`` are all rows in order, so that nothing needs to be gathered."""
         return len(rows) == self.num_rows and list(rows) == self._order
 
-    def last(self, rows: Sequence[int]) -> Tensor:
+    def last(self, rows: Sequence[int] | DeviceRows) -> Tensor:
         """Hidden states at the rows' last tokens, [B, D], in the model's dtype."""
+        if isinstance(rows, DeviceRows):
+            assert self._states.data is not None
+            return self._states.data[rows.index, rows.at - 1]
         self.compute(rows)
+        if self._steps is not None and self._states.data is not None:
+            index, at = to_device([rows, [len(self.tokens[row]) - 1 for row in rows]], self.device)
+            return self._states.data[index, at]
         if self._last is None:
             raise RuntimeError("the session holds no tokens yet: load() its rows first")
         if self._every(rows):
@@ -309,7 +451,8 @@ class Rows:
 
     def hidden(self, rows: Sequence[int]) -> np.ndarray:
         """Hidden states at the rows' last tokens, [B, D] float32."""
-        return copied(self.last(rows))
+        here = self.observations(rows, "hidden")
+        return copied(self.last(rows)) if here is None else here
 
     def final(self, rows: Sequence[int], observation: str) -> Callable[[], np.ndarray]:
         """Take the observations of rows that will be loaded with other texts in a :meth:`deferred` block.
@@ -337,8 +480,14 @@ class Rows:
 
     def follow(self, trunk: nn.Module) -> Follower:
         """A reader of this session's hidden states by another decoder stack (a policy, say)."""
+        if self._steps is not None:
+            # A graph depends on a follower's memory: another collection by the same trunk takes it over.
+            for follower in self.followers:
+                if follower.trunk is trunk:
+                    follower.forget()
+                    return follower
         follower = Follower(self, trunk)
-        self._followers.add(follower)
+        self.followers.add(follower)
         return follower
 
     def forget(self) -> None:
@@ -346,8 +495,9 @@ class Rows:
         self.tokens = [[] for _ in range(self.num_rows)]
         self._held, self._behind = [0] * self.num_rows, False
         self._taken, self._leaving = [], []
-        self._kv.forget_plan()
-        for follower in self._followers:
+        self._ahead, self._observations = {}, {}
+        self.kv.forget_plan()
+        for follower in self.followers:
             follower.forget()
 
 
@@ -360,14 +510,36 @@ class Follower:
     def __init__(self, session: Rows, trunk: nn.Module) -> None:
         self._session = weakref.proxy(session)
         self.trunk = trunk
+        self._fixed = session.kv.spare > 0
+        self.kv = KVRows(session.num_rows, session.max_length, session.kv.spare)
+        self._last: Tensor | None = None
         self.forget()
 
     def forget(self) -> None:
         """Drop the cache, for example after a change of the trunk's weights."""
         self.drop_taken()
-        self._kv = KVRows(self._session.num_rows, self._session.max_length)
         self._held = [0] * self._session.num_rows
-        self._last: Tensor | None = None
+        if self._fixed:  # the memory stays where it is
+            self.kv.forget_plan()
+        else:
+            self.kv = KVRows(self._session.num_rows, self._session.max_length)
+            self._last = None
+
+    @property
+    def last(self) -> Tensor:
+        """The trunk's state at each row's last token, [R + 1, D], of a session that steps in fixed memory."""
+        assert self._last is not None
+        return self._last
+
+    def keeps_up(self, rows: Sequence[int]) -> bool:
+        """Whether the trunk has run over all tokens of ``rows``, and can step in fixed memory."""
+        if self._last is None or self.kv.plan_for(self.trunk) is None:
+            return False
+        return all(self._held[row] == len(self._session.tokens[row]) for row in rows)
+
+    def gain(self, row: int) -> None:
+        """Count a token that a step has run the trunk over."""
+        self._held[row] += 1
 
     def roll_back(self, row: int, length: int) -> None:
         """Drop a row's cache from its token ``length - 1`` on, which is the last that the session kept."""
@@ -385,28 +557,37 @@ class Follower:
         """
         session, start = self._session, self._held[row]
         missing = len(session.tokens[row]) - start
-        if not 0 < missing <= LONGEST or self._kv.fused_for(self.trunk) is None:
+        if not 0 < missing <= LONGEST or self.kv.fused_for(self.trunk) is None:
             return self.features([row])[0].clone()
         states = session.take(row)
         taken = _LastTaken(row, start, states, states.new_empty(states.shape[-1]))
         self._leaving.append(taken)
         return taken.last
 
-    @torch.no_grad()
-    def features(self, rows: Sequence[int]) -> Tensor:
+    def features(self, rows: Sequence[int] | DeviceRows) -> Tensor:
         """The trunk's hidden state at each row's last token, [B, D], in the model's dtype."""
+        if isinstance(rows, DeviceRows):
+            return self.last[rows.index]
+        self.catch_up(rows)
+        if self._last is None:
+            raise RuntimeError("the session holds no tokens yet: load() its rows first")
+        if self._session._every(rows):
+            return self._last[: len(rows)]
+        return self._last[to_device(list(rows), self._last.device)]
+
+    @torch.no_grad()
+    def catch_up(self, rows: Sequence[int]) -> None:
+        """Run the trunk over all tokens of ``rows`` that it has not seen."""
+        self._session.drop_ahead(rows)
         leaving, self._leaving = self._leaving, []
         self._session.compute(None if leaving else rows)
         members = [text.row for text in leaving] + list(rows)
         starts = [text.start for text in leaving] + [self._held[row] for row in rows]
         ends = [len(text.states) for text in leaving] + [len(self._session.tokens[row]) for row in rows]
         widths = [end - start for start, end in zip(starts, ends, strict=True)]
-        for group, chunk in self._kv.passes(self.trunk, members, starts, widths):
+        for group, chunk in self.kv.passes(self.trunk, members, starts, widths):
             texts = [text for i, text in enumerate(leaving) if i in group]
             self._catch_up(chunk, texts, [members[i] for i in group])
-        if self._last is None:
-            raise RuntimeError("the session holds no tokens yet: load() its rows first")
-        return self._last if self._session._every(rows) else self._last[list(rows)]
 
     def _catch_up(self, chunk: Chunk | Packed, leaving: Sequence[_LastTaken], rows: list[int]) -> None:
         """Run one pass over new tokens of rows, the first of which are of texts that are ``leaving``."""
@@ -422,13 +603,13 @@ class Follower:
             gone = torch.cat([text.states[text.start :] for text in leaving])
             h[: len(gone)] = gone
         with session.threads:
-            out = run_rows(self.trunk, self._kv, chunk, inputs_embeds=h)
+            out = run_rows(self.trunk, self.kv, chunk, inputs_embeds=h)
         last, changed, widths = chunk.ends(out), chunk.rows, chunk.widths
         bad = not_finite(last)
         if bad:
             starts = [text.start for text in leaving] + [self._held[row] for row in rows[len(leaving) :]]
             for i in bad:
-                self._kv.erase(rows[i], starts[i])
+                self.kv.erase(rows[i], starts[i])
             row = rows[bad[0]]
             left = bad[0] < len(leaving)
             where = "before its next text" if left else f"at its last token, {session.tokens[row][-1]}"
@@ -438,19 +619,19 @@ class Follower:
                 text.last.copy_(state)
             rows, last, widths = rows[len(leaving) :], last[len(leaving) :], widths[len(leaving) :]
             changed = torch.tensor(rows, dtype=torch.long)
-        if changed is None:
+        if changed is None and not self._fixed:
             self._last = last
         else:
             if self._last is None:
-                self._last = out.new_zeros(session.num_rows, out.shape[-1])
-            self._last[changed] = last
+                self._last = out.new_zeros(session.num_rows + self.kv.spare, out.shape[-1])
+            self._last[slice(session.num_rows) if changed is None else changed] = last
         for row, count in zip(rows, widths, strict=True):
             self._held[row] += count
 
 
 def copied(states: Tensor) -> np.ndarray:
     """States as a new float32 array, which no later pass writes to."""
-    return states.to(torch.float32, copy=True).cpu().numpy()
+    return to_host(states.float())
 
 
 def last_states(trunk: nn.Module, session: PolicySession) -> Callable[[Sequence[int]], Tensor]:

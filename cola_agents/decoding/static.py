@@ -1,318 +1,330 @@
-"""Decoding with fixed shapes: steps from a token to the next one that never wait for the host.
+"""A step of a session in memory that does not move: on a GPU a CUDA graph, with one copy back to the host.
 
-A :class:`~cola_agents.decoding.session.Rows` session looks at every token, grows and forks. The decoder here
-continues prompts by a fixed number of tokens, and keeps ids, positions, keys and values in memory that does
-not move. One step is base language model, policy, drawn code, world model and drawn token, without a
-synchronisation with the host. On a GPU it is captured once as a CUDA graph and replayed, by default;
-elsewhere the same step runs eagerly.
+A step of a session's rows is: draw the actions (if a policy acts), turn them into tokens, run the base over
+these, and run the followers over its states. The host needs none of the numbers in between. It sends the
+rows and their positions in one copy, the device computes, and one copy brings back the tokens and whatever
+else the host reads. The base runs over a token before the session holds it: :meth:`~.session.Rows.extend`
+finds the work done where the token is appended, and drops it otherwise.
 
-The step is tested against sessions on a CPU. **Capturing it as a CUDA graph was not run**: there was no
-GPU at hand when it was written. ``graphs=False`` runs it eagerly on a GPU as well.
+The number of rows and the number of positions that attention reads are rounded up (:func:`bucket`,
+:func:`~.kv.capacity`). There is one CUDA graph for each pair, captured at its first use. Elsewhere than on a
+GPU the same function is called directly, if a backbone is made with ``static=True``.
 
-Shapes: B rows, S positions, A actions, V vocabulary, D hidden.
+Attention reads the caches of all rows in place; a step of some of the rows gathers theirs first. A value that
+is not finite is found in what comes back, without a further copy.
+
+Tests compare these steps with plain sessions on a CPU, replay what was captured once with other numbers, and
+count what the host waits for and starts. **No CUDA graph was captured yet**: there was no GPU at hand.
+
+Shapes: B rows, R rows of the session, S positions, D hidden, A actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.nn import functional
 
-from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.decoding.code_table import CodeTable, code_table
-from cola_agents.decoding.lean import Plan, lean_forward, plan
-from cola_agents.decoding.session import NotFiniteError
-from cola_agents.model.sampling import sample
+from cola_agents.decoding.kv import Window, capacity
+from cola_agents.decoding.lean import Plan, lean_forward
+from cola_agents.decoding.transfer import to_host
 
-_FIRST_LENGTH = 64
-#: Tokens of prompts in one forward pass, at least one row: this bounds the memory of activations.
-_PROMPT_TOKENS = 8192
-_NEVER = torch.iinfo(torch.long).max
+if TYPE_CHECKING:
+    from cola_agents.decoding.session import Follower, Rows
 
-
-class _Window:
-    """The cache of one lean pass: a range of rows of the buffers, up to a length."""
-
-    def __init__(
-        self, held: dict[int, tuple[Tensor, Tensor]], rows: slice, where: tuple[Tensor, Tensor], length: int
-    ) -> None:
-        self._held = held
-        self._rows = rows
-        self._where = where
-        self.length = length
-
-    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        held_keys, held_values = self._held[layer]
-        held_keys[self._where] = keys
-        held_values[self._where] = values
-        return held_keys[self._rows, : self.length], held_values[self._rows, : self.length]
+#: Draws actions [B] and their log-probabilities [B] from logits [B, A] and uniforms [B].
+Draw = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class StaticDecoder:
-    """Continues prompts with shapes that do not change.
+@dataclass(frozen=True)
+class DeviceRows:
+    """Rows of a step, as tensors on the device.
 
-    Every row gets the same number of tokens; the caller cuts them at an end-of-text token. The number of rows
-    and the number of positions that attention reads are rounded up to powers of two: there is one CUDA graph
-    for each pair of these, captured at its first use.
-
-    Args:
-        backbone: at latent level the frozen policy draws codes and the world model tokens; at token level
-            the language model draws tokens.
-        num_rows: the largest number of prompts.
-        max_length: the most tokens of a row, for which memory is allocated at once; None for the model's
-            context.
-        temperature: of the actions; 0 takes the likeliest.
-        world_temperature: of the world model's tokens, at latent level.
-        graphs: whether to replay CUDA graphs; None for True on a GPU.
-        compile: pass the step through ``torch.compile`` first. The first step of each pair of sizes then
-            takes minutes on a CPU.
-
-    Raises:
-        ValueError: for a model without a lean pass (:mod:`cola_agents.decoding.lean`), graphs without a GPU,
-            or settings out of range.
+    Attributes:
+        index: the rows, [B].
+        at: the position of each one's next token, [B].
+        length: the number of positions that attention reads.
+        rows: the rows whose caches are read; None for all rows in order, which need not be gathered.
     """
 
-    def __init__(
+    index: Tensor
+    at: Tensor
+    length: int
+    rows: Tensor | None
+
+    @property
+    def where(self) -> tuple[Tensor, Tensor]:
+        """Rows and positions as an index into [R, S, ...]: two of [B, 1]."""
+        return self.index[:, None], self.at[:, None]
+
+
+class DeviceAct:
+    """A policy's action logits [B, A], of rows of a session or of :class:`DeviceRows`.
+
+    Of the latter they are computed on the device alone, so that a step can draw the actions itself.
+
+    Args:
+        owner: the module with the policy's weights.
+        reader: the follower that computes its features; None if the base does.
+        logits: the function.
+    """
+
+    def __init__(self, owner: nn.Module, reader: Follower | None, logits: Callable[[Any], Tensor]) -> None:
+        self.owner = owner
+        self.reader = reader
+        self._logits = logits
+
+    def __call__(self, rows: Sequence[int] | DeviceRows) -> Tensor:
+        return self._logits(rows)
+
+
+@dataclass
+class Ahead:
+    """A token that the base has run over before its row holds it.
+
+    Attributes:
+        action, token: the action, and the token that it gave.
+        drawn: whether the token was drawn, so that the action could give another.
+        finite: whether the world model's logits are, the base's state and the followers' states.
+        followers: those that have run over it, too.
+        observation: of the state after it, [D] float32; None if nobody reads observations.
+    """
+
+    action: int
+    token: int
+    drawn: bool
+    finite: tuple[bool, bool, bool]
+    followers: tuple[Follower, ...]
+    observation: np.ndarray | None
+
+
+class Steps:
+    """The steps of a session.
+
+    Args:
+        session: the session; its buffers have a row R for the pads of a batch.
+    """
+
+    def __init__(self, session: Rows) -> None:
+        self._session = weakref.proxy(session)
+        rows, device = session.num_rows, session.device
+        self._graphs = Graphs(device)
+        pinned = device.type == "cuda"
+        # Of each row: its number, the position of its next token, its action, and two uniforms.
+        self._sent = torch.zeros(rows, 5, dtype=torch.long, pin_memory=pinned)
+        self._numbers = self._sent.numpy()  # the same memory
+        self._inputs = torch.zeros(rows, 5, dtype=torch.long, device=device)
+        self._keys = torch.arange(session.max_length, device=device)
+        self._outputs: Tensor | None = None
+
+    @torch.no_grad()
+    def run(
         self,
-        backbone: LatentBackbone | TokenBackbone,
-        num_rows: int,
-        max_length: int | None = None,
+        rows: list[int],
+        actions: np.ndarray | None = None,
+        u: np.ndarray | None = None,
         *,
+        act: DeviceAct | None = None,
+        draw: Draw | None = None,
+        world_u: np.ndarray | None = None,
         temperature: float = 0.0,
-        world_temperature: float = 0.0,
-        graphs: bool | None = None,
-        compile: bool = False,
-    ) -> None:
-        self.max_length = max_length or backbone.max_length
-        if num_rows < 1 or not 2 <= self.max_length <= backbone.max_length:
-            raise ValueError(
-                f"num_rows={num_rows} must be at least 1 and max_length={self.max_length} between 2 and the "
-                f"model's context of {backbone.max_length}"
-            )
-        if temperature < 0 or world_temperature < 0:
-            raise ValueError(
-                f"temperature={temperature} and world_temperature={world_temperature} must be at least 0"
-            )
-        self.num_rows = num_rows
-        self.temperature = temperature
-        self.world_temperature = world_temperature
-        self.device = next(backbone.base.parameters()).device
-        self.graphs = self.device.type == "cuda" if graphs is None else graphs
-        if self.graphs and self.device.type != "cuda":
-            raise ValueError(f"CUDA graphs need a model on a GPU; this one is on {self.device}")
-        self._backbone = backbone
-        self._base: PreTrainedModel = backbone.base
-        self._trunk, self._head = backbone.initial_policy()
-        self._any_unused = bool(backbone.unused_ids.any())
-        # None for the plain step: a bound method would be a reference cycle and delay freeing the memory.
-        self._compiled: Callable[[int, int], None] | None = (
-            torch.compile(self._step, dynamic=False) if compile else None
-        )
-        self._count = 0
-        self._build()
-
-    def _weights(self) -> Iterator[Tensor]:
-        for module in (self._base, self._trunk, self._head):
-            if module is not None:
-                yield from module.parameters()
-
-    def _build(self) -> None:
-        """Allocate the buffers and make everything that depends on the addresses of the weights."""
-        self._places = [weight.data_ptr() for weight in self._weights()]
-        self._plans = [self._plan_of(stack) for stack in (self._base, self._trunk) if stack is not None]
-        latent = isinstance(self._backbone, LatentBackbone)
-        self._table: CodeTable | None = code_table(self._backbone.model) if latent else None
-        like, rows, length = self._plans[0].norm, self.num_rows, self.max_length
-        self._held = {
-            layer.cache_layer: (
-                like.new_zeros(rows, length, made.key_heads, made.head_dim),
-                like.new_zeros(rows, length, made.key_heads, made.head_dim),
-            )
-            for made in self._plans
-            for layer in made.layers
-        }
-        for made in self._plans:
-            made.angles.at(torch.zeros(1, 1, dtype=torch.long, device=self.device), length, like)
-        self._order = torch.arange(rows, device=self.device)
-        self._keys = torch.arange(length, device=self.device)
-        self._ids = torch.zeros(rows, length, dtype=torch.long, device=self.device)
-        self._actions = torch.zeros_like(self._ids)
-        self._at = torch.zeros(rows, dtype=torch.long, device=self.device)
-        self._spoilt = torch.full_like(self._at, _NEVER)
-        self._u = torch.zeros(length, rows, 2, dtype=torch.float64, device=self.device)
-        self._taken = torch.zeros(1, dtype=torch.long, device=self.device)
-        self._captured: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-
-    def _plan_of(self, stack: nn.Module) -> Plan:
-        made = plan(stack)
-        if made is None:
-            raise ValueError(
-                "fixed shapes need a plain Llama, Mistral, Qwen2 or Qwen3 stack in eval mode with sdpa "
-                f"attention and no sliding windows, adapters or hooks; this {type(stack).__name__} is none. "
-                "A session of the backbone decodes any supported family"
-            )
-        return made
-
-    @torch.no_grad()
-    def load(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Begin anew with prompts of token ids.
-
-        Raises:
-            ValueError: for none or too many, an empty one, or one that leaves no room for a token;
-                nothing is changed then.
-        """
-        lengths = [len(ids) for ids in prompts]
-        if not 0 < len(lengths) <= self.num_rows or min(lengths) < 1 or max(lengths) >= self.max_length:
-            raise ValueError(
-                f"{len(lengths)} prompts of lengths {sorted(set(lengths))}: 1 to {self.num_rows} prompts of "
-                f"1 to {self.max_length - 1} tokens fit"
-            )
-        moved = self._places != [weight.data_ptr() for weight in self._weights()]
-        if moved or (self._table is not None and not self._table.holds()):
-            self._build()
-        self._count, self._longest = len(lengths), max(lengths)
-        for keys, values in self._held.values():
-            # Entries of an earlier run are masked, but a NaN among them would spread (0 * NaN).
-            keys.zero_()
-            values.zero_()
-        self._ids.zero_()
-        for row, ids in enumerate(prompts):
-            self._ids[row, : len(ids)] = torch.tensor(ids, device=self.device)
-        self._at.zero_()
-        self._at[: self._count] = torch.tensor(lengths, device=self.device) - 1
-        self._spoilt.fill_(_NEVER)
-        width = self._longest - 1
-        if width:
-            # The last token of each row is left to the first step. The entries of pads are masked until they
-            # are overwritten.
-            piece = max(1, _PROMPT_TOKENS // width)
-            for first in range(0, self._count, piece):
-                rows = slice(first, min(first + piece, self._count))
-                at = self._keys[None, :width].expand(rows.stop - first, -1)
-                self._states(self._ids[rows, :width], rows, at, width)
-
-    def _states(self, ids: Tensor, rows: slice, at: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """The base's states and the policy's, both [B, T, D], of tokens [B, T] at positions [B, T]."""
-        window = _Window(self._held, rows, (self._order[rows, None], at), length)
-        mask = self._keys[:length] <= at[:, None, :, None]
-        h = lean_forward(self._plans[0], self._base.embed_tokens(ids), at, window, mask)
-        if self._trunk is None:
-            return h, h
-        return h, lean_forward(self._plans[1], h, at, window, mask)
-
-    def _advance(self, count: int, length: int) -> None:
-        (self._step if self._compiled is None else self._compiled)(count, length)
-
-    def _step(self, count: int, length: int) -> None:
-        """Advance the first ``count`` rows by a token; attention reads ``length`` positions."""
-        rows, at = self._order[:count], self._at[:count]
-        ids = self._ids[rows, at][:, None]
-        h, features = self._states(ids, slice(0, count), at[:, None], length)
-        h, features = h[:, 0], features[:, 0]
-        u = self._u.index_select(0, self._taken)[0, :count]
-        logits = self._head(features)
-        if self._trunk is None:
-            actions = token = self._draw(self._without_unused(logits), u[:, 0], self.temperature, at)
-        else:
-            actions = self._draw(logits, u[:, 0], self.temperature, at)
-            world = self._backbone.model.world if self._table is None else self._table.world
-            token = self._draw(self._without_unused(world(h, actions)), u[:, 1], self.world_temperature, at)
-        self._actions[rows, at] = actions
-        self._ids[rows, at + 1] = token
-        self._at[:count] += 1
-        self._taken += 1
-
-    def _without_unused(self, logits: Tensor) -> Tensor:
-        return logits.masked_fill(self._backbone.unused_ids, float("-inf")) if self._any_unused else logits
-
-    def _draw(self, logits: Tensor, u: Tensor, temperature: float, at: Tensor) -> Tensor:
-        """Draw from logits [B, N]; record the first position of a row whose largest logit is not finite."""
-        best = logits.max(-1)
-        spoilt = self._spoilt[: len(at)]
-        spoilt.copy_(torch.minimum(spoilt, torch.where(torch.isfinite(best.values), _NEVER, at)))
-        if temperature == 0:
-            return best.indices
-        return sample(logits, u, temperature=temperature)[0]
-
-    @torch.no_grad()
-    def run(self, steps: int, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Advance all rows by ``steps`` tokens; may be called again.
+    ) -> tuple[list[Ahead], np.ndarray]:
+        """Take a step.
 
         Args:
-            steps: the number of tokens.
-            u: uniforms in [0, 1), [B, steps, 2], the first for actions and the second for the world
-                model's tokens; needed unless both temperatures are 0.
+            rows: B rows, none of them full.
+            actions: [B]; None if they are drawn from ``act`` by ``draw`` with uniforms ``u`` [B].
+            world_u, temperature: for the world model's tokens; see :meth:`LatentSession.decode`.
 
         Returns:
-            the new tokens and the actions that led to them, both [B, steps] int64.
-
-        Raises:
-            RuntimeError: before prompts are loaded.
-            ValueError: if rows would get too long, or uniforms are missing.
-            FloatingPointError: for logits that are not finite, naming row and position. Prompts must be
-                loaded again after it.
+            what became of each row, and the log-probabilities of drawn actions, [B] float32.
         """
-        if not self._count:
-            raise RuntimeError("the decoder holds no tokens yet: load() prompts first")
-        if steps < 1 or self._longest + steps > self.max_length:
-            raise ValueError(
-                f"{steps} steps make rows of up to {self._longest + steps} tokens; at least 1 step is needed "
-                f"and {self.max_length} tokens fit"
+        session, count = self._session, len(rows)
+        session.drop_ahead(rows)
+        if act is not None and act.reader is not None:
+            act.reader.catch_up(rows)
+        at = [len(session.tokens[row]) for row in rows]
+        size, length = bucket(count, session.num_rows), capacity(max(at) + 1, session.max_length)
+        followers = tuple(follower for follower in session.followers if follower.keeps_up(rows))
+        observed = session.observed(followers)
+        every = rows == list(range(session.num_rows))
+        sent = self._numbers
+        sent[:count, 0], sent[:count, 1], sent[count:size, :2] = rows, at, (session.num_rows, 1)
+        if actions is not None:
+            sent[:count, 2] = actions
+        for column, uniforms in ((3, u), (4, world_u)):
+            if uniforms is not None:
+                sent.view(np.float64)[:count, column] = uniforms
+        self._inputs[:size].copy_(self._sent[:size], non_blocking=True)
+        fixed = self._make_room(length, followers, act)
+        assert self._outputs is not None
+        step = _Step(session, self._inputs, self._outputs, self._keys, followers, act, draw, temperature)
+        drawing = getattr(draw, "func", draw), tuple(getattr(draw, "keywords", {}).items())
+        self._graphs.run(
+            (size, length, every, observed, temperature),
+            (followers, None if act is None else act.owner, drawing, fixed),
+            lambda: step.run(size, length, every, observed),
+            [follower.last for follower in followers],
+        )
+        columns = 4 if observed is None else self._outputs.shape[1]
+        received = to_host(self._outputs[:count, :columns])
+        session.tokens_forwarded += count
+        ahead = [
+            Ahead(
+                action=int(line[2]),
+                token=int(line[0]),
+                drawn=temperature > 0,
+                finite=(not line[1] & 1, not line[1] & 2, not line[1] & 4),
+                followers=followers,
+                observation=None if observed is None else line[4:].view(np.float32),
             )
-        drawn = self.temperature > 0 or self.world_temperature > 0
-        if drawn and (u is None or u.shape != (self._count, steps, 2)):
-            came = "none" if u is None else list(u.shape)
-            raise ValueError(f"drawing needs uniforms of shape {[self._count, steps, 2]}, got {came}")
-        if drawn and u is not None:
-            self._u[:steps, : self._count] = u.to(self._u).transpose(0, 1)
-        self._taken.zero_()
-        start = self._at[: self._count].clone()
-        rows = min(_bucket(self._count), self.num_rows)
-        for _ in range(steps):
-            length = min(max(_FIRST_LENGTH, _bucket(self._longest)), self.max_length)
-            if not self.graphs:
-                self._advance(rows, length)
-            else:
-                if (rows, length) not in self._captured:
-                    self._captured[rows, length] = self._capture(rows, length)
-                self._captured[rows, length].replay()
-            self._longest += 1
-        self._refuse_spoilt()
-        index, at = self._order[: self._count, None], start[:, None] + torch.arange(steps, device=self.device)
-        return self._ids[index, at + 1], self._actions[index, at]
+            for line in received
+        ]
+        return ahead, received[:, 3].copy().view(np.float32)
 
-    def _refuse_spoilt(self) -> None:
-        spoilt = self._spoilt[: self._count].tolist()
-        for row, at in enumerate(spoilt):
-            if at != _NEVER:
-                self._count = 0
-                raise NotFiniteError(
-                    row,
-                    f"logits of row {row} are not finite at position {at}, after token {self._ids[row, at]}",
-                )
+    def _make_room(
+        self, length: int, followers: tuple[Follower, ...], act: DeviceAct | None
+    ) -> tuple[int, ...]:
+        """Grow all buffers to ``length`` positions; returns the addresses that a graph depends on."""
+        session = self._session
+        states = session.states_of(length)
+        if self._outputs is None:
+            self._outputs = torch.zeros(
+                session.num_rows, 4 + states.shape[-1], dtype=torch.int32, device=states.device
+            )
+        fixed = [states, *session.weights(), *([] if act is None else act.owner.parameters())]
+        for kv, stack in [(session.kv, session.base)] + [(one.kv, one.trunk) for one in followers]:
+            plan: Plan = kv.plan_for(stack)
+            like = plan.norm.new_empty(1, 1, plan.key_heads, plan.head_dim)
+            for layer in plan.layers:
+                fixed += kv.room(layer.cache_layer, length, like)
+            fixed += [plan.angles.table(length, like), *plan.weights]
+        return tuple([tensor.data_ptr() for tensor in fixed])
 
-    def _capture(self, count: int, length: int) -> torch.cuda.CUDAGraph:
-        """Capture the step as a CUDA graph. The effects of the warm-up steps are undone."""
-        state = (self._at, self._taken, self._spoilt)
-        before = [tensor.clone() for tensor in state]
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
+
+@dataclass(frozen=True)
+class _Step:
+    """What a step computes, by operations on the device alone; fields as in :class:`Steps`."""
+
+    session: Rows
+    inputs: Tensor
+    outputs: Tensor
+    keys: Tensor
+    followers: tuple[Follower, ...]
+    act: DeviceAct | None
+    draw: Draw | None
+    temperature: float
+
+    def run(self, size: int, length: int, every: bool, observed: Follower | str | None) -> None:
+        """Read ``inputs`` [R, 5], write ``outputs`` [R, 4 + D], caches and states.
+
+        Args:
+            size: the number of rows, with pads.
+            length: the number of positions that attention reads.
+            every: whether these are all rows in order.
+            observed: the follower whose state is the observation, ``"base"``, or None.
+        """
+        session, out = self.session, self.outputs[:size]
+        index, at, actions = self.inputs[:size, :3].unbind(1)
+        u, world_u = self.inputs[:size].view(torch.float64)[:, 3:].unbind(1)
+        rows = DeviceRows(index, at, length, None if every else index)
+        h = session.last(rows)
+        if self.act is not None and self.draw is not None:
+            actions, log_probs = self.draw(self.act(rows), u)
+            out[:, 3] = log_probs.float().view(torch.int32)
+        tokens, best = session.world_tokens(h, actions, world_u, self.temperature)
+        base: Any = session.base
+        embedded = functional.embedding(tokens[:, None], base.embed_tokens.weight)
+        mask = self.keys[:length] <= at[:, None, None, None]
+        states = self._stack(session.kv, base, embedded, rows, mask)
+        session.states_of(length)[rows.where] = states
+        spoilt = 2 * _spoilt(states)
+        if best is not None:
+            spoilt = spoilt + ~torch.isfinite(best)
+        seen = states[:, 0]
+        for follower in self.followers:
+            features = self._stack(follower.kv, follower.trunk, states, rows, mask)
+            follower.last[index] = features[:, 0]
+            spoilt = spoilt | 4 * _spoilt(features)
+            if follower is observed:
+                seen = features[:, 0]
+        out[:, 0], out[:, 1], out[:, 2] = tokens, spoilt, actions
+        if observed is not None:
+            out[:, 4:] = seen.float().contiguous().view(torch.int32)
+
+    def _stack(self, kv: Any, stack: Any, x: Tensor, rows: DeviceRows, mask: Tensor) -> Tensor:
+        """The states [B, 1, D] of a stack at one new token of each row."""
+        return lean_forward(kv.plan_for(stack), x, rows.where[1], Window(kv, rows), mask)
+
+
+def _spoilt(states: Tensor) -> Tensor:
+    """1 for rows of [B, 1, D] with NaN or infinity, 0 for the others: [B] int64."""
+    return (~torch.isfinite(states)).flatten(1).any(-1).long()
+
+
+class Graphs:
+    """Runs functions of tensors that do not move: as CUDA graphs on a GPU, by calling them elsewhere.
+
+    The graphs of one set of inputs are kept; for another set they are dropped and captured again.
+
+    Attributes:
+        launches: the number of runs.
+        captures: the number of graphs that were captured.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._inputs: Hashable = None
+        # With each graph the function: it holds the tensors that the graph reads.
+        self._captured: dict[Hashable, tuple[torch.cuda.CUDAGraph, Callable[[], None]]] = {}
+        self.launches = self.captures = 0
+
+    def run(
+        self, key: Hashable, inputs: Hashable, function: Callable[[], None], changed: Sequence[Tensor]
+    ) -> None:
+        """Run a function.
+
+        Args:
+            key: its shapes.
+            inputs: everything else that it depends on, addresses of tensors among it.
+            function: called directly, or captured at the first run of ``key`` with these ``inputs``.
+            changed: tensors that it reads and then writes, which capturing must restore.
+        """
+        self.launches += 1
+        if self._device.type != "cuda":
+            function()
+            return
+        if inputs != self._inputs:
+            self._captured, self._inputs = {}, inputs
+        if key not in self._captured:
+            self._captured[key] = self._capture(function, changed), function
+            self.captures += 1
+        self._captured[key][0].replay()
+
+    def _capture(self, function: Callable[[], None], changed: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+        before = [tensor.clone() for tensor in changed]
+        side = torch.cuda.Stream(self._device)
+        side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(3):
-                self._advance(count, length)
-                for tensor, value in zip(state, before, strict=True):
+                function()
+                for tensor, value in zip(changed, before, strict=True):
                     tensor.copy_(value)
-        torch.cuda.current_stream(self.device).wait_stream(side)
+        torch.cuda.current_stream(self._device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # No result of a step is in a graph's own memory, so that all graphs can share one pool.
-        pool = next(iter(self._captured.values())).pool() if self._captured else None
+        pool = next(iter(self._captured.values()))[0].pool() if self._captured else None
         with torch.cuda.graph(graph, pool=pool):
-            self._advance(count, length)
+            function()
         return graph
 
 
-def _bucket(number: int) -> int:
-    """The least power of two that is not below ``number``."""
-    return 1 << (number - 1).bit_length()
+def bucket(count: int, limit: int) -> int:
+    """The number of rows of a step: the least power of two that is not below ``count``, up to ``limit``."""
+    return min(1 << (count - 1).bit_length(), limit)

@@ -19,7 +19,8 @@ from torch.nn.utils import skip_init
 
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone, PolicySession, missing
-from cola_agents.decoding.session import last_states
+from cola_agents.decoding.session import Follower, Rows, last_states
+from cola_agents.decoding.static import DeviceAct
 from cola_agents.model.families import Mask, decoder_mask
 from cola_agents.model.lora import add_adapters, shared_copy
 from cola_agents.rl.acting_states import acting_states
@@ -56,7 +57,14 @@ class Actor(nn.Module, ABC):
     def attach(self, session: PolicySession) -> Act:
         """A function from a session's rows to action logits; see :class:`cola_agents.rl.rollout.Policy`."""
         features = self.follow(session)
-        return lambda rows: self.logits(features(rows))
+        reads = getattr(features, "__self__", None)
+
+        def logits(rows: Any) -> Tensor:
+            return self.logits(features(rows))
+
+        if isinstance(reads, (Rows, Follower)):
+            return DeviceAct(self, reads if isinstance(reads, Follower) else None, logits)
+        return logits
 
     @abstractmethod
     def follow(self, session: PolicySession) -> Act:

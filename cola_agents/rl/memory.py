@@ -99,7 +99,7 @@ def memory_plan(
     room = 0
     for needed in (prompt, *range(prompt + 1, length + 1)):
         if room < needed:
-            room = capacity(needed, text.max_position_embeddings, room)
+            room = capacity(needed, text.max_position_embeddings)
     slots = rows * room
     hidden = episodes * length * text.hidden_size * size
     kept = hidden * (1 if epochs == 1 else 2)

@@ -16,6 +16,8 @@ from torch import Tensor
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicySession, missing
 from cola_agents.decoding.session import NotFiniteError, Rows
+from cola_agents.decoding.static import DeviceAct, Draw
+from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.sampling import sample
 from cola_envs.episodes import Episodes
 from cola_envs.order import check_prompts
@@ -46,7 +48,8 @@ class InitialPolicy:
     """A model's own policy: the cloned one over codes, or the language model over tokens."""
 
     def attach(self, session: PolicySession) -> Act:
-        return session.policy
+        own = getattr(session, "device_policy", None)
+        return session.policy if own is None else cast(Act, own())
 
 
 def attach(policy: AnyPolicy | None, episodes: Episodes) -> Act:
@@ -60,7 +63,7 @@ def attach(policy: AnyPolicy | None, episodes: Episodes) -> Act:
     """
     session = policy_session(episodes)
     if policy is None:
-        return session.policy
+        return InitialPolicy().attach(session)
     if hasattr(policy, "attach"):
         return policy.attach(session)
     return lambda rows: policy(session, list(rows))
@@ -282,7 +285,7 @@ def _play(
     played: _Played,
     episodes: Episodes,
     act: Act,
-    draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    draw: Draw,
     on_step: Callable[..., None] | None,
 ) -> None:
     """Step the rows of a collection until all of its episodes have ended."""
@@ -342,21 +345,23 @@ class _Played:
             self._draws[row] = np.random.default_rng([self._seeds[number], _POLICY_STREAM]).random
 
     @torch.no_grad()
-    def choose(
-        self, rows: list[int], act: Act, draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    ) -> np.ndarray:
+    def choose(self, rows: list[int], act: Act, draw: Draw) -> np.ndarray:
         """Draw an action [B] for each row, and record its position and log-probability."""
+        uniforms = np.array([self._draws[row]() for row in rows])
         with self._threads:
             try:
-                logits = act(rows)
+                drawn = self._in_a_step(rows, act, draw, uniforms)
+                if drawn is None:
+                    logits = act(rows)
             except NotFiniteError as error:
                 number = self.running.get(error.row)
                 step = 0 if number is None else len(self.episodes[number].positions)
                 raise NotFiniteError(error.row, f"{error} (at step {step} of row {error.row})") from error
-            _check_logits(logits, len(rows), self._rows)
-            u = torch.tensor([self._draws[row]() for row in rows], dtype=torch.float64, device=logits.device)
-            actions, log_probs = draw(logits, u)
-        for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
+            if drawn is None:
+                _check_logits(logits, len(rows), self._rows)
+                actions, log_probs = draw(logits, to_device(uniforms, logits.device))
+                drawn = to_host(actions), to_host(log_probs)
+        for row, log_prob in zip(rows, drawn[1].tolist(), strict=True):
             episode, tokens = self.episodes[self.running[row]], self._session.tokens[row]
             if not math.isfinite(log_prob):
                 raise FloatingPointError(
@@ -365,7 +370,16 @@ class _Played:
                 )
             episode.positions.append(len(tokens) - 1)
             episode.log_probs.append(log_prob)
-        return actions.cpu().numpy()
+        return drawn[0]
+
+    def _in_a_step(
+        self, rows: list[int], act: Act, draw: Draw, uniforms: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Actions and log-probabilities [B], drawn in the step that computes their tokens, if that can be."""
+        if not isinstance(self._session, Rows) or not isinstance(act, DeviceAct):
+            return None
+        # A token that is drawn needs a uniform of the row's own stream, which Episodes draws after this.
+        return None if self._rows.world_temperature else self._session.act(rows, act, draw, uniforms)
 
     def paid(
         self,

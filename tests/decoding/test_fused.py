@@ -103,7 +103,7 @@ def test_single_tokens_and_short_prompts_are_one_pass(tiny_base, tiny_tokenizer)
 def test_a_row_does_not_see_its_neighbours_nor_what_stood_in_its_place(tiny_base, tiny_tokenizer) -> None:
     session = TokenBackbone(tiny_base, tiny_tokenizer).session(3)
     session.load([0, 1, 2], [[9] * 40, [8] * 30, [7]])
-    for keys, values in session._kv._layers.values():
+    for keys, values in session.kv._layers.values():
         keys.data[0], keys.data[2, 1:] = float("nan"), float("nan")
         values.data[0], values.data[2, 1:] = float("nan"), float("nan")
     session.extend([1, 2], [[1, 2], [3]])
@@ -212,7 +212,7 @@ def written(session: Any, *, fused: bool) -> list[list[int]]:
     for _ in range(30):
         actions = session.policy([0, 1, 2]).argmax(-1).numpy()
         session.extend([0, 1, 2], [ids.tolist() for ids in session.decode([0, 1, 2], actions).tokens])
-    assert (session._kv.fused_for(session.base) is not None) is fused
+    assert (session.kv.fused_for(session.base) is not None) is fused
     return session.tokens
 
 

@@ -131,13 +131,13 @@ def test_angles_grow_and_follow_the_type():
     assert angles.at(positions, 200, like.bfloat16())[0].dtype == torch.bfloat16
 
 
-def test_rows_grow_by_doubling_and_no_further_than_a_row_may_get():
+def test_rows_grow_by_less_than_doubling_and_no_further_than_a_row_may_get():
     rows, like = GrowingRows(2, 150), torch.ones(2, 1, 3)
     sizes = []
     for length in (1, 64, 65, 129, 150, 151):
         rows.ensure(length, like)[:, length - 1] = length
         sizes.append(rows.data.shape[1])
-    assert sizes == [64, 64, 128, 150, 150, 151]
+    assert sizes == [64, 64, 96, 150, 150, 151]
     assert rows.data[0, [0, 63, 64, 128, 149, 150], 0].tolist() == [1, 64, 65, 129, 150, 151]
 
 

@@ -13,7 +13,7 @@ import torch
 
 from cola_agents import GRPO, PPO, ClonedPolicy, SB3VecEnv, collect
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.decoding.static import StaticDecoder
+from cola_agents.model.sampling import sample
 from cola_agents.rl.actors import TokenActor, reference_actor
 from cola_agents.rl.rollout import InitialPolicy
 from cola_agents.search import MCTS, MCTSQConfig, SearchConfig
@@ -162,14 +162,18 @@ def test_a_q_function_takes_no_hole_for_the_best(tokenizer, base, allowed):
 @pytest.mark.parametrize("level", ["latent", "token"])
 def test_decoding_with_fixed_shapes_draws_no_hole(level, tokenizer, base, allowed):
     backbone = (
-        TokenBackbone(base, tokenizer)
+        TokenBackbone(base, tokenizer, static=True)
         if level == "token"
-        else LatentBackbone(tiny.make_cola(base=base), tokenizer)
+        else LatentBackbone(tiny.make_cola(base=base), tokenizer, static=True)
     )
-    decoder = StaticDecoder(backbone, 3, 64, temperature=1.0, world_temperature=1.0)
-    decoder.load([[65], [66, 67], [68]])
-    tokens, _ = decoder.run(20, torch.rand(3, 20, 2, generator=torch.Generator().manual_seed(0)))
-    assert allowed[tokens.numpy()].all()
+    session, rows = backbone.session(3, 64), [0, 1, 2]
+    session.load(rows, [[65], [66, 67], [68]])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        actions, _ = session.act(rows, session.device_policy(), sample, rng.random(3))
+        tokens = session.decode(rows, actions, rng.random(3), 1.0).tokens
+        session.extend(rows, [ids.tolist() for ids in tokens])
+    assert allowed[np.concatenate([ids[2:] for ids in session.tokens])].all()
 
 
 def test_the_cloned_policy_of_stable_baselines_draws_no_hole(tokenizer, base, allowed):

@@ -74,10 +74,10 @@ def test_parts_of_the_plan_are_what_a_small_model_takes(level, rank, dtype, monk
     stepped = agent._count
 
     def look(**told: Any) -> None:
-        followers = agent.episodes.session._followers  # type: ignore[attr-defined]
-        caches = [t for follower in followers for t in cached(follower._kv)]
+        followers = agent.episodes.session.followers  # type: ignore[attr-defined]
+        caches = [t for follower in followers for t in cached(follower.kv)]
         seen["policy_cache"] = max(seen.get("policy_cache", 0), held(caches))
-        followed[:] = [follower._kv for follower in followers]
+        followed[:] = [follower.kv for follower in followers]
         stepped(**told)
 
     agent._count = look  # type: ignore[method-assign]
@@ -106,13 +106,13 @@ def test_parts_of_the_plan_are_what_a_small_model_takes(level, rank, dtype, monk
         "policy": held(own, but=frozen),
         "optimiser": held([*states, *twins]),
         "gradients": held(p.grad for p in trained if p.grad is not None),
-        "base_cache": held(cached(session._kv)),
+        "base_cache": held(cached(session.kv)),
         "row_states": held([session._states.data]),
         "policy_cache": seen["policy_cache"],
         "episodes": held([rollout.hidden]),
         "activations": kept_for_backward(agent.actor, part),
     }
-    stacks = [made for made in (kv._fused for kv in (session._kv, *followed)) if made is not None]
+    stacks = [made for made in (kv._fused for kv in (session.kv, *followed)) if made is not None]
     pairs = [pair for made in stacks for layer in made._layers for pair in (layer.qkv, layer.gate_up)]
     measured["weights"] += held(tensor for pair in pairs for tensor in pair if tensor is not None)
     if level == "latent":
