@@ -107,7 +107,7 @@ class Chunk:
         first = first[:, None]
         self.rows = None if every else index
         self.widths = widths
-        self.positions = first if width == 1 else first + torch.arange(width, device=device)
+        self.positions: Tensor = first if width == 1 else first + torch.arange(width, device=device)
         self.where = (index[:, None], self.positions)
         self.length = max(starts) + width
         self.aligned = width == 1 and min(starts) == max(starts)
@@ -122,8 +122,8 @@ class Chunk:
         """The state of each row's last token, [B, D], of states [B, T, D]."""
         if states.shape[1] == 1:
             return states[:, 0]
-        where = to_device([range(len(self.widths)), [w - 1 for w in self.widths]], states.device)
-        return states[where[0], where[1]]
+        last = to_device([width - 1 for width in self.widths], states.device)
+        return states[torch.arange(len(last), device=states.device), last]
 
     def mask(self) -> Tensor:
         """The keys that each query attends to, [B, 1, T, S] bool."""

@@ -22,21 +22,18 @@ Shapes: B rows, R rows of the session, S positions, D hidden, A actions.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cola_agents.decoding.kv import Window, capacity
+from cola_agents.decoding.kv import KVRows, Window, capacity
 from cola_agents.decoding.lean import Plan, lean_forward
 from cola_agents.decoding.transfer import to_host
-
-if TYPE_CHECKING:
-    from cola_agents.decoding.session import Follower, Rows
 
 #: Draws actions [B] and their log-probabilities [B] from logits [B, A] and uniforms [B].
 Draw = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -64,6 +61,53 @@ class DeviceRows:
         return self.index[:, None], self.at[:, None]
 
 
+class Reader(Protocol):
+    """A follower, as a step runs it; see :class:`~.session.Follower`."""
+
+    trunk: nn.Module
+    kv: KVRows
+
+    @property
+    def last(self) -> Tensor: ...
+
+    def keeps_up(self, rows: Sequence[int]) -> bool: ...
+
+    def catch_up(self, rows: Sequence[int]) -> None: ...
+
+    def gain(self, row: int) -> None: ...
+
+    def roll_back(self, row: int, length: int) -> None: ...
+
+
+class Stepped(Protocol):
+    """A session, as its steps see it; see :class:`~.session.Rows`."""
+
+    base: nn.Module
+    num_rows: int
+    max_length: int
+    device: torch.device
+    kv: KVRows
+    tokens: list[list[int]]
+    tokens_forwarded: int
+
+    @property
+    def followers(self) -> Iterable[Reader]: ...
+
+    def last(self, rows: DeviceRows) -> Tensor: ...
+
+    def world_tokens(
+        self, h: Tensor, actions: Tensor, u: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor | None]: ...
+
+    def weights(self) -> list[Tensor]: ...
+
+    def states_of(self, length: int) -> Tensor: ...
+
+    def observed(self, followers: Sequence[Any]) -> object: ...
+
+    def drop_ahead(self, rows: Sequence[int]) -> None: ...
+
+
 class DeviceAct:
     """A policy's action logits [B, A], of rows of a session or of :class:`DeviceRows`.
 
@@ -75,7 +119,7 @@ class DeviceAct:
         logits: the function.
     """
 
-    def __init__(self, owner: nn.Module, reader: Follower | None, logits: Callable[[Any], Tensor]) -> None:
+    def __init__(self, owner: nn.Module, reader: Reader | None, logits: Callable[[Any], Tensor]) -> None:
         self.owner = owner
         self.reader = reader
         self._logits = logits
@@ -100,7 +144,7 @@ class Ahead:
     token: int
     drawn: bool
     finite: tuple[bool, bool, bool]
-    followers: tuple[Follower, ...]
+    followers: tuple[Reader, ...]
     observation: np.ndarray | None
 
 
@@ -111,7 +155,7 @@ class Steps:
         session: the session; its buffers have a row R for the pads of a batch.
     """
 
-    def __init__(self, session: Rows) -> None:
+    def __init__(self, session: Stepped) -> None:
         self._session = weakref.proxy(session)
         rows, device = session.num_rows, session.device
         self._graphs = Graphs(device)
@@ -189,7 +233,7 @@ class Steps:
         return ahead, received[:, 3].copy().view(np.float32)
 
     def _make_room(
-        self, length: int, followers: tuple[Follower, ...], act: DeviceAct | None
+        self, length: int, followers: tuple[Reader, ...], act: DeviceAct | None
     ) -> tuple[int, ...]:
         """Grow all buffers to ``length`` positions; returns the addresses that a graph depends on."""
         session = self._session
@@ -212,16 +256,16 @@ class Steps:
 class _Step:
     """What a step computes, by operations on the device alone; fields as in :class:`Steps`."""
 
-    session: Rows
+    session: Stepped
     inputs: Tensor
     outputs: Tensor
     keys: Tensor
-    followers: tuple[Follower, ...]
+    followers: tuple[Reader, ...]
     act: DeviceAct | None
     draw: Draw | None
     temperature: float
 
-    def run(self, size: int, length: int, every: bool, observed: Follower | str | None) -> None:
+    def run(self, size: int, length: int, every: bool, observed: object) -> None:
         """Read ``inputs`` [R, 5], write ``outputs`` [R, 4 + D], caches and states.
 
         Args:
