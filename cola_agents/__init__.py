@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cola_agents.rl.rloo import RLOO
     from cola_agents.rl.rollout import Rollout, collect
     from cola_agents.sb3 import ClonedPolicy, SB3VecEnv, sb3_defaults
+    from cola_agents.tensor_env import TensorVectorEnv, make_tensor_vec
 
 __all__ = [
     "GRPO",
@@ -37,9 +38,11 @@ __all__ = [
     "ReMax",
     "Rollout",
     "SB3VecEnv",
+    "TensorVectorEnv",
     "TokenBackbone",
     "collect",
     "load_bundled",
+    "make_tensor_vec",
     "sb3_defaults",
     "set_threads",
 ]
@@ -56,9 +59,11 @@ _MODULES = {
     "ReMax": "rl.remax",
     "Rollout": "rl.rollout",
     "SB3VecEnv": "sb3",
+    "TensorVectorEnv": "tensor_env",
     "TokenBackbone": "decoding.backbones",
     "collect": "rl.rollout",
     "load_bundled": "decoding.loading",
+    "make_tensor_vec": "tensor_env",
     "sb3_defaults": "sb3",
     "set_threads": "common.threads",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -109,12 +109,13 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         problem = options.get("problem_seed")
         group = isinstance(problem, (int, np.integer))
         problems = self._each("problem_seed", [problem] * self.num_envs if group else problem)
-        observations = self.episodes.reset(
-            rows, [self._seed(row, seeds[row]) for row in rows], [problems[row] for row in rows]
+        self.episodes.reset(
+            rows,
+            [self._seed(row, seeds[row]) for row in rows],
+            [problems[row] for row in rows],
+            observe=False,
         )
-        if len(rows) < self.num_envs:
-            observations = self.episodes.observe(self._all)
-        return observations, batch_infos(self.num_envs, rows, self.episodes.reset_infos(rows))
+        return self._observe(self._all), batch_infos(self.num_envs, rows, self.episodes.reset_infos(rows))
 
     def step(self, actions: Actions) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
         # Rows that are reset share the forward pass of those that step.
@@ -136,12 +137,12 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         _, rewards, terminated, truncated, infos = self._stepped(self._all, actions, observe=False)
         ended = np.flatnonzero(terminated | truncated).tolist()
         if not ended:
-            observations = self.episodes.observe(self._all)
+            observations = self._observe(self._all)
             return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
-        last = self.episodes.final(ended)
+        last = self._final(ended)
         final_info = batch_infos(self.num_envs, ended, [infos[row] for row in ended])
         self._start(ended)
-        observations = self.episodes.observe(self._all)
+        observations = self._observe(self._all)
         for row, info in zip(ended, self.episodes.reset_infos(ended), strict=True):
             infos[row] = info
         batched = batch_infos(self.num_envs, self._all, infos)
@@ -171,7 +172,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._start(over)
         for row, info in zip(over, self.episodes.reset_infos(over), strict=True):
             infos[row] = info
-        observations = self.episodes.observe(self._all)
+        observations = self._observe(self._all)
         return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
 
     def _stepped(self, rows: list[int], actions: Actions, *, observe: bool = True) -> Stepped:
@@ -185,6 +186,14 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.render_mode == "human":
             self._print([row for row in rows if not self.episodes.running(row)])
         return stepped
+
+    def _observe(self, rows: list[int]) -> np.ndarray:
+        """The rows' observations [B, ...]."""
+        return self.episodes.observe(rows)
+
+    def _final(self, rows: list[int]) -> Callable[[], Iterable[Any]]:
+        """The observations of rows that are about to be reset; see :meth:`.Episodes.final`."""
+        return self.episodes.final(rows)
 
     def action_masks(self) -> np.ndarray:
         """The allowed actions, [N, A] bool."""

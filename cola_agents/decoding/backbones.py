@@ -226,6 +226,7 @@ class LatentSession(Rows):
         super().__init__(backbone.base, num_rows, max_length, backbone.static)
         self._backbone = backbone
         self._model = backbone.model
+        self.num_actions = int(backbone.action_space.n)
         self._any_unused = bool(backbone.unused_ids.any())
         self._policy: Follower | None = None
         self._table: CodeTable | None = None

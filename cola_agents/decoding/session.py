@@ -86,6 +86,7 @@ class Rows:
 
     Attributes:
         tokens: the ids of each row.
+        num_actions: A; of the base alone the size of its vocabulary.
         tokens_forwarded: the number of tokens that the base has run over.
 
     Raises:
@@ -110,6 +111,8 @@ class Rows:
         self._states = GrowingRows(num_rows + int(static), max_length)
         self._steps = Steps(self) if static else None
         self._ahead: dict[int, Ahead] = {}
+        config: Any = base.config
+        self.num_actions: int = config.vocab_size
         self._observed: str | None = None
         self._observations: dict[int, np.ndarray] = {}
         self._last: Tensor | None = None
@@ -171,10 +174,12 @@ class Rows:
 
     # ---------------------------------------------------------------- steps in fixed memory
 
-    def step(self, rows: Sequence[int], actions: np.ndarray, **world: Any) -> list[Ahead] | None:
+    def step(self, rows: Sequence[int], actions: np.ndarray | Tensor, **world: Any) -> list[Ahead] | None:
         """Run the base over the tokens of actions [B] before the rows hold them.
 
         Args:
+            actions: on the host or on the device. Of the latter those out of range are taken for the nearest
+                in range, and come back as they are.
             world: ``world_u`` and ``temperature``, as in :meth:`~.static.Steps.run`.
 
         Returns:
@@ -182,14 +187,11 @@ class Rows:
         """
         if not self._can_step(rows):
             return None
-        ahead = [self._ahead.get(row) for row in rows]
-        kept = [
-            one
-            for one, action in zip(ahead, actions, strict=True)
-            if one is not None and one.action == action
-        ]
-        if len(kept) == len(rows) and not world.get("temperature") and not any(one.drawn for one in kept):
-            return kept
+        if not isinstance(actions, Tensor):
+            pairs = zip(rows, actions, strict=True)
+            kept = [self._ahead[row] for row, action in pairs if self._is_ahead(row, action)]
+            if len(kept) == len(rows) and not world.get("temperature"):
+                return kept
         assert self._steps is not None
         with self.threads:
             kept, _ = self._steps.run(list(rows), actions, **world)
@@ -212,6 +214,11 @@ class Rows:
             ahead, log_probs = self._steps.run(list(rows), u=u, act=act, draw=draw)
         self._ahead.update(zip(rows, ahead, strict=True))
         return np.array([one.action for one in ahead]), log_probs
+
+    def _is_ahead(self, row: int, action: int) -> bool:
+        """Whether the base has run over the token of an action, and the action can give no other."""
+        ahead = self._ahead.get(row)
+        return ahead is not None and ahead.action == action and not ahead.drawn
 
     def _can_step(self, rows: Sequence[int]) -> bool:
         if self._steps is None or self.kv.plan_for(self.base) is None or self._states.data is None:
@@ -464,9 +471,18 @@ class Rows:
         Returns:
             a function that returns them, [B, D] float32, once the next pass has run.
         """
-        follower = self._follower_of(observation)
-        last = [self.take(row)[-1] if follower is None else follower.take(row) for row in rows]
+        last = self.take_observations(rows, observation)
         return lambda: copied(torch.stack(last))
+
+    def take_observations(self, rows: Sequence[int], observation: str) -> list[Tensor]:
+        """:meth:`final` on the device: of each row [D] in the model's dtype, filled in by the next pass."""
+        follower = self._follower_of(observation)
+        return [self.take(row)[-1] if follower is None else follower.take(row) for row in rows]
+
+    def observe(self, rows: Sequence[int], observation: str) -> Tensor:
+        """The observations ``"hidden"`` or ``"features"`` on the device, [B, D] in the model's dtype."""
+        follower = self._follower_of(observation)
+        return self.last(rows) if follower is None else follower.features(rows)
 
     def _follower_of(self, observation: str) -> Follower | None:
         """The stack that computes an observation; None for the base."""

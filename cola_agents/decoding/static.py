@@ -83,6 +83,7 @@ class Stepped(Protocol):
     """A session, as its steps see it; see :class:`~.session.Rows`."""
 
     base: nn.Module
+    num_actions: int
     num_rows: int
     max_length: int
     device: torch.device
@@ -171,7 +172,7 @@ class Steps:
     def run(
         self,
         rows: list[int],
-        actions: np.ndarray | None = None,
+        actions: np.ndarray | Tensor | None = None,
         u: np.ndarray | None = None,
         *,
         act: DeviceAct | None = None,
@@ -183,7 +184,8 @@ class Steps:
 
         Args:
             rows: B rows, none of them full.
-            actions: [B]; None if they are drawn from ``act`` by ``draw`` with uniforms ``u`` [B].
+            actions: [B], on the host or the device; None if they are drawn from ``act`` by ``draw`` with
+                uniforms ``u`` [B].
             world_u, temperature: for the world model's tokens; see :meth:`LatentSession.decode`.
 
         Returns:
@@ -200,12 +202,14 @@ class Steps:
         every = rows == list(range(session.num_rows))
         sent = self._numbers
         sent[:count, 0], sent[:count, 1], sent[count:size, :2] = rows, at, (session.num_rows, 1)
-        if actions is not None:
+        if isinstance(actions, np.ndarray):
             sent[:count, 2] = actions
         for column, uniforms in ((3, u), (4, world_u)):
             if uniforms is not None:
                 sent.view(np.float64)[:count, column] = uniforms
         self._inputs[:size].copy_(self._sent[:size], non_blocking=True)
+        if isinstance(actions, Tensor):
+            self._inputs[:count, 2] = actions
         fixed = self._make_room(length, followers, act)
         assert self._outputs is not None
         step = _Step(session, self._inputs, self._outputs, self._keys, followers, act, draw, temperature)
@@ -282,7 +286,9 @@ class _Step:
         if self.act is not None and self.draw is not None:
             actions, log_probs = self.draw(self.act(rows), u)
             out[:, 3] = log_probs.float().view(torch.int32)
-        tokens, best = session.world_tokens(h, actions, world_u, self.temperature)
+        # The host refuses actions out of range once it sees them; here they would end the process.
+        possible = actions.clamp(0, session.num_actions - 1)
+        tokens, best = session.world_tokens(h, possible, world_u, self.temperature)
         base: Any = session.base
         embedded = functional.embedding(tokens[:, None], base.embed_tokens.weight)
         mask = self.keys[:length] <= at[:, None, None, None]
