@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from safetensors.torch import load_file
 
 from benchmarks import real
 from benchmarks.__main__ import main
+from benchmarks.speed import stages
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.train import cross_entropy
 from cola_agents.train.learner import Learner
 from tests import tiny
 
@@ -124,3 +127,37 @@ def test_hours_are_planned_by_timing_and_the_plan_is_kept(
     monkeypatch.setattr(real, "_timed", lambda setting: pytest.fail("timed twice"))
     assert main([*given, "--hours", "1"]) == 2
     assert torch.is_grad_enabled()
+
+
+def test_the_arms_of_the_stages_have_equal_losses(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_entropy, "WHOLE", cross_entropy.WHOLE)  # an arm changes it in its own process
+    work = stages.Work(given[2], given[given.index("--data") + 1], (1, 1, 1), 2, 2, 64, states=tmp_path / "s")
+    results: dict[str, dict[str, Any]] = {}
+    for arm, of in reversed(stages.ARMS.items()):
+        for stage in of:
+            results.setdefault(arm, {})[stage] = stages.measured(replace(work, arm=arm, stage=stage))
+    assert all(figures["peak_gib"] > 0.1 for found in results.values() for figures in found.values())
+    assert stages.summary(results)["largest_change_of_loss"] < 1e-3
+    assert list((tmp_path / "s").glob("part-*.bin"))
+
+
+def test_the_stages_summary_by_hand() -> None:
+    def stage(rate: float, peak: float, *losses: float) -> dict[str, Any]:
+        return {"tokens_per_cpu_s": rate, "peak_gib": peak, "losses": list(losses)}
+
+    found = stages.summary(
+        {
+            "whole": {"world": stage(100, 7, 2.0, 1.5), "policy": stage(100, 2, 4.0)},
+            "first epoch": {"world": stage(200, 3, 2.001, 1.5)},
+            "later epoch": {"world": stage(400, 1, 2.0, 1.5), "policy": stage(200, 1, 4.0)},
+        }
+    )
+    assert found["tokens_per_cpu_s"]["whole"] == 50
+    assert found["times_whole"]["first epoch"] == 2
+    assert found["times_whole"]["later epochs"] == pytest.approx(400 / 3 / 50, abs=0.01)
+    # Two epochs take 1/100 and 3/400 of a second for a token each.
+    assert found["times_whole"]["over 2 epochs"] == pytest.approx(2 / (1 / 100 + 3 / 400) / 50, abs=0.01)
+    assert found["peak_gib"] == {"whole": 7, "now": 3}
+    assert found["largest_change_of_loss"] == pytest.approx(0.001)

@@ -86,7 +86,6 @@ def document_attention(stacks: Iterable[PreTrainedModel]) -> Iterator[None]:
             stack.set_attn_implementation(name)
 
 
-@torch.compiler.disable  # it would be compiled anew for every batch
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -134,8 +133,11 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(documents.lengths)
+    query, key, value = (x[0].transpose(0, 1) for x in (q, k, v))
     out = varlen_attn(
-        *(x[0].transpose(0, 1) for x in (q, k, v)),
+        query,
+        key,
+        value,
         documents.offsets,
         documents.offsets,
         longest,
@@ -148,4 +150,5 @@ def _varlen(
     return out[None]
 
 
-AttentionInterface.register(NAME, _attend)
+# Compiled, it would be compiled anew for every batch.
+AttentionInterface.register(NAME, torch.compiler.disable(_attend))

@@ -198,8 +198,8 @@ def begun_steps(folder: Path) -> int | None:
 
 def _raised(before: JsonObject, now: JsonObject) -> bool:
     """Whether the second settings are those of a longer run."""
-    steps = before.get("steps"), now.get("steps")
-    return all(type(number) is int for number in steps) and steps[0] < steps[1]
+    then, wanted = before.get("steps"), now.get("steps")
+    return type(then) is int and type(wanted) is int and then < wanted
 
 
 def _read_run(path: Path) -> JsonObject:

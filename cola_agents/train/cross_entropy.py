@@ -55,9 +55,7 @@ def head_cross_entropy(states: Tensor, head: nn.Linear, targets: Tensor, *, lige
     if targets.numel() * head.out_features <= WHOLE:
         return target_cross_entropy(head(states), targets)
     counted = targets != IGNORED
-    total: Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
-        states[counted], head.weight, targets[counted], getattr(head, "cap", None)
-    )
+    total: Tensor = _Chunked.apply(states[counted], head.weight, targets[counted], getattr(head, "cap", None))
     return total / counted.sum().clamp_min(1)
 
 

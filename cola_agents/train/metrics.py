@@ -230,8 +230,9 @@ class Tally:
         scored = (h[counted], targets[counted], codes[counted], log_pi)
         self._score(*scored)
         if self._sample is None:
-            for part in zip(*(x.split(self._chunk) for x in scored), strict=True):
-                self._compare(*part[:2], part[3])
+            compared = (x.split(self._chunk) for x in (scored[0], scored[1], log_pi))
+            for part in zip(*compared, strict=True):
+                self._compare(*part)
         else:
             self._draw(h[counted], targets[counted], log_pi, self._sample)
         ones = torch.ones(len(log_pi), dtype=torch.long)

@@ -10,6 +10,11 @@ from typing import Any
 from cola_agents.train.data.packing import Batch
 from cola_envs.jsonl import JsonObject
 
+#: The position in a stream, where it is needed, and the stream's figures.
+_Snapshot = tuple[JsonObject | None, dict[str, float]]
+#: A batch (None at the end and after an error) with the snapshot after it, or an error.
+_Item = tuple[Batch | None, _Snapshot, Exception | None]
+
 
 class Prefetched:
     """The next batches of a stream, in its order, read ahead by a thread while a step is computed.
@@ -29,22 +34,22 @@ class Prefetched:
         self._batches: Any = batches
         self._count, self._resumable = count, resumable
         self._taken = self._snapshot()
-        self._ready: queue.Queue[tuple[Batch | None, Any, BaseException | None]] = queue.Queue(ahead)
+        self._ready: queue.Queue[_Item] = queue.Queue(ahead)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="packing", daemon=True)
         self._thread.start()
 
-    def _snapshot(self) -> tuple[JsonObject | None, dict[str, float]]:
+    def _snapshot(self) -> _Snapshot:
         state = self._batches.state_dict() if self._resumable else None
         return state, self._batches.figures() if hasattr(self._batches, "figures") else {}
 
     def _work(self) -> None:
         for _ in range(self._count):
+            item: _Item
             try:
-                batch = next(self._batches, None)
-                item = (batch, self._snapshot(), None)
+                item = (next(self._batches, None), self._snapshot(), None)
             except Exception as error:
-                item = (None, None, error)
+                item = (None, self._taken, error)
             while not self._closed.is_set():
                 try:
                     self._ready.put(item, timeout=0.1)
