@@ -22,9 +22,9 @@ from cola_agents.train.data.packing import IGNORED, Batch
 #: Token logits in memory at a time without ``chunk``: 128 MiB of float32.
 _CHUNK_LOGITS = 2**25
 #: The tokens that are scored by default, at most, and the multiplications that scoring and comparing take by
-#: default: together less than two minutes of one core at 50 GFLOP/s.
+#: default: together less than two minutes of one core at 30 GFLOP/s.
 MOST_TOKENS = 20_000
-_SCORING, _COMPARING = 0.8e12, 1.4e12
+_SCORING, _COMPARING = 0.4e12, 1.0e12
 #: Codes are compared in so many states at least, and so many tokens are scored for each code.
 _LEAST_STATES, _LEAST_TOKENS = 64, 16
 
