@@ -118,6 +118,6 @@ def clone_ranks(recipe: Recipe, base_path: Path, out: Path) -> CoLAForCausalLM:
     loss = RankLoss(model, RankBackbone(model, tokenizer).unused_ids)
     run_stage("rank", loss, trained, batches, recipe.policy, log=out / "log.jsonl")
     model.eval()
-    model.save_pretrained(out)
+    model.save_pretrained(out, whole=True)
     tokenizer.save_pretrained(out)
     return model

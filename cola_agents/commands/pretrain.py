@@ -86,6 +86,10 @@ _OPTIONS: dict[str, JsonObject] = {
     "--lora-rank": {"type": int, "help": "train low-rank adapters instead of the weights"},
     "--lora-alpha": {"type": float, "help": "their scale times the rank (twice the rank)"},
     "--keep-adapters": {**_SWITCH, "help": "write the adapters beside an unchanged base"},
+    "--whole": {
+        **_SWITCH,
+        "help": "write all weights; by default the latent parts and a reference to an unchanged base",
+    },
     "--trunk": {"choices": ("policy", "model"), "help": "decoder to copy under the head"},
     "--gamma": {"type": float, "help": "discount per action"},
     "--held-out-problems": {
@@ -114,7 +118,7 @@ _START = ("--model --source", *_PLACE, "--data")
 _CONFIG: tuple[str, ...] = ("--rows", "--micro-rows", "--length", "--lr", "--warmup", "--precision")
 _CONFIG += ("--save-every", "--keep", "--log-every", "--gradient-checkpointing", "--tensorboard")
 _CONFIG += ("--attention", "--liger", "--compile")
-_STAGE = ("--seed", *_START, "--long", "--preset", *_LENGTHS, *_CONFIG)
+_STAGE = ("--seed", *_START, "--long", "--preset", *_LENGTHS, *_CONFIG, "--whole")
 _HELD_OUT = ("--held-out", "--held-out-tokens")
 _GROW = ("--codes", "--inverse-layers", "--merge-layers", "--policy-layers", "--readout")
 _CODES = ("--tau", "--entropy", "--marginal")
@@ -218,7 +222,7 @@ def _run(arguments: argparse.Namespace) -> Run:
         )
     options = _given(
         arguments,
-        (*_PLACE, "--long", "--preset", "--states", "--held-out-tokens", *_LENGTHS, "--seed"),
+        (*_PLACE, "--long", "--preset", "--states", "--held-out-tokens", *_LENGTHS, "--seed", "--whole"),
     )
     if "tokens" in options:
         if not math.isfinite(options["tokens"]):

@@ -103,7 +103,7 @@ def from_official(
     Versions 1 and 2 are the same model. Version 0 has no inverse dynamics: only
     :meth:`~cola_agents.model.modeling.CoLAForCausalLM.infer` is unavailable, and raises.
     """
-    folder = _local(source)
+    folder = local_folder(source)
     config = read_config(folder)
     with torch.device("meta"):
         model: Model = kind(config)
@@ -292,7 +292,7 @@ def _resolve(dtype: torch.dtype | str | None, stored: Mapping[str, Stored]) -> t
     return resolved
 
 
-def _local(source: str | Path) -> Path:
+def local_folder(source: str | Path) -> Path:
     """The folder itself, or the hub's snapshot of an id."""
     folder = Path(source)
     if folder.is_dir():

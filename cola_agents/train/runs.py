@@ -33,7 +33,7 @@ _FLAGS = {
 
 
 #: Fields without which :attr:`Run.digest` is computed.
-_UNDIGESTED = ("out", "device", "states", "held_out_tokens")
+_UNDIGESTED = ("out", "device", "states", "held_out_tokens", "whole")
 #: Fields that set the length of a run.
 LENGTHS = ("steps", "tokens", "epochs")
 
@@ -77,6 +77,8 @@ class Run:
             metrics, of base and adapters together, are then saved beside the adapters.
         states: folder of a cache of the frozen base's states, for ``world`` and ``policy``, which any number
             of runs on the same base share; None for none.
+        whole: save all weights, also those of an unchanged base of a folder or the hub; by default the saved
+            model refers to such a base (:meth:`CoLAForCausalLM.save_pretrained`).
         device, dtype: device and type of the loaded model; trained weights are float32 during training.
 
     Raises:
@@ -104,6 +106,7 @@ class Run:
     lora: LoRA | None = None
     keep_adapters: bool = False
     states: str | None = None
+    whole: bool = False
     device: str | None = None
     dtype: str = "float32"
 

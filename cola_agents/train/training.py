@@ -332,10 +332,10 @@ def _save(
     if adapters and run.keep_adapters:
         adapters.save(run.out / ADAPTERS)
     elif weights is None:
-        model.to(dtype).save_pretrained(run.out)
+        model.to(dtype).save_pretrained(run.out, whole=run.whole or None)
     else:
         state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}
-        model.save_pretrained(run.out, state_dict=state)
+        model.save_pretrained(run.out, state_dict=state, whole=run.whole or None)
 
 
 def _finish(
@@ -348,7 +348,7 @@ def _finish(
     """Write the metrics, the unchanged base of kept adapters, and, last, the settings."""
     if adapters and run.keep_adapters:
         adapters.remove()
-        model.to(getattr(torch, run.dtype)).save_pretrained(run.out)
+        model.to(getattr(torch, run.dtype)).save_pretrained(run.out, whole=run.whole or None)
     if metrics:
         # The metrics include kept adapters, which are not part of the saved model.
         folder = run.out / ADAPTERS if run.keep_adapters else run.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -66,7 +67,37 @@ def same(one: Path, other: Path) -> bool:
 
 def changed(one: Path, other: Path) -> set[str]:
     a, b = weights(one), weights(other)
-    return {name.split(".")[0] for name in a if not torch.equal(a[name], b[name])}
+    return {name.split(".")[0] for name in a.keys() & b.keys() if not torch.equal(a[name], b[name])}
+
+
+LATENT = {"inverse_trunk", "inverse_head", "codebook", "merge", "policy_trunk", "policy_head", "readout_norm"}
+
+
+def parts(folder: Path) -> set[str]:
+    return {name.partition(".")[0] for name in weights(folder)}
+
+
+def test_latent_parts_get_their_base_back_or_another_place_of_it(start, tmp_path, capsys):
+    shutil.copytree(start / "base", tmp_path / "base")
+    argv = ("--data", start / "text.txt", "--steps", "1", *SHORT, "--codes", "8")
+    assert pretrain("world", "--model", tmp_path / "base", "--out", tmp_path / "w", *argv) == 0
+    expected = CoLAForCausalLM.from_pretrained(tmp_path / "w").state_dict()
+    shutil.move(tmp_path / "base", tmp_path / "moved")
+    convert = ("convert", str(tmp_path / "w"))
+    assert main([*convert, str(tmp_path / "whole"), "--whole"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    moved = ("--base", str(tmp_path / "moved"))
+    assert main([*convert, str(tmp_path / "whole"), "--whole", *moved]) == 0
+    assert main([*convert, str(tmp_path / "latent"), *moved]) == 0
+    assert parts(tmp_path / "whole") > parts(tmp_path / "latent")
+    for name in ("whole", "latent"):
+        state = CoLAForCausalLM.from_pretrained(tmp_path / name).state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], expected[key]) for key in state)
+        assert main(["eval", "--task", "CoLA-Arithmetic-v0", "--model", str(tmp_path / name), *EVAL]) == 0
+
+
+EVAL = ("--episodes", "1", "--env", "max_tokens=2")
 
 
 def test_world_policy_and_fta_run_one_after_another_on_own_text(start, tmp_path, capsys):
@@ -76,6 +107,7 @@ def test_world_policy_and_fta_run_one_after_another_on_own_text(start, tmp_path,
     assert pretrain("world", "--model", start / "base", "--out", tmp_path / "w", *argv, *grown) == 0
     model = CoLAForCausalLM.from_pretrained(tmp_path / "w")
     assert (model.config.num_codes, model.config.readout) == (8, "normed_difference")
+    assert parts(tmp_path / "w") == LATENT, "the base is referred to"
     assert len(model.policy_trunk.layers) == 2
     assert pretrain("policy", "--model", tmp_path / "w", "--out", tmp_path / "p", *argv) == 0
     assert changed(tmp_path / "w", tmp_path / "p") == {"policy_trunk", "policy_head"}
@@ -83,7 +115,11 @@ def test_world_policy_and_fta_run_one_after_another_on_own_text(start, tmp_path,
     tuning = ("--data", f"{start / 'answers.jsonl'},template=dialogue", "--epochs", "1", *SHORT)
     held_out = ("--held-out", start / "answers.jsonl")
     assert pretrain("fta", "--model", tmp_path / "p", "--out", tmp_path / "f", *tuning, *held_out) == 0
-    assert changed(tmp_path / "p", tmp_path / "f") == {"base", "lm_head", "policy_trunk", "policy_head"}
+    assert parts(tmp_path / "p") == LATENT
+    assert parts(tmp_path / "f") == LATENT | {"base", "lm_head"}, "the base was trained"
+    assert changed(tmp_path / "p", tmp_path / "f") == {"policy_trunk", "policy_head"}
+    tuned, before = (CoLAForCausalLM.from_pretrained(tmp_path / name) for name in ("f", "p"))
+    assert not torch.equal(tuned.lm_head.weight, before.lm_head.weight)
     records = [json.loads(line) for line in (tmp_path / "f" / "log.jsonl").read_text().splitlines()]
     steps = {stage: [r["step"] for r in records if r["stage"] == stage] for stage in ("fta-i", "policy")}
     assert steps["fta-i"] == steps["policy"] == list(range(1, len(steps["policy"]) + 1))
@@ -130,7 +166,7 @@ def test_without_data_the_world_stage_is_the_recipes_but_for_its_start(start, tm
     stage = StageConfig(steps=2, rows=2, length=64)
     made = recipe.Recipe(world=stage)
     recipe.train_world(made, start / "base", tmp_path / "recipe")
-    argv = ("--steps", "2", "--rows", "2", "--length", "64")
+    argv = ("--steps", "2", "--rows", "2", "--length", "64", "--whole")
     assert pretrain("world", "--source", start / "base", "--out", tmp_path / "command", *argv) == 0
     assert same(tmp_path / "recipe", tmp_path / "command")
 

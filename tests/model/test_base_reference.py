@@ -138,7 +138,7 @@ def test_parts_and_base_may_be_moved_together_and_a_moved_base_is_given(base, tm
     shutil.move(tmp_path / "here", tmp_path / "there")
     assert same(CoLAForCausalLM.from_pretrained(tmp_path / "there" / "latent"), model)
     shutil.move(tmp_path / "there" / "base", tmp_path / "moved")
-    with pytest.raises(FileNotFoundError, match="without its base, and the base .*there/base cannot be read"):
+    with pytest.raises(FileNotFoundError, match=r"without its base, and the base .*there/base cannot be"):
         CoLAForCausalLM.from_pretrained(tmp_path / "there" / "latent")
     again = CoLAForCausalLM.from_pretrained(tmp_path / "there" / "latent", base=tmp_path / "moved")
     assert same(again, model)

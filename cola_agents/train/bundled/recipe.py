@@ -215,6 +215,9 @@ def _log(out: Path) -> Path:
 
 
 def _saved(model: M, tokenizer: PreTrainedTokenizerFast, out: Path) -> M:
-    model.save_pretrained(out)
+    if isinstance(model, CoLAForCausalLM):
+        model.save_pretrained(out, whole=True)
+    else:
+        model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return model
