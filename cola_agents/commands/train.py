@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from cola_envs.jsonl import JsonObject
 
 
+#: Bytes that the periodic saves of a run may add up to by default.
+MOST_BYTES = 2_000_000_000
+
+
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     text = "train an agent on a task by reinforcement learning; resumable"
@@ -73,7 +77,10 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0)
     add_model_options(parser)
     parser.add_argument(
-        "--save-every", type=whole_number, help="timesteps between saves; by default 1/20 of all"
+        "--save-every",
+        type=whole_number,
+        help="timesteps between saves; by default 1/20 of all, or more where saves are large: so many that "
+        "they add up to about 2 GB, and at least two",
     )
     parser.add_argument(
         "--log", default="stdout,csv,json", help="any of stdout,log,csv,json,tensorboard,wandb"
@@ -87,9 +94,8 @@ def add(commands: Commands) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     if min(arguments.timesteps, arguments.log_interval, arguments.episodes) < 1:
         raise ValueError("--timesteps, --log-interval and --episodes must be at least 1")
-    save_every = max(1, arguments.timesteps // 20) if arguments.save_every is None else arguments.save_every
-    if save_every < 1:
-        raise ValueError(f"--save-every must be at least 1, got {save_every}")
+    if arguments.save_every is not None and arguments.save_every < 1:
+        raise ValueError(f"--save-every must be at least 1, got {arguments.save_every}")
     from cola_agents.rl.logs import check_formats
     from cola_agents.rl.saving import is_free
 
@@ -98,7 +104,7 @@ def _train(arguments: argparse.Namespace) -> int:
     cls = algorithm_class(arguments.algo)
     settings = {
         "timesteps": arguments.timesteps,
-        "save_every": save_every,
+        "save_every": arguments.save_every,
         "log": formats,
         "log_interval": arguments.log_interval,
         "episodes": arguments.episodes,
@@ -128,6 +134,9 @@ def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject
         **loading,
         **parsed(arguments.set, "--set"),
     )
+    if settings["save_every"] is None:
+        saves = min(20, max(2, MOST_BYTES // agent.save_bytes()))
+        settings["save_every"] = max(1, settings["timesteps"] // saves)
     write_settings(out, settings)  # first: a folder with an agent must be a run that can be resumed
     agent.save(out)
     return go_on(agent, out, settings, algo=arguments.algo, quiet=arguments.quiet)

@@ -116,7 +116,7 @@ def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool
         raise
     finally:
         agent.watch = agent.progress = None
-    if run.folder is not None:
+    if run.folder is not None and after_update.saved_update != agent.num_updates:
         agent.save(run.folder)
 
 
@@ -125,6 +125,7 @@ class AfterUpdate:
 
     Attributes:
         target: the number of timesteps at which learning ends.
+        saved_update: the number of updates at the last periodic save; None without one.
     """
 
     def __init__(self, agent: Learner, run: Run, target: int, progress: Progress) -> None:
@@ -132,6 +133,7 @@ class AfterUpdate:
         self.target = target
         self._first, self._saved = agent.num_updates, agent.num_timesteps
         self._logged = agent.num_updates
+        self.saved_update: int | None = None
 
     def __call__(self, record: Record) -> None:
         agent, run = self._agent, self._run
@@ -144,6 +146,7 @@ class AfterUpdate:
             self._saved = agent.num_timesteps
             try:
                 agent.save(folder)
+                self.saved_update = agent.num_updates
             except OSError as error:
                 warnings.warn(f"not saved to {folder}, learning continues: {error}", stacklevel=3)
 

@@ -13,6 +13,7 @@ import torch
 from cola_agents.rl.actors import Actor
 from cola_agents.rl.optimiser import Adam32
 from cola_agents.rl.options import AgentOptions
+from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.saver import Saver
 from cola_agents.rl.saving import SavedAgent, is_json, read_saved, saved_path
 from cola_agents.rl.update import Record
@@ -37,6 +38,7 @@ class SavingMixin:
     num_updates: int
     optimiser: Adam32
     options: AgentOptions
+    policy: TrainedPolicy
     seed: int
     source: dict[str, str | None]
     workers: RolloutWorkers
@@ -54,8 +56,9 @@ class SavingMixin:
 
         An interrupt leaves a whole agent in the folder: the previous one or this one. The previous save and
         its files are kept, in case this one is damaged later. The backbone is not saved: it is named, with
-        its fingerprint. In the middle of a rollout the agent is saved as of the last finished update; the
-        loaded agent plays the rollout again.
+        its fingerprint, and so are the trained weights that are still the backbone's (before the first
+        update that is all of them). In the middle of a rollout the agent is saved as of the last finished
+        update; the loaded agent plays the rollout again.
 
         Of several processes the first one writes, and the others do not wait for it. Before they load the
         agent, all of them must make an update or call ``agent.workers.exchange(None)``. :meth:`learn` with
@@ -77,10 +80,30 @@ class SavingMixin:
                 stacklevel=2,
             )
         path = saved_path(path)
-        weights = {name: p.detach().contiguous() for name, p in self.actor.trained().items()}
         if self.workers.rank == 0:  # nothing is exchanged: a callback of the first process may save
-            self._saver.write(path, self._description(), weights, self.optimiser.state_dict(), self.history)
+            trained, unchanged = self.actor.trained(), self._unchanged()
+            weights = {name: p.detach().contiguous() for name, p in trained.items() if name not in unchanged}
+            description = {**self._description(), "unchanged": sorted(unchanged)}
+            self._saver.write(path, description, weights, self.optimiser.state_dict(), self.history)
         return path
+
+    def save_bytes(self) -> int:
+        """About the size of a save after the first update: trained weights, and Adam's state of them."""
+        return sum(
+            p.numel() * (8 + p.element_size() + 4 * (p.dtype != torch.float32))
+            for p in self.actor.trained().values()
+        )
+
+    def _unchanged(self) -> set[str]:
+        """Names of trained weights that are still the initial policy's; they are read from the model."""
+        initial = self._initial()
+        trained = self.actor.trained().items()
+        return {name for name, p in trained if name in initial and torch.equal(p, initial[name])}
+
+    def _initial(self) -> dict[str, torch.Tensor]:
+        """The initial policy's weights by name; empty where low-rank adapters are trained beside them."""
+        reference = self.policy.reference
+        return {} if reference is None else {name: p.detach() for name, p in reference.named_parameters()}
 
     def _description(self) -> dict[str, Any]:
         named = {key: value for key, value in self.env_kwargs.items() if key not in CODE and is_json(value)}
@@ -145,14 +168,16 @@ class SavingMixin:
                 f"has {self.fingerprint[:12]}; pass model= the one it was trained over"
                 + (f", and dtype={saved['dtype']!r} or none" if "dtype" in changed else "")
             )
-        trained = self.actor.trained()
-        if set(read.weights) != set(trained):
-            odd = sorted(set(read.weights) ^ set(trained))
+        trained, initial = self.actor.trained(), self._initial()
+        unchanged = {name: initial[name] for name in saved.get("unchanged", ()) if name in initial}
+        weights = {**unchanged, **read.weights}
+        if set(weights) != set(trained):
+            odd = sorted(set(weights) ^ set(trained))
             raise ValueError(
                 f"{path} holds other weights than this agent trains: {odd[0]} and {len(odd) - 1} more"
             )
         for name, parameter in trained.items():
-            weight = read.weights[name]
+            weight = weights[name]
             if weight.shape != parameter.shape or (
                 "dtype" not in changed and weight.dtype != parameter.dtype
             ):
@@ -162,7 +187,7 @@ class SavingMixin:
                 )
         with torch.no_grad():
             for name, parameter in trained.items():
-                parameter.copy_(read.weights[name])
+                parameter.copy_(weights[name])
         self.optimiser.load_state_dict(read.optimiser, keep_lr="lr" in changed)
         self.num_timesteps, self.num_episodes, self.num_updates = (
             saved[name] for name in ("num_timesteps", "num_episodes", "num_updates")
