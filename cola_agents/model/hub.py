@@ -24,7 +24,13 @@ from cola_agents.model.base_reference import (
     write_reference,
 )
 from cola_agents.model.configuration import CoLAConfig
-from cola_agents.model.loading import check_config, check_files, load_generation_config, safe_options
+from cola_agents.model.loading import (
+    check_config,
+    check_files,
+    load_config,
+    load_generation_config,
+    safe_options,
+)
 from cola_agents.model.reach import reachable
 
 CARD = "README.md"
@@ -101,8 +107,9 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
         config = options.pop("config", None)
         options = {name: value for name, value in options.items() if name not in HUB_OPTIONS}
         if not isinstance(config, CoLAConfig):
-            config, options = CoLAConfig.from_pretrained(
-                config or parts.folder, return_unused_kwargs=True, **options
+            known = load_config(parts.folder).to_dict()
+            config = load_config(
+                parts.folder, **{name: options.pop(name) for name in known if name in options}
             )
         if dtype in (None, "auto"):
             dtype = config.dtype or torch.float32

@@ -207,7 +207,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             ValueError: for a base of another family, with unsupported rotary embeddings or without a head,
                 or ``tie_word_embeddings`` for a base with an untied head.
         """
-        source = base if isinstance(base, (str, Path)) else None
+        path = base if isinstance(base, (str, Path)) else None
         if isinstance(base, (str, Path)):
             base = reachable(base, "base")
             known = load_config(base)
@@ -234,7 +234,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             for layer in model.merge:
                 assert isinstance(layer, MergeLayer)
                 layer.down_proj.weight.mul_(scale)
-        model.origin = origin_of(base, source)
+        model.origin = origin_of(base, path)
         if model.readout_norm is not None:
             if calibrate_on is None:
                 shape = (4, min(64, model.config.max_position_embeddings))

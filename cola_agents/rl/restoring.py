@@ -18,6 +18,7 @@ from cola_agents.rl.saver import Saver
 from cola_agents.rl.saving import SavedAgent, is_json, read_saved, saved_path
 from cola_agents.rl.update import Record
 from cola_agents.rl.workers import RolloutWorkers
+from cola_envs.episodes import Episodes
 
 #: Environment arguments that name code to call: they are never read from a saved agent's file.
 CODE = ("builder", "task")
@@ -27,6 +28,7 @@ class SavingMixin:
     """Adds :meth:`save` and :meth:`load` to an agent."""
 
     actor: Actor
+    episodes: Episodes
     env_id: str
     env_kwargs: dict[str, Any]
     fingerprint: str

@@ -146,6 +146,17 @@ def test_parts_and_base_may_be_moved_together_and_a_moved_base_is_given(base, tm
     assert same(CoLAForCausalLM.from_pretrained(tmp_path / "there" / "latent"), model)
 
 
+def test_fields_of_the_configuration_may_be_given_as_for_a_whole_model(base, tmp_path) -> None:
+    model = grown(base)
+    model.save_pretrained(tmp_path / "latent")
+    changed = {"attn_implementation": "eager", "detach_state": False, "dtype": "bfloat16"}
+    again = CoLAForCausalLM.from_pretrained(tmp_path / "latent", **changed)
+    assert (again.config._attn_implementation, again.config.detach_state) == ("eager", False)
+    assert again.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="missing keys, policy_trunk"):
+        CoLAForCausalLM.from_pretrained(tmp_path / "latent", num_policy_layers=2)
+
+
 def test_another_base_is_refused_with_both_digests(base, tmp_path) -> None:
     grown(base).save_pretrained(tmp_path / "latent")
     before = digest_of(base)
