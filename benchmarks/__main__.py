@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from benchmarks import libraries, models, real, tasks, tune
+from benchmarks import libraries, models, readouts, real, tasks, tune
 from benchmarks.claims import paper
 from benchmarks.compare import campaign, report
 from benchmarks.credit import credit, diversity
@@ -34,6 +34,7 @@ MODULES = (
     tune,
     models,
     real,
+    readouts,
     campaign,
     report,
     search,

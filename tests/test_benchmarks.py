@@ -54,6 +54,16 @@ def test_speed_writes_every_figure(tmp_path, capsys):
     assert "| bundled | 2 |" in capsys.readouterr().out
 
 
+def test_readouts_writes_how_far_each_is_from_the_base(tmp_path, capsys):
+    out = tmp_path / "readouts.json"
+    assert main(["readouts", "--tokens", "128", "--out", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert results["state"]["zero"] == results["base"], "new merge layers add nothing"
+    assert abs(results["normed_difference"]["zero"] - results["base"]) < 0.1
+    assert results["difference"]["zero"] != results["difference"]["drawn"]
+    assert "| state | " in capsys.readouterr().out
+
+
 def test_tasks_writes_a_rate_for_every_kind_of_work(tmp_path, capsys):
     out = tmp_path / "tasks.json"
     assert main(["tasks", "--turns", "1", "--out", str(out)]) == 0

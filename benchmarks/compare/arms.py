@@ -19,13 +19,13 @@ from benchmarks.compare.rank import RankBackbone
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone, PolicySession
 from cola_agents.decoding.loading import make_backbone
+from cola_agents.model.configuration import GROWTH
 from cola_agents.model.families import Mask
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.rl.actors import Actor, run_trunk
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.rollout import Act
-from cola_agents.train.bundled.recipe import GROWTH
 from cola_envs.backbone import Level
 
 

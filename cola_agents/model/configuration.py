@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
 from cola_agents.model.families import check_family
 
 READOUTS = ("difference", "state", "normed_difference")
+#: What ``from_base`` and ``cola pretrain world`` grow where nothing else is given. The defaults of
+#: :class:`CoLAConfig` are the paper's sizes instead, and are not written into a saved ``config.json``.
+GROWTH: Mapping[str, Any] = {
+    "num_codes": 64,
+    "num_inverse_layers": 1,
+    "num_merge_layers": 2,
+    "num_policy_layers": 1,
+    "readout": "state",
+}
+#: The sizes of the paper's model: the official pre-training code.
+PAPER_GROWTH: Mapping[str, Any] = {
+    "num_codes": 64,
+    "num_inverse_layers": 4,
+    "num_merge_layers": 2,
+    "num_policy_layers": 8,
+    "readout": "difference",
+}
 
 
 class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types are not read
@@ -24,10 +42,14 @@ class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types
         num_merge_layers: gated MLPs of the world model (``num_dyna_layer``, 2).
         num_policy_layers: decoder layers of the policy (``num_policy_layer``, 8).
         readout: how the world model's state z becomes token logits. ``"difference"`` is the official
-            ``lm_head(norm(z) - h)`` with the base's own final norm; it starts from a uniform language
-            model. ``"state"`` is ``lm_head(z)``; it starts as the base itself and trains far better
-            from scratch. ``"normed_difference"`` is ``lm_head(norm2(z) - h)``, the paper's shape with a
-            norm of its own, whose gain is trained and begins at ``2 * rms(h)``: it starts as the base, too.
+            ``lm_head(norm(z) - h)`` with the base's own final norm: at the start neither the base nor, for a
+            base with large norm weights, anything near a uniform model. ``"state"`` is ``lm_head(z)``: it
+            starts as the base itself, exactly where the merge layers start at zero. ``"normed_difference"``
+            is ``lm_head(norm2(z) - h)``, the paper's shape with a norm of its own, whose gain is trained and
+            begins at ``2 * rms(h)``: it starts near the base. Cross-entropy in nats of new latent parts on
+            SmolLM2-135M-Instruct (ln V is 10.8), with merge layers at zero and drawn: base 1.257,
+            ``"state"`` 1.257 and 1.856, ``"normed_difference"`` 1.305 and 1.903, ``"difference"`` 22.871 and
+            25.599 (``python -m benchmarks readouts``, ``benchmarks/results/readouts.json``).
         detach_state: whether the h that a difference readout subtracts passes a gradient back:
             not in the official versions 1 and 2 (True here), as any other term in version 0 (False).
         tie_word_embeddings: whether ``lm_head`` and the base's embedding are one weight.

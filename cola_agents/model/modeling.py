@@ -31,7 +31,7 @@ from transformers.utils import ModelOutput
 from cola_agents.common.randomness import drawn_from
 from cola_agents.common.threads import check_fork
 from cola_agents.model.base_reference import origin_of
-from cola_agents.model.configuration import CoLAConfig
+from cola_agents.model.configuration import GROWTH, CoLAConfig
 from cola_agents.model.families import (
     Mask,
     activation,
@@ -199,7 +199,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             calibrate_on: token ids [B, T] of text, for the readout ``"normed_difference"``: see
                 :func:`calibrate_readout`; None for 256 random ids.
             zero_start: False draws ``down_proj`` of the merge layers too, as the official code does.
-            config: fields of :class:`~cola_agents.model.configuration.CoLAConfig` besides ``text_config``.
+            config: fields of :class:`~cola_agents.model.configuration.CoLAConfig` besides ``text_config``;
+                the others are :data:`~cola_agents.model.configuration.GROWTH`, as in ``cola pretrain world``.
                 Where the base's head is tied to its embedding, so is the model's, unless
                 ``tie_word_embeddings=False``.
 
@@ -217,11 +218,12 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         if not hasattr(base, "lm_head"):
             raise ValueError(f"a base has an lm_head, as a causal LM's; {type(base).__name__} has none")
         tied = base.lm_head.weight is base.get_input_embeddings().weight
-        if config.setdefault("tie_word_embeddings", tied) and not tied:
+        fields = {**GROWTH, "tie_word_embeddings": tied, **config}
+        if fields["tie_word_embeddings"] and not tied:
             raise ValueError("the base's head is not its embedding: tie_word_embeddings must be False")
         # The path of the base is private, and not needed to load the model.
         text = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
-        whole = CoLAConfig(text_config=text, **config)
+        whole = CoLAConfig(text_config=text, **fields)
         with drawn_from(seed):
             model: CoLAForCausalLM = cls._from_config(whole, dtype=base.dtype)
         model.base.load_state_dict(base.model.state_dict())

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cola_agents.train.bundled.recipe import GROWTH, Recipe
+from cola_agents.model.configuration import GROWTH, PAPER_GROWTH
+from cola_agents.train.bundled.recipe import Recipe
 from cola_agents.train.fta import paper_fta
 from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import CodeConfig
@@ -56,6 +57,5 @@ def _paper(stage: str, steps: int | None, changed: Mapping[str, Any]) -> StageCo
 
 PRESETS = {
     "tiny": Preset(0, GROWTH, Recipe().codes, _tiny),
-    # CoLAConfig's defaults are the paper's sizes.
-    "paper": Preset(42, {}, CodeConfig.paper(), _paper),
+    "paper": Preset(42, PAPER_GROWTH, CodeConfig.paper(), _paper),
 }

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig
 
-from cola_agents.model.configuration import CoLAConfig
+from cola_agents.model.configuration import GROWTH, CoLAConfig
 from cola_agents.model.modeling import CoLAForCausalLM, positions_of, shift_codes
+from cola_agents.train.presets import PRESETS
 from tests import tiny
 
 B, T, D, A, V = 3, 7, 32, tiny.CODES, tiny.VOCAB
@@ -387,3 +388,11 @@ def test_generate_returns_several_sequences_of_each_prompt(cola, ids):
     assert torch.equal(drawn[:, :T], ids.repeat_interleave(3, dim=0))
     greedy = cola.generate(ids, num_return_sequences=2, max_new_tokens=4, pad_token_id=0)
     assert torch.equal(greedy[0], greedy[1])
+
+
+def test_what_is_grown_by_default_is_the_same_in_python_and_on_the_command_line(tiny_base: Any) -> None:
+    config = CoLAForCausalLM.from_base(tiny_base).config
+    assert {name: getattr(config, name) for name in GROWTH} == dict(GROWTH)
+    assert PRESETS["tiny"].grow == GROWTH
+    paper, official = PRESETS["paper"].grow, CoLAConfig()
+    assert dict(paper) == {name: getattr(official, name) for name in GROWTH}

@@ -17,6 +17,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerF
 
 from cola_agents.common.files import LOCK, unfinished, write_json
 from cola_agents.common.randomness import drawn_from
+from cola_agents.model.configuration import GROWTH
 from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.text import PlainTokenizer
@@ -32,7 +33,6 @@ from cola_agents.train.metrics import CodebookMetrics, measure
 from cola_agents.train.records import RecordLog
 from cola_agents.train.world import CodeConfig, pretrain_world
 from cola_envs import jsonl
-from cola_envs.jsonl import JsonObject
 
 M = TypeVar("M", bound=PreTrainedModel)
 TOKENIZER_DOCUMENTS = 8_000
@@ -41,14 +41,6 @@ RECIPE, STAGES = "recipe.json", "stages"
 METRICS = "metrics.json"
 #: The controls that :func:`train_controls` adds to the bundled models.
 CONTROLS = ("longer", "fta")
-#: The sizes of the latent-action model around the base.
-GROWTH: JsonObject = {
-    "num_codes": 64,
-    "num_inverse_layers": 1,
-    "num_merge_layers": 2,
-    "num_policy_layers": 1,
-    "readout": "state",
-}
 
 
 @dataclass(frozen=True)
