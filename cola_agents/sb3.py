@@ -27,6 +27,7 @@ import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.common.arguments import environment_arguments
 from cola_agents.model.families import CappedLinear
 from cola_agents.sb3_threads import fit_algorithms
+from cola_envs.build import spec_of
 
 #: SB3's convention: the step that ends an episode returns the next one's first observation.
 SAME_STEP = AutoresetMode.SAME_STEP
@@ -100,7 +101,7 @@ class SB3VecEnv(VecEnv):
         kwargs = environment_arguments(env_kwargs, direct, "SB3VecEnv")
         made_here = isinstance(env, (str, EnvSpec))
         if isinstance(env, (str, EnvSpec)):
-            if "builder" in (env if isinstance(env, EnvSpec) else gym.spec(env)).kwargs:
+            if "builder" in (env if isinstance(env, EnvSpec) else spec_of(env)).kwargs:
                 kwargs.setdefault("autoreset_mode", SAME_STEP)
             env = gym.make_vec(env, num_envs=32 if num_envs is None else num_envs, **kwargs)
         elif not isinstance(env, VectorEnv):

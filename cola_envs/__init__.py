@@ -57,9 +57,17 @@ def register_task(
         nondeterministic: whether the same seed and actions may give different episodes (Gymnasium's flag).
         on_task_error: default of ``on_task_error``, ``"raise"`` or ``"truncate"``.
         task_kwargs: defaults of the task's own arguments.
+
+    Raises:
+        ValueError: for a name that another task has. The same task may be registered again.
     """
     for actions, middle in (("latent", ""), ("token", "-Token")):
         env_id = f"CoLA-{name}{middle}-v0"
+        if env_id in registry and registry[env_id].kwargs.get("builder") != builder:
+            raise ValueError(
+                f"{env_id} is registered already, for the task {registry[env_id].kwargs.get('builder')!r}: "
+                "give yours another name"
+            )
         if env_id not in registry:
             register(
                 id=env_id,

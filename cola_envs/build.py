@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeGuard
 
+import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import UnsupportedMode
 
@@ -184,7 +185,7 @@ def own_task(num_rows: int, *, task: str | Builder | None = None) -> TaskBatch:
             'e.g. the class itself: gym.make("CoLA-Text-v0", task=MyTask)'
         )
     if isinstance(task, str) and task.count(":") == 1:
-        task = _named(task)
+        task = load_own(task)
     if not callable(task):
         raise TypeError(
             f'task= must be a factory such as the class itself, or its name "module:Class", got {task!r}'
@@ -201,8 +202,8 @@ def load(reference: str | Builder) -> Builder:
     return builder
 
 
-def _named(reference: str) -> Builder:
-    """Load a user's factory; raise ImportError if its module or name does not exist."""
+def load_own(reference: str) -> Builder:
+    """:func:`load` of a user's factory; raise ImportError if its module or name does not exist."""
     try:
         return load(reference)
     except AttributeError as error:
@@ -249,6 +250,25 @@ def resolved_spec(spec: EnvSpec | None, episodes: Episodes, settings: Settings) 
         kwargs["model"] = episodes.backbone  # without model=, the bundled model is loaded once and cached
         kwargs.pop("tokenizer", None)
     return dataclasses.replace(spec, kwargs=kwargs)
+
+
+def spec_of(env_id: str) -> EnvSpec:
+    """The registration of an environment id; ``module:ID`` imports the module first, as ``gym.make`` does.
+
+    Raises:
+        gymnasium.error.NameNotFound: for an id that is not registered.
+        ModuleNotFoundError: for a module that cannot be imported.
+    """
+    module, sign, name = env_id.rpartition(":")
+    if sign:
+        importlib.import_module(module)
+    try:
+        return gym.spec(name)
+    except gym.error.NameNotFound as error:
+        raise gym.error.NameNotFound(
+            f"{error} `cola tasks` lists the ids; one that a module of yours registers is named with it, "
+            f"my_module:{name}"
+        ) from error
 
 
 def twin_id(spec_id: str) -> str:

@@ -13,6 +13,7 @@ EXAMPLES = {
     "eval": "cola eval --task CoLA-Arithmetic-v0 --env level=2 --out report.json",
     "generate": "cola generate --task CoLA-Arithmetic-v0 --env level=2 --n 16 --out tries.jsonl",
     "train-reward": "cola train-reward --pairs pairs.jsonl --model MODEL --out reward",
+    "look": "cola look run --open",
     "inspect": "cola inspect --out codes",
     "data": "cola data fetch math500",
     "convert": "cola convert --help",

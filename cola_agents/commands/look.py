@@ -23,23 +23,61 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        help="folder or hub id of a model, folder of `cola train`, or file of `cola generate`; by default "
-        "the bundled model",
+        help="what to show: the folder of a run of `cola train`, a file of `cola generate`, or the folder or "
+        "hub id of a model; left out, it is the bundled model",
     )
-    parser.add_argument("--out", type=Path, default=Path("cola-look.html"), help="file to write")
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
-    parser.add_argument("--task", help=f"of a model's episodes, by default CoLA-Thinking-v0: {TASK_HELP}")
-    parser.add_argument("--episodes", type=int, default=4, help="episodes at each of both levels")
+    parser.add_argument("--out", type=Path, default=Path("cola-look.html"), help="HTML file to write")
+    parser.add_argument("--open", action="store_true", help="then open the file in the browser")
     parser.add_argument(
-        "--positions", type=int, default=12, help="positions per episode with other continuations"
+        "--task",
+        help="task that a model plays, by default CoLA-Thinking-v0; of a run or a file only where it is your "
+        f"own class: {TASK_HELP}",
     )
-    parser.add_argument("--tables", type=int, default=1000, help="tables of all codes, in all episodes")
-    parser.add_argument("--simulations", type=int, default=64, help="of the search tree; 0 for none")
-    parser.add_argument("--tokens", type=int, default=10_000, help="to measure the codebook on; 0 for none")
-    parser.add_argument("--text", type=Path, help="documents for that, as in `cola inspect`")
-    parser.add_argument("--seed", type=int, default=0, help="of the first problem of a model's episodes")
-    add_agent(parser, "folder of the saved agent that made a recording")
-    parser.add_argument("--model", help="model of a recording or run; by default the one that it names")
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        default=4,
+        help="number of episodes on the page, and as many over tokens beside those over codes",
+    )
+    parser.add_argument(
+        "--positions",
+        type=int,
+        default=12,
+        help="tokens of each episode, the least certain ones, at which the page also shows how the text "
+        "would go on after other codes; more take longer; 0 for none",
+    )
+    parser.add_argument(
+        "--tables",
+        type=int,
+        default=1000,
+        help="tokens of all episodes together that get a table of all codes with their probabilities; more "
+        "make the file larger",
+    )
+    parser.add_argument(
+        "--simulations",
+        type=int,
+        default=64,
+        help="simulations of the tree search that is drawn for the first problem; 0 for no search",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=10_000,
+        help="tokens of text over which the use of each code is counted, for the view of the codes; 0 leaves "
+        "that view out",
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="file whose text is read for --tokens, as in `cola inspect`; by default the generated corpus",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first problem that a model plays")
+    add_agent(
+        parser,
+        "folder of the trained agent that played the file of `cola generate`; shows its probabilities",
+        "class of the agent of a run or of --agent",
+    )
+    parser.add_argument("--model", help="model of a run or a file, if it is not where they say that it is")
     add_model_options(parser)
     add_env(parser, old=False)
     parser.set_defaults(run=_look)
@@ -68,6 +106,7 @@ def _look(arguments: argparse.Namespace) -> int:
         arguments.what,
         wanted,
         task=task,
+        own_task=env_kwargs.pop("task", None),
         agent=arguments.agent,
         algorithm=arguments.algo and algorithm_class(arguments.algo),
         seed=arguments.seed,

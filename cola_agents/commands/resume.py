@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import whole_number
-from cola_agents.commands.tasks import ALGO_HELP, algorithm_name, load_playing, named_task
+from cola_agents.commands.tasks import OWN_ALGO_HELP, algorithm_name, load_playing, named_task
 from cola_agents.commands.train import go_on, read_settings, write_settings, writing
 from cola_agents.common.files import SETTINGS
 
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("run_folder", metavar="run", type=Path, help="its --out folder")
     parser.add_argument("--task", help="module:Class, if the task is your own")
     parser.add_argument(
-        "--algo", "--algorithm", type=algorithm_name, help=f"if the algorithm is your own: {ALGO_HELP}"
+        "--algo", "--algorithm", type=algorithm_name, help=f"if the algorithm is your own: {OWN_ALGO_HELP}"
     )
     parser.add_argument(
         "--timesteps", type=whole_number, help="a new total, counted from the start of the run"

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 ALGORITHMS = ("grpo", "ppo", "remax", "rloo")
 #: The environment id of a task that is given as ``module:Class``.
 OWN_TASK_ID = "CoLA-Text-v0"
-ALGO_HELP = "or module:Class of your own subclass of cola_agents.rl.agent.Agent"
-TASK_HELP = "environment id (`cola tasks` lists them), or module:Class of your own task"
+OWN_ALGO_HELP = "module:Class of a subclass of cola_agents.rl.agent.Agent"
+ALGO_HELP = f"or {OWN_ALGO_HELP}"
+TASK_HELP = (
+    "environment id (`cola tasks` lists them), module:ID of one that your module registers, or module:Class "
+    "of your own task"
+)
 
 
 class _OldSet(argparse.Action):
@@ -65,7 +69,7 @@ def named_task(task: str, env: Sequence[str]) -> tuple[str, JsonObject]:
     """The environment id and the environment's arguments that ``--task`` and ``--env`` name.
 
     Args:
-        task: an id, or ``module:Class``; its module may be in the working directory.
+        task: an id, ``module:ID`` or ``module:Class``; the module may be in the working directory.
         env: the values of ``--env``.
 
     Raises:
@@ -73,11 +77,12 @@ def named_task(task: str, env: Sequence[str]) -> tuple[str, JsonObject]:
     """
     kwargs = settings(env, "--env")
     _, sign, name = task.partition(":")
+    if sign:
+        _look_in_working_directory()
     if not sign or name.startswith("CoLA-"):
         return task, kwargs
     if "task" in kwargs:
         raise ValueError(f"--task {task} and --env task=... name two tasks: give one of them")
-    _look_in_working_directory()
     return OWN_TASK_ID, {"task": task, **kwargs}
 
 
@@ -121,14 +126,14 @@ def algorithm_class(name: str) -> type[Agent]:
     return cls
 
 
-def add_agent(parser: argparse.ArgumentParser, help: str) -> None:
+def add_agent(parser: argparse.ArgumentParser, help: str, of: str = "the agent's class") -> None:
     """Add ``--agent``, the folder of a saved agent, and ``--algo``, its class if that is the user's own."""
     parser.add_argument("--agent", type=Path, help=help)
     parser.add_argument(
         "--algo",
         "--algorithm",
         type=algorithm_name,
-        help=f"the agent's class, if it is your own: {ALGO_HELP}",
+        help=f"{of}, if it is your own: {OWN_ALGO_HELP}",
     )
 
 
@@ -145,7 +150,7 @@ def task_of_agent(task: str | None, agent: object) -> str:
     from cola_agents.rl.saving import read_saved, saved_path
 
     env_id: str = read_saved(saved_path(str(agent))).description["env_id"]
-    return env_id
+    return named_task(env_id, ())[0]
 
 
 def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None, **loading: Any) -> Agent:
@@ -159,8 +164,9 @@ def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None, 
     from cola_agents.evaluation.run import load_agent
     from cola_agents.rl.saving import read_saved, saved_path
 
+    saved = read_saved(saved_path(folder)).description
+    named_task(saved["env_id"], ())  # whose module may be in the working directory
     changed: JsonObject = dict(loading)
     if "task" in env_kwargs:
-        saved = read_saved(saved_path(folder)).description["env_kwargs"]
-        changed["env_kwargs"] = {**saved, "task": env_kwargs["task"]}
+        changed["env_kwargs"] = {**saved["env_kwargs"], "task": env_kwargs["task"]}
     return load_agent(folder, algorithm=algorithm_class(algo) if algo else None, **changed)

@@ -6,12 +6,13 @@ import argparse
 import inspect
 
 from cola_agents.commands import Commands
+from cola_agents.commands.tasks import TASK_HELP, named_task
 
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("tasks", help="list the tasks, or describe one and its arguments")
-    parser.add_argument("task", nargs="?", help="an environment id to describe")
+    parser.add_argument("task", nargs="?", help=f"one to describe: {TASK_HELP}")
     parser.set_defaults(run=_tasks)
 
 
@@ -19,14 +20,20 @@ def _tasks(arguments: argparse.Namespace) -> int:
     import gymnasium as gym
 
     import cola_envs  # noqa: F401 (registers the ids)
-    from cola_envs.build import load, splits_of
+    from cola_envs.build import load, load_own, spec_of, splits_of
 
     if arguments.task is not None:
-        builder = gym.spec(arguments.task).kwargs.get("builder")
+        env_id, kwargs = named_task(arguments.task, ())
+        builder = kwargs.get("task") or spec_of(env_id).kwargs.get("builder")
         if builder is None:
             raise ValueError(f"{arguments.task} is not one of the CoLA environments")
-        print(f"{arguments.task}: {inspect.getdoc(load(builder))}\n\nArguments (--env KEY=VALUE):")
-        for name, parameter in inspect.signature(load(builder)).parameters.items():
+        task = load_own(builder)
+        print(f"{arguments.task}: {inspect.getdoc(task) or 'a task without a docstring'}")
+        if "task" in kwargs:
+            print(f"\nPlayed as {env_id}. `cola_envs.register_task` gives it an id and arguments of its own.")
+            return 0
+        print("\nArguments (--env KEY=VALUE):")
+        for name, parameter in inspect.signature(task).parameters.items():
             if name != "num_rows" and parameter.kind is not parameter.VAR_KEYWORD:
                 print("  " + str(parameter).replace("'", "", 2))
         return 0

@@ -89,7 +89,7 @@ def check_no_option(env_kwargs: JsonObject, options: Sequence[str], algorithm: s
 
 def environment_names(env_id: object) -> set[str]:
     """The names of the arguments of an environment and of its task; empty for an unknown id."""
-    spec = gym.registry.get(env_id) if isinstance(env_id, str) else None
+    spec = gym.registry.get(env_id.rpartition(":")[2]) if isinstance(env_id, str) else None
     builder = None if spec is None else spec.kwargs.get("builder")
     if builder is None:
         return set()

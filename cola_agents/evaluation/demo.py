@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,7 +24,7 @@ from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout, collect
 from cola_agents.rl.rows import make_rows
-from cola_envs.build import evaluation_split, twin_id
+from cola_envs.build import evaluation_split, spec_of, twin_id
 from cola_envs.fields import TEXT
 from cola_envs.jsonl import JsonObject
 from cola_envs.shown import shown_line
@@ -95,7 +94,7 @@ def floor(
     """
     backbone = make_backbone(level="latent", device=device, dtype=dtype)
     num_codes = int(backbone.action_space.n)
-    builder, kwargs = gym.spec(task).kwargs["builder"], {**(env_kwargs or {}), "model": backbone}
+    builder, kwargs = spec_of(task).kwargs["builder"], {**(env_kwargs or {}), "model": backbone}
     train = make_rows(task, num_codes, **kwargs).episodes
 
     def play(logits: Tensor, problems: Sequence[int]) -> Rollout:
@@ -207,7 +206,7 @@ def run_demo(
     Raises:
         ValueError: for an id that does not take latent actions.
     """
-    if gym.spec(task).kwargs.get("actions") != "latent":
+    if spec_of(task).kwargs.get("actions") != "latent":
         raise ValueError(f"the demo takes a CoLA id of latent actions, e.g. {TASK}, got {task}")
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)

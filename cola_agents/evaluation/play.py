@@ -15,7 +15,7 @@ from cola_agents.common.arguments import environment_arguments
 from cola_agents.model.sampling import Drawing, sample
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.rollout import attach
-from cola_envs.build import twin_id
+from cola_envs.build import spec_of, twin_id
 from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
 from cola_envs.fields import PROMPT
@@ -84,7 +84,7 @@ def make_playable(
     Raises:
         ValueError: for an id that is not one of the CoLA environments, or codes of a token-level one.
     """
-    actions = gym.spec(task).kwargs.get("actions")
+    actions = spec_of(task).kwargs.get("actions")
     if actions is None:
         raise ValueError(f"{task} is not one of the CoLA environments")
     if codes and actions != "latent":

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 from torch import nn
 
 from cola_agents.common.arguments import environment_arguments
@@ -22,7 +21,7 @@ from cola_agents.rl.rollout import InitialPolicy, Policy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.rl.saving import read_saved, saved_path
 from cola_agents.search import MCTS, MCTSQConfig, QFunction, SearchConfig, SearchResult
-from cola_envs.build import Builder, build_tasks, evaluation_split, load, repeatable
+from cola_envs.build import Builder, build_tasks, evaluation_split, load, repeatable, spec_of
 from cola_envs.episodes import Episodes
 from cola_envs.fields import SPLIT
 from cola_envs.jsonl import JsonObject
@@ -53,9 +52,11 @@ def load_agent(path: str | Path, *, algorithm: type[Agent] | None = None, **chan
     read = read_saved(path)
     name = read.description["agent"]
     if algorithm is None and name not in AGENTS:
+        own = "task" in read.description["env_kwargs_not_saved"] and "env_kwargs" not in changed
+        needed = ", and its task, env_kwargs=dict(task=...) (--task module:Class)" if own else ""
         raise ValueError(
             f"{path} holds an agent of the class {name}, which is none of {', '.join(AGENTS)}: give its "
-            f"class, algorithm={name} (on the command line --algo module:{name})"
+            f"class, algorithm={name} (on the command line --algo module:{name})" + needed
         )
     return (algorithm or AGENTS[name]).restored(read, **changed)
 
@@ -118,7 +119,7 @@ def evaluate(
             f"this agent is loaded already, and {', '.join(loading)} cannot change it: leave it out, or give "
             "the agent's folder"
         )
-    builder = gym.spec(task).kwargs.get("builder")
+    builder = spec_of(task).kwargs.get("builder")
     if builder is None:
         raise ValueError(f"{task} is not one of the CoLA environments")
     split = split or evaluation_split(builder)

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
@@ -47,7 +46,7 @@ from cola_agents.rl.saver import Saver
 from cola_agents.rl.update import Batch, Record, improve, shuffled
 from cola_agents.rl.workers import RolloutWorkers, text_of
 from cola_envs.backbone import Level
-from cola_envs.build import repeatable, resolve
+from cola_envs.build import repeatable, resolve, spec_of
 from cola_envs.episodes import Episodes
 from cola_envs.order import check_prompts, order_of
 
@@ -485,7 +484,7 @@ def _level_of(env_id: str, taker: str) -> Level:
             f"{taker} takes the id of an environment, got {env_id!r}; a task of yours is an argument of it: "
             f'{taker}("CoLA-Text-v0", env_kwargs={{"task": MyTask}})'
         )
-    level: Level | None = gym.spec(env_id).kwargs.get("actions")
+    level: Level | None = spec_of(env_id).kwargs.get("actions")
     if level is None:
         raise ValueError(f"{env_id} is not one of the CoLA environments: it has no action level")
     return level

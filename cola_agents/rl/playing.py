@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from cola_agents.common.arguments import environment_arguments
@@ -17,7 +16,7 @@ from cola_agents.rl.options import AgentOptions
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.rollout import Rollout, collect
 from cola_agents.rl.rows import make_rows
-from cola_envs.build import evaluation_split
+from cola_envs.build import evaluation_split, spec_of
 from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
 from cola_envs.vector import CoLAVectorEnv
@@ -175,7 +174,7 @@ class PlayingMixin:
         """The id of the environment to evaluate on, and its arguments."""
         chosen = env_id or self.env_id
         kwargs = {**self.kwargs_on(chosen), **env_kwargs}
-        return chosen, {**kwargs, "split": split or evaluation_split(gym.spec(chosen).kwargs["builder"])}
+        return chosen, {**kwargs, "split": split or evaluation_split(spec_of(chosen).kwargs["builder"])}
 
     def _episodes(self, env_id: str, num_rows: int, kwargs: dict[str, Any]) -> Episodes:
         return make_rows(env_id, num_rows, model=self.backbone, **kwargs).episodes

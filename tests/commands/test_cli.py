@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 
@@ -143,6 +144,62 @@ def test_the_help_of_the_stage_q_has_the_defaults_of_its_config(monkeypatch, cap
             ("discount per action", 0.99),
         ):
             assert f"{words} (default: {value})" in said
+
+
+_SMALL = shlex.split("--timesteps 8 --episodes 2 --num-envs 2 --quiet --set group_size=2 --set prompts=2")
+
+
+def _own_module(folder, monkeypatch):
+    """A module in the working directory with a task that it registers."""
+    monkeypatch.chdir(folder)
+    name = f"own_{folder.name.replace('-', '_')}"
+    (folder / f"{name}.py").write_text(
+        "import cola_envs\n"
+        "class Dots:\n"
+        "    'Write full stops.'\n"
+        "    stop = ('.',)\n"
+        "    def __init__(self, turns=1):\n"
+        "        self.turns = turns\n"
+        "    def reset(self, rng):\n"
+        "        return 'Write:'\n"
+        "    def step(self, text):\n"
+        "        return cola_envs.Turn(reward=float('.' in text), done=True)\n"
+        f"cola_envs.register_task('{name}', '{name}:Dots', max_tokens=4)\n"
+    )
+    return name
+
+
+def test_an_id_that_a_module_in_the_working_directory_registers_is_a_task(tmp_path, monkeypatch, capsys):
+    name = _own_module(tmp_path, monkeypatch)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    task = f"{name}:CoLA-{name}-v0"
+    for described in (task, f"{name}:Dots"):
+        assert main(["tasks", described]) == 0
+        said = capsys.readouterr().out
+        assert "Write full stops." in said
+        assert ("turns=1" in said) == (described == task)
+    assert main(["train", "--task", task, "--algo", "grpo", "--out", "run", *_SMALL]) == 0
+    assert main(["eval", "--agent", "run", "--episodes", "2"]) == 0
+    assert task in capsys.readouterr().out
+    assert main(["eval", "--task", f"CoLA-{name}x-v0", "--episodes", "2"]) == 2
+    assert f"my_module:CoLA-{name}x-v0" in capsys.readouterr().err
+
+
+def test_a_run_and_a_recording_of_a_task_by_its_class_are_looked_at_with_the_class(tmp_path, monkeypatch):
+    name = _own_module(tmp_path, monkeypatch)
+    own = ["--task", f"{name}:Dots", "--env", "max_tokens=4"]
+    assert main(["train", *own, "--algo", "grpo", "--out", "run", *_SMALL]) == 0
+    assert main(["generate", *own, "--problems", "2", "--out", "tries.jsonl"]) == 0
+    sizes = shlex.split("--episodes 1 --positions 1 --simulations 0 --tokens 0")
+    for what in ("run", "tries.jsonl"):
+        assert main(["look", what, "--task", f"{name}:Dots", *sizes, "--out", f"{what}.html"]) == 0
+        assert (tmp_path / f"{what}.html").stat().st_size > 10_000
+
+
+def test_the_bundled_model_by_its_name_is_pointed_to_the_command_without_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["look", "cola"]) == 2
+    assert "leave it out for the bundled model" in capsys.readouterr().err
 
 
 def test_an_evaluation_shows_an_answer_and_writes_its_report_to_a_file(tmp_path, capsys):

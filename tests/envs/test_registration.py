@@ -88,6 +88,14 @@ def test_max_tokens_none_means_the_ids_own() -> None:
     assert env.unwrapped.episodes.max_tokens == 64  # type: ignore[attr-defined]
 
 
+def test_a_name_that_another_task_has_is_refused() -> None:
+    cola_envs.register_task(
+        "Thinking", "cola_envs.tasks.thinking:thinking_arithmetic", 48
+    )  # the same one, again
+    with pytest.raises(ValueError, match="CoLA-Thinking-v0 is registered already"):
+        cola_envs.register_task("Thinking", "cola_envs.tasks.textrooms:TextRooms", 48)
+
+
 def test_a_wrong_id_suggests_the_right_one() -> None:
     with pytest.raises(gym.error.NameNotFound, match="CoLA-Arithmetic"):
         gym.make("CoLA-Arithmetics-v0")

@@ -16,7 +16,7 @@ from cola_agents.rl.agent import Agent
 from cola_agents.rl.generate import policy_name, read
 from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.rl.rows import make_rows
-from cola_agents.rl.saving import holds_agent, saved_path
+from cola_agents.rl.saving import holds_agent, read_saved, saved_path
 from cola_envs.jsonl import JsonObject
 
 #: The task where none is named.
@@ -28,6 +28,7 @@ def look(
     wanted: Wanted,
     *,
     task: str | None = None,
+    own_task: str | None = None,
     agent: Path | None = None,
     algorithm: type[Agent] | None = None,
     seed: int = 0,
@@ -43,6 +44,8 @@ def look(
             the bundled model.
         wanted: the sizes of the page's parts.
         task: of a model's episodes; None for :data:`TASK`.
+        own_task: ``module:Class`` of a task of one's own, for ``CoLA-Text-v0``; also of a run or a recording,
+            whose files do not hold it.
         agent: the saved agent that a recording was made by.
         algorithm: the class of that agent, or of the run's, where it is not a bundled one.
         seed: of a model's first problem.
@@ -57,17 +60,23 @@ def look(
     """
     path = None if what is None else Path(what)
     loaded = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+    own = {} if own_task is None else {"task": own_task}
     if path is not None and (path.is_file() or path.name.endswith((".jsonl", ".jsonl.gz"))):
-        _refuse("a recording", task=task)
+        _refuse("a recording", task=None if own else task)
         named = {} if model is None else {"model": model}
-        return _recording(path, wanted, agent, algorithm, {**named, **loaded, **env_kwargs})
+        return _recording(path, wanted, agent, algorithm, {**named, **loaded, **own, **env_kwargs})
     _refuse("what is no recording", agent=agent)
     if path is not None and saved_path(path).is_dir() and holds_agent(saved_path(path)):
-        _refuse("a run", task=task, **env_kwargs)
-        changed = {} if model is None else {"model": model}
+        _refuse("a run", task=None if own else task, **env_kwargs)
+        changed: JsonObject = {} if model is None else {"model": model}
+        if own:
+            saved = read_saved(saved_path(path)).description["env_kwargs"]
+            changed["env_kwargs"] = {**saved, **own}
         return _run(saved_path(path), wanted, load_agent(path, algorithm=algorithm, **changed, **loaded))
     _refuse("a model", model=model)
-    return _model(what, wanted, task or TASK, seed, {**loaded, **env_kwargs})
+    if what == "cola" and not Path(what).exists():
+        raise ValueError("there is no folder 'cola' here: leave it out for the bundled model, `cola look`")
+    return _model(what, wanted, task or TASK, seed, {**loaded, **own, **env_kwargs})
 
 
 def _refuse(what: str, **given: object) -> None:
