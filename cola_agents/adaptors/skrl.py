@@ -75,7 +75,8 @@ class BatchedWrapper(GymnasiumWrapper):
                 "an episode is truncated: set time_limit_bootstrap=True on an agent without a recurrent "
                 'network, or let episodes end with budget_end="terminate"'
             )
-        record = agent.record_transition
+        learner: Any = agent
+        record = learner.record_transition
 
         def record_with_final(*, next_observations: torch.Tensor, infos: Any, **transition: Any) -> None:
             ended = np.flatnonzero(infos.get("_final_obs", ()))
@@ -87,7 +88,7 @@ class BatchedWrapper(GymnasiumWrapper):
                 next_observations[ended] = flatten_tensorized_space(final)
             record(next_observations=next_observations, infos=infos, **transition)
 
-        agent.record_transition = record_with_final  # type: ignore[method-assign]
+        learner.record_transition = record_with_final
         self._learns_from_final = True
 
     def render(self, *args: Any, **kwargs: Any) -> Any:
