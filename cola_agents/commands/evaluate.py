@@ -41,9 +41,17 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=int, default=10_000)
     parser.add_argument("--num-envs", type=int, default=64, help="rows that play in parallel, at most")
-    parser.add_argument("--search", choices=("puct", "mcts-q"), help="search for each answer; needs --q")
+    parser.add_argument(
+        "--search", choices=("puct", "mcts-q"), help="search for each answer; needs --q or --judge"
+    )
     parser.add_argument("--simulations", type=int, default=64, help="per problem of a search")
-    parser.add_argument("--q", help="folder of a Q-function from `cola pretrain q`")
+    parser.add_argument("--q", help="folder of a Q-function from `cola pretrain q`; mcts-q needs one")
+    parser.add_argument(
+        "--judge",
+        metavar="policy|base|FOLDER",
+        help="what values finished answers, in place of Q: their likelihood under the policy or under the "
+        "base, or an outcome model from `cola pretrain outcome`",
+    )
     parser.add_argument(
         "--search-set",
         action="append",
@@ -87,12 +95,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.problems is not None:
         env_kwargs["problems"] = arguments.problems
     if arguments.search is None:
-        if arguments.q is not None or arguments.search_set:
-            raise ValueError("--q and --search-set need a search: give --search puct or mcts-q")
+        if arguments.q is not None or arguments.judge is not None or arguments.search_set:
+            raise ValueError("--q, --judge and --search-set need a search: give --search puct or mcts-q")
     else:
         fields = settings(arguments.search_set, "--search-set")
         options["search"] = search_config(arguments.search, arguments.simulations, fields)
-        options["q"] = arguments.q
+        options |= {"q": arguments.q, "judge": arguments.judge}
     report = evaluate(task, **options, **loading, env_kwargs=env_kwargs)
     if arguments.out is not None:
         write_json(arguments.out, report, indent=2)
@@ -104,7 +112,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def search_config(name: str, simulations: int, fields: JsonObject) -> SearchConfig | MCTSQConfig:
-    """The configuration of an evaluation's search, whose rewards are the Q-function's, never the task's.
+    """The configuration of an evaluation's search, whose rewards are estimated, never the task's.
 
     Raises:
         ValueError: for a field that the search does not have, or that another option sets.

@@ -21,6 +21,7 @@ EXAMPLES = {
     "policy": "cola pretrain policy --model world --data corpus.txt --out policy",
     "fta": "cola pretrain fta --model policy --data corpus.txt --out tuned",
     "q": "cola pretrain q --data tries.jsonl --out q",
+    "outcome": "cola pretrain outcome --data tries.jsonl --held-out-problems 64 --out outcome",
     "base": "cola pretrain base --out base",
     "bundled": "cola pretrain bundled --out bundled",
     "controls": "cola pretrain controls --out bundled",

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Without --data a stage is trained on the generated corpus. Run world, policy, fta, bundled or controls
 again to continue a stopped run; with more --steps world, policy and fta make an ended run longer (its
-learning rate then follows the longer schedule). q and base start anew, in an empty folder; controls and card
-need a folder that bundled wrote.
+learning rate then follows the longer schedule). q, outcome and base start anew, in an empty folder; controls
+and card need a folder that bundled wrote.
 """
 _DATA = """SOURCE[,key=value]...: a text or JSON-lines file, .parquet, or a folder of them; hub:owner/name;
 generated; or a .json file with a list of such descriptions. Several are mixed by weight=. Keys: weight,
@@ -99,19 +99,27 @@ _OPTIONS: dict[str, JsonObject] = {
 }
 #: Options that mean something else in some stages, whose help replaces that of :data:`_OPTIONS`.
 _SEED_OF_RECIPE: dict[str, JsonObject] = {"--seed": {"type": int, "help": "0 if not given"}}
+_ON_TRIES: dict[str, JsonObject] = {
+    "--data": {"action": "append", "help": "a file from `cola generate`"},
+    "--steps": {"type": int, "help": "optimiser steps"},
+    "--rows": {"type": int, "help": "recorded episodes of a step"},
+    "--lr": {"type": float, "help": "learning rate"},
+    "--seed": {"type": int, "help": "seed of the order of the episodes"},
+}
 _OPTIONS_OF: dict[str, dict[str, JsonObject]] = {
     "q": {
         "--out": {"type": Path, "required": True, "help": "folder to write the Q-function to"},
-        "--data": {"action": "append", "help": "a file from `cola generate`"},
-        "--steps": {"type": int, "help": "optimiser steps"},
-        "--rows": {"type": int, "help": "recorded episodes of a step"},
-        "--lr": {"type": float, "help": "learning rate"},
-        "--seed": {"type": int, "help": "seed of the order of the episodes"},
+        **_ON_TRIES,
     },
-    **dict.fromkeys(("base", "bundled", "card"), _SEED_OF_RECIPE),
+    "outcome": {
+        "--out": {"type": Path, "required": True, "help": "folder to write the outcome model to"},
+        **_ON_TRIES,
+    },
+    **dict.fromkeys(("base", "bundled", "controls", "card"), _SEED_OF_RECIPE),
 }
-#: The options of the stage q that are fields of ``QConfig``, by the attribute that they are parsed to.
-_FIELDS_OF_Q = {"steps": "steps", "rows": "batch_size", "lr": "lr", "seed": "seed"}
+#: The options of the stages q and outcome that are fields of ``FitConfig``, by the attribute that they are
+#: parsed to.
+_FIELDS_OF_FIT = {"steps": "steps", "rows": "batch_size", "lr": "lr", "seed": "seed"}
 _LENGTHS = ("--steps", "--tokens", "--epochs")
 _PLACE = ("--tokenizer", "--dtype", "--device")
 _START = ("--model --source", *_PLACE, "--data")
@@ -123,7 +131,8 @@ _HELD_OUT = ("--held-out", "--held-out-tokens")
 _GROW = ("--codes", "--inverse-layers", "--merge-layers", "--policy-layers", "--readout")
 _CODES = ("--tau", "--entropy", "--marginal")
 _TUNE = ("--under", "--no-reclone", "--lora-rank", "--lora-alpha", "--keep-adapters")
-_Q = (*_START, "--steps", "--rows", "--lr", "--seed", "--trunk", "--gamma", "--held-out-problems")
+_OUTCOME = (*_START, "--steps", "--rows", "--lr", "--seed", "--trunk", "--held-out-problems")
+_Q = (*_OUTCOME, "--gamma")
 _RECIPE = ("--seed", "--steps", "--tensorboard")
 
 
@@ -141,20 +150,20 @@ class _OtherStage(argparse.Action):
 
 
 class _StageParser(argparse.ArgumentParser):
-    """A stage's parser; the help of q has the defaults of ``QConfig``, whose import needs torch."""
+    """A stage's parser; the help of q and outcome has the defaults of classes whose import needs torch."""
 
     def format_help(self) -> str:
-        if self.prog.endswith(" q"):
-            self.set_defaults(**_defaults_of_q())
+        if self.prog.endswith((" q", " outcome")):
+            self.set_defaults(**_defaults_on_tries())
         return super().format_help()
 
 
-def _defaults_of_q() -> JsonObject:
-    """The default of each option of the stage q that has one, by the attribute that it is parsed to."""
+def _defaults_on_tries() -> JsonObject:
+    """The default of each option of q and outcome that has one, by the attribute that it is parsed to."""
     from cola_agents.search.q import QConfig, QFunction
 
     config, gamma = QConfig(), inspect.signature(QFunction.over).parameters["gamma"].default
-    return {"gamma": gamma} | {dest: getattr(config, field) for dest, field in _FIELDS_OF_Q.items()}
+    return {"gamma": gamma} | {dest: getattr(config, field) for dest, field in _FIELDS_OF_FIT.items()}
 
 
 def add(commands: Commands) -> None:
@@ -264,14 +273,16 @@ def _check_empty(out: Path) -> None:
         raise FileExistsError(f"{out} is not an empty folder: nothing was written")
 
 
-def _q(arguments: argparse.Namespace) -> int:
+def _on_tries(arguments: argparse.Namespace) -> int:
+    """Run ``q`` or ``outcome``, which learn from recorded episodes."""
     from cola_agents.decoding.loading import make_backbone
     from cola_agents.rl.generate import read
-    from cola_agents.search.fitting import split_problems
+    from cola_agents.search.fitting import FitConfig, split_problems
+    from cola_agents.search.judges import OutcomeModel, train_outcome
     from cola_agents.search.q import QConfig, QFunction, train_q
 
     if not arguments.data:
-        raise ValueError("the stage q needs --data: a file from `cola generate`")
+        raise ValueError(f"the stage {arguments.stage} needs --data: a file from `cola generate`")
     with one_writer(arguments.out, "file"):
         _check_empty(arguments.out)
         recorded = read(*arguments.data)
@@ -282,20 +293,26 @@ def _q(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             dtype=arguments.dtype or "float32",
         )
-        q = QFunction.over(backbone, trunk=arguments.trunk, **_given(arguments, ("--gamma",)))
         rollout, held_out = recorded.rollout(backbone), None
         if arguments.held_out_problems is not None:
             rollout, held_out = split_problems(rollout, arguments.held_out_problems)
-        values = {field: getattr(arguments, dest) for dest, field in _FIELDS_OF_Q.items()}
-        config = QConfig(**{field: value for field, value in values.items() if value is not None})
+        values = {field: getattr(arguments, dest) for dest, field in _FIELDS_OF_FIT.items()}
+        given = {field: value for field, value in values.items() if value is not None}
+        config = QConfig(**given) if arguments.stage == "q" else FitConfig(**given)
         size = min(config.batch_size, len(rollout))
         print(
             f"Training for {config.steps} steps (--steps) of {size} episodes (--rows): each of the "
             f"{len(rollout)} is read {config.steps * size / len(rollout):.1f} times.",
             file=sys.stderr,
         )
-        records = train_q(q, rollout, config, held_out=held_out)
-        q.save(arguments.out)
+        model: QFunction | OutcomeModel
+        if isinstance(config, QConfig):
+            model = QFunction.over(backbone, trunk=arguments.trunk, **_given(arguments, ("--gamma",)))
+            records = train_q(model, rollout, config, held_out=held_out)
+        else:
+            model = OutcomeModel.over(backbone, trunk=arguments.trunk)
+            records = train_outcome(model, rollout, config, held_out=held_out)
+        model.save(arguments.out)
         print(json.dumps({"episodes": len(recorded.episodes), **_kept(records)}, indent=2))
         print(f"Wrote {arguments.out}.")
         return 0
@@ -366,8 +383,13 @@ _STAGES: dict[str, tuple[str, Callable[[argparse.Namespace], int], tuple[str, ..
     ),
     "q": (
         "a Q-function over the actions, from files of `cola generate`",
-        _q,
+        _on_tries,
         _Q,
+    ),
+    "outcome": (
+        "a model that judges whether an answer is right, from files of `cola generate`",
+        _on_tries,
+        _OUTCOME,
     ),
     "base": ("the bundled models' base", _recipe, _RECIPE),
     "bundled": ("both bundled models: the base, and the latent-action model around it", _recipe, _RECIPE),

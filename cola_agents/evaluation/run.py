@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,22 @@ from cola_agents.common.provenance import provenance
 from cola_agents.common.threads import fitting_threads
 from cola_agents.evaluation.reports import Played, summary
 from cola_agents.model.sampling import Drawing
+from cola_agents.rl.actors import Actor
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.registry import AGENTS
 from cola_agents.rl.rollout import InitialPolicy, Policy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.rl.saving import read_saved, saved_path
-from cola_agents.search import MCTS, MCTSQConfig, QFunction, SearchConfig, SearchResult
+from cola_agents.search import (
+    MCTS,
+    MCTSQConfig,
+    OutcomeModel,
+    QFunction,
+    SearchConfig,
+    SearchResult,
+    likelihood_judge,
+)
+from cola_agents.search.playout import Judge
 from cola_envs.build import Builder, build_tasks, evaluation_split, load, repeatable, spec_of
 from cola_envs.episodes import Episodes
 from cola_envs.fields import SPLIT
@@ -75,6 +86,7 @@ def evaluate(
     num_envs: int = 64,
     search: SearchConfig | MCTSQConfig | None = None,
     q: QFunction | str | Path | None = None,
+    judge: OutcomeModel | str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -96,6 +108,9 @@ def evaluate(
         search: search for each answer, in place of playing once. Its rewards must be ``"estimated"``: the
             task's own rewards would give the solutions away.
         q: the Q-function that estimates them, or its folder.
+        judge: what values finished answers instead: ``"policy"`` or ``"base"``, their likelihood under the
+            policy or the base LM (:func:`~cola_agents.search.judges.likelihood_judge`), an
+            :class:`~cola_agents.search.judges.OutcomeModel`, or its folder.
         device, dtype: of a model or of an agent's folder, as in ``gym.make``; None for the agent's own.
         env_kwargs: further arguments of the environment (``prompt_format``, ``system``, ``shots``, ...).
 
@@ -137,7 +152,7 @@ def evaluate(
             if search is None:
                 rounds, how = _tries(played, player, seed, samples, episodes), {"actions": player.how}
             else:
-                rounds, how = _search(played, player, seed, episodes, search, q)
+                rounds, how = _search(played, player, seed, episodes, search, q, judge)
     finally:
         envs.close()
     return {
@@ -252,20 +267,44 @@ def _tries(played: Episodes, player: _Player, seed: int, samples: int, episodes:
 
 
 def _search(
-    played: Episodes, player: _Player, seed: int, episodes: int, config: SearchConfig | MCTSQConfig, q: Any
+    played: Episodes,
+    player: _Player,
+    seed: int,
+    episodes: int,
+    config: SearchConfig | MCTSQConfig,
+    q: Any,
+    judge: OutcomeModel | str | Path | None,
 ) -> tuple[list[list[Played]], JsonObject]:
     """The round of a search, and the fields that it adds to the report."""
-    solver = MCTS(played, config, q=q, policy=player.policy, seed=seed)
+    judged = None if judge is None else _judge(judge, played, player)
+    solver = MCTS(played, config, q=q, judge=judged, policy=player.policy, seed=seed)
     result = _searched(solver, range(seed, seed + episodes), _problems(played, seed, episodes))
     fields = {
         "actions": f"searched, {type(config).__name__.removesuffix('Config')}",
         "search": asdict(config),
+        "judge": Path(judge).name if isinstance(judge, (str, Path)) else judge and type(judge).__name__,
         "searched_simulations_per_problem": round(float(result.simulations.mean()), 2),
         "searched_tokens_per_problem": round(float(result.new_tokens.mean()), 2),
     }
     if len(result.rows) < episodes:
         fields["interrupted"] = True
     return [_answers(result)], fields
+
+
+def _judge(
+    judge: OutcomeModel | str | Path, played: Episodes, player: _Player
+) -> Callable[[Episodes], Judge]:
+    """The maker of a judge from its name, its folder or an outcome model."""
+    if isinstance(judge, OutcomeModel):
+        return judge.judge
+    if judge == "base":
+        return partial(likelihood_judge, under="base")
+    if judge == "policy":
+        return partial(
+            likelihood_judge, under=player.policy if isinstance(player.policy, Actor) else "policy"
+        )
+    backbone: Any = played.backbone
+    return OutcomeModel.load(judge, backbone).judge
 
 
 def _sampled(temperature: float, top_k: int | None = None, top_p: float = 1.0) -> str:

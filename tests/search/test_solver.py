@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +127,23 @@ def test_eval_searches_by_the_q_functions_word(name: str, q_folder: str, capsys)
     assert report["problems"] == 4
     assert report["search"]["rewards"] == "estimated"
     assert report["searched_tokens_per_problem"] > report["tokens_per_episode"]
+
+
+def test_eval_takes_a_judge_of_whole_answers(q_folder: str, tmp_path, capsys) -> None:
+    data, outcome = f"{Path(q_folder).parent}/episodes.jsonl", str(tmp_path / "outcome")
+    assert main(["pretrain", "outcome", "--data", data, "--steps", "2", "--rows", "8", "--out", outcome]) == 0
+    argv = ["eval", "--task", "CoLA-Arithmetic-v0", "--episodes", "2", "--search", "puct", "--json"]
+    values = {}
+    for judge in ("policy", "base", outcome):
+        capsys.readouterr()
+        assert main([*argv, "--simulations", "3", "--judge", judge]) == 0
+        report = json.loads(capsys.readouterr().out)
+        values[judge] = report["judge"]
+    assert list(values.values()) == ["policy", "base", "outcome"]
+    assert main([*argv[:5], "--judge", "base"]) == 2
+    assert "--judge and --search-set need a search" in capsys.readouterr().err
+    assert main([*argv, "--judge", str(tmp_path)]) == 2
+    assert "no outcome.json" in capsys.readouterr().err
 
 
 def test_eval_takes_the_settings_of_a_search(q_folder: str, capsys) -> None:
