@@ -228,8 +228,9 @@ def _report(agent: Agent, before: Rollout | None, after: Rollout) -> None:
         print(f"The same after:    {shown_line(TEXT.of(after.infos[0]))}")
     successes = sum(SUCCESS.of(info) for info in after.infos)
     low, high = wilson(successes, len(after))
+    split = SPLIT.get(after.infos[0], "")
     print(
-        f"{agent.env_id}, split {SPLIT.get(after.infos[0], 'not named')}, {len(after)} episodes: "
+        f"{agent.env_id},{f' split {split},' if split else ''} {len(after)} episodes: "
         f"success {successes / len(after):.3f} (95 %: {low:.3f} to {high:.3f}), "
         f"reward {after.episode_rewards.mean().item():.3f}, after {agent.num_timesteps} timesteps"
     )

@@ -21,8 +21,12 @@ class DamagedError(ValueError):
 
 
 def sealed(content: JsonObject) -> bytes:
-    """A JSON object as text with its own sha256, which is computed with zeros in place of the digest."""
-    text = json.dumps({SEAL: _BLANK.decode(), FORMAT: VERSION, **content}, indent=2).encode()
+    """A JSON object as text with its own sha256, which is computed with zeros in place of the digest.
+
+    ``content`` may be what :func:`unsealed` read: it is sealed anew.
+    """
+    own = {name: value for name, value in content.items() if name not in (SEAL, FORMAT)}
+    text = json.dumps({SEAL: _BLANK.decode(), FORMAT: VERSION, **own}, indent=2).encode()
     return text.replace(_BLANK, _digest(text), 1)
 
 

@@ -101,6 +101,7 @@ def test_resume_to_a_larger_total(tmp_path):
         cola("resume", out, "--timesteps", 30)
     assert json.loads((out / "run.json").read_text())["timesteps"] == 60
     assert cola("resume", out, "--timesteps", 100) == 0
+    assert cola("resume", out) == 0  # the new total was written, and can be read
     assert load_agent(out).num_timesteps >= 100
     assert json.loads((out / "run.json").read_text())["timesteps"] == 100
     start(tmp_path / "through", timesteps=100)
