@@ -17,8 +17,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "look",
         help="show what codes do: one HTML file of a model, a run or a recording",
-        description="Writes one HTML file that needs no server and no network: episodes with the token and "
-        "the continuation of every code, the codebook, a run's training, a search tree.",
+        description="Writes one HTML file that needs no server and no network: episodes with what every code "
+        "would\nhave written at each token, what the codes are used for, a run's training, a search tree.",
     )
     parser.add_argument(
         "what",

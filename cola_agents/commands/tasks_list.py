@@ -32,10 +32,14 @@ def _tasks(arguments: argparse.Namespace) -> int:
         if "task" in kwargs:
             print(f"\nPlayed as {env_id}. `cola_envs.register_task` gives it an id and arguments of its own.")
             return 0
-        print("\nArguments (--env KEY=VALUE):")
-        for name, parameter in inspect.signature(task).parameters.items():
-            if name != "num_rows" and parameter.kind is not parameter.VAR_KEYWORD:
-                print("  " + str(parameter).replace("'", "", 2))
+        own = [
+            "  " + str(parameter).replace("'", "", 2)
+            for name, parameter in inspect.signature(task).parameters.items()
+            if name != "num_rows" and parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        print(
+            "\nArguments (--env KEY=VALUE):" if own else "\nIt has no arguments of its own.", *own, sep="\n"
+        )
         return 0
     for env_id, spec in sorted(gym.registry.items()):
         builder = spec.kwargs.get("builder")
