@@ -173,8 +173,8 @@ def test_environments_of_several_tokens_an_action_pass() -> None:
 def test_an_environment_whose_rows_meddle_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     step = Episodes.step
 
-    def meddling(self: Episodes, rows: Any, actions: Any) -> Any:
-        return step(self, rows, [max(actions)] * len(rows))
+    def meddling(self: Episodes, rows: Any, actions: Any, **options: Any) -> Any:
+        return step(self, rows, [max(actions)] * len(rows), **options)
 
     monkeypatch.setattr(Episodes, "step", meddling)
     with pytest.raises(AssertionError, match="differs from the single one"):

@@ -275,8 +275,8 @@ def test_a_sample_compares_codes_in_fewer_states_and_scores_all_tokens(latent_ba
     for name, value in whole.as_dict().items():
         if name not in compared:
             assert part.as_dict()[name] == pytest.approx(value, abs=1e-4), name
-    # Within a few standard errors of 100 states.
-    assert part.composed_excess == pytest.approx(whole.composed_excess, abs=1.0)
+    # Within three standard errors of 100 states.
+    assert part.composed_excess == pytest.approx(whole.composed_excess, abs=3.0)
     assert part.distinct_tokens == pytest.approx(whole.distinct_tokens, abs=0.5)
     assert part.reachability == pytest.approx(whole.reachability, abs=0.1)
     assert part.composed_excess != whole.composed_excess

@@ -265,8 +265,10 @@ def test_a_data_set_that_is_a_script_is_refused(tmp_path: Path, marker: Path) ->
 #: What reads files that somebody else may have made.
 LOADERS = ("from_pretrained", "load_dataset", "load_adapter", "from_file", "hf_hub_download", "pipeline")
 UNPICKLERS = {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "yaml"}
-#: Processes of this package that talk to their own parent, and the inside of a pickle that a user reads.
+#: Processes of this package that talk to their own parent, the inside of a pickle that a user reads, and
+#: numba's compiled code, where numba itself would keep it.
 OWN_PICKLES = (
+    "cola_agents/decoding/compiling.py",
     "cola_envs/engines/worker.py",
     "cola_envs/engines/process.py",
     "cola_envs/testing/checks.py",

@@ -323,7 +323,7 @@ def test_a_damaged_description_of_a_run_is_said_and_nothing_is_changed(content, 
     ("changed", "named"),
     [
         ({"lr": 2e-3}, "lr=0.001, and now it is 0.002"),
-        ({"steps": 6}, "steps=5, and now it is 6"),
+        ({"steps": 4}, "steps=5, and now it is 4"),
         ({"seed": 1}, "seed=0, and now it is 1"),
         ({"precision": "bf16"}, "precision='float32', and now it is 'bf16'"),
         ({"codes": CodeConfig(marginal=0.5, tau=2.0)}, r"codes\.tau=1\.0, and now it is 2\.0"),

@@ -50,14 +50,17 @@ def specific_information(joint: Tensor, code: int) -> float:
 
 
 def curves(history: Sequence[Record]) -> list[JsonObject]:
-    """A history's figures over timesteps, without constant ones; None where an update has no finite value."""
+    """A history's figures over timesteps; None where an update has no finite value.
+
+    Figures that are constant are left out, but for the reward: one that stays 0 is a result.
+    """
     names = dict.fromkeys(name for record in history for name in record if name not in _COUNTS)
     order = sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     drawn = []
     for name in order:
         values = [record.get(name) for record in history]
         y = [value if value is not None and math.isfinite(value) else None for value in values]
-        if len({value for value in y if value is not None}) > 1:
+        if len({value for value in y if value is not None}) > (name != "reward"):
             drawn.append({"name": name, "x": [record["timesteps"] for record in history], "y": y})
     return drawn
 
