@@ -118,7 +118,7 @@ function chart(curve, marks) {
   const w = 300, h = 120, values = points.map(([, value]) => value), last = curve.x[curve.x.length - 1] || 1;
   const low = Math.min(...values), high = Math.max(...values);
   const x = (value) => 4 + ((w - 8) * value) / last;
-  const y = (value) => h - 6 - ((h - 12) * (value - low)) / (high - low);
+  const y = (value) => h - 6 - ((h - 12) * (value - low)) / (high - low || 1);
   const line = svg("line", { y1: 0, y2: h, class: "mark" }), reading = el("b", {});
   const mark = (timesteps) => {
     const away = (point) => Math.abs(point[0] - timesteps);
