@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
 from benchmarks import Commands
 from cola_agents.common.files import whole_folder, write_json
@@ -157,8 +156,8 @@ def make(setting: Setting, say: Any = print) -> JsonObject:
         figures["points"][stage] = _points(setting, stage, say)
         figures[f"log of {stage}"] = [json.loads(line) for line in (run.out / LOG).read_text().splitlines()]
     model = CoLAForCausalLM.from_pretrained(setting.out / "policy")
-    figures["latent_bytes"] = write_latent(model, setting.out / LATENT)
     figures["final"] = _measured(setting, model.to(setting.device), full=True).as_dict()
+    figures["latent_bytes"] = write_latent(model, setting.out / LATENT)
     figures["seconds of this call"] = round(time.perf_counter() - started, 1)
     if torch.cuda.is_available():
         figures["gpu_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
@@ -289,24 +288,9 @@ def _measured(setting: Setting, model: CoLAForCausalLM, *, full: bool = False) -
 
 
 def write_latent(model: CoLAForCausalLM, folder: Path) -> list[int]:
-    """Write the weights that are not the base's in bfloat16, in files below 48 MB; return their sizes."""
-    weights = {
-        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(("base.", "lm_head."))
-    }
-    parts: list[dict[str, Tensor]] = [{}]
-    free = _FILE
-    for name, tensor in weights.items():
-        if tensor.nbytes > free and parts[-1]:
-            parts.append({})
-            free = _FILE
-        parts[-1][name] = tensor
-        free -= tensor.nbytes
+    """Save the latent parts in bfloat16, in files below 48 MB; return the files' sizes."""
     with whole_folder(folder, replaces=lambda path: True) as new:
-        for number, part in enumerate(parts, 1):
-            save_file(part, new / f"latent-{number:05d}-of-{len(parts):05d}.safetensors")
-        model.config.save_pretrained(new)
+        model.to(torch.bfloat16).save_pretrained(new, whole=False, max_shard_size=_FILE)
     return [path.stat().st_size for path in sorted(folder.glob("*.safetensors"))]
 
 

@@ -80,6 +80,8 @@ def test_a_stopped_run_goes_on_to_the_same_model_and_figures(
     model = CoLAForCausalLM.from_pretrained(out / "policy")
     expected = {n: t for n, t in model.state_dict().items() if not n.startswith(("base.", "lm_head."))}
     assert latent.keys() == expected.keys()
+    loaded = CoLAForCausalLM.from_pretrained(out / "latent")
+    assert loaded.policy_head.weight.equal(expected["policy_head.weight"].bfloat16())
     assert all(latent[name].equal(tensor.bfloat16()) for name, tensor in expected.items())
     assert figures["latent_bytes"] == [part.stat().st_size for part in parts]
 
@@ -93,7 +95,8 @@ def test_latent_weights_are_cut_into_files_of_a_limited_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(real, "_FILE", 20_000)
-    model = tiny.make_cola()
+    tiny.make_base().save_pretrained(tmp_path / "base")
+    model = CoLAForCausalLM.from_base(tmp_path / "base")
     (tmp_path / "latent").mkdir()
     (tmp_path / "latent" / "old.txt").write_text("of an earlier run")
     sizes = real.write_latent(model, tmp_path / "latent")
