@@ -2,7 +2,8 @@
 
 ``search`` is PUCT with any Episodes and any evaluator, ``mcts_q`` is the paper's search, and ``MCTS`` runs
 either on the problems of a task. Read the modules in this order: ``config``, ``forest``, ``playout``,
-``evaluators``, ``puct``, ``fitting``, ``q``, ``judges``, ``mcts_q``, ``solver``, ``baselines``, ``view``.
+``evaluators``, ``puct``, ``fitting``, ``trunk``, ``q``, ``judges``, ``mcts_q``, ``solver``, ``baselines``,
+``view``.
 """
 
 from cola_agents.search.config import Ending, Evaluate, Evaluation, SearchConfig, SearchResult

@@ -9,29 +9,24 @@ Shapes: B rows, N episodes, T tokens, D hidden.
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 from torch.nn.utils.rnn import pad_sequence
 
-from cola_agents.common.files import whole_folder
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.decoding.session import last_states
 from cola_agents.rl.actors import Actor, reference_actor
 from cola_agents.rl.rollout import Rollout, policy_session
 from cola_agents.search.fitting import FitConfig, fit
-from cola_agents.search.playout import Judge, Values
-from cola_envs import jsonl
+from cola_agents.search.playout import Judge
+from cola_agents.search.trunk import Kind, Trunk, copied, read_description
 from cola_envs.episodes import Episodes
 
 _DESCRIPTION = ("reads", "fingerprint")
@@ -93,16 +88,14 @@ def _choices(episodes: Episodes, row: int, of_tokens: bool) -> tuple[list[int], 
     return [first[number] - 1 for number in range(len(actions))], list(actions)
 
 
-class OutcomeModel(nn.Module):
+class OutcomeModel(Trunk):
     """The probability that a finished answer is right: a decoder and one linear unit at its last token.
 
     Build one with :meth:`over` and train it with :func:`train_outcome`.
 
     Args:
-        trunk: a Hugging Face decoder.
+        trunk, reads, fingerprint: as in :class:`~cola_agents.search.trunk.Trunk`.
         head: linear layer D -> 1.
-        reads: input of the trunk: ``"hidden"``: the base LM's hidden states; ``"ids"``: tokens.
-        fingerprint: the fingerprint of its backbone.
 
     Source: the verifiers of Cobbe et al. 2021 (arXiv 2110.14168), trained on the last token alone.
     """
@@ -110,13 +103,11 @@ class OutcomeModel(nn.Module):
     def __init__(
         self, trunk: Any, head: nn.Linear, reads: Literal["hidden", "ids"], fingerprint: str
     ) -> None:
-        super().__init__()
-        self.trunk, self.head, self.reads, self.fingerprint = trunk, head, reads, fingerprint
+        super().__init__(trunk, reads, fingerprint)
+        self.head = head
 
     @classmethod
-    def over(
-        cls, backbone: LatentBackbone | TokenBackbone, *, trunk: Literal["policy", "model"] | None = None
-    ) -> OutcomeModel:
+    def over(cls, backbone: LatentBackbone | TokenBackbone, *, trunk: Kind | None = None) -> OutcomeModel:
         """An untrained outcome model, which gives .5 to every answer.
 
         Args:
@@ -127,21 +118,16 @@ class OutcomeModel(nn.Module):
         Raises:
             ValueError: for a policy trunk at token level, where there is no policy stack.
         """
-        policy, action_head = backbone.initial_policy()
-        trunk = trunk or ("model" if policy is None else "policy")
-        if trunk == "policy" and policy is None:
-            raise ValueError("at token level the policy is the language model itself: trunk must be 'model'")
-        original: Any = policy if trunk == "policy" else backbone.base
+        decoder, reads = copied(backbone, trunk)
+        _, action_head = backbone.initial_policy()
         head = skip_init(nn.Linear, action_head.in_features, 1, device=action_head.weight.device)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-        reads: Literal["hidden", "ids"] = "hidden" if trunk == "policy" else "ids"
-        return cls(copy.deepcopy(original).requires_grad_(True), head, reads, backbone.fingerprint)
+        return cls(decoder, head, reads, backbone.fingerprint)
 
     def forward(self, rollout: Rollout) -> Tensor:
         """Log-odds that each of N episodes is right, [N] float32."""
-        inputs = {"inputs_embeds": rollout.hidden} if self.reads == "hidden" else {"input_ids": rollout.ids}
-        states = self.trunk(**inputs, use_cache=False).last_hidden_state
+        states = self.states(rollout)
         return self._log_odds(states[torch.arange(len(states), device=states.device), rollout.lengths - 1])
 
     def _log_odds(self, states: Tensor) -> Tensor:
@@ -156,13 +142,7 @@ class OutcomeModel(nn.Module):
         """
         if episodes.backbone.fingerprint != self.fingerprint:
             raise ValueError("the outcome model was trained over another model than that of the environment")
-        session = policy_session(episodes)
-        features: Values
-        if self.reads == "hidden":
-            features = session.follow(self.trunk).features
-        else:
-            features = last_states(self.trunk, session)
-        threads = fitting_threads(self)
+        features, threads = self.follow(policy_session(episodes)), fitting_threads(self)
 
         def judge(rows: Sequence[int]) -> Tensor:
             with torch.no_grad(), threads:
@@ -176,11 +156,7 @@ class OutcomeModel(nn.Module):
         Raises:
             FileExistsError: if the folder is not empty.
         """
-        with whole_folder(Path(path)) as folder:
-            state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-            save_file(state, folder / "outcome.safetensors")
-            description = {name: getattr(self, name) for name in _DESCRIPTION}
-            (folder / "outcome.json").write_text(json.dumps(description, indent=2))
+        self.save_files(path, "outcome", _DESCRIPTION)
 
     @classmethod
     def load(cls, path: str | Path, backbone: LatentBackbone | TokenBackbone) -> OutcomeModel:
@@ -190,17 +166,9 @@ class OutcomeModel(nn.Module):
             FileNotFoundError: where the folder holds none.
             ValueError: for one that was trained over another model.
         """
-        file = Path(path) / "outcome.json"
-        if not file.is_file():
-            raise FileNotFoundError(f"{path} holds no outcome model: there is no outcome.json in it")
-        description = jsonl.read_object(file, *_DESCRIPTION)
-        if description["fingerprint"] != backbone.fingerprint:
-            raise ValueError(
-                f"{path} was trained over a model with fingerprint {description['fingerprint'][:12]}, and "
-                f"this one has {backbone.fingerprint[:12]}"
-            )
+        description = read_description(path, "outcome", "outcome model", _DESCRIPTION, backbone)
         model = cls.over(backbone, trunk="policy" if description["reads"] == "hidden" else "model")
-        model.load_state_dict(load_file(Path(path) / "outcome.safetensors"))
+        model.load_weights(path, "outcome")
         return model.eval()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,37 +11,31 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from cola_agents.common.files import whole_folder
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.contract import PolicySession
-from cola_agents.decoding.session import last_states
 from cola_agents.rl.rollout import Rollout
 from cola_agents.search.config import Evaluation
 from cola_agents.search.fitting import FitConfig, fit
 from cola_agents.search.playout import Values
-from cola_envs import jsonl
+from cola_agents.search.trunk import Kind, Trunk, copied, read_description
 
 #: Fields of a saved Q-function's ``q.json``.
 _DESCRIPTION = ("reads", "fingerprint", "gamma", "num_actions")
 
 
-class QFunction(nn.Module):
+class QFunction(Trunk):
     """Q(s, a) for every action a: a decoder and a bias-free head on its last hidden state.
 
     Build one with :meth:`over`; the head starts at zero, and so does every action value.
 
     Args:
-        trunk: a Hugging Face decoder.
+        trunk, reads, fingerprint: as in :class:`~cola_agents.search.trunk.Trunk`.
         head: linear layer D -> A, without bias.
-        reads: input of the trunk: ``"hidden"``: the base LM's hidden states, which the policy reads too;
-            ``"ids"``: tokens, as a language model of its own.
-        fingerprint: the fingerprint of its backbone.
         gamma: discount factor per action in training.
         mask: the allowed actions, [A] bool; the value of the others is -inf. None where all are allowed.
     """
@@ -58,9 +51,8 @@ class QFunction(nn.Module):
         gamma: float = 0.99,
         mask: np.ndarray | None = None,
     ) -> None:
-        super().__init__()
-        self.trunk, self.head = trunk, head
-        self.reads, self.fingerprint, self.gamma = reads, fingerprint, gamma
+        super().__init__(trunk, reads, fingerprint)
+        self.head, self.gamma = head, gamma
         masked = None if mask is None or mask.all() else torch.from_numpy(~mask).to(head.weight.device)
         self.register_buffer("_masked", masked, persistent=False)
 
@@ -69,7 +61,7 @@ class QFunction(nn.Module):
         cls,
         backbone: LatentBackbone | TokenBackbone,
         *,
-        trunk: Literal["policy", "model"] | None = None,
+        trunk: Kind | None = None,
         gamma: float = 0.99,
     ) -> QFunction:
         """An untrained Q-function for a backbone's actions.
@@ -83,22 +75,12 @@ class QFunction(nn.Module):
         Raises:
             ValueError: for a policy trunk at token level, where there is no policy stack.
         """
-        policy, head = backbone.initial_policy()
-        trunk = trunk or ("model" if policy is None else "policy")
-        if trunk == "policy" and policy is None:
-            raise ValueError("at token level the policy is the language model itself: trunk must be 'model'")
-        original: Any = policy if trunk == "policy" else backbone.base
+        decoder, reads = copied(backbone, trunk)
+        _, head = backbone.initial_policy()
         shape = head.in_features, int(backbone.action_space.n)
         q_head = skip_init(nn.Linear, *shape, bias=False, device=head.weight.device)
         nn.init.zeros_(q_head.weight)
-        return cls(
-            copy.deepcopy(original).requires_grad_(True),
-            q_head,
-            "hidden" if trunk == "policy" else "ids",
-            backbone.fingerprint,
-            gamma,
-            backbone.action_mask(),
-        )
+        return cls(decoder, q_head, reads, backbone.fingerprint, gamma, backbone.action_mask())
 
     @property
     def num_actions(self) -> int:
@@ -106,18 +88,13 @@ class QFunction(nn.Module):
 
     def forward(self, rollout: Rollout) -> Tensor:
         """Action values at every position of whole episodes, [N, T, A] float32."""
-        return self._values(self._states(rollout))
+        return self._values(self.states(rollout))
 
     def at(self, rollout: Rollout, positions: Tensor) -> Tensor:
         """Action values at some positions [N, M] of whole episodes, [N, M, A] float32."""
-        states = self._states(rollout)
+        states = self.states(rollout)
         # Positions are selected before the head, which is most of the work where A is a vocabulary.
         return self._values(states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1])))
-
-    def _states(self, rollout: Rollout) -> Tensor:
-        inputs = {"inputs_embeds": rollout.hidden} if self.reads == "hidden" else {"input_ids": rollout.ids}
-        states: Tensor = self.trunk(**inputs, use_cache=False).last_hidden_state
-        return states
 
     def _values(self, states: Tensor) -> Tensor:
         values: Tensor = self.head(states.to(self.head.weight.dtype)).float()
@@ -129,12 +106,7 @@ class QFunction(nn.Module):
         Raises:
             ValueError: where the session's actions are not those of the Q-function.
         """
-        features: Values
-        if self.reads == "hidden":
-            features = session.follow(self.trunk).features
-        else:
-            features = last_states(self.trunk, session)
-        threads = fitting_threads(self)
+        features, threads = self.follow(session), fitting_threads(self)
 
         def values(rows: Sequence[int]) -> Tensor:
             with torch.no_grad(), threads:
@@ -148,11 +120,7 @@ class QFunction(nn.Module):
         Raises:
             FileExistsError: if the folder is not empty.
         """
-        description = {name: getattr(self, name) for name in _DESCRIPTION}
-        with whole_folder(Path(path)) as folder:
-            state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-            save_file(state, folder / "q.safetensors")
-            (folder / "q.json").write_text(json.dumps(description, indent=2))
+        self.save_files(path, "q", _DESCRIPTION)
 
     @classmethod
     def load(cls, path: str | Path, backbone: LatentBackbone | TokenBackbone) -> QFunction:
@@ -162,23 +130,10 @@ class QFunction(nn.Module):
             FileNotFoundError: where the folder holds no Q-function.
             ValueError: for a Q-function of another model or another number of actions.
         """
-        file = Path(path) / "q.json"
-        if not file.is_file():
-            raise FileNotFoundError(f"{path} holds no Q-function: there is no q.json in it")
-        description = jsonl.read_object(file, *_DESCRIPTION)
-        if description["num_actions"] != int(backbone.action_space.n):
-            raise ValueError(
-                f"{path} has {description['num_actions']} actions and this model has "
-                f"{int(backbone.action_space.n)}"
-            )
-        if description["fingerprint"] != backbone.fingerprint:
-            raise ValueError(
-                f"{path} was trained over a model with fingerprint {description['fingerprint'][:12]}, and "
-                f"this one has {backbone.fingerprint[:12]}"
-            )
-        trunk: Literal["policy", "model"] = "policy" if description["reads"] == "hidden" else "model"
-        q = cls.over(backbone, trunk=trunk, gamma=description["gamma"])
-        q.load_state_dict(load_file(Path(path) / "q.safetensors"))
+        description = read_description(path, "q", "Q-function", _DESCRIPTION, backbone)
+        kind: Kind = "policy" if description["reads"] == "hidden" else "model"
+        q = cls.over(backbone, trunk=kind, gamma=description["gamma"])
+        q.load_weights(path, "q")
         return q.eval()
 
 
