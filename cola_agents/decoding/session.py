@@ -462,15 +462,7 @@ class Rows:
         return copied(self.last(rows)) if here is None else here
 
     def final(self, rows: Sequence[int], observation: str) -> Callable[[], np.ndarray]:
-        """Take the observations of rows that will be loaded with other texts in a :meth:`deferred` block.
-
-        Args:
-            rows: B rows.
-            observation: the method that computes them, ``"hidden"`` or ``"features"``.
-
-        Returns:
-            a function that returns them, [B, D] float32, once the next pass has run.
-        """
+        """Observations of rows that are about to be loaded: as in ``DeferringSession`` of ``cola_envs``."""
         last = self.take_observations(rows, observation)
         return lambda: copied(torch.stack(last))
 
