@@ -41,7 +41,7 @@ def play(
     codes: bool = False,
     seed: int = 0,
     agent: Agent | None = None,
-    ask: Ask = input,
+    ask: Ask | None = None,
     say: Say = print,
     env_kwargs: Mapping[str, Any] | None = None,
     **direct: Any,
@@ -54,7 +54,8 @@ def play(
             sent token by token.
         agent: plays in place of the player, who watches; with ``codes`` its policy is the one that is shown.
         seed: of the first episode; the next ones follow.
-        ask, say: read a line after a prompt, and print one.
+        ask: reads a line after a prompt; None for ``input``.
+        say: prints a line.
         env_kwargs: further arguments of the environment.
 
     Returns:
@@ -65,7 +66,7 @@ def play(
     """
     env = make_playable(task, codes, agent, environment_arguments(env_kwargs, direct, "play"))
     try:
-        player = _Player(env, ask, say, agent, seed)
+        player = _Player(env, ask or input, say, agent, seed)
         turn = player.pick if codes else player.watch if agent else player.type
         say(HELP_CODES if codes else HELP_WATCH if agent else HELP_TEXT)
         player.start(seed)

@@ -173,12 +173,13 @@ def test_a_model_is_loaded_once_for_all_environments_of_a_spec(monkeypatch: pyte
         assert other.unwrapped.episodes.backbone is env.unwrapped.episodes.backbone
 
 
-def test_iterators_survive_in_the_spec() -> None:
+def test_iterators_survive_in_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     class Listed(Copy):
         def __init__(self, problems=()) -> None:
             super().__init__()
             self.problems = list(problems)
 
+    monkeypatch.setattr(gym.envs.registration, "registry", dict(gym.registry))
     cola_envs.register_task("Listed", "tests.envs.test_env:listed", 8)
     globals()["listed"] = Listed
     env: Any = gym.make("CoLA-Listed-v0", model=FakeBackbone(), problems=iter("abc"))
