@@ -52,6 +52,10 @@ class TensorVectorEnv(CoLAVectorEnv):
         self.device = session.device
 
     def reset(self, *, seed: Seeds = None, options: Options | None = None) -> tuple[Any, Batched]:
+        """As :meth:`.CoLAVectorEnv.reset`; ``reset_mask`` of the options may be a tensor."""
+        mask: object = (options or {}).get("reset_mask")
+        if options is not None and isinstance(mask, Tensor):
+            options = {**options, "reset_mask": mask.cpu().numpy()}
         return super().reset(seed=seed, options=options)
 
     def step(self, actions: Actions | Tensor) -> tuple[Any, Any, Any, Any, Batched]:

@@ -55,6 +55,7 @@ def test_rows_are_reset_by_a_mask_where_autoreset_is_disabled() -> None:
     assert done.any()
     with pytest.raises(ResetNeeded):
         envs.step(torch.zeros(ROWS, dtype=torch.long))
+    envs.reset(options={"reset_mask": done})
     envs.reset(options={"reset_mask": done.numpy()})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,7 @@ def _voted(endings: Sequence[Ending]) -> float:
 
 
 def _weighted(endings: Sequence[Ending]) -> float:
-    # A Q below 0 is no weight.
-    clipped = [replace(ending, value=max(0.0, ending.value)) for ending in endings]
-    return vote(clipped, weighted=True).reward
+    return vote(endings, weighted=True).reward
 
 
 def _any(endings: Sequence[Ending]) -> float:

@@ -16,7 +16,7 @@ from cola_agents.common.provenance import provenance
 from cola_agents.common.threads import fitting_threads
 from cola_agents.evaluation.reports import Played, summary
 from cola_agents.model.sampling import Drawing
-from cola_agents.rl.actors import Actor
+from cola_agents.rl.actors import Actor, TokenActor
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.registry import AGENTS
 from cola_agents.rl.rollout import InitialPolicy, Policy, collect
@@ -152,7 +152,12 @@ def evaluate(
             if search is None:
                 rounds, how = _tries(played, player, seed, samples, episodes), {"actions": player.how}
             else:
-                rounds, how = _search(played, player, seed, episodes, search, q, judge)
+                judged = None if judge is None else _judge(judge, played, player, playing)
+                rounds, how = _search(played, player, seed, episodes, search, q, judged)
+                if isinstance(judge, (str, Path)):
+                    how["judge"] = Path(judge).name
+                elif judge is not None:
+                    how["judge"] = type(judge).__name__
     finally:
         envs.close()
     return {
@@ -273,16 +278,14 @@ def _search(
     episodes: int,
     config: SearchConfig | MCTSQConfig,
     q: Any,
-    judge: OutcomeModel | str | Path | None,
+    judge: Callable[[Episodes], Judge] | None,
 ) -> tuple[list[list[Played]], JsonObject]:
     """The round of a search, and the fields that it adds to the report."""
-    judged = None if judge is None else _judge(judge, played, player)
-    solver = MCTS(played, config, q=q, judge=judged, policy=player.policy, seed=seed)
+    solver = MCTS(played, config, q=q, judge=judge, policy=player.policy, seed=seed)
     result = _searched(solver, range(seed, seed + episodes), _problems(played, seed, episodes))
     fields = {
         "actions": f"searched, {type(config).__name__.removesuffix('Config')}",
         "search": asdict(config),
-        "judge": Path(judge).name if isinstance(judge, (str, Path)) else judge and type(judge).__name__,
         "searched_simulations_per_problem": round(float(result.simulations.mean()), 2),
         "searched_tokens_per_problem": round(float(result.new_tokens.mean()), 2),
     }
@@ -292,13 +295,21 @@ def _search(
 
 
 def _judge(
-    judge: OutcomeModel | str | Path, played: Episodes, player: _Player
+    judge: OutcomeModel | str | Path, played: Episodes, player: _Player, agent: Agent | None
 ) -> Callable[[Episodes], Judge]:
-    """The maker of a judge from its name, its folder or an outcome model."""
+    """The maker of a judge from its name, its folder or an outcome model.
+
+    Raises:
+        ValueError: for the base of a token agent with adapters, which are in that base.
+    """
     if isinstance(judge, OutcomeModel):
         return judge.judge
     if judge == "base":
-        return partial(likelihood_judge, under="base")
+        if agent is None or not isinstance(agent.actor, TokenActor):
+            return partial(likelihood_judge, under="base")
+        if agent.policy.reference is None:
+            raise ValueError("the base of this agent holds its adapters: give judge='policy'")
+        return partial(likelihood_judge, under=agent.policy.reference)
     if judge == "policy":
         return partial(
             likelihood_judge, under=player.policy if isinstance(player.policy, Actor) else "policy"

@@ -38,6 +38,12 @@ CARD = "README.md"
 HUB_OPTIONS = frozenset(("cache_dir", "local_files_only", "revision", "subfolder", "token"))
 
 
+def _weight_files(folder: Path) -> dict[Path, tuple[int, int]]:
+    """The files of a model's weights in a folder, with what tells whether one was written again."""
+    files = [*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}
+
+
 class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformers' types are not read
     """The base class for loading and saving, from and to safetensors files only."""
 
@@ -85,7 +91,10 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
             check_files(source)
             parts = saved_parts(source, base, **{k: v for k, v in kwargs.items() if k in HUB_OPTIONS})
         if parts is None and base is not None:
-            raise ValueError(f"{source} holds a whole model: leave base= out, which is for latent parts")
+            raise ValueError(
+                f"{source} holds a whole model, or latent parts without their {REFERENCE}: leave base= out, "
+                "or put that file back"
+            )
         if parts is None:
             model, report = super().from_pretrained(source, *args, **options, output_loading_info=True)
         else:
@@ -146,17 +155,26 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
             base: a folder or hub id to name as the base, in place of the one that the model was built on.
 
         Raises:
-            ValueError: with ``whole=False``, for a model whose base is unknown or was changed, and for
-                ``base`` together with ``whole=True``.
+            ValueError: with ``whole=False``, for a model whose base is unknown or was changed; for ``base``
+                together with ``whole=True``; and for the folder of the base itself, unless ``whole=True``.
         """
         if (pushed := _PUSHED.get()) is not None:
             whole, base = pushed
         folder, first = Path(save_directory), kwargs.get("is_main_process", True)
+        if not whole and self.origin is not None and folder.resolve() == Path(self.origin.source).resolve():
+            raise ValueError(
+                f"{folder} holds the base of this model, which saving would overwrite: give another folder, "
+                "or pass whole=True to replace the base by the whole model"
+            )
         reference = self._reference(whole, base, kwargs.get("state_dict"))
+        before = _weight_files(folder)
         if reference is not None:
             kwargs["state_dict"] = latent_weights(kwargs.get("state_dict") or self.state_dict())
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         if first:
+            for path, stamp in before.items():  # of an earlier save in other files, which loading would read
+                if _weight_files(folder).get(path) == stamp:
+                    path.unlink()
             if reference is None:
                 (folder / REFERENCE).unlink(missing_ok=True)
             else:

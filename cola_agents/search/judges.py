@@ -40,7 +40,9 @@ def likelihood_judge(
     Args:
         episodes: the environments of the rows.
         under: ``"policy"``: the model's own policy, or a trained one (an agent's ``actor``): the n actions of
-            the episode; ``"base"``: the base LM without codes: the n tokens that the agent wrote.
+            the episode; ``"base"``: the base LM without codes: the n tokens that the agent wrote. For the
+            episodes of a token agent, whose base is what it trains, give its ``actor``, or
+            ``agent.policy.reference`` for the model before training.
         power: of the length: 1 gives the geometric mean of the probabilities, so that answers of all lengths
             compare; 0 the probability itself, which prefers short answers.
 
@@ -49,7 +51,8 @@ def likelihood_judge(
 
     Source: length normalisation of Wu et al. 2016 (arXiv 1609.08144), without its constant.
     """
-    if not (math.isfinite(power) and power >= 0):
+    number = isinstance(power, (int, float)) and not isinstance(power, bool)
+    if not (number and math.isfinite(power) and power >= 0):
         raise ValueError(f"the power of the length must be finite and not negative, got {power!r}")
     if not isinstance(under, Actor) and under not in ("policy", "base"):
         raise ValueError(f"under must be 'policy', 'base' or an agent's actor, got {under!r}")
@@ -72,7 +75,7 @@ def likelihood_judge(
         positions, chosen = _choices(episodes, row, of_tokens=actor is None)
         log_probs = head(states[positions]).float().log_softmax(-1)
         taken = log_probs.gather(-1, torch.tensor(chosen, device=log_probs.device)[:, None])
-        return torch.exp(taken.double().sum() / len(chosen) ** power)
+        return torch.exp(taken.double().sum() / float(len(chosen)) ** power)
 
     return judge
 

@@ -171,7 +171,7 @@ def judged_endings(judge: Judge, rows: Sequence[int]) -> dict[int, float]:
     """
     if not rows:
         return {}
-    values = judge(rows)
+    values = torch.as_tensor(judge(rows))
     if tuple(values.shape) != (len(rows),):
         raise ValueError(f"a judge gives a value for each row, [{len(rows)}], got {list(values.shape)}")
     _raise_if_any(~torch.isfinite(values)[:, None], rows, "the judge's value", of_actions=False)

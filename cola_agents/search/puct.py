@@ -504,7 +504,8 @@ def vote(endings: Sequence[Ending], *, weighted: bool = False) -> Ending:
     """The ending of highest value among those with the most frequent answer; the first of equals.
 
     Args:
-        weighted: an ending counts with its value, which is not negative, instead of once.
+        weighted: an ending counts with its value in place of once; a value below 0 counts 0, and where none
+            is above 0 each counts once.
 
     Source: self-consistency, Wang et al. 2022 (arXiv 2203.11171).
     """
@@ -512,8 +513,10 @@ def vote(endings: Sequence[Ending], *, weighted: bool = False) -> Ending:
     for ending in endings:
         groups.setdefault(answer_of(ending), []).append(ending)
 
+    weighted = weighted and any(ending.value > 0 for ending in endings)
+
     def weight(group: list[Ending]) -> float:
-        return math.fsum(ending.value for ending in group) if weighted else len(group)
+        return math.fsum(max(0.0, ending.value) for ending in group) if weighted else len(group)
 
     majority: list[Ending] = max(groups.values(), key=weight)
     return max(majority, key=lambda ending: ending.value)

@@ -74,6 +74,8 @@ class MCTS:
             raise ValueError('a judge gives the values of endings: it needs rewards="estimated"')
         if judge is not None and (evaluate is not None or leaves == "q"):
             raise TypeError("a judge gives the values of rollouts' endings: leave out evaluate= and leaves=")
+        if judge is not None and q is not None and not isinstance(config, MCTSQConfig):
+            raise TypeError("PUCT values endings by q= or by judge=, not both")
         if evaluate is not None and leaves == "q":
             raise TypeError("evaluate= gives the values of leaves: leave out leaves=")
         if isinstance(config, MCTSQConfig):

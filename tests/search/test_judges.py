@@ -11,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from cola_agents import GRPO
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.evaluation import run
 from cola_agents.rl.actors import make_actor
 from cola_agents.rl.rollout import InitialPolicy, Rollout, collect
 from cola_agents.search import (
     MCTS,
     MCTSQConfig,
     OutcomeModel,
+    QFunction,
     SearchConfig,
     likelihood_judge,
     mcts_q,
@@ -90,7 +93,13 @@ def test_a_trained_policys_likelihood_is_its_own(latent_backbone: LatentBackbone
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"power": -1.0}, "not negative"), ({"under": "q"}, "'policy', 'base' or")]
+    ("arguments", "message"),
+    [
+        ({"power": -1.0}, "not negative"),
+        ({"power": "1"}, "not negative, got '1'"),
+        ({"power": True}, "not negative, got True"),
+        ({"under": "q"}, "'policy', 'base' or"),
+    ],
 )
 def test_a_likelihood_of_what_there_is_not_is_refused(
     arguments: Any, message: str, latent_backbone: LatentBackbone
@@ -206,6 +215,9 @@ def test_a_weighted_vote_adds_up_the_values_of_equal_answers() -> None:
     assert vote(endings).text == "x"
     assert vote(endings, weighted=True).text == "y"
     assert vote([*endings, ending("x", 0.3)], weighted=True).text == "x"
+    # Values below 0 are no weights: log-probabilities do not turn the vote around.
+    assert vote([ending("x", -1.0), ending("x", -1.0), ending("y", -1.0)], weighted=True).text == "x"
+    assert vote([*endings, ending("z", -9.0)], weighted=True).text == "y"
 
 
 def test_a_judge_needs_estimated_rewards_and_gives_a_finite_value_for_each_row() -> None:
@@ -218,6 +230,9 @@ def test_a_judge_needs_estimated_rewards_and_gives_a_finite_value_for_each_row()
         mcts_q(episodes, [0], policy, UNSURE, MCTSQConfig(), judge=likes("a", episodes))
     with pytest.raises(ValueError, match=r"a value for each row, \[1\], got \[2\]"):
         Tries(episodes, [0], policy, judge=lambda rows: torch.zeros(2)).play()
+    tries = Tries(episodes, [0], policy, judge=lambda rows: [0.5] * len(rows))  # type: ignore[arg-type,return-value]
+    tries.play()
+    assert tries.endings[0][0].value == 0.5
     with pytest.raises(FloatingPointError, match="judge's value in row 0 is not finite"):
         Tries(episodes, [0], policy, judge=lambda rows: torch.tensor([float("nan")])).play()
 
@@ -232,3 +247,25 @@ def test_a_solver_makes_the_judge_of_its_own_episodes() -> None:
         MCTS("CoLA-Arithmetic-v0", SearchConfig(), judge=judge)
     with pytest.raises(TypeError, match="leave out"):
         MCTS("CoLA-Arithmetic-v0", config, judge=judge, leaves="q")
+    with pytest.raises(TypeError, match="q= or by judge=, not both"):
+        MCTS("CoLA-Arithmetic-v0", config, judge=judge, q=QFunction.over(solver.episodes.backbone))  # type: ignore[arg-type]
+
+
+def test_eval_by_the_base_of_a_trained_token_agent_is_by_the_model_before_training(monkeypatch) -> None:
+    agent = GRPO("CoLA-Arithmetic-Token-v0", num_envs=4, prompts=1, group_size=4, lr=0.1)
+    with torch.no_grad():
+        for parameter in agent.actor.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    judged = []
+
+    def judge(episodes: Episodes, **arguments: Any) -> Any:
+        judged.append(arguments["under"])
+        return likelihood_judge(episodes, **arguments)
+
+    monkeypatch.setattr(run, "likelihood_judge", judge)
+    config = SearchConfig(simulations=2, rewards="estimated", answer="value", width=4)
+    options: Any = {"agent": agent, "episodes": 1, "search": config}
+    assert run.evaluate("CoLA-Arithmetic-Token-v0", judge="base", **options)["judge"] == "base"
+    run.evaluate("CoLA-Arithmetic-Token-v0", judge="policy", **options)
+    assert judged == [agent.policy.reference, agent.actor]
+    agent.close()
