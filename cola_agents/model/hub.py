@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -38,10 +39,20 @@ CARD = "README.md"
 HUB_OPTIONS = frozenset(("cache_dir", "local_files_only", "revision", "subfolder", "token"))
 
 
-def _weight_files(folder: Path) -> dict[Path, tuple[int, int]]:
-    """The files of a model's weights in a folder, with what tells whether one was written again."""
-    files = [*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")]
-    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}
+@contextmanager
+def _no_older_weights(folder: Path) -> Iterator[None]:
+    """A save, after which the weight files of an earlier save are removed that it did not write again.
+
+    Loading would read a ``model.safetensors`` beside newer shards, or an index of shards beside it.
+    """
+    names = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+    older = [path for name in names for path in folder.glob(name)]
+    for path in older:
+        os.utime(path, ns=(0, 0))  # what is written again gets the time of now
+    yield
+    for path in older:
+        if path.exists() and path.stat().st_mtime_ns == 0:
+            path.unlink()
 
 
 class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformers' types are not read
@@ -167,14 +178,11 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
                 "or pass whole=True to replace the base by the whole model"
             )
         reference = self._reference(whole, base, kwargs.get("state_dict"))
-        before = _weight_files(folder)
         if reference is not None:
             kwargs["state_dict"] = latent_weights(kwargs.get("state_dict") or self.state_dict())
-        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        with _no_older_weights(folder) if first else nullcontext():
+            saved = super().save_pretrained(save_directory, *args, **kwargs)
         if first:
-            for path, stamp in before.items():  # of an earlier save in other files, which loading would read
-                if _weight_files(folder).get(path) == stamp:
-                    path.unlink()
             if reference is None:
                 (folder / REFERENCE).unlink(missing_ok=True)
             else:

@@ -101,9 +101,12 @@ def test_a_model_is_not_saved_over_its_own_base(base, tmp_path, monkeypatch) -> 
 
 def test_a_save_leaves_no_weights_of_an_earlier_one(base, tmp_path) -> None:
     model, folder = grown(base), tmp_path / "saved"
+    folder.mkdir()
+    (folder / "model_of_mine.safetensors").write_bytes(b"kept")
     for options in ({}, {"whole": True, "max_shard_size": "100KB"}, {}, {"whole": True}):
         model.save_pretrained(folder, **options)
         assert same(CoLAForCausalLM.from_pretrained(folder), model), options
+    assert (folder / "model_of_mine.safetensors").read_bytes() == b"kept"
 
 
 def test_a_loaded_model_is_saved_with_the_same_base_again(base, tmp_path) -> None:
