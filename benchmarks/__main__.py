@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from benchmarks import libraries, models, readouts, real, tasks, tune
+from benchmarks import libraries, models, readouts, real, stability, tasks, tune
 from benchmarks.claims import paper
 from benchmarks.compare import campaign, report
 from benchmarks.credit import credit, diversity
@@ -37,6 +37,7 @@ MODULES = (
     readouts,
     campaign,
     report,
+    stability,
     search,
     credit,
     diversity,

@@ -12,7 +12,17 @@ import numpy as np
 from benchmarks.compare.runs import Protocol
 
 #: A protocol of the smallest runs, over :func:`tests.tiny.write_models`.
-SMALL = Protocol("Thinking", {"max_tokens": 8}, 2, 2, 2, episodes=4, hard_problems=1, kl_episodes=2)
+SMALL = Protocol(
+    "Thinking",
+    {"max_tokens": 8},
+    updates=2,
+    prompts=2,
+    group_size=2,
+    episodes=4,
+    arithmetic_episodes=4,
+    hard_problems=1,
+    kl_episodes=2,
+)
 UPDATES, ROLLOUTS = 40, 64
 #: An arm unless said otherwise: figures after RL, the rollouts at which its reward rises, seconds an update.
 NEUTRAL: dict[str, Any] = {

@@ -47,7 +47,7 @@ def records(models):
 
 
 def _agent(name, models, **options):
-    return runs._agent(ARMS[name], SMALL, models / "0", 5, {"lr": 1e-2, **options})
+    return runs.make_agent(ARMS[name], SMALL, models / "0", 5, {"lr": 1e-2, **options})
 
 
 # ---------------------------------------------------------------- arms

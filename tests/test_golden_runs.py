@@ -49,7 +49,7 @@ def weights(folder: Path) -> str:
 def learned(algorithm: type[Any], level: str) -> tuple[dict[str, Any], str]:
     """Two updates on a game of several turns."""
     name = "CoLA-TextRooms-Token-v0" if level == "token" else "CoLA-TextRooms-v0"
-    agent = algorithm(name, num_envs=8, seed=3, env_kwargs={"max_tokens": 24}, **OPTIONS[algorithm])
+    agent = algorithm(name, num_envs=8, seed=3, env_kwargs={"max_tokens": 24}, warmup=0, **OPTIONS[algorithm])
     taken: list[Any] = []
 
     def watch(seen: dict[str, Any], _: dict[str, Any]) -> bool:

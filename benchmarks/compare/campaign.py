@@ -293,6 +293,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--updates", type=int, default=32)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--warmup", type=int, default=10, help="gradient steps, of every arm")
     parser.add_argument("--episodes", type=int, default=256, help="test problems of an evaluation")
     parser.add_argument(
         "--keep", default="arithmetic", help="what the search must not lose: a figure, or 'nothing'"
@@ -319,6 +320,7 @@ def _run(arguments: argparse.Namespace) -> None:
             updates=arguments.updates,
             prompts=arguments.prompts,
             group_size=arguments.group_size,
+            warmup=arguments.warmup,
             episodes=arguments.episodes,
         ),
         arms=tuple(arguments.arms),

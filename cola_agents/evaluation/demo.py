@@ -47,8 +47,8 @@ class Arm:
 #: The best of the grid in benchmarks/results/format_reward_tuning.md: of the options that kept arithmetic
 #: within .02 of its start, those that reached .9 in the fewest rollouts (of equals, the best arithmetic).
 ARMS = (
-    Arm("latent", TASK, {"lr": 3e-3, "kl_coef": 0.1}),
-    Arm("token", twin_id(TASK), {"lr": 3e-4, "kl_coef": 0.1}),
+    Arm("latent", TASK, {"lr": 3e-3, "kl_coef": 0.1, "warmup": 0}),
+    Arm("token", twin_id(TASK), {"lr": 3e-4, "kl_coef": 0.1, "warmup": 0}),
 )
 
 

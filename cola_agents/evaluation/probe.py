@@ -48,7 +48,7 @@ class Probe:
         grammar: share of stories in which every sentence is grammatical.
         distinct_2: distinct word pairs among all word pairs of those stories; depends on their number.
         cross_entropy: nats per token of held-out documents; at latent level summed over the codes.
-        episodes: the number of episodes behind each share.
+        episodes: the number of episodes behind each share, unless ``arithmetic`` was given more.
     """
 
     arithmetic: float
@@ -62,17 +62,26 @@ class Probe:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-def probe(agent: Agent, *, episodes: int = 256, seed: int = 20_000, num_batches: int = 4) -> Probe:
+def probe(
+    agent: Agent,
+    *,
+    episodes: int = 256,
+    arithmetic_episodes: int | None = None,
+    seed: int = 20_000,
+    num_batches: int = 4,
+) -> Probe:
     """Measure an agent of either level on the bundled corpus' tasks.
 
     Args:
         episodes: per measure.
+        arithmetic_episodes: of ``arithmetic`` alone, where that is to be measured more finely; None for
+            ``episodes``.
         seed: of the problems; the same seed gives every agent the same ones.
         num_batches: of held-out documents, 2,048 tokens each; 0 leaves the cross-entropy out (NaN).
     """
     twin = "" if isinstance(agent.actor, LatentActor) else "-Token"
     arithmetic = f"CoLA-Arithmetic{twin}-v0"
-    sampled = agent.evaluate(episodes, env_id=arithmetic, seed=seed)
+    sampled = agent.evaluate(arithmetic_episodes or episodes, env_id=arithmetic, seed=seed)
     greedy = agent.evaluate(episodes, env_id=arithmetic, seed=seed, greedy=True)
     stories = agent.evaluate(
         episodes, env_id=f"CoLA-Text{twin}-v0", seed=seed, env_kwargs={"task": StoryTask}

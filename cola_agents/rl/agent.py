@@ -143,8 +143,10 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         self.backbone, self.policy = self.make_policy(frozen)
         self.actor = self.policy.actor
         self.episodes: Episodes = self._episodes(env_id, num_envs, self.env_kwargs)
-        lr = self.options.lr or (1e-3 if level == "latent" else 3e-4)
-        self.optimiser = Adam32(self.actor.parameters(), lr=lr)
+        lr, warmup = (1e-3, 0) if level == "latent" else (3e-4, 10)
+        if self.options.warmup is not None:
+            warmup = self.options.warmup
+        self.optimiser = Adam32(self.actor.parameters(), lr=self.options.lr or lr, warmup=warmup)
         self._logger: Logger | None = None
         self._logger_is_own = False
         self._started = (0, time.perf_counter())

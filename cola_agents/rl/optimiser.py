@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -31,19 +32,25 @@ class Adam32:
         parameters: the parameters; those without ``requires_grad`` are left out.
         lr: the learning rate.
         betas: Adam's; CoLA's post-training uses (0.9, 0.95).
+        warmup: number of first steps over which the learning rate rises linearly to ``lr``.
 
     Attributes:
         steps: the number of steps that this object has begun.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.95)
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        warmup: int = 0,
     ) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._twins = [
             p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self.parameters
         ]
         self.adam = torch.optim.Adam(self._twins, lr=lr, betas=betas)
+        self.warmup = warmup
         self.steps = 0
 
     def begin(self) -> None:
@@ -73,12 +80,26 @@ class Adam32:
         for parameter, twin in pairs:
             if twin is not parameter:
                 twin.grad = None if parameter.grad is None else parameter.grad.float()
-        self.adam.step()
+        with self._warming_up():
+            self.adam.step()
         for parameter, twin in pairs:
             if twin is not parameter:
                 parameter.copy_(twin)
                 twin.grad = None  # no longer needed, and twice the size of the parameter's own
         return norm
+
+    @contextmanager
+    def _warming_up(self) -> Iterator[None]:
+        """Scale the learning rate for the next step, by the steps that Adam's averages hold."""
+        made = max((int(state["step"]) for state in self.adam.state.values()), default=0)
+        rates = [group["lr"] for group in self.adam.param_groups]
+        for group, rate in zip(self.adam.param_groups, rates, strict=True):
+            group["lr"] = rate * min(1.0, (made + 1) / max(1, self.warmup))
+        try:
+            yield
+        finally:
+            for group, rate in zip(self.adam.param_groups, rates, strict=True):
+                group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's state, and the float32 twins where there are any."""

@@ -18,6 +18,9 @@ class AgentOptions:
     Attributes:
         lr: Adam's learning rate; None for 1e-3 on latent and 3e-4 on token actions, which suit the bundled
             models. The official scripts use 5e-7 to 1e-5 at 8B.
+        warmup: number of first gradient steps over which the learning rate rises linearly to ``lr``; None for
+            0 on latent and 10 on token actions. Adam's first steps move every weight by about ``lr``, however
+            small its gradient, which a pre-trained model whose weights are all trained can lose by.
         minibatch: episodes per gradient step; None for the whole batch.
         micro_batch: episodes in memory at once, for gradient accumulation; None for the whole minibatch.
         temperature, top_k, top_p: sampling options, as in :func:`cola_agents.model.sampling.sample`. The
@@ -42,6 +45,7 @@ class AgentOptions:
     """
 
     lr: float | None = None
+    warmup: int | None = None
     minibatch: int | None = None
     micro_batch: int | None = None
     temperature: float = 1.0
@@ -65,6 +69,8 @@ class AgentOptions:
             _check_type(field.name, getattr(self, field.name), hints[field.name])
         self._at_least(1, "minibatch", "micro_batch", "lora_rank", "top_k")
         self._positive("lr", "temperature", "top_p", "kl_target", "kl_gain", "max_grad_norm", "lora_alpha")
+        if self.warmup is not None and self.warmup < 0:
+            raise ValueError(f"warmup is a number of gradient steps, 0 or more, got {self.warmup}")
         if self.kl_coef < 0 or self.entropy_coef < 0:
             raise ValueError(f"kl_coef and entropy_coef must not be negative, got {self}")
         self._one_of("kl_in", "loss", "reward")

@@ -1,0 +1,138 @@
+"""``python -m benchmarks stability``: does RL at some options fall before it rises, and over which seeds?
+
+A run is an arm of ``benchmarks compare`` with options, ``token:lr=3e-4,warmup=10`` say. Test problems are
+played before RL and every few updates, so that a fall shows that training reward alone would hide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks import Commands
+from benchmarks.compare.arms import ARMS, Arm
+from benchmarks.compare.runs import TEST_SEED, Protocol, make_agent
+from cola_agents.commands.settings import settings
+from cola_agents.commands.tasks import add_env
+from cola_agents.common.files import write_json
+from cola_agents.common.markdown import table
+from cola_agents.common.provenance import provenance
+from cola_agents.rl.agent import Agent
+from cola_envs import jsonl
+
+#: RL seeds begin here: those of a comparison and of its search are others.
+FIRST_SEED = 8_000
+#: Figures of each update that are kept.
+CURVES = ("reward", "length", "entropy", "kl", "grad_norm")
+
+
+def stability(
+    runs: list[str], protocol: Protocol, pretrained: Path, out: Path, *, seeds: int = 3, every: int = 10
+) -> dict[str, Any]:
+    """Make the runs that ``out`` does not hold yet, and write each as it ends.
+
+    Args:
+        runs: arms with options, ``"arm:option=value,option=value"``.
+        pretrained: the folder of a pre-trained seed, as ``benchmarks models`` writes it.
+        every: number of updates between two looks at the test problems.
+    """
+    named = {run: _arm(run) for run in runs}
+    known = jsonl.read_object(out, "runs")["runs"] if out.is_file() else []
+    results = {
+        **provenance(),
+        "task": protocol.task,
+        "env": protocol.env_kwargs,
+        "rollouts_per_update": protocol.prompts * protocol.group_size,
+        "test_episodes": protocol.episodes,
+        "runs": known,
+    }
+    waiting = [(run, FIRST_SEED + i) for run in runs for i in range(seeds)]
+    held = [(one["run"], one["seed"]) for one in known]
+    for run, seed in tqdm([one for one in waiting if one not in held], unit="run"):
+        arm, options = named[run]
+        known.append(_one(run, seed, make_agent(arm, protocol, pretrained, seed, options), protocol, every))
+        write_json(out, results, indent=1)
+    return results
+
+
+def _arm(run: str) -> tuple[Arm, dict[str, Any]]:
+    """The arm of a run, and its options."""
+    name, _, options = run.partition(":")
+    if name not in ARMS:
+        raise ValueError(f"unknown arm {name!r} in {run!r}: there are {', '.join(ARMS)}")
+    return ARMS[name], settings([pair for pair in options.split(",") if pair], "an option of an arm")
+
+
+def _one(run: str, seed: int, agent: Agent, protocol: Protocol, every: int) -> dict[str, Any]:
+    started = time.process_time()
+    tests = {0: _test(agent, protocol)}
+    for update in range(1, protocol.updates + 1):
+        agent.update()
+        if update % every == 0:
+            tests[update] = _test(agent, protocol)
+    agent.close()
+    return {
+        "run": run,
+        "seed": seed,
+        "test": tests,
+        "curves": {k: [round(record.get(k, float("nan")), 4) for record in agent.history] for k in CURVES},
+        "cpu_s": round(time.process_time() - started, 1),
+    }
+
+
+def _test(agent: Agent, protocol: Protocol) -> float:
+    rewards = agent.evaluate(protocol.episodes, seed=TEST_SEED).episode_rewards
+    return round(rewards.mean().item(), 4)
+
+
+def stability_table(results: dict[str, Any]) -> str:
+    """Sampled test reward by update, means over the seeds with the lowest seed beside them, as Markdown."""
+    by_run: dict[str, list[dict[str, Any]]] = {}
+    for one in results["runs"]:
+        by_run.setdefault(one["run"], []).append(one["test"])
+    updates = sorted({int(update) for tests in by_run.values() for one in tests for update in one})
+    rows = []
+    for run, tests in by_run.items():
+        cells = [[one[key] for one in tests for key in one if int(key) == update] for update in updates]
+        rows.append([run, str(len(tests)), *(f"{np.mean(c):.3f} ({min(c):.3f})" if c else "" for c in cells)])
+    return table(["run", "seeds", *(f"after {update}" for update in updates)], rows)
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser("stability", help="test reward update by update, under given options")
+    parser.add_argument("--runs", nargs="+", required=True, metavar="ARM:OPTION=VALUE,...")
+    parser.add_argument("--task", default="Arithmetic", help="name of the environments: CoLA-<task>-v0")
+    add_env(parser)
+    parser.add_argument("--models", type=Path, required=True, help="a folder that `benchmarks models` wrote")
+    parser.add_argument("--model-seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="RL seeds of each run")
+    parser.add_argument("--updates", type=int, default=40)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--episodes", type=int, default=512, help="test problems of a look")
+    parser.add_argument("--every", type=int, default=10, help="updates between two looks")
+    parser.add_argument("--out", type=Path, required=True, help="a JSON file, which goes on if it holds runs")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    protocol = Protocol(
+        arguments.task,
+        settings(arguments.env, "--env"),
+        updates=arguments.updates,
+        prompts=arguments.prompts,
+        group_size=arguments.group_size,
+        episodes=arguments.episodes,
+    )
+    pretrained = arguments.models / str(arguments.model_seed)
+    results = stability(
+        arguments.runs, protocol, pretrained, arguments.out, seeds=arguments.seeds, every=arguments.every
+    )
+    print(stability_table(results))
