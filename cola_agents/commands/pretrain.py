@@ -29,7 +29,7 @@ and card need a folder that bundled wrote.
 """
 _DATA = """SOURCE[,key=value]...: a text or JSON-lines file, .parquet, or a folder of them; hub:owner/name;
 generated; or a .json file with a list of such descriptions. Several are mixed by weight=. Keys: weight,
-name, epochs, unit (line, paragraph, file), text, prompt, response (fields), template (plain, dialogue),
+name, epochs, unit (line, paragraph, file), text, prompt, response (fields), template (plain, dialogue, chat),
 subset, split, seed"""
 _SWITCH: JsonObject = {"action": "store_true", "default": None}
 

@@ -23,7 +23,7 @@ from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.train.bundled.corpus import HELD_OUT, documents
-from cola_agents.train.data.documents import Document, Mixture
+from cola_agents.train.data.documents import AnyDocument, Document, Mixture
 from cola_agents.train.data.packing import IGNORED, Batch, PackedBatches
 from cola_agents.train.health import health_warnings
 from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, first_targets, perplexity
@@ -109,7 +109,7 @@ class Inspection:
 
 def inspect_codebook(
     backbone: LatentBackbone,
-    text: Iterable[Document] | Mixture,
+    text: Iterable[AnyDocument] | Mixture,
     *,
     tokens: int | None = None,
     states: int | None = None,
@@ -222,7 +222,7 @@ def visible(text: str) -> str:
     return "".join(_SHOWN.get(char) or (char if char.isprintable() else escaped(char)) for char in text)
 
 
-def read_documents(path: Path) -> Iterator[Document]:
+def read_documents(path: Path) -> Iterator[AnyDocument]:
     """The documents of a local file, one a line: text, or in a ``.jsonl`` file objects with a field ``text``.
 
     Blank lines are skipped.
@@ -399,7 +399,7 @@ def _printable(text: str, longest: int = 14) -> str:
     return drawn if len(drawn) <= longest else drawn[: longest - 1] + "…"
 
 
-def _source(text: Path | None, data: Sequence[DataSpec]) -> tuple[Iterable[Document] | Mixture, str]:
+def _source(text: Path | None, data: Sequence[DataSpec]) -> tuple[Iterable[AnyDocument] | Mixture, str]:
     """The documents to measure on, and their name."""
     if data:
         once = [spec if spec.kind == "generated" else replace(spec, epochs=1) for spec in data]

@@ -32,7 +32,8 @@ from cola_agents.evaluation.inspection import (
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.train.bundled.corpus import HELD_OUT, documents
-from cola_agents.train.data.packing import IGNORED, Document, packed_batches
+from cola_agents.train.data.documents import Document
+from cola_agents.train.data.packing import IGNORED, packed_batches
 from cola_agents.train.health import CodebookWarning, health_warnings
 from cola_agents.train.loop import StageConfig
 from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, measure, mutual_information, perplexity

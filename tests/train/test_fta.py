@@ -17,7 +17,8 @@ from cola_agents.model.modeling import CoLAForCausalLM, shift_codes
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.train.adapters import Adapters, LoRA, load_adapters
 from cola_agents.train.clone import clone_policy
-from cola_agents.train.data.packing import IGNORED, Batch, Document, PackedBatches, collate
+from cola_agents.train.data.documents import Document
+from cola_agents.train.data.packing import IGNORED, Batch, PackedBatches, collate
 from cola_agents.train.data.sources import GeneratedDocuments
 from cola_agents.train.fta import Codes, TuneLoss, paper_fta, tune_base
 from cola_agents.train.stage import StageConfig

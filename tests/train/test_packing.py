@@ -14,8 +14,8 @@ import torch
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.train.bundled.corpus import documents
 from cola_agents.train.data import packing as data
-from cola_agents.train.data.documents import Documents, Mixture
-from cola_agents.train.data.packing import IGNORED, Batch, Document, PackedBatches, collate, packed_batches
+from cola_agents.train.data.documents import Document, Documents, Mixture
+from cola_agents.train.data.packing import IGNORED, Batch, PackedBatches, collate, packed_batches
 
 
 class Letters:

@@ -157,8 +157,8 @@ def test_fields_are_chosen_by_name():
         RowFormat(text="body").document(row, "row 3")
     with pytest.raises(ValueError, match="either a complete text"):
         RowFormat(text="a", prompt="b")
-    wrong: Any = "chat"
-    with pytest.raises(ValueError, match="template='chat' is not one of"):
+    wrong: Any = "chats"
+    with pytest.raises(ValueError, match="template='chats' is not one of"):
         RowFormat(template=wrong)
 
 

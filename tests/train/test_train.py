@@ -20,7 +20,8 @@ from cola_agents.train.base import pretrain_base, tiny_llama
 from cola_agents.train.bundled import recipe
 from cola_agents.train.bundled.corpus import documents
 from cola_agents.train.clone import POLICY_MODULES, clone_policy
-from cola_agents.train.data.packing import IGNORED, Document, collate, packed_batches
+from cola_agents.train.data.documents import Document
+from cola_agents.train.data.packing import IGNORED, collate, packed_batches
 from cola_agents.train.learner import Learner
 from cola_agents.train.loop import StageConfig
 from cola_agents.train.metrics import measure

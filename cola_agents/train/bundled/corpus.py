@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from cola_agents.train.bundled.english import story
-from cola_agents.train.data.packing import Document
+from cola_agents.train.data.documents import Document
 from cola_envs.tasks import countdown, textrooms
 from cola_envs.tasks.arithmetic import Problem, generate
 from cola_envs.tasks.math500 import INSTRUCTION as BOX_INSTRUCTION

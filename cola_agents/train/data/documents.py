@@ -8,7 +8,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from cola_envs.backbone import Tokenizer
 from cola_envs.jsonl import JsonObject
+from cola_envs.prompts import ChatFormat, ChatTokenizer, Message
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,52 @@ class Document:
     def text(self) -> str:
         return self.prompt + self.continuation
 
+    def ids(self, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt and of the continuation."""
+        prompt = tokenizer.encode(self.prompt) if self.prompt else []
+        return list(prompt), list(tokenizer.encode(self.continuation))
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in a tokenizer's chat template: all before the last are a prompt, the last continues it.
+
+    Attributes:
+        messages: at least two, of which the last is an assistant's.
+    """
+
+    messages: tuple[Message, ...]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(message["content"] for message in self.messages)
+
+    def ids(self, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt, to the template's generation prompt, and of the last message.
+
+        The last message ends with the marker of an assistant's turn, unless that is the end-of-text token,
+        which ends every document.
+
+        Raises:
+            ValueError: for a tokenizer without a chat template, or a template that fails.
+        """
+        if not (isinstance(tokenizer, ChatTokenizer) and tokenizer.has_chat_template):
+            raise ValueError(
+                "template='chat' needs a tokenizer with a chat template, and this one has none; use "
+                "template='dialogue' or 'plain'"
+            )
+        prompt = tokenizer.chat(self.messages[:-1], add_generation_prompt=True, chat_template_kwargs={})
+        marker = ChatFormat(tokenizer).marker
+        ending = [] if marker in (None, tokenizer.eos_token_id) else [marker]
+        return list(tokenizer.encode(prompt)), [
+            *tokenizer.encode(self.messages[-1]["content"].strip()),
+            *ending,
+        ]
+
+
+#: What a stream of documents holds.
+AnyDocument = Document | Conversation
+
 
 @runtime_checkable
 class Documents(Protocol):
@@ -33,9 +81,9 @@ class Documents(Protocol):
 
     name: str
 
-    def __iter__(self) -> Iterator[Document]: ...
+    def __iter__(self) -> Iterator[AnyDocument]: ...
 
-    def __next__(self) -> Document: ...
+    def __next__(self) -> AnyDocument: ...
 
     def state_dict(self) -> JsonObject:
         """The position after the last document, as JSON values."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cola_agents.train.data.documents import Document
+from cola_agents.train.data.documents import AnyDocument, Conversation, Document
+from cola_envs.prompts import Message
 
-#: Formatting of a prompt: unchanged, or as the user's turn of a dialogue.
-Template = Literal["plain", "dialogue"]
+#: Formatting of a prompt: unchanged, as the user's turn of a dialogue, or in the tokenizer's chat template.
+Template = Literal["plain", "dialogue", "chat"]
 #: The turns of a dialogue. Source: the official fine-tuning's "User: {}\nAssistant: "; "system" is ours.
 TURNS = {"system": "System: {}\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
 ANSWER = "Assistant: "
@@ -29,8 +30,10 @@ class RowFormat:
         prompt, response: the fields of the two parts; None for ``prompt`` and ``response`` or
             ``continuation`` if the object has them.
         template: ``"dialogue"`` formats a prompt as ``"User: {}\\nAssistant: "``, and ends the response with
-            one space in place of its line breaks, as the official fine-tuning does. Messages are always a
-            dialogue. The official code tokenises the two parts together, ours separately.
+            one space in place of its line breaks, as the official fine-tuning does. ``"chat"`` makes a user's
+            and an assistant's message of them, in the tokenizer's own chat template. Messages are a dialogue
+            unless the template is ``"chat"``. The official code tokenises the two parts together, ours
+            separately.
 
     Raises:
         ValueError: for an unknown template, or for ``text`` together with ``prompt`` or ``response``.
@@ -50,7 +53,7 @@ class RowFormat:
                 f"(prompt={self.prompt!r}, response={self.response!r})"
             )
 
-    def document(self, row: object, where: str) -> Document:
+    def document(self, row: object, where: str) -> AnyDocument:
         """Convert one object to a document.
 
         Args:
@@ -81,7 +84,7 @@ class RowFormat:
             raise ValueError(f"{where} {names}; it needs {needed}")
         form, fields = next(iter(forms.items()))
         if form == "messages":
-            return _dialogue(row["messages"], where)
+            return self._laid_out(_messages(row["messages"], where))
         values = [row[field] for field in fields]
         for field, value in zip(fields, values, strict=True):
             if not isinstance(value, str):
@@ -90,9 +93,16 @@ class RowFormat:
             return Document("", values[0])
         if self.template == "plain":
             return Document(*values)
-        return _dialogue(
-            [{"role": "user", "content": values[0]}, {"role": "assistant", "content": values[1]}], where
+        return self._laid_out(
+            [{"role": "user", "content": values[0]}, {"role": "assistant", "content": values[1]}]
         )
+
+    def _laid_out(self, messages: Sequence[Message]) -> AnyDocument:
+        """Messages in the chat template, or as a dialogue, whose last turn is the continuation."""
+        if self.template == "chat":
+            return Conversation(tuple(messages))
+        turns = [TURNS[message["role"]].format(message["content"]) for message in messages[:-1]]
+        return Document("".join(turns) + ANSWER, messages[-1]["content"].rstrip("\n") + " ")
 
     def _forms(self, row: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
         """The forms that an object can be read as, with the fields of each."""
@@ -109,12 +119,11 @@ class RowFormat:
         return forms
 
 
-def _dialogue(messages: object, where: str) -> Document:
-    """A document whose prompt is all messages before the last, each formatted as a turn."""
-    turns: list[str] = []
-    role = None
-    messages = messages if isinstance(messages, (list, tuple)) else ()
-    for message in messages:
+def _messages(messages: object, where: str) -> list[Message]:
+    """The checked ``messages`` of an object."""
+    given = messages if isinstance(messages, (list, tuple)) else ()
+    checked: list[Message] = []
+    for message in given:
         role = message.get("role") if isinstance(message, Mapping) else None
         content = message.get("content") if isinstance(message, Mapping) else None
         if role not in TURNS or not isinstance(content, str):
@@ -122,7 +131,7 @@ def _dialogue(messages: object, where: str) -> Document:
                 f"{where}: a message is an object with role ({', '.join(TURNS)}) and content, a string; got "
                 f"{message!r:.80}"
             )
-        turns.append(content if len(turns) + 1 == len(messages) else TURNS[role].format(content))
-    if role != "assistant" or len(turns) < 2:
+        checked.append({"role": role, "content": content})
+    if len(checked) < 2 or checked[-1]["role"] != "assistant":
         raise ValueError(f"{where}: messages are a list of two or more that ends with an assistant's")
-    return Document("".join(turns[:-1]) + ANSWER, turns[-1].rstrip("\n") + " ")
+    return checked

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cola_agents.train.data.documents import Document, Documents, Mixture
+from cola_agents.train.data.documents import AnyDocument, Documents, Mixture
 from cola_envs.backbone import Tokenizer
 from cola_envs.jsonl import JsonObject
 from cola_envs.text import begun
@@ -77,7 +77,7 @@ class Piece:
 
 
 def packed_batches(
-    documents: Iterable[Document], tokenizer: Tokenizer, *, rows: int, length: int
+    documents: Iterable[AnyDocument], tokenizer: Tokenizer, *, rows: int, length: int
 ) -> PackedBatches:
     """:class:`PackedBatches` in which a document longer than a row is cut."""
     return PackedBatches(documents, tokenizer, rows=rows, length=length, long="cut")
@@ -96,7 +96,7 @@ class RowPacker:
 
     def __init__(
         self,
-        documents: Iterable[Document],
+        documents: Iterable[AnyDocument],
         tokenizer: Tokenizer,
         *,
         length: int,
@@ -160,11 +160,10 @@ class RowPacker:
         document = next(self._stream, None)
         if document is None:
             return False
-        encode = self._tokenizer.encode
-        prompt = encode(document.prompt) if document.prompt else []
-        text = [*prompt, *encode(document.continuation)]
+        prompt, continued = document.ids(self._tokenizer)
+        text = [*prompt, *continued]
         ids = [*(begun(self._tokenizer, text) if text else ()), self._eos]
-        continuation = len(ids) - 1 - (len(text) - len(prompt))  # where it begins
+        continuation = len(ids) - 1 - len(continued)  # where it begins
         self._splitting = len(ids) > self._length and self._long == "chunk"
         if len(ids) > self._length:
             if self._long == "error":
@@ -239,7 +238,7 @@ class PackedBatches:
 
     def __init__(
         self,
-        documents: Iterable[Document] | Mixture,
+        documents: Iterable[AnyDocument] | Mixture,
         tokenizer: Tokenizer,
         *,
         rows: int,

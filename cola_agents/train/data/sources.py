@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from cola_agents.model.loading import stream_dataset
 from cola_agents.train.bundled.corpus import CorpusConfig
 from cola_agents.train.bundled.corpus import documents as generated
-from cola_agents.train.data.documents import Document
+from cola_agents.train.data.documents import AnyDocument, Document
 from cola_agents.train.data.formats import RowFormat
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
@@ -55,10 +55,10 @@ class Source(ABC):
         self.epochs = epochs
         self.epoch = 1
         self._drawn = 0
-        self._pass: Iterator[Document] | None = None
+        self._pass: Iterator[AnyDocument] | None = None
 
     @abstractmethod
-    def _begin(self, position: Any) -> Iterator[Document]:
+    def _begin(self, position: Any) -> Iterator[AnyDocument]:
         """The documents of a pass from a position on (None for the start), including blank ones."""
 
     @abstractmethod
@@ -69,10 +69,10 @@ class Source(ABC):
         """JSON values that identify the data: a position is valid only in the same data."""
         return None
 
-    def __iter__(self) -> Iterator[Document]:
+    def __iter__(self) -> Iterator[AnyDocument]:
         return self
 
-    def __next__(self) -> Document:
+    def __next__(self) -> AnyDocument:
         while self.epochs is None or self.epoch <= self.epochs:
             if self._pass is None:
                 self._pass = self._begin(None)
@@ -162,7 +162,7 @@ class FileDocuments(Source):
     def _content(self) -> list[list[object]]:
         return [file_identity(file) for file in self._files]
 
-    def _begin(self, position: Sequence[int] | None) -> Iterator[Document]:
+    def _begin(self, position: Sequence[int] | None) -> Iterator[AnyDocument]:
         first, offset, line = position or (0, 0, 0)
         self._at = (first, offset, line)
         for number in range(first, len(self._files)):
@@ -180,7 +180,7 @@ class FileDocuments(Source):
             offset = line = 0
             self._at = (number + 1, 0, 0)
 
-    def _read(self, path: Path, file: Any, line: int) -> Iterator[tuple[Document, int]]:
+    def _read(self, path: Path, file: Any, line: int) -> Iterator[tuple[AnyDocument, int]]:
         """The documents of an open file after its first ``line`` lines, each with the lines read so far."""
         if path.name.endswith(LINES):
             for number, raw in enumerate(iter(file.readline, b""), line + 1):
@@ -240,10 +240,10 @@ class GeneratedDocuments:
         self._drawn = 0
         self._stream = generated(seed, self._config)
 
-    def __iter__(self) -> Iterator[Document]:
+    def __iter__(self) -> Iterator[AnyDocument]:
         return self
 
-    def __next__(self) -> Document:
+    def __next__(self) -> AnyDocument:
         self._drawn += 1
         return next(self._stream)
 
@@ -309,7 +309,7 @@ class StreamedDocuments(Source):
             self._data = stream_dataset(path, subset, split, files and sorted(files))
         self._current, self._rows_read = self._data, 0
 
-    def _begin(self, position: JsonObject | None) -> Iterator[Document]:
+    def _begin(self, position: JsonObject | None) -> Iterator[AnyDocument]:
         self._current, self._rows_read = copy.deepcopy(self._data), 0
         if position is not None:
             self._current.load_state_dict(copy.deepcopy(position["data"]))
