@@ -16,14 +16,22 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 def byte_tokenizer(
-    *, special: Sequence[str] = (), extra: Sequence[str] = (), holes: int = 0, template: str = "$A"
+    *,
+    special: Sequence[str] = (),
+    extra: Sequence[str] = (),
+    holes: int = 0,
+    start: str | None = None,
+    template: str = "$A",
 ) -> Any:
     """A token for each byte, then ``holes`` ids that stand for nothing, then the added tokens.
 
     Args:
         special, extra: added tokens; the former are special ones.
-        template: of a whole text, such as ``"<bos> $A"``.
+        start: the beginning-of-text token, one of ``special`` or START, which then begins every text.
+        template: of a whole text, such as ``"<bos> $A"``; not read if ``start`` is given.
     """
+    if start is not None:
+        template = f"{start} $A"
     vocab = {char: i for i, char in enumerate(sorted(ByteLevel.alphabet()))}
     added = [END, START, *special, *extra]
     vocab |= {token: len(vocab) + holes + i for i, token in enumerate(added)}
@@ -32,12 +40,12 @@ def byte_tokenizer(
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([AddedToken(token, normalized=False) for token in (END, START, *special)])
     raw.add_tokens([AddedToken(token, normalized=False) for token in extra])
-    named = [(token, raw.token_to_id(token)) for token in (END, START) if token in template]
+    named = [(token, raw.token_to_id(token)) for token in (*added, start) if token and token in template]
     raw.post_processor = processors.TemplateProcessing(single=template, special_tokens=named)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
         eos_token=END,
-        bos_token=START,
+        bos_token=start or START,
         pad_token=END,
         clean_up_tokenization_spaces=False,
     )

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.__main__ import main as benchmarks
 from cola_agents.cli import main, make_parser
 from tests import tiny
+from tests.model.test_chat import chat_tokenizer
 
 ROOT = Path(__file__).parents[1]
 #: What the site's builder writes into docs/, which readers of the sources do not have.
@@ -86,7 +87,35 @@ def changed(text: str, page: str, changes: dict[str, str]) -> str:
     return text
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+#: A page whose commands and code are run together, in their order; what is changed to run in seconds.
+TUTORIAL = "docs/tutorials/own_lm.md"
+TUTORIAL_CHANGES = {
+    "MODEL": "base",
+    "max_tokens=64": "max_tokens=8",
+    "--episodes 32": "--episodes 2",
+    "--problems 256 --n 4": "--problems 40 --n 2",
+    "--num-envs 64 --timesteps 40000": "--num-envs 8 --timesteps 64 --quiet",
+    "--set prompts=8 --set group_size=8": "--set prompts=2 --set group_size=4",
+    "--steps 200 --rows 4 --length 256": "--steps 2 --rows 2 --length 64",
+    "--set lora_rank=16": "--set lora_rank=2",
+    "cola look latent": "cola look latent --positions 1 --tokens 300 --simulations 2",
+}
+
+
+def test_the_tutorial_on_a_language_model_runs_from_the_first_command_to_the_curves(folder):
+    chat_tokenizer().save_pretrained("base")
+    text = changed((ROOT / TUTORIAL).read_text(), TUTORIAL, TUTORIAL_CHANGES)
+    for language, code in re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL):
+        if language == "python":
+            run(code, TUTORIAL)
+            continue
+        for line in code.splitlines():
+            assert main(shlex.split(line)[1:]) == 0, line
+    assert "<html" in Path("curve.html").read_text()
+    assert "chat" in Path("world/training.json").read_text()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page != TUTORIAL])
 def test_the_code_of_a_page_runs_in_its_order(page, folder):
     code = changed(blocks(page, "python"), page, CHANGED.get(page, {}))
     compile(code, page, "exec")
@@ -150,7 +179,9 @@ def test_the_commands_of_a_page_run_in_their_order_in_an_empty_folder(page, tmp_
         assert main(words[1:]) == 0, line
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash") and page not in RUN])
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "bash") and page not in (*RUN, TUTORIAL)]
+)
 def test_the_other_commands_of_a_page_have_the_options_that_they_are_shown_with(page):
     for line in commands(page):
         words = shlex.split(line.split(">")[0])
