@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         "--out", type=Path, default=Path("cola-demo"), help="folder for table, plot and results"
     )
     parser.add_argument("--task", default="CoLA-Thinking-v0", help=f"{TASK_HELP}; over latent actions")
-    add_model_options(parser)
+    add_model_options(parser, agents=False)
     add_env(parser, old=False)
     parser.add_argument("--updates", type=int, default=50, help="GRPO updates of 128 rollouts per arm")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0")

@@ -102,6 +102,10 @@ def _look(arguments: argparse.Namespace) -> int:
         task, env_kwargs = named_task(task, arguments.env)
     add_prompt_settings(arguments, env_kwargs)
     loading = pop_loading(arguments, env_kwargs)
+    out: Path = arguments.out
+    if out.is_dir():
+        raise IsADirectoryError(f"--out {out} is a folder: name the HTML file to write, {out}/look.html say")
+    out.parent.mkdir(parents=True, exist_ok=True)
     data = look(
         arguments.what,
         wanted,
@@ -114,8 +118,6 @@ def _look(arguments: argparse.Namespace) -> int:
         **loading,
         **env_kwargs,
     )
-    out: Path = arguments.out
-    out.parent.mkdir(parents=True, exist_ok=True)
     content = page(data).encode()
     write_whole(out, content)
     print(f"Wrote {out} ({len(content) / 1e6:.1f} MB).")

@@ -14,12 +14,17 @@ _LOADING = ("device", "dtype")
 _PROMPTS = ("prompt_format", "system", "shots")
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, prompts: bool = True) -> None:
-    """Add ``--device`` and ``--dtype``, and with ``prompts`` the options of the prompt format."""
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, ...; by default the saved agent's, or cpu")
+def add_model_options(parser: argparse.ArgumentParser, *, prompts: bool = True, agents: bool = True) -> None:
+    """Add ``--device`` and ``--dtype``, and with ``prompts`` the options of the prompt format.
+
+    Args:
+        agents: whether the command takes saved agents, whose own device and type are the defaults.
+    """
+    usual = "the saved agent's, or " if agents else ""
+    parser.add_argument("--device", help=f"cpu, cuda, cuda:1, mps, ...; by default {usual}cpu")
     parser.add_argument(
         "--dtype",
-        help="type of the weights: float32, bfloat16 or float16; by default the saved agent's, or float32",
+        help=f"type of the weights: float32, bfloat16 or float16; by default {usual}float32",
     )
     if not prompts:
         return

@@ -90,6 +90,10 @@ _OPTIONS: dict[str, JsonObject] = {
         **_SWITCH,
         "help": "write all weights; by default the latent parts and a reference to an unchanged base",
     },
+    "--agent": {
+        "type": Path,
+        "help": "saved agent that played the data, in place of --model: needed for one over tokens",
+    },
     "--trunk": {"choices": ("policy", "model"), "help": "decoder to copy under the head"},
     "--gamma": {"type": float, "help": "discount per action"},
     "--held-out-problems": {
@@ -131,7 +135,7 @@ _HELD_OUT = ("--held-out", "--held-out-tokens")
 _GROW = ("--codes", "--inverse-layers", "--merge-layers", "--policy-layers", "--readout")
 _CODES = ("--tau", "--entropy", "--marginal")
 _TUNE = ("--under", "--no-reclone", "--lora-rank", "--lora-alpha", "--keep-adapters")
-_OUTCOME = (*_START, "--steps", "--rows", "--lr", "--seed", "--trunk", "--held-out-problems")
+_OUTCOME = (*_START, "--agent", "--steps", "--rows", "--lr", "--seed", "--trunk", "--held-out-problems")
 _Q = (*_OUTCOME, "--gamma")
 _RECIPE = ("--seed", "--steps", "--tensorboard")
 
@@ -275,7 +279,9 @@ def _check_empty(out: Path) -> None:
 
 def _on_tries(arguments: argparse.Namespace) -> int:
     """Run ``q`` or ``outcome``, which learn from recorded episodes."""
+    from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
     from cola_agents.decoding.loading import make_backbone
+    from cola_agents.evaluation.run import load_agent
     from cola_agents.rl.generate import read
     from cola_agents.search.fitting import FitConfig, split_problems
     from cola_agents.search.judges import OutcomeModel, train_outcome
@@ -286,13 +292,22 @@ def _on_tries(arguments: argparse.Namespace) -> int:
     with one_writer(arguments.out, "file"):
         _check_empty(arguments.out)
         recorded = read(*arguments.data)
-        backbone = make_backbone(
-            arguments.model,
-            level=recorded.about["actions"],
-            tokenizer=arguments.tokenizer,
-            device=arguments.device,
-            dtype=arguments.dtype or "float32",
-        )
+        if arguments.agent is not None:
+            if given := _given(arguments, ("--model --source", *_PLACE)):
+                raise ValueError(f"--agent has its own model: leave out {', '.join(f'--{n}' for n in given)}")
+            backbone = load_agent(arguments.agent).backbone
+            if not isinstance(backbone, (LatentBackbone, TokenBackbone)):
+                raise TypeError(
+                    f"{arguments.agent} plays a {type(backbone).__name__}, which has no such stage"
+                )
+        else:
+            backbone = make_backbone(
+                arguments.model,
+                level=recorded.about["actions"],
+                tokenizer=arguments.tokenizer,
+                device=arguments.device,
+                dtype=arguments.dtype or "float32",
+            )
         rollout, held_out = recorded.rollout(backbone), None
         if arguments.held_out_problems is not None:
             rollout, held_out = split_problems(rollout, arguments.held_out_problems)

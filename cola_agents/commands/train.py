@@ -75,7 +75,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--tokenizer", help="folder or hub id; by default the model's")
     parser.add_argument("--num-envs", type=int, default=32, help="rows that play in parallel")
     parser.add_argument("--seed", type=int, default=0)
-    add_model_options(parser)
+    add_model_options(parser, agents=False)
     parser.add_argument(
         "--save-every",
         type=whole_number,

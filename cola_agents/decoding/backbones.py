@@ -60,6 +60,8 @@ class _Backbone:
         tokenizer: PreTrainedTokenizerBase | PlainTokenizer,
         static: bool | None = None,
     ) -> None:
+        if static not in (None, True, False):
+            raise TypeError(f"static is True, False, or None for True on a GPU, got {static!r}")
         self.static = static
         self.model = model.eval()
         self.tokenizer = (

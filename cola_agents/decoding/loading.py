@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.model.base_reference import saved_parts
 from cola_agents.model.families import check_family
 from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
@@ -97,6 +99,9 @@ def make_backbone(
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype {dtype!r} is not a torch type; use 'float32', 'bfloat16' or 'float16'")
     _check_device(device)
+    if dtype == "float16" and torch.device(device or "cpu").type == "cpu":
+        text = "float16 is slow on a CPU: use float32, or bfloat16 for half the memory"
+        warnings.warn(text, UserWarning, stacklevel=2)
     if model is None and tokenizer is None:
         return _bundled_backbone(level, device, dtype)
     if model is None:
@@ -113,24 +118,46 @@ def make_backbone(
         )
     loaded: PreTrainedModel = model.to(device) if device else model
     if tokenizer is None:
-        tokenizer = loaded.name_or_path
-        if not tokenizer:
-            raise ValueError(
-                "this model does not name its tokenizer (its name_or_path is empty): pass tokenizer="
-            )
-    if isinstance(tokenizer, (str, Path)):
-        try:
-            tokenizer = load_tokenizer(reachable(tokenizer, "tokenizer"))
-        except FileNotFoundError as error:
-            raise ValueError(f"no tokenizer found at {str(tokenizer)!r}: pass tokenizer=") from error
+        tokenizer = _own_tokenizer(loaded)
+    elif isinstance(tokenizer, (str, Path)):
+        tokenizer = _tokenizer_at(tokenizer)
     return _KINDS[level](loaded, tokenizer)
 
 
+def _own_tokenizer(model: PreTrainedModel) -> PlainTokenizer | PreTrainedTokenizerBase:
+    """The tokenizer beside a model; of latent parts without one, that beside their base.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    place = model.name_or_path
+    if not place:
+        raise ValueError(
+            "this model does not name its tokenizer (its name_or_path is empty): pass tokenizer="
+        )
+    try:
+        return _tokenizer_at(place)
+    except ValueError:
+        parts = saved_parts(place) if isinstance(model, CoLAForCausalLM) else None
+        if parts is None:
+            raise
+        return _tokenizer_at(parts.base.folder())
+
+
+def _tokenizer_at(place: str | Path) -> PlainTokenizer | PreTrainedTokenizerBase:
+    try:
+        return load_tokenizer(reachable(place, "tokenizer"))
+    except FileNotFoundError as error:
+        raise ValueError(f"no tokenizer found at {str(place)!r}: pass tokenizer=") from error
+
+
 def _check_device(device: str | None) -> None:
-    """Raise ValueError for a device that torch does not know or does not have."""
+    """Raise ValueError for a device that torch does not know or does not have, or that holds no numbers."""
     if device is None:
         return
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("tensors there have shapes and no numbers")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
         accelerator = torch.accelerator.current_accelerator(check_available=True)

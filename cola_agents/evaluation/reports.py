@@ -151,7 +151,8 @@ def table(report: JsonObject) -> str:
     notes = [f"warning: {report['warning']}"] if "warning" in report else []
     if "failed_episodes" in report:
         notes.append(f"warning: {report['failed_episodes']} episodes were cut by a failing engine or task")
-    return "\n".join([shown_line(title), *lines, "[95 % intervals over problems]", *shown, *notes])
+    means = [f"mean reward {report['reward']:.3f}"] if "reward" in report else []
+    return "\n".join([shown_line(title), *lines, "[95 % intervals over problems]", *means, *shown, *notes])
 
 
 def _row(name: str, figures: JsonObject, columns: Sequence[str]) -> list[str]:

@@ -172,13 +172,15 @@ class Parts:
             raise FileNotFoundError(
                 f"{self.folder} holds the latent parts of a model, without its base, and the base "
                 f"{self.base.source} cannot be read: {error}. Pass base= (a folder or hub id) to "
-                f"CoLAForCausalLM.from_pretrained, or name it in {self.folder / REFERENCE}"
+                f"CoLAForCausalLM.from_pretrained, or write the parts anew beside it by `cola convert "
+                f"{self.folder} TARGET --base BASE`"
             ) from error
         if digest != self.digest:
             raise ValueError(
                 f"{self.folder} was trained on a base whose weights have the sha256 {self.digest[:12]}..., "
                 f"and those of {self.base.source} have {digest[:12]}...: another base, or one that was "
-                "trained further, has other states. Pass base= with the base it was trained on"
+                "trained further, has other states. Pass base= with the base it was trained on, or write the "
+                f"parts anew beside that one by `cola convert {self.folder} TARGET --base BASE`"
             )
         stored = find_tensors(self.folder)
         parts = dict(read_tensors(stored, stored, dtype, lambda name: torch.device("cpu")))

@@ -87,7 +87,8 @@ class Recorded:
         if self.about["fingerprint"] != backbone.fingerprint:
             raise ValueError(
                 f"these episodes were recorded with a model of fingerprint {self.about['fingerprint'][:12]}, "
-                f"and this one has {backbone.fingerprint[:12]}: its states are not those that were acted in"
+                f"and this one has {backbone.fingerprint[:12]}: its states are not those that were acted in. "
+                "Pass the model that recorded them, or the agent whose own tokens were trained"
             )
 
 

@@ -18,6 +18,7 @@ from cola_agents.common.files import LOCK, first_process, one_writer, unfinished
 from cola_agents.common.processes import Workers, whole_state
 from cola_agents.common.provenance import provenance
 from cola_agents.common.randomness import drawn_from
+from cola_agents.model.base_reference import REFERENCE
 from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.model.official import is_official
@@ -69,6 +70,11 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
     with one_writer(run.out) if first_process() else nullcontext():
         if _finished(run):
             say(f"{run.out} is finished: nothing to do.")
+            if run.whole and (run.out / REFERENCE).is_file():
+                say(
+                    f"It holds its latent parts and names its base: `cola convert {run.out} TARGET --whole` "
+                    "writes everything."
+                )
             return None
         _check_fsdp(run)
         model_config = _model_config(run)

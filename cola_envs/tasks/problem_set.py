@@ -83,7 +83,8 @@ class ProblemSet(FiniteTask):
         try:
             source = self.training_problems()
         except FileNotFoundError as error:
-            raise ValueError(f"worked examples are drawn from the train split, and {error}") from error
+            lacking = str(error).removesuffix(", or pass problems=path")
+            raise ValueError(f"worked examples are drawn from the train split, and {lacking}") from error
         first = int(rng.integers(len(source.items)))
         for step in range(len(source.items)):
             item = source.items[(first + step) % len(source.items)]

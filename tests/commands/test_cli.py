@@ -253,3 +253,14 @@ def test_the_command_is_also_a_module():
     )
     assert ran.returncode == 0
     assert ran.stdout.startswith("usage: cola look")
+
+
+def test_a_page_is_not_written_over_a_folder_and_nothing_is_played_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("cola_agents.evaluation.look.sources.look", lambda *a, **k: pytest.fail("played"))
+    assert main(["look", "--out", str(tmp_path)]) == 2
+    assert f"--out {tmp_path} is a folder: name the HTML file" in capsys.readouterr().err
+
+
+def test_a_report_of_a_task_has_its_mean_reward(capsys):
+    assert main(["eval", "--task", "CoLA-Arithmetic-v0", "--episodes", "4"]) == 0
+    assert "mean reward " in capsys.readouterr().out

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cola_agents.cli import main, make_parser
+from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.run import evaluate, load_agent
 from cola_agents.rl.generate import read
 from cola_agents.rl.grpo import GRPO
@@ -37,7 +38,8 @@ def test_every_command_that_plays_has_the_same_options() -> None:
     for name in ("train", "eval", "generate", "play", "demo", "look"):
         for option in OPTIONS:
             action = commands.choices[name]._option_string_actions[option]
-            helps[option].add((action.help, action.default))
+            words = action.help.replace("the saved agent's, or ", "")  # which a demo has none of
+            helps[option].add((words, action.default))
     assert {option: len(seen) for option, seen in helps.items()} == dict.fromkeys(OPTIONS, 1)
 
 
@@ -107,6 +109,7 @@ def test_an_agents_prompts_are_saved_as_they_were_read(tmp_path) -> None:
     [
         (["--device", "cuda:77"], "device 'cuda:77' cannot be used here: "),
         (["--device", "toaster"], "use one of cpu"),
+        (["--device", "meta"], "tensors there have shapes and no numbers; use one of cpu"),
         (["--dtype", "float33"], "dtype 'float33' is not a torch type; use 'float32', 'bfloat16'"),
         (["--prompt-format", "chat"], "needs a tokenizer with a chat template, and this model's has none"),
         (["--shots", "60"], "use a shorter prompt, fewer worked examples (shots=)"),
@@ -119,6 +122,18 @@ def test_what_cannot_be_had_ends_with_one_clear_line(more, message, capsys) -> N
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_float16_on_a_cpu_is_said_to_be_slow():
+    with pytest.warns(UserWarning, match="float16 is slow on a CPU: use float32"):
+        make_backbone(level="token", dtype="float16")
+
+
+def test_a_demo_trains_its_own_agents_and_names_no_saved_ones(capsys):
+    for command, words in (("demo", "by default cpu"), ("eval", "by default the saved agent's, or cpu")):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert words in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("shots", ["nowhere.jsonl", "-1", "2.5"])

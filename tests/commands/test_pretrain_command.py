@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.common.files import LOCK
 from cola_agents.model.modeling import CoLAForCausalLM
@@ -494,3 +495,28 @@ def test_a_policy_is_saved_before_it_is_measured_and_measured_again(start, tmp_p
     assert json.loads((out / "metrics.json").read_text())["tokens"] == 100
     assert (out / "training.json").exists()
     assert "100/100" in capsys.readouterr().err  # the progress bar
+
+
+def test_what_a_token_agent_played_is_learned_from_with_the_agents_own_model(tmp_path, capsys):
+    agent, tries = tmp_path / "agent", tmp_path / "tries.jsonl"
+    learner = GRPO("CoLA-Arithmetic-Token-v0", prompts=4, group_size=4, num_envs=16, lr=1e-2, warmup=0)
+    learner.update()
+    learner.save(agent)
+    played = ("--task", "CoLA-Arithmetic-Token-v0", "--agent", agent, "--problems", 8, "--n", 4)
+    assert main(["generate", *map(str, played), "--out", str(tries)]) == 0
+    for stage in ("q", "outcome"):
+        learn = (stage, "--data", tries, "--steps", 1)
+        assert pretrain(*learn, "--out", tmp_path / stage) == 2
+        assert "Pass the model that recorded them, or the agent" in capsys.readouterr().err
+        assert pretrain(*learn, "--agent", agent, "--model", "x", "--out", tmp_path / stage) == 2
+        assert "--agent has its own model: leave out --model" in capsys.readouterr().err
+        assert pretrain(*learn, "--agent", agent, "--out", tmp_path / stage) == 0
+    search = ("--search", "puct", "--simulations", "2", "--episodes", "1")
+    assert main(["eval", "--agent", str(agent), "--judge", str(tmp_path / "outcome"), *search]) == 0
+
+
+def test_a_finished_stage_of_latent_parts_is_pointed_to_convert_for_the_whole(start, tmp_path, capsys):
+    world = ("world", "--model", start / "base", "--data", start / "text.txt", "--steps", 1, *SHORT)
+    assert pretrain(*world, "--out", tmp_path / "world") == 0
+    assert pretrain(*world, "--out", tmp_path / "world", "--whole") == 0
+    assert f"`cola convert {tmp_path / 'world'} TARGET --whole` writes everything" in capsys.readouterr().out

@@ -143,6 +143,9 @@ def test_shots_are_read_from_a_file(tmp_path) -> None:
     path.write_text('{"prompt": "1", "answer": "a"}\n{"prompt": "2"}\n')
     with pytest.raises(TypeError, match=r"line 2 must be a pair of texts"):
         read_shots(path)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match=r"shots\.jsonl holds no worked examples"):
+        read_shots(path)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_a_tasks_own_examples_are_of_the_train_split_and_earn_the_full_reward(ta
 
 
 def test_shots_of_a_task_without_examples_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"shots=2: Echo has no worked examples; pass"):
+    with pytest.raises(ValueError, match=r"shots=2: Echo has no worked examples, or pass"):
         gym.make("CoLA-Text-Token-v0", task=Echo, model=backbone(ByteTokenizer()), shots=2)
 
 

@@ -67,6 +67,13 @@ def test_latent_parts_are_written_alone_and_loaded_with_their_base(base, tmp_pat
         assert torch.equal(again(ids).logits, model(ids).logits)
 
 
+def test_latent_parts_without_a_tokenizer_play_with_that_of_their_base(base, tmp_path) -> None:
+    grown(AutoModelForCausalLM.from_pretrained(base)).save_pretrained(tmp_path / "latent")
+    assert not list((tmp_path / "latent").glob("tokenizer*"))
+    backbone = make_backbone(tmp_path / "latent", level="latent")
+    assert backbone.tokenizer.encode("a cat") == make_backbone(base, level="token").tokenizer.encode("a cat")
+
+
 def test_an_environment_over_latent_parts_has_the_fingerprint_of_the_whole_model(base, tmp_path) -> None:
     model = grown(base)
     for name, whole in (("latent", None), ("whole", True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -106,6 +107,15 @@ def test_a_likelihood_of_what_there_is_not_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         likelihood_judge(finished(latent_backbone), **arguments)
+
+
+def test_answers_that_all_earn_the_same_teach_nothing_and_are_refused(
+    latent_backbone: LatentBackbone,
+) -> None:
+    rollout = played(latent_backbone, count=8)
+    rollout = replace(rollout, rewards=torch.zeros_like(rollout.rewards))
+    with pytest.raises(ValueError, match="all 8 recorded answers earn a reward of 0, so that nothing tells"):
+        train_outcome(OutcomeModel.over(latent_backbone), rollout, FitConfig(steps=1))
 
 
 class Numbered(FirstToken):
