@@ -71,6 +71,15 @@ def make_cola(readout: str = "state", seed: int = 0, base: Any = None, **changed
     return model
 
 
+def make_spans(span: int = 3, **changed: Any) -> CoLAForCausalLM:
+    """A model whose codes last several tokens; its vectors of phases differ, as those of a trained one."""
+    model = make_cola(span=span, **changed)
+    assert model.phases is not None
+    with torch.no_grad():
+        model.phases.weight.normal_(generator=torch.Generator().manual_seed(5))
+    return model
+
+
 def write_models(out: Path, seeds: Iterable[int]) -> Path:
     """A folder of pre-trained models as ``benchmarks models`` writes it, random and tiny."""
     tokenizer = make_tokenizer()

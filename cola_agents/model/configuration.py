@@ -53,9 +53,16 @@ class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types
         detach_state: whether the h that a difference readout subtracts passes a gradient back:
             not in the official versions 1 and 2 (True here), as any other term in version 0 (False).
         tie_word_embeddings: whether ``lm_head`` and the base's embedding are one weight.
+        span: the number k of tokens that one code decides. 1 is the paper's. Above 1 an action is an option
+            that ends after k tokens (Sutton, Precup and Singh 1999): the inverse dynamics reads it where the
+            span ends, the world model writes the span's tokens under it one by one, and a learned vector for
+            the token's number within the span, zero at the start, is added to the code's vector.
+        span_ends: token ids that end a span early, a line's end for example. Only with ``span`` above 1.
 
     Raises:
-        ValueError: for an unknown readout, a size below its least value or a base of another family.
+        ValueError: for an unknown readout, a size below its least value, a base of another family, a span
+            that does not fit the base's context, or ``span_ends`` that are no tokens of the base or without a
+            span.
 
     Source: CoLA, arXiv 2503.21383; sizes from the official pre-training code.
     """
@@ -71,6 +78,8 @@ class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types
     readout: str = "difference"
     detach_state: bool = True
     tie_word_embeddings: bool = False
+    span: int = 1
+    span_ends: list[int] | None = None
 
     def __post_init__(self, **kwargs: object) -> None:
         if self.text_config is None:
@@ -81,14 +90,41 @@ class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types
         check_family(self.text_config)
         if self.readout not in READOUTS:
             raise ValueError(f"readout {self.readout!r} is not one of {READOUTS}")
-        least = {"num_codes": 2, "num_inverse_layers": 0, "num_merge_layers": 1, "num_policy_layers": 1}
+        least = {
+            "num_codes": 2,
+            "num_inverse_layers": 0,
+            "num_merge_layers": 1,
+            "num_policy_layers": 1,
+            "span": 1,
+        }
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
+        self._check_span()
         kwargs.setdefault("eos_token_id", self.text_config.eos_token_id)
         kwargs.setdefault("bos_token_id", self.text_config.bos_token_id)
         kwargs.setdefault("pad_token_id", self.text_config.pad_token_id)
         super().__post_init__(**kwargs)
+
+    def _check_span(self) -> None:
+        context = self.max_position_embeddings
+        if self.span > 1 and self.span >= context:
+            raise ValueError(
+                f"a span of {self.span} tokens does not fit the base's context of {context} tokens beside a "
+                f"prompt: span must be at most {context - 1}"
+            )
+        if not self.span_ends:
+            self.span_ends = None
+            return
+        if self.span == 1:
+            raise ValueError(
+                "span_ends end spans of several tokens, and span is 1: give span, or no span_ends"
+            )
+        self.span_ends = sorted({int(token) for token in self.span_ends})
+        if self.span_ends[0] < 0 or self.span_ends[-1] >= self.vocab_size:
+            raise ValueError(
+                f"span_ends must be token ids of the base, 0 to {self.vocab_size - 1}, got {self.span_ends}"
+            )
 
     @property
     def hidden_size(self) -> int:

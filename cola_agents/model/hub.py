@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from huggingface_hub import HfApi
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from cola_agents.model.base_reference import (
     REFERENCE,
@@ -89,7 +89,8 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
                 latent parts whose base is not there.
             ForeignCodeError: where the configuration asks for code.
             ValueError: for pickled weights, missing or unexpected weights, arguments that would allow any
-                of these, latent parts of another base, and ``base`` for a model that was saved whole.
+                of these, latent parts of another base, ``base`` for a model that was saved whole, and another
+                ``span`` than the model was trained with.
         """
         report_wanted = kwargs.pop("output_loading_info", False)
         parts: Parts | None = None
@@ -99,6 +100,7 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
                 source = reachable(source)
             if not isinstance(kwargs.get("config"), CoLAConfig):
                 check_config(source, **kwargs)
+            _check_span(source, kwargs)
             check_files(source)
             parts = saved_parts(source, base, **{k: v for k, v in kwargs.items() if k in HUB_OPTIONS})
         if parts is None and base is not None:
@@ -254,6 +256,21 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
         return self
 
 
+def _check_span(source: str | Path, options: dict[str, Any]) -> None:
+    """Raise ValueError where ``span`` or ``config`` ask for another span than a saved model's."""
+    config = options.get("config")
+    asked = config.span if isinstance(config, CoLAConfig) else options.get("span")
+    if asked is None:
+        return
+    where = {name: options[name] for name in HUB_OPTIONS & options.keys()}
+    saved = PretrainedConfig.get_config_dict(source, **where)[0].get("span", 1)
+    if asked != saved:
+        raise ValueError(
+            f"the codes of {source} were trained to last {saved} token(s), and span={asked} was asked for: "
+            f"leave span out, or train a model of that span with `cola pretrain world --span {asked}`"
+        )
+
+
 #: The arguments ``whole`` and ``base`` of the push that saves a model now.
 _PUSHED: ContextVar[tuple[bool | None, str | None] | None] = ContextVar("pushed", default=None)
 
@@ -323,6 +340,7 @@ def model_card(model: PreTrainedModel, name: str, base_model: Base | None = None
         name = "path/or/hub-id"
     inverse, merge, policy = config.num_inverse_layers, config.num_merge_layers, config.num_policy_layers
     size = f"{base.num_hidden_layers} layers of width {base.hidden_size}, {base.vocab_size:,} tokens"
+    lasting = f" of {config.span} tokens each" if config.span > 1 else ""
     held, metadata = "The weights", ""
     if base_model is not None:
         held = "The weights here are the latent parts; the base is read from where `base.json` says. They"
@@ -338,7 +356,7 @@ tags:
 
 # A latent-action language model
 
-- {model.num_parameters():,} parameters, {config.num_codes} codes, readout `{config.readout}`
+- {model.num_parameters():,} parameters, {config.num_codes} codes{lasting}, readout `{config.readout}`
 - base: `{base.model_type}`, {size}
 - layers: {inverse} inverse dynamics, {merge} merge, {policy} policy
 - method: CoLA, [arXiv 2503.21383](https://arxiv.org/abs/2503.21383)

@@ -46,6 +46,7 @@ from cola_agents.model.loading import load_config, load_model
 from cola_agents.model.official import DeviceMap, from_official
 from cola_agents.model.reach import reachable
 from cola_agents.model.sampling import sample
+from cola_agents.model.spans import HeldCodes, code_posterior, find_spans
 from cola_agents.model.versions import cache_argument, cache_name
 
 
@@ -136,7 +137,7 @@ def _stack(config: PretrainedConfig, num_layers: int, first_cache_layer: int = 0
 
 
 class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers' types are not read
-    """A causal language model controlled by one discrete code (latent action) per token.
+    """A causal language model controlled by one discrete code (latent action) per token, or per span of them.
 
     Args:
         config: a :class:`~cola_agents.model.configuration.CoLAConfig`.
@@ -144,8 +145,9 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
     Modules: ``base`` (the decoder), ``lm_head``, ``inverse_trunk`` and ``inverse_head`` (inverse
     dynamics; None where ``num_inverse_layers`` is 0), ``codebook`` [A, D], ``merge`` (the world model's
     gated MLPs), ``policy_trunk`` and ``policy_head``; ``readout_norm`` under the readout
-    ``"normed_difference"``. The stacks are made of the base's own layers, whichever of the supported
-    families (:data:`cola_agents.model.families.FAMILIES`) it is of.
+    ``"normed_difference"``; ``phases`` [k, D] for a span of k > 1 tokens. The stacks are made of the base's
+    own layers, whichever of the supported families (:data:`cola_agents.model.families.FAMILIES`) it is
+    of.
     """
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "base.embed_tokens.weight"}
@@ -170,6 +172,9 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         self.readout_norm: nn.RMSNorm | None = None
         if config.readout == "normed_difference":
             self.readout_norm = nn.RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.phases: nn.Embedding | None = None
+        if config.span > 1:
+            self.phases = nn.Embedding(config.span, text.hidden_size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -177,6 +182,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         if module is self.readout_norm:
             # A fresh base's final norm has gain 1, so its states have root mean square 1.
             init.constant_(module.weight, 2.0)
+        elif module is self.phases:
+            init.zeros_(module.weight)
 
     @classmethod
     def from_base(
@@ -294,17 +301,32 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         logits: Tensor = self.inverse_head(trunk)
         return logits
 
-    def world(self, h: Tensor, a: Tensor) -> Tensor:
+    def world(self, h: Tensor, a: Tensor, phase: Tensor | int | None = None) -> Tensor:
         """Token logits after taking codes.
 
         Args:
             h: hidden states [..., D].
             a: codes [...], one for each hidden state.
+            phase: as in :meth:`vectors`.
 
         Returns:
             logits [..., V] of the next token.
         """
-        return self.world_from_vectors(h, self.codebook(a))
+        return self.world_from_vectors(h, self.vectors(self.codebook(a), phase))
+
+    def vectors(self, e: Tensor, phase: Tensor | int | None = None) -> Tensor:
+        """The vectors [..., D] that steer the world model, of vectors e [..., D] of codes.
+
+        Args:
+            phase: of each state [...], or one for all: the number of tokens that its code has decided already
+                (:mod:`cola_agents.model.spans`); None for 0. A code that decides one token has no other.
+        """
+        if self.phases is None:
+            return e
+        if phase is None or isinstance(phase, int):
+            return e + self.phases.weight[phase or 0]
+        steered: Tensor = e + self.phases(phase)
+        return steered
 
     def world_from_vectors(self, h: Tensor, e: Tensor) -> Tensor:
         """:meth:`world` for codes as vectors e [..., D], for example relaxed codes in training."""
@@ -372,9 +394,13 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         actions: Tensor | None = None,
         code_sampler: CodeSampler | None = None,
         past_key_values: Cache | None = None,
+        phases: Tensor | None = None,
+        held: HeldCodes | None = None,
         **kwargs: object,
     ) -> CoLAOutput:
         """The Hugging Face interface: token logits under the policy's codes.
+
+        Of codes that last several tokens, every position is the first of a span unless ``phases`` are given.
 
         Args:
             input_ids: [B, T].
@@ -387,6 +413,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             actions: codes [B, T] to use in place of the policy's.
             code_sampler: draws the codes; None for the argmax.
             past_key_values: the name of ``cache`` in transformers before 5.24.
+            phases: with ``actions``, the number of the tokens that each code has decided already, [B, T].
+            held: what :meth:`generate` keeps from pass to pass; replaces ``phases``.
 
         Raises:
             ValueError: for two different caches.
@@ -409,7 +437,9 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         h, action_logits = h[:, -logits_to_keep:], action_logits[:, -logits_to_keep:]
         if actions is None:
             actions = code_sampler(action_logits) if code_sampler else action_logits.argmax(-1)
-        logits = self.world(h, actions)
+        if held is not None:
+            actions, phases = held.choose(input_ids, actions)
+        logits = self.world(h, actions, phases)
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(
@@ -421,8 +451,9 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         """Generate text: the policy picks codes, the world model's likeliest token follows.
 
         ``do_sample=True`` draws the *code* (with ``temperature``, ``top_k``, ``top_p`` over the A
-        codes); the token is always the world model's argmax, as in the paper. Everything else is
-        :meth:`transformers.GenerationMixin.generate`, beam search excepted.
+        codes); the token is always the world model's argmax, as in the paper. A code that lasts several
+        tokens is kept for all of them. Everything else is :meth:`transformers.GenerationMixin.generate`, beam
+        search excepted.
         """
         if kwargs.get("num_beams", 1) != 1:
             raise ValueError("generate() has no beam search over codes: num_beams must be 1")
@@ -442,6 +473,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
         if cache is not None:
             kwargs |= cache_argument(cache)
+        if self.phases is not None:
+            kwargs["held"] = HeldCodes(self.config)
         return super().generate(inputs, do_sample=False, **kwargs)
 
     def _prepare_cache_for_generation(
@@ -467,6 +500,10 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
     def composed_log_prob(self, ids: Tensor, *, mask: Mask = None, chunk: int = 256) -> Tensor:
         """log sum_a pi(a|s) p(x|s, a) of every next token x.
 
+        Of codes that last several tokens, the spans follow each other from a row's first token, and pi is
+        conditioned on the tokens of the span so far, so that the tokens' log-probabilities add up to those of
+        the spans.
+
         Args:
             ids: [B, T].
             mask: as in :meth:`hidden`.
@@ -476,35 +513,51 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             [B, T - 1] log-probabilities of ``ids[:, 1:]``.
         """
         h = self.hidden(ids, mask=mask)
-        log_pi = self.policy(h, mask=mask).float().log_softmax(-1)
-        composed = self.compose(
-            h[:, :-1].flatten(0, 1), log_pi[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), chunk=chunk
-        )
-        return composed.view(ids.shape[0], -1)
+        log_pi = self.policy(h, mask=mask).float().log_softmax(-1)[:, :-1]
+        targets = ids[:, 1:].flatten()
+        if self.phases is None:
+            composed = self.compose(h[:, :-1].flatten(0, 1), log_pi.flatten(0, 1), targets, chunk=chunk)
+            return composed.view(ids.shape[0], -1)
+        real = mask.long() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        spans = find_spans(self.config, ids, real)
+        phase = spans.phase[:, :-1].flatten()
+        log_probs = self.code_log_probs(h[:, :-1].flatten(0, 1), targets, phase, chunk=chunk).view_as(log_pi)
+        return (code_posterior(log_pi, log_probs, spans.start[:, :-1]) + log_probs).logsumexp(-1)
 
     @torch.no_grad()
-    def compose(self, h: Tensor, log_pi: Tensor, targets: Tensor, *, chunk: int = 256) -> Tensor:
+    def compose(
+        self, h: Tensor, log_pi: Tensor, targets: Tensor, phase: Tensor | None = None, *, chunk: int = 256
+    ) -> Tensor:
         """log sum_a pi(a|s) p(x|s, a) for N states s, policies and tokens x.
 
         Args:
             h: hidden states [N, D].
             log_pi: log-probabilities of the codes [N, A].
             targets: tokens x [N].
+            phase: of each state [N], as in :meth:`vectors`.
             chunk: states whose [chunk, A, V] logits are in memory at a time.
 
         Returns:
             [N] log-probabilities.
         """
+        return torch.logsumexp(log_pi + self.code_log_probs(h, targets, phase, chunk=chunk), dim=-1)
+
+    @torch.no_grad()
+    def code_log_probs(
+        self, h: Tensor, targets: Tensor, phase: Tensor | None = None, *, chunk: int = 256
+    ) -> Tensor:
+        """log p(x|s, a) of N states and tokens under every code, [N, A]; arguments as in :meth:`compose`."""
         codes = torch.arange(self.config.num_codes, device=h.device)
+        phase = torch.zeros_like(targets) if phase is None else phase
         pieces = []
-        for state, prior, target in zip(
-            h.split(chunk), log_pi.split(chunk), targets.split(chunk), strict=True
+        for state, target, number in zip(
+            h.split(chunk), targets.split(chunk), phase.split(chunk), strict=True
         ):
-            each = state[:, None].expand(-1, len(codes), -1)
-            logits = self.world(each, codes.expand(len(state), -1)).float()
-            gold = target[:, None, None].expand(-1, len(codes), 1)
-            log_prob = logits.gather(-1, gold).squeeze(-1) - logits.logsumexp(-1)
-            pieces.append(torch.logsumexp(prior + log_prob, dim=-1))
+            shape = (len(state), len(codes))
+            each = state[:, None].expand(*shape, -1)
+            logits = self.world(each, codes.expand(shape), number[:, None].expand(shape)).float()
+            gold = target[:, None, None].expand(*shape, 1)
+            pieces.append(logits.gather(-1, gold).squeeze(-1) - logits.logsumexp(-1))
         return torch.cat(pieces)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cola_agents.model.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
+from cola_agents.model.spans import ends_from_everywhere, read_codes
 from cola_agents.train.cross_entropy import target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.loop import run_stage
@@ -25,6 +26,10 @@ class CloneLoss(StageLoss):
 
     The target is the argmax without noise, shifted by one position. Positions without a next token, whose
     code has no meaning, are left out; the official code counts them.
+
+    A code that lasts several tokens is chosen at the first state of its span only, and training divides texts
+    into spans at random, so that every state is the first of a span at some time. The policy learns in each
+    the code of the span that would begin there.
     """
 
     def __init__(self, model: CoLAForCausalLM, states: StateCache | None = None) -> None:
@@ -38,13 +43,24 @@ class CloneLoss(StageLoss):
         mask = self.mask(batch)
         h = frozen_states(self.model, self._states, batch, self.mask)
         with torch.no_grad():
-            codes = shift_codes(self.model.infer(h, mask=mask, positions=batch.positions)).argmax(-1)
+            codes = span_codes(self.model, batch, self.model.infer(h, mask=mask, positions=batch.positions))
         logits = self.model.policy(h, mask=mask, positions=batch.positions)
         loss = target_cross_entropy(logits, codes.masked_fill(batch.targets == IGNORED, IGNORED))
         return loss, {"clone_ce": loss.detach()}
 
     def settings(self) -> JsonObject:
         return settings_of(self._states)
+
+
+def span_codes(model: CoLAForCausalLM, batch: Batch, logits: Tensor) -> Tensor:
+    """The inverse dynamics' code of the span that begins in each state, [B, T].
+
+    Args:
+        logits: its logits, unshifted, [B, T, A].
+    """
+    if model.config.span == 1:
+        return shift_codes(logits).argmax(-1)
+    return read_codes(logits, ends_from_everywhere(model.config, batch.ids, batch.segments)).argmax(-1)
 
 
 def clone_policy(

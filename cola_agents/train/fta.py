@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from cola_agents.model.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
+from cola_agents.model.spans import read_codes
 from cola_agents.train.adapters import Adapters
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.loop import run_stage
 from cola_agents.train.stage import StageConfig, StageLoss
+from cola_agents.train.world import random_spans
 from cola_envs.jsonl import JsonObject
 
 #: The source of the codes: the argmax of the inverse dynamics (FTA-I) or of the policy (FTA-P).
@@ -88,13 +90,17 @@ class TuneLoss(StageLoss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         mask, positions = self.mask(batch), batch.positions
         h = self.model.hidden(batch.ids, mask=mask, positions=positions)
+        spans = random_spans(self.model, batch, generators)
         with torch.no_grad():
             if self._codes == "inverse":
-                logits = shift_codes(self.model.infer(h, mask=mask, positions=positions))
+                logits = self.model.infer(h, mask=mask, positions=positions)
+                logits = shift_codes(logits) if spans is None else read_codes(logits, spans.end)
             else:
                 logits = self.model.policy(h, mask=mask, positions=positions)
+                logits = logits if spans is None else read_codes(logits, spans.start)
         codes = self.model.codebook(logits.argmax(-1))
-        loss = self.token_loss(self.model.world_state(h, codes), self.model.lm_head, batch.targets)
+        vectors = self.model.vectors(codes, None if spans is None else spans.phase)
+        loss = self.token_loss(self.model.world_state(h, vectors), self.model.lm_head, batch.targets)
         return loss, {"world_ce": loss.detach()}
 
     def settings(self) -> JsonObject:

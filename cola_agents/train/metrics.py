@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from cola_agents.common.threads import fitting_threads
 from cola_agents.model.modeling import CoLAForCausalLM, shift_codes
+from cola_agents.model.spans import Spans, code_posterior, find_spans, read_codes
 from cola_agents.train.cross_entropy import head_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch
 
@@ -95,7 +96,10 @@ def _size(module: torch.nn.Module) -> int:
 class CodebookMetrics:
     """Metrics of a model on held-out text; cross-entropies, entropies and information in nats per token.
 
-    The code of a token is the argmax of the inverse dynamics, which reads that token too.
+    The code of a token is the argmax of the inverse dynamics, which reads that token too. Codes that last
+    several tokens divide each document into spans from its first token on; ``policy_entropy``,
+    ``clone_accuracy`` and ``policy_perplexity`` are then of the first states of the spans, and
+    ``composed_ce`` is that of the spans, shared out to their tokens.
 
     Attributes:
         base_ce: cross-entropy of the base LM.
@@ -190,8 +194,9 @@ class Tally:
 
     Attributes:
         joint: counts of code and next token, [A, V] int64.
-        policy: the policy's probabilities summed over the states, [A] float64.
-        tokens, states: numbers of scored tokens, and of states in which all codes were compared.
+        policy: the policy's probabilities summed over the states in which a code is chosen, [A] float64.
+        tokens, states, choices: numbers of scored tokens, of states in which all codes were compared, and of
+            states in which a code is chosen.
     """
 
     def __init__(self, model: CoLAForCausalLM, chunk: int | None = None, sample: int | None = None) -> None:
@@ -208,7 +213,7 @@ class Tally:
         self._drawn: tuple[Tensor, ...] = ()
         self.joint = torch.zeros(shape, dtype=torch.long)
         self.policy = torch.zeros(shape[0], dtype=torch.float64)
-        self.tokens = self.states = 0
+        self.tokens = self.states = self.choices = 0
 
     @torch.no_grad()
     def add(self, batch: Batch) -> Tensor:
@@ -222,27 +227,50 @@ class Tally:
             ValueError: for a model without inverse dynamics.
         """
         model, device = self._model, self._model.device
-        targets, positions, mask = (x.to(device) for x in (batch.targets, batch.positions, batch.mask))
-        h = model.hidden(batch.ids.to(device), mask=mask, positions=positions)
-        codes = shift_codes(model.infer(h, mask=mask, positions=positions)).argmax(-1)
+        on_device = batch.to(device)
+        targets, positions, mask = on_device.targets, on_device.positions, on_device.mask
+        h = model.hidden(on_device.ids, mask=mask, positions=positions)
+        logits = model.infer(h, mask=mask, positions=positions)
+        log_pi = model.policy(h, mask=mask, positions=positions).float().log_softmax(-1)
         counted = targets != IGNORED
-        log_pi = model.policy(h, mask=mask, positions=positions)[counted].float().log_softmax(-1)
-        scored = (h[counted], targets[counted], codes[counted], log_pi)
-        self._score(*scored)
+        if model.config.span == 1:
+            codes, chosen, phase = shift_codes(logits).argmax(-1), counted, torch.zeros_like(targets)
+            weights = log_pi
+        else:
+            spans = find_spans(model.config, on_device.ids, on_device.segments)
+            codes, phase = read_codes(logits, spans.end).argmax(-1), spans.phase
+            chosen, weights = counted & (phase == 0), self._posterior(on_device.ids, h, log_pi, spans)
+        self._score(h[counted], targets[counted], codes[counted], phase[counted])
+        first = log_pi[chosen]
+        self._sums["entropy"] += torch.special.entr(first.exp()).sum().item()
+        self._sums["agreed"] += (first.argmax(-1) == codes[chosen]).sum().item()
+        compared = (h[counted], targets[counted], weights[counted], phase[counted])
         if self._sample is None:
-            compared = (x.split(self._chunk) for x in (scored[0], scored[1], log_pi))
-            for part in zip(*compared, strict=True):
+            for part in zip(*(x.split(self._chunk) for x in compared), strict=True):
                 self._compare(*part)
         else:
-            self._draw(h[counted], targets[counted], log_pi, self._sample)
-        ones = torch.ones(len(log_pi), dtype=torch.long)
+            self._draw(*compared, size=self._sample)
+        ones = torch.ones(int(counted.sum()), dtype=torch.long)
         self.joint.index_put_((codes[counted].cpu(), targets[counted].cpu()), ones, accumulate=True)
-        self.policy += log_pi.exp().sum(0).double().cpu()
-        self.tokens += len(log_pi)
+        self.policy += first.exp().sum(0).double().cpu()
+        self.tokens += len(ones)
+        self.choices += len(first)
         return codes.masked_fill(~counted, IGNORED).cpu()
 
-    def _score(self, h: Tensor, targets: Tensor, codes: Tensor, log_pi: Tensor) -> None:
-        """Add states h [N, D] with their next tokens [N], codes [N] and policy log-probabilities [N, A]."""
+    def _posterior(self, ids: Tensor, h: Tensor, log_pi: Tensor, spans: Spans) -> Tensor:
+        """Log-probabilities of the codes given the tokens of the spans so far, [B, T, A].
+
+        Args:
+            ids, h, log_pi: token ids [B, T], states [B, T, D] and the policy's log-probabilities [B, T, A].
+            spans: of the rows.
+        """
+        following = ids.roll(-1, 1).flatten()
+        states, phase = h.flatten(0, 1), spans.phase.flatten()
+        log_probs = self._model.code_log_probs(states, following, phase, chunk=self._chunk)
+        return code_posterior(log_pi, log_probs.view_as(log_pi), spans.start)
+
+    def _score(self, h: Tensor, targets: Tensor, codes: Tensor, phase: Tensor) -> None:
+        """Add states h [N, D] with their next tokens, codes and phases, [N] each."""
         model = self._model
 
         def total(states: Tensor) -> float:
@@ -250,22 +278,21 @@ class Tally:
             return mean.item() * len(targets)
 
         self._sums["base"] += total(h)
-        self._sums["world"] += total(model.world_state(h, model.codebook(codes)))
-        self._sums["entropy"] += torch.special.entr(log_pi.exp()).sum().item()
-        self._sums["agreed"] += (log_pi.argmax(-1) == codes).sum().item()
+        self._sums["world"] += total(model.world_state(h, model.vectors(model.codebook(codes), phase)))
 
-    def _draw(self, h: Tensor, targets: Tensor, log_pi: Tensor, size: int) -> None:
-        """Add states to those from which the sample is drawn."""
+    def _draw(self, h: Tensor, targets: Tensor, log_pi: Tensor, phase: Tensor, *, size: int) -> None:
+        """Add states to those from which the sample is drawn; arguments as of :meth:`_compare`."""
         numbers = torch.from_numpy(self._numbers.random(len(h))).to(h.device)
-        new = (numbers, h, targets, log_pi)
+        new = (numbers, h, targets, log_pi, phase)
         joined = [torch.cat(pair) for pair in zip(self._drawn, new, strict=True)] if self._drawn else new
         best = joined[0].topk(min(size, len(joined[0]))).indices
         self._drawn = tuple(x[best] for x in joined)
 
-    def _compare(self, h: Tensor, targets: Tensor, log_pi: Tensor) -> None:
-        """Add the figures of all codes in states; arguments as of :meth:`_score`."""
+    def _compare(self, h: Tensor, targets: Tensor, log_pi: Tensor, phase: Tensor) -> None:
+        """Add the figures of all codes in states; arguments as of :meth:`_score`, log_pi [N, A]."""
         model, shape = self._model, log_pi.shape
-        logits = model.world(h[:, None].expand(*shape, -1), self._codes.expand(shape)).float()
+        every = (h[:, None].expand(*shape, -1), self._codes.expand(shape), phase[:, None].expand(shape))
+        logits = model.world(*every).float()
         gold = logits.gather(-1, targets[:, None, None].expand(*shape, 1)).squeeze(-1)
         best = logits.argmax(-1)
         # torch.logsumexp takes ten times as long on a CPU.
@@ -300,10 +327,8 @@ class Tally:
         compared = ("composed", "distinct", "reached", "base there")
         if self._drawn:
             self._compare_sample(progress)
-        mean = {
-            name: value / (self.states if name in compared else self.tokens)
-            for name, value in self._sums.items()
-        }
+        count = dict.fromkeys(compared, self.states) | dict.fromkeys(("entropy", "agreed"), self.choices)
+        mean = {name: value / max(1, count.get(name, self.tokens)) for name, value in self._sums.items()}
         if self.states < self.tokens:  # the difference varies less from state to state than either
             mean["composed"] += mean["base"] - mean["base there"]
         used = self.joint.sum(1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cola_agents.model.modeling import NO_INVERSE_DYNAMICS, CoLAForCausalLM, shift_codes
+from cola_agents.model.spans import Spans, find_spans, read_codes
 from cola_agents.train.code_losses import (
     CodeAssignment,
     assign_codes,
@@ -27,8 +28,8 @@ from cola_agents.train.states import StateCache, frozen_states, opened, settings
 from cola_envs.jsonl import JsonObject
 
 WORLD_MODULES = ("inverse_trunk", "inverse_head", "codebook", "merge")
-#: Trained too if the readout has a norm of its own.
-READOUT_MODULES = ("readout_norm",)
+#: Trained too in a model that has them: a norm of the readout's own, and vectors of a span's tokens.
+OPTIONAL_MODULES = ("readout_norm", "phases")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,10 @@ class WorldLoss(StageLoss):
     The batch-marginal regulariser is a function of the mean code distribution of the global batch. With
     several micro-batches the mean is computed first, which takes another forward pass of base and inverse
     dynamics; ``marginal=0`` (the paper's) avoids it.
+
+    For codes that last k tokens each document is divided into spans of k, the first whole one beginning at a
+    random one of its first k tokens. The inverse dynamics reads a span's code where the span ends, with one
+    noise, and the world model predicts all of its tokens under that code.
     """
 
     def __init__(self, model: CoLAForCausalLM, codes: CodeConfig, states: StateCache | None = None) -> None:
@@ -90,8 +95,9 @@ class WorldLoss(StageLoss):
         self, batch: Batch, generators: Sequence[torch.Generator], pooled: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         codes, counted = self.codes, batch.targets != IGNORED
-        h, logits, assigned = self._assign(batch, generators)
-        z = self.model.world_state(h, assigned.straight_through @ self.model.codebook.weight)
+        h, logits, assigned, phase = self._assign(batch, generators)
+        vectors = self.model.vectors(assigned.straight_through @ self.model.codebook.weight, phase)
+        z = self.model.world_state(h, vectors)
         ce = self.token_loss(z, self.model.lm_head, batch.targets)
         loss = ce + codes.entropy * negative_entropy(assigned.probs, counted)
         if self.pools:
@@ -105,13 +111,19 @@ class WorldLoss(StageLoss):
 
     def _assign(
         self, batch: Batch, generators: Sequence[torch.Generator]
-    ) -> tuple[Tensor, Tensor, CodeAssignment]:
-        """Hidden states [B, T, D], shifted code logits [B, T, A] and the codes drawn from them."""
+    ) -> tuple[Tensor, Tensor, CodeAssignment, Tensor | None]:
+        """Hidden states [B, T, D], their spans' code logits [B, T, A], the codes drawn, and phases [B, T]."""
         mask = self.mask(batch)
         h = frozen_states(self.model, self._states, batch, self.mask)
-        logits = shift_codes(self.model.infer(h, mask=mask, positions=batch.positions)).float()
+        logits = self.model.infer(h, mask=mask, positions=batch.positions)
+        spans = random_spans(self.model, batch, generators)
+        logits = (shift_codes(logits) if spans is None else read_codes(logits, spans.end)).float()
         noise = torch.stack([gumbel_noise(logits.shape[1:], generator) for generator in generators])
-        return h, logits, assign_codes(logits, noise.to(logits.device), self.codes.tau)
+        noise = noise.to(logits.device)
+        if spans is not None:
+            noise = read_codes(noise, spans.end)
+        drawn = assign_codes(logits, noise, self.codes.tau)
+        return h, logits, drawn, None if spans is None else spans.phase
 
     def report(self, figures: dict[str, Tensor]) -> dict[str, float]:
         """``world_ce``, and ``code_perplexity`` of the codes without noise."""
@@ -123,6 +135,23 @@ class WorldLoss(StageLoss):
     def settings(self) -> JsonObject:
         codes = {f"codes.{name}": value for name, value in asdict(self.codes).items()}
         return codes | settings_of(self._states)
+
+
+def random_spans(model: CoLAForCausalLM, batch: Batch, generators: Sequence[torch.Generator]) -> Spans | None:
+    """The spans of a batch's documents, each document's beginning in a random phase.
+
+    Args:
+        generators: one for each row.
+
+    Returns:
+        the spans; None for a model whose codes last one token, for which nothing is drawn.
+    """
+    config = model.config
+    if config.span == 1:
+        return None
+    size = batch.ids.shape[1:]
+    drawn = torch.stack([torch.randint(config.span, size, generator=source) for source in generators])
+    return find_spans(config, batch.ids, batch.segments, drawn.to(batch.ids.device))
 
 
 def pretrain_world(
@@ -148,8 +177,8 @@ def pretrain_world(
         the log records; the other arguments and errors are those of
         :func:`cola_agents.train.loop.run_stage`.
     """
-    has_norm = model.config.readout == "normed_difference"
-    trained = trained_parameters(model, WORLD_MODULES + READOUT_MODULES if has_norm else WORLD_MODULES)
+    present = tuple(name for name in OPTIONAL_MODULES if getattr(model, name) is not None)
+    trained = trained_parameters(model, WORLD_MODULES + present)
     with opened(states, model, config.precision) as cache:
         return run_stage(
             "world",
