@@ -71,7 +71,8 @@ class Session(Protocol):
     ) -> Decoded:
         """Return the next token id(s) that the actions [B] give in each row, without appending them.
 
-        ``u`` [B] are uniform numbers in [0, 1) from each row's own stream, needed for ``temperature > 0``.
+        ``u`` [B] are uniform numbers in [0, 1) from each row's own stream, needed for ``temperature > 0``;
+        [B, k] for a session with an attribute ``draws`` = k above 1, whose actions give up to k tokens.
         """
 
     def hidden(self, rows: Sequence[int]) -> np.ndarray:

@@ -106,6 +106,12 @@ class Episodes:
         self.on_task_error = on_task_error
         self._answers = Answers(tasks, on_task_error)
         self.session: Session = backbone.session(self.num_rows)
+        self._draws = int(getattr(self.session, "draws", 1))
+        if self._draws > self.max_tokens:
+            raise ValueError(
+                f"an action of this model writes up to {self._draws} tokens (its span), and an episode has "
+                f"max_tokens={self.max_tokens}: raise max_tokens, or use a model with a shorter span"
+            )
         self._deferring = self.session if isinstance(self.session, DeferringSession) else None
         self.action_mask = np.array(backbone.action_mask(), dtype=bool)
         self.action_space: gym.spaces.Discrete = masked(backbone.action_space, self.action_mask)
@@ -354,7 +360,7 @@ class Episodes:
         taken = np.array(codes, dtype=np.int64)
         try:
             prior = self.session.prior(rows)[np.arange(len(rows)), taken] if self.prior_coef else None
-            u = np.array([state.draw() for state in states]) if self.world_temperature > 0.0 else None
+            u = None if self.world_temperature == 0.0 else self._uniforms(states)
             decoded = self.session.decode(rows, taken, u, self.world_temperature)
         except FloatingPointError as error:
             raise self._located(error, rows, ahead=1) from error
@@ -368,6 +374,12 @@ class Episodes:
         if prior is not None:
             np.add(result[1], self.prior_coef * prior, out=result[1])
         return result
+
+    def _uniforms(self, states: list[Row]) -> np.ndarray:
+        """A number from each row's stream, [B]; of actions that give up to k tokens k numbers, [B, k]."""
+        if self._draws == 1:
+            return np.array([state.draw() for state in states])
+        return np.array([[state.draw() for _ in range(self._draws)] for state in states])
 
     def _advance(
         self, rows: list[int], states: list[Row], codes: list[int], chunks: list[list[int]], observe: bool

@@ -57,5 +57,11 @@ def latent_backbone(tiny_cola: CoLAForCausalLM, tiny_tokenizer: Any) -> LatentBa
 
 
 @pytest.fixture(scope="session")
+def span_backbone(tiny_tokenizer: Any) -> LatentBackbone:
+    """Codes that last three tokens."""
+    return LatentBackbone(tiny.make_spans(), tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
 def token_backbone(tiny_base: LlamaForCausalLM, tiny_tokenizer: Any) -> TokenBackbone:
     return TokenBackbone(tiny_base, tiny_tokenizer)

@@ -119,7 +119,9 @@ class _Backbone:
 
 
 class LatentBackbone(_Backbone):
-    """Actions are codes: the world model turns a code into the next token.
+    """Actions are codes: the world model turns a code into the next token, or the next few.
+
+    A code of a model with a span of k tokens is an action that writes k tokens, fewer where a text ends.
 
     Args:
         model: a :class:`~cola_agents.model.modeling.CoLAForCausalLM`; put in eval mode.
@@ -222,10 +224,19 @@ class TokenBackbone(_Backbone):
 
 
 class LatentSession(Rows):
-    """A session whose actions are codes; uses a :mod:`~cola_agents.decoding.code_table` where possible."""
+    """A session whose actions are codes; uses a :mod:`~cola_agents.decoding.code_table` where possible.
+
+    Codes that last several tokens are decoded piece by piece, never in fixed memory.
+
+    Attributes:
+        draws: the number of uniforms that an action needs under a sampled world, one for each of its tokens.
+    """
 
     def __init__(self, backbone: LatentBackbone, num_rows: int, max_length: int) -> None:
-        super().__init__(backbone.base, num_rows, max_length, backbone.static)
+        config = backbone.model.config
+        self.draws: int = config.span
+        super().__init__(backbone.base, num_rows, max_length, False if self.draws > 1 else backbone.static)
+        self._ends = backbone.tokenizer.end_ids | set(config.span_ends or ())
         self._backbone = backbone
         self._model = backbone.model
         self.num_actions = int(backbone.action_space.n)
@@ -244,11 +255,18 @@ class LatentSession(Rows):
     ) -> Decoded:
         """Codes [B] to tokens: the world model's argmax, or a draw at ``temperature`` with uniforms ``u``.
 
+        A code that lasts k tokens gives k, fewer where one of them ends the text or the span, or the row is
+        full. ``u`` is then [B, k].
+
         Raises:
             FloatingPointError: for token logits that are not finite, naming row and code.
         """
         if temperature > 0 and u is None:
-            raise ValueError(f"a world temperature of {temperature} needs a uniform u for every row")
+            raise ValueError(
+                f"a world temperature of {temperature} needs a uniform u for every token of a row"
+            )
+        if self.draws > 1:
+            return self._decode_spans(rows, np.asarray(actions), u, temperature)
         taken = np.asarray(actions)
         ahead = self.step(rows, taken, world_u=u, temperature=temperature)
         if ahead is not None:
@@ -263,10 +281,44 @@ class LatentSession(Rows):
         self._refuse(best, rows, codes)
         return Decoded(list(to_host(tokens).reshape(-1, 1)))
 
+    def _decode_spans(
+        self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None, temperature: float
+    ) -> Decoded:
+        """:meth:`decode` of codes that last several tokens: the base runs over each before the next."""
+        starts = {row: len(self.tokens[row]) for row in rows}
+        codes = dict(zip(rows, actions.tolist(), strict=True))
+        uniforms = None if u is None else dict(zip(rows, np.asarray(u), strict=True))
+        written: dict[int, list[int]] = {row: [] for row in rows}
+        writing = list(rows)
+        try:
+            for phase in range(self.draws):
+                taken = torch.tensor([codes[row] for row in writing], device=self.device)
+                draws = None
+                if uniforms is not None:
+                    draws = to_device(np.stack([uniforms[row][phase] for row in writing]), self.device)
+                h = self.last(writing)
+                with self.threads:
+                    tokens, best = self.world_tokens(h, taken, draws, temperature, phase)
+                self._refuse(best, writing, taken)
+                for row, token in zip(writing, to_host(tokens).tolist(), strict=True):
+                    written[row].append(token)
+                writing = [
+                    row
+                    for row in writing
+                    if written[row][-1] not in self._ends
+                    and starts[row] + len(written[row]) < self.max_length
+                ]
+                if not writing or phase + 1 == self.draws:
+                    break
+                self.extend(writing, [written[row][-1:] for row in writing])
+        finally:
+            self.step_back(starts)
+        return Decoded([np.array(written[row], dtype=np.int64) for row in rows])
+
     def world_tokens(
-        self, h: Tensor, actions: Tensor, u: Tensor | None, temperature: float
+        self, h: Tensor, actions: Tensor, u: Tensor | None, temperature: float, phase: int = 0
     ) -> tuple[Tensor, Tensor]:
-        logits = self._token_logits(h, actions)
+        logits = self._token_logits(h, actions, phase)
         # A row with NaN or infinity has a maximum that is not finite.
         best = logits.max(-1)
         if temperature == 0 or u is None:
@@ -285,14 +337,14 @@ class LatentSession(Rows):
             self._table = code_table(self._model)
             self._table_possible = self._table is not None
 
-    def _token_logits(self, h: Tensor, codes: Tensor) -> Tensor:
-        """Token logits [..., V] for states [..., D] and codes that broadcast with them."""
+    def _token_logits(self, h: Tensor, codes: Tensor, phase: int = 0) -> Tensor:
+        """Token logits [..., V] for states [..., D] and codes that broadcast with them, in one phase."""
         self._refresh_table()
         if self._table is None:
             shape = torch.broadcast_shapes(h.shape[:-1], codes.shape)
-            logits = self._model.world(h.expand(*shape, -1), codes.expand(shape))
+            logits = self._model.world(h.expand(*shape, -1), codes.expand(shape), phase)
         else:
-            logits = self._table.world(h, codes)
+            logits = self._table.world(h, codes, phase)
         if self._any_unused:
             logits.masked_fill_(self._backbone.unused_ids, float("-inf"))
         return logits
@@ -341,7 +393,10 @@ class LatentSession(Rows):
     def outcomes(
         self, rows: Sequence[int], actions: Sequence[int] | None = None, top_k: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ``top_k`` likeliest tokens under each code, and their log-probs: both [B, A, top_k]."""
+        """The ``top_k`` likeliest tokens under each code, and their log-probs: both [B, A, top_k].
+
+        Of a code that lasts several tokens these are the first of them.
+        """
         chosen = range(int(self._backbone.action_space.n)) if actions is None else actions
         codes = torch.tensor(list(chosen), device=self.device)
         with self.threads:

@@ -23,7 +23,7 @@ from cola_agents.model.modeling import CoLAForCausalLM, MergeLayer
 
 @dataclass(frozen=True)
 class _Layer:
-    """One merge layer: the tables ``gate`` and ``up`` [A, I], and views of its weights."""
+    """One merge layer: the tables ``gate`` and ``up`` [A * k, I], and views of its weights."""
 
     gate: Tensor
     up: Tensor
@@ -36,6 +36,8 @@ class _Layer:
 @dataclass(frozen=True)
 class CodeTable:
     """The term of every code in every merge layer: A * 2 I numbers a layer.
+
+    Of codes that last k tokens there is a term for each of them, in the order of the codes: A * k * 2 I.
 
     It is valid for the weights that it was made of: see :meth:`holds`.
     """
@@ -57,18 +59,21 @@ class CodeTable:
         """Memory of the table, without the weights."""
         return sum(t.numel() * t.element_size() for layer in self.layers for t in (layer.gate, layer.up))
 
-    def world(self, h: Tensor, codes: Tensor) -> Tensor:
-        """As :meth:`CoLAForCausalLM.world`, without a gradient for codebook and merge layers.
+    def world(self, h: Tensor, codes: Tensor, phase: int = 0) -> Tensor:
+        """As :meth:`CoLAForCausalLM.world`, without a gradient for codebook, phases and merge layers.
 
         Args:
             h: hidden states [..., D].
             codes: [...], broadcast with the states. For states [B, 1, D] and codes [A], the products of a
                 state in the first layer are computed once for all codes.
+            phase: the number of tokens that the codes have decided already.
 
         Returns:
             logits [..., V].
         """
         z = h
+        if self.model.phases is not None:
+            codes = codes * self.model.config.span + phase
         for layer in self.layers:
             gate = _sum(layer.gate[codes], z, layer.gate_state)
             up = _sum(layer.up[codes], z, layer.up_state)
@@ -91,6 +96,8 @@ def code_table(model: CoLAForCausalLM) -> CodeTable | None:
     count their changes (made under ``torch.inference_mode``).
     """
     parts = [model.codebook, *(part for layer in model.merge for part in layer.modules())]
+    if model.phases is not None:
+        parts.append(model.phases)
     plain = (nn.Embedding, nn.Linear, MergeLayer)
     if not all(untouched(part) and (type(part) in plain or not list(part.parameters())) for part in parts):
         return None
@@ -101,6 +108,8 @@ def code_table(model: CoLAForCausalLM) -> CodeTable | None:
         return None
     size = model.codebook.embedding_dim
     vectors = model.codebook.weight
+    if model.phases is not None:
+        vectors = (vectors[:, None] + model.phases.weight).flatten(0, 1)
     layers = []
     for layer in _merge_layers(model):
         gate, up = layer.gate_proj.weight, layer.up_proj.weight
@@ -123,6 +132,8 @@ def _merge_layers(model: CoLAForCausalLM) -> Iterator[MergeLayer]:
 
 def _weights(model: CoLAForCausalLM) -> Iterator[Tensor]:
     yield model.codebook.weight
+    if model.phases is not None:
+        yield model.phases.weight
     for layer in _merge_layers(model):
         yield layer.gate_proj.weight
         yield layer.up_proj.weight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +119,7 @@ class Rows:
         self._held = [0] * num_rows  # the number of tokens of each row whose states were computed
         self._behind = False  # whether a row may hold more tokens than that
         self._deferred = False
+        self._beyond: dict[int, list[int]] = {}  # of each row tokens that it does not hold, with their states
         self._taken: list[_Taken] = []
         self._leaving: list[_Taken] = []
         self.followers: weakref.WeakSet[Follower] = weakref.WeakSet()
@@ -167,10 +168,40 @@ class Rows:
         if self._steps is not None:
             self._accept(rows, tokens)
         for row, chunk in zip(rows, tokens, strict=True):
+            beyond = self._beyond.pop(row, ())
             self.tokens[row].extend(chunk)
+            if known := _common_prefix(beyond, chunk):
+                self._regain(row, known)
         self._behind = True
         if not self._deferred:
             self.compute(rows)
+
+    def step_back(self, lengths: Mapping[int, int]) -> None:
+        """Cut rows to earlier lengths, and keep the states of the tokens that go.
+
+        Where :meth:`extend` gives a row the same tokens next, the base does not run over them again. No
+        follower may have read the tokens that go.
+
+        Args:
+            lengths: of each row the number of tokens that stay, at least 1.
+        """
+        for row, length in lengths.items():
+            gone = self.tokens[row][length:]
+            if not gone:
+                continue
+            known = gone[: max(0, self._held[row] - length)]
+            self.tokens[row] = self.tokens[row][:length]
+            self._held[row] = min(self._held[row], length)
+            if known:
+                self._beyond[row] = known
+                self._regain(row, 0)
+
+    def _regain(self, row: int, count: int) -> None:
+        """Count a row's next ``count`` tokens as computed, whose states are there."""
+        assert self._states.data is not None
+        assert self._last is not None
+        self._held[row] += count
+        self._last[row] = self._states.data[row, self._held[row] - 1]
 
     # ---------------------------------------------------------------- steps in fixed memory
 
@@ -354,6 +385,7 @@ class Rows:
         self.tokens[row] = self.tokens[row][:keep]
         self._held[row] = min(self._held[row], keep)
         self._ahead.pop(row, None)
+        self._beyond.pop(row, None)
         self._observations.pop(row, None)
         for follower in self.followers:
             follower.roll_back(row, keep)
@@ -503,7 +535,7 @@ class Rows:
         self.tokens = [[] for _ in range(self.num_rows)]
         self._held, self._behind = [0] * self.num_rows, False
         self._taken, self._leaving = [], []
-        self._ahead, self._observations = {}, {}
+        self._ahead, self._observations, self._beyond = {}, {}, {}
         self.kv.forget_plan()
         for follower in self.followers:
             follower.forget()

@@ -60,9 +60,15 @@ def episodes_of(
     return Episodes(backbone, EachRow(task, num_rows), num_rows=num_rows, max_tokens=max_tokens, **settings)
 
 
+@pytest.fixture(params=["latent", "token", "span"])
+def backbone(request) -> LatentBackbone | TokenBackbone:
+    return request.getfixturevalue(f"{request.param}_backbone")
+
+
 @pytest.fixture(params=["latent", "token"])
-def backbone(request, latent_backbone, token_backbone) -> LatentBackbone | TokenBackbone:
-    return latent_backbone if request.param == "latent" else token_backbone
+def one_token(request) -> LatentBackbone | TokenBackbone:
+    """A backbone whose actions write one token each."""
+    return request.getfixturevalue(f"{request.param}_backbone")
 
 
 def actor_of(backbone):
@@ -106,10 +112,10 @@ def test_hidden_states_are_those_of_one_full_forward(backbone):
 
 
 @torch.no_grad()
-def test_actions_stand_where_they_were_taken_and_explain_the_next_token(backbone):
+def test_actions_stand_where_they_were_taken_and_explain_the_next_token(one_token):
     """The token behind an action is what the action gives there; prompt and task text carry none."""
-    rollout = collect(episodes_of(backbone, Talking, max_tokens=30), actor_of(backbone), seeds=range(8))
-    session = backbone.session(1)
+    rollout = collect(episodes_of(one_token, Talking, max_tokens=30), actor_of(one_token), seeds=range(8))
+    session = one_token.session(1)
     for n in range(len(rollout)):
         length = int(rollout.lengths[n])
         ids = rollout.ids[n, :length].tolist()
@@ -120,21 +126,21 @@ def test_actions_stand_where_they_were_taken_and_explain_the_next_token(backbone
             decoded = session.decode([0], np.array([int(rollout.actions[n, t])]))
             assert int(decoded.tokens[0][0]) == ids[t + 1]
             said.append(ids[t + 1])
-        assert rollout.infos[n]["text"] == backbone.tokenizer.decode(said)
+        assert rollout.infos[n]["text"] == one_token.tokenizer.decode(said)
         assert rollout.infos[n]["num_tokens"] == len(said)
     assert not rollout.actions[~rollout.mask].any()
     assert not rollout.log_probs[~rollout.mask].any()
     assert not rollout.rewards[~rollout.mask].any()
 
 
-def test_task_text_carries_no_action(backbone):
-    rollout = collect(episodes_of(backbone, Talking, max_tokens=60), actor_of(backbone), seeds=range(8))
+def test_task_text_carries_no_action(one_token):
+    rollout = collect(episodes_of(one_token, Talking, max_tokens=60), actor_of(one_token), seeds=range(8))
     spoken = 0
     for n in range(len(rollout)):
         length = int(rollout.lengths[n])
         # Token t + 1 is the agent's where an action stands at t; all else is prompt or task text.
         own = torch.cat([torch.tensor([False]), rollout.mask[n, : length - 1]])
-        others = backbone.tokenizer.decode(rollout.ids[n, :length][~own].tolist())
+        others = one_token.tokenizer.decode(rollout.ids[n, :length][~own].tolist())
         spoken += others.count("You said")
         assert others.startswith("Q: ")
         assert int(own.sum()) == rollout.infos[n]["num_tokens"]
@@ -193,9 +199,9 @@ def test_one_episodes_object_may_be_collected_over_and_over(backbone):
         same_episode(first, i, again, i)
 
 
-def test_a_collection_makes_one_forward_pass_a_step_and_asks_for_no_observation(backbone, monkeypatch):
+def test_a_collection_makes_one_forward_pass_a_step_and_asks_for_no_observation(one_token, monkeypatch):
     pytest.importorskip("numba")
-    episodes, passes, steps = episodes_of(backbone, num_rows=3), [], []
+    episodes, passes, steps = episodes_of(one_token, num_rows=3), [], []
     run = session_module.run_rows
 
     def counted(stack, kv, chunk, **inputs):
@@ -205,7 +211,7 @@ def test_a_collection_makes_one_forward_pass_a_step_and_asks_for_no_observation(
 
     monkeypatch.setattr(session_module, "run_rows", counted)
     monkeypatch.setattr(episodes, "_observe", lambda rows: pytest.fail("an observation was asked for"))
-    collect(episodes, actor_of(backbone), seeds=range(9), on_step=lambda **seen: steps.append(seen))
+    collect(episodes, actor_of(one_token), seeds=range(9), on_step=lambda **seen: steps.append(seen))
     assert len(passes) == len(steps) + 1, "one for each step's actions, and one for the last tokens"
     assert any(min(widths) == 1 < max(widths) for widths in passes), "prompts ran beside single tokens"
 
