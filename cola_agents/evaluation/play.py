@@ -226,9 +226,9 @@ class Outlook:
     """What each code would say next.
 
     Attributes:
-        words: the text of each code's likeliest token, A of them.
+        words: the text of each code's likeliest token, or tokens where it writes several, A of them.
         prior: the policy's probability of each code, [A].
-        certain: the world model's probability of that token under the code, [A].
+        certain: the world model's probability of that token, the first of several, under the code, [A].
     """
 
     words: list[str]
@@ -242,6 +242,11 @@ class Outlook:
         decode, ends = episodes.backbone.tokenizer.decode, end_ids(episodes.backbone.tokenizer)
         tokens = ids[0, :, 0].tolist()
         words = ["<end>" if token in ends else decode([token]) for token in tokens]
+        if getattr(episodes.session, "draws", 1) > 1:
+            spans = [
+                episodes.session.decode([row], np.array([code])).tokens[0] for code in range(len(tokens))
+            ]
+            words = [decode(span.tolist()) + "<end>" * (int(span[-1]) in ends) for span in spans]
         return cls(words, prior, np.exp(log_probs[0, :, 0]))
 
     def groups(self) -> dict[str, list[int]]:

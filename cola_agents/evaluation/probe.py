@@ -117,7 +117,12 @@ def held_out_cross_entropy(agent: Agent, *, num_batches: int = 4) -> float:
         read = backbone.base(batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False)
         h = read.last_hidden_state
         features = actor.encode(batch.ids, h, mask=batch.mask, positions=batch.positions)
-        log_actions = actor.logits(features[where]).log_softmax(-1)
-        total -= backbone.compose(h[where], log_actions, targets).sum().item()
+        if isinstance(backbone, LatentBackbone) and backbone.model.phases is not None:
+            log_actions = actor.logits(features).log_softmax(-1)
+            composed = backbone.model.compose_spans(h, log_actions, batch.ids, batch.segments)[where]
+        else:
+            log_actions = actor.logits(features[where]).log_softmax(-1)
+            composed = backbone.compose(h[where], log_actions, targets)
+        total -= composed.sum().item()
         count += len(targets)
     return total / count if count else float("nan")

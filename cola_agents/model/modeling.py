@@ -513,16 +513,36 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             [B, T - 1] log-probabilities of ``ids[:, 1:]``.
         """
         h = self.hidden(ids, mask=mask)
-        log_pi = self.policy(h, mask=mask).float().log_softmax(-1)[:, :-1]
-        targets = ids[:, 1:].flatten()
-        if self.phases is None:
-            composed = self.compose(h[:, :-1].flatten(0, 1), log_pi.flatten(0, 1), targets, chunk=chunk)
-            return composed.view(ids.shape[0], -1)
-        real = mask.long() if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        spans = find_spans(self.config, ids, real)
-        phase = spans.phase[:, :-1].flatten()
-        log_probs = self.code_log_probs(h[:, :-1].flatten(0, 1), targets, phase, chunk=chunk).view_as(log_pi)
-        return (code_posterior(log_pi, log_probs, spans.start[:, :-1]) + log_probs).logsumexp(-1)
+        log_pi = self.policy(h, mask=mask).float().log_softmax(-1)
+        if self.phases is not None:
+            real = mask.long() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+            return self.compose_spans(h, log_pi, ids, real, chunk=chunk)[:, :-1]
+        composed = self.compose(
+            h[:, :-1].flatten(0, 1), log_pi[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), chunk=chunk
+        )
+        return composed.view(ids.shape[0], -1)
+
+    @torch.no_grad()
+    def compose_spans(
+        self, h: Tensor, log_pi: Tensor, ids: Tensor, segments: Tensor | None = None, *, chunk: int = 256
+    ) -> Tensor:
+        """:meth:`compose` for rows of text under codes that last several tokens.
+
+        Args:
+            h: hidden states [B, T, D].
+            log_pi: log-probabilities of the codes [B, T, A].
+            ids: token ids [B, T].
+            segments: index of a token's document within its row [B, T]; None for one document a row.
+            chunk: as in :meth:`compose`.
+
+        Returns:
+            [B, T] log-probabilities of the tokens that follow, shared out to the tokens of a span as in
+            :meth:`composed_log_prob`; meaningless at the end of a document.
+        """
+        spans = find_spans(self.config, ids, segments)
+        following, phase = ids.roll(-1, 1).flatten(), spans.phase.flatten()
+        log_probs = self.code_log_probs(h.flatten(0, 1), following, phase, chunk=chunk).view_as(log_pi)
+        return (code_posterior(log_pi, log_probs, spans.start) + log_probs).logsumexp(-1)
 
     @torch.no_grad()
     def compose(

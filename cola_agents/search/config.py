@@ -40,8 +40,10 @@ class SearchConfig:
             node.
         discount: discount factor per action.
         width: edges per node, for the likeliest actions; None for all actions.
-        span: actions per edge: the first identifies the edge, the others are the policy's likeliest.
-        merge: merge codes that give the same token into one edge; only without world temperature.
+        span: actions per edge: the first identifies the edge, the others are the policy's likeliest. An edge
+            ends early where the episode does. (``CoLAConfig.span`` is the number of tokens of an action.)
+        merge: merge codes that give the same token into one edge; only without world temperature, and never
+            codes that last several tokens.
         noise, noise_share: concentration (0 for none) and share of the Dirichlet noise on the root's priors.
         rewards: ``"environment"``: the search reads the task's rewards, as in training. ``"estimated"``: it
             does not; the value of a finished episode is the evaluator's value of its last action, or that of

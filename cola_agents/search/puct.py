@@ -164,7 +164,9 @@ class _PUCT:
         self.num_actions = int(episodes.action_space.n)
         width = min(config.width or self.num_actions, int(episodes.action_mask.sum()))
         self.forest = Forest(len(rows), config.simulations + 1, width)
-        self.merge = config.merge and episodes.backbone.level == "latent" and episodes.world_temperature == 0
+        # The first token of a code that lasts several does not tell what the code writes.
+        alike = episodes.world_temperature == 0 and getattr(episodes.session, "draws", 1) == 1
+        self.merge = config.merge and episodes.backbone.level == "latent" and alike
         #: Per tree and node the sum of the task's rewards from the root, for the endings' ``reward``.
         self.reward_sums: list[list[float]] = [[] for _ in rows]
         #: Per tree and node the evaluator's action values, used where rewards are estimated.
