@@ -74,6 +74,13 @@ _OPTIONS: dict[str, JsonObject] = {
     "--inverse-layers": {"dest": "num_inverse_layers", "type": int},
     "--merge-layers": {"dest": "num_merge_layers", "type": int},
     "--policy-layers": {"dest": "num_policy_layers", "type": int},
+    "--span": {"type": int, "help": "tokens that one code decides (1)"},
+    "--span-ends": {
+        "type": int,
+        "nargs": "+",
+        "metavar": "ID",
+        "help": "token ids that end a span early, e.g. those of a line break",
+    },
     "--readout": {"choices": ("difference", "state", "normed_difference")},
     "--tau": {"type": float, "help": "Gumbel temperature"},
     "--entropy": {"type": float, "help": "weight of the per-position regulariser"},
@@ -133,6 +140,7 @@ _CONFIG += ("--attention", "--liger", "--compile")
 _STAGE = ("--seed", *_START, "--long", "--preset", *_LENGTHS, *_CONFIG, "--whole")
 _HELD_OUT = ("--held-out", "--held-out-tokens")
 _GROW = ("--codes", "--inverse-layers", "--merge-layers", "--policy-layers", "--readout")
+_GROW += ("--span", "--span-ends")
 _CODES = ("--tau", "--entropy", "--marginal")
 _TUNE = ("--under", "--no-reclone", "--lora-rank", "--lora-alpha", "--keep-adapters")
 _OUTCOME = (*_START, "--agent", "--steps", "--rows", "--lr", "--seed", "--trunk", "--held-out-problems")

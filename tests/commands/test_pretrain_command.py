@@ -134,6 +134,17 @@ def test_world_policy_and_fta_run_one_after_another_on_own_text(start, tmp_path,
     assert "is finished: nothing to do" in capsys.readouterr().out
 
 
+def test_a_span_is_grown_kept_and_not_changed(start, tmp_path, capsys):
+    argv = ("--data", start / "text.txt", "--steps", "1", *SHORT)
+    grown = ("--span", "3", "--span-ends", "7", "5")
+    assert pretrain("world", "--model", start / "base", "--out", tmp_path / "w", *argv, *grown) == 0
+    assert pretrain("policy", "--model", tmp_path / "w", "--out", tmp_path / "p", *argv) == 0
+    config = CoLAForCausalLM.from_pretrained(tmp_path / "p").config
+    assert (config.span, config.span_ends) == (3, [5, 7])
+    assert pretrain("world", "--model", tmp_path / "p", "--out", tmp_path / "n", *argv, "--span", "2") == 2
+    assert "--span cannot be changed" in capsys.readouterr().err
+
+
 def test_a_stopped_run_goes_on_to_the_same_weights_by_the_same_command(start, tmp_path, monkeypatch):
     """Stopped in either stage of FTA-I, at a step that is no checkpoint."""
 
