@@ -64,7 +64,7 @@ class RankSession(LatentSession):
 
     _backbone: RankBackbone
 
-    def _token_logits(self, h: Tensor, codes: Tensor) -> Tensor:
+    def _token_logits(self, h: Tensor, codes: Tensor, phase: int = 0) -> Tensor:
         logits = self._backbone.token_logits(h)
         best = logits.topk(int(self._backbone.action_space.n), dim=-1).indices
         shape = torch.broadcast_shapes(h.shape[:-1], codes.shape)
