@@ -70,21 +70,13 @@ def fit(
         name: of the bar and of errors.
 
     Raises:
-        ValueError: where all episodes have one reward, or no held-out problem has answers with different
-            rewards.
+        ValueError: where no held-out problem has answers with different rewards.
         FloatingPointError: when the loss is not finite, naming the step.
     """
 
     def ordering(episodes: Rollout) -> float | None:
         return within_problems(ending_values, episodes)
 
-    rewards = rollout.episode_rewards.unique()
-    if len(rewards) < 2:
-        raise ValueError(
-            f"{name}: all {len(rollout)} recorded answers earn a reward of {rewards[0].item():g}, so that "
-            "nothing tells good ones from bad: record more answers, or answers to problems that are solved "
-            "at times"
-        )
     with fitting_threads(model):
         if held_out is not None and ordering(held_out) is None:
             raise ValueError(

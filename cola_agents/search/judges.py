@@ -193,8 +193,15 @@ def train_outcome(
         held_out, watch: as in :func:`~cola_agents.search.fitting.fit`.
 
     Raises:
+        ValueError: where all answers are right, or all are wrong.
         ValueError, FloatingPointError: as :func:`~cola_agents.search.fitting.fit`.
     """
+    number = int((rollout.episode_rewards > 0).sum())
+    if number in (0, len(rollout)):
+        raise ValueError(
+            f"{number} of {len(rollout)} recorded answers earn a reward, so that nothing tells good ones from "
+            "bad: record more answers, or answers to problems that are solved at times"
+        )
 
     def loss(batch: Rollout) -> tuple[Tensor, dict[str, float]]:
         right = (batch.episode_rewards > 0).float()

@@ -114,7 +114,7 @@ def test_answers_that_all_earn_the_same_teach_nothing_and_are_refused(
 ) -> None:
     rollout = played(latent_backbone, count=8)
     rollout = replace(rollout, rewards=torch.zeros_like(rollout.rewards))
-    with pytest.raises(ValueError, match="all 8 recorded answers earn a reward of 0, so that nothing tells"):
+    with pytest.raises(ValueError, match="0 of 8 recorded answers earn a reward, so that nothing tells"):
         train_outcome(OutcomeModel.over(latent_backbone), rollout, FitConfig(steps=1))
 
 
