@@ -199,8 +199,8 @@ def train_outcome(
     number = int((rollout.episode_rewards > 0).sum())
     if number in (0, len(rollout)):
         raise ValueError(
-            f"{number} of {len(rollout)} recorded answers earn a reward, so that nothing tells good ones from "
-            "bad: record more answers, or answers to problems that are solved at times"
+            f"{number} of {len(rollout)} recorded answers earn a reward, so that nothing tells good from "
+            "bad ones: record more answers, or answers to problems that are solved at times"
         )
 
     def loss(batch: Rollout) -> tuple[Tensor, dict[str, float]]:
