@@ -23,7 +23,7 @@ from cola_envs.segments import StopStrings
 from cola_envs.spaces import masked
 from cola_envs.state import Row, State
 from cola_envs.task import TaskBatch, Turn
-from cola_envs.text import begun, largest_id
+from cola_envs.text import largest_id, with_start_ids
 
 Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Info]]
 
@@ -526,7 +526,7 @@ class Episodes:
         limit = self.session.max_length
         if not ids:
             raise ValueError(f"the prompt of row {row} has no tokens; a task must return a non-empty text")
-        ids = begun(self.backbone.tokenizer, ids)
+        ids = with_start_ids(self.backbone.tokenizer, ids)
         if len(ids) >= limit:
             raise ValueError(
                 f"the prompt of row {row} has {len(ids)} tokens and the context holds {limit}, which leaves "

@@ -80,9 +80,9 @@ def identity(info: Info) -> str:
 def given_answer(info: Info) -> str | None:
     """The agent's answer in a task's ``info``: ``answer`` if there is also ``gold``, else ``given``."""
     answer = info.get("answer") if "gold" in info else info.get("given")
-    return None if untold(answer) else str(answer)
+    return None if is_missing(answer) else str(answer)
 
 
-def untold(value: object) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a field of ``info`` is empty: None, or ``""`` for a text."""
     return value is None or value == ""

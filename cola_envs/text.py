@@ -20,7 +20,7 @@ def largest_id(tokenizer: Tokenizer) -> int:
     return int(getattr(tokenizer, "largest_id", len(tokenizer) - 1))
 
 
-def begun(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+def with_start_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """``ids`` of a text at the beginning of a context, with the tokenizer's ``start_ids`` in front, if any.
 
     They are not added if the text already begins with them, as the output of a chat template does.

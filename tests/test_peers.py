@@ -56,7 +56,7 @@ def rollout(agent):
 
 def gradients_of_ours(agent, rollout):
     agent.optimiser.zero_grad()
-    loss, _ = agent.loss(agent.judge(rollout))
+    loss, _ = agent.loss(agent.batch_of(rollout))
     loss.backward()
     return {name: p.grad.clone() for name, p in agent.actor.named_parameters()}
 
@@ -92,7 +92,7 @@ def test_that_comparison_notices_other_rewards(agent, rollout):
 
 
 def test_rows_hold_prefixes_actions_and_our_advantages(agent, rollout):
-    batch = agent.judge(rollout)
+    batch = agent.batch_of(rollout)
     peer = rows_beside(agent, rollout, SETTING, passes=1, batch_size=2)
     buffer = peer.rollout_buffer
     mask = rollout.mask

@@ -207,7 +207,7 @@ class TurnPPO(PPO):
 
     def once(self, rollout: Rollout) -> None:
         """A whole update from episodes: KL, values, advantages, and every gradient step."""
-        self.train_on(self.judge(rollout))
+        self.train_on(self.batch_of(rollout))
 
 
 class TaskRewards:

@@ -84,7 +84,7 @@ def rows_beside(
 ) -> sb3.PPO:
     """The per-token rows of a rollout, with the agent's weights, values and options."""
     o: Any = agent.options
-    batch: Batch = agent.judge(rollout)
+    batch: Batch = agent.batch_of(rollout)
     assert batch.values is not None
     with torch.no_grad():
         rewards = rollout.rewards - agent.kl_coef * agent.policy.kl(rollout)

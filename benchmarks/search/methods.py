@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cola_agents.common.files import write_json
-from cola_agents.search.baselines import Tries, beam_search
+from cola_agents.search.baselines import CompleteEpisodes, beam_search
 from cola_agents.search.config import Ending, SearchConfig
 from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
@@ -87,7 +87,7 @@ Method = Callable[[Stage, list[int]], list[list[Ending]]]
 
 
 def _greedy(stage: Stage, rows: list[int]) -> list[list[Ending]]:
-    tries = Tries(stage.episodes, rows, stage.policy, stage.q)
+    tries = CompleteEpisodes(stage.episodes, rows, stage.policy, stage.q)
     tries.play(temperature=0.0)
     return tries.endings
 
@@ -95,7 +95,7 @@ def _greedy(stage: Stage, rows: list[int]) -> list[list[Ending]]:
 def _tries(by: str | None = None) -> Method:
     def run(stage: Stage, rows: list[int]) -> list[list[Ending]]:
         judge = stage.judges[by] if by else None
-        tries = Tries(stage.episodes, rows, stage.policy, stage.q, seed=stage.seed, judge=judge)
+        tries = CompleteEpisodes(stage.episodes, rows, stage.policy, stage.q, seed=stage.seed, judge=judge)
         while which := [i for i in range(len(rows)) if tries.new_tokens[i] < stage.budget]:
             tries.play(which=which)
         return tries.endings

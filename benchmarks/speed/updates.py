@@ -34,7 +34,7 @@ class MeasuredPPO(PPO):
 
     def once(self, rollout: Rollout) -> None:
         """Values, advantages, and one gradient step on all of the rollout."""
-        self.train_on(self.judge(rollout))
+        self.train_on(self.batch_of(rollout))
 
 
 class OwnTypeAdam:

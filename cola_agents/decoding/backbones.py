@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cola_agents.decoding.code_table import CodeTable, code_table
-from cola_agents.decoding.session import Follower, NotFiniteError, Rows, copied, not_finite
+from cola_agents.decoding.finite import NotFiniteError, not_finite
+from cola_agents.decoding.follower import Follower
+from cola_agents.decoding.session import Rows, copied
 from cola_agents.decoding.static import DeviceAct, DeviceRows
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import capped, check_family

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,28 +14,13 @@ from torch import Tensor, nn
 
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicySession
+from cola_agents.decoding.finite import NotFiniteError, not_finite
+from cola_agents.decoding.follower import Follower
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
 from cola_agents.decoding.static import Ahead, DeviceAct, DeviceRows, Draw, Steps
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import check_family
-
-
-class NotFiniteError(FloatingPointError):
-    """NaN or infinity in row ``row``."""
-
-    def __init__(self, row: int, message: str) -> None:
-        super().__init__(message)
-        self.row = row
-
-
-def not_finite(values: Tensor) -> list[int]:
-    """The indices along the first dimension of [B, ...] of entries with NaN or infinity."""
-    # A sum with NaN or infinity is not finite, and checking one number is faster. If a sum of finite values
-    # overflows, the entries are checked one by one, too.
-    if math.isfinite(values.sum(dtype=torch.float32)):
-        return []
-    return (~torch.isfinite(values)).reshape(len(values), -1).any(-1).nonzero().flatten().tolist()
 
 
 @dataclass
@@ -54,23 +38,6 @@ class _Taken:
     start: int
     tokens: list[int]
     states: Tensor
-
-
-@dataclass
-class _LastTaken:
-    """A copy of a follower's state at a row's last token that waits for the follower's next pass.
-
-    Attributes:
-        row: the row.
-        start: the number of the row's tokens that the follower had run over.
-        states: the base's states of all of the row's tokens, [T, D].
-        last: [D].
-    """
-
-    row: int
-    start: int
-    states: Tensor
-    last: Tensor
 
 
 class Rows:
@@ -469,7 +436,7 @@ class Rows:
         for row in rows:
             self._held[row] = len(self.tokens[row])
 
-    def _every(self, rows: Sequence[int]) -> bool:
+    def every(self, rows: Sequence[int]) -> bool:
         """Whether ``rows`` are all rows in order, so that nothing needs to be gathered."""
         return len(rows) == self.num_rows and list(rows) == self._order
 
@@ -484,9 +451,14 @@ class Rows:
             return self._states.data[index, at]
         if self._last is None:
             raise RuntimeError("the session holds no tokens yet: load() its rows first")
-        if self._every(rows):
+        if self.every(rows):
             return self._last
         return self._last[list(rows)]
+
+    def at(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Hidden states at ``positions`` of ``rows``, of one shape; after a row's end any state."""
+        assert self._states.data is not None
+        return self._states.data[rows, positions.clamp_max(self._states.data.shape[1] - 1)]
 
     def hidden(self, rows: Sequence[int]) -> np.ndarray:
         """Hidden states at the rows' last tokens, [B, D] float32."""
@@ -539,134 +511,6 @@ class Rows:
         self.kv.forget_plan()
         for follower in self.followers:
             follower.forget()
-
-
-class Follower:
-    """A decoder stack over a session's hidden states, with its own cache.
-
-    It is lazy: :meth:`features` runs the stack over the tokens that the rows have gained since the last call.
-    """
-
-    def __init__(self, session: Rows, trunk: nn.Module) -> None:
-        self._session = weakref.proxy(session)
-        self.trunk = trunk
-        self._fixed = session.kv.spare > 0
-        self.kv = KVRows(session.num_rows, session.max_length, session.kv.spare)
-        self._last: Tensor | None = None
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop the cache, for example after a change of the trunk's weights."""
-        self.drop_taken()
-        self._held = [0] * self._session.num_rows
-        if self._fixed:  # the memory stays where it is
-            self.kv.forget_plan()
-        else:
-            self.kv = KVRows(self._session.num_rows, self._session.max_length)
-            self._last = None
-
-    @property
-    def last(self) -> Tensor:
-        """The trunk's state at each row's last token, [R + 1, D], of a session that steps in fixed memory."""
-        assert self._last is not None
-        return self._last
-
-    def keeps_up(self, rows: Sequence[int]) -> bool:
-        """Whether the trunk has run over all tokens of ``rows``, and can step in fixed memory."""
-        if self._last is None or self.kv.plan_for(self.trunk) is None:
-            return False
-        return all(self._held[row] == len(self._session.tokens[row]) for row in rows)
-
-    def gain(self, row: int) -> None:
-        """Count a token that a step has run the trunk over."""
-        self._held[row] += 1
-
-    def roll_back(self, row: int, length: int) -> None:
-        """Drop a row's cache from its token ``length - 1`` on, which is the last that the session kept."""
-        self._held[row] = min(self._held[row], max(0, length - 1))
-
-    def drop_taken(self) -> None:
-        """Forget the states that :meth:`take` promised."""
-        self._leaving: list[_LastTaken] = []
-
-    def take(self, row: int) -> Tensor:
-        """A copy of the trunk's hidden state at a row's last token, [D].
-
-        In a :meth:`Rows.deferred` block it is filled in by the next :meth:`features`, also if the row is
-        loaded with another text before.
-        """
-        session, start = self._session, self._held[row]
-        missing = len(session.tokens[row]) - start
-        if not 0 < missing <= LONGEST or self.kv.fused_for(self.trunk) is None:
-            return self.features([row])[0].clone()
-        states = session.take(row)
-        taken = _LastTaken(row, start, states, states.new_empty(states.shape[-1]))
-        self._leaving.append(taken)
-        return taken.last
-
-    def features(self, rows: Sequence[int] | DeviceRows) -> Tensor:
-        """The trunk's hidden state at each row's last token, [B, D], in the model's dtype."""
-        if isinstance(rows, DeviceRows):
-            return self.last[rows.index]
-        self.catch_up(rows)
-        if self._last is None:
-            raise RuntimeError("the session holds no tokens yet: load() its rows first")
-        if self._session._every(rows):
-            return self._last[: len(rows)]
-        return self._last[to_device(list(rows), self._last.device)]
-
-    @torch.no_grad()
-    def catch_up(self, rows: Sequence[int]) -> None:
-        """Run the trunk over all tokens of ``rows`` that it has not seen."""
-        self._session.drop_ahead(rows)
-        leaving, self._leaving = self._leaving, []
-        self._session.compute(None if leaving else rows)
-        members = [text.row for text in leaving] + list(rows)
-        starts = [text.start for text in leaving] + [self._held[row] for row in rows]
-        ends = [len(text.states) for text in leaving] + [len(self._session.tokens[row]) for row in rows]
-        widths = [end - start for start, end in zip(starts, ends, strict=True)]
-        for group, chunk in self.kv.passes(self.trunk, members, starts, widths):
-            texts = [text for i, text in enumerate(leaving) if i in group]
-            self._catch_up(chunk, texts, [members[i] for i in group])
-
-    def _catch_up(self, chunk: Chunk | Packed, leaving: Sequence[_LastTaken], rows: list[int]) -> None:
-        """Run one pass over new tokens of rows, the first of which are of texts that are ``leaving``."""
-        session = self._session
-        index, at = chunk.where
-        if max(chunk.widths) == 1 and not leaving:
-            h = session.last(rows).reshape(*at.shape, -1)
-        else:
-            # The pads of a short row have positions after its end.
-            states = session._states.data
-            h = states[index, at.clamp_max(states.shape[1] - 1)]
-        if leaving:
-            gone = torch.cat([text.states[text.start :] for text in leaving])
-            h[: len(gone)] = gone
-        with session.threads:
-            out = run_rows(self.trunk, self.kv, chunk, inputs_embeds=h)
-        last, changed, widths = chunk.ends(out), chunk.rows, chunk.widths
-        bad = not_finite(last)
-        if bad:
-            starts = [text.start for text in leaving] + [self._held[row] for row in rows[len(leaving) :]]
-            for i in bad:
-                self.kv.erase(rows[i], starts[i])
-            row = rows[bad[0]]
-            left = bad[0] < len(leaving)
-            where = "before its next text" if left else f"at its last token, {session.tokens[row][-1]}"
-            raise NotFiniteError(row, f"the policy's state of row {row} is not finite {where}")
-        if leaving:
-            for text, state in zip(leaving, last, strict=False):
-                text.last.copy_(state)
-            rows, last, widths = rows[len(leaving) :], last[len(leaving) :], widths[len(leaving) :]
-            changed = torch.tensor(rows, dtype=torch.long)
-        if changed is None and not self._fixed:
-            self._last = last
-        else:
-            if self._last is None:
-                self._last = out.new_zeros(session.num_rows + self.kv.spare, out.shape[-1])
-            self._last[slice(session.num_rows) if changed is None else changed] = last
-        for row, count in zip(rows, widths, strict=True):
-            self._held[row] += count
 
 
 def copied(states: Tensor) -> np.ndarray:

@@ -62,7 +62,7 @@ class DeviceRows:
 
 
 class Reader(Protocol):
-    """A follower, as a step runs it; see :class:`~.session.Follower`."""
+    """A follower, as a step runs it; see :class:`~.follower.Follower`."""
 
     trunk: nn.Module
     kv: KVRows

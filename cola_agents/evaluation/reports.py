@@ -19,8 +19,8 @@ from cola_envs.fields import (
     failures,
     given_answer,
     identity,
+    is_missing,
     mean_scores,
-    untold,
 )
 from cola_envs.jsonl import JsonObject
 from cola_envs.shown import shown_line
@@ -106,7 +106,7 @@ def _about(infos: Sequence[Info]) -> JsonObject:
 def _values(infos: Sequence[Info], fields: Sequence[str]) -> object:
     """The value of the first field that any info has, or a sorted list where the infos differ."""
     for field in fields:
-        values = {repr(info[field]): info[field] for info in infos if not untold(info.get(field))}
+        values = {repr(info[field]): info[field] for info in infos if not is_missing(info.get(field))}
         if values:
             return (
                 next(iter(values.values())) if len(values) == 1 else [values[key] for key in sorted(values)]

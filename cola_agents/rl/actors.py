@@ -19,7 +19,8 @@ from torch.nn.utils import skip_init
 
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone, PolicySession, missing
-from cola_agents.decoding.session import Follower, Rows, last_states
+from cola_agents.decoding.follower import Follower
+from cola_agents.decoding.session import Rows, last_states
 from cola_agents.decoding.static import DeviceAct
 from cola_agents.model.families import Mask, decoder_mask
 from cola_agents.model.lora import add_adapters, shared_copy

@@ -71,10 +71,10 @@ class PPO(Agent):
     options: PPOOptions
 
     def batch(self) -> Batch:
-        return self.judge(self.play(*self.draw_seeds(self.options.episodes)))
+        return self.batch_of(self.play(*self.draw_seeds(self.options.episodes)))
 
     @torch.no_grad()
-    def judge(self, rollout: Rollout) -> Batch:
+    def batch_of(self, rollout: Rollout) -> Batch:
         """Compute values, advantages and returns at every decision of some episodes."""
         o = self.options
         totals = rollout.episode_rewards

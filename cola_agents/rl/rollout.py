@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicySession, missing
-from cola_agents.decoding.session import NotFiniteError, Rows
+from cola_agents.decoding.finite import NotFiniteError
+from cola_agents.decoding.session import Rows
 from cola_agents.decoding.static import DeviceAct, Draw
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.sampling import sample

@@ -17,7 +17,7 @@ from cola_envs.episodes import Episodes
 from cola_envs.fields import TEXT
 
 
-class Tries:
+class CompleteEpisodes:
     """Complete episodes from the current states of rows: greedy, best of n, and majority vote.
 
     Args:

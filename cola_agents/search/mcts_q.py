@@ -122,7 +122,8 @@ def mcts_q(
         FloatingPointError: where logits or action values are not finite, naming row and action. A logit may
             be -inf, for an action that is never taken.
 
-    An exception raised during the search carries the result so far as ``error.found``; the rows are restored.
+    An exception raised during the search carries the result so far as ``error.partial_result``; the rows are
+    restored.
 
     Source: CoLA (arXiv 2503.21383), MCTS-Q; constants and details from the official code.
     """

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cola_agents.decoding.session import NotFiniteError
+from cola_agents.decoding.finite import NotFiniteError
 from cola_agents.model.sampling import sample
 from cola_agents.search.config import Ending
 from cola_envs.episodes import Episodes

@@ -60,7 +60,8 @@ def search(
         FloatingPointError: where the policy or Q-function of a RolloutEvaluator gives a value that is not
             finite, naming row and action.
 
-    An exception raised during the search carries the result so far as ``error.found``; the rows are restored.
+    An exception raised during the search carries the result so far as ``error.partial_result``; the rows are
+    restored.
     """
     config = config or SearchConfig()
     rows = list(rows)
@@ -102,7 +103,7 @@ def run_search(episodes: Episodes, rows: Sequence[int], algorithm: Search) -> Se
         except KeyboardInterrupt:
             interrupted = True
         except Exception as error:
-            result = error.found = algorithm.result(True)  # type: ignore[attr-defined]
+            result = error.partial_result = algorithm.result(True)  # type: ignore[attr-defined]
             raise
         result = algorithm.result(interrupted)
         return result
@@ -110,7 +111,7 @@ def run_search(episodes: Episodes, rows: Sequence[int], algorithm: Search) -> Se
         try:
             episodes.restore(rows, states)
         except Exception as error:
-            error.found = result  # type: ignore[attr-defined]
+            error.partial_result = result  # type: ignore[attr-defined]
             raise
 
 

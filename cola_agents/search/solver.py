@@ -122,7 +122,7 @@ class MCTS:
 
         Raises:
             ValueError: without seeds, or where the number of problem seeds differs.
-            Exception: as the search; ``error.found`` is the result of the problems so far.
+            Exception: as the search; ``error.partial_result`` is the result of the problems so far.
         """
         seeds = list(seeds)
         if not seeds:
@@ -143,9 +143,9 @@ class MCTS:
                     raise
                 results[-1] = replace(results[-1], interrupted=True)
             except Exception as error:
-                partial = [error.found] if hasattr(error, "found") else []
+                partial = [error.partial_result] if hasattr(error, "partial_result") else []
                 if results or partial:
-                    error.found = SearchResult.joined([*results, *partial])  # type: ignore[attr-defined]
+                    error.partial_result = SearchResult.joined([*results, *partial])  # type: ignore[attr-defined]
                 raise
             if results[-1].interrupted:
                 break

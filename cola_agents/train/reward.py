@@ -31,7 +31,7 @@ from cola_agents.model.text import PlainTokenizer
 from cola_agents.rl.losses import alike
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
-from cola_envs.text import begun
+from cola_envs.text import with_start_ids
 
 
 class RewardModel:
@@ -122,7 +122,7 @@ def encode(tokenizer: PlainTokenizer, prompt: str, response: str, max_length: in
     """
     text = [*tokenizer.encode(prompt), *tokenizer.encode(response)]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids = [*begun(tokenizer, text), *end]
+    ids = [*with_start_ids(tokenizer, text), *end]
     start = ids[: min(len(tokenizer.start_ids), max_length - 1)]
     return [*start, *ids[len(start) :][len(start) - max_length :]] or [0]
 

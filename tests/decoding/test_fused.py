@@ -24,10 +24,10 @@ from transformers import (
 
 from cola_agents.decoding import fused
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.decoding.finite import NotFiniteError
 from cola_agents.decoding.fused import Packed, fused_stack
 from cola_agents.decoding.kv import Chunk, KVRows, run_rows
 from cola_agents.decoding.lean import plan
-from cola_agents.decoding.session import NotFiniteError
 from tests import tiny
 from tests.decoding.test_lean import SHAPES, stack_of
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.decoding.session import NotFiniteError
+from cola_agents.decoding.finite import NotFiniteError
 from tests import tiny
 
 

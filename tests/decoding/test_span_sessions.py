@@ -11,7 +11,7 @@ import torch
 
 from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.decoding.code_table import code_table
-from cola_agents.decoding.session import NotFiniteError
+from cola_agents.decoding.finite import NotFiniteError
 from cola_agents.model.sampling import sample
 from cola_envs import EachRow, Episodes, Turn
 from tests import tiny

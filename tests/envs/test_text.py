@@ -12,7 +12,7 @@ from cola_envs import EachRow, Episodes
 from cola_envs.render import transcript
 from cola_envs.testing import FakeBackbone
 from cola_envs.testing.fake import ByteTokenizer
-from cola_envs.text import begun, end_ids, largest_id
+from cola_envs.text import end_ids, largest_id, with_start_ids
 from tests.envs.tiny import Talk, write
 
 TURN_END, START, OTHER = ord("$") + 1, ord("^") + 1, ord("~") + 1
@@ -39,7 +39,7 @@ def test_a_tokenizer_that_says_no_more_than_the_protocol_asks_goes_on_to_work():
     plain = ByteTokenizer()
     assert end_ids(plain) == {0}
     assert largest_id(plain) == 256
-    assert begun(plain, [1, 2]) == [1, 2]
+    assert with_start_ids(plain, [1, 2]) == [1, 2]
     plain.eos_token_id = None
     assert end_ids(plain) == frozenset()
 
@@ -87,8 +87,8 @@ def test_a_context_begins_once_and_at_its_start_alone():
     assert episodes.tokens(0)[0] == START
     assert episodes.tokens(0).count(START) == 1
     assert episodes.prompt_length(0) == 1 + len("Talk!\n")
-    assert begun(Several(), [START, 5]) == [START, 5]
-    assert begun(Several(), []) == [START]
+    assert with_start_ids(Several(), [START, 5]) == [START, 5]
+    assert with_start_ids(Several(), []) == [START]
 
 
 def test_a_prompt_that_fits_only_without_its_beginning_is_refused():

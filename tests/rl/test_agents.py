@@ -204,7 +204,7 @@ def test_a_latent_update_never_runs_the_base(models):
     hook = agent.backbone.base.register_forward_hook(lambda *_: calls.append(1))
     try:
         agent.policy.evaluate_actions(rollout, with_kl=True)
-        agent.judge(rollout)
+        agent.batch_of(rollout)
     finally:
         hook.remove()
     assert not calls
@@ -261,7 +261,7 @@ def test_ppo_bootstraps_from_the_last_state_where_an_episode_was_cut(models):
     agent.episodes = agent._episodes(agent.env_id, 8, {**agent.env_kwargs, "budget_end": "truncate"})
     rollout = agent.play(*agent.draw_seeds(16))
     assert not rollout.terminated.all()
-    returns = agent.judge(rollout).returns
+    returns = agent.batch_of(rollout).returns
     for n in range(len(rollout)):
         expected = rollout.episode_rewards[n] + (0.0 if rollout.terminated[n] else 5.0)
         torch.testing.assert_close(returns[n][rollout.mask[n]], expected.expand(int(rollout.mask[n].sum())))

@@ -13,7 +13,8 @@ from gymnasium.error import ResetNeeded
 
 from cola_agents.decoding import session as session_module
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.decoding.session import NotFiniteError, Rows
+from cola_agents.decoding.finite import NotFiniteError
+from cola_agents.decoding.session import Rows
 from cola_agents.model.sampling import distribution
 from cola_agents.rl.actors import LatentActor, TokenActor, make_actor
 from cola_agents.rl.rollout import InitialPolicy, Rollout, collect

@@ -11,7 +11,7 @@ import torch
 from gymnasium.error import ResetNeeded
 from torch import Tensor
 
-from cola_agents.search.baselines import Tries, beam_search
+from cola_agents.search.baselines import CompleteEpisodes, beam_search
 from tests.search.test_mcts_q import logits
 from tests.search.test_search import Words, code, played
 
@@ -19,7 +19,7 @@ from tests.search.test_search import Words, code, played
 def test_the_first_try_is_greedy_and_best_of_n_and_vote_choose_among_all() -> None:
     episodes = played(Words, 2, max_tokens=3)
     policy = logits(a=2.0, b=1.9, c=1.8)
-    tries = Tries(episodes, [0, 1], policy)
+    tries = CompleteEpisodes(episodes, [0, 1], policy)
     tries.play(temperature=0.0)
     assert [ending.text for ending in tries.answers("first")] == ["aaa", "aaa"]
     for _ in range(30):
@@ -39,7 +39,7 @@ def test_with_a_q_function_the_rewards_are_not_looked_at() -> None:
         out[:, code("a")] = 5.0
         return out
 
-    tries = Tries(played(Words, max_tokens=3), [0], logits(a=1.0, b=1.0, c=1.0), q)
+    tries = CompleteEpisodes(played(Words, max_tokens=3), [0], logits(a=1.0, b=1.0, c=1.0), q)
     for _ in range(20):
         tries.play()
     assert tries.answers("value")[0].text.endswith("a")
@@ -50,7 +50,7 @@ def test_rows_are_left_as_they_were_found() -> None:
     episodes = played(Words, 3, max_tokens=3)
     episodes.step([0, 1, 2], [code("a")] * 3)
     before = [episodes.snapshot(row) for row in range(3)]
-    Tries(episodes, [0, 2], logits(a=1.0)).play()
+    CompleteEpisodes(episodes, [0, 2], logits(a=1.0)).play()
     beam_search(episodes, [1, 2], logits(a=1.0, b=0.9))
     assert [episodes.snapshot(row) for row in range(3)] == before
 
@@ -83,7 +83,7 @@ def test_an_episode_that_is_over_is_refused() -> None:
     episodes = played(Words, max_tokens=1)
     episodes.step([0], [code("a")])
     with pytest.raises(ResetNeeded, match="is over"):
-        Tries(episodes, [0], logits(a=1.0))
+        CompleteEpisodes(episodes, [0], logits(a=1.0))
     with pytest.raises(ResetNeeded, match="is over"):
         beam_search(episodes, [0], logits(a=1.0))
 
@@ -98,16 +98,16 @@ def test_a_q_function_or_a_policy_that_is_not_finite_does_not_win() -> None:
         return values
 
     for value in (float("nan"), float("inf")):
-        judged = Tries(played(Words, 2, max_tokens=3), [0, 1], logits(a=1.0), spoilt(value))
+        judged = CompleteEpisodes(played(Words, 2, max_tokens=3), [0, 1], logits(a=1.0), spoilt(value))
         with pytest.raises(FloatingPointError, match=rf"value of action {code('a')} in row 1 is not finite"):
             judged.play()
-        drawn = Tries(played(Words, 2, max_tokens=3), [0, 1], spoilt(value))
+        drawn = CompleteEpisodes(played(Words, 2, max_tokens=3), [0, 1], spoilt(value))
         with pytest.raises(FloatingPointError, match=rf"logit of action {code('a')} in row 1 is not finite"):
             drawn.play()
         with pytest.raises(FloatingPointError, match=rf"logit of action {code('a')} in row 0"):
             beam_search(played(Words, 2, max_tokens=3), [0, 1], spoilt(value, row=0))
     with pytest.raises(FloatingPointError, match=r"value of action .* is not finite"):
-        Tries(played(Words, 2, max_tokens=3), [0, 1], logits(a=1.0), spoilt(-float("inf"))).play()
+        CompleteEpisodes(played(Words, 2, max_tokens=3), [0, 1], logits(a=1.0), spoilt(-float("inf"))).play()
 
 
 def test_a_logit_of_minus_infinity_is_an_action_that_is_never_drawn() -> None:
@@ -119,9 +119,9 @@ def test_a_logit_of_minus_infinity_is_an_action_that_is_never_drawn() -> None:
 
         return policy
 
-    tries = Tries(played(Words, 1, max_tokens=3), [0], only("ab"))
+    tries = CompleteEpisodes(played(Words, 1, max_tokens=3), [0], only("ab"))
     for _ in range(20):
         tries.play()
     assert set("".join(ending.text for ending in tries.endings[0])) == {"a", "b"}
     with pytest.raises(FloatingPointError, match="row 0 is not finite"):
-        Tries(played(Words, 1, max_tokens=3), [0], only("")).play()
+        CompleteEpisodes(played(Words, 1, max_tokens=3), [0], only("")).play()

@@ -100,7 +100,7 @@ def test_a_stopped_search_returns_its_result_so_far_and_restores_the_rows(
         else:
             with pytest.raises(stop) as raised:
                 search(episodes, rows, evaluate, config)
-            result = raised.value.found  # type: ignore[attr-defined]
+            result = raised.value.partial_result  # type: ignore[attr-defined]
         assert result.interrupted
         assert all(
             one in many for one, many in zip(result.endings, whole.endings, strict=True) for one in one

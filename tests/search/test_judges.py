@@ -28,7 +28,7 @@ from cola_agents.search import (
     search,
     train_outcome,
 )
-from cola_agents.search.baselines import Tries
+from cola_agents.search.baselines import CompleteEpisodes
 from cola_agents.search.config import Ending
 from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.fitting import FitConfig, split_problems
@@ -198,7 +198,7 @@ def test_tries_puct_and_mcts_q_value_endings_by_the_judge_alone() -> None:
         episodes = letters_played(Words, max_tokens=3)
         judge = likes("a", episodes)
         if how == "tries":
-            tries = Tries(episodes, [0], policy, judge=judge)
+            tries = CompleteEpisodes(episodes, [0], policy, judge=judge)
             for _ in range(60):
                 tries.play()
             endings, answer = tries.endings[0], tries.answers("value")[0]
@@ -239,12 +239,12 @@ def test_a_judge_needs_estimated_rewards_and_gives_a_finite_value_for_each_row()
     with pytest.raises(ValueError, match="needs rewards"):
         mcts_q(episodes, [0], policy, UNSURE, MCTSQConfig(), judge=likes("a", episodes))
     with pytest.raises(ValueError, match=r"a value for each row, \[1\], got \[2\]"):
-        Tries(episodes, [0], policy, judge=lambda rows: torch.zeros(2)).play()
-    tries = Tries(episodes, [0], policy, judge=lambda rows: [0.5] * len(rows))  # type: ignore[arg-type,return-value]
+        CompleteEpisodes(episodes, [0], policy, judge=lambda rows: torch.zeros(2)).play()
+    tries = CompleteEpisodes(episodes, [0], policy, judge=lambda rows: [0.5] * len(rows))  # type: ignore[arg-type,return-value]
     tries.play()
     assert tries.endings[0][0].value == 0.5
     with pytest.raises(FloatingPointError, match="judge's value in row 0 is not finite"):
-        Tries(episodes, [0], policy, judge=lambda rows: torch.tensor([float("nan")])).play()
+        CompleteEpisodes(episodes, [0], policy, judge=lambda rows: torch.tensor([float("nan")])).play()
 
 
 def test_a_solver_makes_the_judge_of_its_own_episodes() -> None:

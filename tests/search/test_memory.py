@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from cola_agents.search import MCTSQConfig, SearchConfig, mcts_q, search
-from cola_agents.search.baselines import Tries, beam_search
+from cola_agents.search.baselines import CompleteEpisodes, beam_search
 from cola_envs.episodes import Episodes
 from tests.search.test_mcts_q import UNSURE, logits
 from tests.search.test_search import Words, letters, played
@@ -20,7 +20,7 @@ PLAYERS: dict[str, Callable[[Episodes], object]] = {
         episodes, [0, 1], letters({"a": 0.4, "b": 0.3, "c": 0.3}), SearchConfig(simulations=5)
     ),
     "mcts-q": lambda episodes: mcts_q(episodes, [0, 1], POLICY, UNSURE, MCTSQConfig(rounds=1, root_width=2)),
-    "tries": lambda episodes: Tries(episodes, [0, 1], POLICY).play(),
+    "tries": lambda episodes: CompleteEpisodes(episodes, [0, 1], POLICY).play(),
     "beam": lambda episodes: beam_search(episodes, [0, 1], POLICY),
 }
 

@@ -419,7 +419,7 @@ def test_where_rows_cannot_be_put_back_in_the_end_the_error_has_what_was_found()
     episodes = played(Drifting, max_tokens=3)
     with pytest.raises(RuntimeError, match="its replay gave other turns") as raised:
         search(episodes, [0], letters({"a": 1.0}), SearchConfig(simulations=50))
-    assert raised.value.found.simulations[0] > 0  # type: ignore[attr-defined]
+    assert raised.value.partial_result.simulations[0] > 0  # type: ignore[attr-defined]
 
 
 def test_rows_that_there_are_not_are_named() -> None:

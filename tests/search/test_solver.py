@@ -74,7 +74,7 @@ def test_problems_that_are_solved_survive_an_interrupt_and_an_error(monkeypatch)
     failing(OSError("the engine is gone"))
     with pytest.raises(OSError, match="engine is gone") as raised:
         solver.solve([1, 2, 3, 4])
-    assert raised.value.found.lines == whole.lines
+    assert raised.value.partial_result.lines == whole.lines
     calls.append(1)
     failing(KeyboardInterrupt())
     calls.append(1)

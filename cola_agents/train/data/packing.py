@@ -16,7 +16,7 @@ from torch import Tensor
 from cola_agents.train.data.documents import AnyDocument, Documents, Mixture
 from cola_envs.backbone import Tokenizer
 from cola_envs.jsonl import JsonObject
-from cola_envs.text import begun
+from cola_envs.text import with_start_ids
 
 #: The target of positions that do not count.
 IGNORED = -100
@@ -162,7 +162,7 @@ class RowPacker:
             return False
         prompt, continued = document.ids(self._tokenizer)
         text = [*prompt, *continued]
-        ids = [*(begun(self._tokenizer, text) if text else ()), self._eos]
+        ids = [*(with_start_ids(self._tokenizer, text) if text else ()), self._eos]
         continuation = len(ids) - 1 - len(continued)  # where it begins
         self._splitting = len(ids) > self._length and self._long == "chunk"
         if len(ids) > self._length:
@@ -262,7 +262,7 @@ class PackedBatches:
             "long": long,
             "learn_prompts": learn_prompts,
             "end_of_text": _eos(tokenizer),
-            "start_of_text": begun(tokenizer, []),
+            "start_of_text": with_start_ids(tokenizer, []),
             "mixture": self._mixture
             and {"weights": self._mixture.weights.tolist(), "seed": self._mixture.seed},
         }
