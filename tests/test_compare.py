@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -400,6 +401,19 @@ def test_a_campaign_says_what_is_missing_before_it_begins(models, fake_runs, tmp
     with pytest.raises(ValueError, match="at least one job"):
         campaign(_plan(), models, tmp_path / "c", jobs=0)
     assert not fake_runs
+
+
+def test_a_model_whose_runs_are_recorded_may_be_gone(models, fake_runs, tmp_path):
+    few = shutil.copytree(models, tmp_path / "models")
+    campaign(_plan(), few, tmp_path / "c")
+    config = (tmp_path / "c" / "config.json").read_text()
+    shutil.rmtree(few / "1")
+    campaign(_plan(), few, tmp_path / "c")
+    assert json.loads((tmp_path / "c" / "config.json").read_text())["models"] == json.loads(config)["models"]
+    count = len(fake_runs)
+    with pytest.raises(FileNotFoundError, match=r"no model 1/.*benchmarks models --seeds 1"):
+        campaign(_plan(seeds=3), few, tmp_path / "c")
+    assert len(fake_runs) == count, "nothing runs before what is missing is said"
 
 
 def test_two_processes_make_the_records_of_one(models, tmp_path):

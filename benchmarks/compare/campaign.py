@@ -8,10 +8,11 @@ import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from benchmarks import Commands
 from benchmarks.compare.arms import ARMS
-from benchmarks.compare.journal import Journal
+from benchmarks.compare.journal import Journal, held_models
 from benchmarks.compare.runs import FLOORS, Cell, Protocol, run
 from benchmarks.compare.summary import TRAINED
 from benchmarks.compare.tuning import Score, Setting, best, edges, first_settings, next_setting, scored
@@ -76,8 +77,10 @@ class Plan:
             )
 
 
-def _described(plan: Plan, models: Path) -> dict[str, Any]:
-    """``config.json`` of a comparison."""
+def _described(
+    plan: Plan, models: Path, held: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """``config.json`` of a comparison; ``held`` are the digests of models that may be gone."""
     return {
         **provenance(),
         "task": plan.protocol.task,
@@ -87,7 +90,10 @@ def _described(plan: Plan, models: Path) -> dict[str, Any]:
         "updates": plan.protocol.updates,
         "rollouts_per_update": plan.protocol.prompts * plan.protocol.group_size,
         "arms_are": {name: ARMS[name].says for name in plan.arms},
-        "models": {str(seed): _models(models / str(seed), _kinds(plan)) for seed in plan.model_seeds},
+        "models": {
+            str(seed): {kind: _digest(models, seed, kind, held) for kind in _kinds(plan)}
+            for seed in plan.model_seeds
+        },
         "plan": asdict(plan),
     }
 
@@ -97,11 +103,31 @@ def _kinds(plan: Plan) -> list[str]:
     return sorted({ARMS[arm].model for arm in (*plan.arms, "latent")})
 
 
-def _models(folder: Path, kinds: Sequence[str]) -> dict[str, str]:
-    """sha256 of the weights of some models, by the model's name."""
-    return {
-        kind: hashlib.sha256((folder / kind / "model.safetensors").read_bytes()).hexdigest() for kind in kinds
-    }
+def _digest(models: Path, seed: int, kind: str, held: Mapping[str, Mapping[str, str]]) -> str:
+    """sha256 of a model's weights; of one that is gone as it is held.
+
+    Raises:
+        FileNotFoundError: for a model that is neither there nor held.
+    """
+    path, known = _weights(models, seed, kind), held.get(str(seed), {})
+    if not path.is_file() and kind in known:
+        return known[kind]
+    _check_there(models, seed, kind)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_there(models: Path, seed: int, kind: str) -> None:
+    """Raise FileNotFoundError for a model that is not there."""
+    if not _weights(models, seed, kind).is_file():
+        more = " --controls" if kind in CONTROLS else ""
+        raise FileNotFoundError(
+            f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds {seed}{more}` "
+            "makes it"
+        )
+
+
+def _weights(models: Path, seed: int, kind: str) -> Path:
+    return models / str(seed) / kind / "model.safetensors"
 
 
 def seed_of(model_seed: int, number: int) -> int:
@@ -113,7 +139,8 @@ def campaign(plan: Plan, models: Path, out: Path, *, jobs: int = 1, frontier: Se
     """Search options, run every arm, and measure the floors.
 
     Args:
-        models: a folder with a folder for each pre-training seed (``benchmarks models``).
+        models: a folder with a folder for each pre-training seed (``benchmarks models``). A seed whose runs
+            are all recorded needs none.
         out: where records go; one that holds some goes on.
         jobs: processes, each on one thread.
         frontier: weights of the KL at which every arm is run besides, one seed a model.
@@ -127,15 +154,7 @@ def campaign(plan: Plan, models: Path, out: Path, *, jobs: int = 1, frontier: Se
 
 
 def _campaign(plan: Plan, models: Path, out: Path, jobs: int, frontier: Sequence[float]) -> None:
-    for seed in plan.model_seeds:
-        for kind in _kinds(plan):
-            if not (models / str(seed) / kind / "model.safetensors").is_file():
-                more = " --controls" if kind in CONTROLS else ""
-                raise FileNotFoundError(
-                    f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds "
-                    f"{seed}{more}` makes it"
-                )
-    journal = Journal(out, _described(plan, models))
+    journal = Journal(out, _described(plan, models, held_models(out)))
     # A pre-trained model's floors come first: they are seconds.
     floors = [Cell("floor", name, seed, 0) for name in FLOORS for seed in plan.model_seeds]
     with _Workers(plan.protocol, models, journal, jobs) as workers:
@@ -258,6 +277,9 @@ class _Workers:
     def do(self, name: str, cells: Sequence[Cell]) -> None:
         """Run the cells that have no record yet."""
         waiting = [cell for cell in cells if self._journal.get(cell) is None]
+        for cell in waiting:
+            arm = "latent" if cell.phase == "floor" else cell.arm
+            _check_there(self._models, cell.model_seed, ARMS[arm].model)
         if not waiting:
             return
         for record in tqdm(self._records_of(waiting), total=len(waiting), desc=name, unit="run"):

@@ -11,6 +11,7 @@ from benchmarks.compare.tuning import Setting
 from cola_agents.common.files import write_json
 from cola_envs import jsonl
 
+CONFIG = "config.json"
 #: What tells a run from the others.
 KEY = ("phase", "arm", "model_seed", "seed", "options")
 #: What a comparison that goes on must have in common with what was begun.
@@ -36,7 +37,7 @@ class Journal:
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._runs, self._config = folder / "runs.jsonl", folder / "config.json"
+        self._runs, self._config = folder / "runs.jsonl", folder / CONFIG
         self.config = json.loads(json.dumps(config))
         if self._config.is_file():
             held = jsonl.read_object(self._config, "plan", "models")
@@ -88,6 +89,17 @@ class Journal:
 
     def _write(self) -> None:
         write_json(self._config, self.config, indent=1)
+
+
+def held_models(folder: Path) -> dict[str, dict[str, str]]:
+    """By seed and name, the digests of the models that a comparison's folder was begun with."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return {}
+    held = jsonl.read_object(path, "plan", "models")
+    _check_held(held, path)
+    models: dict[str, dict[str, str]] = held["models"]
+    return models
 
 
 def _check_record(record: Any, line: int) -> None:
