@@ -12,6 +12,8 @@ With ``--controls`` there are two more, which tell what the latent-action stages
 
 - ``longer``: the base trained on for as many tokens as the stages read;
 - ``fta``: ``cola`` after FTA-I on the same tokens.
+
+``--spans 4 8`` adds ``span-4`` and ``span-8``: as ``cola``, with codes that last several tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +31,15 @@ from benchmarks.compare.rank import clone_ranks
 from cola_agents.common.files import one_writer, write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import BUNDLED
-from cola_agents.train.bundled.recipe import METRICS, RECIPE, Recipe, train_bundled, train_controls
+from cola_agents.train.bundled.recipe import (
+    METRICS,
+    RECIPE,
+    Recipe,
+    span_name,
+    train_bundled,
+    train_controls,
+    train_span,
+)
 from cola_envs import jsonl
 
 #: Written last: a folder that has it is whole.
@@ -106,6 +116,20 @@ def controls(seed: int, scale: float, out: Path) -> Path:
     return folder
 
 
+def spanning(seed: int, scale: float, out: Path, span: int) -> Path:
+    """Add a model whose codes last ``span`` tokens to a seed's models; returns at once where it is whole.
+
+    Raises:
+        FileNotFoundError: where :func:`pretrain` has not made the models.
+        InUseError: where another process writes the folder.
+    """
+    folder = out / str(seed)
+    with one_writer(folder):
+        if not (folder / span_name(span) / METRICS).is_file():
+            train_span(scaled(seed, scale), folder, span)
+    return folder / span_name(span)
+
+
 def _bundled_recipe() -> dict[str, Any]:
     """The recipe of the bundled models, from the figures of their model card."""
     return jsonl.read_object(BUNDLED / "metrics.json", "recipe")["recipe"]
@@ -118,6 +142,9 @@ def add(commands: Commands) -> None:
         "--scale", type=float, default=1.0, help="steps of every stage, as a share of the recipe's"
     )
     parser.add_argument("--controls", action="store_true", help="train the controls of the stages, too")
+    parser.add_argument(
+        "--spans", type=int, nargs="+", default=[], metavar="K", help="add models of codes that last K tokens"
+    )
     parser.add_argument("--out", type=Path, required=True, help="a folder for them: about 80 MB a seed")
     parser.set_defaults(run=_run)
 
@@ -127,3 +154,6 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"Wrote {pretrain(seed, arguments.scale, arguments.out)}.")
     for seed in arguments.seeds if arguments.controls else ():
         print(f"Wrote the controls in {controls(seed, arguments.scale, arguments.out)}.")
+    for seed in arguments.seeds:
+        for span in arguments.spans:
+            print(f"Wrote {spanning(seed, arguments.scale, arguments.out, span)}.")

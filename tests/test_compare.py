@@ -394,6 +394,12 @@ def test_a_folder_of_another_plan_is_refused(models, fake_runs, tmp_path):
 def test_a_campaign_says_what_is_missing_before_it_begins(models, fake_runs, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no model 7/.*benchmarks models --seeds 7"):
         campaign(_plan(model_seeds=(0, 7)), models, tmp_path / "c")
+    few = shutil.copytree(models, tmp_path / "few")
+    for kind, option in (("longer", "--controls"), ("span-4", "--spans 4")):
+        shutil.rmtree(few / "1" / kind)
+        arm = next(name for name, one in ARMS.items() if one.model == kind)
+        with pytest.raises(FileNotFoundError, match=rf"no model 1/{kind}.*models --seeds 1 {option}`"):
+            campaign(_plan(arms=(arm,)), few, tmp_path / "c")
     with pytest.raises(ValueError, match="unknown arm 'tokens': there are latent, "):
         _plan(arms=("latent", "tokens"))
     with pytest.raises(ValueError, match="at least one seed"):

@@ -91,6 +91,8 @@ def write_models(out: Path, seeds: Iterable[int]) -> Path:
             "rank": make_cola(base=base, num_codes=64),
             "longer": make_base(seed + 100, initializer_range=0.02),
             "fta": make_cola(seed=seed + 100, num_codes=64),
+            "span-4": make_cola(seed=seed, num_codes=64, span=4),
+            "span-8": make_cola(seed=seed, num_codes=64, span=8),
         }
         for name, model in made.items():
             model.save_pretrained(out / str(seed) / name)

@@ -120,6 +120,8 @@ def _check_there(models: Path, seed: int, kind: str) -> None:
     """Raise FileNotFoundError for a model that is not there."""
     if not _weights(models, seed, kind).is_file():
         more = " --controls" if kind in CONTROLS else ""
+        if kind.startswith("span-"):
+            more = f" --spans {kind.removeprefix('span-')}"
         raise FileNotFoundError(
             f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds {seed}{more}` "
             "makes it"
@@ -304,10 +306,10 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--arms",
         nargs="+",
-        default=[name for name, arm in ARMS.items() if arm.model not in CONTROLS],
+        default=[name for name, arm in ARMS.items() if arm.model in ("cola", "base", "rank")],
         choices=list(ARMS),
         metavar="ARM",
-        help="all but those on the controls of `benchmarks models --controls`, unless given",
+        help="all but those on the models of `benchmarks models --controls` and `--spans`, unless given",
     )
     parser.add_argument("--model-seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--seeds", type=int, default=4, help="RL seeds over each model")

@@ -24,11 +24,13 @@ STYLES = {
     "token-truncated": ("#000000", "X", ":"),
     "pushforward": ("#009E73", "P", "-."),
     "rank": ("#7F7F7F", "*", "--"),
+    "latent-span-4": ("#0072B2", "4", "--"),
+    "latent-span-8": ("#0072B2", "H", "-."),
     "latent-fta": ("#0072B2", "<", ":"),
     "token-longer": ("#D55E00", ">", ":"),
 }
 #: For arms of other names, in their order.
-OTHERS = ("h", ">", "p", "8", "d")
+OTHERS = ("h", "1", "p", "2", "d")
 POINTS = 60
 BAND_RESAMPLES = 1_000
 #: Quantities of the forest plot.

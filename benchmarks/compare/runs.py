@@ -233,14 +233,16 @@ def token_kl(agent: GRPO, rollout: Rollout) -> float:
     """KL to the initial policy in token space, in nats an answer, along a policy's own answers.
 
     At every state the KL is exact. Under an argmax world model it is between pushforwards, under a sampled
-    one between mixtures over the codes; under ranks and at token level an action is a token. A truncated
-    policy is held against the whole initial one.
+    one between mixtures over the codes; under ranks and at token level an action is a token. For codes that
+    last several tokens it is between the codes, which is no less than in token space. A truncated policy is
+    held against the whole initial one.
     """
     at, backbone, temperature = rollout.mask, agent.backbone, agent.options.temperature
     features = agent.actor.features(rollout)[at]
     with agent.policy.initial() as initial:
         theirs = initial.features(rollout)[at]
-        if not isinstance(backbone, LatentBackbone) or isinstance(backbone, RankBackbone):
+        by_code = isinstance(backbone, LatentBackbone) and backbone.model.config.span == 1
+        if not by_code or isinstance(backbone, RankBackbone):
             kl = evaluate_actions(
                 agent.actor,
                 features,

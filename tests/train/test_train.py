@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -394,6 +396,39 @@ def test_the_controls_read_as_many_tokens_as_the_stages_and_change_the_base(smal
         assert not cola.state_dict()[part].equal(fta.state_dict()[part]), part
     for part in ("codebook.weight", "inverse_head.weight"):
         assert cola.state_dict()[part].equal(fta.state_dict()[part]), part
+
+
+def test_a_model_of_spans_grows_around_the_same_base_and_goes_on_where_it_was_stopped(
+    small_recipe, tmp_path, monkeypatch
+):
+    with pytest.raises(FileNotFoundError, match="no finished bundled models"):
+        recipe.train_span(small_recipe, tmp_path, 4)
+    recipe.train_bundled(small_recipe, tmp_path)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    recipe.train_span(small_recipe, tmp_path, 4)
+    base = CoLAForCausalLM.from_pretrained(tmp_path / "cola").base
+    model = CoLAForCausalLM.from_pretrained(tmp_path / "span-4")
+    assert model.config.span == 4
+    assert weights_of(model.base) == weights_of(base)
+
+    monkeypatch.setattr(recipe, "train_policy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train_span(small_recipe, tmp_path / "copy", 4)
+    monkeypatch.undo()
+    monkeypatch.setattr(Learner, "step", count_steps(done := []))
+    recipe.train_span(small_recipe, tmp_path / "copy", 4)
+    assert len(done) == small_recipe.policy.steps, "the world stage is not run again"
+    assert weights_in(tmp_path / "copy")["span-4"] == weights_in(tmp_path)["span-4"]
+
+
+def count_steps(done: list[int]) -> Callable[..., object]:
+    step = Learner.step
+
+    def counted(self, number, batch):
+        done.append(number)
+        return step(self, number, batch)
+
+    return counted
 
 
 def test_a_folder_of_another_recipe_is_left_alone(small_recipe, tmp_path):

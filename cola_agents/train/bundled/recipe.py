@@ -96,12 +96,16 @@ def train_base(recipe: Recipe, out: Path, checkpoints: Path | None = None) -> Ll
 
 
 def train_world(
-    recipe: Recipe, base_path: Path, out: Path, checkpoints: Path | None = None
+    recipe: Recipe, base_path: Path, out: Path, checkpoints: Path | None = None, *, span: int = 1
 ) -> CoLAForCausalLM:
-    """Stage 1 around a trained base, saved to ``out`` with an untrained policy."""
+    """Stage 1 around a trained base, saved to ``out`` with an untrained policy.
+
+    Args:
+        span: the number of tokens that a code lasts.
+    """
     tokenizer = load_tokenizer(base_path)
     base = load_model(LlamaForCausalLM, base_path)
-    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 1, **GROWTH)
+    model = CoLAForCausalLM.from_base(base, seed=recipe.seed + 1, **{**GROWTH, "span": span})
     batches = corpus_batches(recipe.seed * 10 + 2, tokenizer, recipe.world, recipe.corpus)
     pretrain_world(model, batches, recipe.world, recipe.codes, _log(out), checkpoints=checkpoints)
     return _saved(model, tokenizer, out)
@@ -151,10 +155,7 @@ def train_controls(recipe: Recipe, out: Path) -> None:
         FileExistsError: where ``out`` holds no run of this recipe.
         FileNotFoundError: where the bundled models are not in ``out``.
     """
-    if not (out / "cola" / METRICS).is_file():
-        raise FileNotFoundError(
-            f"{out} holds no finished bundled models: run `cola pretrain bundled` there first"
-        )
+    _check_finished(out)
     _begin(recipe, out)
     saved = out / STAGES / "checkpoints"
     tokenizer = load_tokenizer(out / "base")
@@ -171,6 +172,36 @@ def train_controls(recipe: Recipe, out: Path) -> None:
     tune_base(tuned, "inverse", batches(), recipe.control, log, checkpoints=saved / "fta")
     clone_policy(tuned, batches(), recipe.policy, log, checkpoints=saved / "fta-policy")
     _measured(recipe, _saved(tuned, tokenizer, out / "fta"), tokenizer, out / "fta")
+
+
+def train_span(recipe: Recipe, out: Path, span: int) -> CodebookMetrics:
+    """A latent-action model around ``out/base`` whose codes last ``span`` tokens, in ``out/span-<span>``.
+
+    It reads the same documents as ``cola`` did, for as many steps; goes on where it was stopped.
+
+    Raises:
+        FileExistsError: where ``out`` holds no run of this recipe.
+        FileNotFoundError: where the bundled models are not in ``out``.
+    """
+    _check_finished(out)
+    _begin(recipe, out)
+    name, stages = span_name(span), out / STAGES
+    saved = stages / "checkpoints"
+    train_world(recipe, out / "base", stages / name, saved / f"{name}-world", span=span)
+    return train_policy(recipe, stages / name, out / name, saved / f"{name}-policy")
+
+
+def span_name(span: int) -> str:
+    """The folder of :func:`train_span`."""
+    return f"span-{span}"
+
+
+def _check_finished(out: Path) -> None:
+    """Raise FileNotFoundError where the bundled models are not in a folder."""
+    if not (out / "cola" / METRICS).is_file():
+        raise FileNotFoundError(
+            f"{out} holds no finished bundled models: run `cola pretrain bundled` there first"
+        )
 
 
 def _begin(recipe: Recipe, out: Path) -> None:
