@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from benchmarks import libraries, models, readouts, real, stability, tasks, tune
+from benchmarks import libraries, models, plain_networks, readouts, real, stability, tasks, tune
 from benchmarks.claims import paper
 from benchmarks.compare import campaign, report
 from benchmarks.credit import credit, diversity
@@ -25,6 +25,7 @@ MODULES = (
     speed,
     peers,
     libraries,
+    plain_networks,
     shapes,
     iterations,
     stages,

@@ -209,7 +209,7 @@ def _tried_often(agent: GRPO, protocol: Protocol) -> dict[str, float]:
         agent.env_id,
         128,
         model=agent.backbone,
-        **{**agent.env_kwargs, "split": _splits(agent.env_id)[1]},
+        **{**agent.env_kwargs, "split": splits(agent.env_id)[1]},
     )
     tries = max(TRIES)
     count = protocol.hard_problems * tries
@@ -261,7 +261,7 @@ def token_kl(agent: GRPO, rollout: Rollout) -> float:
     return kl.sum().item() / len(rollout)
 
 
-def _splits(env_id: str) -> tuple[str, str]:
+def splits(env_id: str) -> tuple[str, str]:
     """The splits that a task is trained and evaluated on."""
     builder = gym.spec(env_id).kwargs["builder"]
     names = splits_of(builder)
@@ -287,13 +287,13 @@ FLOORS = ("random-codes", "constant-code")
 def floor(name: str, protocol: Protocol, pretrained: Path) -> dict[str, Any]:
     """The test reward of uniform random codes, or of the best constant code (chosen on training problems)."""
     backbone = ARMS["latent"].backbone(pretrained)
-    num_codes, splits = int(backbone.action_space.n), _splits(ARMS["latent"].env_id(protocol.task))
+    num_codes, (train, test) = int(backbone.action_space.n), splits(ARMS["latent"].env_id(protocol.task))
     chosen, code = torch.zeros(num_codes), None
     if name == "constant-code":
-        code = best_constant_code(num_codes, partial(_play, protocol, backbone, splits[0]))
+        code = best_constant_code(num_codes, partial(_play, protocol, backbone, train))
         chosen = constant_codes(num_codes)[code]
     problems = range(TEST_SEED, TEST_SEED + protocol.episodes)
-    rollout = _play(protocol, backbone, splits[1], chosen.expand(protocol.episodes, -1), problems)
+    rollout = _play(protocol, backbone, test, chosen.expand(protocol.episodes, -1), problems)
     after = {"reward": round(rollout.episode_rewards.mean().item(), 4)}
     return {"after": after, "fingerprint": backbone.fingerprint, **({} if code is None else {"code": code})}
 
