@@ -19,6 +19,7 @@ from cola_envs.build import spec_of, twin_id
 from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
 from cola_envs.fields import PROMPT
+from cola_envs.page.pieces import span_texts
 from cola_envs.shown import shown
 from cola_envs.text import end_ids
 
@@ -241,12 +242,10 @@ class Outlook:
         ids, log_probs = episodes.session.outcomes([row])
         decode, ends = episodes.backbone.tokenizer.decode, end_ids(episodes.backbone.tokenizer)
         tokens = ids[0, :, 0].tolist()
-        words = ["<end>" if token in ends else decode([token]) for token in tokens]
         if getattr(episodes.session, "draws", 1) > 1:
-            spans = [
-                episodes.session.decode([row], np.array([code])).tokens[0] for code in range(len(tokens))
-            ]
-            words = [decode(span.tolist()) + "<end>" * (int(span[-1]) in ends) for span in spans]
+            words = span_texts(episodes, row, range(len(tokens)))
+        else:
+            words = ["<end>" if token in ends else decode([token]) for token in tokens]
         return cls(words, prior, np.exp(log_probs[0, :, 0]))
 
     def groups(self) -> dict[str, list[int]]:

@@ -15,7 +15,7 @@ from cola_envs.checks import Actions
 from cola_envs.episodes import Episodes
 from cola_envs.fields import SUCCESS, Info
 from cola_envs.jsonl import JsonObject
-from cola_envs.page.pieces import pieces, token_text
+from cola_envs.page.pieces import pieces, span_texts, token_text
 from cola_envs.shown import shown
 
 #: Actions in a step's table: all codes of the usual codebook, or the most probable tokens of a vocabulary.
@@ -55,6 +55,7 @@ class EpisodeLog:
     def __init__(self, episodes: Episodes, row: int, words: Words, *, prior: bool = True) -> None:
         self.words = words
         self._episodes, self._row, self._prior = episodes, row, prior
+        self._span = int(getattr(episodes.session, "draws", 1))
         self.begin()
 
     def begin(self) -> None:
@@ -91,10 +92,14 @@ class EpisodeLog:
         order = [code for code in order if ranked[code] > -math.inf]
         order += [] if taken in order else [taken]
         ids, log_probs = session.outcomes(row, order)
-        tokenizer = self._episodes.backbone.tokenizer
+        if self._span > 1:
+            numbers = [self.words.number(text) for text in span_texts(self._episodes, self._row, order)]
+        else:
+            tokenizer = self._episodes.backbone.tokenizer
+            numbers = [self.words.token(tokenizer, token) for token in ids[0, :, 0].tolist()]
         table: JsonObject = {
             "codes": order,
-            "tokens": [self.words.token(tokenizer, token) for token in ids[0, :, 0].tolist()],
+            "tokens": numbers,
             "token_p": _probabilities(log_probs[0, :, 0]),
         }
         if policy is not None:
@@ -131,6 +136,7 @@ class EpisodeLog:
         return {
             "name": shown(name),
             "level": episodes.backbone.level,
+            "span": self._span,
             "num_actions": int(episodes.action_space.n),
             "world_temperature": episodes.world_temperature,
             # As text, because JavaScript's numbers hold only 53 bits.

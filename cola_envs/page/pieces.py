@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from cola_envs.backbone import Tokenizer
 from cola_envs.episodes import Episodes
@@ -58,3 +60,15 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
     # Decoded twice, because some decoders drop the space in front of a text's first token.
     text = tokenizer.decode([token, token]).removeprefix(tokenizer.decode([token]))
     return text if text and REPLACEMENT not in text else f"#{token}"
+
+
+def span_texts(episodes: Episodes, row: int, codes: Sequence[int]) -> list[str]:
+    """What codes that last several tokens would write whole: the world model's likeliest tokens.
+
+    A text that would end there has ``<end>`` at its end.
+    """
+    decode, ends = episodes.backbone.tokenizer.decode, end_ids(episodes.backbone.tokenizer)
+    spans = [episodes.session.decode([row], np.array([code])).tokens[0].tolist() for code in codes]
+    return [
+        decode([token for token in ids if token not in ends]) + "<end>" * (ids[-1] in ends) for ids in spans
+    ]

@@ -125,10 +125,11 @@ function tableOf(episode, step, at, choose, sort) {
   };
   return el("div", { class: "scroll" },
     el("table", { class: "codes" },
-      el("thead", {}, el("tr", {}, head(noun(episode), null, "code"), head("token", null, "token"), el("th", { class: "weight" }),
+      el("thead", {}, el("tr", {}, head(noun(episode), null, "code"), head(episode.span > 1 ? "tokens" : "token", null, "token"),
+        el("th", { class: "weight" }),
         table.policy ? head("policy", "of the policy that acted", "policy") : null,
         table.prior ? head("prior", "of the model's own policy, before training; the tick on a bar", both ? null : "policy") : null,
-        latent ? head("world", "the world model's probability of this token, given the code") : null)),
+        latent ? head("world", `the world model's probability of ${episode.span > 1 ? "the first" : "this"} token, given the code`) : null)),
       el("tbody", {}, ordered(table, at.order).map(row))),
     table.codes.length < episode.num_actions ? quiet(`The ${table.codes.length} likeliest of ${episode.num_actions}.`) : null);
 }

@@ -16,13 +16,17 @@ import torch
 
 from cola_agents import PPO
 from cola_agents.cli import main
+from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.evaluation.inspection import inspect_codebook
 from cola_agents.evaluation.look.book import NODES, codebook, curves, samples, specific_information, tree
 from cola_agents.evaluation.look.filling import Wanted
 from cola_agents.evaluation.look.sources import look
 from cola_agents.search import MCTS, SearchConfig
 from cola_agents.train.bundled.corpus import HELD_OUT, documents
+from cola_envs.page.log import EpisodeLog, Words
 from cola_envs.page.write import LARGEST, page
+from cola_envs.shown import shown
+from tests import tiny
 
 BARE = {"positions": 2, "simulations": 0, "tokens": 0}
 
@@ -242,3 +246,28 @@ def test_what_makes_no_sense_is_refused(
 def test_a_runs_own_arguments_are_not_given_anew(trained: Path) -> None:
     with pytest.raises(ValueError, match="--task, --level means nothing to a run"):
         look(trained, Wanted(**BARE), task="CoLA-Arithmetic-v0", level=2)
+
+
+def test_a_step_over_codes_of_several_tokens_tells_what_each_would_write_whole() -> None:
+    tokenizer = tiny.make_tokenizer()
+    backbone = LatentBackbone(tiny.make_cola(span=3), tokenizer)
+    env: Any = gym.make("CoLA-Arithmetic-v0", model=backbone, max_tokens=12).unwrapped
+    env.reset(seed=0)
+    words = Words()
+    log = EpisodeLog(env.episodes, 0, words)
+    seen = 0
+    for action in (3, 0, 5):
+        state = env.snapshot()
+        log.look(action)
+        table = log.steps[-1]["table"]
+        for code, number in zip(table["codes"], table["tokens"], strict=True):
+            env.restore(state)
+            _, _, _, _, info = env.step(code)
+            ids = list(info.get("tokens", (info["token"],)))
+            text = tokenizer.decode([one for one in ids if one != tokenizer.eos_token_id])
+            assert words.texts[number] == shown(text + "<end>" * (ids[-1] == tokenizer.eos_token_id))
+            seen = max(seen, len(ids))
+        env.restore(state)
+        log.paid(*env.step(action)[1:])
+    assert seen == 3
+    assert log.as_dict("one")["span"] == 3
