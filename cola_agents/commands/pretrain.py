@@ -31,6 +31,13 @@ _DATA = """SOURCE[,key=value]...: a text or JSON-lines file, .parquet, or a fold
 generated; or a .json file with a list of such descriptions. Several are mixed by weight=. Keys: weight,
 name, epochs, unit (line, paragraph, file), text, prompt, response (fields), template (plain, dialogue, chat),
 subset, split, seed"""
+
+
+def _id_or_text(given: str) -> int | str:
+    """A token id, or a text in which ``\\n`` and ``\\t`` stand for a line break and a tab."""
+    return int(given) if given.isdecimal() else given.replace("\\n", "\n").replace("\\t", "\t")
+
+
 _SWITCH: JsonObject = {"action": "store_true", "default": None}
 
 #: Every option of any stage, by its flags.
@@ -76,10 +83,15 @@ _OPTIONS: dict[str, JsonObject] = {
     "--policy-layers": {"dest": "num_policy_layers", "type": int},
     "--span": {"type": int, "help": "tokens that one code decides (1)"},
     "--span-ends": {
-        "type": int,
+        "type": _id_or_text,
         "nargs": "+",
         "metavar": "ID",
-        "help": "token ids that end a span early, e.g. those of a line break",
+        "help": r"ids of tokens that end a span early, or a text: every token with it, as '\n'",
+    },
+    "--span-entropy": {
+        "type": float,
+        "metavar": "NATS",
+        "help": "end a span early where the base's prediction has a larger entropy",
     },
     "--readout": {"choices": ("difference", "state", "normed_difference")},
     "--tau": {"type": float, "help": "Gumbel temperature"},
@@ -140,7 +152,7 @@ _CONFIG += ("--attention", "--liger", "--compile")
 _STAGE = ("--seed", *_START, "--long", "--preset", *_LENGTHS, *_CONFIG, "--whole")
 _HELD_OUT = ("--held-out", "--held-out-tokens")
 _GROW: tuple[str, ...] = ("--codes", "--inverse-layers", "--merge-layers", "--policy-layers", "--readout")
-_GROW += ("--span", "--span-ends")
+_GROW += ("--span", "--span-ends", "--span-entropy")
 _CODES = ("--tau", "--entropy", "--marginal")
 _TUNE = ("--under", "--no-reclone", "--lora-rank", "--lora-alpha", "--keep-adapters")
 _OUTCOME = (*_START, "--agent", "--steps", "--rows", "--lr", "--seed", "--trunk", "--held-out-problems")

@@ -294,11 +294,15 @@ class LatentSession(Rows):
         writing = list(rows)
         try:
             for phase in range(self.draws):
+                h = self.last(writing)
+                if phase and self._model.config.span_entropy is not None:
+                    writing, h = self._go_on(writing, h)
+                    if not writing:
+                        break
                 taken = torch.tensor([codes[row] for row in writing], device=self.device)
                 draws = None
                 if uniforms is not None:
                     draws = to_device(np.stack([uniforms[row][phase] for row in writing]), self.device)
-                h = self.last(writing)
                 with self.threads:
                     tokens, best = self.world_tokens(h, taken, draws, temperature, phase)
                 self._refuse(best, writing, taken)
@@ -316,6 +320,15 @@ class LatentSession(Rows):
         finally:
             self.step_back(starts)
         return Decoded([np.array(written[row], dtype=np.int64) for row in rows])
+
+    def _go_on(self, rows: list[int], h: Tensor) -> tuple[list[int], Tensor]:
+        """The rows whose span goes on in states h [B, D], and their states."""
+        ids = torch.tensor([self.tokens[row][-1] for row in rows], device=self.device)
+        with self.threads:
+            closing = self._model.closing(ids, h)
+        assert closing is not None
+        stay = [i for i, closed in enumerate(to_host(closing).tolist()) if not closed]
+        return [rows[i] for i in stay], h[stay]
 
     def world_tokens(
         self, h: Tensor, actions: Tensor, u: Tensor | None, temperature: float, phase: int = 0

@@ -58,11 +58,14 @@ class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types
             span ends, the world model writes the span's tokens under it one by one, and a learned vector for
             the token's number within the span, zero at the start, is added to the code's vector.
         span_ends: token ids that end a span early, a line's end for example. Only with ``span`` above 1.
+        span_entropy: a span also ends early where the entropy of the base's prediction of the next token is
+            above this, in nats: where the text may go several ways, a code is chosen again. None for no such
+            end. Only with ``span`` above 1.
 
     Raises:
         ValueError: for an unknown readout, a size below its least value, a base of another family, a span
-            that does not fit the base's context, or ``span_ends`` that are no tokens of the base or without a
-            span.
+            that does not fit the base's context, ``span_ends`` that are no tokens of the base, a
+            ``span_entropy`` that is not above 0, or one of these two without a span.
 
     Source: CoLA, arXiv 2503.21383; sizes from the official pre-training code.
     """
@@ -80,6 +83,7 @@ class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types
     tie_word_embeddings: bool = False
     span: int = 1
     span_ends: list[int] | None = None
+    span_entropy: float | None = None
 
     def __post_init__(self, **kwargs: object) -> None:
         if self.text_config is None:
@@ -113,13 +117,16 @@ class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types
                 f"a span of {self.span} tokens does not fit the base's context of {context} tokens beside a "
                 f"prompt: span must be at most {context - 1}"
             )
+        for name in ("span_ends", "span_entropy"):
+            if getattr(self, name) and self.span == 1:
+                raise ValueError(
+                    f"{name} ends spans of several tokens, and span is 1: give span, or no {name}"
+                )
+        if self.span_entropy is not None and not 0 < self.span_entropy < float("inf"):
+            raise ValueError(f"span_entropy must be a number of nats above 0, got {self.span_entropy}")
         if not self.span_ends:
             self.span_ends = None
             return
-        if self.span == 1:
-            raise ValueError(
-                "span_ends end spans of several tokens, and span is 1: give span, or no span_ends"
-            )
         self.span_ends = sorted({int(token) for token in self.span_ends})
         if self.span_ends[0] < 0 or self.span_ends[-1] >= self.vocab_size:
             raise ValueError(

@@ -328,6 +328,31 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         steered: Tensor = e + self.phases(phase)
         return steered
 
+    @torch.no_grad()
+    def closing(self, ids: Tensor, h: Tensor, *, chunk: int = 4096) -> Tensor | None:
+        """Whether a code is chosen anew after each token, however many its span has left, [...].
+
+        That is so after a token of ``span_ends``, and where the base's prediction of the next token has an
+        entropy above ``span_entropy``.
+
+        Args:
+            ids: token ids [...].
+            h: the states after them [..., D].
+            chunk: states whose logits are in memory at a time.
+
+        Returns:
+            [...] bool; None for a model whose spans never end early.
+        """
+        config, closing = self.config, None
+        if config.span_ends:
+            closing = torch.isin(ids, torch.tensor(config.span_ends, device=ids.device))
+        if config.span_entropy is not None:
+            logits = (self.lm_head(part).float() for part in h.flatten(0, -2).split(chunk))
+            entropy = torch.cat([torch.special.entr(one.softmax(-1)).sum(-1) for one in logits])
+            unsure = entropy.view(ids.shape) > config.span_entropy
+            closing = unsure if closing is None else closing | unsure
+        return closing
+
     def world_from_vectors(self, h: Tensor, e: Tensor) -> Tensor:
         """:meth:`world` for codes as vectors e [..., D], for example relaxed codes in training."""
         logits: Tensor = self.lm_head(self.world_state(h, e))
@@ -438,7 +463,8 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         if actions is None:
             actions = code_sampler(action_logits) if code_sampler else action_logits.argmax(-1)
         if held is not None:
-            actions, phases = held.choose(input_ids, actions)
+            closing = self.closing(input_ids[:, -1], h[:, -1])
+            actions, phases = held.choose(actions, closing)
         logits = self.world(h, actions, phases)
         loss = None
         if labels is not None:
@@ -474,7 +500,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         if cache is not None:
             kwargs |= cache_argument(cache)
         if self.phases is not None:
-            kwargs["held"] = HeldCodes(self.config)
+            kwargs["held"] = HeldCodes(self.config.span)
         return super().generate(inputs, do_sample=False, **kwargs)
 
     def _prepare_cache_for_generation(
@@ -539,7 +565,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             [B, T] log-probabilities of the tokens that follow, shared out to the tokens of a span as in
             :meth:`composed_log_prob`; meaningless at the end of a document.
         """
-        spans = find_spans(self.config, ids, segments)
+        spans = find_spans(self.config.span, ids, segments, closing=self.closing(ids, h))
         following, phase = ids.roll(-1, 1).flatten(), spans.phase.flatten()
         log_probs = self.code_log_probs(h.flatten(0, 1), following, phase, chunk=chunk).view_as(log_pi)
         return (code_posterior(log_pi, log_probs, spans.start) + log_probs).logsumexp(-1)

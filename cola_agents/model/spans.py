@@ -2,7 +2,8 @@
 
 A code of a model with ``CoLAConfig.span = k`` is chosen at a state and decides the next k tokens, its *span*.
 The *phase* of a state is the number of the span's tokens before it: the state of phase 0 is the one in which
-the code is chosen. A span is shorter where its document ends, or after a token of ``CoLAConfig.span_ends``.
+the code is chosen. A span is shorter where its document ends, and after a token that *closes* it: see
+:meth:`~cola_agents.model.modeling.CoLAForCausalLM.closing`.
 
 Shapes: B rows, T tokens.
 """
@@ -13,8 +14,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from cola_agents.model.configuration import CoLAConfig
 
 
 class Spans(NamedTuple):
@@ -36,28 +35,28 @@ class HeldCodes:
     """The code that each row of one generation is writing under, and how many tokens it has decided.
 
     Args:
-        config: of the model.
+        span: the number of tokens that a code decides.
     """
 
-    def __init__(self, config: CoLAConfig) -> None:
-        self._config = config
+    def __init__(self, span: int) -> None:
+        self._span = span
         self._code: Tensor | None = None
         self._phase = torch.empty(0)
 
-    def choose(self, ids: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, chosen: Tensor, closing: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The codes and phases of a forward pass, the last of which writes a token; both [B, T].
 
         Args:
-            ids: the pass's token ids [B, T].
+            closing: whether the pass's last tokens close spans, [B]; None where none can.
             chosen: the policy's codes [B, T], of which a row takes the last where its span is over.
         """
         last = chosen[:, -1]
         if self._code is None:
             self._code, self._phase = last, torch.zeros_like(last)
         else:
-            over = self._phase + 1 == self._config.span
-            if self._config.span_ends:
-                over |= torch.isin(ids[:, -1], torch.tensor(self._config.span_ends, device=ids.device))
+            over = self._phase + 1 == self._span
+            if closing is not None:
+                over |= closing
             self._phase = torch.where(over, 0, self._phase + 1)
             self._code = torch.where(over, last, self._code)
         phases = torch.zeros_like(chosen)
@@ -66,34 +65,41 @@ class HeldCodes:
 
 
 def find_spans(
-    config: CoLAConfig, ids: Tensor, segments: Tensor | None = None, phases: Tensor | None = None
+    span: int,
+    ids: Tensor,
+    segments: Tensor | None = None,
+    phases: Tensor | None = None,
+    closing: Tensor | None = None,
 ) -> Spans:
     """Divide rows into spans that follow each other.
 
     Args:
-        config: of the model: the number k of tokens of a span, and the ids that end one early.
+        span: the number k of tokens of a span.
         ids: token ids [B, T].
         segments: index of a token's document within its row [B, T]; None for one document a row.
         phases: the phase of the first state of a document, [B, T] int64, read at its first token; None for 0.
+        closing: whether a token closes its span, [B, T]; None where none does.
     """
-    at, first, closing = _bounds(config, ids, segments)
+    at, first = _bounds(ids, segments)
     since = first if closing is None else torch.where(closing, at, first).cummax(1).values
     phase = at - since
     if phases is not None:
         phase = phase + torch.where(since == first, phases.gather(1, first), 0)
-    phase = phase % config.span
+    phase = phase % span
     start = torch.maximum(at - phase, since)
-    return Spans(phase, start, _ends(config, ids, segments, at - phase))
+    return Spans(phase, start, _ends(span, at, first, closing, at - phase))
 
 
-def ends_from_everywhere(config: CoLAConfig, ids: Tensor, segments: Tensor | None = None) -> Tensor:
+def ends_from_everywhere(
+    span: int, ids: Tensor, segments: Tensor | None = None, closing: Tensor | None = None
+) -> Tensor:
     """The index of the last token of the span that a code chosen in each state would have, [B, T].
 
     Args:
-        config, ids, segments: as in :func:`find_spans`.
+        span, ids, segments, closing: as in :func:`find_spans`.
     """
-    at, _, _ = _bounds(config, ids, segments)
-    return _ends(config, ids, segments, at)
+    at, first = _bounds(ids, segments)
+    return _ends(span, at, first, closing, at)
 
 
 def read_codes(logits: Tensor, at: Tensor) -> Tensor:
@@ -118,25 +124,18 @@ def code_posterior(log_pi: Tensor, log_probs: Tensor, start: Tensor) -> Tensor:
     return joint.log_softmax(-1).to(log_pi.dtype)
 
 
-def _bounds(config: CoLAConfig, ids: Tensor, segments: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Of each position its index, the index of its document's first token, and whether its token ends a span.
-
-    All are [B, T]; the last is None for a model without such tokens.
-    """
+def _bounds(ids: Tensor, segments: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The index of each position, and that of its document's first token, both [B, T]."""
     at = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     new = torch.zeros_like(ids, dtype=torch.bool)
     if segments is not None:
         new[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    closing = None
-    if config.span_ends:
-        closing = torch.isin(ids, torch.tensor(config.span_ends, device=ids.device))
-    return at, torch.where(new, at, 0).cummax(1).values, closing
+    return at, torch.where(new, at, 0).cummax(1).values
 
 
-def _ends(config: CoLAConfig, ids: Tensor, segments: Tensor | None, starts: Tensor) -> Tensor:
+def _ends(span: int, at: Tensor, first: Tensor, closing: Tensor | None, starts: Tensor) -> Tensor:
     """The last token of each state's span, which begins at ``starts``, maybe before its document: [B, T]."""
-    at, first, closing = _bounds(config, ids, segments)
-    last = torch.ones_like(ids, dtype=torch.bool)
+    last = torch.ones_like(at, dtype=torch.bool)
     last[:, :-1] = first[:, 1:] != first[:, :-1]
     end = _first_from(last, at)
     if closing is not None:
@@ -144,7 +143,7 @@ def _ends(config: CoLAConfig, ids: Tensor, segments: Tensor | None, starts: Tens
         after = torch.full_like(at, at.shape[1])
         after[:, :-1] = _first_from(closing, at)[:, 1:]
         end = torch.minimum(end, after)
-    return torch.minimum(starts + config.span, end)
+    return torch.minimum(starts + span, end)
 
 
 def _first_from(marked: Tensor, at: Tensor) -> Tensor:

@@ -108,6 +108,10 @@ class PlainTokenizer:
                 "chat_template_kwargs= or system=, or use prompt_format='plain'"
             ) from error
 
+    def ids_with(self, text: str) -> list[int]:
+        """The ids of all tokens whose text contains ``text``."""
+        return [token for token in sorted(self.ids) if text in self.spell([token])]
+
     @property
     def special_ids(self) -> frozenset[int]:
         """Ids of added tokens, the markers of a conversation among them."""

@@ -43,7 +43,8 @@ class CloneLoss(StageLoss):
         mask = self.mask(batch)
         h = frozen_states(self.model, self._states, batch, self.mask)
         with torch.no_grad():
-            codes = span_codes(self.model, batch, self.model.infer(h, mask=mask, positions=batch.positions))
+            inferred = self.model.infer(h, mask=mask, positions=batch.positions)
+            codes = span_codes(self.model, batch, h, inferred)
         logits = self.model.policy(h, mask=mask, positions=batch.positions)
         loss = target_cross_entropy(logits, codes.masked_fill(batch.targets == IGNORED, IGNORED))
         return loss, {"clone_ce": loss.detach()}
@@ -52,15 +53,18 @@ class CloneLoss(StageLoss):
         return settings_of(self._states)
 
 
-def span_codes(model: CoLAForCausalLM, batch: Batch, logits: Tensor) -> Tensor:
+def span_codes(model: CoLAForCausalLM, batch: Batch, h: Tensor, logits: Tensor) -> Tensor:
     """The inverse dynamics' code of the span that begins in each state, [B, T].
 
     Args:
+        h: hidden states [B, T, D].
         logits: its logits, unshifted, [B, T, A].
     """
     if model.config.span == 1:
         return shift_codes(logits).argmax(-1)
-    return read_codes(logits, ends_from_everywhere(model.config, batch.ids, batch.segments)).argmax(-1)
+    closing = model.closing(batch.ids, h)
+    ends = ends_from_everywhere(model.config.span, batch.ids, batch.segments, closing)
+    return read_codes(logits, ends).argmax(-1)
 
 
 def clone_policy(

@@ -90,7 +90,7 @@ class TuneLoss(StageLoss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         mask, positions = self.mask(batch), batch.positions
         h = self.model.hidden(batch.ids, mask=mask, positions=positions)
-        spans = random_spans(self.model, batch, generators)
+        spans = random_spans(self.model, batch, h, generators)
         with torch.no_grad():
             if self._codes == "inverse":
                 logits = self.model.infer(h, mask=mask, positions=positions)

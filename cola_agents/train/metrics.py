@@ -237,7 +237,8 @@ class Tally:
             codes, chosen, phase = shift_codes(logits).argmax(-1), counted, torch.zeros_like(targets)
             weights = log_pi
         else:
-            spans = find_spans(model.config, on_device.ids, on_device.segments)
+            closing = model.closing(on_device.ids, h)
+            spans = find_spans(model.config.span, on_device.ids, on_device.segments, closing=closing)
             codes, phase = read_codes(logits, spans.end).argmax(-1), spans.phase
             chosen, weights = counted & (phase == 0), self._posterior(on_device.ids, h, log_pi, spans)
         self._score(h[counted], targets[counted], codes[counted], phase[counted])

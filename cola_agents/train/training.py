@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
@@ -250,6 +250,8 @@ def _model(
             base = load_model(AutoModelForCausalLM, run.model, config=model_config, dtype=dtype)
             try:
                 grown = {**PRESETS[run.preset].grow, **run.grow}
+                if grown.get("span_ends"):
+                    grown["span_ends"] = _ids(tokenizer, grown["span_ends"])
                 model = CoLAForCausalLM.from_base(base, **grown)
             except ValueError as error:
                 if not run.grow:
@@ -259,6 +261,21 @@ def _model(
                 first = _first_batch(batches)
                 calibrate_readout(model, first.ids[:4], mask=first.segments[:4] >= 0)
     return model.to(run.device) if run.device else model
+
+
+def _ids(tokenizer: PlainTokenizer, given: Sequence[int | str]) -> list[int]:
+    """Token ids, given as such or as texts that they contain.
+
+    Raises:
+        ValueError: for a text that no token contains.
+    """
+    ids: list[int] = []
+    for one in given:
+        found = [one] if isinstance(one, int) else tokenizer.ids_with(one)
+        if not found:
+            raise ValueError(f"no token of the tokenizer contains {one!r}: give the ids of tokens")
+        ids += found
+    return ids
 
 
 def _say_if_longer(run: Run, config: StageConfig, say: Callable[[str], None]) -> None:

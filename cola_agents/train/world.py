@@ -116,7 +116,7 @@ class WorldLoss(StageLoss):
         mask = self.mask(batch)
         h = frozen_states(self.model, self._states, batch, self.mask)
         logits = self.model.infer(h, mask=mask, positions=batch.positions)
-        spans = random_spans(self.model, batch, generators)
+        spans = random_spans(self.model, batch, h, generators)
         logits = (shift_codes(logits) if spans is None else read_codes(logits, spans.end)).float()
         noise = torch.stack([gumbel_noise(logits.shape[1:], generator) for generator in generators])
         noise = noise.to(logits.device)
@@ -137,10 +137,13 @@ class WorldLoss(StageLoss):
         return codes | settings_of(self._states)
 
 
-def random_spans(model: CoLAForCausalLM, batch: Batch, generators: Sequence[torch.Generator]) -> Spans | None:
+def random_spans(
+    model: CoLAForCausalLM, batch: Batch, h: Tensor, generators: Sequence[torch.Generator]
+) -> Spans | None:
     """The spans of a batch's documents, each document's beginning in a random phase.
 
     Args:
+        h: the batch's hidden states [B, T, D].
         generators: one for each row.
 
     Returns:
@@ -151,7 +154,8 @@ def random_spans(model: CoLAForCausalLM, batch: Batch, generators: Sequence[torc
         return None
     size = batch.ids.shape[1:]
     drawn = torch.stack([torch.randint(config.span, size, generator=source) for source in generators])
-    return find_spans(config, batch.ids, batch.segments, drawn.to(batch.ids.device))
+    closing = model.closing(batch.ids, h)
+    return find_spans(config.span, batch.ids, batch.segments, drawn.to(batch.ids.device), closing)
 
 
 def pretrain_world(

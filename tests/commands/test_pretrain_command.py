@@ -21,7 +21,9 @@ from transformers import AutoTokenizer
 from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.common.files import LOCK
+from cola_agents.model.loading import load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.text import PlainTokenizer
 from cola_agents.train import training
 from cola_agents.train.adapters import load_adapters
 from cola_agents.train.bundled import recipe
@@ -132,6 +134,19 @@ def test_world_policy_and_fta_run_one_after_another_on_own_text(start, tmp_path,
     assert AutoTokenizer.from_pretrained(tmp_path / "f").get_vocab() == tiny.make_tokenizer().get_vocab()
     assert pretrain("fta", "--model", tmp_path / "p", "--out", tmp_path / "f", *tuning, *held_out) == 0
     assert "is finished: nothing to do" in capsys.readouterr().out
+
+
+def test_the_ends_of_spans_are_named_by_text_and_by_how_unsure_the_base_is(start, tmp_path, capsys):
+    tokenizer = PlainTokenizer(load_tokenizer(start / "base"))
+    argv = ("--model", start / "base", "--data", start / "text.txt", "--steps", "1", *SHORT)
+    ends = ("--span", "3", "--span-ends", "\\n", "5", "--span-entropy", "0.5")
+    assert pretrain("world", "--out", tmp_path / "w", *argv, *ends) == 0
+    config = CoLAForCausalLM.from_pretrained(tmp_path / "w").config
+    assert config.span_entropy == 0.5
+    assert set(config.span_ends) == {5, *(i for i in tokenizer.ids if "\n" in tokenizer.spell([i]))}
+    assert len(config.span_ends) > 1
+    assert pretrain("world", "--out", tmp_path / "n", *argv, "--span", "3", "--span-ends", "\\n\\t\\n") == 2
+    assert "no token of the tokenizer contains" in capsys.readouterr().err
 
 
 def test_a_span_is_grown_kept_and_not_changed(start, tmp_path, capsys):

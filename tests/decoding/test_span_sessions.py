@@ -134,6 +134,27 @@ def test_a_span_ends_at_the_end_of_a_text_of_a_line_and_of_the_row(tiny_tokenize
 
 
 @torch.no_grad()
+def test_a_span_ends_in_the_states_in_which_a_text_is_divided_there(tiny_tokenizer):
+    model = tiny.make_spans()
+    backbone = LatentBackbone(model, tiny_tokenizer)
+    text = [*PROMPTS[0], *by_hand(backbone, PROMPTS[0], 3)]
+    h = model.hidden(torch.tensor([text]))
+    entropy = torch.special.entr(model.lm_head(h).softmax(-1)).sum(-1)[0]
+    start = len(PROMPTS[0])
+    for written in (1, 2, 3):
+        # No state is above it before that after ``written`` tokens.
+        above = entropy[start : start + written - 1].max().item() if written > 1 else 0.0
+        model.config.span_entropy = above + 1e-4
+        session = backbone.session(2)
+        session.load([0, 1], [PROMPTS[0], PROMPTS[1]])
+        found = listed(session.decode([0, 1], np.array([3, 3])))[0]
+        closing = model.closing(torch.tensor([text]), h)[0, start:]
+        closed = closing.nonzero().flatten().tolist()
+        assert found == text[start:][: closed[0] + 1 if closed else K]
+        assert session.tokens[0] == PROMPTS[0]
+
+
+@torch.no_grad()
 def test_the_table_of_codes_has_every_phase_and_follows_its_weights():
     model = tiny.make_spans()
     table = code_table(model)

@@ -56,11 +56,12 @@ def test_spans_follow_each_other_and_end_with_their_document(offset, span_ends):
     first, second = (torch.randint(5, 9, (n,), generator=generator).tolist() for n in (11, 7))
     first[4], first[5], second[2] = 3, 4, 4
     batch = collate([[first, second]], 20)
-    spans = find_spans(config, batch.ids, batch.segments, torch.full_like(batch.ids, offset))
+    closing = torch.isin(batch.ids, torch.tensor(span_ends)) if span_ends else None
+    spans = find_spans(3, batch.ids, batch.segments, torch.full_like(batch.ids, offset), closing)
     found = list(zip(*(x[0].tolist() for x in spans), strict=True))
     assert found[:11] == rows_by_hand(config, first, offset)
     assert found[11:18] == [(p, s + 11, e + 11) for p, s, e in rows_by_hand(config, second, offset)]
-    ends = ends_from_everywhere(config, batch.ids, batch.segments)[0].tolist()
+    ends = ends_from_everywhere(3, batch.ids, batch.segments, closing)[0].tolist()
     for t in range(10):
         stops = [j for j in range(t + 1, 11) if first[j] in (span_ends or ())]
         assert ends[t] == min([t + 3, 10, *stops[:1]])
@@ -98,21 +99,60 @@ def test_one_code_gives_other_tokens_in_another_phase():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("span_ends", [None, [7]])
-def test_generation_holds_a_code_for_its_whole_span(span_ends):
+@pytest.mark.parametrize(("span_ends", "unsure"), [(None, False), ([7], False), (None, True), ([7], True)])
+def test_generation_holds_a_code_for_its_whole_span(span_ends, unsure):
     model = tiny.make_spans(span_ends=span_ends)
+    if unsure:
+        set_entropy(model)
     ids = torch.randint(tiny.VOCAB, (1, 5), generator=torch.Generator().manual_seed(2))
-    row, phase, code = ids, 0, torch.zeros(1)
+    row, phase, code, chosen = ids, 0, torch.zeros(1), []
     for _ in range(11):
         h = model.hidden(row)
+        if unsure and entropy(model, h)[0, -1] > model.config.span_entropy:
+            phase = 0
         if phase == 0:
             code = model.policy(h)[:, -1].argmax(-1)
+        chosen.append(phase == 0)
         row = torch.cat([row, model.world(h[:, -1], code, phase).argmax(-1)[:, None]], 1)
         phase = 0 if phase == 2 or int(row[0, -1]) in (span_ends or ()) else phase + 1
     settings = {"max_new_tokens": 11, "eos_token_id": None}
     assert model.generate(ids, **settings).tolist() == row.tolist()
     assert model.generate(ids, use_cache=False, **settings).tolist() == row.tolist()
     assert model.generate(ids, **settings).tolist() == row.tolist(), "no code is left from the last call"
+    assert 4 <= sum(chosen) < 11
+    if unsure:
+        assert sum(chosen) > 4, "some spans end early"
+
+
+@torch.no_grad()
+def entropy(model: CoLAForCausalLM, h: torch.Tensor) -> torch.Tensor:
+    """The entropy of the base's prediction in each state, in nats."""
+    log_probs = model.lm_head(h).log_softmax(-1)
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+@torch.no_grad()
+def set_entropy(model: CoLAForCausalLM) -> None:
+    """Let the spans of a model end in half of the states of random text."""
+    ids = torch.randint(tiny.VOCAB, (4, 32), generator=torch.Generator().manual_seed(8))
+    model.config.span_entropy = entropy(model, model.hidden(ids)).median().item()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("span_ends", [None, [7]])
+def test_a_span_ends_where_the_base_is_unsure_what_comes_next(span_ends):
+    model = tiny.make_spans(span_ends=span_ends)
+    ids = torch.randint(tiny.VOCAB, (3, 20), generator=torch.Generator().manual_seed(4))
+    h = model.hidden(ids)
+    ended = torch.zeros_like(ids, dtype=torch.bool) if span_ends is None else ids == 7
+    found = model.closing(ids, h)
+    assert found is None if span_ends is None else torch.equal(found, ended)
+    set_entropy(model)
+    closing = model.closing(ids, h, chunk=7)
+    assert torch.equal(closing, ended | (entropy(model, h) > model.config.span_entropy))
+    assert 0 < closing.float().mean() < 1
+    spans = find_spans(3, ids, closing=closing)
+    assert bool((spans.phase[closing] == 0).all()), "a code is chosen anew in every such state"
 
 
 @torch.no_grad()
@@ -223,7 +263,7 @@ def test_the_policy_learns_in_every_state_the_code_of_the_span_that_would_begin_
     model, batch = tiny.make_spans(), batch_of(plain, rows=1)
     h = model.hidden(batch.ids, mask=batch.mask, positions=batch.positions)
     logits = model.infer(h, mask=batch.mask, positions=batch.positions)
-    codes = span_codes(model, batch, logits)
+    codes = span_codes(model, batch, h, logits)
     ends = (batch.segments[0, 1:] != batch.segments[0, :-1]).nonzero().flatten().tolist()
     for t in range(40):
         read = min([t + 3, *[end for end in ends if end >= t]])
@@ -235,9 +275,9 @@ def test_the_policy_learns_in_every_state_the_code_of_the_span_that_would_begin_
 def test_tuning_reads_codes_where_their_source_gives_them(plain, codes):
     model, batch = tiny.make_spans(), batch_of(plain)
     loss, _ = TuneLoss(model, codes)(batch, row_generators(0, 1, range(3)))
-    spans = random_spans(model, batch, row_generators(0, 1, range(3)))
-    assert spans is not None
     h = model.hidden(batch.ids, mask=batch.mask, positions=batch.positions)
+    spans = random_spans(model, batch, h, row_generators(0, 1, range(3)))
+    assert spans is not None
     source = model.infer if codes == "inverse" else model.policy
     logits = source(h, mask=batch.mask, positions=batch.positions)
     taken = read_codes(logits, spans.end if codes == "inverse" else spans.start).argmax(-1)
@@ -297,6 +337,9 @@ def test_metrics_of_spans_equal_a_document_by_document_count(plain, chunk):
         ({"span": tiny.CONTEXT}, f"does not fit the base's context of {tiny.CONTEXT} tokens"),
         ({"span_ends": [4]}, "span is 1"),
         ({"span": 2, "span_ends": [tiny.VOCAB]}, "token ids of the base"),
+        ({"span_entropy": 1.0}, "span is 1"),
+        ({"span": 2, "span_entropy": -1.0}, "nats above 0"),
+        ({"span": 2, "span_entropy": float("nan")}, "nats above 0"),
     ],
 )
 def test_a_span_that_cannot_be_is_refused(tiny_base, fields, message):
