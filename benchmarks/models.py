@@ -13,7 +13,8 @@ With ``--controls`` there are two more, which tell what the latent-action stages
 - ``longer``: the base trained on for as many tokens as the stages read;
 - ``fta``: ``cola`` after FTA-I on the same tokens.
 
-``--spans 4 8`` adds ``span-4`` and ``span-8``: as ``cola``, with codes that last several tokens.
+``--spans`` adds models of codes that last several tokens: ``span-4`` and ``span-8``, and ``span-8-unsure``,
+whose spans end early where the base is unsure of the next token.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from cola_agents.decoding.loading import BUNDLED
 from cola_agents.train.bundled.recipe import (
     METRICS,
     RECIPE,
+    SPANS,
     Recipe,
-    span_name,
     train_bundled,
     train_controls,
     train_span,
@@ -116,8 +117,8 @@ def controls(seed: int, scale: float, out: Path) -> Path:
     return folder
 
 
-def spanning(seed: int, scale: float, out: Path, span: int) -> Path:
-    """Add a model whose codes last ``span`` tokens to a seed's models; returns at once where it is whole.
+def spanning(seed: int, scale: float, out: Path, name: str) -> Path:
+    """Add a model of codes that last several tokens to a seed's models; returns at once where it is whole.
 
     Raises:
         FileNotFoundError: where :func:`pretrain` has not made the models.
@@ -125,9 +126,9 @@ def spanning(seed: int, scale: float, out: Path, span: int) -> Path:
     """
     folder = out / str(seed)
     with one_writer(folder):
-        if not (folder / span_name(span) / METRICS).is_file():
-            train_span(scaled(seed, scale), folder, span)
-    return folder / span_name(span)
+        if not (folder / name / METRICS).is_file():
+            train_span(scaled(seed, scale), folder, name)
+    return folder / name
 
 
 def _bundled_recipe() -> dict[str, Any]:
@@ -143,7 +144,12 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--controls", action="store_true", help="train the controls of the stages, too")
     parser.add_argument(
-        "--spans", type=int, nargs="+", default=[], metavar="K", help="add models of codes that last K tokens"
+        "--spans",
+        nargs="+",
+        default=[],
+        choices=SPANS,
+        metavar="NAME",
+        help=f"add models of codes that last several tokens: {', '.join(SPANS)}",
     )
     parser.add_argument("--out", type=Path, required=True, help="a folder for them: about 80 MB a seed")
     parser.set_defaults(run=_run)
@@ -155,5 +161,5 @@ def _run(arguments: argparse.Namespace) -> None:
     for seed in arguments.seeds if arguments.controls else ():
         print(f"Wrote the controls in {controls(seed, arguments.scale, arguments.out)}.")
     for seed in arguments.seeds:
-        for span in arguments.spans:
-            print(f"Wrote {spanning(seed, arguments.scale, arguments.out, span)}.")
+        for name in arguments.spans:
+            print(f"Wrote {spanning(seed, arguments.scale, arguments.out, name)}.")

@@ -93,6 +93,7 @@ def write_models(out: Path, seeds: Iterable[int]) -> Path:
             "fta": make_cola(seed=seed + 100, num_codes=64),
             "span-4": make_cola(seed=seed, num_codes=64, span=4),
             "span-8": make_cola(seed=seed, num_codes=64, span=8),
+            "span-8-unsure": make_cola(seed=seed, num_codes=64, span=8, span_entropy=5.0),
         }
         for name, model in made.items():
             model.save_pretrained(out / str(seed) / name)

@@ -26,7 +26,6 @@ from cola_agents.rl.actors import Actor, run_trunk
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.rollout import Act
-from cola_agents.train.bundled.recipe import span_name
 from cola_envs.backbone import Level
 
 
@@ -114,8 +113,6 @@ class Arm:
 _LATENT = (1e-3, 3e-3, 1e-2)
 #: Rank of the adapters: about as many trained parameters as the latent policy of the bundled shape has.
 LORA_RANK = 20
-#: Tokens that a code lasts, of the arms whose codes last several.
-SPANS = (4, 8)
 
 ARMS = {
     arm.name: arm
@@ -156,15 +153,14 @@ ARMS = {
             lrs=_LATENT,
         ),
         Arm("rank", "the base's 64 likeliest tokens as codes", "latent", "rank", lrs=_LATENT),
-        *(
-            Arm(
-                f"latent-span-{span}",
-                f"codes that last {span} tokens, argmax world model",
-                "latent",
-                span_name(span),
-                lrs=_LATENT,
-            )
-            for span in SPANS
+        Arm("latent-span-4", "codes that last 4 tokens", "latent", "span-4", lrs=_LATENT),
+        Arm("latent-span-8", "codes that last 8 tokens", "latent", "span-8", lrs=_LATENT),
+        Arm(
+            "latent-span-unsure",
+            "codes that last until the base is unsure of the next token, at most 8",
+            "latent",
+            "span-8-unsure",
+            lrs=_LATENT,
         ),
         Arm(
             "latent-fta",

@@ -30,7 +30,7 @@ from cola_agents.commands.settings import settings
 from cola_agents.commands.tasks import add_env
 from cola_agents.common.files import one_writer
 from cola_agents.common.provenance import provenance
-from cola_agents.train.bundled.recipe import CONTROLS
+from cola_agents.train.bundled.recipe import CONTROLS, SPANS
 
 #: First RL seed of the search: the runs that are reported have others.
 TUNING_SEED = 9_000
@@ -120,8 +120,8 @@ def _check_there(models: Path, seed: int, kind: str) -> None:
     """Raise FileNotFoundError for a model that is not there."""
     if not _weights(models, seed, kind).is_file():
         more = " --controls" if kind in CONTROLS else ""
-        if kind.startswith("span-"):
-            more = f" --spans {kind.removeprefix('span-')}"
+        if kind in SPANS:
+            more = f" --spans {kind}"
         raise FileNotFoundError(
             f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds {seed}{more}` "
             "makes it"

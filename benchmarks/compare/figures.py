@@ -26,11 +26,12 @@ STYLES = {
     "rank": ("#7F7F7F", "*", "--"),
     "latent-span-4": ("#0072B2", "4", "--"),
     "latent-span-8": ("#0072B2", "H", "-."),
+    "latent-span-unsure": ("#56B4E9", "p", "-"),
     "latent-fta": ("#0072B2", "<", ":"),
     "token-longer": ("#D55E00", ">", ":"),
 }
 #: For arms of other names, in their order.
-OTHERS = ("h", "1", "p", "2", "d")
+OTHERS = ("h", "1", "3", "2", "d")
 POINTS = 60
 BAND_RESAMPLES = 1_000
 #: Quantities of the forest plot.
