@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="folders of `compare`, one a task (default: those under benchmarks/results)",
+        help="folders of `compare`, one a task (default: those under benchmarks/results/compare)",
     )
     for name in OTHERS:
         parser.add_argument(
@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     folders = arguments.compare
     if folders is None:
-        folders = sorted(path.parent for path in RESULTS.rglob("runs.jsonl"))
+        folders = sorted(path.parent for path in (RESULTS / "compare").rglob("runs.jsonl"))
     inputs = gather(folders, {name: getattr(arguments, name) for name in OTHERS})
     results = {**provenance(), **decide(inputs)}
     write_json(arguments.out, results, indent=1)
