@@ -13,8 +13,9 @@ With ``--controls`` there are two more, which tell what the latent-action stages
 - ``longer``: the base trained on for as many tokens as the stages read;
 - ``fta``: ``cola`` after FTA-I on the same tokens.
 
-``--spans`` adds models of codes that last several tokens: ``span-4`` and ``span-8``, and ``span-8-unsure``,
-whose spans end early where the base is unsure of the next token.
+``--variants`` adds latent-action models that differ from ``cola`` in one thing: ``codes-16``, ``codes-256``
+in the number of codes; ``span-4``, ``span-8`` in how many tokens a code lasts; the spans of
+``span-8-unsure`` end early where the base is unsure of the next token.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from cola_agents.decoding.loading import BUNDLED
 from cola_agents.train.bundled.recipe import (
     METRICS,
     RECIPE,
-    SPANS,
+    VARIANTS,
     Recipe,
     train_bundled,
     train_controls,
-    train_span,
+    train_variant,
 )
 from cola_envs import jsonl
 
@@ -117,8 +118,8 @@ def controls(seed: int, scale: float, out: Path) -> Path:
     return folder
 
 
-def spanning(seed: int, scale: float, out: Path, name: str) -> Path:
-    """Add a model of codes that last several tokens to a seed's models; returns at once where it is whole.
+def variant(seed: int, scale: float, out: Path, name: str) -> Path:
+    """Add another latent-action model to a seed's models; returns at once where it is whole.
 
     Raises:
         FileNotFoundError: where :func:`pretrain` has not made the models.
@@ -127,7 +128,7 @@ def spanning(seed: int, scale: float, out: Path, name: str) -> Path:
     folder = out / str(seed)
     with one_writer(folder):
         if not (folder / name / METRICS).is_file():
-            train_span(scaled(seed, scale), folder, name)
+            train_variant(scaled(seed, scale), folder, name)
     return folder / name
 
 
@@ -144,12 +145,12 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--controls", action="store_true", help="train the controls of the stages, too")
     parser.add_argument(
-        "--spans",
+        "--variants",
         nargs="+",
         default=[],
-        choices=SPANS,
+        choices=VARIANTS,
         metavar="NAME",
-        help=f"add models of codes that last several tokens: {', '.join(SPANS)}",
+        help=f"add latent-action models that differ in one thing: {', '.join(VARIANTS)}",
     )
     parser.add_argument("--out", type=Path, required=True, help="a folder for them: about 80 MB a seed")
     parser.set_defaults(run=_run)
@@ -161,5 +162,5 @@ def _run(arguments: argparse.Namespace) -> None:
     for seed in arguments.seeds if arguments.controls else ():
         print(f"Wrote the controls in {controls(seed, arguments.scale, arguments.out)}.")
     for seed in arguments.seeds:
-        for name in arguments.spans:
-            print(f"Wrote {spanning(seed, arguments.scale, arguments.out, name)}.")
+        for name in arguments.variants:
+            print(f"Wrote {variant(seed, arguments.scale, arguments.out, name)}.")

@@ -395,7 +395,7 @@ def test_a_campaign_says_what_is_missing_before_it_begins(models, fake_runs, tmp
     with pytest.raises(FileNotFoundError, match=r"no model 7/.*benchmarks models --seeds 7"):
         campaign(_plan(model_seeds=(0, 7)), models, tmp_path / "c")
     few = shutil.copytree(models, tmp_path / "few")
-    for kind, option in (("longer", "--controls"), ("span-4", "--spans span-4")):
+    for kind, option in (("longer", "--controls"), ("span-4", "--variants span-4")):
         shutil.rmtree(few / "1" / kind)
         arm = next(name for name, one in ARMS.items() if one.model == kind)
         with pytest.raises(FileNotFoundError, match=rf"no model 1/{kind}.*models --seeds 1 {option}`"):

@@ -85,11 +85,11 @@ def test_without_an_effect_a_tie_of_a_control_is_no_cause(tmp_path):
     assert CONTROLS["rank"] not in cause
 
 
-SPANS = ("latent-span-4", "latent-span-8", "latent-span-unsure")
+VARIANTS = ("latent-16", "latent-256", "latent-span-4", "latent-span-8", "latent-span-unsure")
 
 
 def test_controls_are_arms_of_the_comparison():
-    assert set(CONTROLS) == set(ARMS) - {"latent", "token", *SPANS}
+    assert set(CONTROLS) == set(ARMS) - {"latent", "token", *VARIANTS}
 
 
 def timed(folder, latent, token, **more):

@@ -91,6 +91,8 @@ def write_models(out: Path, seeds: Iterable[int]) -> Path:
             "rank": make_cola(base=base, num_codes=64),
             "longer": make_base(seed + 100, initializer_range=0.02),
             "fta": make_cola(seed=seed + 100, num_codes=64),
+            "codes-16": make_cola(seed=seed, num_codes=16),
+            "codes-256": make_cola(seed=seed, num_codes=256),
             "span-4": make_cola(seed=seed, num_codes=64, span=4),
             "span-8": make_cola(seed=seed, num_codes=64, span=8),
             "span-8-unsure": make_cola(seed=seed, num_codes=64, span=8, span_entropy=5.0),

@@ -153,6 +153,8 @@ ARMS = {
             lrs=_LATENT,
         ),
         Arm("rank", "the base's 64 likeliest tokens as codes", "latent", "rank", lrs=_LATENT),
+        Arm("latent-16", "16 codes", "latent", "codes-16", lrs=_LATENT),
+        Arm("latent-256", "256 codes", "latent", "codes-256", lrs=_LATENT),
         Arm("latent-span-4", "codes that last 4 tokens", "latent", "span-4", lrs=_LATENT),
         Arm("latent-span-8", "codes that last 8 tokens", "latent", "span-8", lrs=_LATENT),
         Arm(

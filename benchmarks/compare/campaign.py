@@ -30,7 +30,7 @@ from cola_agents.commands.settings import settings
 from cola_agents.commands.tasks import add_env
 from cola_agents.common.files import one_writer
 from cola_agents.common.provenance import provenance
-from cola_agents.train.bundled.recipe import CONTROLS, SPANS
+from cola_agents.train.bundled.recipe import CONTROLS, VARIANTS
 
 #: First RL seed of the search: the runs that are reported have others.
 TUNING_SEED = 9_000
@@ -120,8 +120,8 @@ def _check_there(models: Path, seed: int, kind: str) -> None:
     """Raise FileNotFoundError for a model that is not there."""
     if not _weights(models, seed, kind).is_file():
         more = " --controls" if kind in CONTROLS else ""
-        if kind in SPANS:
-            more = f" --spans {kind}"
+        if kind in VARIANTS:
+            more = f" --variants {kind}"
         raise FileNotFoundError(
             f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds {seed}{more}` "
             "makes it"
@@ -309,7 +309,7 @@ def add(commands: Commands) -> None:
         default=[name for name, arm in ARMS.items() if arm.model in ("cola", "base", "rank")],
         choices=list(ARMS),
         metavar="ARM",
-        help="all but those on the models of `benchmarks models --controls` and `--spans`, unless given",
+        help="all but those on the models of `benchmarks models --controls` and `--variants`, unless given",
     )
     parser.add_argument("--model-seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--seeds", type=int, default=4, help="RL seeds over each model")

@@ -24,6 +24,8 @@ STYLES = {
     "token-truncated": ("#000000", "X", ":"),
     "pushforward": ("#009E73", "P", "-."),
     "rank": ("#7F7F7F", "*", "--"),
+    "latent-16": ("#009E73", "1", "--"),
+    "latent-256": ("#009E73", "2", ":"),
     "latent-span-4": ("#0072B2", "4", "--"),
     "latent-span-8": ("#0072B2", "H", "-."),
     "latent-span-unsure": ("#56B4E9", "p", "-"),
@@ -31,7 +33,7 @@ STYLES = {
     "token-longer": ("#D55E00", ">", ":"),
 }
 #: For arms of other names, in their order.
-OTHERS = ("h", "1", "3", "2", "d")
+OTHERS = ("h", "+", "3", "x", "d")
 POINTS = 60
 BAND_RESAMPLES = 1_000
 #: Quantities of the forest plot.

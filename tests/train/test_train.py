@@ -402,10 +402,10 @@ def test_a_model_of_spans_grows_around_the_same_base_and_goes_on_where_it_was_st
     small_recipe, tmp_path, monkeypatch
 ):
     with pytest.raises(FileNotFoundError, match="no finished bundled models"):
-        recipe.train_span(small_recipe, tmp_path, "span-4")
+        recipe.train_variant(small_recipe, tmp_path, "span-4")
     recipe.train_bundled(small_recipe, tmp_path)
     shutil.copytree(tmp_path, tmp_path / "copy")
-    recipe.train_span(small_recipe, tmp_path, "span-4")
+    recipe.train_variant(small_recipe, tmp_path, "span-4")
     base = CoLAForCausalLM.from_pretrained(tmp_path / "cola").base
     model = CoLAForCausalLM.from_pretrained(tmp_path / "span-4")
     assert model.config.span == 4
@@ -413,10 +413,10 @@ def test_a_model_of_spans_grows_around_the_same_base_and_goes_on_where_it_was_st
 
     monkeypatch.setattr(recipe, "train_policy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        recipe.train_span(small_recipe, tmp_path / "copy", "span-4")
+        recipe.train_variant(small_recipe, tmp_path / "copy", "span-4")
     monkeypatch.undo()
     monkeypatch.setattr(Learner, "step", count_steps(done := []))
-    recipe.train_span(small_recipe, tmp_path / "copy", "span-4")
+    recipe.train_variant(small_recipe, tmp_path / "copy", "span-4")
     assert len(done) == small_recipe.policy.steps, "the world stage is not run again"
     assert weights_in(tmp_path / "copy")["span-4"] == weights_in(tmp_path)["span-4"]
 

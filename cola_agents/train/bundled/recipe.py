@@ -42,8 +42,10 @@ RECIPE, STAGES = "recipe.json", "stages"
 METRICS = "metrics.json"
 #: The controls that :func:`train_controls` adds to the bundled models.
 CONTROLS = ("longer", "fta")
-#: Models whose codes last several tokens, that :func:`train_span` adds: fields of their configuration.
-SPANS: Mapping[str, Mapping[str, Any]] = {
+#: Other latent-action models around the base, of :func:`train_variant`: fields of their configuration.
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "codes-16": {"num_codes": 16},
+    "codes-256": {"num_codes": 256},
     "span-4": {"span": 4},
     "span-8": {"span": 8},
     # On held-out text of the corpus its spans have 2.3 tokens on average.
@@ -182,8 +184,8 @@ def train_controls(recipe: Recipe, out: Path) -> None:
     _measured(recipe, _saved(tuned, tokenizer, out / "fta"), tokenizer, out / "fta")
 
 
-def train_span(recipe: Recipe, out: Path, name: str) -> CodebookMetrics:
-    """A latent-action model of :data:`SPANS` around ``out/base``, in ``out/<name>``.
+def train_variant(recipe: Recipe, out: Path, name: str) -> CodebookMetrics:
+    """A latent-action model of :data:`VARIANTS` around ``out/base``, in ``out/<name>``.
 
     It reads the same documents as ``cola`` did, for as many steps; goes on where it was stopped.
 
@@ -195,7 +197,7 @@ def train_span(recipe: Recipe, out: Path, name: str) -> CodebookMetrics:
     _begin(recipe, out)
     stages = out / STAGES
     saved = stages / "checkpoints"
-    train_world(recipe, out / "base", stages / name, saved / f"{name}-world", **SPANS[name])
+    train_world(recipe, out / "base", stages / name, saved / f"{name}-world", **VARIANTS[name])
     return train_policy(recipe, stages / name, out / name, saved / f"{name}-policy")
 
 
