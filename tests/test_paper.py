@@ -85,6 +85,16 @@ def test_without_an_effect_a_tie_of_a_control_is_no_cause(tmp_path):
     assert CONTROLS["rank"] not in cause
 
 
+def test_a_claim_over_few_models_is_left_open_and_says_how_many_there_are(tmp_path):
+    few = [
+        one for one in main_runs({"latent": {"rise": 400}, "token": {"rise": 1_600}}) if one["model_seed"] < 3
+    ]
+    finding = half("episodes")(inputs(tmp_path / "few", few))
+    assert finding.verdict == OPEN
+    assert finding.cause.startswith("Pre-trained models: 3; a verdict takes 4.")
+    assert "a verdict takes" not in timed(tmp_path / "enough", 400, 1_600).cause
+
+
 VARIANTS = ("latent-16", "latent-256", "latent-span-4", "latent-span-8", "latent-span-unsure")
 
 

@@ -79,7 +79,8 @@ def reward_after(tasks: Sequence[str], name: str) -> Callable[[Inputs], Finding]
             f"{comparison.task}: {number(means[0])} against {number(means[1])}, "
             f"difference {number(one.estimate.mean)}"
         )
-        cause = _start(comparison, name) + controls(
+        cause = _few(bounds.models) + _start(comparison, name)
+        cause += controls(
             {arm: comparison.main(arm) for arm in comparison.arms()},
             quantity,
             more_is_better=True,
@@ -88,6 +89,13 @@ def reward_after(tasks: Sequence[str], name: str) -> Callable[[Inputs], Finding]
         return Finding(verdict, ours, _bounds(one), cause + _floor(comparison, name), judged_record(one))
 
     return decide
+
+
+def _few(models: int) -> str:
+    """A sentence for a claim that too few models leave open."""
+    return (
+        "" if models >= FEWEST_MODELS else f"Pre-trained models: {models}; a verdict takes {FEWEST_MODELS}. "
+    )
 
 
 def _start(comparison: Comparison, name: str) -> str:
@@ -140,7 +148,8 @@ def half(axis: str) -> Callable[[Inputs], Finding]:
             f"{number(means[0])} against {number(means[1])} {word} (restricted means), ratio {ratio:.2f}; "
             f"not there in time: {late[0]} and {late[1]} of {len(common)}",
             f"[{low:.2f}, {high:.2f}]",
-            controls(
+            _few(len(sides[0]))
+            + controls(
                 {arm: comparison.main(arm) for arm in comparison.arms()},
                 quantity,
                 more_is_better=False,
@@ -197,7 +206,8 @@ def kept_without_kl(inputs: Inputs) -> Finding:
         raise MissingInput(f"figures of {' and '.join(names)} before and after RL at KL weight 0")
     verdicts = [one.verdict for one in harmless.values()]
     others = [one.verdict for one in more.values()]
-    if min(one.estimate.models for one in (*harmless.values(), *more.values())) < FEWEST_MODELS:
+    models = min(one.estimate.models for one in (*harmless.values(), *more.values()))
+    if models < FEWEST_MODELS:
         verdict = OPEN
     elif all(one in ("equivalent", "less") for one in verdicts) and "more" in others:
         verdict = HOLDS
@@ -214,7 +224,7 @@ def kept_without_kl(inputs: Inputs) -> Finding:
     bounds = "; ".join(
         f"{name} {_bounds(harmless[name])}, {_bounds(more[name])}" for name in harmless if name in more
     )
-    cause = " ".join(
+    cause = _few(models) + " ".join(
         f"{LABELS[name].capitalize()} lost without KL. "
         + controls(runs, every[name], more_is_better=False, effect=verdict == HOLDS)
         for name in names
