@@ -154,8 +154,8 @@ RUN = {
         "cola eval --agent run": "cola eval --agent run --episodes 4",
     },
     "docs/tutorials/search.md": {
-        "--env level=2 --n 16": "--env level=2 --n 2 --problems 4 --num-envs 8",
-        "--data tries.jsonl": "--data tries.jsonl --steps 1",
+        "--env level=2 --n 16": "--env level=2 --n 4 --problems 12 --num-envs 16",
+        "--data tries.jsonl --held-out-problems 64": "--data tries.jsonl --held-out-problems 6 --steps 1",
         "--search mcts-q --q q": "--search mcts-q --q q --simulations 1 --episodes 2",
     },
     "docs/environments.md": {"--samples 8": "--samples 2 --episodes 2 --env max_tokens=8"},
