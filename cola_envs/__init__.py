@@ -59,7 +59,8 @@ def register_task(
         task_kwargs: defaults of the task's own arguments.
 
     Raises:
-        ValueError: for a name that another task has. The same task may be registered again.
+        ValueError: for a name that another task has. The same task may be registered again: what is said last
+            holds.
     """
     for actions, middle in (("latent", ""), ("token", "-Token")):
         env_id = f"CoLA-{name}{middle}-v0"
@@ -68,20 +69,20 @@ def register_task(
                 f"{env_id} is registered already, for the task {registry[env_id].kwargs.get('builder')!r}: "
                 "give yours another name"
             )
-        if env_id not in registry:
-            register(
-                id=env_id,
-                entry_point="cola_envs.env:CoLAEnv",
-                vector_entry_point="cola_envs.vector:CoLAVectorEnv",
-                nondeterministic=nondeterministic,
-                kwargs={
-                    "builder": builder,
-                    "actions": actions,
-                    "default_max_tokens": max_tokens,
-                    "on_task_error": on_task_error,
-                    **task_kwargs,
-                },
-            )
+        registry.pop(env_id, None)
+        register(
+            id=env_id,
+            entry_point="cola_envs.env:CoLAEnv",
+            vector_entry_point="cola_envs.vector:CoLAVectorEnv",
+            nondeterministic=nondeterministic,
+            kwargs={
+                "builder": builder,
+                "actions": actions,
+                "default_max_tokens": max_tokens,
+                "on_task_error": on_task_error,
+                **task_kwargs,
+            },
+        )
 
 
 # An error in a task of this package must not end a training run; one in a user's task or scorer is raised.

@@ -134,8 +134,7 @@ def splits_of(builder: str | Builder) -> tuple[str, ...]:
     They are its attribute ``splits``, by default ``("train", "test")``.
     """
     builder = load(builder)
-    parameters = _parameters(builder)
-    if "split" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    if hasattr(builder, "splits") or "split" in _parameters(builder):
         return tuple(getattr(builder, "splits", SPLITS))
     return ()
 
@@ -300,6 +299,23 @@ def _is_backbone(model: object) -> TypeGuard[Backbone]:
     return hasattr(model, "session") and hasattr(model, "action_space")
 
 
+def _check_place(backbone: Backbone, device: str | None, dtype: str) -> None:
+    """Raise ValueError where a Backbone's model, if it has one, is on another device or of another type."""
+    model = getattr(backbone, "model", None)
+    here = str(getattr(model, "device", ""))
+    if device is not None and here != str(device) and here.partition(":")[0] != str(device):
+        where = f", which is on {here}" if here else ""
+        raise ValueError(
+            f"device={device!r} cannot be changed for a Backbone{where}: move its model, or pass a path as "
+            "model="
+        )
+    kept = str(getattr(model, "dtype", dtype)).removeprefix("torch.")
+    if dtype not in ("float32", kept):
+        raise ValueError(
+            f"dtype={dtype!r} cannot be changed for a Backbone, which computes in {kept}: leave it out"
+        )
+
+
 def resolve(
     model: object = None,
     *,
@@ -315,7 +331,8 @@ def resolve(
     when this is called.
 
     Raises:
-        ValueError: for a Backbone of the other level, or one with ``tokenizer=``.
+        ValueError: for a Backbone of the other level, or one with ``tokenizer=``, another ``device=`` or
+            another ``dtype=``.
     """
     if _is_backbone(model):
         backbone_level = getattr(model, "level", level)
@@ -327,6 +344,7 @@ def resolve(
             )
         if tokenizer is not None and tokenizer is not model.tokenizer:
             raise ValueError("tokenizer= cannot be changed for a Backbone, which has its own: leave it out")
+        _check_place(model, device, dtype)
         return model
     from cola_agents.decoding.loading import make_backbone
 

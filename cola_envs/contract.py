@@ -126,9 +126,10 @@ def failed_turn(error: Exception) -> Turn:
 
 
 def one_line(error: Exception) -> str:
-    """An error as one line, with control characters escaped."""
+    """An error as one line of at most :data:`LONGEST_ERROR` characters, with control characters escaped."""
     text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return escaped[:LONGEST_ERROR]
 
 
 def _truth(value: object, name: str) -> bool:

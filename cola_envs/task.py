@@ -30,7 +30,8 @@ class Turn:
             Gymnasium's ``truncated``, for either value of ``done``.
         info: the task's fields, by name. A field has one type in all episodes (for example ``""``, not None,
             where a text is missing), because Gymnasium's vector environments make arrays of them. All loggers
-            read ``success`` (bool); it defaults to ``reward > 0`` at the end of an episode.
+            read ``success`` (bool); at the end of an episode it defaults to whether the turn is ``done``, not
+        ``truncated``, and has a reward above 0.
 
     :mod:`cola_envs.contract` checks these types when the turn reaches an episode.
     """

@@ -158,14 +158,16 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self, actions: Actions, over: list[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
         """A step with next-step autoreset: rows in ``over`` are reset, the others take their action."""
-        codes = self.episodes.check_actions(actions, self.num_envs)
+        if not hasattr(actions, "__len__") or len(actions) != self.num_envs:
+            self.episodes.check_actions(actions, self.num_envs)  # raises: there must be an action a row
         live = [row for row in self._all if row not in over]
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, dtype=bool)
         truncated = np.zeros(self.num_envs, dtype=bool)
         infos: list[Info] = [{} for _ in self._all]
         if live:
-            stepped = self._stepped(live, [codes[row] for row in live], observe=False)
+            taken = actions[live] if isinstance(actions, np.ndarray) else [actions[row] for row in live]
+            stepped = self._stepped(live, taken, observe=False)
             rewards[live], terminated[live], truncated[live] = stepped[1:4]
             for row, info in zip(live, stepped[4], strict=True):
                 infos[row] = info

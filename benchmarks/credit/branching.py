@@ -221,6 +221,7 @@ def credit(
     if over:
         raise ValueError(f"state {over[0]} is of an episode that is over: there is no action to take")
     episodes.session.forget()  # what rows held may be of other weights
+    episodes.cut(range(episodes.num_rows))
     act = attach(policy, episodes)
     branches = []
     for state in states:

@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--search", choices=("puct", "mcts-q"), help="search for each answer; needs --q or --judge"
     )
-    parser.add_argument("--simulations", type=int, default=64, help="per problem of a search")
+    parser.add_argument("--simulations", type=int, help="per problem of a search (64)")
     parser.add_argument("--q", help="folder of a Q-function from `cola pretrain q`; mcts-q needs one")
     parser.add_argument(
         "--judge",
@@ -95,11 +95,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.problems is not None:
         env_kwargs["problems"] = arguments.problems
     if arguments.search is None:
-        if arguments.q is not None or arguments.judge is not None or arguments.search_set:
-            raise ValueError("--q, --judge and --search-set need a search: give --search puct or mcts-q")
+        if any(given is not None for given in (arguments.q, arguments.judge, arguments.simulations)) or (
+            arguments.search_set
+        ):
+            raise ValueError(
+                "--simulations, --q, --judge and --search-set need a search: give --search puct or mcts-q"
+            )
     else:
         fields = settings(arguments.search_set, "--search-set")
-        options["search"] = search_config(arguments.search, arguments.simulations, fields)
+        options["search"] = search_config(arguments.search, arguments.simulations or 64, fields)
         options |= {"q": arguments.q, "judge": arguments.judge}
     report = evaluate(task, **options, **loading, env_kwargs=env_kwargs)
     if arguments.out is not None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
+
+if TYPE_CHECKING:
+    from cola_agents.model.sampling import Drawing
 
 
 def add(commands: Commands) -> None:
@@ -20,7 +24,9 @@ def add(commands: Commands) -> None:
         "--problems", type=int, default=256, help="number of problems; for a file of them --env problems=FILE"
     )
     parser.add_argument("--n", type=int, default=16, help="answers per problem")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the sampling of actions")
+    parser.add_argument(
+        "--temperature", type=float, help="of the sampling of actions; by default the agent's, or 1"
+    )
     parser.add_argument("--seed", type=int, default=0, help="problem i has seed + i")
     parser.add_argument("--num-envs", type=int, default=64, help="rows that play in parallel")
     parser.add_argument("--model", help="folder or hub id; by default the bundled model")
@@ -39,21 +45,24 @@ def _generate(arguments: argparse.Namespace) -> int:
     add_prompt_settings(arguments, kwargs)
     loading = pop_loading(arguments, kwargs)
     policy = None
+    drawing: Drawing = {}
     if arguments.agent is not None:
         if arguments.model is not None:
             raise ValueError("give --model or --agent, not both: an agent knows its model")
         agent = load_playing(arguments.agent, kwargs, arguments.algo, **loading)
         kwargs = {**agent.kwargs_on(task), **kwargs}
-        kwargs["model"], policy = agent.backbone, agent.actor
+        kwargs["model"], policy, drawing = agent.backbone, agent.actor, {**agent.options.drawing}
     else:
         kwargs |= loading
+    if arguments.temperature is not None:
+        drawing["temperature"] = arguments.temperature
     figures = generate(
         task,
         arguments.out,
         problems=arguments.problems,
         n=arguments.n,
         policy=policy,
-        temperature=arguments.temperature,
+        **drawing,
         seed=arguments.seed,
         num_envs=arguments.num_envs,
         watch=lambda count: print(f"{count} episodes", flush=True),

@@ -366,10 +366,15 @@ def _recipe(arguments: argparse.Namespace) -> int:
     """Run ``bundled``, ``controls``, ``base`` or ``card``."""
     from cola_agents.evaluation.bundled_card import write_card
     from cola_agents.train.bundled import recipe as stages
+    from cola_envs import jsonl
 
     with one_writer(arguments.out):
         recipe = stages.Recipe(seed=arguments.seed or 0)
         if arguments.stage == "card":
+            held = arguments.out / stages.RECIPE
+            seed = jsonl.read_object(held, "seed")["seed"] if held.is_file() else None
+            if seed is not None and arguments.seed not in (None, seed):
+                raise ValueError(f"{held} says seed {seed}: leave --seed {arguments.seed} out")
             write_card(arguments.out, recipe)
             print(f"Wrote {arguments.out / 'README.md'}.")
             return 0

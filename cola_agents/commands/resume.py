@@ -43,6 +43,11 @@ def _resume(arguments: argparse.Namespace) -> int:
     with writing(out):
         settings = read_settings(out)
         own = {} if arguments.task is None else named_task(arguments.task, ())[1]
+        if arguments.task is not None and "task" not in own:
+            raise ValueError(
+                f"--task {arguments.task}: a run keeps its environment; --task names the class of a task of "
+                "your own, module:Class, where the run cannot hold it"
+            )
         agent = load_playing(out, own, arguments.algo)
         if arguments.timesteps is not None:
             if agent.num_timesteps >= arguments.timesteps:

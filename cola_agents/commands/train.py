@@ -124,6 +124,8 @@ def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject
     task, env_kwargs = named_task(arguments.task, arguments.env)
     add_prompt_settings(arguments, env_kwargs)
     loading = pop_loading(arguments, env_kwargs)
+    options = parsed(arguments.set, "--set")
+    _check_options(cls, options, arguments)
     agent = cls(
         task,
         num_envs=arguments.num_envs,
@@ -132,7 +134,7 @@ def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject
         tokenizer=arguments.tokenizer,
         env_kwargs=env_kwargs,
         **loading,
-        **parsed(arguments.set, "--set"),
+        **options,
     )
     if settings["save_every"] is None:
         saves = min(20, max(2, MOST_BYTES // agent.save_bytes()))
@@ -140,6 +142,16 @@ def _begin(cls: type[Agent], arguments: argparse.Namespace, settings: JsonObject
     write_settings(out, settings)  # first: a folder with an agent must be a run that can be resumed
     agent.save(out)
     return go_on(agent, out, settings, algo=arguments.algo, quiet=arguments.quiet)
+
+
+def _check_options(cls: type[Agent], options: JsonObject, arguments: argparse.Namespace) -> None:
+    """Raise ValueError for an argument of the agent that is no option of its algorithm."""
+    own = {field.name for field in dataclasses.fields(cls.options_class)}
+    others = set(inspect.signature(cls).parameters) - own
+    for name in options:
+        if name in others:
+            flag = f": give --{name.replace('_', '-')}" if hasattr(arguments, name) else ""
+            raise ValueError(f"--set {name}=...: {name} is no option of an algorithm{flag}")
 
 
 def writing(out: Path) -> AbstractContextManager[None]:
@@ -187,13 +199,15 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, algo: str | None, qu
     custom = {"--task": agent.env_kwargs.get("task"), "--algo": algo if algo and ":" in algo else None}
     flags = "".join(f"{flag} {name} " for flag, name in custom.items() if isinstance(name, str))
     learns = agent.num_timesteps < settings["timesteps"]
-    formats = [name for name in settings["log"] if learns and not (quiet and name == "stdout")]
+    alone = first_process()  # of several processes, that which writes and prints
+    formats = [name for name in settings["log"] if learns and alone and not (quiet and name == "stdout")]
     logger = make_logger(out / "logs", formats)
     agent.set_logger(logger)
     try:
         before = agent.evaluate(1) if learns else None
-        if learns:
+        if learns and alone:
             print(f"Learning until {settings['timesteps']} timesteps, update by update.", file=sys.stderr)
+        if learns:
             agent.learn(
                 settings["timesteps"] - agent.num_timesteps,
                 log_interval=settings["log_interval"],
@@ -212,8 +226,9 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, algo: str | None, qu
     finally:
         logger.close()
         agent.close()
-    _report(agent, before, after)
-    print(f"The agent is in {out}: `cola eval {flags}--agent {out}`.")
+    if alone:
+        _report(agent, before, after)
+        print(f"The agent is in {out}: `cola eval {flags}--agent {out}`.")
     return 0
 
 

@@ -445,12 +445,14 @@ class Rows:
         if isinstance(rows, DeviceRows):
             assert self._states.data is not None
             return self._states.data[rows.index, rows.at - 1]
+        if not all(map(self.tokens.__getitem__, rows)):
+            empty = next(row for row in rows if not self.tokens[row])
+            raise RuntimeError(f"row {empty} of the session holds no tokens: load() it first")
         self.compute(rows)
         if self._steps is not None and self._states.data is not None:
             index, at = to_device([rows, [len(self.tokens[row]) - 1 for row in rows]], self.device)
             return self._states.data[index, at]
-        if self._last is None:
-            raise RuntimeError("the session holds no tokens yet: load() its rows first")
+        assert self._last is not None
         if self.every(rows):
             return self._last
         return self._last[list(rows)]

@@ -17,7 +17,7 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout
-from cola_agents.train.bundled.recipe import CONTROLS, Recipe
+from cola_agents.train.bundled.recipe import CONTROLS, RECIPE, Recipe
 from cola_envs import jsonl
 from cola_envs.fields import TEXT
 from cola_envs.jsonl import JsonObject
@@ -34,6 +34,9 @@ _LATENT = ("cola", "fta")
 def write_card(folder: Path, recipe: Recipe, *, episodes: int = MEASURED) -> JsonObject:
     """Measure the models in ``folder``, controls included, and write ``README.md`` and ``metrics.json`` there.
 
+    Args:
+        recipe: of models whose folder does not hold it.
+
     Raises:
         FileNotFoundError: where one of the two bundled models is not in ``folder``; before anything is
             measured.
@@ -46,7 +49,9 @@ def write_card(folder: Path, recipe: Recipe, *, episodes: int = MEASURED) -> Jso
                 "pretrain bundled` writes"
             )
     _check_one_base(folder)
-    figures: JsonObject = {**provenance(), "recipe": asdict(recipe), "episodes": episodes}
+    held = folder / RECIPE
+    described = jsonl.read_object(held) if held.is_file() else asdict(recipe)
+    figures: JsonObject = {**provenance(), "recipe": described, "episodes": episodes}
     for name in (*MODELS, *CONTROLS):
         if (folder / name / "config.json").is_file():
             figures[name] = _measured(folder / name, name in _LATENT, episodes)

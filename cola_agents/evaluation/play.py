@@ -148,7 +148,7 @@ class _Player:
         line = self._line("code> ")
         if line is None:
             return
-        if line == "" or (line.startswith("+") and line[1:].isdigit()):
+        if line == "" or (line.startswith("+") and line[1:].isdecimal()):
             for _ in range(int(line[1:] or 1)):
                 if self._step(int(self._prior().argmax())):
                     return
@@ -258,7 +258,7 @@ class Outlook:
     def code_of(self, given: str) -> int | None:
         """The code that a player means by a number or a word; of a word's codes the likeliest."""
         given = given.strip()
-        if given.isdigit() and int(given) < len(self.words):
+        if given.isdecimal() and int(given) < len(self.words):
             return int(given)
         word = given[1:-1] if len(given) > 1 and given[0] == given[-1] and given[0] in "'\"" else given
         for wanted in (word, f" {word}"):

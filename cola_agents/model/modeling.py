@@ -481,14 +481,17 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         tokens is kept for all of them. Everything else is :meth:`transformers.GenerationMixin.generate`, beam
         search excepted.
         """
-        if kwargs.get("num_beams", 1) != 1:
-            raise ValueError("generate() has no beam search over codes: num_beams must be 1")
         config = kwargs.get("generation_config")
+        if (kwargs.get("num_beams", getattr(config, "num_beams", None)) or 1) != 1:
+            raise ValueError("generate() has no beam search over codes: num_beams must be 1")
         copies = kwargs.pop("num_return_sequences", getattr(config, "num_return_sequences", None)) or 1
         if copies > 1:
             # Codes are drawn in forward(): for transformers this is a greedy search of one sequence.
+            kwargs["num_return_sequences"] = 1
             if inputs is None:
-                inputs = kwargs.pop("input_ids")
+                inputs = kwargs.pop("input_ids", None)
+            if inputs is None:
+                raise ValueError(f"num_return_sequences={copies} repeats a prompt: give input ids")
             inputs = inputs.repeat_interleave(copies, dim=0)
             if kwargs.get("attention_mask") is not None:
                 kwargs["attention_mask"] = kwargs["attention_mask"].repeat_interleave(copies, dim=0)

@@ -84,7 +84,8 @@ def find_spans(
     since = first if closing is None else torch.where(closing, at, first).cummax(1).values
     phase = at - since
     if phases is not None:
-        phase = phase + torch.where(since == first, phases.gather(1, first), 0)
+        goes_on = since == first if closing is None else (since == first) & ~closing.gather(1, first)
+        phase = phase + torch.where(goes_on, phases.gather(1, first), 0)
     phase = phase % span
     start = torch.maximum(at - phase, since)
     return Spans(phase, start, _ends(span, at, first, closing, at - phase))

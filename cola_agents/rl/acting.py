@@ -102,9 +102,7 @@ class AgentVecEnv(SB3VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         if self._weights != self._version():
             # The weights changed during the episodes: all states and caches are computed again.
-            tokens = [list(ids) for ids in self._session.tokens]
-            self._session.forget()
-            self._session.load(range(self.num_envs), tokens)
+            _compute_again(self._session)
             self._weights = self._version()
         observations, rewards, dones, infos = super().step_wait()
         assert isinstance(observations, np.ndarray)
@@ -118,6 +116,14 @@ class AgentVecEnv(SB3VecEnv):
         state = observations.view(PolicyState)
         state.actor = self._actor
         return state
+
+
+def _compute_again(session: PolicySession) -> None:
+    """Drop the states and caches of all rows, which are of earlier weights, and keep the tokens."""
+    tokens = {row: list(ids) for row, ids in enumerate(session.tokens) if ids}
+    session.forget()
+    if tokens:
+        session.load(list(tokens), list(tokens.values()))
 
 
 def actions_for(
@@ -182,6 +188,7 @@ class PolicyFor:
             deterministic: take the likeliest action in place of a draw.
         """
         if self._weights != self._version():
+            _compute_again(policy_session(self._episodes))
             self._attach()
         drawing: Drawing = {"temperature": 0.0} if deterministic else self._drawing
         with self._threads:

@@ -179,7 +179,7 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         backbone, reference = frozen, None
         if isinstance(frozen, TokenBackbone):
             model = copy.deepcopy(frozen.model) if rank is None else shared_copy(frozen.model)
-            backbone = TokenBackbone(model, frozen.tokenizer)
+            backbone = TokenBackbone(model, frozen.tokenizer, frozen.static)
         if rank is None:
             actor, reference = make_actor(backbone), reference_actor(frozen)
         else:

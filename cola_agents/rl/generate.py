@@ -22,6 +22,7 @@ from cola_agents.common.arguments import environment_arguments
 from cola_agents.common.files import one_writer
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.model.sampling import Drawing
 from cola_agents.rl.recording import KIND, Recording, check_episode, check_header
 from cola_agents.rl.rollout import AnyPolicy, Episode, InitialPolicy, Rollout, collect, side_by_side
 from cola_agents.rl.rows import make_rows
@@ -100,6 +101,8 @@ def generate(
     n: int = 16,
     policy: AnyPolicy | None = None,
     temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
     seed: int = 0,
     num_envs: int = 64,
     watch: Callable[[int], None] | None = None,
@@ -116,7 +119,7 @@ def generate(
         path: the file to write, ``.jsonl`` or ``.jsonl.gz``; its first line holds the settings.
         policy: as in :func:`cola_agents.collect`; None for the model's own. The settings name a module by the
             digest of its weights and another callable by its name.
-        temperature: of the draws of actions.
+        temperature, top_k, top_p: how actions are drawn, as in :func:`cola_agents.collect`.
         seed: problem i has seed ``seed + i``; each of its episodes draws from its own stream.
         num_envs: rows that play in parallel.
         watch: is called with the number of episodes written so far.
@@ -152,6 +155,9 @@ def generate(
             "prompt_format": episodes.format.name,
             "env_kwargs": {key: value for key, value in env_kwargs.items() if _plain(value)},
         }
+        if top_k is not None or top_p < 1:
+            about |= {"top_k": top_k, "top_p": top_p}
+        drawing: Drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         recording = Recording(path, about, n)
         policy = policy or InitialPolicy()
         per_round = max(1, episodes.num_rows // n)
@@ -159,20 +165,18 @@ def generate(
         with fitting_threads(backbone):
             for first in range(recording.done, problems, per_round):
                 count = min(per_round, problems - first)
-                recording.append(list(_played(episodes, policy, seed + first, count, n, temperature)))
+                recording.append(list(_played(episodes, policy, seed + first, count, n, drawing)))
                 if watch:
                     watch((first + count) * n)
     return recording.figures()
 
 
 def _played(
-    episodes: Episodes, policy: Any, first: int, count: int, n: int, temperature: float
+    episodes: Episodes, policy: Any, first: int, count: int, n: int, drawing: Drawing
 ) -> Iterator[dict[str, Any]]:
     problem_seeds = np.arange(first, first + count).repeat(n)
     seeds = [derived_seed(int(problem), k) for problem in range(first, first + count) for k in range(n)]
-    rollout = collect(
-        episodes, policy, seeds=seeds, problem_seeds=problem_seeds.tolist(), temperature=temperature
-    )
+    rollout = collect(episodes, policy, seeds=seeds, problem_seeds=problem_seeds.tolist(), **drawing)
     for i in range(len(rollout)):
         at = rollout.mask[i].nonzero().flatten()
         yield {

@@ -33,7 +33,8 @@ class AgentOptions:
             ``"k1"``.
         kl_target: the mean KL per action to which ``kl_coef`` is adapted after every update; None for a
             constant ``kl_coef``.
-        kl_gain: the largest relative change of ``kl_coef`` under ``kl_target`` is 0.2 times this.
+        kl_gain: the largest relative change of ``kl_coef`` under ``kl_target`` is 0.2 times this; below 5,
+            so that the coefficient stays above 0.
         entropy_coef: weight of the entropy bonus.
         whiten: shift and scale the advantages of a batch to mean 0 and variance 1.
         loss_mean: ``"token"`` averages over all actions of a minibatch, ``"sequence"`` over each episode's
@@ -69,6 +70,11 @@ class AgentOptions:
             _check_type(field.name, getattr(self, field.name), hints[field.name])
         self._at_least(1, "minibatch", "micro_batch", "lora_rank", "top_k")
         self._positive("lr", "temperature", "top_p", "kl_target", "kl_gain", "max_grad_norm", "lora_alpha")
+        if self.kl_gain >= 5:
+            raise ValueError(
+                f"kl_gain must be below 5, got {self.kl_gain}: kl_coef changes by up to 0.2 times it, and "
+                "would reach 0"
+            )
         if self.warmup is not None and self.warmup < 0:
             raise ValueError(f"warmup is a number of gradient steps, 0 or more, got {self.warmup}")
         if self.kl_coef < 0 or self.entropy_coef < 0:

@@ -266,6 +266,7 @@ def collect(
     # Earlier contents of the rows may be of other weights, or differ in their last bits because they were
     # computed in another batch.
     session.forget()
+    episodes.cut(range(episodes.num_rows))
     act = attach(policy, episodes)
     draw = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
     played = _Played(episodes, session, [int(seed) for seed in seeds], given)

@@ -89,7 +89,7 @@ class Search(Protocol):
 
 
 def run_search(episodes: Episodes, rows: Sequence[int], algorithm: Search) -> SearchResult:
-    """Run a search and restore the rows, also after an error, which carries the result so far as ``found``.
+    """Run a search and restore the rows, also after an error, which carries the result so far.
 
     The rows are also restored before the search, so that a task that cannot be restored fails at once.
     """

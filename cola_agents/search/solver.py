@@ -97,18 +97,17 @@ class MCTS:
         self.config = config
         self.seed = seed
         self._policy = policy
-        self._logits = attach(policy, self.episodes)
-        if isinstance(q, QFunction) or q is None:
-            self.q = q
-        else:
-            backbone: Any = self.episodes.backbone
-            self.q = QFunction.load(q, backbone)
-        if self.q is not None and self.q.fingerprint != self.episodes.backbone.fingerprint:
-            raise ValueError("the Q-function was trained over another model than that of the environment")
-        self._values = None if self.q is None else self.q.attach(policy_session(self.episodes))
-        self._judge = None if judge is None else judge(self.episodes)
         self._leaves = leaves
         self._evaluate = evaluate
+        try:
+            self._logits = attach(policy, self.episodes)
+            self.q = _loaded(q, self.episodes)
+            self._values = None if self.q is None else self.q.attach(policy_session(self.episodes))
+            self._judge = None if judge is None else judge(self.episodes)
+        except BaseException:
+            if self._owned:  # nobody else could close it
+                self.episodes.close()
+            raise
 
     def solve(self, seeds: Sequence[int], problem_seeds: Sequence[int] | None = None) -> SearchResult:
         """Search the problem of each seed from its beginning, with one tree per seed, in their order.
@@ -136,6 +135,7 @@ class MCTS:
             rows = list(range(len(batch)))
             try:
                 self.episodes.session.forget()
+                self.episodes.cut(range(self.episodes.num_rows))
                 self.episodes.reset(rows, batch, problems[start : start + len(batch)])
                 results.append(self._search(rows, [derived_seed(self.seed, own) for own in batch]))
             except KeyboardInterrupt:
@@ -181,3 +181,12 @@ class MCTS:
         """Close the environment if ``env`` was an id."""
         if self._owned:
             self.episodes.close()
+
+
+def _loaded(q: Any, episodes: Episodes) -> QFunction | None:
+    """A Q-function, or that of a folder, which fits the model of the episodes."""
+    backbone: Any = episodes.backbone
+    loaded = q if isinstance(q, QFunction) or q is None else QFunction.load(q, backbone)
+    if loaded is not None and loaded.fingerprint != backbone.fingerprint:
+        raise ValueError("the Q-function was trained over another model than that of the environment")
+    return loaded

@@ -85,9 +85,9 @@ def clone_policy(
         the log records; the other arguments and errors are those of
         :func:`cola_agents.train.loop.run_stage`.
     """
-    trained = trained_parameters(model, POLICY_MODULES)
     if model.inverse_trunk is None:
         raise ValueError(NO_INVERSE_DYNAMICS)
+    trained = trained_parameters(model, POLICY_MODULES)
     with opened(states, model, config.precision) as cache:
         objective = CloneLoss(model, cache)
         return run_stage("policy", objective, trained, batches, config, log=log, checkpoints=checkpoints)

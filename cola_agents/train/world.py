@@ -62,12 +62,12 @@ class CodeConfig:
 
 def trained_parameters(model: CoLAForCausalLM, modules: tuple[str, ...]) -> list[torch.nn.Parameter]:
     """Freeze the model except ``modules``; return their parameters."""
+    kept = [getattr(model, name) for name in modules]
+    if None in kept:
+        raise ValueError(NO_INVERSE_DYNAMICS)
     model.requires_grad_(False)
     parameters = []
-    for name in modules:
-        module = getattr(model, name)
-        if module is None:
-            raise ValueError(NO_INVERSE_DYNAMICS)
+    for module in kept:
         parameters += list(module.requires_grad_(True).parameters())
     return parameters
 

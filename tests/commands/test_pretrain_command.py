@@ -317,6 +317,19 @@ def test_base_and_bundled_write_into_no_folder_that_holds_something(stage, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_card_has_the_recipe_of_its_folder(tmp_path, monkeypatch, capsys):
+    written = []
+    monkeypatch.setattr(
+        "cola_agents.evaluation.bundled_card.write_card", lambda *given: written.append(given)
+    )
+    (tmp_path / "recipe.json").write_text(json.dumps({"seed": 3}))
+    assert pretrain("card", "--out", tmp_path) == 0
+    assert pretrain("card", "--out", tmp_path, "--seed", "3") == 0
+    assert len(written) == 2
+    assert pretrain("card", "--out", tmp_path, "--seed", "4") == 2
+    assert "says seed 3: leave --seed 4 out" in capsys.readouterr().err
+
+
 def test_a_card_wants_both_models(start, tmp_path, capsys):
     assert pretrain("card", "--out", tmp_path) == 2
     assert "holds no cola/config.json" in capsys.readouterr().err

@@ -94,6 +94,12 @@ def test_resume_goes_on_as_if_it_had_never_stopped(task, tmp_path, capsys, monke
     }
 
 
+def test_resume_keeps_the_environment_of_the_run(tmp_path):
+    assert start(tmp_path / "run", "grpo") == 0
+    with pytest.raises(ValueError, match="a run keeps its environment"):
+        cola("resume", tmp_path / "run", "--task", "CoLA-Countdown-v0")
+
+
 def test_resume_to_a_larger_total(tmp_path):
     out = tmp_path / "run"
     start(out)
@@ -162,6 +168,9 @@ def test_a_folder_that_holds_something_is_not_written_to(tmp_path):
     [
         (["--set", "learning_rate=1"], TypeError, "unknown option 'learning_rate': GRPO takes lr"),
         (["--set", "clip"], ValueError, "--set 'clip' is no KEY=VALUE"),
+        (["--set", "seed=3"], ValueError, "seed is no option of an algorithm: give --seed"),
+        (["--set", "num_envs=3"], ValueError, "num_envs is no option of an algorithm: give --num-envs"),
+        (["--set", "verbose=1"], ValueError, "verbose is no option of an algorithm$"),
         (["--set", "clip=1", "--set", "clip=2"], ValueError, "--set clip=... comes twice"),
         (["--save-every", "-5"], ValueError, "--save-every must be at least 1, got -5"),
         (["--save-every", "0"], ValueError, "--save-every must be at least 1, got 0"),

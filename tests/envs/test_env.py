@@ -248,3 +248,14 @@ def test_token_observations_are_the_ids_so_far_and_nothing_behind_them() -> None
     observation, *_ = write(env, "a")
     assert observation[: len(prompt) + 2].tolist() == [*prompt, ord("a") + 1, -1]
     assert (observation[len(prompt) + 1 :] == -1).all()
+
+
+def test_a_builder_that_takes_anything_is_not_given_a_split() -> None:
+    def make(**settings: Any) -> Copy:
+        assert not settings
+        return Copy()
+
+    env = gym.make("CoLA-Text-v0", task=make, model=FakeBackbone())
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="this task has no splits"):
+        gym.make("CoLA-Text-v0", task=make, model=FakeBackbone(), split="test")

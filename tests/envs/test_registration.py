@@ -88,10 +88,16 @@ def test_max_tokens_none_means_the_ids_own() -> None:
     assert env.unwrapped.episodes.max_tokens == 64  # type: ignore[attr-defined]
 
 
+def test_a_task_that_is_registered_again_has_what_is_said_last() -> None:
+    for max_tokens, kwargs in ((64, {}), (128, {"difficulty": 3}), (32, {})):
+        cola_envs.register_task("Again", "cola_envs.tasks.textrooms:TextRooms", max_tokens, **kwargs)
+        for middle in ("", "-Token"):
+            held = gym.spec(f"CoLA-Again{middle}-v0").kwargs
+            assert held["default_max_tokens"] == max_tokens
+            assert held.get("difficulty") == kwargs.get("difficulty")
+
+
 def test_a_name_that_another_task_has_is_refused() -> None:
-    cola_envs.register_task(
-        "Thinking", "cola_envs.tasks.thinking:thinking_arithmetic", 48
-    )  # the same one, again
     with pytest.raises(ValueError, match="CoLA-Thinking-v0 is registered already"):
         cola_envs.register_task("Thinking", "cola_envs.tasks.textrooms:TextRooms", 48)
 

@@ -182,6 +182,20 @@ def test_next_step_mode_resets_one_step_later() -> None:
         env.step([A, 999])
 
 
+def test_the_action_of_a_row_that_is_reset_may_be_anything() -> None:
+    env = tokens(num_envs=2, autoreset_mode="next_step")
+    for placeholder in (-1, 10**6):
+        for actions in ([placeholder, A], np.array([placeholder, A])):
+            env.reset(seed=0)
+            env.step([STOP, A])
+            assert env.step(actions)[4]["_token"].tolist() == [False, True]
+    env.reset(seed=0)
+    env.step([STOP, A])
+    for few in ([A], A):
+        with pytest.raises((InvalidAction, ValueError), match="2"):
+            env.step(few)
+
+
 def test_disabled_mode_resets_masked_rows_only() -> None:
     env = tokens(autoreset_mode="disabled")
     with pytest.raises(ResetNeeded, match="every row"):

@@ -96,3 +96,11 @@ def test_a_latent_action_model_on_another_base_is_refused(trained, measured, tmp
     with pytest.raises(ValueError, match=r"cola does not stand on .*base: .* differs"):
         write_card(tmp_path / "models", small, episodes=2)
     assert not (tmp_path / "models" / "metrics.json").exists()
+
+
+def test_the_card_names_the_recipe_that_the_folder_holds(trained, measured, tmp_path):
+    folder, small = trained
+    shutil.copytree(folder, tmp_path / "models")
+    figures = write_card(tmp_path / "models", recipe.Recipe(seed=9), episodes=100)
+    assert figures["recipe"]["seed"] == small.seed
+    assert figures["recipe"]["base"]["steps"] == small.base.steps

@@ -71,6 +71,7 @@ def test_the_table_groups_codes_by_the_token_that_each_gives_next() -> None:
 def test_a_word_stands_for_its_likeliest_code() -> None:
     outlook = Outlook([" a", "7", " a", "<end>"], np.array([0.1, 0.2, 0.6, 0.1]), np.ones(4))
     said = ("a", "' a'", "3", '"7"', "7", "<end>", "b", "4")
+    assert outlook.code_of("²") is None, "a digit that is no number"
     assert [outlook.code_of(text) for text in said] == [2, 2, 3, 1, 1, 3, None, None]
 
 

@@ -396,3 +396,13 @@ def test_what_is_grown_by_default_is_the_same_in_python_and_on_the_command_line(
     assert PRESETS["tiny"].grow == GROWTH
     paper, official = PRESETS["paper"].grow, CoLAConfig()
     assert dict(paper) == {name: getattr(official, name) for name in GROWTH}
+
+
+def test_generate_reads_the_options_of_a_configuration_too(tiny_cola):
+    ids = torch.randint(tiny.VOCAB, (2, 4), generator=torch.Generator().manual_seed(0))
+    copies = GenerationConfig(num_return_sequences=3, do_sample=True, max_new_tokens=4, eos_token_id=None)
+    assert tiny_cola.generate(ids, generation_config=copies).shape == (6, 8)
+    with pytest.raises(ValueError, match="num_beams must be 1"):
+        tiny_cola.generate(ids, generation_config=GenerationConfig(num_beams=2, max_new_tokens=4))
+    with pytest.raises(ValueError, match="give input ids"):
+        tiny_cola.generate(num_return_sequences=2, max_new_tokens=4)

@@ -40,7 +40,7 @@ def rows_by_hand(config: CoLAConfig, ids: list[int], offset: int) -> list[tuple[
     closing = set(config.span_ends or ())
     phase, start, out = offset % k, 0, []
     for t in range(len(ids)):
-        if t and (phase == k or ids[t] in closing):
+        if ids[t] in closing or (t and phase == k):
             phase, start = 0, t
         end = next((j for j in range(t + 1, last) if j == t - phase + k or ids[j] in closing), last)
         out.append((phase, start, end))

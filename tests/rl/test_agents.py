@@ -849,3 +849,25 @@ def test_options_are_checked_before_anything_is_played(options, message):
 def test_agent_takes_an_id():
     with pytest.raises(TypeError, match="id of an environment"):
         GRPO(object())
+
+
+def test_a_token_agent_keeps_how_its_backbone_steps(tiny_base, tiny_tokenizer):
+    for static in (None, True, False):
+        backbone = TokenBackbone(tiny_base, tiny_tokenizer, static)
+        agent = GRPO("CoLA-Arithmetic-Token-v0", num_envs=2, model=backbone)
+        assert agent.backbone.static is static
+
+
+def test_the_place_of_a_backbone_is_its_models(tiny_base, tiny_tokenizer):
+    backbone = TokenBackbone(tiny_base, tiny_tokenizer)
+    task = "CoLA-Arithmetic-Token-v0"
+    assert GRPO(task, num_envs=2, model=backbone, device="cpu").backbone is not None
+    with pytest.raises(ValueError, match="device='cuda' cannot be changed for a Backbone, which is on cpu"):
+        GRPO(task, num_envs=2, model=backbone, device="cuda")
+    with pytest.raises(ValueError, match=r"dtype='bfloat16' cannot be changed .* computes in float32"):
+        gym.make(task, model=backbone, dtype="bfloat16")
+
+
+def test_the_kl_coefficient_cannot_be_adapted_below_0():
+    with pytest.raises(ValueError, match="kl_gain must be below 5"):
+        GRPO("CoLA-Arithmetic-v0", num_envs=2, kl_target=0.1, kl_coef=0.01, kl_gain=6.0)

@@ -256,3 +256,24 @@ def test_a_second_writer_of_a_recording_is_refused_and_changes_nothing(suffix, r
         os.kill(child, signal.SIGKILL)
         status_of(child)
     assert generate(TASK, path, problems=4, n=2)["episodes"] == 8, "the lock died with its process"
+
+
+def test_an_agents_answers_are_drawn_as_the_agent_draws_them(tmp_path):
+    agent = GRPO(TASK, num_envs=4, prompts=2, group_size=2, temperature=0.7, top_k=8)
+    agent.save(tmp_path / "agent")
+    made = ["generate", "--agent", str(tmp_path / "agent"), "--problems", "2", "--n", "2"]
+    assert main([*made, "--out", str(tmp_path / "own.jsonl")]) == 0
+    own = read(tmp_path / "own.jsonl")
+    assert [own.about[name] for name in ("temperature", "top_k", "top_p")] == [0.7, 8, 1.0]
+    assert main([*made, "--temperature", "0.5", "--out", str(tmp_path / "other.jsonl")]) == 0
+    other = read(tmp_path / "other.jsonl").about
+    assert (other["temperature"], other["top_k"]) == (0.5, 8)
+    rollout = collect(
+        agent.episodes,
+        agent.actor,
+        seeds=[episode["seed"] for episode in own.episodes],
+        problem_seeds=[episode["problem_seed"] for episode in own.episodes],
+        temperature=0.7,
+        top_k=8,
+    )
+    assert [episode["info"]["text"] for episode in own.episodes] == [info["text"] for info in rollout.infos]

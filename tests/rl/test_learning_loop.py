@@ -36,7 +36,9 @@ from stable_baselines3.common.logger import configure
 from cola_agents.common.files import InUseError
 from cola_agents.common.interrupts import Terminated
 from cola_agents.rl import records
+from cola_agents.rl.callbacks import Progress
 from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.learning import AfterUpdate, Run
 from cola_agents.rl.logs import make_logger
 from cola_agents.rl.ppo import PPO
 from cola_agents.rl.saving import read_saved
@@ -749,3 +751,18 @@ def test_the_environments_of_an_agent_are_made_when_they_are_asked_for(models):
     assert isinstance(agent.get_env().action_space, gym.spaces.Discrete)
     assert agent.get_vec_normalize_env() is None
     agent.close()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_alone_logs(rank):
+    logged: list[int] = []
+    agent: Any = types.SimpleNamespace(
+        num_updates=1,
+        num_timesteps=0,
+        workers=types.SimpleNamespace(rank=rank),
+        dump_logs=lambda: logged.append(rank),
+    )
+    after = AfterUpdate(agent, Run(10, 1, None, None), 10, Progress(0, 10, shown=False))
+    agent.num_updates = 2
+    after.log_last()
+    assert logged == [0][: 1 - rank]

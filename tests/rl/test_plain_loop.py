@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.wrappers import RenderCollection
 
 from cola_agents import GRPO, SB3VecEnv
@@ -62,3 +63,26 @@ def test_a_frame_shows_what_is_written_in_colours_and_wrappers_take_it():
     venv.reset()
     assert [image.shape for image in venv.get_images()] == [(480, 640, 3)] * 2
     assert venv.render().shape[-1] == 3
+
+
+def test_a_policy_over_the_agents_own_tokens_keeps_no_states_of_earlier_weights():
+    task = "CoLA-Arithmetic-Token-v0"
+    agent = GRPO(task, num_envs=4, prompts=2, group_size=2, lr=1e-2, env_kwargs={"max_tokens": 6})
+    env = gym.make(task, max_tokens=6, model=agent.backbone)
+    env.reset(seed=5)
+    policy = agent.policy_for(env)
+    policy()
+    before = policy._logits([0]).clone()
+    agent.learn(1)
+    with torch.no_grad():
+        for weight in agent.actor.trained().values():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    for reset in (False, True):
+        if reset:
+            env.reset(seed=5)
+        policy()
+        other = gym.make(task, max_tokens=6, model=agent.backbone)
+        other.reset(seed=5)
+        fresh = agent.policy_for(other)._logits([0])
+        np.testing.assert_allclose(policy._logits([0]).detach(), fresh.detach(), atol=1e-4)
+        assert abs(before - fresh).max() > 1e-2, "the weights changed"

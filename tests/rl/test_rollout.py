@@ -330,6 +330,18 @@ def test_a_policy_may_be_a_plain_function_of_session_and_rows(latent_backbone):
     assert len(collect(episodes, clone)) == episodes.num_rows, "one episode a row where no seeds are given"
 
 
+def test_rows_that_a_collection_does_not_use_must_be_reset(latent_backbone):
+    episodes = make_rows("CoLA-Text-v0", 3, task=Counting, model=latent_backbone, max_tokens=4).episodes
+    episodes.reset(range(3), [1, 2, 3])
+    collect(episodes, InitialPolicy(), seeds=[7])
+    with pytest.raises(ResetNeeded, match="row 2 is over"):
+        episodes.step([2], [1])
+    with pytest.raises(RuntimeError, match="row 2 of the session holds no tokens"):
+        episodes.session.hidden([2])
+    episodes.reset([2], [3])
+    assert episodes.step([2], [1])[0].shape[0] == 1
+
+
 def test_seeds_that_do_not_fit_are_refused(latent_backbone):
     actor, episodes = LatentActor(latent_backbone), episodes_of(latent_backbone)
     with pytest.raises(ValueError, match="2 seeds and 1 problem seeds"):

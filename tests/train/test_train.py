@@ -445,3 +445,12 @@ def test_measuring_changes_nothing(cola, plain):
     before = snapshot(cola)
     measure(cola, packed_batches(drawn_documents(8, 2), plain, rows=1, length=300))
     assert not changed(before, cola)
+
+
+@pytest.mark.parametrize("stage", [pretrain_world, clone_policy])
+def test_a_stage_that_is_refused_freezes_nothing(stage, plain):
+    model = tiny.make_cola(num_inverse_layers=0)
+    batches = packed_batches(documents(3), plain, rows=2, length=48)
+    with pytest.raises(ValueError, match="inverse dynamics"):
+        stage(model, batches, StageConfig(steps=1, rows=2, length=48))
+    assert all(parameter.requires_grad for parameter in model.parameters())
