@@ -187,6 +187,7 @@ def repacked(path: Path, last: int) -> bytes:
 
 def _unpacked(file: BinaryIO, path: Path) -> Iterator[Line]:
     number, rest = 0, b""
+    end: int | None = None
     # A line is held back until it is known whether it is the last of its member.
     pending: Line | None = None
     try:
@@ -207,7 +208,7 @@ def _unpacked(file: BinaryIO, path: Path) -> Iterator[Line]:
     if pending:
         yield pending
     if rest:
-        yield Line(number + 1, rest, None)
+        yield Line(number + 1, rest, end)  # a whole member may end without a newline
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[bytes, int | None]]:

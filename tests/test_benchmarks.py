@@ -322,6 +322,14 @@ def test_a_comparison_passes_arguments_on_to_its_environments(monkeypatch, tmp_p
 @pytest.mark.parametrize(
     ("argv", "command"),
     [
+        (
+            ["/bin/cola", "eval", "--out=/home/me/x.json", "--env", "problems=/a/b/p.jsonl", "hub:/h/data"],
+            "cola eval --out=x.json --env problems=p.jsonl hub:data",
+        ),
+        (
+            ["/bin/cola", "eval", "--model", "https://a.org/b/c", "a/b"],
+            "cola eval --model https://a.org/b/c a/b",
+        ),
         (["/somewhere/bin/cola", "demo", "--seeds", "3"], "cola demo --seeds 3"),
         (
             ["/a/benchmarks/__main__.py", "tune", "--out", "/b/c.json"],

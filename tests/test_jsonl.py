@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 from pathlib import Path
@@ -110,3 +111,14 @@ def test_an_object_is_read_or_its_file_is_named(tmp_path):
         Path(path).write_bytes(content)
         with pytest.raises(ValueError, match=r"a\.json"):
             jsonl.read_object(path, "a", "b")
+
+
+def test_a_compressed_file_need_not_end_in_a_newline(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n{"a": 2}'))
+    assert [value for _, value in jsonl.read(path)] == [{"a": 1}, {"a": 2}]
+    path.write_bytes(gzip.compress(b'{"a": 1}\n{"a"') + gzip.compress(b": 2}\n"))
+    assert [value for _, value in jsonl.read(path)] == [{"a": 1}, {"a": 2}]
+    path.write_bytes(gzip.compress(b'{"a": 1}\n{"a": 2}')[:-9])
+    with pytest.raises(ValueError, match=r"is truncated after line|is not JSON"):
+        list(jsonl.read(path))

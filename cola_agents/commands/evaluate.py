@@ -105,13 +105,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         fields = settings(arguments.search_set, "--search-set")
         options["search"] = search_config(arguments.search, arguments.simulations or 64, fields)
         options |= {"q": arguments.q, "judge": arguments.judge}
-    report = evaluate(task, **options, **loading, env_kwargs=env_kwargs)
     if arguments.out is not None:
-        write_json(arguments.out, report, indent=2)
+        if arguments.out.is_dir():
+            raise IsADirectoryError(f"--out {arguments.out} is a folder: name the JSON file to write")
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    report = evaluate(task, **options, **loading, env_kwargs=env_kwargs)
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
         print(table(report))
+    if arguments.out is not None:
+        write_json(arguments.out, report, indent=2)
     return 130 if report.get("interrupted") else 0
 
 

@@ -7,14 +7,13 @@ import dataclasses
 import inspect
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
-from cola_agents.common.files import LOCK, one_writer
+from cola_agents.common.files import LOCK, first_process, one_writer
 
 if TYPE_CHECKING:
     from cola_agents.train.metrics import CodebookMetrics
@@ -228,7 +227,7 @@ def _checked(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Nam
 def _train(arguments: argparse.Namespace) -> int:
     from cola_agents.train.training import train
 
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = first_process()
     metrics = train(_run(arguments), print if first else lambda text: None)
     if metrics and first:
         print(json.dumps(metrics.as_dict(), indent=2))

@@ -147,9 +147,9 @@ def task_of_agent(task: str | None, agent: object) -> str:
         return task
     if agent is None:
         raise ValueError("give --task, or --agent, whose task is the default")
-    from cola_agents.rl.saving import read_saved, saved_path
+    from cola_agents.rl.saving import read_description, saved_path
 
-    env_id: str = read_saved(saved_path(str(agent))).description["env_id"]
+    env_id: str = read_description(saved_path(str(agent)))["env_id"]
     return named_task(env_id, ())[0]
 
 
@@ -162,9 +162,9 @@ def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None, 
         loading: ``device``, ``dtype`` where they replace the agent's own.
     """
     from cola_agents.evaluation.run import load_agent
-    from cola_agents.rl.saving import read_saved, saved_path
+    from cola_agents.rl.saving import read_description, saved_path
 
-    saved = read_saved(saved_path(folder)).description
+    saved = read_description(saved_path(folder))
     named_task(saved["env_id"], ())  # whose module may be in the working directory
     changed: JsonObject = dict(loading)
     if "task" in env_kwargs:

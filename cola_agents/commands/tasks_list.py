@@ -44,7 +44,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
     for env_id, spec in sorted(gym.registry.items()):
         builder = spec.kwargs.get("builder")
         if builder is not None and "-Token-" not in env_id:
-            first = (inspect.getdoc(load(builder)) or "").splitlines()[0]
+            first = (inspect.getdoc(load(builder)) or "a task without a docstring").splitlines()[0]
             splits = ", ".join(splits_of(builder)) or "none"
             print(f"{env_id:22} {first} (splits: {splits})")
     print("\nEach has a twin over tokens, e.g. CoLA-Arithmetic-Token-v0. Your own task: --task module:Class.")

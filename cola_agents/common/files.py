@@ -75,8 +75,9 @@ def write_json(path: Path, value: object, *, indent: int | None = None) -> None:
 def whole_folder(path: Path, replaces: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Write a folder atomically: yield a temporary one, which is renamed to ``path`` at the block's end.
 
-    After an error it is removed. Its files are flushed to the disk before it is renamed, so that a crash of
-    the machine leaves the old folder or the new one.
+    After an error it is removed. Its files are flushed to the disk before it is renamed, so that a new folder
+    is whole after a crash of the machine. A folder that is replaced is renamed first: a crash between the two
+    renames leaves it beside the new one, under ``.NAME-...-old``.
 
     Args:
         path: the folder to write; its parents are created.
@@ -100,7 +101,11 @@ def whole_folder(path: Path, replaces: Callable[[Path], bool] | None = None) -> 
         if path.exists():
             old = temporary.with_name(temporary.name + "-old")
             os.replace(path, old)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                os.replace(old, path)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(temporary, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -33,11 +34,15 @@ def provenance() -> JsonObject:
     }
 
 
+#: An absolute path at the beginning of an argument, or behind a sign; not the one of a URL.
+_ABSOLUTE = re.compile(r"(^|[=,]|:(?!//))/(?:[^,=:]*/)?([^/,=:]*)")
+
+
 def command_line(argv: list[str]) -> str:
-    """The command line, with absolute paths cut to their last part."""
+    """The command line, with absolute paths cut to their last part, also behind ``=``, ``:`` and ``,``."""
     program = Path(argv[0])
     name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
-    arguments = [Path(part).name if Path(part).is_absolute() else part for part in argv[1:]]
+    arguments = [_ABSOLUTE.sub(r"\1\2", part) for part in argv[1:]]
     return f"{name} {shlex.join(arguments)}".strip()
 
 

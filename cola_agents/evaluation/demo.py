@@ -221,12 +221,15 @@ def run_demo(
         floors = floor(task, env_kwargs, episodes=episodes, **loading)
         results: JsonObject = {**provenance(), "updates": updates, "floor": floors}
         results |= {"env_kwargs": env_kwargs or {}, "device": device or "cpu", "dtype": dtype}
-        results["runs"] = [
-            run_arm(arm, updates=updates, seed=seed, episodes=episodes, env_kwargs=env_kwargs, **loading)
-            for seed in seeds
-            for arm in arms
-        ]
-    write_json(out / "results.json", results, indent=1)
+        results["runs"] = []
+        for seed in seeds:
+            for arm in arms:
+                results["runs"].append(
+                    run_arm(
+                        arm, updates=updates, seed=seed, episodes=episodes, env_kwargs=env_kwargs, **loading
+                    )
+                )
+                write_json(out / "results.json", results, indent=1)  # what has ended survives an interrupt
     draw(results, out / "curves.png")
     print("\n" + table(results) + "\n")
     for run in results["runs"][: len(ARMS)]:

@@ -167,7 +167,7 @@ def inspect_codebook(
 def _code_uses(tally: Tally, contexts: list[Counter[tuple[int, ...]]], words: _Words) -> list[CodeUse]:
     """Every code, the most used first; ``contexts`` counts the last tokens before each use, a code each."""
     uses = tally.joint.sum(1)
-    policy = (tally.policy / tally.tokens).tolist()
+    policy = (tally.policy / max(1, tally.choices)).tolist()
     return [
         CodeUse(
             code=code,
@@ -437,6 +437,8 @@ def run_inspection(
         raise ValueError("give text (--text) or data (--data), not both")
     if text is not None and not text.is_file():
         raise FileNotFoundError(f"there is no file {text} to read text from")
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out} is a file: name a folder")
     backbone = make_backbone(model, level="latent", device=device, dtype=dtype)
     assert isinstance(backbone, LatentBackbone)
     source, named = _source(text, data)

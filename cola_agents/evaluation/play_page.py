@@ -302,7 +302,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not length.isdigit() or int(length) > LARGEST_FORM:
             self.send_error(413)
             return
-        form = {key: values[0] for key, values in parse_qs(self.rfile.read(int(length)).decode()).items()}
+        body = self.rfile.read(int(length)).decode()
+        form = {key: values[0] for key, values in parse_qs(body, keep_blank_values=True).items()}
         game = self.server.game
         game.message = ""
         try:

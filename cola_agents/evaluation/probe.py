@@ -111,6 +111,7 @@ def held_out_cross_entropy(agent: Agent, *, num_batches: int = 4) -> float:
     for batch in islice(
         packed_batches(documents(HELD_OUT), agent.backbone.tokenizer, rows=8, length=256), num_batches
     ):
+        batch = batch.to(next(backbone.model.parameters()).device)
         where = batch.targets != IGNORED
         targets = batch.targets[where]
         mask = decoder_mask(backbone.base, batch.mask)

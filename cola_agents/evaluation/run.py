@@ -137,7 +137,10 @@ def evaluate(
     builder = spec_of(task).kwargs.get("builder")
     if builder is None:
         raise ValueError(f"{task} is not one of the CoLA environments")
-    split = split or evaluation_split(builder)
+    own_split = env_kwargs.pop("split", None)
+    if split is not None and own_split not in (None, split):
+        raise ValueError(f"split={split!r} and env_kwargs={{'split': {own_split!r}}} differ: give one")
+    split = split or own_split or evaluation_split(builder)
     playing = load_agent(agent, **loading) if isinstance(agent, (str, Path)) else agent
     player = _player(task, model, playing, greedy)
     env_kwargs = {**player.env_kwargs, **env_kwargs}

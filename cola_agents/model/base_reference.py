@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 
 from cola_agents.common.files import write_json
 from cola_agents.model.loading import check_files, load_config, load_model
-from cola_agents.model.reach import reachable
+from cola_agents.model.reach import FILES, reachable
 from cola_agents.model.shards import DTYPES, Stored, find_tensors, read_tensors
 from cola_envs import jsonl
 
@@ -33,7 +33,6 @@ REFERENCE = "base.json"
 BASE_PARTS = ("base.", "lm_head.")
 #: Arguments of ``from_pretrained`` with which the base of a model of the hub is read too.
 _SHARED = ("cache_dir", "local_files_only", "token")
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/?$")
 
@@ -77,9 +76,10 @@ class Base:
         """
         if self.is_folder:
             return Path(self.source)
-        if not options and Path(source := reachable(self.source, "base")).is_dir():
+        if not options and Path(source := reachable(self.source, "base", self.revision)).is_dir():
             return Path(source)
-        return Path(snapshot_download(self.source, revision=self.revision, allow_patterns=_FILES, **options))
+        files = list(FILES)
+        return Path(snapshot_download(self.source, revision=self.revision, allow_patterns=files, **options))
 
 
 def digest_of(folder: Path) -> str:
@@ -207,7 +207,7 @@ def saved_parts(source: str | Path, base: str | Path | None = None, **options: A
     folder = Path(file).parent
     if not local:
         given = {name: options[name] for name in (*_SHARED, "revision") if name in options}
-        root = Path(snapshot_download(str(source), allow_patterns=_FILES, **given))
+        root = Path(snapshot_download(str(source), allow_patterns=list(FILES), **given))
         folder = root / str(options.get("subfolder") or "")
     check_files(folder)
     if any(name.startswith(BASE_PARTS) for name in find_tensors(folder)):

@@ -22,6 +22,7 @@ from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.loading import OFFICIAL, load_generation_config
+from cola_agents.model.reach import FILES
 from cola_agents.model.shards import (
     DTYPES,
     Stored,
@@ -302,7 +303,7 @@ def local_folder(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json", *TOKENIZER_FILES]))
+        return Path(snapshot_download(source, allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{source} is no folder here, and the hub did not give it: {error}"

@@ -21,12 +21,17 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SILENCE = 1.0
 
 
-def reachable(source: str | Path, name: str = "model") -> str:
+#: The files of a model that are fetched from the hub, and looked for in the cache.
+FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+
+
+def reachable(source: str | Path, name: str = "model", revision: str | None = None) -> str:
     """A folder or hub id from which the model can be read.
 
     Args:
         source: a folder, which is returned unchanged, or a hub id.
         name: of the argument, for messages.
+        revision: the commit of a hub id; None for its newest.
 
     Returns:
         The hub id where the hub answers; else, with a warning, the folder of this machine's cache.
@@ -43,7 +48,7 @@ def reachable(source: str | Path, name: str = "model") -> str:
     problem = f"{name}={source!r} is no folder here"
     if Path(source).is_absolute() or not _HUB_ID.fullmatch(source):
         raise FileNotFoundError(f"{problem}, and no hub id (owner/name)")
-    failure = _asked(source)
+    failure = _asked(source, revision)
     if failure is None:
         return source
     if isinstance(failure, RepositoryNotFoundError):
@@ -55,7 +60,9 @@ def reachable(source: str | Path, name: str = "model") -> str:
     if isinstance(failure, OfflineModeIsEnabled):
         reason = "HF_HUB_OFFLINE is set"
     try:
-        folder = snapshot_download(source, local_files_only=True)
+        folder = snapshot_download(
+            source, revision=revision, local_files_only=True, allow_patterns=list(FILES)
+        )
     except LocalEntryNotFoundError:
         raise FileNotFoundError(
             f"{problem}, is not in this machine's cache ({constants.HF_HUB_CACHE}), and cannot be fetched: "
@@ -65,14 +72,14 @@ def reachable(source: str | Path, name: str = "model") -> str:
     return folder
 
 
-def _asked(source: str) -> Exception | None:
+def _asked(source: str, revision: str | None) -> Exception | None:
     """Ask the hub for a model, in bounded time; return None where it has it, else the error."""
     timeout = constants.HF_HUB_ETAG_TIMEOUT
     answers: list[Exception | None] = []
 
     def ask() -> None:
         try:
-            HfApi().model_info(source, timeout=timeout)
+            HfApi().model_info(source, revision=revision, timeout=timeout)
             answers.append(None)
         except Exception as error:  # also the HTTP library's own, whose classes differ between versions
             answers.append(error)

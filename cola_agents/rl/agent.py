@@ -471,8 +471,8 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         self._logger, self._logger_is_own = logger, False
 
     def dump_logs(self) -> None:
-        """Log the last record, the speed since ``learn`` began, and a sample of text."""
-        if self.history:
+        """Log the last record, the speed since ``learn`` began, and a sample of text; only rank 0 does."""
+        if self.history and self.workers.rank == 0:
             taken, since = self._started
             elapsed = max(time.perf_counter() - since, 1e-9)
             speed = {"time/fps": (self.num_timesteps - taken) / elapsed, "time/time_elapsed": elapsed}

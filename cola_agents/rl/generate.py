@@ -7,6 +7,7 @@ step, here a hidden state for each token, which can be recomputed from ids and m
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields
@@ -154,6 +155,7 @@ def generate(
             "policy": policy_name(policy),
             "prompt_format": episodes.format.name,
             "env_kwargs": {key: value for key, value in env_kwargs.items() if _plain(value)},
+            **_others(env_kwargs),
         }
         if top_k is not None or top_p < 1:
             about |= {"top_k": top_k, "top_p": top_p}
@@ -236,9 +238,31 @@ def policy_name(policy: Any) -> str:
         digest = hashlib.sha256()
         for name, tensor in sorted(policy.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return f"{type(policy).__name__} {digest.hexdigest()}"
     return getattr(policy, "__qualname__", type(policy).__qualname__)
+
+
+def _others(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Digests of the settings that a file does not hold as they are, so that a file of others is refused.
+
+    The model and its tokenizer are told by the fingerprint.
+    """
+    digests = {
+        key: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        for key, value in env_kwargs.items()
+        if key not in ("model", "tokenizer") and not _plain(value) and _jsonable(value)
+    }
+    return {"env_kwargs_digests": digests} if digests else {}
+
+
+def _jsonable(value: Any) -> bool:
+    """Whether a setting is data: paths, lists and dicts of plain values."""
+    if isinstance(value, Mapping):
+        return all(_jsonable(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(_jsonable(item) for item in value)
+    return _plain(value) or isinstance(value, Path)
 
 
 def _plain(value: Any) -> bool:

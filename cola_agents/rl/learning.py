@@ -157,8 +157,6 @@ class AfterUpdate:
 
     def _log(self) -> None:
         self._logged = self._agent.num_updates
-        if self._agent.workers.rank != 0:
-            return
         try:
             self._agent.dump_logs()
         except OSError as error:

@@ -174,7 +174,8 @@ class PlayingMixin:
         """The id of the environment to evaluate on, and its arguments."""
         chosen = env_id or self.env_id
         kwargs = {**self.kwargs_on(chosen), **env_kwargs}
-        return chosen, {**kwargs, "split": split or evaluation_split(spec_of(chosen).kwargs["builder"])}
+        split = split or env_kwargs.get("split") or evaluation_split(spec_of(chosen).kwargs["builder"])
+        return chosen, {**kwargs, "split": split}
 
     def _episodes(self, env_id: str, num_rows: int, kwargs: dict[str, Any]) -> Episodes:
         return make_rows(env_id, num_rows, model=self.backbone, **kwargs).episodes

@@ -160,15 +160,20 @@ def _read(path: Path, name: str) -> tuple[Described, dict[str, Tensor], dict[str
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Read the newest description, with the names of its ``files``, but not the files.
+    """Read the newest description that is whole, with the names of its ``files``, but not the files.
 
     Raises:
         FileNotFoundError: where there is no saved agent.
-        DamagedError: where it is damaged.
+        DamagedError: where none is whole.
     """
-    if not (path / DESCRIPTION).exists():
+    if not holds_agent(path) and not (path / DESCRIPTION).exists():
         raise FileNotFoundError(f"{path} holds no saved agent: there is no {DESCRIPTION} in it")
-    return read_described(path, DESCRIPTION).content
+    try:
+        return read_described(path, DESCRIPTION).content
+    except DamagedError:
+        if not (path / PREVIOUS).exists():
+            raise
+        return read_described(path, PREVIOUS).content
 
 
 def read_tensors(path: Path, files: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -31,6 +31,8 @@ class RecordLog:
     def __init__(self, name: str, path: Path | None, tensorboard: bool | None = None) -> None:
         self._name, self._path = name, path
         self._writer: Any = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         if path is None:
             if tensorboard:
                 raise ValueError("tensorboard=True needs a log file, beside which its events are written")

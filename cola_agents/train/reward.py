@@ -230,7 +230,7 @@ def train_reward(
     config = config or RewardConfig()
     if len(pairs) < 2:
         raise ValueError(f"at least two pairs are needed, one of them for evaluation; got {len(pairs)}")
-    model = reachable(model)
+    named, model = Path(model).name, reachable(model)
     with whole_folder(Path(out)) as folder, drawn_from(config.seed, device):
         model_config = load_config(model, num_labels=1)
         check_rope(model_config.get_text_config())
@@ -248,7 +248,7 @@ def train_reward(
         network.config.reward_mean, network.config.reward_std = figures["reward_mean"], figures["reward_std"]
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        report = {"base": Path(model).name, "pairs": len(pairs), "held_out": count, **figures, **provenance()}
+        report = {"base": named, "pairs": len(pairs), "held_out": count, **figures, **provenance()}
         (folder / "reward.json").write_text(json.dumps(report, indent=2))
     return report
 

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from cola_agents.train.data.documents import Documents, Mixture
 from cola_agents.train.data.formats import RowFormat
-from cola_agents.train.data.sources import FileDocuments, GeneratedDocuments, StreamedDocuments
+from cola_agents.train.data.sources import (
+    LINES,
+    TEXT,
+    FileDocuments,
+    GeneratedDocuments,
+    StreamedDocuments,
+)
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
 
@@ -76,7 +82,7 @@ class DataSpec:
         if self.source.startswith(HUB):
             return "hub"
         path = Path(self.source)
-        if path.suffix == PARQUET or (path.is_dir() and any(path.glob(f"*{PARQUET}"))):
+        if path.suffix == PARQUET or (path.is_dir() and any(path.rglob(f"*{PARQUET}"))):
             return "parquet"
         return "file"
 
@@ -99,7 +105,13 @@ class DataSpec:
             return StreamedDocuments(self.source.removeprefix(HUB), **options)
         if kind == "parquet":
             path = Path(self.source)
-            files = [path] if path.suffix == PARQUET else sorted(path.glob(f"*{PARQUET}"))
+            files = [path] if path.suffix == PARQUET else sorted(path.rglob(f"*{PARQUET}"))
+            others = [one.name for one in path.rglob("*") if one.name.endswith(TEXT + LINES)]
+            if others:
+                raise ValueError(
+                    f"data {self.source!r} hold {files[0].name} and {others[0]}: give Parquet files and text "
+                    "in folders of their own"
+                )
             options.setdefault("name", path.name)
             return StreamedDocuments("parquet", files=[str(file) for file in files], **options)
         return FileDocuments(self.source, **options)

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import struct
+import uuid
 import warnings
 import zlib
 from collections.abc import Callable
@@ -30,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cola_agents.common.files import unfinished, write_json
+from cola_agents.common.files import unfinished
 from cola_agents.model.families import Mask
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.train.data.packing import Batch
@@ -279,14 +281,18 @@ def _check_folder(folder: Path, about: JsonObject) -> None:
     """Begin a cache, or check that the folder holds one of the same base."""
     path = folder / ABOUT
     if not path.exists():
-        others = set(folder.iterdir()) - {unfinished(path)} if folder.is_dir() else set()
-        if others or (folder.exists() and not folder.is_dir()):
+        begun = unfinished(path).name
+        odd = folder.exists() and not folder.is_dir()
+        if folder.is_dir():
+            odd = any(not one.name.startswith(begun) for one in folder.iterdir())
+        if odd and not path.exists():  # another process may have begun the same cache since
             raise FileExistsError(
                 f"{folder} holds something other than a cache of states (no {ABOUT}): give an empty folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, about, indent=1)
-        return
+        own = folder / f"{begun}-{uuid.uuid4().hex[:8]}"  # several processes may begin it at once
+        own.write_text(json.dumps(about, indent=1) + "\n")
+        os.replace(own, path)
     before = jsonl.read_object(path, *about)
     wrong = [name for name, value in about.items() if before[name] != value]
     if wrong:

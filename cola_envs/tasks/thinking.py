@@ -90,7 +90,9 @@ class ThinkingPrompt:
         if make is None:
             raise ValueError(f"{type(self.task).__name__} has no worked examples")
         prompt, answer = make(rng)
-        worked = f"<think>{answer.strip()}</think><answer>{extract_boxed(answer)}</answer>"
+        final = extract_boxed(answer)
+        final = answer.strip() if final is None else final
+        worked = f"<think>{answer.strip()}</think><answer>{final}</answer>"
         return self.instruction + prompt, worked
 
     def step(self, text: str) -> Turn:

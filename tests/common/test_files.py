@@ -214,3 +214,21 @@ def test_what_is_whole_is_on_the_disk_with_its_names(tmp_path, monkeypatch):
         (folder / "inner").mkdir()
         (folder / "inner" / "file").touch()
     assert calls == ["file", "inner", folder.name, "-> new", tmp_path.name]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").write_text("old")
+    replace, calls = os.replace, []
+
+    def fails(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError("no space")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="no space"), whole_folder(tmp_path / "a", lambda path: True) as new:
+        (new / "new").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "old").read_text() == "old"

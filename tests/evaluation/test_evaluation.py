@@ -13,6 +13,7 @@ import pytest
 from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.commands.settings import settings
+from cola_agents.evaluation import demo, run
 from cola_agents.evaluation.reports import Played, summary, table
 from cola_agents.evaluation.run import evaluate
 from cola_agents.evaluation.scores import Tries, interval, majority, pass_at_k, scores, wilson
@@ -373,3 +374,43 @@ def test_the_command_refuses_in_one_clear_line(more, message, capsys):
     error = capsys.readouterr().err
     assert error.startswith("cola: ")
     assert message in error
+
+
+def test_the_split_of_an_evaluation_may_be_an_argument_of_its_environment():
+    given = {"max_tokens": 4, "split": "train"}
+    assert evaluate("CoLA-Arithmetic-v0", episodes=2, env_kwargs=given)["split"] == "train"
+    with pytest.raises(ValueError, match="differ: give one"):
+        evaluate("CoLA-Arithmetic-v0", episodes=2, split="test", env_kwargs=given)
+
+
+def test_an_evaluation_makes_the_folder_of_its_report_and_refuses_one_as_its_file(tmp_path, monkeypatch):
+    argv = ["eval", "--task", "CoLA-Arithmetic-v0", "--episodes", "2", "--env", "max_tokens=4", "--out"]
+    assert main([*argv, str(tmp_path / "new" / "r.json")]) == 0
+    assert json.loads((tmp_path / "new" / "r.json").read_text())["episodes"] == 2
+    monkeypatch.setattr("cola_agents.evaluation.run.evaluate", lambda *_, **__: pytest.fail("evaluated"))
+    assert main([*argv, str(tmp_path)]) == 2
+
+
+def test_an_interrupted_demo_keeps_the_arms_that_ended(tmp_path, monkeypatch):
+    ended = []
+
+    def arm(arm, **_):
+        if ended:
+            raise KeyboardInterrupt
+        ended.append(arm.name)
+        return {"arm": arm.name}
+
+    monkeypatch.setattr(demo, "run_arm", arm)
+    monkeypatch.setattr(demo, "floor", lambda *_, **__: {})
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(out=tmp_path, updates=1)
+    assert json.loads((tmp_path / "results.json").read_text())["runs"] == [{"arm": ended[0]}]
+
+
+def test_an_agent_of_a_command_is_read_whole_once(tmp_path, monkeypatch):
+    GRPO("CoLA-Arithmetic-v0", num_envs=2, prompts=1, group_size=2).save(tmp_path / "agent")
+    read, reads = run.read_saved, []
+    monkeypatch.setattr(run, "read_saved", lambda path: (reads.append(path), read(path))[1])
+    monkeypatch.setattr("cola_agents.rl.saving.read_saved", lambda path: pytest.fail("read a second time"))
+    assert main(["eval", "--agent", str(tmp_path / "agent"), "--episodes", "2"]) == 0
+    assert len(reads) == 1

@@ -247,6 +247,9 @@ def test_real_events_can_be_read_back(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    with RecordLog("codebook", tmp_path / "new" / "log.jsonl", False) as log:
+        log.write({"step": 1})
+    assert (tmp_path / "new" / "log.jsonl").is_file()
     with RecordLog("codebook", tmp_path / "log.jsonl", True) as log:
         log.write({"step": 7, "reachability": 0.5})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -529,3 +532,8 @@ def test_a_model_is_inspected_on_the_data_and_template_of_its_training(saved, tm
     )
     assert "not both" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_the_policys_shares_are_over_the_states_in_which_a_code_is_chosen(span_backbone):
+    found = inspect_codebook(span_backbone, documents(HELD_OUT), tokens=300)
+    assert sum(code.policy_share for code in found.codes) == pytest.approx(1)

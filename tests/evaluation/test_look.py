@@ -153,6 +153,10 @@ def test_samples_are_read_from_csv_where_there_is_no_json(trained: Path, tmp_pat
     (tmp_path / "progress.csv").write_bytes((trained / "logs" / "progress.csv").read_bytes())
     assert samples(tmp_path) == samples(trained / "logs")
     assert samples(tmp_path / "nowhere") == []
+    (log,) = (tmp_path / "damaged").mkdir() or [tmp_path / "damaged" / "progress.json"]
+    whole = {"sample/text": "a", "time/total_timesteps": 3}
+    log.write_text(json.dumps(whole) + '\n{"sample/te\n' + json.dumps({**whole, "time/total_timesteps": 5}))
+    assert [one["timesteps"] for one in samples(tmp_path / "damaged")] == [3, 5]
 
 
 def test_curves_leave_out_what_never_changes_and_say_none_where_nothing_was_told() -> None:
@@ -244,7 +248,7 @@ def test_what_makes_no_sense_is_refused(
 
 
 def test_a_runs_own_arguments_are_not_given_anew(trained: Path) -> None:
-    with pytest.raises(ValueError, match="--task, --level means nothing to a run"):
+    with pytest.raises(ValueError, match=r"--task, --env level=\.\.\. means nothing to a run"):
         look(trained, Wanted(**BARE), task="CoLA-Arithmetic-v0", level=2)
 
 

@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 import cola_agents.model.reach
 from cola_agents.decoding.loading import BUNDLED, make_backbone
-from cola_agents.model.reach import reachable
+from cola_agents.model.reach import FILES, reachable
 from cola_agents.train.reward import RewardModel
 
 
@@ -23,11 +23,12 @@ class Hub:
     def __init__(self, failure: Exception | None, wait: float = 0.0) -> None:
         self.failure, self.wait = failure, wait
         self.asked: list[str] = []
+        self.revisions: list[str | None] = []
 
     def __call__(self) -> Hub:
         return self
 
-    def model_info(self, name: str, timeout: float) -> None:
+    def model_info(self, name: str, timeout: float, revision: str | None = None) -> None:
         self.asked.append(name)
         threading.Event().wait(self.wait)
         if self.failure is not None:
@@ -46,8 +47,12 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Any:
         hub = Hub(failure, wait)
         monkeypatch.setattr(cola_agents.model.reach, "HfApi", hub)
 
-        def snapshot(name: str, local_files_only: bool) -> str:
+        def snapshot(
+            name: str, local_files_only: bool, revision: str | None, allow_patterns: list[str]
+        ) -> str:
             assert local_files_only
+            assert allow_patterns == list(FILES), "as they were fetched"
+            hub.revisions.append(revision)
             if cached is None:
                 raise LocalEntryNotFoundError("not here")
             return cached
@@ -125,3 +130,10 @@ def test_a_silent_hub_is_waited_for_in_bounded_time_and_aloud(
     ):
         reachable("some/name")
     assert time.monotonic() - started < 2
+
+
+def test_the_commit_of_a_model_is_looked_for_in_the_cache(use: Any) -> None:
+    hub = use(OfflineModeIsEnabled("offline"), cached="/cache")
+    with pytest.warns(UserWarning, match="is read from this machine's cache"):
+        assert reachable("some/name", revision="0" * 40) == "/cache"
+    assert hub.revisions == ["0" * 40]

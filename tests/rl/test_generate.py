@@ -17,7 +17,7 @@ import torch
 from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.decoding.loading import make_backbone
-from cola_agents.rl.generate import generate, read
+from cola_agents.rl.generate import generate, policy_name, read
 from cola_agents.rl.recording import Recording
 from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.search.q import QConfig, QFunction, train_q
@@ -277,3 +277,19 @@ def test_an_agents_answers_are_drawn_as_the_agent_draws_them(tmp_path):
         top_k=8,
     )
     assert [episode["info"]["text"] for episode in own.episodes] == [info["text"] for info in rollout.infos]
+
+
+def test_a_file_of_other_settings_that_are_no_plain_values_is_not_continued(tmp_path):
+    made = {"problems": 1, "n": 1, "num_envs": 1}
+    problems = [{"question": "1 + 1 is?", "answer": "2"}]
+    task, path = "CoLA-GSM8K-v0", tmp_path / "a.jsonl"
+    generate(task, path, env_kwargs={"problems": problems, "max_tokens": 4}, **made)
+    generate(task, path, env_kwargs={"problems": problems, "max_tokens": 4}, **made)
+    other = [{"question": "1 + 2 is?", "answer": "3"}]
+    with pytest.raises(ValueError, match="env_kwargs_digests"):
+        generate(task, path, env_kwargs={"problems": other, "max_tokens": 4}, **made)
+
+
+def test_a_policy_with_a_scalar_weight_has_a_name():
+    module = torch.nn.BatchNorm1d(2)
+    assert policy_name(module).startswith("BatchNorm1d ")

@@ -36,9 +36,7 @@ from stable_baselines3.common.logger import configure
 from cola_agents.common.files import InUseError
 from cola_agents.common.interrupts import Terminated
 from cola_agents.rl import records
-from cola_agents.rl.callbacks import Progress
 from cola_agents.rl.grpo import GRPO
-from cola_agents.rl.learning import AfterUpdate, Run
 from cola_agents.rl.logs import make_logger
 from cola_agents.rl.ppo import PPO
 from cola_agents.rl.saving import read_saved
@@ -753,16 +751,13 @@ def test_the_environments_of_an_agent_are_made_when_they_are_asked_for(models):
     agent.close()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_of_several_processes_the_first_alone_logs(rank):
-    logged: list[int] = []
-    agent: Any = types.SimpleNamespace(
-        num_updates=1,
-        num_timesteps=0,
-        workers=types.SimpleNamespace(rank=rank),
-        dump_logs=lambda: logged.append(rank),
-    )
-    after = AfterUpdate(agent, Run(10, 1, None, None), 10, Progress(0, 10, shown=False))
-    agent.num_updates = 2
-    after.log_last()
-    assert logged == [0][: 1 - rank]
+def test_of_several_processes_the_first_alone_logs(tmp_path, monkeypatch):
+    agent = GRPO("CoLA-Arithmetic-v0", num_envs=4, prompts=2, group_size=2)
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    agent.update()
+    monkeypatch.setattr(agent.workers, "rank", 1)
+    agent.dump_logs()
+    assert (tmp_path / "progress.csv").read_text() == ""
+    monkeypatch.setattr(agent.workers, "rank", 0)
+    agent.dump_logs()
+    assert "time/total_timesteps" in (tmp_path / "progress.csv").read_text()

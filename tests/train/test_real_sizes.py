@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -424,3 +425,24 @@ def test_the_trained_layers_are_compiled_during_the_stage_alone(monkeypatch: pyt
     assert sorted(compiled) == ["LlamaDecoderLayer", "MergeLayer", "MergeLayer"]
     assert [r["loss"] for r in records] == pytest.approx([r["loss"] for r in plain], abs=1e-4)
     assert all(module._compiled_call_impl is None for module in model.modules())
+
+
+def test_several_processes_may_begin_one_cache_of_states(tmp_path):
+    about = {"base": "a", "precision": "float32", "width": 3}
+    for number in range(20):
+        start, failed = threading.Barrier(6), []
+
+        def begin(start=start, failed=failed, folder=tmp_path / str(number)):
+            start.wait()
+            try:
+                states._check_folder(folder, about)
+            except Exception as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=begin) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert [path.name for path in (tmp_path / str(number)).iterdir()] == ["states.json"]

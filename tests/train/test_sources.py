@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from itertools import islice
@@ -375,3 +376,15 @@ def test_a_compressed_file_that_breaks_off_is_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"a\.jsonl\.gz is truncated or damaged after line"):
             list(FileDocuments(path, epochs=1))
+
+
+def test_parquet_files_are_found_in_subfolders_and_not_mixed_with_text(tables, tmp_path):
+    folder = tmp_path / "data"
+    (folder / "deep").mkdir(parents=True)
+    shutil.copy(tables / "rows.parquet", folder / "deep" / "rows.parquet")
+    (spec,) = parse_data([str(folder)])
+    assert spec.kind == "parquet"
+    assert next(iter(spec.open(0)))
+    (folder / "more.txt").write_text("text")
+    with pytest.raises(ValueError, match=r"rows\.parquet and more\.txt"):
+        spec.open(0)

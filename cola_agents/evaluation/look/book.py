@@ -6,6 +6,7 @@ import csv
 import heapq
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -68,8 +69,7 @@ def curves(history: Sequence[Record]) -> list[JsonObject]:
 def samples(logs: Path) -> list[JsonObject]:
     """The text samples in a run's log files, ``progress*.json`` or else ``progress*.csv``, by timesteps.
 
-    Raises:
-        ValueError: for a damaged file, naming the line.
+    Damaged lines of the log are left out.
     """
     texts: dict[int, str] = {}
     for row in _logged(logs):
@@ -84,10 +84,12 @@ def samples(logs: Path) -> list[JsonObject]:
 def _logged(logs: Path) -> Iterator[JsonObject]:
     files = sorted(logs.glob("progress*.json"), key=lambda path: path.stat().st_mtime)
     for path in files:
-        for where, row in jsonl.read(path):
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: a log record is an object, got {row!r:.60}")
-            yield row
+        for line in jsonl.lines(path):
+            # Learning goes on where a record could not be written whole, on a full disk say.
+            with suppress(ValueError):
+                row = jsonl.parsed(line.raw, f"{path}, line {line.number}")
+                if isinstance(row, dict):
+                    yield row
     for path in [] if files else sorted(logs.glob("progress*.csv"), key=lambda path: path.stat().st_mtime):
         with path.open(newline="", encoding="utf-8") as file:
             yield from csv.DictReader(file)

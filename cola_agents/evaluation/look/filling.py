@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -72,7 +73,8 @@ class Filling:
 
     def add(self, rows: Episodes, episodes: Sequence[Known], name: str, **playing: Any) -> None:
         """Add episodes, each replayed in ``rows``; ``playing`` are arguments of :class:`Player`."""
-        tables = max(1, self.wanted.tables // (2 * self.wanted.episodes))
+        groups = 2 if isinstance(rows.backbone, LatentBackbone) or self.data["episodes"] else 1
+        tables = math.ceil(self.wanted.tables / (groups * self.wanted.episodes))
         player = Player(rows, self.words, positions=self.wanted.positions, tables=tables, **playing)
         for episode in episodes:
             number = self.problems.setdefault(episode.problem_seed, len(self.problems) + 1)

@@ -16,7 +16,7 @@ from cola_agents.rl.agent import Agent
 from cola_agents.rl.generate import policy_name, read
 from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.rl.rows import make_rows
-from cola_agents.rl.saving import holds_agent, read_saved, saved_path
+from cola_agents.rl.saving import holds_agent, read_description, saved_path
 from cola_envs.jsonl import JsonObject
 
 #: The task where none is named.
@@ -70,7 +70,7 @@ def look(
         _refuse("a run", task=None if own else task, **env_kwargs)
         changed: JsonObject = {} if model is None else {"model": model}
         if own:
-            saved = read_saved(saved_path(path)).description["env_kwargs"]
+            saved = read_description(saved_path(path))["env_kwargs"]
             changed["env_kwargs"] = {**saved, **own}
         return _run(saved_path(path), wanted, load_agent(path, algorithm=algorithm, **changed, **loaded))
     _refuse("a model", model=model)
@@ -79,9 +79,17 @@ def look(
     return _model(what, wanted, task or TASK, seed, {**loaded, **own, **env_kwargs})
 
 
+#: Arguments that are options of their own on the command line; the others are given by ``--env``.
+_OPTIONS = ("task", "agent", "model", "system", "shots", "prompt_format")
+
+
 def _refuse(what: str, **given: object) -> None:
     """Raise ValueError for arguments that do not apply."""
-    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    named = [
+        f"--{name.replace('_', '-')}" if name in _OPTIONS else f"--env {name}=..."
+        for name, value in given.items()
+        if value is not None
+    ]
     if named:
         raise ValueError(f"{', '.join(named)} means nothing to {what}: leave it out")
 
@@ -111,6 +119,7 @@ def _model(what: str | Path | None, wanted: Wanted, task: str, seed: int, kwargs
 def _run(path: Path, wanted: Wanted, agent: Agent) -> JsonObject:
     """A saved agent, its training, and the episodes that its next update would learn from."""
     page = Filling(wanted)
+    texts = samples(path / "logs")
     backbone: Any = agent.backbone
     with closing(agent), closing(make_rows(agent.env_id, ROWS, model=backbone, **agent.env_kwargs)) as made:
         rows = made.episodes
@@ -131,7 +140,7 @@ def _run(path: Path, wanted: Wanted, agent: Agent) -> JsonObject:
     page.data["run"] = {
         "title": f"{algorithm} on {agent.env_id}, {agent.num_updates} updates",
         "curves": curves(agent.history),
-        "samples": samples(path / "logs"),
+        "samples": texts,
     }
     about = [
         ("algorithm", algorithm),
@@ -169,7 +178,7 @@ def _recording(
             names = ("seed", "problem_seed", "ids", "actions", "log_probs", "rewards")
             played = [recorded.episodes[number] for number in chosen]
             episodes = [Known(**{name: one[name] for name in names}) for one in played]
-            drawing = {"temperature": about["temperature"]}
+            drawing = {name: about[name] for name in ("temperature", "top_k", "top_p") if name in about}
             prior = latent or actor is None
             title = f"{'codes' if latent else 'tokens'}: as recorded"
             page.add(rows, episodes, title, policy=actor, drawing=drawing, is_actor=is_actor, prior=prior)
