@@ -76,7 +76,8 @@ def test_each_agent_learns_over_it_and_goes_on_from_a_save(level, algorithm, tmp
     first = agent.update()
     assert first["kl"] == pytest.approx(0.0, abs=1e-6), "the policy starts as the backbone's own"
     assert any(not torch.equal(p, before[name]) for name, p in agent.actor.trained().items())
-    assert agent.update()["kl"] > 0
+    # Without a difference in reward an update moves the weights by rounding alone.
+    assert max(agent.update()["kl"] for _ in range(4)) > 1e-5
     agent.save(tmp_path / "agent")
     again = algorithm.load(tmp_path / "agent", **settings(level))
     assert again.evaluate(4).ids.tolist() == agent.evaluate(4).ids.tolist()
