@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from benchmarks.__main__ import main as benchmarks
@@ -214,26 +215,40 @@ def test_every_link_of_a_page_leads_to_a_file_of_the_repository(page):
 
 
 def test_the_table_of_the_readme_has_the_figures_of_its_results():
-    results = json.loads((ROOT / "benchmarks/results/demo.json").read_text())
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.startswith("|")
+    }
+    folder, arms = ROOT / "benchmarks/results/compare", ("latent", "token", "token-frozen")
 
-    def span(values: list[float]) -> str:
-        """The least and the largest, as the table writes them."""
-        ends = (min(values), max(values))
-        if isinstance(values[0], int):
-            return " to ".join(dict.fromkeys(f"{end:,}" for end in ends))
-        return " to ".join(dict.fromkeys("1.0" if end == 1 else f"{end:.3f}"[1:] for end in ends))
+    def short(number: float) -> str:
+        return f"{number:.2f}".removeprefix("0")
 
-    def of(runs: list[dict], when: str, key: str) -> str:
-        return span([run[when][key] for run in runs])
+    for task, name in (
+        ("arithmetic", "level-2 arithmetic solved"),
+        ("textrooms", "text games won"),
+        ("countdown", "Countdown reward"),
+    ):
+        report = json.loads((folder / task / "report.json").read_text())
+        rewards = [report["arms"][arm]["figures"]["reward"] for arm in arms]
+        cells = [f"{short(one['before']['mean'])} → {short(one['after']['mean'])}" for one in rewards]
+        assert rows[name] == [*cells, short(report["floors"]["constant-code"]["reward"]["mean"])]
+        assert {report["arms"][arm]["runs"] for arm in arms} == {8}
 
-    text = (ROOT / "README.md").read_text()
-    assert f"| best constant code | {span([results['floor']['constant_code']])} |" in text
-    for arm in ("latent", "token"):
-        runs = [one for one in results["runs"] if one["arm"] == arm]
-        cells = [
-            f"{arm} GRPO",
-            f"{of(runs, 'before', 'format')} → {of(runs, 'after', 'format')}",
-            span([run["rollouts_to_threshold"] for run in runs]),
-            f"{of(runs, 'before', 'arithmetic')} → {of(runs, 'after', 'arithmetic')}",
-        ]
-        assert f"| {' | '.join(cells)} |" in text
+    report = json.loads((folder / "thinking/report.json").read_text())
+    times = [report["arms"][arm]["times"] for arm in arms]
+    cells = [f"{one['episodes']['median']:,.0f}, {one['cpu_s']['median']:.1f}" for one in times]
+    constant = short(report["floors"]["constant-code"]["reward"]["mean"])
+    assert rows["format reward: rollouts, CPU-seconds to .9"] == [*cells, f"{constant} at once"]
+
+    runs = [json.loads(line) for line in (folder / "thinking/runs.jsonl").read_text().splitlines()]
+    cells = []
+    for arm in arms:
+        without = [run for run in runs if run["phase"] == "frontier" and run["arm"] == arm]
+        assert [run["options"]["kl_coef"] for run in without] == [0, 0]
+        before, after = (
+            np.mean([run[when]["arithmetic"] for run in without]) for when in ("before", "after")
+        )
+        cells.append(f"{short(before)} → {short(after)}")
+    assert rows["arithmetic, after format training without KL (2 runs)"] == [*cells, ""]
