@@ -133,8 +133,16 @@ def variant(seed: int, scale: float, out: Path, name: str) -> Path:
 
 
 def _bundled_recipe() -> dict[str, Any]:
-    """The recipe of the bundled models, from the figures of their model card."""
-    return jsonl.read_object(BUNDLED / "metrics.json", "recipe")["recipe"]
+    """The recipe of the bundled models, from the figures of their model card.
+
+    An option that is younger than the models had its default when they were trained.
+    """
+    held = jsonl.read_object(BUNDLED / "metrics.json", "recipe")["recipe"]
+    defaults = json.loads(json.dumps(dataclasses.asdict(Recipe())))
+    return {
+        name: {**default, **held.get(name, {})} if isinstance(default, dict) else held.get(name, default)
+        for name, default in defaults.items()
+    }
 
 
 def add(commands: Commands) -> None:

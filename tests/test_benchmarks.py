@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from benchmarks import models
 from benchmarks.__main__ import main
 from benchmarks.compare import campaign
 from benchmarks.speed import decoding, limits, shapes
@@ -339,3 +340,13 @@ def test_a_comparison_passes_arguments_on_to_its_environments(monkeypatch, tmp_p
 )
 def test_recorded_command_holds_no_path_of_the_machine(argv, command):
     assert command_line(argv) == command
+
+
+def test_the_models_of_the_bundled_recipe_are_not_trained_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "train_bundled", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(models, "clone_ranks", lambda recipe, base, out: out.mkdir())
+    folder = models.pretrain(0, 1.0, tmp_path)
+    for name in ("base", "cola"):
+        weights = (folder / name / "model.safetensors").read_bytes()
+        assert weights == (models.BUNDLED / name / "model.safetensors").read_bytes()
+    assert json.loads((folder / "recipe.json").read_text())["seed"] == 0
