@@ -331,6 +331,10 @@ def test_a_comparison_passes_arguments_on_to_its_environments(monkeypatch, tmp_p
             ["/bin/cola", "eval", "--model", "https://a.org/b/c", "a/b"],
             "cola eval --model https://a.org/b/c a/b",
         ),
+        (
+            ["/bin/cola", "play", "--model", "/a/model/", "--env", "stop=/"],
+            "cola play --model model/ --env stop=/",
+        ),
         (["/somewhere/bin/cola", "demo", "--seeds", "3"], "cola demo --seeds 3"),
         (
             ["/a/benchmarks/__main__.py", "tune", "--out", "/b/c.json"],

@@ -103,7 +103,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             )
     else:
         fields = settings(arguments.search_set, "--search-set")
-        options["search"] = search_config(arguments.search, arguments.simulations or 64, fields)
+        simulations = 64 if arguments.simulations is None else arguments.simulations
+        options["search"] = search_config(arguments.search, simulations, fields)
         options |= {"q": arguments.q, "judge": arguments.judge}
     if arguments.out is not None:
         if arguments.out.is_dir():

@@ -35,7 +35,7 @@ def provenance() -> JsonObject:
 
 
 #: An absolute path at the beginning of an argument, or behind a sign; not the one of a URL.
-_ABSOLUTE = re.compile(r"(^|[=,]|:(?!//))/(?:[^,=:]*/)?([^/,=:]*)")
+_ABSOLUTE = re.compile(r"(^|[=,]|:(?!//))/(?:[^,=:]*/)?([^/,=:]+)")
 
 
 def command_line(argv: list[str]) -> str:

@@ -144,6 +144,9 @@ def test_eval_takes_a_judge_of_whole_answers(q_folder: str, tmp_path, capsys) ->
     assert "--judge and --search-set need a search" in capsys.readouterr().err
     assert main(["eval", "--task", TASK, "--episodes", "2", "--simulations", "8"]) == 2
     assert "--simulations, --q, --judge" in capsys.readouterr().err
+    argv = ["eval", "--task", TASK, "--episodes", "2", "--search", "puct", "--judge", "policy"]
+    assert main([*argv, "--simulations", "0"]) == 2
+    assert "simulations" in capsys.readouterr().err
     assert main([*argv, "--judge", str(tmp_path)]) == 2
     assert "no outcome.json" in capsys.readouterr().err
 
