@@ -384,6 +384,25 @@ def test_an_interrupted_campaign_goes_on_to_the_same_records(models, fake_runs, 
     assert len(fake_runs) == 2 * count + 4, "more seeds are added to what is there"
 
 
+def test_an_arm_that_joins_a_comparison_is_searched_as_much_and_nothing_runs_again(
+    models, fake_runs, tmp_path
+):
+    campaign(_plan(arms=("latent",)), models, tmp_path / "c")
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    searched = sum(cell.phase == "tuning" for cell in fake_runs)
+    del fake_runs[:]
+    campaign(_plan(arms=("latent", "token-longer")), models, tmp_path / "c")
+    assert {cell.arm for cell in fake_runs} == {"token-longer"}
+    assert sum(cell.phase == "tuning" for cell in fake_runs) == searched
+    joined = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert joined["chosen"]["latent"] == config["chosen"]["latent"]
+    assert joined["chosen"]["token-longer"]["settings"] == joined["chosen"]["latent"]["settings"]
+    assert joined["models"]["0"].keys() == {"cola", "longer"}
+    # Fewer arms later lose nothing of what is known about the others' models.
+    campaign(_plan(arms=("latent",)), models, tmp_path / "c")
+    assert json.loads((tmp_path / "c" / "config.json").read_text())["models"] == joined["models"]
+
+
 def test_a_folder_of_another_plan_is_refused(models, fake_runs, tmp_path):
     campaign(_plan(), models, tmp_path / "c")
     del fake_runs[:]

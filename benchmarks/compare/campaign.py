@@ -161,8 +161,12 @@ def _campaign(plan: Plan, models: Path, out: Path, jobs: int, frontier: Sequence
     floors = [Cell("floor", name, seed, 0) for name in FLOORS for seed in plan.model_seeds]
     with _Workers(plan.protocol, models, journal, jobs) as workers:
         workers.do("floors", floors)
-        if journal.chosen is None:
-            journal.choose(_search(plan, journal, workers))
+        held = journal.chosen or {}
+        new = [arm for arm in plan.arms if arm not in held]
+        if new:
+            # An arm that joins a comparison is searched as much as the others were.
+            count = max((one["settings"] for one in held.values()), default=None)
+            journal.choose({**held, **_search(plan, new, count, journal, workers)})
         chosen: dict[str, Setting] = {}
         for arm in plan.arms:
             one = (journal.chosen or {})[arm]
@@ -190,9 +194,16 @@ def _options(setting: Setting) -> tuple[tuple[str, float], ...]:
     return (("lr", setting[0]), ("kl_coef", setting[1]))
 
 
-def _search(plan: Plan, journal: Journal, workers: _Workers) -> dict[str, Any]:
-    """Return each arm's best setting, the number of settings tried, and the axes whose edge won."""
-    wanted = {arm: first_settings(ARMS[arm].lrs) for arm in plan.arms}
+def _search(
+    plan: Plan, arms: Sequence[str], count: int | None, journal: Journal, workers: _Workers
+) -> dict[str, Any]:
+    """Return each arm's best setting, the number of settings tried, and the axes whose edge won.
+
+    Args:
+        arms: that have no options yet.
+        count: settings that an arm is given; None for as many as the plan allows while an edge wins.
+    """
+    wanted = {arm: first_settings(ARMS[arm].lrs) for arm in arms}
     while True:
         cells = [
             Cell("tuning", arm, model, TUNING_SEED + i, _options(setting))
@@ -205,19 +216,20 @@ def _search(plan: Plan, journal: Journal, workers: _Workers) -> dict[str, Any]:
             arm: {setting: _score(plan, journal.tried(arm, setting)) for setting in tries}
             for arm, tries in wanted.items()
         }
-        count = len(next(iter(wanted.values())))
-        if count >= plan.settings or not any(edges(scored) for scored in scores.values()):
+        tried = len(next(iter(wanted.values())))
+        settled = tried >= plan.settings or not any(edges(scored) for scored in scores.values())
+        if settled if count is None else tried >= count:
             return {
                 arm: {
                     **dict(_options(best(scored))),
                     "harmless": scored[best(scored)].harmless,
-                    "settings": count,
+                    "settings": tried,
                     "edges": edges(scored),
                 }
                 for arm, scored in scores.items()
             }
-        for arm, tried in wanted.items():
-            tried.append(next_setting(scores[arm]))
+        for arm, tries in wanted.items():
+            tries.append(next_setting(scores[arm]))
 
 
 def _score(plan: Plan, runs: Sequence[dict[str, Any]]) -> Score:

@@ -21,8 +21,7 @@ FIXED = ("protocol", "tuning_models", "keep", "allowed", "settings")
 class Journal:
     """``config.json`` and ``runs.jsonl`` of a comparison, one line per run.
 
-    More seeds and more models than it was begun with are welcome, and more arms as long as no options have
-    been chosen: all arms are searched alike.
+    More seeds, models and arms than it was begun with are welcome.
 
     Args:
         folder: made if need be.
@@ -44,6 +43,8 @@ class Journal:
             _check_held(held, self._config)
             _check(held, self.config, folder)
             self.config["chosen"] = held.get("chosen")
+            for seed, models in held["models"].items():
+                self.config["models"][seed] = {**models, **self.config["models"].get(seed, {})}
         self._records = self._read()
         self._write()
 
@@ -133,11 +134,10 @@ def _check(held: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     if tuned[0] != tuned[1]:
         odd.append(("the models that options are searched on", *tuned))
     for seed in sorted(set(held["models"]) & set(config["models"])):
-        if held["models"][seed] != config["models"][seed]:
-            odd.append((f"the models of seed {seed}", held["models"][seed], config["models"][seed]))
-    new = sorted(set(now["arms"]) - set(held.get("chosen") or now["arms"]))
-    if new:
-        odd.append(("the arms, whose options are chosen,", was["arms"], now["arms"]))
+        before, after = held["models"][seed], config["models"][seed]
+        for kind in sorted(set(before) & set(after)):
+            if before[kind] != after[kind]:
+                odd.append((f"the model {seed}/{kind}", before[kind], after[kind]))
     if odd:
         name, before, after = odd[0]
         raise ValueError(
