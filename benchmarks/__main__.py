@@ -16,7 +16,7 @@ from benchmarks.compare import campaign, report
 from benchmarks.credit import credit, diversity
 from benchmarks.peers import command as peers
 from benchmarks.search import command as search
-from benchmarks.speed import engines, iterations, memory, shapes, speed, stages
+from benchmarks.speed import engines, growth, iterations, memory, shapes, speed, stages
 from cola_agents.common.interrupts import exit_status, sigterm_as_interrupt
 from cola_envs.shown import shown
 
@@ -26,6 +26,7 @@ MODULES = (
     peers,
     libraries,
     plain_networks,
+    growth,
     shapes,
     iterations,
     stages,

@@ -9,12 +9,14 @@ import torch
 from benchmarks import models
 from benchmarks.__main__ import main
 from benchmarks.compare import campaign
-from benchmarks.speed import decoding, limits, shapes
+from benchmarks.speed import decoding, growth, limits, shapes
 from benchmarks.speed.limits import Cost, Machine, decode_cost, measure_machine
 from benchmarks.speed.shapes import SHAPES, measure_shapes, shapes_table
 from benchmarks.speed.speed import BareLoop, record_passes
 from benchmarks.tasks import works
 from cola_agents.common.provenance import command_line
+from cola_agents.decoding import follower, kv, session
+from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.decoding.loading import make_backbone
 from tests import tiny
 
@@ -82,6 +84,41 @@ CONTENDERS = {
     "transformers_loop",
     "transformers_generate",
 }
+
+
+def test_nothing_reads_a_prompt_after_the_clock_has_started(tiny_cola, monkeypatch):
+    widths = []
+
+    def recording(stack, kv, chunk, **inputs):
+        widths.append(max(chunk.widths))
+        return run_rows(stack, kv, chunk, **inputs)
+
+    run_rows = kv.run_rows
+    for module in (session, follower):
+        monkeypatch.setattr(module, "run_rows", recording)
+    latent = LatentBackbone(tiny_cola, decoding.Numbers(tiny_cola.config.vocab_size))
+    run = decoding.stepping(latent, [[3, 4, 5], [5, 4, 3]], 4)
+    assert widths == [3, 3], "base and policy"
+    del widths[:]
+    run()
+    assert widths
+    assert set(widths) == {1}
+
+
+def test_growth_measures_every_axis_and_draws_it(tmp_path, monkeypatch, capsys):
+    few = {name: values[:2] for name, values in growth.AXES.items()}
+    monkeypatch.setattr(growth, "AXES", few)
+    out = tmp_path / "growth.json"
+    assert main(["growth", "--tokens", "1", "--repeats", "1", "--out", str(out)]) == 0
+    held = json.loads(out.read_text())
+    assert held["axes"].keys() == few.keys() == held["centre"].keys()
+    for axis, points in held["axes"].items():
+        assert [at[axis] for at in points] == list(few[axis])
+        assert all(at["cpu_ms_per_step"].keys() == set(growth.CONTENDERS) for at in points)
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+    assert "| codes | 64 | " in capsys.readouterr().out
+    assert main(["growth", "--tokens", "0", "--out", str(out)]) == 2
+    assert "--tokens and --repeats are at least 1" in capsys.readouterr().err
 
 
 def test_decoding_compares_over_the_very_same_weights(tiny_cola):

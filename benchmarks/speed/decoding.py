@@ -180,10 +180,11 @@ def measure_rows(model: CoLAForCausalLM, rows: int, tokens: int, repeats: int) -
 
 
 def stepping(backbone: LatentBackbone | TokenBackbone, prompts: list[list[int]], tokens: int) -> Prepared:
-    """A session that takes its policy's likeliest action at every step."""
+    """A session that takes its policy's likeliest actions; base and policy have read the prompts."""
     rows = list(range(len(prompts)))
     session: LatentSession | TokenSession = backbone.session(len(rows))
     session.load(rows, prompts)
+    session.policy(rows)
     return lambda: continued(session, tokens)
 
 
