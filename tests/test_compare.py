@@ -91,6 +91,19 @@ def test_the_token_arm_trains_a_copy_of_the_base(models):
     assert all(torch.equal(p, before[name]) for name, p in base.named_parameters())
 
 
+@pytest.mark.parametrize("name", ["latent", "token", "token-frozen", "rank"])
+def test_no_arm_computes_more_than_it_needs(models, name, monkeypatch):
+    """CPU seconds are compared: an arm's update runs its last layer at acting positions only."""
+    agent = _agent(name, models)
+    with torch.no_grad():
+        if name == "token-frozen":
+            agent.actor.out.weight.add_(0.1)
+        rollout = agent.evaluate(4)
+        every = agent.actor.features(rollout)[rollout.mask]
+        monkeypatch.setattr(type(agent.actor.trunk), "forward", None)  # which runs the whole stack
+        torch.testing.assert_close(agent.actor.acting(rollout), every, atol=1e-5, rtol=1e-5)
+
+
 def test_a_policy_stack_on_a_frozen_base_learns_and_leaves_the_base_alone(models):
     agent = _agent("token-frozen", models)
     base = {name: p.clone() for name, p in agent.backbone.model.named_parameters()}

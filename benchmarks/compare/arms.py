@@ -22,10 +22,11 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.configuration import GROWTH
 from cola_agents.model.families import Mask
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.rl.acting_states import acting_states
 from cola_agents.rl.actors import Actor, run_trunk
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.policy import TrainedPolicy
-from cola_agents.rl.rollout import Act
+from cola_agents.rl.rollout import Act, Rollout
 from cola_envs.backbone import Level
 
 
@@ -62,6 +63,14 @@ class StackActor(Actor):
             return hidden
         return hidden + self.out(run_trunk(self.trunk, mask, positions, inputs_embeds=hidden))
 
+    def acting(self, rollout: Rollout) -> Tensor:
+        if self.trunk is None:
+            return rollout.hidden[rollout.mask]
+        features = acting_states(self.trunk, rollout.hidden, rollout.lengths, rollout.mask)
+        if features is None:
+            return super().acting(rollout)
+        return rollout.hidden[rollout.mask] + self.out(features)
+
 
 class FrozenBaseGRPO(GRPO):
     """GRPO over tokens that trains a policy stack and a head on a frozen base.
@@ -72,7 +81,7 @@ class FrozenBaseGRPO(GRPO):
 
     def make_policy(self, given: PolicyBackbone) -> tuple[PolicyBackbone, TrainedPolicy]:
         assert isinstance(given, TokenBackbone)
-        trunk = CoLAForCausalLM.from_base(given.model, seed=self.seed, **GROWTH).policy_trunk
+        trunk = CoLAForCausalLM.from_base(given.model, seed=self.seed, **GROWTH).policy_trunk.eval()
         actor, reference = StackActor(given, trunk), StackActor(given, None).requires_grad_(False)
         return given, TrainedPolicy(actor, reference, self.options, self.workers)
 

@@ -69,13 +69,13 @@ class PushforwardPolicy(TrainedPolicy):
     def evaluate_actions(self, rollout: Rollout, *, with_kl: bool | None = None) -> Evaluated:
         assert isinstance(rollout, GroupedRollout)
         at, temperature = rollout.mask, self.options.temperature
-        features = self.actor.features(rollout)[at]
+        features = self.actor.acting(rollout)
         log_policy = pushed(self.actor.logits(features) / temperature, rollout.groups[at])
         log_probs = log_policy.gather(-1, rollout.actions[at][:, None]).squeeze(-1)
         kl = torch.zeros_like(log_probs)
         if self.options.kl_in == "loss" if with_kl is None else with_kl:
             with torch.no_grad(), self.initial() as initial:
-                theirs = initial.logits(initial.features(rollout)[at]) / temperature
+                theirs = initial.logits(initial.acting(rollout)) / temperature
             kl = categorical_kl(log_policy, pushed(theirs, rollout.groups[at]))
         return Evaluated(features, log_probs, categorical_entropy(log_policy), kl)
 
