@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from cola_envs import jsonl
 
 #: Where published results lie.
 RESULTS = Path(__file__).parent / "results"
 
 #: What a benchmark adds its parser to, with its module's ``add``.
 Commands = argparse._SubParsersAction
+
+
+def held_runs(out: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs of a result file that goes on; none where there is no file yet.
+
+    Raises:
+        ValueError: for a file that is damaged, or was begun with other settings than ``about``.
+    """
+    if not out.is_file():
+        return []
+    held = jsonl.read_object(out, "runs")
+    for name, value in about.items():
+        if name in held and held[name] != value:
+            raise ValueError(
+                f"{out} was begun with {name}={held[name]} and is now to go on with {value}: use another "
+                "--out, or the same arguments"
+            )
+    runs: list[dict[str, Any]] = held["runs"]
+    return runs

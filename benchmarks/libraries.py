@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks import RESULTS, Commands
+from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
@@ -79,8 +80,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help=", ".join(RUNS)
     )
-    parser.add_argument("--timesteps", type=int, default=100_000)
-    parser.add_argument("--num-envs", type=int, default=32)
+    parser.add_argument("--timesteps", type=positive, default=100_000)
+    parser.add_argument("--num-envs", type=positive, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "libraries.json")
     parser.set_defaults(run=_run)

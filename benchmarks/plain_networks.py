@@ -18,15 +18,15 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
-from benchmarks import Commands
+from benchmarks import Commands, held_runs
 from benchmarks.compare.arms import ARMS, Arm
 from benchmarks.compare.runs import TEST_SEED, splits
 from benchmarks.libraries import load
 from cola_agents import SB3VecEnv
+from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
-from cola_envs import jsonl
 
 ALGORITHMS = ("ppo", "dqn", "qr_dqn")
 #: First seed of the runs.
@@ -67,15 +67,18 @@ def plain_networks(
         pretrained: the folder of a pre-trained seed, as ``benchmarks models`` writes it.
         tokens: that a run may write while it learns.
         episodes: test problems, played once with the likeliest action.
+
+    Raises:
+        ValueError: for an ``out`` that was begun with other settings.
     """
-    known = jsonl.read_object(out, "runs")["runs"] if out.is_file() else []
-    results = {
-        **provenance(),
+    about = {
+        "model_seed": pretrained.name,
         "tokens": tokens,
         "num_envs": num_envs,
         "test_episodes": episodes,
-        "runs": known,
     }
+    known = held_runs(out, about)
+    results = {**provenance(), **about, "runs": known}
     held = {(one["task"], one["arm"], one["algorithm"], one["seed"]) for one in known}
     every = product(tasks, arms, algorithms, range(FIRST_SEED, FIRST_SEED + seeds))
     for task, arm, algorithm, seed in tqdm([one for one in every if one not in held], unit="run"):
@@ -171,10 +174,10 @@ def add(commands: Commands) -> None:
         metavar="ARM",
     )
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=200_000, help="that each run may write")
-    parser.add_argument("--num-envs", type=int, default=32)
-    parser.add_argument("--episodes", type=int, default=256, help="test problems")
+    parser.add_argument("--seeds", type=positive, default=2)
+    parser.add_argument("--tokens", type=positive, default=200_000, help="that each run may write")
+    parser.add_argument("--num-envs", type=positive, default=32)
+    parser.add_argument("--episodes", type=positive, default=256, help="test problems")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file, which goes on if it holds runs")
     parser.set_defaults(run=_run)
 

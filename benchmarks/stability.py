@@ -15,16 +15,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import Commands
+from benchmarks import Commands, held_runs
 from benchmarks.compare.arms import ARMS, Arm
 from benchmarks.compare.runs import TEST_SEED, Protocol, make_agent
-from cola_agents.commands.settings import settings
+from cola_agents.commands.settings import positive, settings
 from cola_agents.commands.tasks import add_env
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.rl.agent import Agent
-from cola_envs import jsonl
 
 #: RL seeds begin here: those of a comparison and of its search are others.
 FIRST_SEED = 8_000
@@ -41,17 +40,22 @@ def stability(
         runs: arms with options, ``"arm:option=value,option=value"``.
         pretrained: the folder of a pre-trained seed, as ``benchmarks models`` writes it.
         every: number of updates between two looks at the test problems.
+
+    Raises:
+        ValueError: for an ``out`` that was begun with other settings.
     """
     named = {run: _arm(run) for run in runs}
-    known = jsonl.read_object(out, "runs")["runs"] if out.is_file() else []
-    results = {
-        **provenance(),
+    about = {
         "task": protocol.task,
         "env": protocol.env_kwargs,
+        "model_seed": pretrained.name,
+        "updates": protocol.updates,
+        "every": every,
         "rollouts_per_update": protocol.prompts * protocol.group_size,
         "test_episodes": protocol.episodes,
-        "runs": known,
     }
+    known = held_runs(out, about)
+    results = {**provenance(), **about, "runs": known}
     waiting = [(run, FIRST_SEED + i) for run in runs for i in range(seeds)]
     held = [(one["run"], one["seed"]) for one in known]
     for run, seed in tqdm([one for one in waiting if one not in held], unit="run"):
@@ -111,12 +115,12 @@ def add(commands: Commands) -> None:
     add_env(parser)
     parser.add_argument("--models", type=Path, required=True, help="a folder that `benchmarks models` wrote")
     parser.add_argument("--model-seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=3, help="RL seeds of each run")
-    parser.add_argument("--updates", type=int, default=40)
-    parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--group-size", type=int, default=8)
-    parser.add_argument("--episodes", type=int, default=512, help="test problems of a look")
-    parser.add_argument("--every", type=int, default=10, help="updates between two looks")
+    parser.add_argument("--seeds", type=positive, default=3, help="RL seeds of each run")
+    parser.add_argument("--updates", type=positive, default=40)
+    parser.add_argument("--prompts", type=positive, default=16)
+    parser.add_argument("--group-size", type=positive, default=8)
+    parser.add_argument("--episodes", type=positive, default=512, help="test problems of a look")
+    parser.add_argument("--every", type=positive, default=10, help="updates between two looks")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file, which goes on if it holds runs")
     parser.set_defaults(run=_run)
 

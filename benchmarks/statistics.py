@@ -1,9 +1,9 @@
 """The statistics of the comparison: paired, hierarchical, corrected for many tests, and censored.
 
 Runs are nested: several RL seeds over each of several pre-trained models. Two runs over one model share
-its luck, so intervals resample models first and RL seeds within them, both arms of a pair together. That
-needs many models: of a handful, percentile intervals are too short, as resampling cannot show how far their
-mean may be off. Below :data:`FEW_MODELS` intervals and tests are Student's, over the models' means.
+its luck, so intervals and tests are Student's, over the models' means. (A bootstrap of models needs dozens
+of them: in 2,000 simulations with 12 models and 4 runs of each its 95 % intervals covered the truth 92.9 %
+of the time, Student's 95.)
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("the benchmarks need scipy: pip install -e '.[benchmarks]'") from error
 
-#: Fewer models than this are too few to be resampled.
-FEW_MODELS = 12
-
 #: Runs of one quantity: per pre-training seed the values of its RL seeds, in one order for all arms.
 Runs = Mapping[int, Sequence[float]]
 
@@ -35,59 +32,45 @@ class Estimate:
 
     Attributes:
         mean: of the models' means: every pre-trained model counts alike.
-        low, high: bounds of the interval at ``level``.
-        level: its coverage.
-        p: two-sided p-value of the mean being 0; a bootstrap's is never below 1 / (resamples + 1).
+        low, high: bounds of the 95 % interval; a single run has none, and both are its value.
+        p: two-sided p-value of the mean being 0; 1 of a single run.
         models, runs: how many pre-trained models and runs there are.
     """
 
     mean: float
     low: float
     high: float
-    level: float
     p: float
     models: int
     runs: int
 
 
-def estimate(runs: Runs, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:
-    """Mean and interval of nested runs: a hierarchical bootstrap's, or Student's where models are few.
+def estimate(runs: Runs) -> Estimate:
+    """Mean, 95 % interval and test of nested runs.
 
     One model shows nothing about others: the interval is over its runs alone.
 
     Raises:
         ValueError: without runs, or where one is not finite.
     """
-    _check(runs)
+    low, high = interval(runs)
     centres = _centres(runs)
-    low, high = interval(runs, level=level, resamples=resamples, seed=seed)
-    if _few(runs):
-        p = _student_p(centres)
-    else:
-        means = hierarchical_means(runs, resamples=resamples, seed=seed)
-        beyond = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
-        p = min(1.0, 2 * (int(beyond) + 1) / (resamples + 1))
     return Estimate(
         mean=float(centres.mean()),
         low=low,
         high=high,
-        level=level,
-        p=p,
+        p=_p_value(runs),
         models=len(runs),
         runs=sum(map(len, runs.values())),
     )
 
 
-def interval(
-    runs: Runs, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """The interval of :func:`estimate` alone."""
-    if _few(runs):
-        return _student_interval(_centres(runs), level)
-    means = hierarchical_means(runs, resamples=resamples, seed=seed)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+def interval(runs: Runs, *, level: float = 0.95) -> tuple[float, float]:
+    """The interval of :func:`estimate` at any level."""
+    _check(runs)
+    units = _units(runs)
+    half = student.ppf((1 + level) / 2, len(units) - 1) * _error(runs) if len(units) > 1 else 0.0
+    return float(units.mean() - half), float(units.mean() + half)
 
 
 def interval_text(bounds: Mapping[str, float], digits: int = 3) -> str:
@@ -95,21 +78,11 @@ def interval_text(bounds: Mapping[str, float], digits: int = 3) -> str:
     return f"{bounds['mean']:.{digits}f} [{bounds['low']:.{digits}f}, {bounds['high']:.{digits}f}]"
 
 
-def ratio_interval(over: Runs, under: Runs, *, level: float = 0.95) -> tuple[float, float]:
-    """The interval of the ratio of two positive means, pairs resampled together.
-
-    Where models are few it is Student's, over the logarithms of the models' ratios.
-    """
-    if _few(over):
-        low, high = _student_interval(np.log(_centres(over) / _centres(under)), level)
-        return math.exp(low), math.exp(high)
-    tail = (1 - level) / 2
-    low, high = np.quantile(hierarchical_means(over) / hierarchical_means(under), [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _few(runs: Runs) -> bool:
-    return 1 < len(runs) < FEW_MODELS
+def ratio(over: Runs, under: Runs) -> tuple[float, float, float]:
+    """The ratio of positive figures: the geometric mean of the models' own ratios, and its 95 % interval."""
+    logs = np.log(_centres(over) / _centres(under))
+    mean, low, high = (float(np.mean(logs)), *interval({i: [one] for i, one in enumerate(logs)}))
+    return math.exp(mean), math.exp(low), math.exp(high)
 
 
 def _centres(runs: Runs) -> np.ndarray:
@@ -117,17 +90,34 @@ def _centres(runs: Runs) -> np.ndarray:
     return np.array([np.mean(values) for values in runs.values()])
 
 
-def _student_interval(centres: np.ndarray, level: float) -> tuple[float, float]:
-    half = student.ppf((1 + level) / 2, len(centres) - 1) * sem(centres)
-    return float(centres.mean() - half), float(centres.mean() + half)
+def _units(runs: Runs) -> np.ndarray:
+    """What is independent: the models' means, or the runs of a single model."""
+    return _centres(runs) if len(runs) > 1 else np.array(next(iter(runs.values())), dtype=float)
 
 
-def _student_p(centres: np.ndarray) -> float:
-    """Two-sided p-value of a mean of 0."""
-    mean, error = centres.mean(), sem(centres)
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * student.sf(abs(mean) / error, len(centres) - 1))
+def _error(runs: Runs) -> float:
+    """The standard error of the mean: by the scatter of the units, or of the runs where the units are equal.
+
+    A few models' means may be equal by chance where figures are coarse: times are multiples of an update.
+    """
+    error = float(sem(_units(runs)))
+    groups = [np.asarray(values, dtype=float) for values in runs.values()]
+    spare = sum(len(group) - 1 for group in groups)
+    if error > 0 or not spare:
+        return error
+    within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / spare
+    return math.sqrt(within * sum(1 / len(group) for group in groups)) / len(groups)
+
+
+def _p_value(runs: Runs) -> float:
+    """Two-sided p-value of a mean of 0; of runs that are all equal that of a sign test."""
+    units = _units(runs)
+    if len(units) < 2:
+        return 1.0
+    mean, error = units.mean(), _error(runs)
+    if error <= 1e-12 * abs(mean):
+        return 1.0 if mean == 0 else 2.0 ** (1 - len(units))
+    return float(2 * student.sf(abs(mean) / error, len(units) - 1))
 
 
 def paired(first: Runs, second: Runs) -> dict[int, list[float]]:
@@ -187,7 +177,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def verdict(difference: Runs, margin: float, *, resamples: int = 10_000, seed: int = 0) -> str:
+def verdict(difference: Runs, margin: float) -> str:
     """``"more"``, ``"less"``, ``"equivalent"`` or ``"undecided"``: the conclusion from paired differences.
 
     More or less: the 95 % interval excludes 0. Equivalent: the 90 % interval, that is two one-sided
@@ -198,10 +188,10 @@ def verdict(difference: Runs, margin: float, *, resamples: int = 10_000, seed: i
     """
     if not margin > 0:
         raise ValueError(f"margin must be positive, got {margin}")
-    inner_low, inner_high = interval(difference, level=0.9, resamples=resamples, seed=seed)
+    inner_low, inner_high = interval(difference, level=0.9)
     if -margin < inner_low and inner_high < margin:
         return "equivalent"
-    low, high = interval(difference, resamples=resamples, seed=seed)
+    low, high = interval(difference)
     return "more" if low > 0 else "less" if high < 0 else "undecided"
 
 

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks import RESULTS, Commands
+from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_envs.grading import grade_answers
@@ -56,7 +57,7 @@ def measure(turns: int = 5) -> dict[str, float]:
 
 def add(commands: Commands) -> None:
     parser = commands.add_parser("tasks", help="how fast tasks make problems and grade answers")
-    parser.add_argument("--turns", type=int, default=5, help="runs, of which the median counts")
+    parser.add_argument("--turns", type=positive, default=5, help="runs, of which the median counts")
     parser.add_argument("--out", type=Path, default=RESULTS / "tasks.json")
     parser.set_defaults(run=_run)
 

@@ -6,10 +6,12 @@ Tuning seeds are not the demo's, so that the demo's curves are not the ones it w
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, held_runs
+from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
@@ -22,6 +24,7 @@ TUNING_SEEDS = (100, 101)
 
 
 def tune(
+    out: Path,
     *,
     updates: int = 50,
     episodes: int = 256,
@@ -29,15 +32,25 @@ def tune(
     kl_weights: tuple[float, ...] = KL_WEIGHTS,
     seeds: tuple[int, ...] = TUNING_SEEDS,
 ) -> dict[str, Any]:
-    """Run the grid; the search budget is the same for either arm."""
-    runs = [
-        run_arm(Arm(name, env_id, {"lr": lr, "kl_coef": kl}), updates=updates, seed=seed, episodes=episodes)
-        for name, env_id in ENVS.items()
-        for lr in learning_rates
-        for kl in kl_weights
-        for seed in seeds
-    ]
-    return {**provenance(), "updates": updates, "runs": runs}
+    """Run what ``out`` does not hold yet, and write each run as it ends; either arm has the same grid.
+
+    Raises:
+        ValueError: for an ``out`` that was begun with other settings.
+    """
+    about = {"updates": updates, "episodes": episodes}
+    known = held_runs(out, about)
+    results = {**provenance(), **about, "runs": known}
+    done = [(run["arm"], run["options"]["lr"], run["options"]["kl_coef"], run["seed"]) for run in known]
+    for run in product(ENVS, learning_rates, kl_weights, seeds):
+        if run in done:
+            continue
+        name, lr, kl, seed = run
+        arm = Arm(name, ENVS[name], {"lr": lr, "kl_coef": kl})
+        figures = run_arm(arm, updates=updates, seed=seed, episodes=episodes)
+        del figures["history"]
+        known.append(figures)
+        write_json(out, results, indent=1)
+    return results
 
 
 def tuning_table(results: dict[str, Any]) -> str:
@@ -65,24 +78,27 @@ def _mean(runs: list[dict[str, Any]], when: str, measure: str) -> float:
 
 def add(commands: Commands) -> None:
     parser = commands.add_parser("tune", help="the grid over learning rate and KL behind `cola demo`")
-    parser.add_argument("--updates", type=int, default=50)
-    parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--updates", type=positive, default=50)
+    parser.add_argument("--episodes", type=positive, default=256)
     parser.add_argument("--lr", type=float, nargs="+", default=list(LEARNING_RATES))
     parser.add_argument("--kl", type=float, nargs="+", default=list(KL_WEIGHTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(TUNING_SEEDS))
-    parser.add_argument("--out", type=Path, default=RESULTS / "format_reward_tuning.json")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS / "format_reward_tuning.json",
+        help="goes on if it holds runs of the same settings",
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     results = tune(
+        arguments.out,
         updates=arguments.updates,
         episodes=arguments.episodes,
         learning_rates=tuple(arguments.lr),
         kl_weights=tuple(arguments.kl),
         seeds=tuple(arguments.seeds),
     )
-    for run in results["runs"]:
-        del run["history"]
-    write_json(arguments.out, results, indent=1)
     print(tuning_table(results))

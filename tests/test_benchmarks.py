@@ -117,8 +117,16 @@ def test_growth_measures_every_axis_and_draws_it(tmp_path, monkeypatch, capsys):
         assert all(at["cpu_ms_per_step"].keys() == set(growth.CONTENDERS) for at in points)
     assert (tmp_path / "growth.png").stat().st_size > 10_000
     assert "| codes | 64 | " in capsys.readouterr().out
-    assert main(["growth", "--tokens", "0", "--out", str(out)]) == 2
-    assert "--tokens and --repeats are at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["growth --tokens 0", "speed --repeats 0", "tasks --turns 0", "stability --every 0", "peers --tokens -3"],
+)
+def test_a_count_below_one_is_refused_before_anything_runs(command, capsys):
+    with pytest.raises(SystemExit):
+        main(command.split())
+    assert f"must be at least 1, got {command.split()[-1]}" in capsys.readouterr().err
 
 
 def test_decoding_compares_over_the_very_same_weights(tiny_cola):
@@ -313,9 +321,11 @@ def test_bare_loop_makes_the_recorded_passes():
     hook = backbone.model.base.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(tuple(args[0].shape)), with_kwargs=True
     )
-    loop.run()
+    run = loop.prepared()
+    assert seen == [(2, 14)], "the rows' prompts, which are no part of what is timed"
+    run()
     hook.remove()
-    assert seen[1:] == recorded  # the first is the prompt that the loop starts from
+    assert seen[1:] == recorded
 
 
 def test_record_passes_sees_every_forward_of_a_session():
@@ -330,6 +340,17 @@ def test_tune_writes_runs_and_prints_the_table(tmp_path, capsys):
     assert main([*argv, "--out", str(out)]) == 0
     assert {run["arm"] for run in json.loads(out.read_text())["runs"]} == {"latent", "token"}
     assert "| latent | 0.001 | 0.1 | never |" in capsys.readouterr().out
+    held = json.loads(out.read_text())
+    for run in held["runs"]:
+        run["seed"] = 7
+    out.write_text(json.dumps({**held, "runs": held["runs"][:1]}))
+    assert main([*argv, "--out", str(out)]) == 0
+    again = json.loads(out.read_text())["runs"]
+    assert again[0] == held["runs"][0], "it is not run again"
+    assert [run["arm"] for run in again] == ["latent", "token"]
+    argv[2] = "2"
+    assert main([*argv, "--out", str(out)]) == 2
+    assert "was begun with updates=1 and is now to go on with 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -411,9 +411,11 @@ def test_an_arm_that_joins_a_comparison_is_searched_as_much_and_nothing_runs_aga
     assert joined["chosen"]["latent"] == config["chosen"]["latent"]
     assert joined["chosen"]["token-longer"]["settings"] == joined["chosen"]["latent"]["settings"]
     assert joined["models"]["0"].keys() == {"cola", "longer"}
-    # Fewer arms later lose nothing of what is known about the others' models.
-    campaign(_plan(arms=("latent",)), models, tmp_path / "c")
-    assert json.loads((tmp_path / "c" / "config.json").read_text())["models"] == joined["models"]
+    # Fewer arms, models and seeds later lose nothing of what is known about the others.
+    campaign(_plan(arms=("latent",), model_seeds=(0,), seeds=1), models, tmp_path / "c")
+    later = json.loads((tmp_path / "c" / "config.json").read_text())
+    for name in ("models", "arms", "model_seeds", "seeds", "arms_are", "plan"):
+        assert later[name] == joined[name], name
 
 
 def test_a_folder_of_another_plan_is_refused(models, fake_runs, tmp_path):
@@ -436,6 +438,13 @@ def test_a_campaign_says_what_is_missing_before_it_begins(models, fake_runs, tmp
         _plan(arms=("latent", "tokens"))
     with pytest.raises(ValueError, match="at least one seed"):
         _plan(seeds=0)
+    for keep in ("grammer", "cross_entropy", "token_kl"):
+        with pytest.raises(ValueError, match=rf"can keep arithmetic, .* or 'nothing', got '{keep}'"):
+            _plan(keep=keep)
+    with pytest.raises(ValueError, match="begins with a grid of 6 settings an arm, got 2"):
+        _plan(settings=2)
+    with pytest.raises(ValueError, match=r"model seeds go from 0 to 69.*got model seeds \[0, 90\]"):
+        _plan(model_seeds=(0, 90))
     with pytest.raises(ValueError, match="at least one job"):
         campaign(_plan(), models, tmp_path / "c", jobs=0)
     assert not fake_runs

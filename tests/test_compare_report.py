@@ -19,11 +19,9 @@ from benchmarks.compare.summary import efficient, judge
 from benchmarks.statistics import estimate, paired
 from tests.comparisons import UPDATES, floors, main_runs, record, write
 
-RESAMPLES = 2_000
-
 
 def found(folder, **options):
-    return summarise(read(folder), resamples=RESAMPLES, **options)
+    return summarise(read(folder), **options)
 
 
 def text(folder):
@@ -68,7 +66,7 @@ def test_holm_takes_back_what_one_test_among_many_would_have_said():
     rng = np.random.default_rng(3)
     noise = rng.normal(size=(8, 20))
     noise -= noise.mean(1, keepdims=True)
-    border = {run: [0.52 + value] for run, value in enumerate(noise[0])}
+    border = {run: [0.6 + value] for run, value in enumerate(noise[0])}
     nulls = {f"null {i}": {run: [value] for run, value in enumerate(row)} for i, row in enumerate(noise[1:])}
     alone = judge({"border": border}, 0.05)["border"]
     among = judge({"border": border, **nulls}, 0.05)["border"]
@@ -123,6 +121,24 @@ def test_what_a_task_is_paid_for_is_no_damage_of_it(tmp_path):
     assert "arithmetic" not in result["harm"]
     assert "arithmetic_lost" not in result["differences"]
     assert "grammar_lost" in result["differences"]
+
+
+def test_runs_that_diverged_are_named_and_do_not_pass_for_runs_not_yet_made(tmp_path):
+    records = main_runs({"latent": {}, "token": {}})
+    for one in [one for one in records if one["arm"] == "token"][:3]:
+        one["failed"] = "the loss is not finite"
+    summary = found(write(tmp_path, records))
+    assert summary["diverged"] == {"token": ["the loss is not finite"] * 3}
+    assert "token" not in summary["missing"]
+    assert summary["arms"]["token"]["runs"] == 17
+    said = [line for line in summary["says"] if line.startswith("**3 main runs of `token` diverged")]
+    assert "the loss is not finite" in said[0]
+
+
+def test_a_verdict_takes_models_and_not_several_runs_of_each():
+    kept = judge({"kept": {model: [0.9 + model / 100] for model in range(4)}}, 0.02)["kept"]
+    assert kept.verdict == "more"
+    assert judge({"two": {0: [0.9] * 8, 1: [0.91] * 8}}, 0.02)["two"].verdict == "undecided"
 
 
 def test_missing_runs_are_counted_and_runs_without_a_partner_dropped(tmp_path):
@@ -214,7 +230,7 @@ def test_the_page_and_the_plots_do_not_depend_on_the_order_of_the_runs(tmp_path)
     one = write(tmp_path / "one" / "same", records, arms=["latent", "token"])
     two = write(tmp_path / "two" / "same", shuffled, arms=["latent", "token"])
     for folder in (one, two):
-        write_report(folder, resamples=RESAMPLES)
+        write_report(folder)
     names = ("report.md", "report.json", "curves.png", "differences.png", "frontier.png")
     for name in names:
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
@@ -223,7 +239,7 @@ def test_the_page_and_the_plots_do_not_depend_on_the_order_of_the_runs(tmp_path)
 
 def test_a_report_elsewhere_leaves_the_folder_of_the_runs_alone(tmp_path):
     folder = write(tmp_path / "runs", main_runs({"latent": {}, "token": {}}))
-    write_report(folder, tmp_path / "out", resamples=RESAMPLES)
+    write_report(folder, tmp_path / "out")
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "runs.jsonl"]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["task"] == "Thinking"
 

@@ -189,7 +189,7 @@ def test_time_per_update_is_judged_by_every_turn():
         assert time_per_update(Inputs(results={"peers": peers})).verdict == verdict
     finding = time_per_update(Inputs(results={"peers": given[HOLDS]}))
     assert "PPO: 0.40 of the token level's" in finding.ours
-    assert finding.interval.startswith("[0.33, 0.48]")
+    assert finding.interval.startswith("least to most of the turns: [0.33, 0.48]")
 
 
 def texts(mean, low, high, reached=1.0, validity=0.9):

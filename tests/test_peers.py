@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.peers import command, report, trl_grpo
+from benchmarks.peers import command, python_work, report, trl_grpo
 from benchmarks.peers.figures import ratios
 from benchmarks.peers.python_work import calls_per_step, count_calls, measure_python_work
 from benchmarks.peers.report import measure_peers, peers_table, targets
@@ -20,6 +20,7 @@ from benchmarks.peers.rows import PAD, rows_ppo
 from benchmarks.peers.setting import Clock, PeerSetting, TaskRewards, TurnGRPO, TurnPPO, Weights
 from benchmarks.peers.trl_grpo import TRLRun, endless_tokenizer
 from benchmarks.peers.updates import measure_updates, rows_beside
+from cola_agents.decoding import session as session_module
 from cola_agents.rl import rollout as rollout_module
 from tests import tiny
 
@@ -193,7 +194,7 @@ def test_the_reward_function_pays_what_the_environment_paid():
 
 @pytest.mark.parametrize("changed", [{"prompts": 0}, {"group_size": 1}, {"tokens": 0}])
 def test_sizes_that_make_no_group_are_refused(changed):
-    with pytest.raises(ValueError, match="group_size >= 2"):
+    with pytest.raises(ValueError, match="group_size must be at least 2, got 1"):
         PeerSetting(**changed)
 
 
@@ -279,6 +280,23 @@ def test_python_work_of_a_row_does_not_grow_with_the_rows(weights):
         # An append to the row's tokens, actions and origins at the least.
         assert 3 <= work[level]["calls_that_each_row_adds"] < 60
         assert work[level]["added_by"]
+
+
+@pytest.mark.parametrize("level", ["latent", "token"])
+def test_no_pass_of_the_model_counts_as_the_loops_own(weights, level, monkeypatch):
+    """Passes that take a second each, on a clock of their own, are all in the session's share."""
+    now = [0.0]
+    monkeypatch.setattr(python_work.time, "process_time", lambda: now[0])
+    run_rows = session_module.run_rows
+
+    def slow(*args, **kwargs):
+        now[0] += 1.0
+        return run_rows(*args, **kwargs)
+
+    monkeypatch.setattr(session_module, "run_rows", slow)
+    spent = python_work._timed(python_work._plays(level, weights, 3, (4, 6))[0])
+    assert spent["all"] >= 4
+    assert spent["session"] == spent["all"]
 
 
 def test_work_that_grows_with_the_rows_is_seen(weights, monkeypatch):

@@ -73,7 +73,7 @@ def test_search_seeds_are_averaged_within_a_problem_and_differences_paired() -> 
     one = point(LINES["best of n"], [RUN], 25)
     assert difference(one, one) == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert difference(one, both)["mean"] == 0.0
-    assert difference(one, both)["low"] == -0.5
+    assert difference(one, both)["low"] == -6.3531, "half of t(.975, 1) = 12.706"
 
 
 def test_the_judge_is_judged_over_all_answers_and_within_problems() -> None:

@@ -32,6 +32,19 @@ def test_a_stopped_benchmark_goes_on_to_what_an_undisturbed_one_finds(pretrained
     assert timeless[4:] == timeless[:4]
 
 
+def test_a_file_of_other_settings_is_refused_and_kept(pretrained, tmp_path):
+    protocol, path = replace(SMALL, updates=1), tmp_path / "stability.json"
+    stability(RUNS[:1], protocol, pretrained, path, seeds=1, every=1)
+    held = path.read_text()
+    for changed in ({"task": "Countdown"}, {"episodes": 5}, {"updates": 2}):
+        other = replace(protocol, **changed)
+        with pytest.raises(ValueError, match=r"was begun with \w+=.* and is now to go on with"):
+            stability(RUNS[:1], other, pretrained, path, seeds=2, every=1)
+    with pytest.raises(ValueError, match=r"model_seed=0 and is now to go on with 1"):
+        stability(RUNS[:1], protocol, pretrained.parent / "1", path, seeds=2, every=1)
+    assert path.read_text() == held
+
+
 def test_the_table_gives_the_mean_and_the_lowest_seed():
     runs = [{"run": "a:lr=1", "test": {"0": 0.5, "10": low}} for low in (0.25, 0.75)]
     assert "| a:lr=1 | 2 | 0.500 (0.500) | 0.500 (0.250) |" in stability_table({"runs": runs})

@@ -28,7 +28,9 @@ def time_per_update(inputs: Inputs) -> Finding:
     ours = "; ".join(
         f"{name}: {1 / ratio['median']:.2f} of the token level's" for name, ratio in ratios.items()
     )
-    bounds = "; ".join(f"[{1 / ratio['high']:.2f}, {1 / ratio['low']:.2f}]" for ratio in ratios.values())
+    bounds = "least to most of the turns: " + "; ".join(
+        f"[{1 / ratio['high']:.2f}, {1 / ratio['low']:.2f}]" for ratio in ratios.values()
+    )
     return Finding(verdict, ours, bounds, _iterations(inputs), {"token_of_latent": ratios})
 
 

@@ -1,7 +1,8 @@
 """The criteria of the claims about comparisons.
 
-A claim is decided by a test of its own, which no other test's outcome changes. The control arms are a family
-of their own (Holm) and say what else does as well as latent actions: they tell the cause, not the verdict.
+A claim is decided by a test of its own, which no other claim's outcome changes; where it is about two figures
+they are a family (Holm). The control arms are a family of their own and say what else does as well as latent
+actions: they tell the cause, not the verdict.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from benchmarks.compare.summary import (
     quantities,
     time_to,
 )
-from benchmarks.statistics import ratio_interval
+from benchmarks.statistics import ratio
 
 BASELINE = "token"
 #: What a control arm that does as well as the latent arm shows.
@@ -138,14 +139,13 @@ def half(axis: str) -> Callable[[Inputs], Finding]:
             runs = _of(comparison.main(arm), common)
             sides.append(nested(runs, quantity.value))
             late.append(sum(time_to(run, axis, limits[axis], THRESHOLD).at is None for run in runs))
-        low, high = ratio_interval(*sides)
+        share, low, high = ratio(*sides)
         means = [mean(side) for side in sides]
-        ratio = means[0] / means[1]
         word = {"episodes": "rollouts", "cpu_s": "CPU-seconds"}[axis]
         verdict = _ratio_verdict(low, high, len(sides[0]), late)
         return Finding(
             verdict,
-            f"{number(means[0])} against {number(means[1])} {word} (restricted means), ratio {ratio:.2f}; "
+            f"{number(means[0])} against {number(means[1])} {word} (restricted means), ratio {share:.2f}; "
             f"not there in time: {late[0]} and {late[1]} of {len(common)}",
             f"[{low:.2f}, {high:.2f}]",
             _few(len(sides[0]))
@@ -157,7 +157,7 @@ def half(axis: str) -> Callable[[Inputs], Finding]:
             )
             + _floor(comparison, "reward"),
             {
-                "ratio": round(ratio, 4),
+                "ratio": round(share, 4),
                 "low": round(low, 4),
                 "high": round(high, 4),
                 "pairs": len(common),

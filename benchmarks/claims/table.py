@@ -62,7 +62,8 @@ CLAIMS = (
         ABSTRACT,
         "Rollouts to a training reward of .9, restricted mean, latent over token, each with the options that "
         "the search chose (the fastest that keep what the comparison names): the 95 % interval of the ratio "
-        "lies at or below .5. It does not hold where the interval lies above .5. A side that did not "
+        "(geometric mean of the models' own) lies at or below .5. It does not hold where the interval lies "
+        "above .5. A side that did not "
         "always get there decides nothing in its own favour.",
         half("episodes"),
     ),
@@ -78,9 +79,9 @@ CLAIMS = (
         "not degraded by RL, unlike the baseline",
         ABSTRACT,
         "At KL weight 0: latent's loss of arithmetic and of grammar is none or within .02 for certain (90 % "
-        "interval), and token loses more of at least one of them (95 % interval of the paired difference "
-        "above 0, and not within .02 for certain). It does not hold where latent loses more than that, or "
-        "token no more than latent.",
+        "interval), and token loses more of at least one of them (paired difference above 0, Holm's "
+        "correction over the two, and not within .02 for certain). It does not hold where latent loses more "
+        "than that, or token no more than latent.",
         kept_without_kl,
     ),
     Claim(

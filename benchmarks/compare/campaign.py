@@ -24,9 +24,18 @@ from benchmarks.compare.arms import ARMS
 from benchmarks.compare.journal import Journal, held_models
 from benchmarks.compare.runs import FLOORS, Cell, Protocol, run
 from benchmarks.compare.summary import TRAINED
-from benchmarks.compare.tuning import Score, Setting, best, edges, first_settings, next_setting, scored
+from benchmarks.compare.tuning import (
+    GRID,
+    Score,
+    Setting,
+    best,
+    edges,
+    first_settings,
+    next_setting,
+    scored,
+)
 from benchmarks.statistics import area_under_curve
-from cola_agents.commands.settings import settings
+from cola_agents.commands.settings import positive, settings
 from cola_agents.commands.tasks import add_env
 from cola_agents.common.files import one_writer
 from cola_agents.common.provenance import provenance
@@ -34,6 +43,9 @@ from cola_agents.train.bundled.recipe import CONTROLS, VARIANTS
 
 #: First RL seed of the search: the runs that are reported have others.
 TUNING_SEED = 9_000
+SEEDS_OF_A_MODEL = 100
+#: Figures that a search can keep: they are measured in it, and fall when something is lost.
+KEPT = ("arithmetic", "arithmetic_greedy", "grammar", "distinct_2")
 
 
 @dataclass(frozen=True)
@@ -46,10 +58,13 @@ class Plan:
         model_seeds: of the pre-trained models, each a folder of that name.
         seeds: RL seeds over each model.
         tuning_models: how many of the models options are searched on, a run each.
-        keep: what a setting must not lose in the search, a figure of the evaluation; None for nothing. It
-            must be no figure that the task itself is paid for.
+        keep: what a setting must not lose in the search, one of :data:`KEPT`; None for nothing. It must be
+            no figure that the task itself is paid for.
         allowed: by how much it may fall.
         settings: how many an arm is given, at most; where an edge still wins then, it is said.
+
+    Raises:
+        ValueError: for an unknown arm or figure to keep, or a number out of range.
     """
 
     protocol: Protocol
@@ -65,6 +80,8 @@ class Plan:
         unknown = sorted(set(self.arms) - set(ARMS))
         if unknown:
             raise ValueError(f"unknown arm {unknown[0]!r}: there are {', '.join(ARMS)}")
+        if self.keep is not None and self.keep not in KEPT:
+            raise ValueError(f"a search can keep {', '.join(KEPT)} or 'nothing', got {self.keep!r}")
         if self.keep in TRAINED.get(self.protocol.task, ()):
             raise ValueError(
                 f"CoLA-{self.protocol.task}-v0 itself is paid for {self.keep}: choose another figure to "
@@ -74,6 +91,14 @@ class Plan:
             raise ValueError(
                 f"at least one seed and one tuning model of the {len(self.model_seeds)} are needed, got "
                 f"seeds={self.seeds}, tuning_models={self.tuning_models}"
+            )
+        if self.settings < GRID:
+            raise ValueError(f"a search begins with a grid of {GRID} settings an arm, got {self.settings}")
+        if self.seeds > SEEDS_OF_A_MODEL or not 0 <= min(self.model_seeds) <= max(self.model_seeds) < 70:
+            raise ValueError(
+                f"a model of seed m has RL seeds from {SEEDS_OF_A_MODEL} m on, other benchmarks those from "
+                f"7,000 on: model seeds go from 0 to 69, with up to {SEEDS_OF_A_MODEL} seeds each, got "
+                f"model seeds {list(self.model_seeds)} and {self.seeds} seeds"
             )
 
 
@@ -134,7 +159,7 @@ def _weights(models: Path, seed: int, kind: str) -> Path:
 
 def seed_of(model_seed: int, number: int) -> int:
     """The RL seed of a model's ``number``-th run: other models meet other problems."""
-    return 100 * model_seed + number
+    return SEEDS_OF_A_MODEL * model_seed + number
 
 
 def campaign(plan: Plan, models: Path, out: Path, *, jobs: int = 1, frontier: Sequence[float] = ()) -> None:
@@ -324,13 +349,13 @@ def add(commands: Commands) -> None:
         help="all but those on the models of `benchmarks models --controls` and `--variants`, unless given",
     )
     parser.add_argument("--model-seeds", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--seeds", type=int, default=4, help="RL seeds over each model")
+    parser.add_argument("--seeds", type=positive, default=4, help="RL seeds over each model")
     parser.add_argument("--tuning-models", type=int, default=2, help="models that options are searched on")
-    parser.add_argument("--updates", type=int, default=32)
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--updates", type=positive, default=32)
+    parser.add_argument("--prompts", type=positive, default=8)
+    parser.add_argument("--group-size", type=positive, default=8)
     parser.add_argument("--warmup", type=int, default=10, help="gradient steps, of every arm")
-    parser.add_argument("--episodes", type=int, default=256, help="test problems of an evaluation")
+    parser.add_argument("--episodes", type=positive, default=256, help="test problems of an evaluation")
     parser.add_argument(
         "--keep", default="arithmetic", help="what the search must not lose: a figure, or 'nothing'"
     )

@@ -35,7 +35,6 @@ STYLES = {
 #: For arms of other names, in their order.
 OTHERS = ("h", "+", "3", "x", "d")
 POINTS = 60
-BAND_RESAMPLES = 1_000
 #: Quantities of the forest plot.
 FOREST = (
     "reward",
@@ -65,10 +64,7 @@ def band(runs: Sequence[Run], axis: str, grid: np.ndarray) -> tuple[np.ndarray, 
     heights = np.stack([np.interp(grid, run.curve[axis], run.curve["reward"]) for run in runs])
     models = sorted({run.model_seed for run in runs})
     members = {model: [i for i, run in enumerate(runs) if run.model_seed == model] for model in models}
-    bounds = [
-        interval({m: column[rows] for m, rows in members.items()}, resamples=BAND_RESAMPLES)
-        for column in heights.T
-    ]
+    bounds = [interval({m: column[rows] for m, rows in members.items()}) for column in heights.T]
     centre = np.mean([heights[rows].mean(0) for rows in members.values()], axis=0)
     low, high = np.clip(np.transpose(bounds), heights.min(), max(1.0, heights.max()))
     return centre, low, high

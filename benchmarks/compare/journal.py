@@ -21,7 +21,8 @@ FIXED = ("protocol", "tuning_models", "keep", "allowed", "settings")
 class Journal:
     """``config.json`` and ``runs.jsonl`` of a comparison, one line per run.
 
-    More seeds, models and arms than it was begun with are welcome.
+    More seeds, models and arms than it was begun with are welcome; with fewer, those that are left out stay
+    in the configuration.
 
     Args:
         folder: made if need be.
@@ -43,8 +44,7 @@ class Journal:
             _check_held(held, self._config)
             _check(held, self.config, folder)
             self.config["chosen"] = held.get("chosen")
-            for seed, models in held["models"].items():
-                self.config["models"][seed] = {**models, **self.config["models"].get(seed, {})}
+            _keep(self.config, held)
         self._records = self._read()
         self._write()
 
@@ -101,6 +101,22 @@ def held_models(folder: Path) -> dict[str, dict[str, str]]:
     _check_held(held, path)
     models: dict[str, dict[str, str]] = held["models"]
     return models
+
+
+def _keep(config: dict[str, Any], held: dict[str, Any]) -> None:
+    """Keep the arms, models and seeds that a folder was begun with."""
+    for name in ("arms", "model_seeds", "seeds", "arms_are", "models"):
+        before, now = held.get(name), config.get(name)
+        if isinstance(before, list) and isinstance(now, list):
+            config[name] = [*before, *(one for one in now if one not in before)]
+        elif isinstance(before, dict) and isinstance(now, dict):
+            config[name] = {**before, **now}
+    for seed, models in held["models"].items():
+        config["models"][seed] = {**models, **config["models"][seed]}
+    plan, was = config["plan"], held["plan"]
+    for name in ("arms", "model_seeds"):
+        plan[name] = [*was[name], *(one for one in plan[name] if one not in was[name])]
+    plan["seeds"] = max(plan["seeds"], was.get("seeds", 0))
 
 
 def _check_record(record: Any, line: int) -> None:

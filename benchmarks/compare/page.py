@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.compare.summary import FEWEST, FEWEST_MODELS, HARMLESS, LABELS, REFERENCE, WINDOW
-from benchmarks.statistics import FEW_MODELS
+from benchmarks.compare.summary import FEWEST_MODELS, HARMLESS, LABELS, REFERENCE, WINDOW
 from cola_agents.common.markdown import table
 
 #: The quantities that the page's first part has a sentence on.
@@ -32,6 +31,11 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if REFERENCE not in summary["arms"]:
         lines.append(f"No main run of `{REFERENCE}` is finished, so nothing is compared.")
+    lines += [
+        f"**{len(reasons)} main runs of `{arm}` diverged and have no figures** ({reasons[0]}): all that is "
+        "said of this arm is of the others, and too good."
+        for arm, reasons in summary["diverged"].items()
+    ]
     lines += [_compared(summary["differences"][name]) for name in DESCRIBED if name in summary["differences"]]
     for name, floor in summary["floors"].items():
         text = f"The floor `{name}` earns {number(floor['reward']['mean'])} of test reward without RL"
@@ -50,12 +54,17 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     if several:
         parts = [
             f"`{arm}` {one['without_harm']} of {one['settings']}"
-            + (f", best test reward {number(one['best']['reward'])}" if one["best"] else "")
+            + (
+                f", best test reward {number(one['best']['reward'])} ({one['best']['runs']} runs)"
+                if one["best"]
+                else ""
+            )
             for arm, one in several.items()
         ]
         lines.append(
             f"Settings whose mean losses of {' and '.join(summary['kept'])} are at most "
-            f"{HARMLESS['grammar']:g} (means, not tested): {'; '.join(parts)}."
+            f"{HARMLESS['grammar']:g} (means, not tested; the best of many settings of few runs is too good "
+            f"by chance): {'; '.join(parts)}."
         )
     return lines
 
@@ -84,10 +93,10 @@ def _grouped(
 
 
 def interval(one: Mapping[str, Any]) -> str:
-    """A mean and its bounds, rounded by their size."""
+    """A mean and its bounds, rounded by their size; of a single run its figure alone."""
     size = max(abs(one[name]) for name in ("mean", "low", "high"))
     mean, low, high = (number(one[name], size) for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+    return mean if one.get("runs") == 1 else f"{mean} [{low}, {high}]"
 
 
 def number(value: float, size: float | None = None) -> str:
@@ -152,10 +161,14 @@ def _rule(plan: Mapping[str, Any]) -> str | None:
     """How the options were chosen; None where the configuration does not say."""
     if "keep" not in plan:
         return None
-    rule = "searched on other seeds for the largest area under the training curve"
+    models = ", ".join(map(str, plan["model_seeds"][: plan["tuning_models"]]))
+    rule = f"searched on other RL seeds over model {models} for the largest area under the training curve"
     if not plan["keep"]:
         return rule
-    return rule + f" among those that lose at most {plan['allowed']:g} of {plan['keep']}"
+    return (
+        f"{rule} among those that lose at most {plan['allowed']:g} of {plan['keep']}, by the same test of it "
+        "as below"
+    )
 
 
 def _searched(chosen: Mapping[str, Any]) -> str | None:
@@ -325,22 +338,18 @@ def _method(summary: Mapping[str, Any]) -> str:
     few = ""
     if models == 1:
         few = " There is one pre-trained model: intervals are over RL seeds, and say nothing of other models."
-    elif 1 < models < FEW_MODELS:
-        few = (
-            f" {models} models are too few to be resampled, so that intervals and tests are Student's, over "
-            "the models' means; the last column of the differences counts the models whose own mean has the "
-            "sign of the whole."
-        )
     harmless = ", ".join(f"{HARMLESS[name]:g} ({LABELS[name]})" for name in summary["harm"])
     return (
-        "Figures are means of the models' means, before → after RL, with 95 % intervals. These are "
-        "percentiles of a hierarchical bootstrap: models, then runs within each."
-        f"{few} Differences are between runs of one "
+        "Figures are means of the models' means, before → after RL, with 95 % intervals. Intervals and tests "
+        "are Student's, over the models' means (where these are all equal, with the standard error that the "
+        "scatter of the runs gives); of few models they may reach beyond 0 and 1."
+        f"{few} The last column of the differences counts the models whose own mean has the sign of the "
+        "whole. Differences are between runs of one "
         "model and one RL seed, which faced the same problems in the same order. Holm's correction runs over "
         "the arms of a quantity. `more` and `less` need a corrected p below .05; `equivalent` needs the 90 % "
         "interval within the tie's margin (two one-sided tests, not corrected for their number), which a "
-        f"difference that is real and small also has. With fewer than {FEWEST} pairs or {FEWEST_MODELS} "
-        "models nothing is tested. "
+        f"difference that is real and small also has. With fewer than {FEWEST_MODELS} models nothing is "
+        "tested. "
         f"Times to a training reward of {summary['threshold']:g} (mean of {WINDOW} updates) are censored at "
         "what every run had, and a run that did not get there counts as that much. Greedy is compared with "
         "greedy, sampled with sampled."

@@ -69,12 +69,14 @@ class Comparison:
         runs: of every phase, in the order of the file.
         cut: whether the last line is cut off or damaged, as an interruption leaves it; it is not among the
             runs.
+        diverged: by arm the reasons why runs of the main phase have no figures.
     """
 
     folder: str
     config: dict[str, Any]
     runs: tuple[Run, ...]
     cut: bool
+    diverged: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -143,7 +145,12 @@ def read(folder: Path) -> Comparison:
     runs = tuple(_runs(records, str(config["task"])))
     _check(runs)
     config["commits"] = list(dict.fromkeys(run.commit for run in runs if run.commit))
-    return Comparison(folder.resolve().name, config, runs, cut=path.stat().st_size != end)
+    diverged: dict[str, list[str]] = {}
+    for _, record in records:
+        if "failed" in record and record.get("phase") == "main":
+            diverged.setdefault(str(record.get("arm")), []).append(str(record["failed"]))
+    cut = path.stat().st_size != end
+    return Comparison(folder.resolve().name, config, runs, cut, diverged)
 
 
 def _check_record(record: Any, line: int) -> None:
@@ -156,7 +163,7 @@ def _runs(records: list[tuple[jsonl.Line, dict[str, Any]]], task: str) -> Iterat
     for line, record in records:
         where = f"line {line.number} of runs.jsonl"
         if "failed" in record:
-            continue  # a run that diverged: it is among the missing
+            continue  # it diverged and has no figures
         missing = [name for name in ("phase", "arm", "model_seed", "after") if name not in record]
         if missing:
             raise ValueError(f"{where} has no {', '.join(missing)}")

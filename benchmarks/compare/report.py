@@ -37,16 +37,13 @@ def _run(arguments: argparse.Namespace) -> None:
     print(write_report(arguments.out, threshold=arguments.threshold))
 
 
-def write_report(
-    folder: Path, out: Path | None = None, *, threshold: float = THRESHOLD, resamples: int = 10_000
-) -> str:
+def write_report(folder: Path, out: Path | None = None, *, threshold: float = THRESHOLD) -> str:
     """Write ``report.json`` (:func:`summarise`), ``report.md`` and the plots, and return the page.
 
     Args:
         folder: with ``config.json`` and ``runs.jsonl``.
         out: where to write; the folder itself unless said.
         threshold: of the mean training reward, for the times.
-        resamples: of the bootstrap.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`~benchmarks.compare.records.read`.
@@ -54,7 +51,7 @@ def write_report(
     from benchmarks.compare.figures import draw_curves, draw_differences, draw_frontier
 
     comparison = read(folder)
-    summary = summarise(comparison, threshold=threshold, resamples=resamples)
+    summary = summarise(comparison, threshold=threshold)
     out = Path(folder if out is None else out)
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
@@ -68,14 +65,12 @@ def write_report(
     return text
 
 
-def summarise(
-    comparison: Comparison, *, threshold: float = THRESHOLD, resamples: int = 10_000
-) -> dict[str, Any]:
+def summarise(comparison: Comparison, *, threshold: float = THRESHOLD) -> dict[str, Any]:
     """Every figure of the report, JSON-ready, with the sentences that they support."""
-    harms = summary.harm(comparison, resamples=resamples)
+    harms = summary.harm(comparison)
     differences = {}
     for quantity in summary.quantities(comparison, threshold):
-        judged, dropped = summary.compared(comparison, quantity, resamples=resamples)
+        judged, dropped = summary.compared(comparison, quantity)
         if judged:
             differences[quantity.name] = {
                 "label": quantity.label,
@@ -93,16 +88,13 @@ def summarise(
         "horizons": summary.horizons(comparison),
         "missing": summary.missing(comparison),
         "cut": comparison.cut,
-        "arms": {
-            arm: _arm(comparison, arm, threshold, resamples)
-            for arm in comparison.arms()
-            if comparison.main(arm)
-        },
+        "diverged": comparison.diverged,
+        "arms": {arm: _arm(comparison, arm, threshold) for arm in comparison.arms() if comparison.main(arm)},
         "harm": {
             name: {arm: judged_record(one) for arm, one in judged.items()} for name, judged in harms.items()
         },
         "differences": differences,
-        "floors": _floors(comparison, resamples),
+        "floors": _floors(comparison),
         "frontier": {arm: _points(points) for arm, points in lines.items()},
         "kept": [name for name in SHARES if name in summary.damage_names(comparison.task)],
         "without_harm": {arm: _without_harm(points, comparison.task) for arm, points in lines.items()},
@@ -111,18 +103,16 @@ def summarise(
     return result
 
 
-def _arm(comparison: Comparison, arm: str, threshold: float, resamples: int) -> dict[str, Any]:
+def _arm(comparison: Comparison, arm: str, threshold: float) -> dict[str, Any]:
     runs = comparison.main(arm)
     figures = {}
     for name in (*summary.FIGURES, *summary.pass_keys(comparison)):
         sides = {when: summary.nested(runs, summary.figure(when, name)) for when in ("before", "after")}
-        there = {
-            when: estimate_record(estimate(side, resamples=resamples)) for when, side in sides.items() if side
-        }
+        there = {when: estimate_record(estimate(side)) for when, side in sides.items() if side}
         if "after" in there:
             figures[name] = there
     own = {
-        quantity.name: estimate_record(estimate(values, resamples=resamples))
+        quantity.name: estimate_record(estimate(values))
         for quantity in summary.quantities(comparison, threshold)
         if (values := summary.nested(runs, quantity.value))
     }
@@ -139,7 +129,7 @@ def _arm(comparison: Comparison, arm: str, threshold: float, resamples: int) -> 
     }
 
 
-def _floors(comparison: Comparison, resamples: int) -> dict[str, Any]:
+def _floors(comparison: Comparison) -> dict[str, Any]:
     """Each floor's test reward, and the reference's beyond it on the same models."""
     floors = comparison.floors()
     beyond = {}
@@ -152,12 +142,10 @@ def _floors(comparison: Comparison, resamples: int) -> dict[str, Any]:
                 values.setdefault(run.model_seed, []).append(reward - rewards[run.model_seed])
         if values:
             beyond[name] = values
-    judged = summary.judge(beyond, TIE, resamples=resamples)
+    judged = summary.judge(beyond, TIE)
     return {
         name: {
-            "reward": estimate_record(
-                estimate({seed: [reward] for seed, reward in rewards.items()}, resamples=resamples)
-            ),
+            "reward": estimate_record(estimate({seed: [reward] for seed, reward in rewards.items()})),
             "reference_beyond": judged_record(judged[name]) if name in judged else None,
         }
         for name, rewards in floors.items()
@@ -208,7 +196,7 @@ def judged_record(one: Judged) -> dict[str, Any]:
 
 def estimate_record(one: Estimate) -> dict[str, Any]:
     """An estimate as it stands in JSON files; its p-value is uncorrected and left to :class:`Judged`."""
-    return {name: _round(value) for name, value in asdict(one).items() if name not in ("level", "p")}
+    return {name: _round(value) for name, value in asdict(one).items() if name != "p"}
 
 
 def _round(value: Any) -> Any:

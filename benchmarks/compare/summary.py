@@ -29,9 +29,7 @@ REFERENCE = "latent"
 THRESHOLD = 0.9
 #: Updates over whose mean reward a threshold is reached.
 WINDOW = 3
-#: Below this many runs or pairs nothing is tested: so few resamples are no distribution.
-FEWEST = 5
-#: And below this many models: conclusions are about models, not about runs.
+#: Below this many models nothing is tested: conclusions are about models, not about runs.
 FEWEST_MODELS = 3
 ALPHA = 0.05
 #: A loss within this much of none is no harm: shares; nats per token for the cross-entropy.
@@ -78,7 +76,7 @@ class Judged:
 
     Attributes:
         estimate: mean and 95 % interval, not corrected.
-        holm_p: its p-value, corrected over the family; None where too few runs were tested.
+        holm_p: its p-value, corrected over the family; None where there are too few models.
         verdict: ``"more"``, ``"less"`` (both need ``holm_p`` below .05), ``"equivalent"``, ``"undecided"``.
         agreeing: of how many models the mean has the sign of ``estimate.mean``.
     """
@@ -89,23 +87,19 @@ class Judged:
     agreeing: int
 
 
-def judge(family: Mapping[str, Runs], margin: float, *, resamples: int = 10_000) -> dict[str, Judged]:
+def judge(family: Mapping[str, Runs], margin: float) -> dict[str, Judged]:
     """Test a family's means against 0, Holm's correction over its members; equivalence is not corrected.
 
-    Members with fewer than :data:`FEWEST` runs or :data:`FEWEST_MODELS` models are undecided and count for
-    nothing in the correction.
+    Members with fewer than :data:`FEWEST_MODELS` models are undecided and count for nothing in the
+    correction.
     """
-    estimates = {name: estimate(runs, resamples=resamples) for name, runs in family.items()}
-    enough = {
-        name: tested
-        for name, tested in estimates.items()
-        if tested.runs >= FEWEST and tested.models >= FEWEST_MODELS
-    }
+    estimates = {name: estimate(runs) for name, runs in family.items()}
+    enough = {name: tested for name, tested in estimates.items() if tested.models >= FEWEST_MODELS}
     adjusted = holm({name: tested.p for name, tested in enough.items()})
     judged = {}
     for name, runs in family.items():
         p = adjusted.get(name)
-        decision = "undecided" if p is None else verdict(runs, margin, resamples=resamples)
+        decision = "undecided" if p is None else verdict(runs, margin)
         if decision in ("more", "less") and p is not None and p >= ALPHA:
             decision = "undecided"
         sign = math.copysign(1.0, estimates[name].mean)
@@ -193,7 +187,7 @@ def quantities(comparison: Comparison, threshold: float) -> list[Quantity]:
         Quantity("reward_gain", "gain in test reward, sampled", TIE, change("reward")),
     ]
     for name in pass_keys(comparison):
-        result.append(Quantity(name, f"test {name}", TIE, figure("after", name)))
+        result.append(Quantity(name, f"test {name}{_of_problems(comparison)}", TIE, figure("after", name)))
     at = horizons(comparison)
     for axis, word in (("episodes", "rollouts"), ("cpu_s", "CPU-s")):
         if axis not in at:
@@ -233,9 +227,13 @@ def pass_keys(comparison: Comparison) -> list[str]:
     return sorted(names, key=lambda name: int(name.removeprefix("pass@")))
 
 
-def compared(
-    comparison: Comparison, quantity: Quantity, *, resamples: int = 10_000
-) -> tuple[dict[str, Judged], dict[str, int]]:
+def _of_problems(comparison: Comparison) -> str:
+    """How many test problems are tried often, where the configuration says it."""
+    protocol = (comparison.config.get("plan") or {}).get("protocol") or {}
+    return f" of the first {protocol['hard_problems']} problems" if "hard_problems" in protocol else ""
+
+
+def compared(comparison: Comparison, quantity: Quantity) -> tuple[dict[str, Judged], dict[str, int]]:
     """The reference less each other arm in one quantity, one family; and runs without a partner by arm."""
     ours = comparison.main(REFERENCE)
     family: dict[str, Runs] = {}
@@ -246,17 +244,17 @@ def compared(
             if differences:
                 family[arm] = differences
                 dropped[arm] = lost
-    return judge(family, quantity.margin, resamples=resamples), dropped
+    return judge(family, quantity.margin), dropped
 
 
-def harm(comparison: Comparison, *, resamples: int = 10_000) -> dict[str, dict[str, Judged]]:
+def harm(comparison: Comparison) -> dict[str, dict[str, Judged]]:
     """By figure and arm: what the arm's own runs lost, tested against :data:`HARMLESS`."""
     judged = {}
     for name in damage_names(comparison.task):
         losses = {arm: nested(comparison.main(arm), loss(name)) for arm in comparison.arms()}
         family = {arm: runs for arm, runs in losses.items() if runs}
         if family:
-            judged[name] = judge(family, HARMLESS[name], resamples=resamples)
+            judged[name] = judge(family, HARMLESS[name])
     return judged
 
 
@@ -325,7 +323,7 @@ def times(comparison: Comparison, arm: str, axis: str, threshold: float) -> dict
 
 
 def missing(comparison: Comparison) -> dict[str, dict[str, int]]:
-    """By arm: how many main runs the configuration asks for, and how many of them are not there.
+    """By arm: how many main runs the configuration asks for, and how many of them are not there yet.
 
     Runs are counted: every model has as many seeds as the configuration names, but they may be others.
     """
@@ -334,6 +332,7 @@ def missing(comparison: Comparison) -> dict[str, dict[str, int]]:
     for arm in comparison.config["arms"]:
         there = Counter(run.model_seed for run in comparison.main(arm))
         gaps = sum(max(0, seeds - there[int(model)]) for model in models)
-        if gaps:
+        gaps -= len(comparison.diverged.get(arm, ()))
+        if gaps > 0:
             result[arm] = {"asked": seeds * len(models), "missing": gaps}
     return result

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 Setting = tuple[float, float]
 KL_WEIGHTS = (0.01, 0.1)
+#: Settings that the search begins with.
+GRID = 3 * len(KL_WEIGHTS)
 #: How far beyond an edge the next setting stands, by axis: of the learning rate and of the KL's weight.
 STEPS = (3.0, math.sqrt(10))
 

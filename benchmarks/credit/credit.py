@@ -328,8 +328,8 @@ def _note(results: Mapping[str, Any]) -> str:
         "the return: between the values of actions, drawn as the policy draws them, and after the action; "
         "unbiased, so that a small one may come out negative. The gain is of the action that half of the "
         "continuations pick, valued by the other half, above the policy's mean: a lower bound of the best "
-        "action's gain. Intervals of 95 % resample problems, then "
-        f"states. Gradients: of {first['gradient']['all']['groups']} groups of "
+        "action's gain. Intervals of 95 % are Student's over problems; those of shares resample problems, "
+        f"then states. Gradients: of {first['gradient']['all']['groups']} groups of "
         f"{first['gradient']['all']['group_size']} answers; squared norm of the mean over the trace of the "
         "covariance, unbiased, ± one standard error by the jackknife."
     )

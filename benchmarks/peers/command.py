@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks import RESULTS, Commands
+from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 
 
@@ -14,15 +15,15 @@ def add(commands: Commands) -> None:
         "peers", help="rollouts and updates beside TRL's GRPOTrainer and per-token rows"
     )
     parser.add_argument(
-        "--prompts", type=int, nargs="+", default=[4, 16], help="of a GRPO iteration, each a measurement"
+        "--prompts", type=positive, nargs="+", default=[4, 16], help="of a GRPO iteration, each a measurement"
     )
-    parser.add_argument("--group-size", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=48, help="of every answer")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of rollouts and iterations")
-    parser.add_argument("--ppo-episodes", type=int, default=32)
-    parser.add_argument("--ppo-passes", type=int, default=2)
-    parser.add_argument("--ppo-minibatches", type=int, default=4, help="gradient steps of a pass")
-    parser.add_argument("--ppo-repeats", type=int, default=5)
+    parser.add_argument("--group-size", type=positive, default=8)
+    parser.add_argument("--tokens", type=positive, default=48, help="of every answer")
+    parser.add_argument("--repeats", type=positive, default=7, help="turns of rollouts and iterations")
+    parser.add_argument("--ppo-episodes", type=positive, default=32)
+    parser.add_argument("--ppo-passes", type=positive, default=2)
+    parser.add_argument("--ppo-minibatches", type=positive, default=4, help="gradient steps of a pass")
+    parser.add_argument("--ppo-repeats", type=positive, default=5)
     parser.add_argument(
         "--work-rows", type=int, nargs=2, default=[32, 128], help="rows at which Python's work is counted"
     )

@@ -25,8 +25,9 @@ from cola_agents.rl.rows import make_rows
 
 #: Calls that are named: those of at least so many a row and step.
 LEAST_NAMED = 0.05
-#: What the session does for the model, whose time is not the loop's own.
-_MODEL = ("policy", "decode", "extend")
+#: What the session does for the model, whose time is not the loop's own. ``compute`` is the base's pass,
+#: which others of these may call.
+_MODEL = ("policy", "decode", "extend", "compute")
 
 
 def measure_python_work(
@@ -150,14 +151,19 @@ def _seconds_per_step(
 def _timed(play: Callable[[], Any]) -> dict[str, float]:
     """CPU seconds of one collection: in all, in the session's methods, in the sampler."""
     spent = {"session": 0.0, "sampler": 0.0}
+    inside: list[str] = []
 
     def timing(inner: Callable[..., Any], name: str) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
+            if inside:  # the one that called it is timed
+                return inner(*args, **kwargs)
+            inside.append(name)
             started = time.process_time()
             try:
                 return inner(*args, **kwargs)
             finally:
                 spent[name] += time.process_time() - started
+                inside.pop()
 
         return timed
 

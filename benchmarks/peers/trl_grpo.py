@@ -17,7 +17,7 @@ CURE = "pip install 'cola-rl[peers]', or leave this peer out with --without-trl"
 TIMED = {"_generate": "trl rollout", "_calculate_rewards": "trl reward"}
 #: What the two GRPOs do not do alike; part of every result.
 DIFFERENCES = (
-    "TRL adds 1e-4 to a group's standard deviation, ours floors it at 1e-8",
+    "TRL adds 1e-4 to a group's standard deviation, ours nothing; of equal answers both learn nothing",
     "TRL weighs the KL (k3) by the ratio of the policies where its version does so; ours does not; at one "
     "step a batch that ratio is 1",
     "TRL takes the log-probabilities of the update for those played with, as one step a batch allows; ours "

@@ -14,8 +14,6 @@ from cola_agents.search.config import Ending
 from cola_agents.search.fitting import concordance
 from cola_agents.search.puct import vote
 
-_RESAMPLES = 2_000
-
 
 @dataclass(frozen=True)
 class Line:
@@ -145,7 +143,7 @@ def difference(first: Point, second: Point) -> dict[str, Any]:
 
 
 def _with_interval(values: Sequence[float]) -> dict[str, Any]:
-    interval = estimate({0: list(values)}, resamples=_RESAMPLES)
+    interval = estimate({0: list(values)})
     return {"mean": round(interval.mean, 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}
 
 

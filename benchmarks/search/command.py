@@ -22,6 +22,7 @@ from benchmarks.search.arms import (
     Recipe,
     judges_of,
     learned,
+    level_of,
     make_episodes,
     narrowed,
     player_of,
@@ -31,6 +32,7 @@ from benchmarks.search.methods import JUDGES, METHODS, SEEDLESS, Found, Stage, b
 from benchmarks.search.report import draw, table
 from cola_agents.common.files import one_writer, write_json, write_whole
 from cola_agents.common.provenance import provenance
+from cola_agents.decoding.loading import make_backbone
 from cola_agents.search.playout import Values
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes
@@ -147,11 +149,10 @@ def _measure_accuracy(
         models: dict[str, Learned] = {}
         for arm in arms:
             folder = work / task / arm
+            _same(folder, plan, arm)  # before anything is trained or read
             players[arm] = player_of(task, arm, plan.recipe, folder, say)
-            _same(folder, plan, players[arm].backbone.fingerprint)
             models[arm] = learned(task, arm, players[arm], plan.recipe, folder, commit, say)
-        # One unit for all arms, from recordings of the same problems.
-        unit = round(sum(own.length for own in models.values()) / len(arms))
+        unit = _unit(work / task, [own.length for own in models.values()])
         runs = {}
         for arm in arms:
             episodes = make_episodes(task, arm, players[arm].backbone, plan.rows, "test")
@@ -170,13 +171,21 @@ def _measure_accuracy(
     return {**settings, "q": asdict(plan.recipe), "tasks": by_task}
 
 
-def _same(folder: Path, plan: Plan, fingerprint: str) -> None:
+def _unit(folder: Path, lengths: Sequence[float]) -> int:
+    """The tokens of an answer, the unit of budgets: one for all arms, and kept for those that join later."""
+    path = folder / "unit.json"
+    if not path.exists():
+        write_json(path, {"tokens": round(sum(lengths) / len(lengths))})
+    return int(jsonl.read_object(path, "tokens")["tokens"])
+
+
+def _same(folder: Path, plan: Plan, arm: str) -> None:
     """Write the settings of the folder's files into a new folder; refuse a folder of other settings."""
     settings = {
         "problems": plan.problems,
         "rows": plan.rows,
         "q": asdict(plan.recipe),
-        "fingerprint": fingerprint,
+        "fingerprint": make_backbone(level=level_of(arm)).fingerprint,
     }
     path = folder / "settings.json"
     if not path.exists():

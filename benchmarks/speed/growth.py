@@ -20,6 +20,7 @@ from transformers import LlamaConfig
 from benchmarks import RESULTS, Commands
 from benchmarks.speed.decoding import Contender, Numbers, causal_lm, looping, random_model, stepping
 from benchmarks.speed.turns import in_turn
+from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
@@ -143,17 +144,13 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "growth", help="how a decoding step's time grows with rows, context, vocabulary and codes"
     )
-    parser.add_argument("--tokens", type=int, default=16, help="decoded at each point")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tokens", type=positive, default=16, help="decoded at each point")
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "growth.json", help="with a .png beside it")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if min(arguments.tokens, arguments.repeats) < 1:
-        raise ValueError(
-            f"--tokens and --repeats are at least 1, got {arguments.tokens} and {arguments.repeats}"
-        )
     torch.set_num_threads(1)
     measured = provenance() | measure_growth(AXES, tokens=arguments.tokens, repeats=arguments.repeats)
     write_json(arguments.out, measured, indent=1)

@@ -27,6 +27,7 @@ from benchmarks.speed.decoding import base_tokens, random_model
 from benchmarks.speed.limits import synchronise
 from benchmarks.speed.shapes import SHAPES, is_out_of_memory
 from benchmarks.speed.updates import PeakMemory, free_memory
+from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
@@ -293,7 +294,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--shape", choices=tuple(SHAPES), help="default: 8b where there is a GPU")
     parser.add_argument("--device", help="default: cuda where there is one")
     parser.add_argument("--env", default="CoLA-Math500", help="without -v0")
-    parser.add_argument("--updates", type=int, default=3, help="counted, after one that is not")
+    parser.add_argument("--updates", type=positive, default=3, help="counted, after one that is not")
     parser.add_argument("--out", type=Path, default=RESULTS / "iterations.json")
     parser.set_defaults(run=_run)
 

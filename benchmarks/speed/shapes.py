@@ -27,6 +27,7 @@ from benchmarks.speed.decoding import Numbers, causal_lm, continued, random_mode
 from benchmarks.speed.limits import Machine, decode_cost, measure_machine, median_seconds, synchronise
 from benchmarks.speed.updates import MeasuredPPO, PeakMemory, free_memory, random_rollout
 from benchmarks.targets import judged, targets_table
+from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
@@ -349,7 +350,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--shape", choices=tuple(SHAPES), help="default: 8b where there is a GPU")
     parser.add_argument("--device", help="default: cuda where there is one")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "shapes.json")
     parser.set_defaults(run=_run)
 

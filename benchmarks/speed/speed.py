@@ -35,6 +35,7 @@ import cola_envs  # noqa: F401 (registers the ids)
 from benchmarks import RESULTS, Commands
 from benchmarks.speed.decoding import decoding_table, measure_decoding
 from benchmarks.speed.turns import in_turn
+from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding import kv
@@ -83,7 +84,7 @@ def measure_rows(num_rows: int, steps: int, repeats: int) -> dict[str, Any]:
     loop = BareLoop(backbone.model, num_rows, passes)
     contenders: dict[str, Callable[[], Any]] = {
         "env": lambda: partial(_step_all, envs.step, actions),
-        "bare_loop": lambda: loop.run,
+        "bare_loop": loop.prepared,
         "sb3_vec_env": lambda: partial(_step_all, venv.step, actions),
     }
     times = in_turn(contenders, repeats).cpu
@@ -143,9 +144,13 @@ class BareLoop:
         self.episode = episode
         self.codes = torch.randint(64, (num_rows,), generator=torch.Generator().manual_seed(0))
 
+    def prepared(self) -> Callable[[], None]:
+        """A run whose rows hold their prompts already, as the environment's do."""
+        return partial(self.run, *self._fresh(self.num_rows, self.prompt))
+
     @torch.no_grad()
-    def run(self) -> None:
-        cache, h = self._fresh(self.num_rows, self.prompt)
+    def run(self, cache: DynamicCache, h: torch.Tensor) -> None:
+        """All passes, from the cache of the rows' prompts and the states of their last tokens."""
         grown = 0
         for rows, width in self.passes:
             if (rows, width) == (self.num_rows, 1):
@@ -160,6 +165,7 @@ class BareLoop:
             else:
                 self._fresh(rows, width)
 
+    @torch.no_grad()
     def _fresh(self, rows: int, width: int) -> tuple[DynamicCache, torch.Tensor]:
         cache = DynamicCache()
         ids = torch.zeros(rows, width, dtype=torch.long)
@@ -236,11 +242,11 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "speed", help="decoding beside transformers' own, and environment steps beside a bare loop"
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--long-steps", type=int, default=20_000)
-    parser.add_argument("--decode-tokens", type=int, default=64)
+    parser.add_argument("--rows", type=positive, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--steps", type=positive, default=400)
+    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--long-steps", type=positive, default=20_000)
+    parser.add_argument("--decode-tokens", type=positive, default=64)
     parser.add_argument("--out", type=Path, default=RESULTS / "speed.json")
     parser.set_defaults(run=_run)
 

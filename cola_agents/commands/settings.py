@@ -26,6 +26,14 @@ def whole_number(text: str) -> int:
     return int(number)
 
 
+def positive(text: str) -> int:
+    """An argparse ``type`` for counts: :func:`whole_number` of at least 1."""
+    number = whole_number(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
 def settings(pairs: Sequence[str], flag: str) -> JsonObject:
     """``["level=2", "whiten=True"]`` as keyword arguments.
 

@@ -92,8 +92,9 @@ def add(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    if min(arguments.timesteps, arguments.log_interval, arguments.episodes) < 1:
-        raise ValueError("--timesteps, --log-interval and --episodes must be at least 1")
+    for name in ("timesteps", "log_interval", "episodes"):
+        if (count := getattr(arguments, name)) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}")
     if arguments.save_every is not None and arguments.save_every < 1:
         raise ValueError(f"--save-every must be at least 1, got {arguments.save_every}")
     from cola_agents.rl.logs import check_formats

@@ -204,8 +204,12 @@ def run_demo(
         device, dtype: of the bundled models, as in ``gym.make``.
 
     Raises:
-        ValueError: for an id that does not take latent actions.
+        ValueError: for an id that does not take latent actions, and for a ``split`` in ``env_kwargs``.
     """
+    if "split" in (env_kwargs or {}):
+        raise ValueError(
+            "the demo learns on a task's training problems and is tested on its test problems: leave split out"
+        )
     if spec_of(task).kwargs.get("actions") != "latent":
         raise ValueError(f"the demo takes a CoLA id of latent actions, e.g. {TASK}, got {task}")
     started = time.perf_counter()

@@ -47,7 +47,8 @@ class Probe:
         arithmetic_greedy: the same with the likeliest action.
         grammar: share of stories in which every sentence is grammatical.
         distinct_2: distinct word pairs among all word pairs of those stories; depends on their number.
-        cross_entropy: nats per token of held-out documents; at latent level summed over the codes.
+        cross_entropy: nats per token of held-out documents, of the policy at temperature 1 and without
+            truncation, whatever it is played with; at latent level summed over the codes.
         episodes: the number of episodes behind each share, unless ``arithmetic`` was given more.
     """
 

@@ -126,7 +126,6 @@ def evaluate(
     env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "evaluate"))
     given = {"device": env_kwargs.pop("device", device), "dtype": env_kwargs.pop("dtype", dtype)}
     loading = {name: value for name, value in given.items() if value is not None}
-    _check(greedy, samples, search, env_kwargs, episodes=episodes, num_envs=num_envs)
     if agent is not None and (model is not None or tokenizer is not None):
         raise ValueError("give model= or agent=, not both: an agent knows its model")
     if isinstance(agent, Agent) and loading:
@@ -144,6 +143,7 @@ def evaluate(
     playing = load_agent(agent, **loading) if isinstance(agent, (str, Path)) else agent
     player = _player(task, model, playing, greedy)
     env_kwargs = {**player.env_kwargs, **env_kwargs}
+    _check(greedy, samples, search, env_kwargs, episodes=episodes, num_envs=num_envs)
     episodes = _in_order(builder, split, env_kwargs, episodes)
     rows = min(num_envs, episodes)
     kwargs = {**({} if agent is not None else loading), **env_kwargs, "split": split}

@@ -193,8 +193,9 @@ class GroupOptions(AgentOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prompts < 1 or self.group_size < 2:
-            raise ValueError(f"prompts >= 1 and group_size >= 2 are needed, got {self}")
+        for name, least in (("prompts", 1), ("group_size", 2)):
+            if (count := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {count}")
 
 
 def listed(options: type[AgentOptions]) -> str:

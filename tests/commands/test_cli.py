@@ -54,6 +54,9 @@ def test_demo_takes_another_task_and_arguments_of_its_environment(tmp_path, caps
     assert "| policy | reward | arithmetic |" in capsys.readouterr().out
     assert main(["demo", "--task", "CoLA-Arithmetic-Token-v0", *small]) == 2
     assert "takes a CoLA id of latent actions" in capsys.readouterr().err
+    assert main(["demo", "--env", "split=test", "--out", str(tmp_path / "demo")]) == 2
+    assert "leave split out" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
 
 
 def test_eval_reports_share_interval_and_dataset(capsys):
