@@ -208,7 +208,7 @@ def run_demo(
     """
     if "split" in (env_kwargs or {}):
         raise ValueError(
-            "the demo learns on a task's training problems and is tested on its test problems: leave split out"
+            "the demo learns on training problems and is tested on test problems: leave split out"
         )
     if spec_of(task).kwargs.get("actions") != "latent":
         raise ValueError(f"the demo takes a CoLA id of latent actions, e.g. {TASK}, got {task}")
