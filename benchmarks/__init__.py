@@ -16,6 +16,18 @@ RESULTS = Path(__file__).parent / "results"
 Commands = argparse._SubParsersAction
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name one pre-trained seed; :func:`model_folder` reads them."""
+    parser.add_argument("--models", type=Path, required=True, help="a folder that `benchmarks models` wrote")
+    parser.add_argument("--model-seed", type=int, default=0)
+
+
+def model_folder(arguments: argparse.Namespace) -> Path:
+    """The folder of the pre-trained seed that :func:`add_model`'s options name."""
+    folder: Path = arguments.models / str(arguments.model_seed)
+    return folder
+
+
 def held_runs(out: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs of a result file that goes on; none where there is no file yet.
 

@@ -18,7 +18,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
-from benchmarks import Commands, held_runs
+from benchmarks import Commands, add_model, held_runs, model_folder
 from benchmarks.compare.arms import ARMS, Arm
 from benchmarks.compare.runs import TEST_SEED, splits
 from benchmarks.libraries import load
@@ -163,8 +163,7 @@ def networks_table(results: dict[str, Any]) -> str:
 
 def add(commands: Commands) -> None:
     parser = commands.add_parser("sb3", help="SB3's algorithms with plain networks over codes, spans, tokens")
-    parser.add_argument("--models", type=Path, required=True, help="a folder that `benchmarks models` wrote")
-    parser.add_argument("--model-seed", type=int, default=0)
+    add_model(parser)
     parser.add_argument("--tasks", nargs="+", default=["TextRooms", "Countdown"], metavar="TASK")
     parser.add_argument(
         "--arms",
@@ -188,7 +187,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.tasks,
         arguments.arms,
         arguments.algorithms,
-        arguments.models / str(arguments.model_seed),
+        model_folder(arguments),
         arguments.out,
         seeds=arguments.seeds,
         tokens=arguments.tokens,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import Commands, held_runs
+from benchmarks import Commands, add_model, held_runs, model_folder
 from benchmarks.compare.arms import ARMS, Arm
 from benchmarks.compare.runs import TEST_SEED, Protocol, make_agent
 from cola_agents.commands.settings import positive, settings
@@ -113,8 +113,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--runs", nargs="+", required=True, metavar="ARM:OPTION=VALUE,...")
     parser.add_argument("--task", default="Arithmetic", help="name of the environments: CoLA-<task>-v0")
     add_env(parser)
-    parser.add_argument("--models", type=Path, required=True, help="a folder that `benchmarks models` wrote")
-    parser.add_argument("--model-seed", type=int, default=0)
+    add_model(parser)
     parser.add_argument("--seeds", type=positive, default=3, help="RL seeds of each run")
     parser.add_argument("--updates", type=positive, default=40)
     parser.add_argument("--prompts", type=positive, default=16)
@@ -135,8 +134,12 @@ def _run(arguments: argparse.Namespace) -> None:
         group_size=arguments.group_size,
         episodes=arguments.episodes,
     )
-    pretrained = arguments.models / str(arguments.model_seed)
     results = stability(
-        arguments.runs, protocol, pretrained, arguments.out, seeds=arguments.seeds, every=arguments.every
+        arguments.runs,
+        protocol,
+        model_folder(arguments),
+        arguments.out,
+        seeds=arguments.seeds,
+        every=arguments.every,
     )
     print(stability_table(results))
