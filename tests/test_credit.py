@@ -395,17 +395,26 @@ def test_the_command_writes_figures_states_table_plot_and_returns(tmp_path, caps
     out, returns = tmp_path / "credit.json", tmp_path / "returns.npz"
     few = "--groups 3 --group-size 2 --problems 1 --positions 1 --continuations 2 --max-actions 4"
     arguments = parser.parse_args(
-        ["credit", "--tasks", "Arithmetic", *few.split(), "--out", str(out), "--returns", str(returns)]
+        [
+            "credit",
+            "--tasks",
+            "Arithmetic:level=2",
+            *few.split(),
+            "--out",
+            str(out),
+            "--returns",
+            str(returns),
+        ]
     )
     arguments.run(arguments)
     table = capsys.readouterr().out
-    assert "| Arithmetic | token | first | 4.0 (" in table
+    assert "| Arithmetic:level=2 | token | first | 4.0 (" in table
     assert out.with_suffix(".md").read_text() == table
     assert out.with_suffix(".png").stat().st_size > 1000
     latent, token = json.loads(out.read_text())["studies"]
     assert (latent["arm"], token["arm"]) == ("latent", "token"), "the bundled models have no rank codes"
     assert latent["visited"][0]["prompt"] == token["visited"][0]["prompt"]
-    kept = np.load(returns)["Arithmetic/token/0"]
+    kept = np.load(returns)["Arithmetic:level=2/token/0"]
     np.testing.assert_allclose(kept.mean(1), token["visited"][0]["q"], atol=1e-4)
 
 

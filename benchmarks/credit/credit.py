@@ -22,6 +22,7 @@ from benchmarks.compare.arms import ARMS
 from benchmarks.credit.branching import Branched, Visited, credit, states_along
 from benchmarks.credit.gradients import Signal, gradient_snr
 from benchmarks.statistics import Runs, estimate, hierarchical_means, interval_text
+from cola_agents.commands.settings import settings as keyword_arguments
 from cola_agents.common.files import write_json, write_whole
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
@@ -31,7 +32,7 @@ from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.rows import make_rows
 from cola_envs.fields import mean_scores
 
-TASKS = ("Thinking", "Arithmetic")
+TASKS = ("Arithmetic:level=2", "TextRooms", "Countdown", "Thinking")
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,8 @@ def measure_credit(
     """A :class:`Study` of every task and arm, each of the policy that RL begins with.
 
     Args:
+        tasks: names as in ``CoLA-NAME-v0``, each with arguments of its environment where it has some:
+            ``"Arithmetic:level=2"``.
         arms: names of :data:`benchmarks.compare.arms.ARMS`.
         models: the folder of a pre-trained seed (``python -m benchmarks models``). The bundled ones have what
             all arms but ``"rank"`` and the controls of the stages need.
@@ -254,14 +257,16 @@ def measure_credit(
     """
     studies = {}
     for task in tasks:
+        title, _, given = task.partition(":")
+        env_kwargs = keyword_arguments([pair for pair in given.split(",") if pair], f"after {title}")
         for name in arms:
             arm = ARMS[name]
             agent = arm.agent(
-                arm.env_id(task),
+                arm.env_id(title),
                 model=arm.backbone(models),
                 num_envs=128,
                 seed=seed,
-                env_kwargs=arm.env_kwargs,
+                env_kwargs={**env_kwargs, **arm.env_kwargs},
                 **{**arm.options, "kl_coef": 0.0, "prompts": groups, "group_size": group_size},
             )
             try:
@@ -377,7 +382,13 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "credit", help="the value of every action at chosen states, and the policy gradient's signal"
     )
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="as in CoLA-TASK-v0")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=list(TASKS),
+        metavar="TASK[:KEY=VALUE,...]",
+        help="as in CoLA-TASK-v0, with arguments of the environment",
+    )
     parser.add_argument(
         "--arms",
         nargs="+",
