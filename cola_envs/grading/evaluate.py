@@ -147,7 +147,9 @@ class Evaluator:
         mp = _mp()
         base = as_float(a)
         if base == 0:
-            raise Undefined("power of zero")
+            if mp.re(as_float(b)) <= 0:
+                raise Undefined("power of zero")
+            return base
         if isinstance(b, Fraction) and b.denominator % 2 and mp.im(base) == 0 and mp.re(base) < 0:
             # The real root, as school mathematics has it: the cube root of -8 is -2.
             magnitude = self.real_power(-mp.re(base), b)

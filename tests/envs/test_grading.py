@@ -219,6 +219,26 @@ def test_sympy_proves_what_the_fast_path_does_not():
     assert [(v.correct, v.status) for v in verdicts] == [(p[2], "ok") for p in pairs]
 
 
+# fmt: off
+def _graded(pairs: list[tuple[str, str]], correct: bool) -> list[tuple[str, str]]:
+    """Return the pairs whose grade is not the given one."""
+    verdicts = grade_answers([gold for gold, _ in pairs], [answer for _, answer in pairs], deadline=20)
+    return [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.correct is not correct]
+
+
+def test_a_positive_power_of_a_zero_that_is_no_fraction_is_zero():
+    equal = [
+        ("0", r"\sin^2 0"), ("1", r"(\cos 0)^2+(\sin 0)^2"), ("1", r"\sqrt{\sin^2 0+\cos^2 0}"), ("0", r"(\ln 1)^2"),
+        ("5", r"\sqrt{(\sqrt{4}-2)^2+5^2}"), ("13", r"\sqrt{(\sqrt{3}-\sqrt{3})^2+(5-18)^2}"),
+        ("0", r"(\sqrt{8}-2\sqrt{2})^2"), ("x", r"x+(\ln 1)^2"), (r"\sqrt{(\sqrt{4}-2)^2+9}", "3"), ("0", r"\sqrt{\ln 1}"),
+        ("0", r"0^{\sqrt{2}}"), ("7", r"7+\sqrt[3]{\tan 0}"), ("2", r"2+(\log_3 1)^{5/2}"),
+    ]
+    assert _graded(equal, True) == []
+    undefined = [("1", r"(\ln 1)^0"), ("0", r"(\ln 1)^{-1}"), ("0", r"(\sin 0)^{-2}"), ("1", r"0^{\ln 1}")]
+    assert _graded(undefined, False) == []
+# fmt: on
+
+
 # The batch
 
 
