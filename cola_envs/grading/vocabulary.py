@@ -90,6 +90,7 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\^\s*\\(?:top|intercal)(?![a-zA-Z])", "^T"),
     (r"\^\s*\{\s*\\(?:top|intercal|(?:mathsf|mathrm|text|rm)\s*\{?T\}?)\s*\}", "^T"),
     (r"\\(math(?:rm|bf|it|sf|tt)|boldsymbol|bm)\s+([a-zA-Z])(?![a-zA-Z])", r"\\\1{\2}"),
+    (r"\\mathbb\s+([A-Z])(?![a-zA-Z])", r"\\mathbb{\1}"),
     (r"\\not\s*\\eq(?![a-zA-Z])", "≠"),
     (r"\\not\s*([=<>≤≥∈])", lambda match: _NEGATED[match[1]]),
     (r"&lt;", "<"),

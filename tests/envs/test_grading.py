@@ -236,6 +236,14 @@ def test_a_positive_power_of_a_zero_that_is_no_fraction_is_zero():
     assert _graded(equal, True) == []
     undefined = [("1", r"(\ln 1)^0"), ("0", r"(\ln 1)^{-1}"), ("0", r"(\sin 0)^{-2}"), ("1", r"0^{\ln 1}")]
     assert _graded(undefined, False) == []
+
+
+def test_a_multiple_of_a_set_of_numbers_is_no_quantity_with_a_noun():
+    numbers = [("2", r"2\mathbb{Z}"), ("2", r"2\cdot\mathbb{Z}"), (r"2\mathbb{Z}", "2"), ("3", r"3\mathbb{N}"), ("12", r"12\mathbb{Q}")]
+    numbers += [("2", "2ℤ"), ("7", r"7\Bbb C"), (r"\pi", r"\pi\mathbb{Z}"), ("x", r"x\mathbb{C}"), (r"\frac12", r"\frac12\mathbb{N}")]
+    assert _graded(numbers, False) == []
+    assert _graded([(r"2\mathbb{Z}", r"2 \mathbb Z"), (r"\mathbb{Z}", "ℤ"), (r"\mathbb{Z}", r"\text{integers}"), ("5", r"5\text{ integers}")], True) == []
+    assert grade_answers([r"3\pm\sqrt{5}"], [r"2\mathbb{Z} e"]) == [Verdict(False, "ok", r"2\mathbb{Z} e")]
 # fmt: on
 
 
