@@ -244,6 +244,34 @@ def test_a_multiple_of_a_set_of_numbers_is_no_quantity_with_a_noun():
     assert _graded(numbers, False) == []
     assert _graded([(r"2\mathbb{Z}", r"2 \mathbb Z"), (r"\mathbb{Z}", "ℤ"), (r"\mathbb{Z}", r"\text{integers}"), ("5", r"5\text{ integers}")], True) == []
     assert grade_answers([r"3\pm\sqrt{5}"], [r"2\mathbb{Z} e"]) == [Verdict(False, "ok", r"2\mathbb{Z} e")]
+
+
+def test_number_words_behind_a_number_multiply_it_in_the_plural_too():
+    scaled = [("5000000", r"5\text{ millions}"), ("5000", "5 thousands"), ("60", r"5\text{ dozens}"), ("500", r"5\text{ hundreds}")]
+    scaled += [("5000000000", r"5\text{ billions of dollars}"), ("5\\cdot 10^{15}", r"5\text{ quadrillion}"), ("500000", r"5\text{ lakh}")]
+    scaled += [("20000000", r"2\text{ crores}"), ("1200", r"1.2\text{ thousand}")]
+    assert _graded(scaled, True) == []
+    assert _graded([(answer.split("\\")[0].split()[0], answer) for _, answer in scaled], False) == []
+    other = ["tens", "twenties", "septillion", "zillions", "score", "gross", "grand", "k", "ten", "dollars million"]
+    assert _graded([("5", rf"5\text{{ {words}}}") for words in other], False) == []
+
+
+def test_words_that_change_a_number_are_no_nouns():
+    changing = ["point five", "five", "and a half", "negative", "reciprocal", "inverse", "infinity", "imaginary", "root two", "incorrect"]
+    changing += ["basis points", "permille", "per mille", "per thousand", "reciprocal of it", "binary", "x", "i", "cannot be"]
+    # Denominators of any size, by the rule that makes them from number words.
+    changing += ["thirds", "elevenths", "twelfths", "sixteenths", "twentieths", "fiftieths", "ninetieths", "hundredths", "dozenths"]
+    changing += ["millionths", "trillionths", "quintillionths", "hundred-thousandths", "third", "twelfth", "fifth of a mile", "octillionths"]
+    assert _graded([("3", rf"3\text{{ {words}}}") for words in changing], False) == []
+    assert _graded([("3", "3 twelfths"), ("3", "3 sixteenths"), ("20", "20 five"), ("4", "4 point five")], False) == []
+    nouns = ["points", "zeros", "sixes", "pairs", "negative roots", "imaginary roots", "months", "paths", "incorrect answers"]
+    nouns += ["fourth graders", "binary strings", "inverse functions", "lengths", "births per thousand", "K", "miles per hour"]
+    assert _graded([("3", rf"3\text{{ {words}}}") for words in nouns], True) == []
+
+
+def test_per_cent_is_percent():
+    assert _graded([("0.05", r"5\text{ per cent}"), (r"5\%", "5 per cent"), ("5", r"5\text{ per cent}")], True) == []
+    assert _graded([("500", r"5\text{ per cent}"), (r"5\%", r"0.5\text{ per cent}")], False) == []
 # fmt: on
 
 
