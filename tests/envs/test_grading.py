@@ -272,6 +272,12 @@ def test_words_that_change_a_number_are_no_nouns():
 def test_per_cent_is_percent():
     assert _graded([("0.05", r"5\text{ per cent}"), (r"5\%", "5 per cent"), ("5", r"5\text{ per cent}")], True) == []
     assert _graded([("500", r"5\text{ per cent}"), (r"5\%", r"0.5\text{ per cent}")], False) == []
+
+
+def test_a_percentage_of_at_most_one_is_not_the_same_number_without_its_sign():
+    assert _graded([("0.5", "0.5%"), (r"\frac12", r"\frac12\%"), ("1", r"1\%"), ("-0.5", r"-0.5\%"), ("0.3", r"0.3\text{ percent}"),
+                    (r"\frac{\sqrt2}{2}", r"\frac{\sqrt2}{2}\%"), ("(0.5, 1)", r"(0.5\%, 1\%)")], False) == []
+    assert _graded([("0.5", "50%"), ("1", r"100\%"), ("20", "20%"), ("0.2", "20%"), ("1.5", r"150\%"), ("0", r"0\%"), (r"0.5\%", "0.5")], True) == []
 # fmt: on
 
 
