@@ -43,9 +43,9 @@ class Verdict:
 
     Attributes:
         correct: whether the answer equals the gold answer; True only with status ``ok``.
-        status: ``ok`` (graded), ``no_box`` (no complete ``\boxed{}``), ``refused`` (empty, too long, too
-            deeply nested or too large a number: not graded), ``timeout`` (no proof within the deadline),
-            ``error`` (the worker ran out of memory or failed).
+        status: ``ok`` (graded), ``no_box`` (no complete ``\boxed{}``), ``refused`` (not graded: empty, too
+            large a number, or too long or too deeply nested and not the gold answer's own text), ``timeout``
+            (no proof within the deadline), ``error`` (the worker ran out of memory or failed).
         answer: the graded answer, None without one.
     """
 
@@ -129,7 +129,17 @@ def _decide(gold: str, answer: str) -> tuple[Truth, Status]:
     if value is not None and (target := _plain_number(gold)) is not None:
         return value == target, "ok"
     if unreadable(answer):
-        return False, "refused"
+def _same_text(gold: str, answer: str) -> bool:
+    """Whether an answer beyond the limits is the gold answer's text, perhaps in other typesetting."""
+    if gold == answer:
+        return True
+    if not unreadable(gold) or len(answer) > 2 * len(gold):
+        return False
+    key = canonical(answer)
+    return bool(key) and key == canonical(gold) and vector_products(gold) == vector_products(answer)
+
+
+        return (True, "ok") if _same_text(gold.strip(), stripped) else (False, "refused")
     return _decide_slowly(gold, stripped)
 
 

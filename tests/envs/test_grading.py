@@ -278,6 +278,13 @@ def test_a_percentage_of_at_most_one_is_not_the_same_number_without_its_sign():
     assert _graded([("0.5", "0.5%"), (r"\frac12", r"\frac12\%"), ("1", r"1\%"), ("-0.5", r"-0.5\%"), ("0.3", r"0.3\text{ percent}"),
                     (r"\frac{\sqrt2}{2}", r"\frac{\sqrt2}{2}\%"), ("(0.5, 1)", r"(0.5\%, 1\%)")], False) == []
     assert _graded([("0.5", "50%"), ("1", r"100\%"), ("20", "20%"), ("0.2", "20%"), ("1.5", r"150\%"), ("0", r"0\%"), (r"0.5\%", "0.5")], True) == []
+
+
+def test_a_gold_answer_beyond_the_limits_is_won_by_its_own_text():
+    long, deep = "1" + "+x" * 210, "(" * 14 + "x" + ")" * 14
+    assert _graded([(long, long), (long, f" {long} "), (long, long.replace("+", "+ ")), (long, "1+210x"), (deep, deep), (deep, "x")], True) == []
+    verdicts = grade_answers([long, "5", "5", long], [long + "+1", long, deep, "x" * 100_000])
+    assert [(v.correct, v.status) for v in verdicts] == [(False, "refused")] * 4
 # fmt: on
 
 
