@@ -13,7 +13,7 @@ import pytest
 
 from cola_envs import grading
 from cola_envs.grading import Verdict, extract_boxed, grade_answers, grade_batch
-from cola_envs.grading.verdicts import Claim
+from cola_envs.grading.verdicts import Claim, Truth, claims
 
 from .grading_pairs import CLOSED, PROVEN, claim
 
@@ -285,6 +285,18 @@ def test_a_gold_answer_beyond_the_limits_is_won_by_its_own_text():
     assert _graded([(long, long), (long, f" {long} "), (long, long.replace("+", "+ ")), (long, "1+210x"), (deep, deep), (deep, "x")], True) == []
     verdicts = grade_answers([long, "5", "5", long], [long + "+1", long, deep, "x" * 100_000])
     assert [(v.correct, v.status) for v in verdicts] == [(False, "refused")] * 4
+
+
+def test_definite_integrals_are_refuted_without_a_proof():
+    wrong = [("5", rf"\int_0^1 e^{{\sin(\cos(x^{k}))}} dx") for k in range(2, 8)]
+    wrong += [("2", r"\int_1^\infty \frac{1}{x^2} dx"), ("5", r"\int_0^\infty e^{-x^2} dx"), ("3", r"\int_0^1 \frac{1}{\sqrt{x}} dx")]
+    wrong += [("x^3", r"\int_0^x 2t dt"), ("4", r"\int_2^0 2x dx"), ("1,2,3,4", ",".join(rf"\int_0^1 e^{{\cos(x^{k})}} dx" for k in (2, 3, 4, 5)))]
+    assert [pair for pair in wrong if grading._decide(*pair)[0] is not False] == []
+    right = [("1", r"\int_1^\infty \frac{1}{x^2} dx"), (r"\frac{\sqrt\pi}{2}", r"\int_0^\infty e^{-x^2} dx"), ("2", r"\int_0^1 \frac{1}{\sqrt{x}} dx")]
+    right += [("x^2", r"\int_0^x 2t dt"), ("-4", r"\int_2^0 2x dx"), (r"-\frac14", r"\int_0^1 x\ln x dx"), (r"\frac{\pi}{2}", r"\int_0^\infty \frac{\sin x}{x} dx")]
+    assert _graded(right, True) == []
+    # Where the integrand jumps, quadrature is too coarse to refute.
+    assert grading._decide("45", r"\int_0^{10} \lfloor x\rfloor dx")[0] is not False
 # fmt: on
 
 
@@ -317,6 +329,21 @@ def test_repeated_claims_are_sent_to_a_worker_once(monkeypatch):
     verdicts = grade_answers([CLOSED, CLOSED, "10", "10"], [PROVEN, PROVEN, PROVEN, "10"])
     assert sent == [claim(CLOSED, PROVEN)] + [claim("10", PROVEN)] * (len(sent) - 1)
     assert len(verdicts) == 4
+
+
+def test_the_claims_of_an_answer_are_sent_together(monkeypatch):
+    sent: list[Truth] = []
+
+    class Counting:
+        def run(self, items, deadline):
+            sent.extend(items)
+            return [(False, "timeout")] * len(items)
+
+    monkeypatch.setattr(grading, "shared_pool", Counting)
+    sums = [f"\\sum_{{k=1}}^{{\\infty}} \\frac{{1}}{{k^{power}}}" for power in (5, 7, 9)]
+    verdicts = grade_answers(["1, 2, 3", "1"], [", ".join(sums), sums[0]])
+    assert [len(set(claims(item))) for item in sent] == [9, 1]
+    assert [(v.correct, v.status) for v in verdicts] == [(False, "timeout")] * 2
 
 
 def test_bad_arguments_are_named():
