@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from cola_envs import jsonl
 from cola_envs.datasets.catalogue import DataFile, identify
-from cola_envs.grading.extract import extract_boxed
+from cola_envs.grading.extract import MAX_LENGTH, MAX_NESTING, extract_boxed, unreadable
 
 _KEYS_FILE = Path(__file__).resolve().parents[1] / "data" / "math500_keys.txt"
 _LOOKS_LIKE_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -23,6 +24,9 @@ _SPELLINGS = re.compile(r"\s+|\$|\\left\b|\\right\b|\\[,;:! ]|~")
 
 #: A calculation that GSM8K's solutions mark for a calculator, ``<<48/2=24>>``.
 _CALCULATION = re.compile(r"<<[^<>]*>>")
+
+#: One number with thousands separators, and what follows it (a unit): not a list, and in no brackets.
+_GROUPED = re.compile(r"([-+\\$ ]*[0-9]{1,3}(?:,[0-9]{3})+)((?:[^0-9,()\[\]{}][^,()\[\]{}]*)?)")
 
 #: A problem with the keys problem (text), answer (the gold one), solution (worked out, "" where there is
 #: none), subject, level and unique_id; subject and level may be None.
@@ -154,13 +158,16 @@ def checked(item: object, where: str, unique_id: str) -> Item:
     r"""Check an item and convert it to the fields of :data:`Item`.
 
     It needs ``problem`` (or GSM8K's ``question``) and ``answer`` (or a ``solution`` with a ``\boxed{}``). Of
-    an answer with ``####``, the part after the last one is the answer and the part before it the solution.
+    an answer with ``####``, the part after the last one is the answer, without the thousands separators of a
+    single number, and the part before it the solution.
     ``level`` may be an integer or ``"Level 3"``, and ``subject`` may be called ``type``.
 
     Args:
         item: the item.
         where: its place, for error messages.
         unique_id: its default id.
+
+    Warns of an answer that is beyond what the grader reads (:mod:`cola_envs.grading.extract`).
 
     Raises:
         ValueError: if it is not such a mapping.
@@ -192,10 +199,19 @@ def _gold(item: Item, where: str) -> str:
                 f"{where}: the field 'answer' is missing, and there is no solution with a \\boxed{{}} either"
             )
     if "####" in answer:
-        # GSM8K's format; some of its numbers have thousands separators.
-        answer = answer.rpartition("####")[2].strip().replace(",", "")
+        answer = answer.rpartition("####")[2].strip()
+        grouped = _GROUPED.fullmatch(answer)
+        if grouped:
+            answer = grouped[1].replace(",", "") + grouped[2]
     if not answer.strip():
         raise Unanswered(f"{where}: the answer is empty")
+    if unreadable(answer):
+        warnings.warn(
+            f"{where}: the answer {answer!r:.60} is more than the grader reads ({MAX_LENGTH} characters, "
+            f"{MAX_NESTING} brackets within brackets, no control characters): its own text and shorter forms "
+            "can win, other texts like it are refused",
+            stacklevel=2,
+        )
     return str(answer)
 
 

@@ -11,8 +11,8 @@ In the order of reading; no text of an answer is ever evaluated as code:
 4. ``proof``: whether two expressions are equal. Samples refute (``evaluate``). Proofs accept: bounds of
    algebraic numbers (``separation``) and equal normal forms (``normal`` on ``quotients`` on
    ``algebra``, for each sign of the letters). Any other pair is a claim (``verdicts``).
-5. ``pool``: sympy tries to prove claims in ``worker`` processes with a limit of processor time; an unproven
-   claim is false.
+5. ``pool``: sympy tries to prove the claims of an answer in ``worker`` processes with a limit of processor
+   time; an unproven claim is false.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cola_envs.grading.extract import extract_boxed, unreadable
 from cola_envs.grading.lexer import canonical, words_of
 from cola_envs.grading.notation import may_be_equal, vector_products
 from cola_envs.grading.pool import shared_pool
-from cola_envs.grading.verdicts import Truth, claims, settle
+from cola_envs.grading.verdicts import Truth
 
 __all__ = ["Status", "Verdict", "extract_boxed", "grade_answers", "grade_batch"]
 
@@ -43,9 +43,9 @@ class Verdict:
 
     Attributes:
         correct: whether the answer equals the gold answer; True only with status ``ok``.
-        status: ``ok`` (graded), ``no_box`` (no complete ``\boxed{}``), ``refused`` (empty, too long, too
-            deeply nested or too large a number: not graded), ``timeout`` (no proof within the deadline),
-            ``error`` (the worker ran out of memory or failed).
+        status: ``ok`` (graded), ``no_box`` (no complete ``\boxed{}``), ``refused`` (not graded: empty, too
+            large a number, or too long or too deeply nested and not the gold answer's own text), ``timeout``
+            (no proof within the deadline), ``error`` (the worker ran out of memory or failed).
         answer: the graded answer, None without one.
     """
 
@@ -60,8 +60,8 @@ def grade_batch(golds: Sequence[str], responses: Sequence[str], deadline: float 
     Args:
         golds: the gold answers, bare (the content of a box).
         responses: as many responses.
-        deadline: seconds of processor time that a worker may take for one proof, so that a grade does not
-            depend on the load of the machine. Sixty times as long by the clock ends it too.
+        deadline: seconds of processor time that a worker may take for all proofs of one answer, so that a
+            grade does not depend on the load of the machine. Sixty times as long by the clock ends it too.
 
     Returns:
         A :class:`Verdict` for each pair, in order. Equal (gold, answer) pairs are graded once.
@@ -85,20 +85,16 @@ def grade_answers(
     decided = {
         (gold, answer): _decide(gold, answer) for gold, answer in dict.fromkeys(pairs) if answer is not None
     }
-    open_claims = list(dict.fromkeys(claim for truth, _ in decided.values() for claim in claims(truth)))
-    results = shared_pool().run(open_claims, deadline) if open_claims else []
-    outcomes = dict(zip(open_claims, results, strict=True))
-    proven = {claim for claim, (is_proven, _) in outcomes.items() if is_proven}
+    undecided = list(dict.fromkeys(truth for truth, _ in decided.values() if not isinstance(truth, bool)))
+    results = shared_pool().run(undecided, deadline) if undecided else []
+    outcomes = dict(zip(undecided, results, strict=True))
     verdicts = []
     for gold, answer in pairs:
         if answer is None:
             verdicts.append(Verdict(False, "no_box", None))
             continue
         truth, status = decided[gold, answer]
-        correct = settle(truth, proven)
-        if not correct:
-            failures = (outcomes[claim][1] for claim in claims(truth) if outcomes[claim][1] != "ok")
-            status = next(failures, status)
+        correct, status = (truth, status) if isinstance(truth, bool) else outcomes[truth]
         verdicts.append(Verdict(correct, status, answer))
     return verdicts
 
@@ -129,8 +125,18 @@ def _decide(gold: str, answer: str) -> tuple[Truth, Status]:
     if value is not None and (target := _plain_number(gold)) is not None:
         return value == target, "ok"
     if unreadable(answer):
-        return False, "refused"
+        return (True, "ok") if _same_text(gold.strip(), stripped) else (False, "refused")
     return _decide_slowly(gold, stripped)
+
+
+def _same_text(gold: str, answer: str) -> bool:
+    """Whether an answer beyond the limits is the gold answer's text, perhaps in other typesetting."""
+    if gold == answer:
+        return True
+    if not unreadable(gold) or len(answer) > 2 * len(gold):
+        return False
+    key = canonical(answer)
+    return bool(key) and key == canonical(gold) and vector_products(gold) == vector_products(answer)
 
 
 @lru_cache(maxsize=16384)

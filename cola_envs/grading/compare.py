@@ -22,8 +22,9 @@ The conventions, which a few test sets leave open, are these.
   hour, and 60 degrees are pi/3 (:mod:`cola_envs.grading.units`).
 - A ratio 3:4, or 3 to 4, is 3/4; 3:1 is not 3. ``0.333...`` is 1/3: digits that are written twice before the
   dots go on.
-- A percentage may drop its sign or be written as a ratio. Digits in a base must agree in digits and base; the
-  base may be left out. 5:00 p.m. is 5 p.m.; a time is no ratio.
+- A percentage may drop its sign or be written as a ratio: 20 may be 20 %, and 0.2 is. A gold answer from -1
+  to 1 without a sign is a ratio: 0.5 is 50 % and not 0.5 %. Digits in a base must agree in digits and base;
+  the base may be left out. 5:00 p.m. is 5 p.m.; a time is no ratio.
 - Words ignore case, articles and font; numbers may be written in words. "Does not exist" is "undefined".
 """
 

@@ -1,8 +1,8 @@
 r"""The value of an expression tree at a point: exact where it is rational, else to a number of bits.
 
 Rational arithmetic is exact, so that rounded answers differ. Roots, pi, e, complex numbers and elementary
-functions are evaluated by mpmath. All work is bounded: too large numbers and too costly evaluations raise
-:class:`TooBig`.
+functions are evaluated by mpmath. A definite integral has no value here; :func:`integrals_differ` refutes by
+quadrature. All work is bounded: too large numbers and too costly evaluations raise :class:`TooBig`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
-from functools import cache
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from cola_envs.grading.nodes import Tree
 from cola_envs.grading.trees import TRIGONOMETRIC, substituted, variables
@@ -34,6 +34,8 @@ _NODE_COST = 60
 _LONGEST_SUM = 2_000
 #: Bits of a usual evaluation, and of a second one that decides whether a difference is rounding.
 WORK_BITS, CHECK_BITS = 200, 600
+#: Bits of a numerical integral, which can only refute.
+_QUADRATURE_BITS = 80
 #: Bits at which numbers differ if the longest possible answers to them differ in a digit.
 LAST_BITS = 2600
 _LOCK = threading.RLock()
@@ -147,7 +149,9 @@ class Evaluator:
         mp = _mp()
         base = as_float(a)
         if base == 0:
-            raise Undefined("power of zero")
+            if mp.re(as_float(b)) <= 0:
+                raise Undefined("power of zero")
+            return base
         if isinstance(b, Fraction) and b.denominator % 2 and mp.im(base) == 0 and mp.re(base) < 0:
             # The real root, as school mathematics has it: the cube root of -8 is -2.
             magnitude = self.real_power(-mp.re(base), b)
@@ -267,6 +271,40 @@ class Evaluator:
         return getattr(mp, _MP_NAMES.get(name, name))(x)
 
 
+class _Integrator(Evaluator):
+    """Evaluates with definite integrals, numerically and each on ``parts`` parts of its interval."""
+
+    def __init__(self, assignment: Mapping[str, Any], parts: int) -> None:
+        super().__init__(assignment, False)
+        self.parts = parts
+
+    def function(self, name: str, arguments: tuple[Tree, ...]) -> Number:
+        if name != "int":
+            return super().function(name, arguments)
+        index, low, high, body = arguments
+        mp = _mp()
+        first, last = (mp.inf if end == ("c", "oo") else as_float(self(end)) for end in (low, high))
+        length = last - first if mp.isfinite(last - first) else mp.sign(last - first)
+        step = length / (mp.sqrt(2) * self.parts)  # irrational: kinks and poles are hardly where parts meet
+        outer = self.assignment
+
+        def integrand(x: Float) -> Float:
+            self.assignment = {**outer, index[1]: x}
+            return as_float(self(body))
+
+        integral: Float = mp.quad(integrand, [first, *(first + k * step for k in range(1, self.parts)), last])
+        self.assignment = outer
+        return integral
+
+    def real_power(self, base: Float, b: Number) -> Float:
+        try:
+            return super().real_power(base, b)
+        except TooBig:
+            if _mp().re(as_float(b) * _mp().log(base)) > 0:
+                raise
+            return _mp().mpf(0)  # the far end of e^{-x^2}
+
+
 _RECIPROCAL = {"cot": "tan", "sec": "cos", "csc": "sin"}
 _MP_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
 
@@ -291,6 +329,30 @@ def value_of(tree: Tree, assignment: Mapping[str, Fraction], real: bool, bits: i
             raise
         except (ArithmeticError, ValueError) as error:  # what mpmath raises at poles
             raise Undefined(str(error)) from error
+
+
+def integrals_differ(a: Tree, b: Tree, assignment: Mapping[str, Fraction]) -> bool:
+    """Whether two expressions with definite integrals have different values at a point, beyond doubt.
+
+    Each is computed twice, over other parts of its intervals. Where an integrand is not smooth the two
+    results differ, and neither counts.
+    """
+    results = [_integrated(tree, tuple(assignment.items())) for tree in (a, b)]
+    if None in results:
+        return False
+    (x, x_error), (y, y_error) = (result for result in results if result is not None)
+    with precision(_QUADRATURE_BITS):
+        error = x_error + y_error + 1e-12 * (1 + abs(x))
+        return bool(abs(x - y) > 1e6 * error)
+
+
+@lru_cache(maxsize=4096)
+def _integrated(tree: Tree, assignment: tuple[tuple[str, Fraction], ...]) -> tuple[Float, Float] | None:
+    """Return a value with numerical integrals, and its change with other parts; None where there is none."""
+    with precision(_QUADRATURE_BITS), suppress(ArithmeticError, ValueError, KeyError, TypeError):
+        value, other = (as_float(_Integrator(dict(assignment), parts)(tree)) for parts in (2, 3))
+        return value, abs(value - other)
+    return None
 
 
 def constant_value(tree: Tree, bits: int = WORK_BITS) -> Number:

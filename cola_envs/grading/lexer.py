@@ -1,8 +1,9 @@
 r"""Split LaTeX, as models write it, into tokens.
 
 A token is a pair ``(kind, value)``: ``num`` (the digits), ``rep`` (a repeating decimal's exact value),
-``sym`` (a variable), ``cmd`` (a known command or function), ``text`` (words), ``op`` (one character, with
-``\{`` and ``\}`` for set braces), ``rel`` (a relation), ``sep`` (``,`` ``and`` ``or``).
+``sym`` (a variable), ``cmd`` (a known command or function), ``text`` (words), ``set`` (a set of numbers by
+its blackboard letter), ``op`` (one character, with ``\{`` and ``\}`` for set braces), ``rel`` (a relation),
+``sep`` (``,`` ``and`` ``or``).
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ def _command(text: str, position: int, tokens: list[Token]) -> int:
             raise ParseError(f"\\{name} without its argument")
         value = argument[argument.lastindex or 0]
         if name == "mathbb":
-            tokens.append(("cmd", "reals") if value == "R" else ("text", vocabulary.NUMBER_SETS[value]))
+            tokens.append(("cmd", "reals") if value == "R" else ("set", vocabulary.NUMBER_SETS[value]))
         else:
             tokens.append(("sym" if name in vocabulary.ACCENTS else "cmd", f"{name} {value}"))
         return argument.end()
@@ -288,7 +289,7 @@ def _text_macro(name: str, text: str, end: int, tokens: list[Token]) -> int:
 
 def _ends_a_value(tokens: list[Token]) -> bool:
     return bool(tokens) and (
-        tokens[-1][0] in ("num", "rep", "text") or tokens[-1] in (("op", "}"), ("op", ")"))
+        tokens[-1][0] in ("num", "rep", "text", "set") or tokens[-1] in (("op", "}"), ("op", ")"))
     )
 
 

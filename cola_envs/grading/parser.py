@@ -213,7 +213,7 @@ def _name(tokens: Sequence[Token]) -> str | None:
             subscript = index and tokens[index - 1] == ("op", "_")
             if not subscript and (depth == 0 or not letters):
                 return None
-        elif kind in ("sym", "text"):
+        elif kind in ("sym", "text", "set"):
             letters = True
     return "".join(value for _, value in tokens if value not in "{}") if letters else None
 
@@ -341,6 +341,8 @@ def _set_builder(inner: Sequence[Token]) -> Node | None:
 
 
 def _words(tokens: Sequence[Token]) -> Node | None:
+    if len(tokens) == 1 and tokens[0][0] == "set":
+        return Text(tokens[0][1])
     if any(kind != "text" for kind, _ in tokens):
         return None
     words = re.sub(r"\s+", " ", " ".join(value for _, value in tokens)).strip().lower().rstrip(".")

@@ -21,8 +21,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Literal
 
-from cola_envs.grading.verdicts import Claim
-from cola_envs.grading.worker import as_json, receive, send
+from cola_envs.grading.verdicts import Claim, Every, Truth, claims, settle
+from cola_envs.grading.worker import Message, as_json, receive, send
 
 Outcome = tuple[bool, Literal["ok", "timeout", "error"]]
 
@@ -83,14 +83,16 @@ class Pool:
         self._lock = threading.Lock()
         self._failed_starts = 0
 
-    def run(self, items: Sequence[Claim], deadline: float) -> list[Outcome]:
-        """Try to prove each claim within ``deadline`` seconds of a worker's processor time.
+    def run(self, items: Sequence[Truth], deadline: float) -> list[Outcome]:
+        """Try to prove each item, a claim or a formula over claims, within ``deadline`` seconds.
+
+        The seconds are of a worker's processor time; all claims of an item share them.
 
         Raises:
             RuntimeError: if no worker starts.
         """
         outcomes: list[Outcome] = [(False, "error")] * len(items)
-        todo = list(enumerate(items))[::-1]
+        todo = list(range(len(items)))[::-1]
         slots: list[_Worker | None] = [self._free.get()]
         try:
             while len(slots) < min(self.size, len(items)):
@@ -98,7 +100,7 @@ class Pool:
                     slots.append(self._free.get_nowait())
                 except queue.Empty:
                     break
-            self._drive(slots, todo, outcomes, deadline)
+            self._drive(slots, items, todo, outcomes, deadline)
         except BaseException:
             # After an interrupt these workers are still busy with dropped items.
             for index, worker in enumerate(slots):
@@ -114,23 +116,24 @@ class Pool:
     def _drive(
         self,
         slots: list[_Worker | None],
-        todo: list[tuple[int, Claim]],
+        items: Sequence[Truth],
+        todo: list[int],
         outcomes: list[Outcome],
         deadline: float,
     ) -> None:
-        """Give the items to the slots' workers until each item has its outcome."""
+        """Give the items still to do to the slots' workers until each has its outcome."""
         busy: dict[int, tuple[_Worker, int | None, float]] = {}  # the item is None while a worker starts
         while todo or any(item is not None for _, item, _ in busy.values()):
             for slot in range(len(slots)):
                 if slot not in busy and todo:
-                    busy[slot] = self._give(slots, slot, todo, deadline)
+                    busy[slot] = self._give(slots, slot, items, todo, deadline)
             wait = max(0.0, min(end for *_, end in busy.values()) - time.monotonic())
             ready = connection.wait([worker.output.fileno() for worker, *_ in busy.values()], wait)
             now = time.monotonic()
             for slot, (worker, item, end) in list(busy.items()):
                 if worker.output.fileno() in ready:
                     del busy[slot]
-                    if not self._take(worker, item, outcomes):
+                    if not self._take(worker, items, item, outcomes):
                         slots[slot] = None
                 elif now >= end:
                     del busy[slot]
@@ -141,7 +144,12 @@ class Pool:
                     outcomes[item] = (False, "timeout")
 
     def _give(
-        self, slots: list[_Worker | None], slot: int, todo: list[tuple[int, Claim]], deadline: float
+        self,
+        slots: list[_Worker | None],
+        slot: int,
+        items: Sequence[Truth],
+        todo: list[int],
+        deadline: float,
     ) -> tuple[_Worker, int | None, float]:
         """Give the next item to a slot's worker, perhaps a new one; return worker, item and time limit."""
         worker = slots[slot]
@@ -154,31 +162,29 @@ class Pool:
                 self.workers.add(worker)
         if not worker.ready:
             return worker, None, time.monotonic() + START_LIMIT
-        index, claim = todo.pop()
+        index = todo.pop()
         worker.served += 1
         # If it has just died, the next read finds the end of its stream.
         with contextlib.suppress(BrokenPipeError):
-            send(
-                worker.input,
-                {"left": as_json(claim.left), "right": as_json(claim.right), "deadline": deadline},
-            )
+            send(worker.input, {**_message(items[index]), "deadline": deadline})
         return worker, index, time.monotonic() + WALL_LIMIT * deadline
 
-    def _take(self, worker: _Worker, item: int | None, outcomes: list[Outcome]) -> bool:
+    def _take(
+        self, worker: _Worker, items: Sequence[Truth], item: int | None, outcomes: list[Outcome]
+    ) -> bool:
         """Read a worker's reply to an item, or to its start; return whether the worker can go on."""
         reply = receive(worker.output)
+        code = worker.process.wait() if reply is None else None
+        if item is not None:
+            outcomes[item] = _outcome(items[item], reply, code)
         if reply is not None and "error" not in reply:
             if item is None:
                 worker.ready = True
                 self._failed_starts = 0
-            else:
-                outcomes[item] = (bool(reply["proven"]), "ok")
             return True
         # Ended, out of memory or too deep in recursion: it is replaced.
-        code = worker.process.wait() if reply is None else None
         self._discard(worker)
         if item is not None:
-            outcomes[item] = (False, "timeout" if code == _OUT_OF_TIME else "error")
             return False
         self._failed_starts += 1
         if self._failed_starts >= MOST_STARTS:
@@ -200,6 +206,34 @@ class Pool:
             workers, self.workers = list(self.workers), set()
         for worker in workers:
             worker.kill()
+
+
+def _message(truth: Truth) -> Message:
+    """Return a formula for a worker: its claims, and how it is made of their places among them."""
+    parts = _distinct_claims(truth)
+
+    def formula(part: Truth) -> object:
+        if isinstance(part, bool):
+            return part
+        if isinstance(part, Claim):
+            return parts.index(part)
+        return ["every" if isinstance(part, Every) else "some", *map(formula, part.parts)]
+
+    pairs = [[as_json(part.left), as_json(part.right)] for part in parts]
+    return {"claims": pairs, "formula": formula(truth)}
+
+
+def _outcome(truth: Truth, reply: Message | None, code: int | None) -> Outcome:
+    """Return the outcome of a formula: of a worker's reply, or of its exit code where it has ended."""
+    if reply is None:
+        return False, "timeout" if code == _OUT_OF_TIME else "error"
+    parts = _distinct_claims(truth)
+    is_proven = settle(truth, [parts[place] for place in reply["proven"]])
+    return is_proven, "error" if "error" in reply and not is_proven else "ok"
+
+
+def _distinct_claims(truth: Truth) -> list[Claim]:
+    return list(dict.fromkeys(claims(truth)))
 
 
 _shared: Pool | None = None

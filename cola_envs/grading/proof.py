@@ -8,10 +8,11 @@ complex, so that ``|z|^2`` is not ``z^2``, unless there is an ``x`` or ``y`` too
 with ``i``, are compared as complex numbers.
 
 Samples are fixed rational points of every combination of signs, whole numbers, and points near the numbers in
-the expressions. Agreement at all samples is not a proof. Rational numbers are compared exactly; algebraic
-ones to a proven number of bits (:mod:`cola_envs.grading.separation`); others, and all with letters, by
-an equal normal form (:mod:`cola_envs.grading.normal`) for each combination of signs that matters. A pair that
-is neither refuted nor proven becomes a claim.
+the expressions; definite integrals are computed numerically, at one point. Agreement at all samples is not a
+proof. Rational numbers are compared exactly; algebraic ones to a proven number of bits
+(:mod:`cola_envs.grading.separation`); others, and all with letters, by an equal normal form
+(:mod:`cola_envs.grading.normal`) for each combination of signs that matters. A pair that is neither refuted
+nor proven becomes a claim.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from cola_envs.grading.evaluate import (
     Unevaluable,
     as_float,
     constant_value,
+    integrals_differ,
     precision,
     real_value,
     value_of,
@@ -92,7 +94,13 @@ def _same_constants(a: Tree, b: Tree) -> Truth:
     except Undefined:
         return False
     except Unevaluable:
-        return proves_equal(a, b) or Claim(a, b)
+        return proves_equal(a, b) or _unless_integrals_differ(a, b, {}, Claim(a, b))
+
+
+def _unless_integrals_differ(a: Tree, b: Tree, point: Assignment, verdict: Truth) -> Truth:
+    """Return an open verdict on two expressions, or False if they hold integrals that differ at a point."""
+    has_integral = any(part[:2] == ("f", "int") for tree in (a, b) for part in subtrees(tree))
+    return False if verdict is not True and has_integral and integrals_differ(a, b, point) else verdict
 
 
 def _is_zero(tree: Tree) -> bool | None:
@@ -126,7 +134,8 @@ def _same_functions(a: Tree, b: Tree, names: list[str]) -> Truth:
         else:
             return False
     except Unevaluable:
-        return _proven(a, b, [dict(zip(free, signs, strict=True)) for signs in _all_signs(free)])
+        verdict = _proven(a, b, [dict(zip(free, signs, strict=True)) for signs in _all_signs(free)])
+        return _unless_integrals_differ(a, b, next(points(a, b, names)), verdict)
     if not taken_positive:
         free = sorted(sign_sensitive(a) | sign_sensitive(b))
     # Letters whose sign does not matter have that of the first point: analytic functions that are equal on an

@@ -31,6 +31,9 @@ def same_quantity(gold: Expr, answer: Expr) -> Truth:
             return False
         part, other = (gold, answer) if gold.percent else (answer, gold)
         hundredth = ("/", part.tree, number(100))
+        value = real_value(gold.tree) if answer.percent else None
+        if value is not None and abs(value) <= 1:
+            return same(hundredth, other.tree)
         return some([same(part.tree, other.tree), same(hundredth, other.tree)])
     return same(gold.tree, _with_constant_of(gold.tree, answer.tree))
 

@@ -6,7 +6,8 @@ so must the divisors: people are not people per hour. Units of one quantity are 
 (:func:`size_ratio`).
 Words that change the meaning are not units: a.m. is not p.m. and north is not south. They may be added to a
 gold answer that has none, but not left out, except the a.m. or p.m. of a time. Words that negate, hedge or
-change the value (``5 \text{ or } 6``, ``5 \text{ squared}``) make the text no answer at all.
+change the value (``5 \text{ or } 6``, ``5 \text{ squared}``, ``3 \text{ twelfths}``) make the text no answer
+at all; so do number words, except those that multiply the number (``5 \text{ millions}``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ _BEFORE_A_UNIT = (*(("op", sign) for sign in "{([/*°"), ("cmd", "frac"))
 _BETWEEN_UNITS = ("^", "{", "}", "/", "*", "-", "frac")
 _TEMPERATURE = re.compile(r"\bdegrees?\s+(C|F)\b|\bdegrees?\s+(?=celsius|fahrenheit)", re.IGNORECASE)
 _A_DAY = re.compile(r"\b(?:an?|each)\s+(?=(?:second|minute|hour|day|week|month|year)\b)", re.IGNORECASE)
+_PER_CENT = re.compile(r"^\s*per\s+cent\b", re.IGNORECASE)
+#: Words that change a number and are not the name of what is counted: parts of one, old numbers, slang.
+_CHANGES_A_NUMBER = re.compile(
+    r"\bbasis\s+points?\b|^\s*per\s+(?:hundred|thousand|[a-z]+illion)\b|\b(?:per|pro)\s*mil(?:le?)?\b"
+    r"|^\s*(?:score|gross|grand)\s*(?:of\b|$)",
+    re.IGNORECASE,
+)
+#: A large number word: the known ones multiply a number where they come first.
+_LARGE_NUMBER = re.compile(r"[a-z]+illion(?:th)?s?")
 _HALF_DAY = re.compile(r"\b([AaPp])\s?\.?\s?[Mm]\b\.?")
 
 
@@ -139,14 +149,18 @@ def _read(text: str) -> tuple[Unit, Fraction]:
     text = _TEMPERATURE.sub(
         lambda match: {"c": "celsius", "f": "fahrenheit"}.get((match[1] or "").lower(), ""), text
     )
+    text = _PER_CENT.sub("percent", text)
+    if _CHANGES_A_NUMBER.search(text):
+        raise ParseError("words that are no unit")
     text = _A_DAY.sub("per ", text)
     text = re.sub(r"(?<=[A-Za-z])\.", " ", text).replace("o'clock", "clock")
     pieces = _PIECE.findall(text)
     if "".join(pieces) != re.sub(r"[\s,']", "", text):
         raise ParseError("signs in a unit")
     scale = Fraction(1)
-    while pieces and pieces[0].lower() in vocabulary.SCALES:
-        scale *= vocabulary.SCALES[pieces.pop(0).lower()]
+    while pieces and (factor := vocabulary.SCALES.get(_singular(pieces[0].lower()))):
+        scale *= factor
+        del pieces[0]
     reader = _UnitReader(pieces)
     reader.sequence()
     if reader.position != len(pieces) or (not reader.count and scale == 1):
@@ -206,7 +220,7 @@ class _UnitReader:
         power *= self.exponent()
         if word in vocabulary.MARKS:
             self.marks.append(vocabulary.MARKS[word])
-        elif word in vocabulary.NOT_A_UNIT:
+        elif self.is_no_unit(piece) or (sign > 0 and _LARGE_NUMBER.fullmatch(word)):
             raise ParseError("words that are no unit")
         elif word in vocabulary.COMPOUND_UNITS:
             for name, exponent in vocabulary.COMPOUND_UNITS[word]:
@@ -215,6 +229,16 @@ class _UnitReader:
             self.powers[vocabulary.UNIT_OF[word]] += sign * power
         elif word not in vocabulary.FILLERS:
             self.words.append(_singular(word) if power * sign == 1 else f"{_singular(word)}^{power * sign}")
+
+    def is_no_unit(self, piece: str) -> bool:
+        """Whether a word, which was just read, negates, hedges or changes the number before it."""
+        word = piece.lower()
+        alone = self.peek().lower() in ("", ")", "of")
+        return (
+            word in vocabulary.NOT_A_UNIT
+            or piece in vocabulary.NOT_A_UNIT_LETTER
+            or (alone and word in vocabulary.CHANGES_ALONE)
+        )
 
     def exponent(self) -> int:
         following = self.peek().lower()

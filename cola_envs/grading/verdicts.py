@@ -1,8 +1,8 @@
 """Truth values that may depend on unproven claims.
 
 A comparison of two answers is True, False, or a formula over claims: pairs of expressions that agree at every
-sample, but whose equality is not proven yet. Workers try to prove them (:mod:`cola_envs.grading.pool`), and
-:func:`settle` then evaluates the formula; an unproven claim counts as false.
+sample, but whose equality is not proven yet. A worker tries to prove them, in :mod:`cola_envs.grading.pool`,
+and :func:`settle` then evaluates the formula; an unproven claim counts as false.
 """
 
 from __future__ import annotations

@@ -90,6 +90,7 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\^\s*\\(?:top|intercal)(?![a-zA-Z])", "^T"),
     (r"\^\s*\{\s*\\(?:top|intercal|(?:mathsf|mathrm|text|rm)\s*\{?T\}?)\s*\}", "^T"),
     (r"\\(math(?:rm|bf|it|sf|tt)|boldsymbol|bm)\s+([a-zA-Z])(?![a-zA-Z])", r"\\\1{\2}"),
+    (r"\\mathbb\s+([A-Z])(?![a-zA-Z])", r"\\mathbb{\1}"),
     (r"\\not\s*\\eq(?![a-zA-Z])", "≠"),
     (r"\\not\s*([=<>≤≥∈])", lambda match: _NEGATED[match[1]]),
     (r"&lt;", "<"),
@@ -111,18 +112,49 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (_GROUP_OF_THOUSANDS, ""),
 ]
 REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _REWRITES]
-#: Words after a number that negate, hedge or change it: such a text is not an answer.
-NOT_A_UNIT = _set(
-    "or and not no about approximately approx around roughly nearly almost maybe perhaps possibly than at "
-    "least most more less over under below above between up to from if unless except eg ie etc plus minus "
-    "times divided half quarter double twice squared cubed mod base pi power factorial any all every both "
-    "either neither is are be answer wrong remainder halves thirds quarters fourths fifths sixths sevenths "
-    "eighths ninths tenth tenths hundredth hundredths thousandth thousandths millionths"
-)
 #: Words after a number that multiply it.
 SCALES = {
-    "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12
+    "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "quadrillion": 10**15, "quintillion": 10**18, "lakh": 10**5, "crore": 10**7, "dozen": 12,
 }  # fmt: skip
+_ONES = "one two three four five six seven eight nine"
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+NUMBER_WORDS = {
+    **{word: value for value, word in enumerate(f"zero {_ONES} {_TEENS}".split())},
+    **{word: 10 * value for value, word in enumerate(_TENS.split(), start=2)},
+}
+
+
+def _ordinal(word: str) -> str:
+    """The ordinal of a number word: ``twelfth``, ``twentieth``, ``hundredth``."""
+    irregular = {"three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth", "twelve": "twelfth"}
+    return irregular.get(word) or (word[:-1] + "ieth" if word.endswith("y") else word + "th")
+
+
+_ORDINALS = frozenset(
+    _ordinal(word) for word in (*NUMBER_WORDS, *SCALES) if word not in ("zero", "one", "two")
+)
+#: Words after a number that negate, hedge or change it: such a text is not an answer. Plurals of the small
+#: number words are nouns (24 zeros, 3 sixes).
+NOT_A_UNIT = _set(
+    "or and not no never cannot isn aren wasn about approximately approx around circa roughly nearly almost "
+    "maybe perhaps possibly than at least most more less over under below above between up to from if unless "
+    "except eg ie etc plus minus times divided half halves halved quarter quarters double doubled tripled "
+    "twice thrice squared cubed mod base pi infinity power sqrt choose factorial any all every both either "
+    "neither is are be answer wrong remainder"
+).union(
+    NUMBER_WORDS,
+    (f"{word[:-1]}ies" if word.endswith("y") else f"{word}s" for word, n in NUMBER_WORDS.items() if n > 9),
+    (f"{word}s" for word in _ORDINALS),
+)
+#: Words that change a number where no noun follows: 5 negative is -5, but 2 negative roots are 2.
+CHANGES_ALONE = _ORDINALS | _set(
+    "negative imaginary infinite inverse reciprocal opposite conjugate incorrect false untrue invalid binary "
+    "octal hexadecimal hex"
+)
+#: Letters that are not a unit in words either: constants, unknowns, and the k of a thousand.
+NOT_A_UNIT_LETTER = frozenset("eiknxyz")
 #: Words that change the meaning of a number (a.m., north), with their canonical form.
 MARKS = {
     **{word: word for word in _set(
@@ -157,7 +189,7 @@ _UNIT_NAMES = {
     "liter": "liter liters litre litres l", "milliliter": "milliliter milliliters millilitre millilitres ml",
     "second": "second seconds sec secs s", "minute": "minute minutes min mins", "hour": "hour hours hr hrs h",
     "day": "day days", "week": "week weeks", "month": "month months", "year": "year years yr yrs",
-    "unit": "unit units", "percent": "percent", "radian": "radian radians rad",
+    "unit": "unit units", "percent": "percent pct", "radian": "radian radians rad",
     "gallon": "gallon gallons gal",
     "quart": "quart quarts qt", "pint": "pint pints", "cup": "cup cups", "acre": "acre acres",
     "joule": "joule joules j", "newton": "newton newtons n", "watt": "watt watts w", "volt": "volt volts v",
@@ -187,10 +219,3 @@ COMPOUND_UNITS = {
     "fps": (("foot", 1), ("second", -1)), "rpm": (("revolution", 1), ("minute", -1)),
     "mpg": (("mile", 1), ("gallon", -1)),
 }  # fmt: skip
-_ONES = "one two three four five six seven eight nine"
-_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-NUMBER_WORDS = {
-    **{word: value for value, word in enumerate(f"zero {_ONES} {_TEENS}".split())},
-    **{word: 10 * value for value, word in enumerate(_TENS.split(), start=2)},
-}

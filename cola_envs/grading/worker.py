@@ -2,9 +2,11 @@ r"""The worker process that proves equalities with sympy: a script that reads an
 
 It runs as a script, by its path, so that it imports neither the package nor Gymnasium (it starts as fast as
 sympy) nor the program's ``__main__`` again. First message in: ``{"path": sys.path of the parent, "memory":
-bytes}``; first message out: ``{"ready": true}``. Then, for each ``{"left", "right", "deadline"}``, one
-``{"proven": bool}`` or ``{"error": text}``. Both sides are expression trees (:mod:`cola_envs.grading.nodes`),
-so that sympy parses no text.
+bytes}``; first message out: ``{"ready": true}``. Then, for each ``{"claims", "formula", "deadline"}``, one
+``{"proven": places of the claims that are proven}``, with ``"error"`` too if a claim ended in one. A claim is
+``[left, right]``, two expression trees (:mod:`cola_envs.grading.nodes`), so that sympy parses no text. The
+formula is the place of a claim, true or false, or ``["every" | "some", *formulas]``; claims that no longer
+matter to it are not tried.
 
 All letters are positive, as in the normal form; :mod:`cola_envs.grading.proof` has substituted other signs.
 """
@@ -135,6 +137,27 @@ class _Prover:
         except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
             return False  # how sympy says that a sum diverges, or that it has no method
 
+    def check(self, item: Message) -> Message:
+        """Try the claims of a message, as far as its formula needs them, and return the reply."""
+        proven: dict[int, bool] = {}
+        reply: Message = {}
+
+        def holds(formula: Any) -> bool:
+            if isinstance(formula, bool):
+                return formula
+            if isinstance(formula, list):
+                return (all if formula[0] == "every" else any)(map(holds, formula[1:]))
+            if formula not in proven:
+                try:
+                    proven[formula] = self.proves(*item["claims"][formula])
+                except (Exception, RecursionError, MemoryError) as error:
+                    proven[formula] = False
+                    reply["error"] = type(error).__name__
+            return proven[formula]
+
+        holds(item["formula"])
+        return {**reply, "proven": [place for place, is_proven in proven.items() if is_proven]}
+
 
 def main() -> None:
     """Serve until the input ends."""
@@ -156,10 +179,7 @@ def main() -> None:
     send(outgoing, {"ready": True})
     while (item := receive(incoming)) is not None:
         _limit_time(item["deadline"])
-        try:
-            reply: Message = {"proven": prover.proves(item["left"], item["right"])}
-        except (Exception, RecursionError, MemoryError) as error:
-            reply = {"error": type(error).__name__}
+        reply = prover.check(item)
         _limit_time(0)
         send(outgoing, reply)
 

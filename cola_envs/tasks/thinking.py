@@ -33,9 +33,10 @@ class ThinkingPrompt:
     **Reward.** ``format_weight`` if the whole segment matches
     ``\s*<think>[^<]+</think>\s*<answer>[^<]+</answer>\s*``, plus ``answer_weight`` if the wrapped task counts
     the answer as correct, with or without the format. By default ``CoLA-Thinking-v0`` rewards only the
-    format, and ``info["correct"]`` reports the answer.
+    format, and ``info["correct"]`` reports the answer. The wrapped task grades the text behind ``</think>``
+    where an ``<answer>`` follows, so that a box in the thoughts is no answer; else the whole segment.
 
-    **Episode end.** That of the wrapped task: terminated after the segment.
+    **Episode end.** That of the wrapped task, after the segment.
 
     **Info.** The wrapped task's fields; at the end also ``format`` (bool), ``correct`` (the wrapped task's
     success) and ``success`` (whether every part with a weight above 0 was earned).
@@ -45,13 +46,14 @@ class ThinkingPrompt:
     **Versions.** v0: first version.
 
     Args:
-        task: a one-segment task; its ``reset`` and ``step`` are called once in each episode.
+        task: a task that ends after one segment; its ``reset`` and ``step`` are called once in each episode.
         instruction: text in front of the task's prompt.
         format_weight: reward for the format, >= 0.
         answer_weight: reward for the correct answer, >= 0.
 
     Raises:
-        ValueError: for a weight that is negative or not finite, or if both are 0.
+        ValueError: for a weight that is negative or not finite, or if both are 0; in ``step``, if the wrapped
+            task goes on after it.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class ThinkingPrompt:
         return self.instruction + checked_text(self.task.reset(rng), "the wrapped task's prompt")
 
     def worked_example(self, rng: np.random.Generator) -> tuple[str, str]:
-        """An example of the wrapped task with its answer in the format.
+        """An example of the wrapped task with its answer in the format, and without a box in the thoughts.
 
         Raises:
             ValueError: for a wrapped task without worked examples.
@@ -90,13 +92,18 @@ class ThinkingPrompt:
         if make is None:
             raise ValueError(f"{type(self.task).__name__} has no worked examples")
         prompt, answer = make(rng)
-        final = extract_boxed(answer)
-        final = answer.strip() if final is None else final
-        worked = f"<think>{answer.strip()}</think><answer>{final}</answer>"
-        return self.instruction + prompt, worked
+        thoughts, boxed = answer.strip(), extract_boxed(answer)
+        final = thoughts if boxed is None else boxed
+        thoughts = thoughts.replace(f"\\boxed{{{boxed}}}", final)
+        return self.instruction + prompt, f"<think>{thoughts}</think><answer>{final}</answer>"
 
     def step(self, text: str) -> Turn:
-        inner = checked_turn(self.task.step(text), "the wrapped task")
+        inner = checked_turn(self.task.step(_without_thoughts(text)), "the wrapped task")
+        if not (inner.done or inner.truncated):
+            raise ValueError(
+                f"ThinkingPrompt pays for one answer: wrap a task that ends after one segment; "
+                f"{type(self.task).__name__} goes on after it (Turn.done=False)"
+            )
         matches = FORMAT.fullmatch(text) is not None
         correct = bool(inner.info.get("success", inner.reward > 0))
         success = (matches or not self.format_weight) and (correct or not self.answer_weight)
@@ -107,6 +114,12 @@ class ThinkingPrompt:
     def close(self) -> None:
         if hasattr(self.task, "close"):
             self.task.close()
+
+
+def _without_thoughts(text: str) -> str:
+    """The text behind the last ``</think>`` before the last ``<answer>``; all of it without these two."""
+    end = text.rfind("</think>", 0, max(text.rfind("<answer>"), 0))
+    return text if end < 0 else text[end + len("</think>") :]
 
 
 def thinking_arithmetic(

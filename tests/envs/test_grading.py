@@ -13,7 +13,7 @@ import pytest
 
 from cola_envs import grading
 from cola_envs.grading import Verdict, extract_boxed, grade_answers, grade_batch
-from cola_envs.grading.verdicts import Claim
+from cola_envs.grading.verdicts import Claim, Truth, claims
 
 from .grading_pairs import CLOSED, PROVEN, claim
 
@@ -219,6 +219,87 @@ def test_sympy_proves_what_the_fast_path_does_not():
     assert [(v.correct, v.status) for v in verdicts] == [(p[2], "ok") for p in pairs]
 
 
+# fmt: off
+def _graded(pairs: list[tuple[str, str]], correct: bool) -> list[tuple[str, str]]:
+    """Return the pairs whose grade is not the given one."""
+    verdicts = grade_answers([gold for gold, _ in pairs], [answer for _, answer in pairs], deadline=20)
+    return [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.correct is not correct]
+
+
+def test_a_positive_power_of_a_zero_that_is_no_fraction_is_zero():
+    equal = [
+        ("0", r"\sin^2 0"), ("1", r"(\cos 0)^2+(\sin 0)^2"), ("1", r"\sqrt{\sin^2 0+\cos^2 0}"), ("0", r"(\ln 1)^2"),
+        ("5", r"\sqrt{(\sqrt{4}-2)^2+5^2}"), ("13", r"\sqrt{(\sqrt{3}-\sqrt{3})^2+(5-18)^2}"),
+        ("0", r"(\sqrt{8}-2\sqrt{2})^2"), ("x", r"x+(\ln 1)^2"), (r"\sqrt{(\sqrt{4}-2)^2+9}", "3"), ("0", r"\sqrt{\ln 1}"),
+        ("0", r"0^{\sqrt{2}}"), ("7", r"7+\sqrt[3]{\tan 0}"), ("2", r"2+(\log_3 1)^{5/2}"),
+    ]
+    assert _graded(equal, True) == []
+    undefined = [("1", r"(\ln 1)^0"), ("0", r"(\ln 1)^{-1}"), ("0", r"(\sin 0)^{-2}"), ("1", r"0^{\ln 1}")]
+    assert _graded(undefined, False) == []
+
+
+def test_a_multiple_of_a_set_of_numbers_is_no_quantity_with_a_noun():
+    numbers = [("2", r"2\mathbb{Z}"), ("2", r"2\cdot\mathbb{Z}"), (r"2\mathbb{Z}", "2"), ("3", r"3\mathbb{N}"), ("12", r"12\mathbb{Q}")]
+    numbers += [("2", "2ℤ"), ("7", r"7\Bbb C"), (r"\pi", r"\pi\mathbb{Z}"), ("x", r"x\mathbb{C}"), (r"\frac12", r"\frac12\mathbb{N}")]
+    assert _graded(numbers, False) == []
+    assert _graded([(r"2\mathbb{Z}", r"2 \mathbb Z"), (r"\mathbb{Z}", "ℤ"), (r"\mathbb{Z}", r"\text{integers}"), ("5", r"5\text{ integers}")], True) == []
+    assert grade_answers([r"3\pm\sqrt{5}"], [r"2\mathbb{Z} e"]) == [Verdict(False, "ok", r"2\mathbb{Z} e")]
+
+
+def test_number_words_behind_a_number_multiply_it_in_the_plural_too():
+    scaled = [("5000000", r"5\text{ millions}"), ("5000", "5 thousands"), ("60", r"5\text{ dozens}"), ("500", r"5\text{ hundreds}")]
+    scaled += [("5000000000", r"5\text{ billions of dollars}"), ("5\\cdot 10^{15}", r"5\text{ quadrillion}"), ("500000", r"5\text{ lakh}")]
+    scaled += [("20000000", r"2\text{ crores}"), ("1200", r"1.2\text{ thousand}")]
+    assert _graded(scaled, True) == []
+    assert _graded([(answer.split("\\")[0].split()[0], answer) for _, answer in scaled], False) == []
+    other = ["tens", "twenties", "septillion", "zillions", "score", "gross", "grand", "k", "ten", "dollars million"]
+    assert _graded([("5", rf"5\text{{ {words}}}") for words in other], False) == []
+
+
+def test_words_that_change_a_number_are_no_nouns():
+    changing = ["point five", "five", "and a half", "negative", "reciprocal", "inverse", "infinity", "imaginary", "root two", "incorrect"]
+    changing += ["basis points", "permille", "per mille", "per thousand", "reciprocal of it", "binary", "x", "i", "cannot be"]
+    # Denominators of any size, by the rule that makes them from number words.
+    changing += ["thirds", "elevenths", "twelfths", "sixteenths", "twentieths", "fiftieths", "ninetieths", "hundredths", "dozenths"]
+    changing += ["millionths", "trillionths", "quintillionths", "hundred-thousandths", "third", "twelfth", "fifth of a mile", "octillionths"]
+    assert _graded([("3", rf"3\text{{ {words}}}") for words in changing], False) == []
+    assert _graded([("3", "3 twelfths"), ("3", "3 sixteenths"), ("20", "20 five"), ("4", "4 point five")], False) == []
+    nouns = ["points", "zeros", "sixes", "pairs", "negative roots", "imaginary roots", "months", "paths", "incorrect answers"]
+    nouns += ["fourth graders", "binary strings", "inverse functions", "lengths", "births per thousand", "K", "miles per hour"]
+    assert _graded([("3", rf"3\text{{ {words}}}") for words in nouns], True) == []
+
+
+def test_per_cent_is_percent():
+    assert _graded([("0.05", r"5\text{ per cent}"), (r"5\%", "5 per cent"), ("5", r"5\text{ per cent}")], True) == []
+    assert _graded([("500", r"5\text{ per cent}"), (r"5\%", r"0.5\text{ per cent}")], False) == []
+
+
+def test_a_percentage_of_at_most_one_is_not_the_same_number_without_its_sign():
+    assert _graded([("0.5", "0.5%"), (r"\frac12", r"\frac12\%"), ("1", r"1\%"), ("-0.5", r"-0.5\%"), ("0.3", r"0.3\text{ percent}"),
+                    (r"\frac{\sqrt2}{2}", r"\frac{\sqrt2}{2}\%"), ("(0.5, 1)", r"(0.5\%, 1\%)")], False) == []
+    assert _graded([("0.5", "50%"), ("1", r"100\%"), ("20", "20%"), ("0.2", "20%"), ("1.5", r"150\%"), ("0", r"0\%"), (r"0.5\%", "0.5")], True) == []
+
+
+def test_a_gold_answer_beyond_the_limits_is_won_by_its_own_text():
+    long, deep = "1" + "+x" * 210, "(" * 14 + "x" + ")" * 14
+    assert _graded([(long, long), (long, f" {long} "), (long, long.replace("+", "+ ")), (long, "1+210x"), (deep, deep), (deep, "x")], True) == []
+    verdicts = grade_answers([long, "5", "5", long], [long + "+1", long, deep, "x" * 100_000])
+    assert [(v.correct, v.status) for v in verdicts] == [(False, "refused")] * 4
+
+
+def test_definite_integrals_are_refuted_without_a_proof():
+    wrong = [("5", rf"\int_0^1 e^{{\sin(\cos(x^{k}))}} dx") for k in range(2, 8)]
+    wrong += [("2", r"\int_1^\infty \frac{1}{x^2} dx"), ("5", r"\int_0^\infty e^{-x^2} dx"), ("3", r"\int_0^1 \frac{1}{\sqrt{x}} dx")]
+    wrong += [("x^3", r"\int_0^x 2t dt"), ("4", r"\int_2^0 2x dx"), ("1,2,3,4", ",".join(rf"\int_0^1 e^{{\cos(x^{k})}} dx" for k in (2, 3, 4, 5)))]
+    assert [pair for pair in wrong if grading._decide(*pair)[0] is not False] == []
+    right = [("1", r"\int_1^\infty \frac{1}{x^2} dx"), (r"\frac{\sqrt\pi}{2}", r"\int_0^\infty e^{-x^2} dx"), ("2", r"\int_0^1 \frac{1}{\sqrt{x}} dx")]
+    right += [("x^2", r"\int_0^x 2t dt"), ("-4", r"\int_2^0 2x dx"), (r"-\frac14", r"\int_0^1 x\ln x dx"), (r"\frac{\pi}{2}", r"\int_0^\infty \frac{\sin x}{x} dx")]
+    assert _graded(right, True) == []
+    # Where the integrand jumps, quadrature is too coarse to refute.
+    assert grading._decide("45", r"\int_0^{10} \lfloor x\rfloor dx")[0] is not False
+# fmt: on
+
+
 # The batch
 
 
@@ -248,6 +329,21 @@ def test_repeated_claims_are_sent_to_a_worker_once(monkeypatch):
     verdicts = grade_answers([CLOSED, CLOSED, "10", "10"], [PROVEN, PROVEN, PROVEN, "10"])
     assert sent == [claim(CLOSED, PROVEN)] + [claim("10", PROVEN)] * (len(sent) - 1)
     assert len(verdicts) == 4
+
+
+def test_the_claims_of_an_answer_are_sent_together(monkeypatch):
+    sent: list[Truth] = []
+
+    class Counting:
+        def run(self, items, deadline):
+            sent.extend(items)
+            return [(False, "timeout")] * len(items)
+
+    monkeypatch.setattr(grading, "shared_pool", Counting)
+    sums = [f"\\sum_{{k=1}}^{{\\infty}} \\frac{{1}}{{k^{power}}}" for power in (5, 7, 9)]
+    verdicts = grade_answers(["1, 2, 3", "1"], [", ".join(sums), sums[0]])
+    assert [len(set(claims(item))) for item in sent] == [9, 1]
+    assert [(v.correct, v.status) for v in verdicts] == [(False, "timeout")] * 2
 
 
 def test_bad_arguments_are_named():

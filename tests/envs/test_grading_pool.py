@@ -16,6 +16,7 @@ import pytest
 from cola_envs.grading import grade_answers
 from cola_envs.grading import pool as pool_module
 from cola_envs.grading.pool import Pool, shared_pool
+from cola_envs.grading.verdicts import every, some
 
 from .grading_pairs import CLOSED, PROVEN, claim
 
@@ -32,6 +33,31 @@ def test_an_item_past_its_deadline_is_killed_and_the_next_is_right():
         outcomes = pool.run([claim("1", ENDLESS), claim(CLOSED, PROVEN)], deadline=0.7)
         assert outcomes == [(False, "timeout"), (True, "ok")]
         assert time.perf_counter() - begin < 30
+    finally:
+        pool.close()
+
+
+def test_the_claims_of_an_answer_share_one_deadline():
+    pool = Pool(size=1)
+    hard = [claim(str(number), ENDLESS) for number in range(1, 7)]
+    try:
+        pool.run([claim("1", "1")], deadline=20)
+        begin = time.perf_counter()
+        outcomes = pool.run([some(hard), every([claim(CLOSED, PROVEN), claim("1", "1")])], deadline=0.7)
+        assert outcomes == [(False, "timeout"), (True, "ok")]
+        # Six deadlines, each with the start of a worker, would take longer.
+        assert len(pool.workers) == 1
+        assert time.perf_counter() - begin < 30
+    finally:
+        pool.close()
+
+
+def test_claims_that_do_not_matter_any_more_are_not_tried():
+    pool = Pool(size=1)
+    false, true, hard = claim("1", "2"), claim("2", "1+1"), claim("1", ENDLESS)
+    try:
+        outcomes = pool.run([some([true, hard]), every([false, hard]), some([false, true])], deadline=2)
+        assert outcomes == [(True, "ok"), (False, "ok"), (True, "ok")]
     finally:
         pool.close()
 

@@ -296,6 +296,18 @@ def test_a_problem_needs_a_text_and_an_answer_alone():
     assert [info["unique_id"] for info in infos][1:4] == ["problems/1", "problems/2", "mine"]
 
 
+@pytest.mark.parametrize("gold", ["1" + "+x" * 210, "(" * 13 + "x" + ")" * 13], ids=["long", "deep"])
+def test_an_answer_that_the_grader_does_not_read_is_warned_of_and_can_be_won(gold):
+    with pytest.warns(UserWarning, match=r"problems\[1\]: the answer .* is more than the grader reads"):
+        task = Math500(1, problems=[PROBLEM, PROBLEM | {"answer": gold}], sequential=True)
+    task.reset([0], [_rng()])
+    task.reset([0], [_rng()])
+    assert task.step([0], [f"\\boxed{{{gold}}}"])[0].reward == 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Math500(1, problems=[PROBLEM | {"answer": "x" * 400}])
+
+
 def test_the_set_hash_is_of_problems_and_answers_and_of_nothing_else():
     def hash_of(*items):
         return Math500(1, problems=items).set_hash

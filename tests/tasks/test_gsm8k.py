@@ -12,6 +12,7 @@ import pytest
 from cola_envs.build import build_tasks, splits_of
 from cola_envs.datasets import fetch
 from cola_envs.tasks.gsm8k import GSM8K
+from cola_envs.tasks.math500 import Math500
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 OWN = [
@@ -56,6 +57,32 @@ def test_the_answer_behind_the_last_marks_is_the_gold_one():
         assert task.step([0], [f"So \\boxed{{{answer}}}."])[0].reward == reward, answer
     assert task.step([0], ["#### 1200"])[0].info["status"] == "no_box"
     assert task.step([1], ["\\boxed{0}"])[0].info["gold"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("published", "gold"),
+    [
+        ("1,200", "1200"),
+        ("-1,234,567.5", "-1234567.5"),
+        ("$1,200", "$1200"),
+        ("12,000 dollars", "12000 dollars"),
+        ("1,200 m^2", "1200 m^2"),
+        ("(1,2)", "(1,2)"),
+        ("(1,200)", "(1,200)"),
+        ("1, 2", "1, 2"),
+        ("1,2", "1,2"),
+        ("1,000, 2,000", "1,000, 2,000"),
+        ("[0,1)", "[0,1)"),
+        ("\\{1,2\\}", "\\{1,2\\}"),
+        ("1,23", "1,23"),
+    ],
+)
+def test_only_the_thousands_separators_of_one_number_are_removed(published, gold):
+    problem = {"question": "?", "answer": f"So.\n#### {published}"}
+    for task in (GSM8K(1, problems=[problem]), Math500(1, problems=[problem])):
+        assert task.items[0]["answer"] == gold
+        task.reset([0], [_rng()])
+        assert task.step([0], [f"\\boxed{{{published}}}"])[0].reward == 1.0
 
 
 def test_without_the_data_the_cure_is_named_and_nothing_stands_in():

@@ -10,6 +10,8 @@ import pytest
 
 from cola_envs import Turn
 from cola_envs.tasks.arithmetic import ArithmeticTask
+from cola_envs.tasks.countdown import thinking_countdown
+from cola_envs.tasks.textrooms import TextRooms
 from cola_envs.tasks.thinking import FORMAT, INSTRUCTION, ThinkingPrompt, thinking_arithmetic
 
 
@@ -112,6 +114,39 @@ def test_weights_say_what_format_and_answer_pay():
             assert turn.info["correct"] is (name in ("both", "answer"))
 
 
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.1, 0.9)])
+def test_the_answer_is_graded_and_not_a_box_in_the_thoughts(weights):
+    task = started(format_weight=weights[0], answer_weight=weights[1])
+    right = task.info["answer"]
+    wrong = right + 69
+    for text, form, correct in (
+        (f"<think>maybe \\boxed{{{wrong}}}, no</think><answer>{right}</answer>", True, True),
+        (f"<think>\\boxed{{{right}}}</think><answer>no idea</answer>", True, False),
+        (f"<think>\\boxed{{{right}}}</think><answer>{wrong}</answer>", True, False),
+        (f"<think>\\boxed{{{wrong}}}</think><answer>\\boxed{{{right}}}</answer>", True, True),
+        (f"<think>a < b: \\boxed{{{right}}}</think><answer>{wrong}</answer>", False, False),
+        (f"<think>\\boxed{{{wrong}}}</think>\n<answer>{right}</answer> it is", False, True),
+        (f"<think>\\boxed{{{right}}}</think><answer>", False, False),
+        # Without an answer in the format, the wrapped task grades all.
+        (f"<think>so \\boxed{{{right}}}</think>", False, True),
+        (f"<answer>{right}</answer><think>hm</think>", False, True),
+    ):
+        turn = task.step(text)
+        assert (turn.info["format"], turn.info["correct"]) == (form, correct), text
+        assert turn.reward == weights[0] * form + weights[1] * correct, text
+
+
+def test_a_worked_example_is_in_the_format_without_a_box_and_earns_everything():
+    for seed in range(20):
+        for task in (thinking_arithmetic(answer_weight=1.0), thinking_countdown()):
+            prompt, answer = task.worked_example(np.random.default_rng(seed))
+            task.reset(np.random.default_rng(seed))
+            assert prompt == task.reset(np.random.default_rng(seed))
+            assert "boxed" not in answer
+            turn = task.step(answer)
+            assert turn.info["format"] is turn.info["success"] is True, answer
+
+
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
@@ -148,21 +183,34 @@ def test_any_task_may_be_wrapped():
             return "Say something."
 
         def step(self, text: str) -> Turn:
-            return Turn(text="Thanks.", reward=0.7, done=False, info={"heard": text})
+            return Turn(text="Thanks.", reward=0.7, info={"heard": text})
 
     task = ThinkingPrompt(Other())
     assert task.stop == ("\n",)
     assert task.info == {}
     assert task.reset(np.random.default_rng(0)) == INSTRUCTION + "Say something."
     turn = task.step("<think>a</think><answer>b</answer>")
-    assert (turn.text, turn.reward, turn.done) == ("Thanks.", 1.0, False)
-    assert turn.info["heard"] == "<think>a</think><answer>b</answer>"
+    assert (turn.text, turn.reward, turn.done) == ("Thanks.", 1.0, True)
+    assert turn.info["heard"] == "<answer>b</answer>"
     assert turn.info["correct"] is True, "without a word on success, a positive reward is one"
+
+
+def test_a_task_of_several_segments_is_refused():
+    task = ThinkingPrompt(TextRooms())
+    task.reset(np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"wrap a task that ends after one segment; TextRooms goes on"):
+        task.step("<think>a</think><answer>b</answer>\n")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["<think>" * 40_000, "<think>" + "a" * 300_000, " " * 300_000, "<think>a</think>" + " " * 300_000],
+    [
+        "<think>" * 40_000,
+        "<think>" + "a" * 300_000,
+        " " * 300_000,
+        "<think>a</think>" + " " * 300_000,
+        "</think><answer>" * 40_000,
+    ],
 )
 def test_hostile_text_is_read_in_linear_time(text):
     start = time.process_time()
