@@ -59,9 +59,16 @@ def register_task(
         task_kwargs: defaults of the task's own arguments.
 
     Raises:
-        ValueError: for a name that another task has. The same task may be registered again: what is said last
-            holds.
+        TypeError: for a builder that is neither a name nor callable.
+        ValueError: for a builder whose name is not ``"module:name"``, or a name that another task has. The
+            same task may be registered again: what is said last holds.
     """
+    if isinstance(builder, str):
+        module, _, attribute = builder.partition(":")
+        if not module or not attribute.isidentifier():
+            raise ValueError(f"builder must be 'module:name' of a task's class or factory, got {builder!r}")
+    elif not callable(builder):
+        raise TypeError(f"builder must be 'module:name' or callable, got {builder!r:.80}")
     for actions, middle in (("latent", ""), ("token", "-Token")):
         env_id = f"CoLA-{name}{middle}-v0"
         if env_id in registry and registry[env_id].kwargs.get("builder") != builder:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeGuard
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import UnsupportedMode
 
 from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Backbone, Level
-from cola_envs.checks import check_settings
+from cola_envs.checks import check_choice, check_settings
 from cola_envs.episodes import Episodes
 from cola_envs.prompts import FormatName, Shots, read_shots
 from cola_envs.task import EachRow, TaskBatch
@@ -86,9 +87,9 @@ def build_episodes(
         "on_task_error": on_task_error,
     }
     check_settings(**settings)
+    num_rows = int(num_rows)
     known = splits_of(builder) or SPLITS
-    if split not in known:
-        raise ValueError(f"split must be {' or '.join(map(repr, known))}, got {split!r}")
+    split = check_choice("split", split, known)
     tasks = build_tasks(num_rows, load(builder), split=split, **task_kwargs)
     try:
         backbone = resolve(model, level=actions, tokenizer=tokenizer, device=device, dtype=dtype)
@@ -192,25 +193,35 @@ def own_task(num_rows: int, *, task: str | Builder | None = None) -> TaskBatch:
     return task(num_rows) if "num_rows" in _parameters(task) else EachRow(task, num_rows)
 
 
-def load(reference: str | Builder) -> Builder:
-    """Import the object named ``"module:name"``; return anything other than a string unchanged."""
+def load(reference: str | Builder, argument: str = "builder") -> Builder:
+    """Import the object named ``"module:name"``; return anything other than a string unchanged.
+
+    Args:
+        reference: the name.
+        argument: the argument that held it, for the error message.
+
+    Raises:
+        ImportError: for another form, or if the module or the name in it does not exist.
+    """
     if not isinstance(reference, str):
         return reference
     module, _, name = reference.partition(":")
-    builder: Builder = getattr(importlib.import_module(module), name)
+    if not module or not name or module.startswith("."):
+        raise ImportError(f"{argument}={reference!r} must be 'module:name' of something that can be imported")
+    try:
+        builder: Builder = getattr(importlib.import_module(module), name)
+    except AttributeError as error:
+        raise ImportError(f"{argument}={reference!r}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{argument}={reference!r}: {error}; it must be in the working directory or installed"
+        ) from error
     return builder
 
 
 def load_own(reference: str) -> Builder:
-    """:func:`load` of a user's factory; raise ImportError if its module or name does not exist."""
-    try:
-        return load(reference)
-    except AttributeError as error:
-        raise ImportError(f"task={reference!r}: {error}") from error
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"task={reference!r}: {error}; it must be in the working directory or installed"
-        ) from error
+    """:func:`load` of a user's factory, the argument ``task``."""
+    return load(reference, "task")
 
 
 class _UnknownRenderMode(UnsupportedMode, TypeError):
@@ -231,7 +242,10 @@ def repeatable(settings: Settings) -> Settings:
             (:func:`~cola_envs.prompts.read_shots`).
     """
     read = {key: list(value) if isinstance(value, Iterator) else value for key, value in settings.items()}
-    if not isinstance(read.get("shots", 0), int):
+    shots = read.get("shots", 0)
+    if isinstance(shots, np.integer):
+        read["shots"] = int(shots)
+    elif not isinstance(shots, int):
         read["shots"] = [list(pair) for pair in read_shots(read["shots"])]  # lists: as JSON reads them again
     return read
 

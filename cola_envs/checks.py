@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import InvalidAction
+
+T = TypeVar("T")
+
+
+class WrongType(TypeError, ValueError):
+    """An argument of the wrong type; also a ValueError, which tasks raise for any invalid argument."""
 
 
 def check_settings(
@@ -27,46 +33,113 @@ def check_settings(
         TypeError: for a value of the wrong type.
         ValueError: for a value that is not allowed.
     """
-    for name, count in (("num_rows", num_rows), ("max_tokens", max_tokens)):
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
-            raise TypeError(f"{name} must be an integer, got {count!r}")
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    check_count("num_rows", num_rows)
+    check_count("max_tokens", max_tokens)
     check_choice("budget_end", budget_end, ("terminate", "truncate"))
     check_choice("observation", observation, ("hidden", "features", "tokens"))
     check_choice("on_task_error", on_task_error, ("raise", "truncate"))
-    for name, number in (("world_temperature", world_temperature), ("prior_coef", prior_coef)):
-        if isinstance(number, bool) or not isinstance(number, (int, float, np.number)):
-            raise TypeError(f"{name} must be a number, got {number!r}")
-        if not math.isfinite(number):
-            raise ValueError(f"{name} must be finite, got {number}")
-    if world_temperature < 0:
-        raise ValueError(f"world_temperature must be at least 0, got {world_temperature}")
+    check_number("world_temperature", world_temperature, 0.0)
+    check_number("prior_coef", prior_coef)
 
 
-def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
-    """Raise ValueError for an argument ``name`` whose value is none of ``allowed``."""
+def check_count(name: str, value: object, low: int | None = 1) -> int:
+    """An integer argument, Python's or numpy's, as an int; with ``low`` None of any size.
+
+    Raises:
+        WrongType: for anything else, also for True and False.
+        ValueError: for an integer below ``low``.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise WrongType(f"{name} must be an integer, got {value!r:.80}")
+    if low is not None and value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+    return int(value)
+
+
+def check_number(name: str, value: object, low: float | None = None) -> float:
+    """A finite number as a float.
+
+    Args:
+        name: of the argument.
+        value: a number, Python's or numpy's.
+        low: the smallest value that is allowed; None for no limit.
+
+    Raises:
+        WrongType: for anything else, also for True and False.
+        ValueError: for NaN, infinity, or a number below ``low``.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise WrongType(f"{name} must be a number, got {value!r:.80}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or (low is not None and number < low):
+        limit = "" if low is None else f", {low:g} or above"
+        raise ValueError(f"{name} must be a finite number{limit}, got {value!r:.80}")
+    return number
+
+
+def check_choice(name: str, value: object, allowed: Iterable[T]) -> T:
+    """The one of ``allowed``, strings or integers, that the argument ``name`` is equal to.
+
+    An integer may be numpy's; a float or a truth value is equal to none.
+
+    Raises:
+        ValueError: if there is none.
+    """
     allowed = tuple(allowed)
-    if value not in allowed:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
+    if isinstance(value, (str, int, np.integer)) and not isinstance(value, bool):
+        for choice in allowed:
+            if isinstance(choice, str) == isinstance(value, str) and choice == value:
+                return choice
+    raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r:.80}")
 
 
-def check_game_settings(*, max_commands: int, invalid_penalty: float, admissible: str) -> None:
+def check_list(name: str, values: object, form: str) -> list[Any]:
+    """An argument with several values, such as a list or an array, as a list.
+
+    Args:
+        name: of the argument.
+        values: its values.
+        form: what they must be, in words, for the error message.
+
+    Raises:
+        WrongType: for a single value, a text or a mapping.
+    """
+    if isinstance(values, (list, tuple)):
+        return list(values)
+    single = isinstance(values, (str, bytes, Mapping)) or getattr(values, "ndim", 1) == 0
+    if single or not isinstance(values, Iterable):
+        raise WrongType(f"{name} must be {form}, got {values!r:.80}")
+    return list(values)
+
+
+def check_stop(name: str, stop: object) -> tuple[str, ...]:
+    """The strings that end a segment, as a tuple; WrongType for anything but non-empty strings."""
+    form = "a tuple of non-empty strings"
+    strings = check_list(name, stop, form)
+    if not all(isinstance(text, str) and text for text in strings):
+        raise WrongType(f"{name} must be {form}, got {stop!r:.80}")
+    return tuple(strings)
+
+
+def check_game_settings(*, max_commands: int, invalid_penalty: float, admissible: str) -> tuple[int, float]:
     """Check the arguments that all text games share.
+
+    Returns:
+        ``max_commands`` and ``invalid_penalty`` as Python's numbers.
 
     Raises:
         ValueError: for a value outside what :class:`~cola_envs.engines.EngineTask` allows.
     """
-    if not isinstance(max_commands, int) or isinstance(max_commands, bool) or max_commands < 1:
-        raise ValueError(f"max_commands must be an integer of at least 1, got {max_commands!r}")
-    if not (math.isfinite(invalid_penalty) and invalid_penalty >= 0):
-        raise ValueError(f"invalid_penalty must be a finite number, 0 or above, got {invalid_penalty!r}")
     check_choice("admissible", admissible, ("none", "list"))
+    return check_count("max_commands", max_commands), check_number("invalid_penalty", invalid_penalty, 0.0)
 
 
 def check_seeds(name: str, seeds: Sequence[object], count: int) -> list[int]:
     """``seeds`` as a list of ints; ValueError unless they are ``count`` integers >= 0."""
-    seeds = list(seeds)
+    seeds = check_list(name, seeds, "a list with one seed a row")
     if len(seeds) != count:
         raise ValueError(f"{name} must hold one seed a row: got {len(seeds)} for {count} rows")
     checked: list[int] = []
@@ -140,7 +213,14 @@ class ActionCheck:
 
 
 def check_options(options: Options | None, allowed: Sequence[str]) -> Options:
-    """A copy of ``reset``'s options; ValueError for an unknown one."""
+    """A copy of ``reset``'s options.
+
+    Raises:
+        WrongType: unless they are a mapping or None.
+        ValueError: for an unknown one.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise WrongType(f"options must be a dict such as {{{allowed[0]!r}: ...}}, got {options!r:.80}")
     options = dict(options or {})
     for name in options:
         if name not in allowed:

@@ -57,6 +57,11 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
     ``seed`` determines the problem and the sampling. Without it, the seed follows from the last episode's.
     ``options={"problem_seed": int}`` draws the problem from a seed of its own.
 
+    With a task's ``sequential=True``, a reset without ``seed`` takes the next problem of the set, and one
+    with ``seed`` the first: it starts the order again. A problem seed is then a problem's place in the set.
+    Snapshots do not hold the place: after :meth:`restore` the next problem is the one that would have come
+    without it.
+
     ## Arguments
     See :func:`cola_envs.build.build_episodes`. ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
     the text so far with the action behind each token), ``"human"`` (the same, printed as it is written),
@@ -99,9 +104,12 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
             self.episodes.name_twin(twin_id(spec.id))
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[np.ndarray, Info]:
+        seed = int(seed) if isinstance(seed, np.integer) else seed
         super().reset(seed=seed)
         options = check_options(options, ("problem_seed",))
         last = self.episodes.seed(0)
+        if seed is not None:
+            self.episodes.restart_order()
         if seed is None:
             seed = int(self.np_random.integers(2**53)) if last is None else next_seed(last)
         observation = self.episodes.reset([0], [seed], [options.get("problem_seed")])[0]
@@ -129,11 +137,18 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         return self.episodes.snapshot(0)
 
     def restore(self, state: State, reseed: int | None = None) -> np.ndarray:
-        """Restore a snapshot and return its observation [D]; ``reseed`` starts a new sampling stream."""
+        """Restore a snapshot and return its observation [D]; ``reseed`` starts a new sampling stream.
+
+        Human mode goes on in a new line, and prints what is written after the snapshot.
+        """
+        running = self.episodes.running(0)
         observation: np.ndarray = self.episodes.restore([0], [state], None if reseed is None else [reseed])[0]
         if self.render_mode == "html":
             self._log = self._log or EpisodeLog(self.episodes, 0, Words())
             self._log.rewound()
+        if self.render_mode == "human":
+            print(end="\n" if running else "", flush=True)
+            self._shown = transcript(self.episodes, 0)
         return observation
 
     def render(self) -> str | np.ndarray | None:

@@ -18,6 +18,7 @@ from cola_envs.answers import Answers, OnTaskError
 from cola_envs.backbone import Backbone, DeferringSession, Session
 from cola_envs.checks import ActionCheck, Actions, check_rows, check_seeds, check_settings
 from cola_envs.fields import Info
+from cola_envs.order import order_of
 from cola_envs.prompts import FormatName, Shots
 from cola_envs.segments import StopStrings
 from cola_envs.spaces import masked
@@ -260,6 +261,12 @@ class Episodes:
             for row, prompt, seed, problem in zip(rows, prompts, seeds, problems, strict=True)
         ]
         return self._load(rows, fresh, observe)
+
+    def restart_order(self) -> None:
+        """Where problems are played in order, start again with the first; else do nothing."""
+        order = order_of(self.tasks)
+        if order is not None:
+            order.restart()
 
     def snapshot(self, row: int) -> State:
         """The row's state, for :meth:`restore` into any row."""

@@ -18,7 +18,8 @@ def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[Info]) -> Ba
 
     Each key gives an array of length ``num_envs`` and a mask ``_key`` of the rows that have it. Numbers give
     an array of a type that holds them all (Gymnasium takes the first row's type, which rounds later floats
-    to ints), arrays of equal shape are stacked, dicts nest, and everything else stays an object.
+    to ints), arrays of equal shape are stacked, dicts nest, and everything else stays an object, also numbers
+    that no type holds without rounding.
     """
     columns: dict[str, tuple[list[int], list[object]]] = {}
     for row, info in zip(rows, infos, strict=True):
@@ -33,8 +34,8 @@ def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[Info]) -> Ba
         mask = np.zeros(num_envs, dtype=bool)
         mask[where] = True
         kinds = set(map(type, values))
-        if all(issubclass(kind, (int, float, np.number, np.bool_)) for kind in kinds):
-            numbers = np.array(values)
+        numbers = _numbers(values, kinds)
+        if numbers is not None:
             if len(values) == num_envs:
                 batched[key] = numbers  # rows come in order, so a full column is already in place
             else:
@@ -46,6 +47,22 @@ def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[Info]) -> Ba
             batched[key] = _objects(num_envs, where, values)
         batched[f"_{key}"] = mask
     return batched
+
+
+def _numbers(values: list[object], kinds: set[type]) -> np.ndarray | None:
+    """``values``, of the types ``kinds``, as an array of numbers; None if it would not hold each exactly."""
+    if not all(issubclass(kind, (int, float, np.number, np.bool_)) for kind in kinds):
+        return None
+    numbers = np.array(values)
+    whole = [issubclass(kind, (int, np.integer)) for kind in kinds]
+    if numbers.dtype.kind in "biu" or not any(whole):
+        return numbers  # only integers among floats are ever rounded
+    if all(whole) or numbers.dtype == object:
+        return None
+    # Python compares integers with floats exactly; NumPy's would be rounded first.
+    integers = [int(value) if isinstance(value, (int, np.integer)) else None for value in values]
+    pairs = zip(integers, numbers.tolist(), strict=True)
+    return numbers if all(integer in (None, number) for integer, number in pairs) else None
 
 
 def _objects(num_envs: int, where: list[int], values: list[object]) -> np.ndarray:

@@ -15,7 +15,10 @@ from typing import Any, BinaryIO
 
 #: A JSON object.
 JsonObject = dict[str, Any]
+#: The first bytes of a gzip file.
+GZIP = b"\x1f\x8b"
 _CHUNK = 1 << 16  # bytes of a compressed file per read
+_MARK = "\ufeff"  # a byte order mark, which some programs write in front of UTF-8 text
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,12 @@ def decoded(raw: bytes, where: str) -> str:
 
 
 def parsed(raw: bytes, where: str) -> Any:
-    """Parse a JSON value.
+    """Parse a JSON value; a byte order mark in front of it is left out.
 
     Raises:
         ValueError: for other bytes, with ``where`` in the message.
     """
-    text = decoded(raw, where)
+    text = decoded(raw, where).removeprefix(_MARK)
     try:
         return json.loads(text)
     except ValueError as error:
@@ -87,28 +90,29 @@ def lines(path: Path) -> Iterator[Line]:
         ValueError: for a damaged compressed file, with the number of the last line before the damage.
     """
     with path.open("rb") as file:
-        if path.suffix == ".gz":
-            yield from _unpacked(file, path)
-            return
-        end = 0
-        for number, raw in enumerate(file, 1):
-            end += len(raw)
-            yield Line(number, raw, end)
+        yield from _unpacked(file, path) if path.suffix == ".gz" else _plain(file)
 
 
 def read(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield the value of each line, with file and line number for error messages; blank lines are skipped.
 
+    A file is compressed if its first bytes say so, whatever its name; a byte order mark is left out.
+
     Raises:
         ValueError: for a line that is not JSON, with file and line, and for a truncated compressed file.
     """
-    line = None
-    for line in lines(path):
-        if line.raw.strip():
-            where = f"{path}, line {line.number}"
-            yield where, parsed(line.raw, where)
-    if path.suffix == ".gz" and path.stat().st_size != (line.end if line else 0):
-        raise ValueError(f"{path} is truncated after line {line.number if line else 0}")
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+        file.seek(0)
+        for line in _unpacked(file, path, whole=True) if packed else _plain(file):
+            if not blank(line.raw):
+                where = f"{path}, line {line.number}"
+                yield where, parsed(line.raw, where)
+
+
+def blank(raw: bytes) -> bool:
+    """Whether a line holds nothing but spaces and a byte order mark."""
+    return not raw.removeprefix(_MARK.encode()).strip()
 
 
 def records(path: Path, check: Callable[[Any, int], None]) -> Iterator[tuple[Line, Any]]:
@@ -185,8 +189,16 @@ def repacked(path: Path, last: int) -> bytes:
     return content.getvalue()
 
 
-def _unpacked(file: BinaryIO, path: Path) -> Iterator[Line]:
-    number, rest = 0, b""
+def _plain(file: BinaryIO) -> Iterator[Line]:
+    end = 0
+    for number, raw in enumerate(file, 1):
+        end += len(raw)
+        yield Line(number, raw, end)
+
+
+def _unpacked(file: BinaryIO, path: Path, whole: bool = False) -> Iterator[Line]:
+    """The lines of a gzip file; with ``whole``, ValueError behind the last line of a truncated one."""
+    number, rest, truncated = 0, b"", False
     end: int | None = None
     # A line is held back until it is known whether it is the last of its member.
     pending: Line | None = None
@@ -201,6 +213,8 @@ def _unpacked(file: BinaryIO, path: Path) -> Iterator[Line]:
             if pending and end is not None and not rest:
                 yield replace(pending, end=end)
                 pending = None
+    except EOFError:
+        truncated = True
     except zlib.error as error:
         raise ValueError(
             f"{path} is damaged after line {number} ({error}); `gzip -dc` shows what can still be read"
@@ -209,16 +223,24 @@ def _unpacked(file: BinaryIO, path: Path) -> Iterator[Line]:
         yield pending
     if rest:
         yield Line(number + 1, rest, end)  # a whole member may end without a newline
+    if whole and truncated:
+        raise ValueError(f"{path} is truncated after line {number + bool(rest)}")
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[bytes, int | None]]:
-    """Yield uncompressed pieces of a gzip file, each with the file offset if it ends a member, else None."""
+    """Yield uncompressed pieces of a gzip file, each with the file offset if it ends a member, else None.
+
+    Raises:
+        EOFError: if the file ends within a member.
+    """
     packed = b""
     while True:
         unpacker = zlib.decompressobj(wbits=31)
         begun = False
         while not unpacker.eof:
             packed = packed or file.read(_CHUNK)
+            if not packed and begun:
+                raise EOFError
             if not packed:
                 return
             if not begun:

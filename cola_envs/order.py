@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cola_envs.checks import check_count
 from cola_envs.task import TaskBatch
 
 
@@ -14,7 +15,8 @@ class Order:
     """The order of a finite set of problems, for tasks with ``sequential=True``.
 
     Problem seed p is problem p of the set, modulo its size. Without a problem seed a row gets the next
-    problem; each problem is played once before any is repeated.
+    problem; each problem is played once before any is repeated. A problem that a call names for one row is
+    not also the next one for another row of the call.
 
     Args:
         size: number of problems in the set.
@@ -26,12 +28,20 @@ class Order:
 
     def seeds(self, problem_seeds: Sequence[int | None]) -> list[int]:
         """``problem_seeds`` with each None replaced by the next problem's."""
-        seeds = []
-        for seed in problem_seeds:
-            if seed is None:
-                seed, self._next = self._next, self._next + 1
-            seeds.append(int(seed))
-        return seeds
+        named = {int(seed) % self.size for seed in problem_seeds if seed is not None}
+        return [self._following(named) if seed is None else int(seed) for seed in problem_seeds]
+
+    def restart(self) -> None:
+        """Begin again: the next problem is the first."""
+        self._next = 0
+
+    def _following(self, named: set[int]) -> int:
+        """The next problem's seed; problems in ``named`` are passed over once and taken out of it."""
+        while (place := self._next % self.size) in named:
+            named.remove(place)
+            self._next += 1
+        self._next += 1
+        return self._next - 1
 
 
 def draw(size: int, order: Order | None, rng: np.random.Generator, problem_seed: int | None = None) -> int:
@@ -62,7 +72,7 @@ class FiniteTask(ABC):
     def __init__(self, num_rows: int, num_problems: int, sequential: bool) -> None:
         self.num_problems = num_problems
         self.order = Order(num_problems) if sequential else None
-        self._indices: list[int | None] = [None] * num_rows
+        self._indices: list[int | None] = [None] * check_count("num_rows", num_rows)
 
     @abstractmethod
     def _prompt(self, row: int) -> str:

@@ -9,6 +9,8 @@ from typing import Literal, Protocol, TypedDict, runtime_checkable
 import numpy as np
 
 from cola_envs.backbone import Tokenizer
+from cola_envs.checks import WrongType, check_list
+from cola_envs.contract import checked_text
 from cola_envs.jsonl import read
 from cola_envs.task import HasExamples
 from cola_envs.text import end_ids
@@ -187,11 +189,16 @@ def prompt_format(
     that was not tuned on it does not stop at its marker. Otherwise it is ``"plain"``.
 
     Raises:
+        TypeError: a system text that is no text, or variables that are no dict.
         ValueError: another name, a template that is missing or fails, or ``chat_template_kwargs`` without a
             template.
     """
-    if name not in (None, "plain", "chat"):
+    if name is not None and (not isinstance(name, str) or name not in ("plain", "chat")):
         raise ValueError(f"prompt_format must be 'plain' or 'chat' (None: by the model), got {name!r}")
+    if system is not None:
+        checked_text(system, "system")
+    if not isinstance(chat_template_kwargs, (Mapping, type(None))):
+        raise WrongType(f"chat_template_kwargs must be a dict or None, got {chat_template_kwargs!r:.80}")
     chat = None
     has_template = isinstance(tokenizer, ChatTokenizer) and tokenizer.has_chat_template
     if name == "chat" or (name is None and has_template):
@@ -216,7 +223,7 @@ def read_shots(shots: Shots, task: object = None) -> list[Shot]:
         FileNotFoundError: a path without a file.
         TypeError, ValueError: an example that is not two texts, the prompt non-empty; names its place.
     """
-    if isinstance(shots, int):
+    if isinstance(shots, (int, np.integer)):
         if isinstance(shots, bool) or shots < 0:
             raise ValueError(
                 f"shots must be a number from 0 on, (prompt, answer) pairs or a file, got {shots}"
@@ -235,7 +242,8 @@ def read_shots(shots: Shots, task: object = None) -> list[Shot]:
                 f"{shots} holds no worked examples: a line each, an object with the keys prompt and answer"
             )
     else:
-        given = [(f"shots[{i}]", shot) for i, shot in enumerate(shots)]
+        form = "a number, (prompt, answer) pairs or a file"
+        given = [(f"shots[{i}]", shot) for i, shot in enumerate(check_list("shots", shots, form))]
     pairs: list[Shot] = []
     for where, shot in given:
         if not (
@@ -244,6 +252,8 @@ def read_shots(shots: Shots, task: object = None) -> list[Shot]:
             raise TypeError(f"{where} must be a pair of texts (prompt, answer), got {shot!r:.80}")
         if not shot[0]:
             raise ValueError(f"{where} has an empty prompt")
+        for text in shot:
+            checked_text(text, f"a text of {where}")
         pairs.append((shot[0], shot[1]))
     return pairs
 

@@ -1,12 +1,21 @@
-"""Detect the end of a segment without decoding it at every token."""
+"""Detect the end of a segment without decoding it at every token, and read the command in it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from cola_envs.backbone import Tokenizer
+from cola_envs.checks import check_stop
 
 REPLACEMENT = "\ufffd"  # the replacement character, which a decoder writes for an incomplete character
+
+
+def command_of(text: str) -> str:
+    """The command in a segment that a newline ends: its first line, without newlines in front of it.
+
+    The token that ended the segment may hold further text after its newline.
+    """
+    return text.lstrip("\n").partition("\n")[0]
 
 
 class StopStrings:
@@ -15,14 +24,16 @@ class StopStrings:
     An id whose text does not contain the last character of a stop string cannot complete one. This is tested
     once for each id; the segment is decoded only for ids that can.
 
+    Args:
+        tokenizer: of the ids.
+        stop: non-empty strings; TypeError for anything else.
+
     Attributes:
         plain: ids that are known not to end a segment.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
-            raise TypeError(f"stop must be a tuple of non-empty strings, got {stop!r}")
-        self.stop = tuple(stop)
+        self.stop = check_stop("stop", stop)
         self.plain: set[int] = set()
         self._closing: set[int] = set()
         self._decode = tokenizer.decode

@@ -15,6 +15,7 @@ from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from cola_envs.checks import check_count, check_stop
 from cola_envs.fields import Info
 
 
@@ -150,30 +151,44 @@ class EachRow:
     Raises:
         TypeError: if the factory returns something that is not a task, or ``stop`` is not a tuple of strings.
         ValueError: if the factory returns the same object for several rows, or their stop strings differ.
+            Tasks that were made before an error are closed.
     """
 
     def __init__(self, factory: Callable[[], Task], num_rows: int) -> None:
-        self.tasks = [factory() for _ in range(num_rows)]
-        for task in self.tasks:
-            if not (callable(getattr(task, "reset", None)) and callable(getattr(task, "step", None))):
-                raise TypeError(
-                    f"task factory {factory!r} returned {task!r}, which has no reset(rng) and step(text); "
-                    "pass a callable that returns a cola_envs.Task, e.g. the class itself"
-                )
-        if len({id(task) for task in self.tasks}) < num_rows:
-            raise ValueError(
-                f"task factory {factory!r} returned one task for several rows; return a new one at each call"
-            )
-        stop = getattr(self.tasks[0], "stop", ())
-        if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
-            raise TypeError(f"task.stop must be a tuple of non-empty strings, got {stop!r}")
-        self.stop = tuple(stop)
+        num_rows = check_count("num_rows", num_rows)
+        self.tasks: list[Task] = []
+        try:
+            for _ in range(num_rows):
+                self._add(factory)
+        except BaseException as error:
+            try:
+                self.close()
+            except Exception as other:
+                error.add_note(f"closing the tasks made before raised {type(other).__name__}: {other}")
+            raise
         self.plain_frame: tuple[str, str] = getattr(self.tasks[0], "plain_frame", ("", ""))
-        if any(tuple(getattr(task, "stop", ())) != self.stop for task in self.tasks):
-            raise ValueError(f"every row's task must have the same stop strings, {self.stop!r}")
         self._origin: list[Mapping[str, object] | None] = [None] * num_rows
         self._segments: list[list[str]] = [[] for _ in range(num_rows)]
         self._digests: list[int] = [0] * num_rows  # of the row's prompt and turns in this episode
+
+    def _add(self, factory: Callable[[], Task]) -> None:
+        """Make and check the task of the next row."""
+        task = factory()
+        if any(task is other for other in self.tasks):
+            raise ValueError(
+                f"task factory {factory!r} returned one task for several rows; return a new one at each call"
+            )
+        self.tasks.append(task)
+        if not (callable(getattr(task, "reset", None)) and callable(getattr(task, "step", None))):
+            raise TypeError(
+                f"task factory {factory!r} returned {task!r}, which has no reset(rng) and step(text); "
+                "pass a callable that returns a cola_envs.Task, e.g. the class itself"
+            )
+        stop = check_stop("task.stop", getattr(task, "stop", ()))
+        if len(self.tasks) == 1:
+            self.stop = stop
+        elif stop != self.stop:
+            raise ValueError(f"every row's task must have the same stop strings, {self.stop!r}")
 
     def worked_example(self, rng: np.random.Generator) -> tuple[str, str]:
         """An example of the rows' task.
@@ -196,7 +211,8 @@ class EachRow:
     def _begin(self, row: int, rng: np.random.Generator) -> str:
         self._segments[row] = []
         prompt = self.tasks[row].reset(rng)
-        self._digests[row] = zlib.crc32(str(prompt).encode())
+        # The caller raises for a prompt that is not Unicode text.
+        self._digests[row] = zlib.crc32(str(prompt).encode(errors="surrogatepass"))
         return prompt
 
     def _step(self, row: int, text: str) -> Turn:
@@ -250,6 +266,13 @@ class EachRow:
             )
 
     def close(self) -> None:
+        """Close every row's task that has ``close()``; then raise the first error of them, if any."""
+        failed: Exception | None = None
         for task in self.tasks:
-            if hasattr(task, "close"):
-                task.close()
+            try:
+                if hasattr(task, "close"):
+                    task.close()
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from cola_envs.build import build_episodes, check_render_mode, repeatable, resolved_spec, twin_id
-from cola_envs.checks import Actions, Options, check_options
+from cola_envs.checks import Actions, Options, check_count, check_list, check_options
 from cola_envs.episodes import Episodes, Stepped
 from cola_envs.fields import Info
 from cola_envs.infos import Batched, batch_infos
@@ -45,7 +45,12 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     ``reset`` takes ``seed`` (an int s gives row i the seed s + i; a list gives one seed for each row; None
     continues from the row's last episode) and the options ``problem_seed`` (one int for all rows, which gives
-    all the same problem, or a list) and ``reset_mask`` ([N] bool). Pickling works as for ``CoLAEnv``.
+    all the same problem, or a list) and ``reset_mask`` ([N] bool). With a task's ``sequential=True`` the rows
+    of a reset take the next problems of the set, in their order; a reset that gives each of its rows a seed
+    starts the order again, so that its first row has the set's first problem.
+
+    Pickling works as for ``CoLAEnv``. ``close`` ends the task's processes; ``reset`` and
+    ``restore`` start them again.
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium's own form)
@@ -68,7 +73,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self._settings = repeatable(settings)
-        self.episodes: Episodes = build_episodes(num_envs, **self._settings)
+        self.episodes: Episodes = build_episodes(check_count("num_envs", num_envs), **self._settings)
         self.num_envs = self.episodes.num_rows
         self.single_action_space = self.episodes.action_space
         self.single_observation_space = self.episodes.observation_space
@@ -101,7 +106,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(self, *, seed: Seeds = None, options: Options | None = None) -> tuple[np.ndarray, Batched]:
         options = check_options(options, ("problem_seed", "reset_mask"))
         rows = self._masked_rows(options.get("reset_mask"))
-        if isinstance(seed, (int, np.integer)):
+        if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
             super().reset(seed=int(seed))
             seeds: list[int | None] = [int(seed) + row for row in self._all]
         else:
@@ -109,12 +114,11 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         problem = options.get("problem_seed")
         group = isinstance(problem, (int, np.integer))
         problems = self._each("problem_seed", [problem] * self.num_envs if group else problem)
-        self.episodes.reset(
-            rows,
-            [self._seed(row, seeds[row]) for row in rows],
-            [problems[row] for row in rows],
-            observe=False,
-        )
+        self.closed = False  # or the next close() would do nothing, and leave the task's processes
+        chosen = [self._seed(row, seeds[row]) for row in rows]
+        if all(seeds[row] is not None for row in rows):
+            self.episodes.restart_order()
+        self.episodes.reset(rows, chosen, [problems[row] for row in rows], observe=False)
         return self._observe(self._all), batch_infos(self.num_envs, rows, self.episodes.reset_infos(rows))
 
     def step(self, actions: Actions) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
@@ -215,6 +219,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         ``reseed``, one seed for each row, starts new sampling streams.
         """
+        self.closed = False
         return self.episodes.restore(self._all if rows is None else rows, states, reseed)
 
     def render(self) -> tuple[str | np.ndarray, ...] | None:
@@ -246,9 +251,11 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         last = self.episodes.seed(row)
         return int(self.np_random.integers(2**53)) if last is None else next_seed(last)
 
-    def _each(self, name: str, values: Sequence[int | None] | None) -> list[int | None]:
+    def _each(self, name: str, values: object) -> list[int | None]:
         """``values`` as a list with one entry for each row, None by default."""
-        values = [None] * self.num_envs if values is None else list(values)
+        if values is None:
+            return [None] * self.num_envs
+        values = check_list(name, values, "an integer or a list with one value for each environment")
         if len(values) != self.num_envs:
             raise ValueError(
                 f"{name} must hold one value for each environment: got {len(values)} for {self.num_envs}"

@@ -122,3 +122,39 @@ def test_a_compressed_file_need_not_end_in_a_newline(tmp_path):
     path.write_bytes(gzip.compress(b'{"a": 1}\n{"a": 2}')[:-9])
     with pytest.raises(ValueError, match=r"is truncated after line|is not JSON"):
         list(jsonl.read(path))
+
+
+PACKED = gzip.compress(b'{"a": 1}\n')
+
+
+@pytest.mark.parametrize(
+    ("content", "values"),
+    [
+        (gzip.compress(b""), []),
+        (PACKED + b"\0" * 100, [1]),
+        (PACKED + gzip.compress(b""), [1]),
+        (PACKED + gzip.compress(b"") + b"\0" * 100 + PACKED, [1, 1]),
+        (gzip.compress(b'{"a": 1}') + gzip.compress(b"") + b"\0", [1]),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl"])
+def test_a_whole_compressed_file_is_read_whatever_its_end_and_name(content, values, name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert [value["a"] for _, value in jsonl.read(path)] == values
+
+
+@pytest.mark.parametrize("size", [3, 10, len(PACKED) - 1, len(PACKED) + 5, 2 * len(PACKED) - 1])
+def test_a_file_that_ends_within_a_member_is_truncated(size, tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes((PACKED + PACKED)[:size])
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz is truncated after line [0-2]$"):
+        list(jsonl.read(path))
+
+
+def test_a_byte_order_mark_in_front_of_a_line_is_left_out(tmp_path):
+    mark, path = b"\xef\xbb\xbf", tmp_path / "a.jsonl"
+    path.write_bytes(mark + b"1\n2\n" + mark + b"3\n" + mark + b"\n")  # two files joined
+    assert [value for _, value in jsonl.read(path)] == [1, 2, 3]
+    path.write_bytes(mark + b'{"a": 1}')
+    assert jsonl.read_object(path, "a") == {"a": 1}

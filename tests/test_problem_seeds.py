@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from itertools import count
@@ -11,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from cola_agents import GRPO, RLOO, ReMax
 from cola_agents.evaluation.run import evaluate
@@ -94,11 +96,55 @@ def test_in_order_a_problem_seed_is_a_place_and_without_one_the_next_is_taken(or
     assert len(set(first)) == 4
     env.reset(seed=0, options={"problem_seed": 2})
     assert prompts(env) == [first[2]] * 4
-    env.reset(seed=0, options={"problem_seed": [7, None, 5, None]})
+    env.reset(seed=0)
+    env.reset(options={"problem_seed": [7, None, 5, None]})
     fifth = prompts(env)[1]
     assert fifth not in first, "what was given did not count"
-    assert prompts(env) == [first[2], fifth, first[0], first[0]]
-    assert [env.episodes.problem_seed(row) for row in range(4)] == [7, 4, 5, 5]
+    assert prompts(env) == [first[2], fifth, first[0], first[1]], "row 3 got what another row had"
+    assert [env.episodes.problem_seed(row) for row in range(4)] == [7, 4, 5, 6]
+
+
+def test_in_order_a_seed_starts_again_and_a_reset_without_one_goes_on(ordered):
+    env = ordered
+    env.reset(seed=0)
+    first = prompts(env)
+    env.reset()
+    fifth = prompts(env)[0]
+    assert fifth not in first
+    assert prompts(env) == [fifth, *first[:3]]
+    for seed in (0, 9, [3, 1, 4, 1]):
+        env.reset(seed=seed)
+        assert prompts(env) == first
+    env.reset(seed=[7, None, 7, 7])
+    assert prompts(env) == [fifth, *first[:3]], "one row has no seed: the order goes on"
+
+
+def test_in_order_a_masked_reset_with_seeds_starts_again_in_its_first_row():
+    env = make("CoLA-Math500-v0", autoreset_mode="disabled")
+    env.reset(seed=0)
+    first = prompts(env)
+    mask = np.array([False, True, False, True])
+    env.reset(seed=0, options={"reset_mask": mask})
+    assert prompts(env) == [first[0], first[0], first[2], first[1]]
+    env.reset(options={"reset_mask": ~mask})
+    assert prompts(env)[::2] == [first[2], first[3]]
+
+
+@SEQUENTIAL
+def test_in_order_a_single_environment_keeps_gymnasiums_rules(env_id):
+    kwargs: Any = {**LISTED[env_id], "sequential": True, "max_tokens": 4, "model": FakeBackbone("latent")}
+    env: Any = gym.make(env_id, **kwargs).unwrapped
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*A Box observation space m..imum value is.*")
+        check_env(env, skip_render_check=True)
+    first = env.reset(seed=0)[1]["prompt"]
+    second, third = (env.reset()[1]["prompt"] for _ in range(2))
+    assert len({first, second, third}) == 3
+    assert env.reset(seed=1)[1]["prompt"] == first
+    state = env.snapshot()
+    assert env.reset()[1]["prompt"] == second
+    env.restore(state)
+    assert env.reset()[1]["prompt"] == third
 
 
 @SEQUENTIAL
@@ -233,6 +279,15 @@ def test_texts_that_change_from_play_to_play_are_no_fault_of_a_task_that_says_so
 
 
 def test_the_order_counts_only_what_nobody_chose():
+    order = Order(4)
+    assert order.seeds([7, np.int64(2)]) == [7, 2]
+    assert order.seeds([None, None]) == [0, 1]
+
+
+def test_the_order_passes_over_what_the_call_names_once():
     order = Order(3)
-    assert order.seeds([None, 7, None, np.int64(2), None, None]) == [0, 7, 1, 2, 2, 3]
+    assert order.seeds([0, None]) == [0, 1]
+    order.restart()
+    assert order.seeds([None, 7, None, np.int64(2), None, None]) == [0, 7, 3, 2, 4, 5]
+    assert Order(1).seeds([0, None, None]) == [0, 1, 2]
     assert order_of(Batch(1)) is None

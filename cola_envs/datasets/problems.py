@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cola_envs import jsonl
+from cola_envs.checks import check_list
+from cola_envs.contract import checked_text
 from cola_envs.datasets.catalogue import DataFile, identify
 from cola_envs.grading.extract import MAX_LENGTH, MAX_NESTING, extract_boxed, unreadable
 
@@ -62,14 +64,17 @@ def given_problems(problems: str | Path | Iterable[Mapping[str, object]]) -> Pro
 
     Raises:
         FileNotFoundError: if there is no such file on this machine.
-        ValueError: for another argument, or an item that is not a problem.
+        ValueError: for another argument, an item that is not a problem, or no problems.
     """
     if isinstance(problems, str | Path):
-        return _named_file(str(problems))
-    if isinstance(problems, Mapping | bytes) or not isinstance(problems, Iterable):
-        raise ValueError(f"problems must be a path or an iterable of mappings, got {type(problems).__name__}")
-    items = [checked(item, f"problems[{i}]", f"problems/{i}") for i, item in enumerate(problems)]
-    return Problems("problems", None, items)
+        given = _named_file(str(problems))
+    else:
+        listed = check_list("problems", problems, "a path or an iterable of mappings")
+        items = [checked(item, f"problems[{i}]", f"problems/{i}") for i, item in enumerate(listed)]
+        given = Problems("problems", None, items)
+    if not given.items:
+        raise ValueError(f"{given.name} holds no problem")
+    return given
 
 
 def _named_file(name: str) -> Problems:
@@ -94,7 +99,7 @@ def read_plain(path: Path) -> bytes:
         ValueError: for a damaged gzip file.
     """
     raw = path.read_bytes()
-    if raw[:2] != b"\x1f\x8b":
+    if not raw.startswith(jsonl.GZIP):
         return raw
     try:
         return gzip.decompress(raw)
@@ -117,7 +122,7 @@ def read_problems(path: Path) -> Problems:
     items: list[Item] = []
     unanswered = 0
     for number, line in enumerate(raw.split(b"\n"), start=1):
-        if not line.strip():
+        if jsonl.blank(line):
             continue
         where = f"{path}, line {number}"
         item = jsonl.parsed(line, where)
@@ -175,11 +180,16 @@ def checked(item: object, where: str, unique_id: str) -> Item:
     if not isinstance(item, Mapping):
         raise ValueError(f"{where}: a problem must be an object with problem and answer, got {item!r:.80}")
     for name in ("problem", "question", "answer", "solution", "subject", "type", "unique_id"):
-        if item.get(name) is not None and not isinstance(item[name], str):
+        if item.get(name) is None:
+            continue
+        if not isinstance(item[name], str):
             raise ValueError(f"{where}: the field {name!r} must be a string, got {item[name]!r:.80}")
+        checked_text(item[name], f"{where}: the field {name!r}")
     text = item.get("problem") or item.get("question")
     if not text:
         raise ValueError(f"{where}: the field 'problem' is missing; a problem has problem and answer")
+    if not text.strip():
+        raise ValueError(f"{where}: the problem is blank: {text!r:.80}")
     return {
         "problem": text,
         "answer": _gold(item, where),

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cola_envs.checks import check_count, check_number
 from cola_envs.engines.process import WorkerProcess
 from cola_envs.engines.protocol import EngineError, Failure, GameError, Opening, Reply
-from cola_envs.engines.worker import Message
+from cola_envs.engines.worker import Message, is_query
 
 #: Seconds for a worker to import and create its engine.
 START_LIMIT = 180.0
@@ -90,7 +91,7 @@ class EnginePool:
         deadline: time limit of one call of the engine, in seconds.
 
     Raises:
-        ValueError: for an invalid argument.
+        TypeError, ValueError: for an invalid argument.
         EngineError: on a system that is not POSIX.
     """
 
@@ -108,10 +109,10 @@ class EnginePool:
                 "engine must be 'module:callable' of a module that another process can import, "
                 f"got {engine!r}"
             )
-        for name, value in (("num_rows", num_rows), ("num_workers", num_workers)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        if not deadline > 0:
+        num_rows = check_count("num_rows", num_rows)
+        num_workers = None if num_workers is None else check_count("num_workers", num_workers)
+        deadline = check_number("deadline", deadline)
+        if deadline <= 0:
             raise ValueError(f"deadline must be above 0 seconds, got {deadline!r}")
         if os.name != "posix":
             raise EngineError(
@@ -122,8 +123,8 @@ class EnginePool:
             affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
             num_workers = len(affinity(0)) if affinity else os.cpu_count() or 1
         self.num_workers = min(num_rows, num_workers)
-        self.deadline = float(deadline)
-        self._settings = {"engine": engine, "kwargs": dict(kwargs or {}), "deadline": self.deadline}
+        self.deadline = deadline
+        self._settings = {"engine": engine, "kwargs": dict(kwargs or {}), "deadline": deadline}
         self._current: list[Transcript | None] = [None] * num_rows  # the state of each row
         self._held: list[Transcript | None] = [None] * num_rows  # the row's state in its worker's engine
         self._workers: dict[int, WorkerProcess] = {}
@@ -179,8 +180,13 @@ class EnginePool:
         """Call the engine's method ``name(row, *arguments)``, which must not change the game.
 
         Raises:
-            EngineError: if the engine fails; the row keeps its state.
+            GameError: for a name that is not one of the engine's queries (its public methods besides
+                ``reset``, ``step`` and ``close``), with their names, or for arguments that it does not take.
+            EngineError: if the engine fails.
+            RuntimeError: if the row has no game. The row keeps its state in all cases.
         """
+        if not isinstance(name, str) or not is_query(name):
+            raise GameError(f"{name!r} is no query of an engine")
         with self._lock:
             state = self.transcript(row)
             answer = self._run([_Job(row, state, (name, *arguments), state)])[row]
@@ -201,9 +207,13 @@ class EnginePool:
             raise RuntimeError(f"row {row} has no game; reset it first")
         return state
 
-    def restore(self, row: int, state: Transcript) -> None:
-        """Set a row's state; its commands are replayed at the row's next step."""
-        if not isinstance(state, Transcript):
+    def lost(self, row: int) -> bool:
+        """Whether the row has no game: none was begun, or its engine failed."""
+        return self._current[row] is None
+
+    def restore(self, row: int, state: Transcript | None) -> None:
+        """Set a row's state; its commands are replayed at the row's next call. None leaves it no game."""
+        if state is not None and not isinstance(state, Transcript):
             raise TypeError(f"restore takes what transcript returned, got {state!r}")
         self._current[row] = state
 

@@ -61,7 +61,7 @@ class Failure:
 
 
 class GameError(ValueError):
-    """A game that cannot be played; the engine works, and other rows continue."""
+    """A game that cannot be played, or a query that the engine does not have; other rows continue."""
 
 
 class EngineError(RuntimeError):
@@ -80,7 +80,7 @@ class Engine(Protocol[G]):
     An exception other than :class:`GameError` ends the row's episode and the worker; the pool starts another
     worker and replays the other rows.
 
-    :meth:`EnginePool.query` can call further methods whose first argument is ``row``.
+    :meth:`EnginePool.query` can call further public methods whose first argument is ``row``.
     """
 
     def reset(self, row: int, game: G) -> Opening:

@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from cola_envs.checks import check_game_settings
+from cola_envs.checks import check_count, check_game_settings
 from cola_envs.engines.pool import EnginePool, Transcript
 from cola_envs.engines.protocol import Failure, Opening, Reply
 from cola_envs.fields import Info
 from cola_envs.order import Order, draw
+from cola_envs.segments import command_of
 from cola_envs.task import Turn
 
 #: No space follows, because most tokenizers put a space at the front of the next word: a text that ends in a
@@ -35,7 +36,7 @@ class Game:
 
 @dataclass
 class _Row:
-    """A row's game and counts; ``transcript`` is set only in snapshots of unfinished games."""
+    """A row's game and counts; ``transcript`` is set only in snapshots, of games that were not lost."""
 
     game: Game
     info: Info
@@ -51,12 +52,13 @@ class EngineTask:
     **Prompt.** The engine's opening (goal and first observation); with ``admissible="list"`` a line
     ``Commands:`` with the admissible commands, separated by commas; a newline and ``>``.
 
-    **Actions.** A command, ended by a newline: the text before the first newline, without surrounding spaces.
-    A segment that ends without a newline (end of text, token budget) is a command too.
+    **Actions.** A command, ended by a newline, without surrounding spaces. Newlines in front of it do not
+    count, nor does what the token that ends it holds after the newline. A segment that ends without a newline
+    (end of text, token budget) is a command too.
 
     **Observation.** The engine's response, with ``admissible="list"`` the line ``Commands:``, a newline and
-    ``>``. If the agent wrote no newline, one is put before the response. After the last command there is only
-    the response.
+    ``>``. If the agent's text does not end in a newline, one is put before the response. After the last
+    command there is only the response.
 
     **Reward.** The engine's reward for the command, less ``invalid_penalty`` for one that it did not
     understand.
@@ -106,7 +108,10 @@ class EngineTask:
         sequential: bool = False,
         info: Mapping[str, object] | None = None,
     ) -> None:
-        check_game_settings(max_commands=max_commands, invalid_penalty=invalid_penalty, admissible=admissible)
+        num_rows = check_count("num_rows", num_rows)
+        self.max_commands, self.invalid_penalty = check_game_settings(
+            max_commands=max_commands, invalid_penalty=invalid_penalty, admissible=admissible
+        )
         if pool.num_rows < num_rows:
             raise ValueError(
                 f"the pool has {pool.num_rows} rows and the task {num_rows}: make a pool with as many rows"
@@ -118,8 +123,6 @@ class EngineTask:
                 raise ValueError("games is empty: pass at least one game")
             self.num_problems = len(games)
         self.pool = pool
-        self.max_commands = max_commands
-        self.invalid_penalty = float(invalid_penalty)
         self.admissible = admissible
         self._games = games
         self.order = Order(len(games)) if sequential and not callable(games) else None
@@ -151,7 +154,7 @@ class EngineTask:
         for row in rows:
             if self._row(row).over:
                 raise RuntimeError(f"the game in row {row} is over; reset it first")
-        commands = [text.partition("\n")[0].strip() for text in texts]
+        commands = [command_of(text).strip() for text in texts]
         replies = self.pool.step(rows, commands)
         return [self._turn(*each) for each in zip(rows, texts, commands, replies, strict=True)]
 
@@ -163,7 +166,7 @@ class EngineTask:
     def snapshot(self, row: int) -> object:
         """The row's game, its counts and its commands so far."""
         state = self._row(row)
-        transcript = None if state.over else self.pool.transcript(row)
+        transcript = None if state.over and self.pool.lost(row) else self.pool.transcript(row)
         return replace(state, info=dict(state.info), transcript=transcript)
 
     def restore(self, row: int, state: object) -> None:
@@ -171,11 +174,14 @@ class EngineTask:
         if not isinstance(state, _Row):
             raise TypeError(f"restore takes what snapshot returned, got {state!r}")
         self._rows[row] = replace(state, info=dict(state.info), transcript=None)
-        if state.transcript is not None:
-            self.pool.restore(row, state.transcript)
+        self.pool.restore(row, state.transcript)
 
     def query(self, row: int, name: str, *arguments: object) -> object:
-        """Call a method of the engine on the row's current game; see :meth:`EnginePool.query`."""
+        """Call a method of the engine on the row's current game; see :meth:`EnginePool.query`.
+
+        Raises:
+            RuntimeError: for a game that was lost because its engine failed.
+        """
         return self.pool.query(row, name, *arguments)
 
     def close(self) -> None:
@@ -200,7 +206,7 @@ class EngineTask:
         if state.over:
             fields["success"] = reply.success
         return Turn(
-            text=feedback if "\n" in text else "\n" + feedback,
+            text=feedback if text.endswith("\n") else "\n" + feedback,
             reward=reply.reward - (0.0 if reply.valid else self.invalid_penalty),
             done=reply.done,
             truncated=cut,

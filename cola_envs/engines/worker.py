@@ -17,6 +17,7 @@ Pickles are safe here: both sides belong to this package, and the parent chose t
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pickle
 import signal
@@ -24,6 +25,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,6 +76,33 @@ def _alarm(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
+def is_query(name: str) -> bool:
+    """Whether an engine's method of this name may be called as a query."""
+    return not name.startswith("_") and name not in ("reset", "step", "close")
+
+
+def _method(engine: Engine[Any], name: str, row: int, arguments: list[Any]) -> Callable[..., Any]:
+    """The engine's method ``name``; GameError for a query that it does not have, or not so called."""
+    from cola_envs.engines.protocol import GameError
+
+    if not is_query(name):
+        found: Callable[..., Any] = getattr(engine, name)
+        return found
+    kind = type(engine).__name__
+    # Methods of the class: a property would be executed.
+    queries = [n for n in dir(type(engine)) if is_query(n) and callable(getattr(type(engine), n))]
+    if name not in queries:
+        raise GameError(f"{kind} has no query {name!r}; it has {', '.join(queries) or 'none'}")
+    found = getattr(engine, name)
+    try:
+        inspect.signature(found).bind(row, *arguments)
+    except TypeError as error:
+        raise GameError(
+            f"the query {name!r} of {kind} does not take {tuple(arguments)!r}: {error}"
+        ) from error
+    return found
+
+
 def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
@@ -87,7 +116,7 @@ def _work(engine: Engine[Any], job: tuple[int, list[Message]], deadline: float, 
     try:
         for number, (name, *arguments) in enumerate(calls, 1):
             _alarm(deadline + _GRACE)
-            value = getattr(engine, name)(row, *arguments)
+            value = _method(engine, name, row, arguments)(row, *arguments)
             if number < len(calls):
                 _send(outgoing, ("alive",))
         message = frame(("done", value, time.perf_counter() - wall, time.process_time() - cpu))

@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from cola_envs.checks import check_choice, check_list
 from cola_envs.household import problem, tables
 from cola_envs.household.tables import CLEANABLE, CONTAINS, COOLABLE, HEATABLE, LAMP, ROOMS
 
@@ -81,26 +82,31 @@ class HouseholdGame:
         }
 
 
-def check_generator_settings(*, split: str, level: int, task_types: Sequence[str]) -> None:
+def check_generator_settings(
+    *, split: str, level: int, task_types: Sequence[str]
+) -> tuple[int, tuple[str, ...]]:
     """Check the arguments of :func:`generate`.
+
+    Returns:
+        ``level`` as Python's integer, and ``task_types`` as a tuple.
 
     Raises:
         ValueError: for an unknown split, level or task type, or no task types.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
-    if level not in LEVELS or isinstance(level, bool):
-        raise ValueError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level!r}")
-    check_task_types(task_types)
+    check_choice("split", split, SPLITS)
+    return check_choice("level", level, LEVELS), check_task_types(task_types)
 
 
-def check_task_types(task_types: Sequence[str]) -> None:
-    """Raise ValueError for an unknown task type, or no task types."""
-    if isinstance(task_types, str) or not task_types:
-        raise ValueError(f"task_types must be a sequence of at least one task type, got {task_types!r}")
-    for name in task_types:
+def check_task_types(task_types: Sequence[str]) -> tuple[str, ...]:
+    """``task_types`` as a tuple; ValueError for an unknown task type, or no task types."""
+    form = "a sequence of at least one task type"
+    names = check_list("task_types", task_types, form)
+    if not names:
+        raise ValueError(f"task_types must be {form}, got {task_types!r}")
+    for name in names:
         if name not in TASK_TYPES:
             raise ValueError(f"unknown task type {name!r}; the six are {', '.join(TASK_TYPES)}")
+    return tuple(str(name) for name in names)  # of NumPy's strings too: games are hashed by their repr
 
 
 def generate(
@@ -122,7 +128,7 @@ def generate(
     Raises:
         ValueError: see :func:`check_generator_settings`.
     """
-    check_generator_settings(split=split, level=level, task_types=task_types)
+    level, task_types = check_generator_settings(split=split, level=level, task_types=task_types)
     while True:
         task_type = task_types[int(rng.integers(len(task_types)))]
         room = _pick(rng, _rooms_for(task_type))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cola_envs.checks import check_game_settings
+from cola_envs.checks import WrongType, check_choice, check_game_settings, check_list
 from cola_envs.engines import EnginePool, EngineTask, Game, GameError
 from cola_envs.engines.versions import engine_versions
 from cola_envs.household import SPLITS, TASK_TYPES
@@ -146,8 +146,7 @@ def split_folder(data: str | Path | None, split: str) -> Path:
         FileNotFoundError: if there is none, with the variable to set and the command to run.
         ValueError: for an unknown split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
+    check_choice("split", split, SPLITS)
     root = data if data is not None else os.environ.get("ALFWORLD_DATA")
     cure = (
         "run `alfworld-download` (it comes with pip install 'cola-rl[alfworld]') and set the environment "
@@ -169,9 +168,14 @@ def list_games(folder: Path, task_types: Sequence[str], keep: Sequence[str] | No
         GameError: for a file that cannot be read or is not a game, or one outside the folder.
         ValueError: for an unknown task type or id, or no games.
     """
-    check_task_types(task_types)
-    if isinstance(keep, str):
-        raise ValueError(f"games must be a sequence such as [{keep!r}], got {keep!r}")
+    task_types = check_task_types(task_types)
+    if keep is not None:
+        keep = check_list("games", keep, "a sequence of ids")
+        if not keep:
+            raise ValueError("games is empty: pass at least one id, or None for all games of the split")
+        for name in keep:
+            if not isinstance(name, str):
+                raise WrongType(f"games must hold ids, two folders each, got {name!r:.80}")
     if keep is None:
         ids = sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob("traj_data.json"))
     else:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cola_envs.checks import check_choice
+from cola_envs.checks import check_choice, check_list
 from cola_envs.fields import Info
 from cola_envs.grading.extract import extract_boxed
 from cola_envs.task import Turn
@@ -28,7 +28,7 @@ Split = Literal["train", "test"]
 KINDS = ("sum", "product", "equation")
 ALL_KINDS = (*KINDS, *arithmetic_kinds.GENERATORS)
 LEVELS = (1, 2, 3, 4, 5)
-SPLITS = ("train", "test")
+SPLITS: tuple[Split, ...] = ("train", "test")
 #: One canonical question in TEST_SHARE belongs to the test split.
 TEST_SHARE = 4
 
@@ -64,7 +64,7 @@ def generate(seed: int, *, level: int = 1, split: Split = "train", kinds: tuple[
     Raises:
         ValueError: for an unknown level, kind or split.
     """
-    _check(level, split, kinds)
+    level, split, kinds = _checked(level, split, kinds)
     # random.Random takes integers of any size; a string seed would be hashed through sha512, at 5 us.
     draw = random.Random(seed * 64 + level * 8 + 1).random
     while True:
@@ -85,16 +85,25 @@ def problems(
         origin += 1
 
 
-def _check(level: int, split: str, kinds: tuple[str, ...]) -> None:
-    check_choice("level", level, LEVELS)
-    check_choice("split", split, SPLITS)
-    if not kinds or any(kind not in ALL_KINDS for kind in kinds):
-        raise ValueError(f"kinds {kinds!r} must be a non-empty selection of {ALL_KINDS}")
+def _checked(level: int, split: str, kinds: tuple[str, ...]) -> tuple[int, Split, tuple[str, ...]]:
+    """The settings as Python's own integer and strings; ValueError for an unknown one."""
+    level, checked = check_choice("level", level, LEVELS), check_choice("split", split, SPLITS)
+    listed = [kinds] if isinstance(kinds, str) else check_list("kinds", kinds, "a sequence such as ('sum',)")
+    kinds = tuple(str(kind) for kind in listed)
+    unknown = [kind for kind in kinds if kind not in ALL_KINDS]
+    if unknown or not kinds:
+        wrong = f"unknown kind {unknown[0]!r}" if unknown else "no kind"
+        raise ValueError(f"{wrong} in kinds={kinds!r}; the kinds are {', '.join(ALL_KINDS)}")
+    return level, checked, kinds
+
+
+def set_hash(level: int, split: Split, kinds: tuple[str, ...]) -> str:
+    """The sha256 of the first 100 questions and answers of a stream, which identifies the generators."""
+    return _set_hash(*_checked(level, split, kinds))
 
 
 @cache
-def set_hash(level: int, split: Split, kinds: tuple[str, ...]) -> str:
-    """The sha256 of the first 100 questions and answers of a stream, which identifies the generators."""
+def _set_hash(level: int, split: Split, kinds: tuple[str, ...]) -> str:
     stream = islice(problems(0, level=level, split=split, kinds=kinds), 100)
     text = "\n".join(f"{problem.question} {problem.answer}" for problem in stream)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -286,8 +295,7 @@ class ArithmeticTask:
     info: Info = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
-        _check(self.level, self.split, self.kinds)
+        self.level, self.split, self.kinds = _checked(self.level, self.split, self.kinds)
 
     def reset(self, rng: np.random.Generator) -> str:
         seed = int(rng.integers(1 << 62))

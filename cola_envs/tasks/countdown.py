@@ -83,7 +83,7 @@ def generate(seed: int, *, difficulty: int = 1, split: Split = "train") -> Puzzl
     Raises:
         ValueError: for an unknown difficulty or split.
     """
-    check_choice("difficulty", difficulty, SHAPES)
+    difficulty = check_choice("difficulty", difficulty, SHAPES)
     check_choice("split", split, SPLITS)
     count, largest, limit = SHAPES[difficulty]
     draw = random.Random(seed * 8 + difficulty).random
@@ -254,7 +254,8 @@ class CountdownTask:
     info: Info = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        generate(0, difficulty=self.difficulty, split=self.split)  # raises for an unknown setting
+        self.difficulty = check_choice("difficulty", self.difficulty, SHAPES)
+        self.split = check_choice("split", self.split, SPLITS)
 
     def reset(self, rng: np.random.Generator) -> str:
         seed = int(rng.integers(1 << 60))

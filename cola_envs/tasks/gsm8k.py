@@ -64,8 +64,6 @@ class GSM8K(ProblemSet):
     ) -> None:
         check_choice("split", split, ("train", "test"))
         source = given_problems(problems) if problems is not None else _fetched(split)
-        if not source.items:
-            raise ValueError(f"{source.name} holds no problem")
         super().__init__(num_rows, source, split=split_of(source, split), sequential=sequential)
         self._given = (source, split) if problems is not None else None
 

@@ -90,10 +90,9 @@ class Household(EngineTask):
         num_workers: int | None = None,
         deadline: float = 60.0,
     ) -> None:
-        check_generator_settings(split=split, level=level, task_types=task_types)
+        level, types = check_generator_settings(split=split, level=level, task_types=task_types)
         check_game_settings(max_commands=max_commands, invalid_penalty=invalid_penalty, admissible=admissible)
         versions = engine_versions("alfworld", "alfworld", "textworld")
-        types = tuple(task_types)
 
         def draw(rng: np.random.Generator) -> Game:
             game = generate(rng, split, level, types)

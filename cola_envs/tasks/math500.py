@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
-from cola_envs.checks import check_choice
+from cola_envs.checks import check_choice, check_count, check_list
 from cola_envs.datasets.catalogue import files_of
 from cola_envs.datasets.problems import (
     Item,
@@ -138,9 +138,11 @@ class Math500(ProblemSet):
         sequential: bool = False,
     ) -> None:
         check_choice("split", split, ("train", "test"))
-        for name, value in (("subjects", subjects), ("levels", levels)):
-            if isinstance(value, str | int):
-                raise ValueError(f"{name} must be a sequence such as [{value!r}], got {value!r}")
+        if subjects is not None:
+            subjects = check_list("subjects", subjects, "a sequence such as ['Algebra']")
+        if levels is not None:
+            levels = check_list("levels", levels, "a sequence such as [1, 2]")
+            levels = [check_count("levels", level, None) for level in levels]
         if problems is not None:
             source: Problems | None = given_problems(problems)
         else:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from cola_envs import jsonl
-from cola_envs.contract import finite_number, one_each, shown
+from cola_envs.checks import check_choice, check_list, check_number, check_stop
+from cola_envs.contract import checked_text, finite_number, one_each, shown
 from cola_envs.fields import Info
 from cola_envs.order import FiniteTask
 from cola_envs.task import Turn, answered
@@ -51,8 +52,9 @@ class Preference(FiniteTask):
     Args:
         num_rows: number of rows.
         prompts: a sequence of strings; the path of a JSONL file whose lines have a string ``prompt``; or a
-            mapping from split to such a sequence. In a plain sequence or file, one prompt in ten is a test
-            prompt, by the hash of its text, so that the split does not depend on the order.
+            mapping from split (``"train"``, ``"test"``) to such a sequence. In a plain sequence or file, one
+            prompt in ten is a test prompt, by the hash of its text, so that the split does not depend on the
+            order.
         scorer: a callable from (prompts, responses) to scores, or the path or hub id of a Hugging Face
             sequence-classification decoder with one output (:class:`cola_agents.train.reward.RewardModel`),
             which is loaded at the first score.
@@ -95,20 +97,16 @@ class Preference(FiniteTask):
                 f"CoLA-Preference needs {missing}=: gym.make(id, prompts=['Tell me ...', ...], scorer=f) "
                 "with f(prompts, responses) -> scores, or the path of a reward model as scorer"
             )
-        if isinstance(stop, str) or not all(isinstance(end, str) and end for end in stop):
-            raise TypeError(f"stop must be a tuple of non-empty strings, got {stop!r}")
-        if clamp is not None and not clamp[0] < clamp[1]:
+        self.stop = check_stop("stop", stop)
+        self.clamp = None if clamp is None else _pair("clamp", clamp, "None or (low, high)")
+        if self.clamp is not None and not self.clamp[0] < self.clamp[1]:
             raise ValueError(f"clamp must be (low, high) with low < high, got {clamp!r}")
-        self.stop = tuple(stop)
+        self.whiten = whiten if isinstance(whiten, bool) else _checked_moments(whiten)
         self.split = split
         self.prompts = _of_split(prompts, split)
         super().__init__(num_rows, len(self.prompts), sequential)
-        self.clamp = clamp
         self._score = _resolved(scorer, "scorer", device)
         self._held_out = None if held_out is None else _resolved(held_out, "held_out", device)
-        self.whiten = whiten
-        if not isinstance(whiten, bool):
-            _checked_moments(whiten)
         self._about = {
             "split": split,
             "dataset_sha256": hashlib.sha256("\0".join(self.prompts).encode()).hexdigest(),
@@ -167,12 +165,15 @@ def _of_split(prompts: object, split: str) -> list[str]:
             )
         chosen = _checked_prompts(prompts[split])
     else:
+        check_choice("split", split, ("train", "test"))
         every = _from_file(Path(prompts)) if isinstance(prompts, str | Path) else _checked_prompts(prompts)
         hashes = [hashlib.sha256(prompt.encode()).digest() for prompt in every]
         tests = [int.from_bytes(digest[:8]) % TEST_SHARE == 0 for digest in hashes]
         chosen = [
             prompt for prompt, is_test in zip(every, tests, strict=True) if is_test == (split == "test")
         ]
+        if not every:
+            raise ValueError("prompts is empty: pass at least one prompt")
     if not chosen:
         raise ValueError(
             f"no prompt is left for split {split!r}; one in {TEST_SHARE} of a plain list is a test prompt: "
@@ -187,6 +188,7 @@ def _checked_prompts(prompts: object) -> list[str]:
     for index, prompt in enumerate(prompts):
         if not (isinstance(prompt, str) and prompt):
             raise TypeError(f"prompts[{index}] must be a non-empty string, got {prompt!r:.80}")
+        checked_text(prompt, f"prompts[{index}]")
     return list(prompts)
 
 
@@ -198,6 +200,7 @@ def _from_file(path: Path) -> list[str]:
         prompt = item.get("prompt") if isinstance(item, dict) else None
         if not (isinstance(prompt, str) and prompt):
             raise ValueError(f'{where}: not {{"prompt": "..."}} with a non-empty string: {item!r:.80}')
+        checked_text(prompt, f"{where}: the prompt")
         prompts.append(prompt)
     return prompts
 
@@ -230,11 +233,17 @@ def _scores(
     return scores
 
 
-def _checked_moments(moments: Iterable[float]) -> tuple[float, float]:
-    try:
-        mean, std = (float(number) for number in moments)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"whiten must be True, False or (mean, std), got {moments!r}") from error
+def _checked_moments(moments: object) -> tuple[float, float]:
+    mean, std = _pair("whiten", moments, "True, False or (mean, std)")
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise ValueError(f"whiten=(mean, std) needs finite numbers and std > 0, got {moments!r}")
     return mean, std
+
+
+def _pair(name: str, values: object, form: str) -> tuple[float, float]:
+    """Two numbers, perhaps infinite, of the argument ``name``, whose ``form`` an error tells."""
+    pair = check_list(name, values, form)
+    if len(pair) != 2:
+        raise ValueError(f"{name} must be {form}, got {values!r:.80}")
+    first, second = (v if v in (-math.inf, math.inf) else check_number(name, v) for v in pair)
+    return float(first), float(second)

@@ -57,8 +57,6 @@ class ProblemSet(FiniteTask):
         sequential: bool = False,
         hash_first: int | None = None,
     ) -> None:
-        if num_rows < 1:
-            raise ValueError(f"num_rows must be at least 1, got {num_rows}")
         super().__init__(num_rows, len(source.items), sequential)
         self.split = split
         self.dataset = source.name

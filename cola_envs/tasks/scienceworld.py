@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from cola_envs.checks import check_choice, check_game_settings
+from cola_envs.checks import check_choice, check_count, check_game_settings, check_list
 from cola_envs.engines import EnginePool, EngineTask, Game
 from cola_envs.engines.scienceworld import check_heap, find_java
 from cola_envs.engines.versions import engine_versions
@@ -137,6 +137,7 @@ class ScienceWorld(EngineTask):
         check_game_settings(max_commands=max_commands, invalid_penalty=invalid_penalty, admissible=admissible)
         _check_simplifications(simplifications)
         check_heap(heap)
+        num_rows = check_count("num_rows", num_rows)
         if not repeatable and num_workers not in (None, num_rows):
             raise ValueError(
                 f"repeatable=False gives every row its own worker: leave out num_workers={num_workers!r}"
@@ -253,9 +254,11 @@ def _chosen_tasks(tasks: Sequence[str] | None) -> list[str]:
     known = list(numbers.values())
     if tasks is None:
         return known
-    if isinstance(tasks, str) or not len(tasks):
-        raise ValueError(f"tasks must be names such as ['find-plant'], got {tasks!r}")
-    names = [numbers.get(task, task) for task in tasks]
+    form = "names such as ['find-plant']"
+    listed = check_list("tasks", tasks, form)
+    if not listed:
+        raise ValueError(f"tasks must be {form}, got {tasks!r}")
+    names = [numbers.get(task, task) if isinstance(task, str) else task for task in listed]
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
@@ -269,17 +272,20 @@ def _chosen_variations(
 ) -> dict[str, list[int]]:
     if variations is None:
         return {name: lists[name][split] for name in names}
-    if isinstance(variations, int | str) or not len(variations):
-        raise ValueError(f"variations must be a sequence of integers such as [0, 1], got {variations!r}")
+    form = "a sequence of integers such as [0, 1]"
+    listed = check_list("variations", variations, form)
+    if not listed:
+        raise ValueError(f"variations must be {form}, got {variations!r}")
+    chosen = sorted({check_count("variations", variation, None) for variation in listed})
     for name in names:
         available = lists[name][split]
-        for variation in variations:
+        for variation in chosen:
             if variation not in available:
                 raise ValueError(
                     f"variation {variation!r} of {name!r} is not in split {split!r}, which has the "
                     f"{len(available)} from {available[0]} to {available[-1]}"
                 )
-    return {name: sorted(set(variations)) for name in names}
+    return dict.fromkeys(names, chosen)
 
 
 def _variations(pool: EnginePool) -> Variations:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cola_envs.checks import check_choice, check_game_settings
 from cola_envs.fields import Info
+from cola_envs.segments import command_of
 from cola_envs.task import Turn
 from cola_envs.tasks.arithmetic import SPLITS, Split, split_of
 
@@ -109,7 +110,7 @@ class Game:
         return [c for c, room in enumerate(self.container_rooms) if room == state.room]
 
     def admissible(self, state: State) -> list[str]:
-        """All commands that have an effect here; ``look`` is the last."""
+        """All commands that the game understands here; ``look`` is the last."""
         commands = [f"go {direction}" for direction, _ in self.exits[state.room]]
         commands += [f"take {self.items[item]}" for item in self.visible(state)]
         here = self._containers_here(state)
@@ -193,7 +194,7 @@ def generate(seed: int, *, difficulty: int = 1, split: Split = "train") -> Game:
     Raises:
         ValueError: for an unknown difficulty or split.
     """
-    check_choice("difficulty", difficulty, SHAPES)
+    difficulty = check_choice("difficulty", difficulty, SHAPES)
     check_choice("split", split, SPLITS)
     rng = random.Random(seed * 4 + difficulty)
     limit = SHAPES[difficulty].commands // 2
@@ -266,8 +267,9 @@ class TextRooms:
     With ``admissible="list"`` a line ``You can:`` with the admissible commands comes before the ``>``.
 
     **Actions.** A command, ended by a newline or the model's end-of-text token: ``go east``, ``take coin``,
-    ``open box``, ``put coin in box`` or ``look``. Case, spaces and articles do not matter. ``go`` needs an
-    exit; ``take`` an item in the room or in an open container there; ``open`` a closed container in the room;
+    ``open box``, ``put coin in box`` or ``look``. Case, spaces and articles do not matter, nor do newlines in
+    front of the command, or what the token that ends it holds after the newline. ``go`` needs an exit;
+    ``take`` an item in the room or in an open container there; ``open`` a closed container in the room;
     ``put`` a carried item and an open container in the room.
 
     **Observation.** After each command a new line with the game's response and a line with ``>``. The
@@ -279,14 +281,16 @@ class TextRooms:
     **Task types.** ``take`` an item, ``put`` an item in a container, ``open`` a locked container. All
     containers are closed at the start and may hold items. Every game can be won.
 
-    **Reward.** 1.0 when the goal is reached; ``-invalid_penalty`` for each command without effect.
+    **Reward.** 1.0 when the goal is reached; ``-invalid_penalty`` for each command that is not possible here
+    (``Nothing happens.``). ``look``, and ``open`` with the answer ``Locked.``, cost nothing.
 
     **Episode end.** Terminated when the goal is reached (``You win!``); truncated after ``max_commands``
     commands (``Time is up.``). When the token budget is spent, the text so far is the last command.
 
     **Info.** After each command ``command`` (spaces normalised), ``valid``, ``commands`` and ``invalid``
     (counts so far) and ``success``; at reset and at the end also ``task_type``, ``goal``, ``plan_length``
-    (number of commands of a shortest solution), ``difficulty``, ``split``, ``dataset`` and ``unique_id``.
+    (number of commands of a shortest solution), ``difficulty``, ``split``, ``dataset`` and ``unique_id`` (a
+    hash of the whole game, which tells games with equal openings apart).
 
     **Data and licence.** Generated; no licence applies.
 
@@ -297,7 +301,7 @@ class TextRooms:
             3 (5 to 6, 5, 3, 24). Every game can be won in half its commands.
         split: ``"train"`` or ``"test"``, which share no opening (goal and first room).
         admissible: ``"list"`` adds the admissible commands to every observation, ``"none"`` does not.
-        invalid_penalty: subtracted from the reward for each command without effect, >= 0.
+        invalid_penalty: subtracted from the reward for each command that is not possible, >= 0.
         max_commands: limit of commands in an episode; None for the difficulty's.
 
     Raises:
@@ -315,15 +319,14 @@ class TextRooms:
         invalid_penalty: float = 0.0,
         max_commands: int | None = None,
     ) -> None:
-        check_choice("difficulty", difficulty, SHAPES)
-        check_choice("split", split, SPLITS)
-        limit = SHAPES[difficulty].commands if max_commands is None else max_commands
-        check_game_settings(max_commands=limit, invalid_penalty=invalid_penalty, admissible=admissible)
-        self.difficulty = difficulty
-        self.split: Split = split
+        self.difficulty = check_choice("difficulty", difficulty, SHAPES)
+        self.split: Split = check_choice("split", split, SPLITS)
+        self.max_commands, self.invalid_penalty = check_game_settings(
+            max_commands=SHAPES[self.difficulty].commands if max_commands is None else max_commands,
+            invalid_penalty=invalid_penalty,
+            admissible=admissible,
+        )
         self.admissible = admissible
-        self.invalid_penalty = float(invalid_penalty)
-        self.max_commands = limit
         self.info: Info = {}
 
     def reset(self, rng: np.random.Generator) -> str:
@@ -347,12 +350,12 @@ class TextRooms:
             "difficulty": self.difficulty,
             "split": self.split,
             "dataset": "cola-textrooms-v0",
-            "unique_id": hashlib.sha256(game.opening.encode()).hexdigest()[:16],
+            "unique_id": hashlib.sha256(repr(game).encode()).hexdigest()[:16],
         }
         return f"{game.opening}{self._input_line()}"
 
     def step(self, text: str) -> Turn:
-        command = " ".join(text.split())
+        command = " ".join(command_of(text).split())
         result = self.game.act(self.state, command)
         self.commands += 1
         reward = 0.0

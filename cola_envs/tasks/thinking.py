@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import numpy as np
 
+from cola_envs.checks import check_number
 from cola_envs.contract import checked_text, checked_turn
 from cola_envs.fields import Info
 from cola_envs.grading.extract import extract_boxed
@@ -52,6 +52,7 @@ class ThinkingPrompt:
         answer_weight: reward for the correct answer, >= 0.
 
     Raises:
+        TypeError: for a weight that is no number, or an instruction that is no text.
         ValueError: for a weight that is negative or not finite, or if both are 0; in ``step``, if the wrapped
             task goes on after it.
     """
@@ -63,15 +64,12 @@ class ThinkingPrompt:
         format_weight: float = 1.0,
         answer_weight: float = 0.0,
     ) -> None:
-        for name, weight in (("format_weight", format_weight), ("answer_weight", answer_weight)):
-            if not (math.isfinite(weight) and weight >= 0.0):
-                raise ValueError(f"{name} must be a finite number, 0 or above, got {weight!r}")
-        if format_weight == answer_weight == 0.0:
+        self.format_weight = check_number("format_weight", format_weight, 0.0)
+        self.answer_weight = check_number("answer_weight", answer_weight, 0.0)
+        if self.format_weight == self.answer_weight == 0.0:
             raise ValueError("format_weight and answer_weight are both 0; set one above 0")
         self.task = task
-        self.instruction = instruction
-        self.format_weight = float(format_weight)
-        self.answer_weight = float(answer_weight)
+        self.instruction = checked_text(instruction, "instruction")
         self.stop = task.stop
         self.plain_frame: tuple[str, str] = ("", getattr(task, "plain_frame", ("", ""))[1])
 

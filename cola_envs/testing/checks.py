@@ -9,6 +9,7 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import gymnasium as gym
@@ -50,7 +51,7 @@ def check_task(
     tasks = EachRow(factory, len(rows))
     global_states = random.getstate(), pickle.dumps(np.random.get_state())
     alone = [_play(EachRow(factory, 1), 0, seed, texts) for seed in seeds]
-    assert alone == [_play(EachRow(factory, 1), 0, seed, texts) for seed in seeds], (
+    assert _equal(alone, [_play(EachRow(factory, 1), 0, seed, texts) for seed in seeds]), (
         "the same seed gave another episode the second time: take all randomness from the rng of reset"
     )
     assert global_states == (random.getstate(), pickle.dumps(np.random.get_state())), (
@@ -67,7 +68,7 @@ def check_task(
         "the second time: reset must clear everything",
     ):
         played = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
-        assert played == alone, f"a task played differently {problem}"
+        assert _equal(played, alone), f"a task played differently {problem}"
     _check_interleaved(tasks, alone, texts, seeds)
     for episode, seed in zip(alone, seeds, strict=True):
         _check_replays(factory, episode, texts, seed)
@@ -87,7 +88,7 @@ def _check_interleaved(
         open_rows = [
             row for row in open_rows if not together[row][-1].done and not together[row][-1].truncated
         ]
-    assert together == alone, "tasks that took turns played differently: rows must share no state"
+    assert _equal(together, alone), "tasks that took turns played differently: rows must share no state"
 
 
 def _check_replays(factory: Callable[[], Task], episode: Episode, texts: Sequence[str], seed: int) -> None:
@@ -101,7 +102,7 @@ def _check_replays(factory: Callable[[], Task], episode: Episode, texts: Sequenc
         _play_on(first, texts[cut:])
         for _ in range(2):
             second.restore(0, state)
-            assert _play_on(second, texts[cut:]) == episode[cut + 1 :], (
+            assert _equal(_play_on(second, texts[cut:]), episode[cut + 1 :]), (
                 f"a task restored after {cut} segments went on differently; "
                 "check its snapshot() and restore(state)"
             )
@@ -210,19 +211,37 @@ def _run(env: CoLAEnv, seed: int, episodes: int) -> Run:
     return played
 
 
-def _same(first: Any, second: Any) -> bool:
-    """Whether two results are equal, floats up to the 1e-5 by which batched kernels may differ."""
-    if isinstance(first, np.ndarray) and first.dtype.kind == "f":
-        return first.shape == second.shape and np.allclose(first, second, atol=1e-5, rtol=1e-5)
+def _same(first: Any, second: Any, tolerance: float = 1e-5) -> bool:
+    """Whether two results are equal, floats up to the ``tolerance`` by which batched kernels may differ.
+
+    A NaN is equal to a NaN.
+    """
+    same = partial(_same, tolerance=tolerance)
     if isinstance(first, np.ndarray):
-        return first.shape == second.shape and all(map(_same, first.tolist(), second.tolist()))
-    if isinstance(first, float):
-        return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-5) or first is second
+        if not isinstance(second, np.ndarray) or (first.shape, first.dtype) != (second.shape, second.dtype):
+            return False
+        if first.dtype.kind == "f":
+            return np.allclose(first, second, atol=tolerance, rtol=tolerance, equal_nan=True)
+        return same(first.tolist(), second.tolist())
+    if isinstance(first, Turn):
+        return isinstance(second, Turn) and same(vars(first), vars(second))
+    if isinstance(first, (float, np.floating)):
+        if not isinstance(second, (int, float, np.number)):
+            return False
+        both_nan = math.isnan(first) and second != second
+        return both_nan or math.isclose(first, second, rel_tol=tolerance, abs_tol=tolerance)
     if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(_same, first, second))
+        if not isinstance(second, type(first)) or len(first) != len(second):
+            return False
+        return all(map(same, first, second))
     if isinstance(first, dict):
-        return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
-    return bool(first == second)
+        if not isinstance(second, dict) or first.keys() != second.keys():
+            return False
+        return all(same(first[key], second[key]) for key in first)
+    return type(second) is not np.ndarray and bool(first == second)
+
+
+_equal = partial(_same, tolerance=0.0)
 
 
 def _check_seeding(env: CoLAEnv, runs: list[Run], episodes: int) -> None:
@@ -230,7 +249,7 @@ def _check_seeding(env: CoLAEnv, runs: list[Run], episodes: int) -> None:
     assert _same(again, runs[0]), "the same seed and actions gave another trajectory the second time"
     if len({run[0][0][1]["prompt"] for run in runs}) > 1:
         env.reset(seed=0, options={"problem_seed": 1})
-        assert env.reset(seed=5, options={"problem_seed": 1})[1] == runs[1][0][0][1], (
+        assert _same(env.reset(seed=5, options={"problem_seed": 1})[1], runs[1][0][0][1]), (
             "options={'problem_seed': 1} did not give the problem of seed 1"
         )
 

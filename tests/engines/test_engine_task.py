@@ -56,10 +56,13 @@ def test_admissible_commands_are_written_where_they_are_asked_for(pool: EnginePo
     assert listing.step([0], ["add 1\n"])[0].text == "Now 11.\nCommands: add 1, win\n>"
 
 
-def test_only_what_stands_before_the_first_newline_is_sent(pool: EnginePool) -> None:
+@pytest.mark.parametrize("text", ["add 1\nadd 2\n", "add 1\n>", "\nadd 1", "\n\n add 1 \n\n"])
+def test_the_first_line_is_sent_and_the_response_begins_a_line(pool: EnginePool, text: str) -> None:
     turns = task(pool, sequential=True)
     turns.reset([0], rngs(0))
-    assert turns.step([0], ["add 1\nadd 2\n"])[0].text == "Now 11.\n>"
+    turn = turns.step([0], [text])[0]
+    assert turn.info["command"] == "add 1"
+    assert turn.text == ("" if text.endswith("\n") else "\n") + "Now 11.\n>"
 
 
 def test_rewards_penalties_and_counts(pool: EnginePool) -> None:
@@ -118,6 +121,43 @@ def test_a_snapshot_goes_into_any_row_and_a_finished_one_stays_finished(pool: En
         other.restore(0, ("game 10",))
 
 
+def test_a_query_after_restore_is_about_the_restored_game(pool: EnginePool) -> None:
+    tasks = task(pool, sequential=True)
+    tasks.reset([0, 1], rngs(0, 0))
+    tasks.step([0], ["add 5\n"])
+    tasks.step([0], ["win\n"])
+    over = pickle.loads(pickle.dumps(tasks.snapshot(0)))
+    tasks.step([1], ["add 100\n"])
+    tasks.restore(1, over)
+    assert tasks.info(1)["unique_id"] == "game 10"
+    assert tasks.query(1, "total") == 15
+
+
+def test_a_lost_game_that_is_restored_has_no_query(pool: EnginePool) -> None:
+    tasks = task(pool, sequential=True)
+    tasks.reset([0, 1], rngs(0, 0))
+    tasks.step([0], ["raise\n"])
+    tasks.restore(1, tasks.snapshot(0))
+    with pytest.raises(RuntimeError, match="row 1 has no game; reset it first"):
+        tasks.query(1, "total")
+
+
+def test_a_vector_environment_that_is_reset_after_close_ends_its_processes_again() -> None:
+    env: Any = gym.make_vec("CoLA-Text-v0", num_envs=2, model=FakeBackbone(), task=make, max_tokens=8)
+    pool = env.unwrapped.episodes.tasks.pool
+    env.reset(seed=0)
+    state = env.unwrapped.snapshot()
+    for begin in (lambda: env.reset(seed=0), lambda: env.unwrapped.restore(state)):
+        env.close()
+        assert (env.closed, pool.pids) == (True, ())
+        begin()
+        pool.query(0, "total")
+        assert not env.closed
+        assert len(pool.pids) == 1
+        env.close()
+        assert pool.pids == ()
+
+
 @pytest.mark.parametrize("command", ["crash", "hang", "raise"])
 def test_an_engine_that_fails_truncates_its_row_and_leaves_the_others(pool: EnginePool, command: str) -> None:
     episodes = Episodes(
@@ -150,8 +190,9 @@ def test_a_game_that_cannot_be_played_is_an_error_at_reset(pool: EnginePool) -> 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_commands": 0}, "max_commands must be an integer of at least 1, got 0"),
+        ({"max_commands": 0}, "max_commands must be at least 1, got 0"),
         ({"invalid_penalty": -1.0}, "invalid_penalty must be a finite number, 0 or above, got -1.0"),
+        ({"invalid_penalty": "0.1"}, "invalid_penalty must be a number, got '0.1'"),
         ({"admissible": "yes"}, "admissible must be 'none' or 'list', got 'yes'"),
         ({"games": []}, "games is empty: pass at least one game"),
         ({"games": lambda rng: GAMES[0], "sequential": True}, "sequential=True needs a sequence of games"),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cola_envs.engines import EngineError, EnginePool, Failure, GameError, Reply
@@ -152,9 +153,38 @@ def test_a_query_reaches_the_engine_and_changes_nothing(pool: EnginePool) -> Non
     pool.step([1], ["add 4"])
     assert pool.query(1, "total", 100) == 114
     assert pool.transcript(1).commands == ("add 4",)
-    with pytest.raises(EngineError, match="no_such"):
-        pool.query(1, "no_such")
     assert texts(pool.step([1], ["add 1"])) == ["Now 15."]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (("no_such",), "ToyEngine has no query 'no_such'; it has total"),
+        (("totals",), "ToyEngine has no query 'totals'; it has total"),
+        (("total", 1, 2), r"the query 'total' of ToyEngine does not take \(1, 2\): too many"),
+        (("__init__",), "'__init__' is no query"),
+        (("_private",), "'_private' is no query"),
+        (("reset", 5), "'reset' is no query"),
+        (("step", "win"), "'step' is no query"),
+        (("close",), "'close' is no query"),
+        ((5,), "5 is no query"),
+    ],
+)
+def test_a_query_that_an_engine_does_not_have_costs_no_worker(
+    pool: EnginePool, call: Any, message: str
+) -> None:
+    pool.step([1, 3], ["add 4", "add 5"])
+    before = pool.pids
+    with pytest.raises(GameError, match=message):
+        pool.query(1, *call)
+    assert pool.pids == before
+    assert texts(pool.step([1, 3], ["add 1", "add 1"])) == ["Now 15.", "Now 36."]
+
+
+def test_numbers_of_numpy_are_taken() -> None:
+    pool = EnginePool(TOY, num_rows=np.int64(3), num_workers=np.int32(2), deadline=np.float32(1))  # type: ignore[arg-type]
+    assert (pool.num_rows, pool.num_workers, pool.deadline) == (3, 2, 1.0)
+    assert {type(pool.num_rows), type(pool.num_workers), type(pool.deadline)} == {int, float}
 
 
 def test_an_engine_that_does_not_start_says_why() -> None:
@@ -171,9 +201,13 @@ def test_an_engine_that_does_not_start_says_why() -> None:
     [
         ({"engine": "toy"}, "module:callable"),
         ({"engine": "__main__:Engine"}, "module that another process can import"),
-        ({"num_rows": 0}, "num_rows must be an integer of at least 1, got 0"),
+        ({"num_rows": 0}, "num_rows must be at least 1, got 0"),
         ({"num_workers": True}, "num_workers must be"),
+        ({"num_workers": 1.0}, r"num_workers must be an integer, got 1\.0"),
         ({"deadline": 0}, "deadline must be above 0"),
+        ({"deadline": "a"}, "deadline must be a number, got 'a'"),
+        ({"deadline": None}, "deadline must be a number, got None"),
+        ({"deadline": float("nan")}, "deadline must be a finite number, got nan"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:

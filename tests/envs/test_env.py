@@ -222,6 +222,33 @@ def test_human_prints_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "Talk!\na⟨98⟩\n⟨11⟩\n"
 
 
+def test_human_prints_after_a_restore_only_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
+    env = make(TOKEN, render_mode="human", task=lambda: Talk(turns=1))
+    env.reset(seed=0)
+    write(env, "a")
+    state = env.unwrapped.snapshot()
+    write(env, "b")
+    capsys.readouterr()
+    env.unwrapped.restore(state)
+    write(env, "c\n")
+    assert capsys.readouterr().out == "\nc⟨100⟩\n⟨11⟩\n"
+    env.unwrapped.restore(state)  # the line of the ended episode is closed
+    write(env, "d")
+    assert capsys.readouterr().out == "d⟨101⟩"
+
+
+@pytest.mark.parametrize("options", [["problem_seed"], "problem_seed", 5])
+def test_options_that_are_no_dict_are_named(options: Any) -> None:
+    with pytest.raises(TypeError, match=r"options must be a dict such as {'problem_seed': ...}, got "):
+        make().reset(options=options)
+
+
+def test_a_seed_of_numpy_is_pythons() -> None:
+    first, second = make(), make()
+    np.testing.assert_array_equal(first.reset(seed=np.int64(3))[0], second.reset(seed=3)[0])
+    assert first.unwrapped.np_random_seed == 3
+
+
 def test_unknown_render_modes_are_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -623,6 +623,83 @@ def test_a_factory_that_shares_its_task_is_refused() -> None:
         make(lambda: shared, num_rows=2)
 
 
+class Opened(Copy):
+    """Counts its open tasks; some fail when they are made, and some when they are closed."""
+
+    open: list[int] = []  # noqa: RUF012 (set by the tests)
+    fails_at: tuple[int, ...] = ()
+    stops: tuple[Any, ...] = ((".",),)
+    closing_fails: tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = len(self.open)
+        if self.number in self.fails_at:
+            raise OSError(f"no task {self.number}")
+        self.stop = self.stops[min(self.number, len(self.stops) - 1)]
+        self.open.append(self.number)
+
+    def close(self) -> None:
+        self.open.remove(self.number)
+        if self.number in self.closing_fails:
+            raise OSError(f"task {self.number} does not close")
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"fails_at": (2,)}, OSError, "no task 2"),
+        ({"fails_at": (2,), "closing_fails": (0, 1)}, OSError, "no task 2"),
+        ({"stops": ((".",), ("!",))}, ValueError, "the same stop strings"),
+        (
+            {"stops": ((".",), (".",), None)},
+            TypeError,
+            "task.stop must be a tuple of non-empty strings, got None",
+        ),
+        ({"stops": (5,)}, TypeError, "task.stop must be a tuple of non-empty strings, got 5"),
+        ({"stops": (("",),)}, TypeError, "task.stop must be"),
+        ({"reset": None}, TypeError, "has no reset"),
+    ],
+)
+def test_tasks_that_were_made_before_an_error_are_closed(
+    fields: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    made: Any = type("Made", (Opened,), {"open": [], **fields})
+    with pytest.raises(error, match=message):
+        make(made, num_rows=3)
+    assert made.open == []
+
+
+def test_one_task_given_twice_is_closed_once() -> None:
+    made: Any = type("Made", (Opened,), {"open": []})
+    shared = made()
+    with pytest.raises(ValueError, match="one task for several rows"):
+        make(lambda: shared, num_rows=2)
+    assert made.open == []
+
+
+def test_every_task_is_closed_though_one_fails_and_the_first_error_is_raised() -> None:
+    made: Any = type("Made", (Opened,), {"open": [], "closing_fails": (0, 2)})
+    episodes = make(made, num_rows=4)
+    with pytest.raises(OSError, match="task 0 does not close"):
+        episodes.close()
+    assert made.open == []
+
+
+@pytest.mark.parametrize("num_rows", [0, 1.0, True])
+def test_a_number_of_rows_that_is_none_is_refused(num_rows: Any) -> None:
+    with pytest.raises(ValueError, match="num_rows must be "):
+        EachRow(Copy, num_rows)
+
+
+def test_a_prompt_that_is_not_unicode_is_named() -> None:
+    episodes = make(type("Bad", (Copy,), {"reset": lambda self, rng: "a\ud800"}))
+    with pytest.raises(
+        ValueError, match=r"the prompt that task.reset returns in row 0 .* is not Unicode text"
+    ):
+        episodes.reset([0], [0])
+
+
 def test_a_turn_that_the_task_cuts_truncates_whatever_done_and_the_budget_say() -> None:
     class Cut(Copy):
         def step(self, text: str) -> Turn:

@@ -230,7 +230,20 @@ def test_a_line_that_is_no_problem_is_named_with_file_and_line(tmp_path, line, m
     [
         ({"num_rows": 0}, "num_rows"),
         ({"split": "validation"}, "'train' or 'test'"),
-        ({"problems": []}, "no problem of problems is left"),
+        ({"problems": []}, "problems holds no problem"),
+        ({"problems": [{"problem": " \n", "answer": "1"}]}, r"problems\[0\]: the problem is blank"),
+        (
+            {"problems": [PROBLEM | {"problem": "\ud800"}]},
+            r"problems\[0\]: the field 'problem' is not Unicode",
+        ),
+        ({"problems": [PROBLEM | {"answer": "\ud800"}]}, r"problems\[0\]: the field 'answer' is not Unicode"),
+        (
+            {"problems": [PROBLEM | {"subject": "\ud800"}]},
+            r"problems\[0\]: the field 'subject' is not Unicode",
+        ),
+        ({"subjects": 5.0}, r"subjects must be a sequence such as \['Algebra'\], got 5.0"),
+        ({"levels": [True]}, "levels must be an integer, got True"),
+        ({"levels": [1.0]}, "levels must be an integer, got 1.0"),
         ({"problems": 3}, "a path or an iterable"),
         ({"problems": [PROBLEM, {"problem": "?"}]}, r"problems\[1\]: the field 'answer' is missing"),
     ],
@@ -238,6 +251,21 @@ def test_a_line_that_is_no_problem_is_named_with_file_and_line(tmp_path, line, m
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Math500(**({"num_rows": 1} | arguments))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"")])
+def test_a_file_without_problems_says_so(tmp_path, content):
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"own\.jsonl holds no problem"):
+        Math500(1, problems=path)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_byte_order_mark_is_no_part_of_a_problem(tmp_path, pack):
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(pack(b"\xef\xbb\xbf" + json.dumps(PROBLEM).encode() + b"\n"))
+    assert [item["problem"] for item in Math500(1, problems=path).items] == [PROBLEM["problem"]]
 
 
 def test_importing_the_task_loads_neither_torch_nor_sympy():

@@ -154,6 +154,13 @@ def test_shots_are_read_from_a_file(tmp_path) -> None:
         ({"prompt_format": "chat"}, "needs a tokenizer with a chat template"),
         ({"prompt_format": "dialogue"}, "prompt_format must be 'plain' or 'chat'"),
         ({"chat_template_kwargs": {"think": True}}, "pass prompt_format='chat'"),
+        ({"prompt_format": 5}, "prompt_format must be 'plain' or 'chat'"),
+        ({"chat_template_kwargs": 5}, "chat_template_kwargs must be a dict or None, got 5"),
+        ({"system": 5}, "system must be a str, got 5"),
+        ({"system": "\ud800"}, "system is not Unicode text"),
+        ({"shots": None}, r"shots must be a number, \(prompt, answer\) pairs or a file, got None"),
+        ({"shots": 2.0}, "shots must be a number, .* got 2.0"),
+        ({"shots": [("\ud800", "y")]}, r"a text of shots\[0\] is not Unicode text"),
         ({"shots": [("only",)]}, r"shots\[0\] must be a pair of texts"),
         ({"shots": [("x" * 600, "y")]}, "the context holds 512"),
     ],
@@ -187,6 +194,13 @@ def test_a_tasks_own_examples_are_of_the_train_split_and_earn_the_full_reward(ta
     assert task.reset(np.random.default_rng(1)) == prompt
     turn = task.step(answer)
     assert (turn.reward, turn.info["success"]) == (1.0, True)
+
+
+def test_a_number_of_shots_may_be_numpys() -> None:
+    model, task_id = FakeBackbone("token", max_length=4096), "CoLA-Arithmetic-Token-v0"
+    own, theirs = (gym.make(task_id, shots=n, model=model) for n in (2, np.int64(2)))
+    observations = [env.reset(seed=0)[0] for env in (own, theirs)]
+    np.testing.assert_array_equal(*observations)
 
 
 def test_shots_of_a_task_without_examples_are_refused() -> None:

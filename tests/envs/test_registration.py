@@ -102,6 +102,33 @@ def test_a_name_that_another_task_has_is_refused() -> None:
         cola_envs.register_task("Thinking", "cola_envs.tasks.textrooms:TextRooms", 48)
 
 
+@pytest.mark.parametrize("builder", ["json", "nomod", ":Task", "module:", "a:b:c", ""])
+def test_a_builder_that_is_no_module_and_name_is_refused(builder: str) -> None:
+    with pytest.raises(ValueError, match=r"builder must be 'module:name' .* got"):
+        cola_envs.register_task("Nowhere", builder, 8)
+    assert "CoLA-Nowhere-v0" not in gym.registry
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        (
+            "no_such_module:Task",
+            "builder='no_such_module:Task': No module named 'no_such_module'; it must be",
+        ),
+        ("json:Task", "builder='json:Task': module 'json' has no attribute 'Task'"),
+    ],
+)
+def test_a_builder_that_does_not_exist_is_named(builder: str, message: str) -> None:
+    cola_envs.register_task("Nowhere", builder, 8)
+    try:
+        with pytest.raises(ImportError, match=message):
+            gym.make("CoLA-Nowhere-v0", model=FakeBackbone())
+    finally:
+        for middle in ("", "-Token"):
+            gym.registry.pop(f"CoLA-Nowhere{middle}-v0")
+
+
 def test_a_wrong_id_suggests_the_right_one() -> None:
     with pytest.raises(gym.error.NameNotFound, match="CoLA-Arithmetic"):
         gym.make("CoLA-Arithmetics-v0")
@@ -121,7 +148,11 @@ def test_a_wrong_id_suggests_the_right_one() -> None:
         ({"budget_end": "cut"}, ValueError, "budget_end must be 'terminate' or 'truncate', got 'cut'"),
         ({"observation": "pixels"}, ValueError, "'hidden' or 'features' or 'tokens', got 'pixels'"),
         ({"split": "dev"}, ValueError, "split must be 'train' or 'test', got 'dev'"),
-        ({"world_temperature": -0.1}, ValueError, "world_temperature must be at least 0"),
+        (
+            {"world_temperature": -0.1},
+            ValueError,
+            "world_temperature must be a finite number, 0 or above, got -0.1",
+        ),
         ({"level": 9}, ValueError, "level"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -28,6 +29,29 @@ class Global(Copy):
 class Entropy(Copy):
     def reset(self, rng: np.random.Generator) -> str:
         return super().reset(np.random.default_rng()) + str(np.random.default_rng().random())
+
+
+class Arrays(Copy):
+    """Its turns have new arrays and NaNs each time."""
+
+    def reset(self, rng: np.random.Generator) -> str:
+        prompt = super().reset(rng)
+        self.info = {"start": np.array([np.nan, 1.0])}
+        return prompt
+
+    def step(self, text: str) -> Turn:
+        words = np.array([text[:1], "é"])
+        inner = {"single": np.float32("nan"), "several": [np.zeros(2), float("nan")]}
+        return Turn(info={"array": np.array([len(text), np.nan]), "words": words, "inner": inner})
+
+
+class Drifting(Copy):
+    """Its turns have an array that is another one in each play."""
+
+    plays = itertools.count()
+
+    def step(self, text: str) -> Turn:
+        return Turn(info={"array": np.array([next(self.plays), np.nan])})
 
 
 class Shared(Talk):
@@ -116,6 +140,11 @@ def test_fields_that_change_their_type_fail(factory: Any, message: str) -> None:
         check_task(factory)
 
 
+def test_fields_with_arrays_and_nan_pass() -> None:
+    check_task(Arrays)
+    check_env("CoLA-Text-v0", task=Arrays, model=FakeBackbone(), max_tokens=12)
+
+
 def test_an_environment_whose_fields_change_their_type_fails() -> None:
     with pytest.raises(AssertionError, match=r"info\['field'\]"):
         check_env("CoLA-Text-v0", task=typed(None, 1), model=FakeBackbone(), max_tokens=12)
@@ -138,6 +167,7 @@ def refused(**fields: Any) -> Any:
         ),
         (Global, "global random state"),
         (Entropy, "take all randomness from the rng"),
+        (Drifting, "take all randomness from the rng"),
         (Shared, "share no state|another episode"),
         (Forgetful, "restored after 1 segments went on differently"),
         (Nan, "finite"),

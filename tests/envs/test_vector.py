@@ -381,7 +381,8 @@ def test_spec_makes_the_vector_again_with_the_same_model() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"num_envs": 0}, ValueError, "num_rows must be at least 1"),
+        ({"num_envs": 0}, ValueError, "num_envs must be at least 1, got 0"),
+        ({"num_envs": 2.0}, TypeError, r"num_envs must be an integer, got 2\.0"),
         ({"autoreset_mode": "sometimes"}, ValueError, "'next_step', 'same_step', 'disabled'"),
         ({"autoresetmode": "same_step"}, TypeError, "Did you mean 'autoreset_mode'"),
     ],
@@ -389,6 +390,51 @@ def test_spec_makes_the_vector_again_with_the_same_model() -> None:
 def test_bad_arguments_are_refused(settings: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": 3.0}, "seed must be an integer or a list with one value for each environment, got 3.0"),
+        ({"seed": True}, "seed must be an integer or a list .* got True"),
+        ({"seed": "123"}, "seed must be an integer or a list .* got '123'"),
+        ({"seed": [1, True, 3]}, "seeds must be integers >= 0, got True"),
+        ({"options": {"problem_seed": 3.0}}, "problem_seed must be an integer or a list .* got 3.0"),
+        ({"options": {"problem_seed": True}}, "problem_seeds must be integers >= 0, got True"),
+        ({"options": ["problem_seed"]}, r"options must be a dict such as {'problem_seed': ...}, got \["),
+        ({"options": 5}, "options must be a dict .* got 5"),
+    ],
+)
+def test_seeds_and_options_of_the_wrong_kind_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make().reset(**arguments)
+
+
+def test_numbers_of_numpy_are_taken() -> None:
+    env = make(np.int64(2), max_tokens=np.int32(6))
+    _, infos = env.reset(seed=np.int64(5), options={"problem_seed": np.array([1, 2])})
+    _, same = make(2, max_tokens=6).reset(seed=5, options={"problem_seed": [1, 2]})
+    assert_same(infos, same)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[2**63, -1], [2**60 + 1, 0.5], [np.uint64(2**63 + 1), np.int64(-1)], [2**70, 1], [2**70, 0.5]],
+)
+def test_numbers_that_no_array_type_holds_stay_what_they_are(values: list) -> None:
+    infos = [{"a": value} for value in values]
+    joined = batch_infos(3, [0, 2], infos)
+    assert joined["a"].dtype == object
+    assert joined["a"].tolist() == [values[0], None, values[1]]
+
+
+@pytest.mark.parametrize(
+    "values", [[1, 0.5], [float("nan"), 1], [2**53, 0.5], [True, 2], [np.float32(0.1), 2]]
+)
+def test_numbers_that_an_array_type_holds_are_joined(values: list) -> None:
+    joined = batch_infos(2, [0, 1], [{"a": value} for value in values])["a"]
+    assert joined.dtype.kind in "if"
+    np.testing.assert_array_equal(joined, np.array(values))
 
 
 def test_closing_closes_the_tasks_once() -> None:

@@ -197,9 +197,23 @@ def test_without_data_the_error_names_the_variable_and_the_download(
     ):
         ALFWorld(1)
     with pytest.raises(
-        ValueError, match="split must be one of 'train', 'valid_seen', 'valid_unseen', got 'test'"
+        ValueError, match="split must be 'train' or 'valid_seen' or 'valid_unseen', got 'test'"
     ):
         ALFWorld(1, split="test")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"games": []}, "games is empty"),
+        ({"games": [5]}, "games must hold ids, two folders each, got 5"),
+        ({"games": 5}, "games must be a sequence of ids, got 5"),
+        ({"task_types": 5}, "task_types must be a sequence"),
+    ],
+)
+def test_a_wrong_choice_of_games_is_named(data: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        games_of(data, **arguments)
 
 
 @pytest.mark.parametrize(

@@ -185,9 +185,18 @@ def test_level_one_is_small():
     [
         ({"level": 6}, "level must be .* got 6"),
         ({"level": 0}, "level must be .* got 0"),
+        ({"level": 1.0}, r"level must be .* got 1\.0"),
+        ({"level": np.float64(1)}, r"level must be .* got np\.float64"),
+        ({"level": True}, "level must be .* got True"),
+        ({"level": "1"}, "level must be .* got '1'"),
         ({"split": "dev"}, "split must be .train. or .test., got .dev."),
         ({"kinds": ()}, "kinds"),
-        ({"kinds": ("sum", "integral")}, "kinds"),
+        (
+            {"kinds": ("sum", "integral")},
+            r"unknown kind 'integral' in kinds=\('sum', 'integral'\); the kinds are sum",
+        ),
+        ({"kinds": 5}, "kinds must be a sequence"),
+        ({"kinds": None}, "kinds must be a sequence"),
     ],
 )
 def test_unknown_settings_are_refused(settings, message):
@@ -195,6 +204,20 @@ def test_unknown_settings_are_refused(settings, message):
         generate(0, **settings)
     with pytest.raises(ValueError, match=message):
         ArithmeticTask(**settings)
+
+
+@pytest.mark.parametrize("level", [1.0, True])
+def test_a_hash_of_the_set_is_of_a_level_that_exists(level):
+    assert set_hash(1, "train", KINDS)
+    with pytest.raises(ValueError, match="level must be"):
+        set_hash(level, "train", KINDS)  # whatever was asked before
+
+
+def test_a_level_and_kinds_of_numpy_are_pythons():
+    own, theirs = ArithmeticTask(2), ArithmeticTask(np.int64(2), kinds=np.array(KINDS))  # type: ignore[arg-type]
+    assert theirs.reset(np.random.default_rng(3)) == own.reset(np.random.default_rng(3))
+    assert theirs.info == own.info
+    assert {type(theirs.info["level"]), type(theirs.kinds), *map(type, theirs.kinds)} == {int, tuple, str}
 
 
 # ------------------------------------------------------------------ further kinds

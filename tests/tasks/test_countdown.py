@@ -103,8 +103,11 @@ def test_a_seed_gives_one_puzzle_for_ever():
 
 
 def test_what_is_unknown_is_refused():
-    with pytest.raises(ValueError, match=r"difficulty must be .* got 6"):
-        CountdownTask(difficulty=6)
+    for wrong in (6, 2.0, True, "2", None):
+        with pytest.raises(ValueError, match=rf"difficulty must be .* got {wrong!r}"):
+            CountdownTask(difficulty=wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=rf"difficulty must be .* got {wrong!r}"):
+            generate(0, difficulty=wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="split must be 'train' or 'test', got 'dev'"):
         CountdownTask(split="dev")  # type: ignore[arg-type]
 

@@ -155,16 +155,23 @@ def test_task_types_are_drawn_evenly() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"split": "test"}, "split must be one of 'train', 'valid_seen', 'valid_unseen', got 'test'"),
-        ({"level": 5}, "level must be one of 1, 2, 3, 4, got 5"),
+        ({"split": "test"}, "split must be 'train' or 'valid_seen' or 'valid_unseen', got 'test'"),
+        ({"level": 5}, "level must be 1 or 2 or 3 or 4, got 5"),
+        ({"level": 2.0}, r"level must be 1 or 2 or 3 or 4, got 2\.0"),
         ({"task_types": ["pick"]}, "unknown task type 'pick'; the six are pick_and_place_simple"),
         ({"task_types": "pick_two_obj_and_place"}, "task_types must be a sequence"),
         ({"task_types": []}, "at least one"),
+        ({"task_types": 5}, "task_types must be a sequence of at least one task type, got 5"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(0, **settings)
+
+
+def test_a_level_and_task_types_of_numpy_give_the_same_games() -> None:
+    for seed in range(20):
+        assert make(seed, level=np.int64(1), task_types=np.array(TASK_TYPES)) == make(seed, level=1)
 
 
 def test_names_are_numbered_down_in_the_order_of_ids() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -88,6 +89,11 @@ def test_prompts_are_read_from_a_file_and_a_broken_line_is_named(tmp_path) -> No
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
     assert task(prompts=path).prompts == task().prompts
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + path.read_bytes()))
+    assert task(prompts=path).prompts == task().prompts
+    path.write_text('{"prompt": "a"}\n{"prompt": "\\ud800"}\n')
+    with pytest.raises(ValueError, match="line 2: the prompt is not Unicode text"):
+        task(prompts=str(path))
     path.write_text('{"prompt": "a"}\n{"text": "b"}\n')
     with pytest.raises(ValueError, match="line 2"):
         task(prompts=str(path))
@@ -105,11 +111,31 @@ def test_prompts_are_read_from_a_file_and_a_broken_line_is_named(tmp_path) -> No
         ({"clamp": (1.0, -1.0)}, ValueError, "low < high"),
         ({"whiten": (0.0, 0.0)}, ValueError, "std > 0"),
         ({"stop": "\n"}, TypeError, "tuple"),
+        ({"stop": None}, TypeError, "stop must be a tuple of non-empty strings, got None"),
+        ({"clamp": 5}, TypeError, r"clamp must be None or \(low, high\), got 5"),
+        ({"clamp": (1,)}, ValueError, r"clamp must be None or \(low, high\), got \(1,\)"),
+        ({"clamp": "ab"}, TypeError, r"clamp must be None or \(low, high\), got 'ab'"),
+        ({"clamp": ("a", 1)}, TypeError, "clamp must be a number, got 'a'"),
+        ({"clamp": (float("nan"), 1)}, ValueError, "clamp must be a finite number, got nan"),
+        ({"whiten": None}, TypeError, r"whiten must be True, False or \(mean, std\), got None"),
+        ({"whiten": "11"}, TypeError, "got '11'"),
+        ({"prompts": []}, ValueError, "prompts is empty: pass at least one prompt"),
+        ({"num_rows": 0}, ValueError, "num_rows must be at least 1, got 0"),
+        ({"split": "dev"}, ValueError, "split must be 'train' or 'test', got 'dev'"),
+        ({"prompts": ["a", "b\ud800"]}, ValueError, r"prompts\[1\] is not Unicode text"),
+        ({"prompts": {"train": ["\ud800"]}}, ValueError, r"prompts\[0\] is not Unicode text"),
     ],
 )
 def test_bad_settings_are_refused_when_made(settings, error, message) -> None:
     with pytest.raises(error, match=message):
         task(**settings)
+
+
+def test_a_mapping_names_its_own_splits_and_a_clamp_may_be_open() -> None:
+    made = task(prompts={"train": ["a"], "valid": ["b"]}, split="valid", clamp=(float("-inf"), 2))
+    assert made.prompts == ["b"]
+    made.reset([0], [np.random.default_rng(0)])
+    assert [made.step([0], [text])[0].reward for text in ("a", "abcd")] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(

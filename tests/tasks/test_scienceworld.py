@@ -109,13 +109,15 @@ def java_of(worker: int) -> int:
         ({"tasks": ["find-plnat"]}, "no task 'find-plnat'. Did you mean 'find-plant'"),
         ({"tasks": "find-plant"}, r"names such as \['find-plant'\], got 'find-plant'"),
         ({"tasks": []}, r"got \[\]"),
+        ({"tasks": 5}, r"names such as \['find-plant'\], got 5"),
+        ({"tasks": [["find-plant"]]}, r"no task \['find-plant'\]"),
         ({"simplifications": "easier"}, "unknown simplification 'easier'.* easy, teleportAction"),
         ({"simplifications": "openDoors, teleportAction"}, "' teleportAction'.* without spaces"),
         ({"simplifications": "easy,openDoors"}, "cannot be combined"),
         ({"simplifications": "noElectricalAction"}, "'power-component' needs electricity"),
         ({"heap": "512"}, "'512m' or '2g', got '512'"),
         ({"repeatable": False, "num_workers": 2}, "leave out num_workers=2"),
-        ({"max_commands": 0}, "max_commands must be an integer of at least 1"),
+        ({"max_commands": 0}, "max_commands must be at least 1, got 0"),
         ({"invalid_penalty": -1}, "invalid_penalty"),
         ({"admissible": True}, "'none' or 'list', got True"),
     ],
@@ -134,11 +136,23 @@ def test_a_bad_argument_is_refused_before_any_process_is_started(monkeypatch, kw
         ([15], "variation 15 .*'train'"),
         ([], r"such as \[0, 1\], got \[\]"),
         (3, "got 3"),
+        ([0.0], r"variations must be an integer, got 0\.0"),
+        ([True], "variations must be an integer, got True"),
+        (["0"], "variations must be an integer, got '0'"),
     ],
 )
 def test_a_variation_that_the_split_does_not_have_is_refused(task, variations, message):
     with pytest.raises(ValueError, match=message):
         ScienceWorld(1, tasks=["power-component"], variations=variations)
+
+
+def test_variations_of_numpy_are_played(task):
+    made = ScienceWorld(1, tasks=[CHEAP[0]], variations=np.array([1, 0]), sequential=True)  # type: ignore[arg-type]
+    try:
+        made.reset([0], [rng(0)])
+        assert (made.num_problems, made.info(0)["variation"]) == (2, 0)
+    finally:
+        made.close()
 
 
 def test_a_missing_package_is_an_error_with_the_cure(monkeypatch):

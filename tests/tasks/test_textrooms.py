@@ -146,6 +146,23 @@ def test_splits_share_no_opening():
     assert not train & test
 
 
+@pytest.mark.parametrize("difficulty", SHAPES)
+def test_games_with_one_id_are_one_game(difficulty):
+    ids: dict[str, Game] = {}
+    for seed in range(300):
+        task = begun(generate(seed, difficulty=difficulty), difficulty=difficulty)
+        game = ids.setdefault(task.info["unique_id"], task.game)
+        assert game == task.game
+    openings = {game.opening for game in ids.values()}
+    assert len(openings) < len(ids), "no two games begin alike: this proves nothing"
+
+
+def test_a_difficulty_of_numpy_is_pythons():
+    task = TextRooms(np.int64(2))  # type: ignore[arg-type]
+    assert task.reset(np.random.default_rng(3)) == TextRooms(2).reset(np.random.default_rng(3))
+    assert type(task.info["difficulty"]) is int
+
+
 def test_a_seed_gives_one_game_for_ever():
     assert generate(3) == generate(3)
     game = generate(0)
@@ -205,7 +222,21 @@ def test_case_spaces_and_articles_do_not_matter(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["\n", "", " ", "take\n", "take coin now\n", "take coin\ngo east\n", "the\n", "é" * 1000, "> \n"]
+    "text", ["take coin\n>", "take coin\ngo east\n", "\n\ntake coin", "\n take coin\n\n"]
+)
+def test_the_command_is_the_first_line_whatever_the_last_token_holds(text):
+    turn = begun(invalid_penalty=0.25).step(text)
+    assert (turn.info["command"], turn.info["valid"], turn.reward) == ("take coin", True, 0.0)
+    assert turn.text == ("" if text.endswith("\n") else "\n") + "Taken.\n>"
+
+
+def test_a_container_that_stays_locked_costs_no_penalty():
+    turns = played(begun(invalid_penalty=0.5), "go east", "open chest", "look", "take coin")
+    assert [turn.reward for turn in turns] == [0.0, 0.0, 0.0, -0.5]
+
+
+@pytest.mark.parametrize(
+    "text", ["\n", "", " ", "take\n", "take coin now\n", " \ntake coin\n", "the\n", "é" * 1000, "> \n"]
 )
 def test_anything_else_does_nothing(text):
     task = begun(invalid_penalty=0.25)
@@ -235,11 +266,15 @@ def test_admissible_commands_are_listed_on_request():
     ("kwargs", "words"),
     [
         ({"difficulty": 4}, "difficulty must be 1 or 2 or 3, got 4"),
+        ({"difficulty": 1.0}, r"difficulty must be 1 or 2 or 3, got 1\.0"),
+        ({"difficulty": True}, "difficulty must be 1 or 2 or 3, got True"),
         ({"split": "dev"}, "split must be 'train' or 'test', got 'dev'"),
         ({"admissible": True}, "admissible must be 'none' or 'list', got True"),
         ({"invalid_penalty": -1.0}, "invalid_penalty must be"),
         ({"invalid_penalty": float("nan")}, "invalid_penalty must be"),
-        ({"max_commands": 0}, "max_commands must be an integer"),
+        ({"invalid_penalty": "0.1"}, "invalid_penalty must be a number, got '0.1'"),
+        ({"invalid_penalty": None}, "invalid_penalty must be a number, got None"),
+        ({"max_commands": 0}, "max_commands must be at least 1, got 0"),
         ({"max_commands": 2.5}, "max_commands must be an integer"),
     ],
 )

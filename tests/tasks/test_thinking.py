@@ -153,11 +153,20 @@ def test_a_worked_example_is_in_the_format_without_a_box_and_earns_everything():
         ({"format_weight": -0.1}, "format_weight must be a finite number, 0 or above, got -0.1"),
         ({"answer_weight": float("nan")}, "answer_weight must be a finite number"),
         ({"format_weight": 0.0}, "are both 0; set one above 0"),
+        ({"format_weight": "1"}, "format_weight must be a number, got '1'"),
+        ({"answer_weight": None}, "answer_weight must be a number, got None"),
+        ({"answer_weight": 10**400}, "answer_weight must be a finite number"),
     ],
 )
 def test_bad_weights_are_refused(weights, words):
     with pytest.raises(ValueError, match=words):
         thinking_arithmetic(**weights)
+
+
+@pytest.mark.parametrize("instruction", [None, 5, b"Think!"])
+def test_an_instruction_that_is_no_text_is_refused_before_any_reset(instruction):
+    with pytest.raises(TypeError, match="instruction must be a str, got"):
+        thinking_arithmetic(instruction=instruction)
 
 
 def test_the_prompt_is_the_instruction_and_the_tasks_own():
