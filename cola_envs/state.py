@@ -16,7 +16,7 @@ def next_seed(seed: int) -> int:
     """The seed, below 2**53, of the episode that follows the one with ``seed`` in the same row.
 
     It depends on nothing else, so that a row's later episodes depend neither on other rows nor on actions,
-    and a restored row continues with the same episodes.
+    and a restored row continues with the same episodes, unless the problems are played in order.
     """
     return derived_seed(seed, NEXT)
 

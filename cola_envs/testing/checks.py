@@ -154,7 +154,8 @@ def check_env(env_id: str, num_envs: int = 3, episodes: int = 3, **kwargs: Any) 
         env_id: a registered id.
         num_envs: rows of the vector environment, at least 2.
         episodes: number of episodes of each row; each takes up to ``max_tokens`` steps.
-        kwargs: as for ``gym.make``; ``model=FakeBackbone()`` checks without a language model.
+        kwargs: as for ``gym.make``; ``model=FakeBackbone()`` checks without a language model. Not
+            ``sequential=True``, under which the rows play other problems than the single environment.
 
     Raises:
         AssertionError: with the requirement that the environment does not meet.
