@@ -55,7 +55,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         parts = [
             f"`{arm}` {one['without_harm']} of {one['settings']}"
             + (
-                f", best test reward {number(one['best']['reward'])} ({one['best']['runs']} runs)"
+                f", best test reward {number(one['best']['reward'])} (runs: {one['best']['runs']})"
                 if one["best"]
                 else ""
             )
