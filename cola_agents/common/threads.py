@@ -1,4 +1,8 @@
-"""The number of torch's threads for small models, and a check for threads lost in a fork."""
+"""The number of torch's threads for small models, and what a fork does to them.
+
+A fork does not copy the threads of its process, and OpenMP, once it has made some, waits for them for ever.
+So a small model in a forked child leaves torch with one thread there, and a larger one is refused.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ _chosen = False
 
 #: Per Python thread, the process in which it first computed with several threads of torch.
 _pool = threading.local()
+#: The process that imported this module; another one is forked from it.
+_importer = os.getpid()
 #: Per Python thread, the number of torch's threads before each of its open blocks, the outermost first.
 _blocks = threading.local()
 
@@ -26,17 +32,19 @@ _blocks = threading.local()
 def check_fork() -> None:
     """Raise RuntimeError in a forked child whose parent had computed with several threads of torch.
 
-    A fork does not copy these threads, and OpenMP would wait for them for ever. A child that computes with
-    one thread, such as a worker of a torch data loader, passes.
+    A parent that computes a small model with one thread counts too where it has more outside the block: its
+    other operations take those. A child that computes with one thread, such as a worker of a torch data
+    loader, passes.
     """
-    if torch.get_num_threads() == 1:
+    count = max([torch.get_num_threads(), *_blocks.__dict__.get("outside", ())[:1]])
+    if count == 1:
         return
     process = os.getpid()
     parent = getattr(_pool, "process", process)
     if parent != process:
         raise RuntimeError(
             f"this process was forked from process {parent}, which had computed with several threads of "
-            f"torch. A fork does not copy them: with {torch.get_num_threads()} threads the model would wait "
+            f"torch. A fork does not copy them: with {count} threads the model would wait "
             'for ever. Start processes with context="spawn" (gymnasium.vector.AsyncVectorEnv), '
             'start_method="spawn" (SubprocVecEnv) or multiprocessing.get_context("spawn"); or call '
             "torch.set_num_threads(1), here or before the fork"
@@ -65,6 +73,9 @@ class fitting_threads:
     on another device, the block uses the number of threads outside all such blocks. Where
     ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` is set or :func:`set_threads` was called, nothing changes.
 
+    In a forked process a block of a small model leaves torch with one thread, since the process may lack the
+    others.
+
     Parameters are counted once, in the constructor; entering and leaving takes about a microsecond. Blocks
     can be entered repeatedly and nested; each restores the previous number of threads.
 
@@ -84,8 +95,12 @@ class fitting_threads:
     def __enter__(self) -> None:
         before = torch.get_num_threads()
         outside: list[int] = _blocks.__dict__.setdefault("outside", [])
+        alone = self._small and not _chosen
+        if alone and os.getpid() != _importer:
+            torch.set_num_threads(1)
+            before, outside[:] = 1, [1] * len(outside)
         outside.append(before)
-        wanted = 1 if self._small and not _chosen else outside[0]
+        wanted = 1 if alone else outside[0]
         if wanted != before:
             torch.set_num_threads(wanted)
 

@@ -49,10 +49,19 @@ class CodeTable:
     def holds(self) -> bool:
         """Whether the codebook and the merge layers are unchanged since the table was made.
 
-        Training in place, loading and moving to another type or device are noticed; writing through
-        ``.data`` is not.
+        Training in place, loading and moving to another type or device are noticed. Writing through ``.data``
+        is not, nor is torch's fused optimisers' (``fused=True``): call the session's ``forget`` after it.
         """
         return self.made_of == marks(_weights(self.model))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors that a step reads, besides the head and the norm: the table's, and views of weights."""
+        return [
+            tensor
+            for one in self.layers
+            for tensor in (one.gate, one.up, one.gate_state, one.up_state, one.down)
+        ]
 
     @property
     def num_bytes(self) -> int:

@@ -17,7 +17,10 @@ class Reader(Protocol):
     """A decoder stack over a session's hidden states."""
 
     def features(self, rows: Sequence[int]) -> Tensor:
-        """The stack's hidden state at each row's last token, [B, D], in the model's dtype."""
+        """The stack's hidden state at each row's last token, [B, D], in the model's dtype.
+
+        Valid until a row changes: clone what is kept.
+        """
 
 
 class PolicySession(Session, Protocol):
@@ -30,7 +33,10 @@ class PolicySession(Session, Protocol):
         """The base's hidden states of all of a row's tokens, [T, D]; valid until the row changes."""
 
     def last(self, rows: Sequence[int]) -> Tensor:
-        """The base's hidden states at the rows' last tokens, [B, D], in the model's dtype."""
+        """The base's hidden states at the rows' last tokens, [B, D], in the model's dtype.
+
+        Valid until a row changes: clone what is kept.
+        """
 
     def policy(self, rows: Sequence[int]) -> Tensor:
         """Logits of the backbone's own policy at the rows' last tokens, [B, A]."""

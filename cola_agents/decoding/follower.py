@@ -121,7 +121,11 @@ class Follower:
         return taken.last
 
     def features(self, rows: Sequence[int] | DeviceRows) -> Tensor:
-        """The trunk's hidden state at each row's last token, [B, D], in the model's dtype."""
+        """The trunk's hidden state at each row's last token, [B, D], in the model's dtype.
+
+        Valid until a row changes. Of all rows in order it is the follower's own memory, which later passes
+        write to: clone what is kept.
+        """
         if isinstance(rows, DeviceRows):
             return self.last[rows.index]
         self.catch_up(rows)
@@ -129,14 +133,20 @@ class Follower:
             raise RuntimeError("the session holds no tokens yet: load() its rows first")
         if self._session.every(rows):
             return self._last[: len(rows)]
-        return self._last[to_device(list(rows), self._last.device)]
+        with self._session.threads:
+            return self._last[to_device(list(rows), self._last.device)]
 
-    @torch.no_grad()
     def catch_up(self, rows: Sequence[int]) -> None:
         """Run the trunk over all tokens of ``rows`` that it has not seen."""
         self._session.drop_ahead(rows)
         leaving, self._leaving = self._leaving, []
         self._session.compute(None if leaving else rows)
+        with self._session.threads:
+            self._run(leaving, rows)
+
+    @torch.no_grad()
+    def _run(self, leaving: list[_LastTaken], rows: Sequence[int]) -> None:
+        """Run the passes over what is new in texts that are ``leaving`` and in rows."""
         members = [text.row for text in leaving] + list(rows)
         starts = [text.start for text in leaving] + [self._held[row] for row in rows]
         ends = [len(text.states) for text in leaving] + [len(self._session.tokens[row]) for row in rows]
@@ -156,8 +166,7 @@ class Follower:
         if leaving:
             gone = torch.cat([text.states[text.start :] for text in leaving])
             h[: len(gone)] = gone
-        with session.threads:
-            out = run_rows(self.trunk, self.kv, chunk, inputs_embeds=h)
+        out = run_rows(self.trunk, self.kv, chunk, inputs_embeds=h)
         last, changed, widths = chunk.ends(out), chunk.rows, chunk.widths
         bad = not_finite(last)
         if bad:

@@ -116,8 +116,21 @@ class FusedStack:
         self._like = plan.norm.new_empty(1, 1, plan.key_heads, plan.head_dim)
 
     def holds(self, plan: Plan) -> bool:
-        """Whether the weights of ``plan`` are unchanged since this was made; see :func:`~.lean.marks`."""
+        """Whether no change of the weights of ``plan`` was counted since; see :func:`~.lean.marks`."""
         return self._made_of == marks(plan.weights)
+
+    def equals(self, plan: Plan) -> bool:
+        """Whether the copies here are equal to the weights of ``plan``, which :meth:`holds`."""
+        for layer, own in zip(plan.layers, self._layers, strict=True):
+            for made, parts in (
+                (own.qkv, (layer.q, layer.k, layer.v)),
+                (own.o, (layer.o,)),
+                (own.gate_up, (layer.gate, layer.up)),
+                (own.down, (layer.down,)),
+            ):
+                if not _is_joined(made, parts):
+                    return False
+        return True
 
     @torch.no_grad()
     def forward(self, hidden: Tensor, packed: Packed, cache: Room) -> Tensor:
@@ -180,6 +193,15 @@ def _array(weight: Tensor) -> NDArray[np.float32]:
     return weight.detach().numpy()
 
 
+def _is_joined(made: Weights, parts: Sequence[Weights]) -> bool:
+    """Whether weights [input, output] and biases are those of linear layers, one after another."""
+    rows, (weights, biases) = [len(weight) for weight, _ in parts], zip(*parts, strict=True)
+    pairs = [*zip(made[0].t().split(rows), weights, strict=True)]
+    if made[1] is not None:
+        pairs += zip(made[1].split(rows), biases, strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
 def _side_by_side(plan: Plan) -> Iterator[_Layer]:
     def joined(*parts: Weights) -> Weights:
         weights, biases = zip(*parts, strict=True)
@@ -211,6 +233,9 @@ _made: weakref.WeakKeyDictionary[nn.Module, FusedStack] = weakref.WeakKeyDiction
 def fused_stack(stack: nn.Module, plan: Plan) -> FusedStack | None:
     """The fused form of a stack, or None if it must run :mod:`~cola_agents.decoding.lean`.
 
+    What was made before is compared with the weights themselves: sessions call this at their first pass,
+    after :meth:`~cola_agents.decoding.session.Rows.forget`, and where a change was counted.
+
     That is a large stack, one on a device or of another type than float32, one with weights that do not count
     their changes, and any stack without numba.
     """
@@ -224,7 +249,7 @@ def fused_stack(stack: nn.Module, plan: Plan) -> FusedStack | None:
     if kernels is None:
         return None
     made = _made.get(stack)
-    if made is None or not made.holds(plan):
+    if made is None or not made.holds(plan) or not made.equals(plan):
         made = _made[stack] = FusedStack(plan, kernels)
     return made
 

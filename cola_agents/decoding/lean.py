@@ -118,7 +118,7 @@ class Plan:
 def marks(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
     """The address of every weight and the number of writes to it, to notice that weights changed.
 
-    Writes through ``.data`` are not counted.
+    Writes through ``.data`` are not counted, nor are those of torch's fused optimisers (``fused=True``).
     """
     return tuple([(weight.data_ptr(), weight._version) for weight in weights])
 

@@ -57,13 +57,15 @@ class Rows:
         tokens_forwarded: the number of tokens that the base has run over.
 
     Raises:
-        ValueError: for ``num_rows`` below 1, or a base that is not supported
+        ValueError: for ``num_rows`` or ``max_length`` below 1, or a base that is not supported
             (:func:`~cola_agents.model.families.check_family`).
     """
 
     def __init__(self, base: nn.Module, num_rows: int, max_length: int, static: bool | None = False) -> None:
         if num_rows < 1:
             raise ValueError(f"a session needs at least one row, got num_rows={num_rows}")
+        if max_length < 1:
+            raise ValueError(f"the rows of a session hold at least one token, got max_length={max_length}")
         check_family(base.config)
         self.base = base
         self.num_rows = num_rows
@@ -90,6 +92,7 @@ class Rows:
         self._taken: list[_Taken] = []
         self._leaving: list[_Taken] = []
         self.followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+        self.readers: weakref.WeakSet[Rows] = weakref.WeakSet()  # of this session's tokens by other models
 
     def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Set the tokens of each row; the common prefix of old and new tokens is not computed again.
@@ -334,7 +337,8 @@ class Rows:
         held = self._states.data
         assert held is not None
         states = held.new_empty(length, held.shape[-1])
-        states[:start] = held[row, :start]
+        with self.threads:
+            states[:start] = held[row, :start]
         if start < length:
             self._taken.append(_Taken(row, start, [], states))
         return states
@@ -368,6 +372,11 @@ class Rows:
             return
         if rows is not None and all(self._held[row] == len(self.tokens[row]) for row in rows):
             return
+        with self.threads:
+            self._compute()
+
+    def _compute(self) -> None:
+        """Run the passes over all new tokens, and fill in the states that :meth:`take` promised."""
         leaving, self._leaving = self._leaving, []
         growing = [row for row in self._order if self._held[row] < len(self.tokens[row])]
         members = [text.row for text in leaving] + growing
@@ -400,8 +409,7 @@ class Rows:
         chunks: Sequence[Sequence[int]],
     ) -> None:
         """Run one pass over chunks of tokens, the first of which are of texts that are ``leaving``."""
-        with self.threads:
-            h = run_rows(self.base, self.kv, placed, input_ids=placed.lay(chunks))
+        h = run_rows(self.base, self.kv, placed, input_ids=placed.lay(chunks))
         self.tokens_forwarded += sum(placed.widths)
         last = placed.ends(h)
         bad = not_finite(last)
@@ -441,7 +449,10 @@ class Rows:
         return len(rows) == self.num_rows and list(rows) == self._order
 
     def last(self, rows: Sequence[int] | DeviceRows) -> Tensor:
-        """Hidden states at the rows' last tokens, [B, D], in the model's dtype."""
+        """Hidden states at the rows' last tokens, [B, D], in the model's dtype; valid until a row changes.
+
+        Of all rows in order it is the session's own memory, which later passes write to: clone what is kept.
+        """
         if isinstance(rows, DeviceRows):
             assert self._states.data is not None
             return self._states.data[rows.index, rows.at - 1]
@@ -451,11 +462,13 @@ class Rows:
         self.compute(rows)
         if self._steps is not None and self._states.data is not None:
             index, at = to_device([rows, [len(self.tokens[row]) - 1 for row in rows]], self.device)
-            return self._states.data[index, at]
+            with self.threads:
+                return self._states.data[index, at]
         assert self._last is not None
         if self.every(rows):
             return self._last
-        return self._last[list(rows)]
+        with self.threads:
+            return self._last[list(rows)]
 
     def at(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Hidden states at ``positions`` of ``rows``, of one shape; after a row's end any state."""
@@ -465,12 +478,22 @@ class Rows:
     def hidden(self, rows: Sequence[int]) -> np.ndarray:
         """Hidden states at the rows' last tokens, [B, D] float32."""
         here = self.observations(rows, "hidden")
-        return copied(self.last(rows)) if here is None else here
+        return self._copied(self.last(rows)) if here is None else here
 
     def final(self, rows: Sequence[int], observation: str) -> Callable[[], np.ndarray]:
         """Observations of rows that are about to be loaded: as in ``DeferringSession`` of ``cola_envs``."""
         last = self.take_observations(rows, observation)
-        return lambda: copied(torch.stack(last))
+        return lambda: self._copied(*last)
+
+    def _copied(self, *states: Tensor) -> np.ndarray:
+        """States [B, D], or B states [D], as a new array in float32, which no later pass writes to."""
+        with self.threads:
+            return copied(states[0] if states[0].dim() > 1 else torch.stack(states))
+
+    def _log_probs(self, logits: Tensor) -> np.ndarray:
+        """The log-probabilities [B, A] of logits, in float32."""
+        with self.threads:
+            return to_host(logits.float().log_softmax(-1))
 
     def take_observations(self, rows: Sequence[int], observation: str) -> list[Tensor]:
         """:meth:`final` on the device: of each row [D] in the model's dtype, filled in by the next pass."""
@@ -478,7 +501,7 @@ class Rows:
         return [self.take(row)[-1] if follower is None else follower.take(row) for row in rows]
 
     def observe(self, rows: Sequence[int], observation: str) -> Tensor:
-        """The observations ``"hidden"`` or ``"features"`` on the device, [B, D] in the model's dtype."""
+        """The observations ``"hidden"`` or ``"features"`` on the device, as :meth:`last`: [B, D]."""
         follower = self._follower_of(observation)
         return self.last(rows) if follower is None else follower.features(rows)
 
@@ -505,7 +528,10 @@ class Rows:
         return follower
 
     def forget(self) -> None:
-        """Empty all rows and drop everything derived from them, for example after a change of weights."""
+        """Empty all rows and drop everything derived from them, for example after a change of weights.
+
+        The weights are read anew, however they were written.
+        """
         self.tokens = [[] for _ in range(self.num_rows)]
         self._held, self._behind = [0] * self.num_rows, False
         self._taken, self._leaving = [], []
@@ -513,6 +539,8 @@ class Rows:
         self.kv.forget_plan()
         for follower in self.followers:
             follower.forget()
+        for reader in self.readers:
+            reader.forget()
 
 
 def copied(states: Tensor) -> np.ndarray:
@@ -524,13 +552,17 @@ def last_states(trunk: nn.Module, session: PolicySession) -> Callable[[Sequence[
     """A reader of a session's tokens by another language model.
 
     Args:
-        trunk: a Hugging Face decoder over token ids; its weights must not change.
+        trunk: a Hugging Face decoder over token ids; its weights must not change while the rows hold tokens.
+            After a change call the session's ``forget``. Sessions of other classes than :class:`Rows` do not
+            know of the reader: there, make a new one.
 
     Returns:
         a function from rows to the trunk's hidden states at their last tokens, [B, D]; common prefixes with
-        the last call are not computed again.
+        the last call are not computed again. The states are valid until the next call.
     """
     cache = Rows(trunk, session.num_rows, session.max_length)
+    if isinstance(session, Rows):
+        session.readers.add(cache)
 
     def last(rows: Sequence[int]) -> Tensor:
         cache.load(rows, [session.tokens[row] for row in rows])

@@ -167,6 +167,7 @@ class Steps:
         self._inputs = torch.zeros(rows, 5, dtype=torch.long, device=device)
         self._keys = torch.arange(session.max_length, device=device)
         self._outputs: Tensor | None = None
+        self._length = 0  # positions that there is room for
 
     @torch.no_grad()
     def run(
@@ -212,11 +213,12 @@ class Steps:
             self._inputs[:count, 2] = actions
         fixed = self._make_room(length, followers, act)
         assert self._outputs is not None
-        step = _Step(session, self._inputs, self._outputs, self._keys, followers, act, draw, temperature)
+        memory = self._inputs, self._outputs, self._keys
+        step = _Step(session, *memory, followers, act, draw, temperature, tuple(fixed))
         drawing = getattr(draw, "func", draw), tuple(getattr(draw, "keywords", {}).items())
         self._graphs.run(
             (size, length, every, observed, temperature),
-            (followers, None if act is None else act.owner, drawing, fixed),
+            (followers, None if act is None else act.owner, drawing, tuple([t.data_ptr() for t in fixed])),
             lambda: step.run(size, length, every, observed),
             [follower.last for follower in followers],
         )
@@ -236,29 +238,36 @@ class Steps:
         ]
         return ahead, received[:, 3].copy().view(np.float32)
 
-    def _make_room(
-        self, length: int, followers: tuple[Reader, ...], act: DeviceAct | None
-    ) -> tuple[int, ...]:
-        """Grow all buffers to ``length`` positions; returns the addresses that a graph depends on."""
+    def _make_room(self, length: int, followers: tuple[Reader, ...], act: DeviceAct | None) -> list[Tensor]:
+        """Grow all buffers to ``length`` positions; returns the tensors that a graph reads and writes."""
         session = self._session
+        if length > self._length:
+            self._graphs.drop()  # they hold the buffers that grow now
+            self._length = length
         states = session.states_of(length)
         if self._outputs is None:
             self._outputs = torch.zeros(
                 session.num_rows, 4 + states.shape[-1], dtype=torch.int32, device=states.device
             )
-        fixed = [states, *session.weights(), *([] if act is None else act.owner.parameters())]
+        base: Any = session.base
+        fixed = [states, base.embed_tokens.weight, *session.weights()]
+        fixed += [] if act is None else act.owner.parameters()
         for kv, stack in [(session.kv, session.base)] + [(one.kv, one.trunk) for one in followers]:
             plan: Plan = kv.plan_for(stack)
             like = plan.norm.new_empty(1, 1, plan.key_heads, plan.head_dim)
             for layer in plan.layers:
                 fixed += kv.room(layer.cache_layer, length, like)
             fixed += [plan.angles.table(length, like), *plan.weights]
-        return tuple([tensor.data_ptr() for tensor in fixed])
+        return fixed
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What a step computes, by operations on the device alone; fields as in :class:`Steps`."""
+    """What a step computes, by operations on the device alone; fields as in :class:`Steps`.
+
+    Attributes:
+        held: the tensors that it reads and writes, so that no memory of a captured step is given to others.
+    """
 
     session: Stepped
     inputs: Tensor
@@ -268,6 +277,7 @@ class _Step:
     act: DeviceAct | None
     draw: Draw | None
     temperature: float
+    held: tuple[Tensor, ...]
 
     def run(self, size: int, length: int, every: bool, observed: object) -> None:
         """Read ``inputs`` [R, 5], write ``outputs`` [R, 4 + D], caches and states.
@@ -331,7 +341,7 @@ class Graphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._inputs: Hashable = None
-        # With each graph the function: it holds the tensors that the graph reads.
+        # With each graph the function, which holds the tensors that the graph reads and writes.
         self._captured: dict[Hashable, tuple[torch.cuda.CUDAGraph, Callable[[], None]]] = {}
         self.launches = self.captures = 0
 
@@ -356,6 +366,10 @@ class Graphs:
             self._captured[key] = self._capture(function, changed), function
             self.captures += 1
         self._captured[key][0].replay()
+
+    def drop(self) -> None:
+        """Drop all graphs, and with them the tensors that only they hold."""
+        self._captured = {}
 
     def _capture(self, function: Callable[[], None], changed: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
         before = [tensor.clone() for tensor in changed]

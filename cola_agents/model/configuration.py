@@ -29,6 +29,24 @@ PAPER_GROWTH: Mapping[str, Any] = {
 }
 
 
+def non_defaults(config: PretrainedConfig) -> dict[str, object]:
+    """The fields of a configuration that differ from its class's defaults.
+
+    So a model keeps its digests when a release of transformers adds a field with a neutral default. Fields
+    that saving and loading change are left out, too.
+    """
+    volatile = ("_name_or_path", "transformers_version", "dtype", "architectures")
+    defaults = type(config)().to_dict()
+    fields: dict[str, object] = {}
+    for key, value in config.to_dict().items():
+        nested = getattr(config, key, None)
+        if isinstance(nested, PretrainedConfig):
+            fields[key] = non_defaults(nested)
+        elif key == "model_type" or (key not in volatile and value != defaults.get(key)):
+            fields[key] = value
+    return fields
+
+
 class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types are not read
     """Configuration of :class:`~cola_agents.model.modeling.CoLAForCausalLM`.
 

@@ -122,9 +122,12 @@ def stack_config(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
 
 
 def activation(config: PretrainedConfig) -> str:
-    """The activation of the family's gated MLP; Gemma 2 and 3 have another name for the field."""
-    field = "hidden_activation" if hasattr(config, "hidden_activation") else "hidden_act"
-    return str(getattr(config, field))
+    """The activation of the family's gated MLP; Gemma 2 and 3 have another name for the field.
+
+    Files of Gemma 1 may have both fields: its layers read the usual one.
+    """
+    other = None if config.model_type == "gemma" else getattr(config, "hidden_activation", None)
+    return str(other or config.hidden_act)
 
 
 def decoder_mask(stack: PreTrainedModel, mask: Mask, at: Tensor | None = None) -> Mask:

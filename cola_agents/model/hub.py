@@ -182,12 +182,13 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
         reference = self._reference(whole, base, kwargs.get("state_dict"))
         if reference is not None:
             kwargs["state_dict"] = latent_weights(kwargs.get("state_dict") or self.state_dict())
+        if first:
+            # A save that is killed leaves weights without a reference, never with that of another base.
+            (folder / REFERENCE).unlink(missing_ok=True)
         with _no_older_weights(folder) if first else nullcontext():
             saved = super().save_pretrained(save_directory, *args, **kwargs)
         if first:
-            if reference is None:
-                (folder / REFERENCE).unlink(missing_ok=True)
-            else:
+            if reference is not None:
                 write_reference(folder, *reference)
             write_card(self, folder, reference and reference[0])
         return saved

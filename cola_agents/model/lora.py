@@ -36,6 +36,7 @@ def add_adapters(stack: nn.Module, rank: int, alpha: float | None, seed: int) ->
         alpha: the scale is ``alpha / rank``; None for ``2 rank``.
 
     Raises:
+        ValueError: for an alpha that is not positive.
         ImportError: without peft.
 
     Source: Hu et al. 2021, arXiv 2106.09685.
@@ -44,8 +45,11 @@ def add_adapters(stack: nn.Module, rank: int, alpha: float | None, seed: int) ->
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ImportError("lora_rank needs peft: pip install 'cola-rl[train]'") from error
+    if alpha is not None and not alpha > 0:
+        raise ValueError(f"the adapters' alpha must be positive, got {alpha}: with 0 they would do nothing")
     linear = [name.rpartition(".")[2] for name, part in stack.named_modules() if isinstance(part, nn.Linear)]
-    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=sorted(set(linear)))  # type: ignore[arg-type]
+    scale = 2 * rank if alpha is None else alpha
+    config = LoraConfig(r=rank, lora_alpha=scale, target_modules=sorted(set(linear)))  # type: ignore[arg-type]
     with drawn_from(seed):
         inject_adapter_in_model(config, stack)
     stack.eval()

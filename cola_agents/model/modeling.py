@@ -8,6 +8,7 @@ Source: CoLA, arXiv 2503.21383, and the published code of its authors.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -201,7 +202,10 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         ``"state"`` every code predicts exactly what the base predicts.
 
         Args:
-            base: a causal LM of a supported family, or a path or hub id of one (in safetensors).
+            base: a causal LM of a supported family, or a path or hub id of one (in safetensors), which is
+                loaded in the type of its file. The new parts have the base's type (bfloat16 for most
+                published ones, where ``make_backbone`` and ``cola pretrain`` load float32), and the model is
+                on the CPU, wherever the base is: convert or move the result.
             seed: of the new weights; None for the current state of torch's generator, which stays unchanged.
             calibrate_on: token ids [B, T] of text, for the readout ``"normed_difference"``: see
                 :func:`calibrate_readout`; None for 256 random ids.
@@ -434,7 +438,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             cache: a cache from an earlier call, extended in place.
             labels: [B, T] for the next-token cross-entropy; -100 is ignored.
             use_cache: return a cache.
-            logits_to_keep: number of last positions for which logits are computed; 0 for all.
+            logits_to_keep: number of last positions for which logits, and the loss, are computed; 0 for all.
             actions: codes [B, T] to use in place of the policy's.
             code_sampler: draws the codes; None for the argmax.
             past_key_values: the name of ``cache`` in transformers before 5.24.
@@ -442,8 +446,10 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             held: what :meth:`generate` keeps from pass to pass; replaces ``phases``.
 
         Raises:
-            ValueError: for two different caches.
+            ValueError: for two different caches, or labels with ``logits_to_keep=1``, where no label is left.
         """
+        if labels is not None and logits_to_keep == 1:
+            raise ValueError("labels need logits_to_keep=0, or at least 2: the first of them has no logits")
         cache = one_cache(cache, past_key_values)
         if use_cache and cache is None:
             cache = DynamicCache()
@@ -459,7 +465,9 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
                 position_ids = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)[None]
         h = self.hidden(input_ids, mask=mask, positions=position_ids, cache=cache)
         action_logits = self.policy(h, mask=mask, positions=position_ids, cache=cache)
-        h, action_logits = h[:, -logits_to_keep:], action_logits[:, -logits_to_keep:]
+        kept = slice(-logits_to_keep, None)
+        h, action_logits = h[:, kept], action_logits[:, kept]
+        actions, phases, labels = (x if x is None else x[:, kept] for x in (actions, phases, labels))
         if actions is None:
             actions = code_sampler(action_logits) if code_sampler else action_logits.argmax(-1)
         if held is not None:
@@ -479,15 +487,30 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         ``do_sample=True`` draws the *code* (with ``temperature``, ``top_k``, ``top_p`` over the A
         codes); the token is always the world model's argmax, as in the paper. A code that lasts several
         tokens is kept for all of them. Everything else is :meth:`transformers.GenerationMixin.generate`, beam
-        search excepted.
+        search excepted. As there, options come from the arguments, else from ``generation_config=``, else
+        from the model's own ``generation_config``.
+
+        Raises:
+            ValueError: for ``num_beams`` above 1, wherever it is set.
         """
-        config = kwargs.get("generation_config")
-        if (kwargs.get("num_beams", getattr(config, "num_beams", None)) or 1) != 1:
+        configs = [kwargs.get("generation_config"), self.generation_config]
+
+        def option(name: str) -> Any:
+            """An option's value; None where nothing sets it."""
+            values = [kwargs.get(name), *(getattr(config, name, None) for config in configs)]
+            return next((value for value in values if value is not None), None)
+
+        if (option("num_beams") or 1) != 1:
             raise ValueError("generate() has no beam search over codes: num_beams must be 1")
-        copies = kwargs.pop("num_return_sequences", getattr(config, "num_return_sequences", None)) or 1
+        copies = option("num_return_sequences") or 1
+        # Codes are drawn in forward(): for transformers this is a greedy search of one sequence.
+        for name in ("num_beams", "num_return_sequences"):
+            kwargs.pop(name, None)
+            if (option(name) or 1) != 1:
+                given = copy.deepcopy(kwargs.get("generation_config") or GenerationConfig())
+                setattr(given, name, 1)
+                kwargs["generation_config"] = given
         if copies > 1:
-            # Codes are drawn in forward(): for transformers this is a greedy search of one sequence.
-            kwargs["num_return_sequences"] = 1
             if inputs is None:
                 inputs = kwargs.pop("input_ids", None)
             if inputs is None:
@@ -495,10 +518,14 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
             inputs = inputs.repeat_interleave(copies, dim=0)
             if kwargs.get("attention_mask") is not None:
                 kwargs["attention_mask"] = kwargs["attention_mask"].repeat_interleave(copies, dim=0)
-        if kwargs.pop("do_sample", bool(config and config.do_sample)):
-            names = ("temperature", "top_k", "top_p")
-            options = {name: kwargs.pop(name, getattr(config, name, None)) for name in names}
-            kwargs["code_sampler"] = CodeSampler(**{k: v for k, v in options.items() if v is not None})
+        drawn = option("do_sample")
+        kwargs.pop("do_sample", None)
+        if drawn:
+            drawing = {name: option(name) for name in ("temperature", "top_k", "top_p")}
+            for name in drawing:
+                kwargs.pop(name, None)
+            drawing["top_k"] = drawing["top_k"] or None  # 0 is none, as in transformers
+            kwargs["code_sampler"] = CodeSampler(**{k: v for k, v in drawing.items() if v is not None})
         cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
         if cache is not None:
             kwargs |= cache_argument(cache)

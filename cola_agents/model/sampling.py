@@ -7,6 +7,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+#: The smallest temperature above 0: logits up to 1e32 divided by it are finite in float32.
+COLDEST = 1e-6
+
 
 class Drawing(TypedDict, total=False):
     """Sampling options: arguments of :func:`sample`."""
@@ -28,7 +31,8 @@ def distribution(
 
     Args:
         logits: [..., N].
-        temperature: divides the logits. 0 is greedy: all mass on the argmax, ties to the lowest index.
+        temperature: divides the logits; at least :data:`COLDEST`, or 0. 0 is greedy: all mass on the argmax,
+            ties to the lowest index.
         top_k: keep the k likeliest; None keeps all. Ties at the border are kept to the lower index.
         top_p: then keep the smallest set of the likeliest whose mass reaches ``top_p``, at least one.
         taken: entries [...] that are kept whatever their rank: actions drawn before the weights changed.
@@ -39,6 +43,8 @@ def distribution(
     Raises:
         ValueError: for settings out of range.
     """
+    if 0 < temperature < COLDEST:
+        raise ValueError(f"temperature={temperature} is below {COLDEST}, where logits overflow: 0 is greedy")
     if not 0 <= temperature < float("inf") or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
         raise ValueError(
             f"temperature={temperature} must be finite and >= 0, top_p={top_p} in (0, 1] and top_k={top_k} "

@@ -138,8 +138,7 @@ class Agent(PlayingMixin, SavingMixin, ABC):
             "dtype": dtype,
         }
         frozen: Any = resolve(model, level=level, tokenizer=tokenizer, device=device, dtype=dtype)
-        #: sha256 of the frozen model: level, configuration, weights and tokenizer. ``load`` refuses another.
-        self.fingerprint: str = frozen.fingerprint
+        self._frozen: PolicyBackbone = frozen
         self.backbone, self.policy = self.make_policy(frozen)
         self.actor = self.policy.actor
         self.episodes: Episodes = self._episodes(env_id, num_envs, self.env_kwargs)
@@ -185,6 +184,14 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         else:
             actor = adapted_actor(backbone, rank, self.options.lora_alpha, self.seed)
         return backbone, TrainedPolicy(actor, reference, self.options, self.workers)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the frozen model as it is now: level, configuration, weights and tokenizer.
+
+        It is saved with the agent, and :meth:`load` refuses another.
+        """
+        return self._frozen.fingerprint
 
     def close(self) -> None:
         """Close the environments and leave the other processes; the agent can still be saved."""

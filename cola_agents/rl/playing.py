@@ -29,13 +29,13 @@ class PlayingMixin:
     backbone: PolicyBackbone
     env_id: str
     env_kwargs: dict[str, Any]
-    fingerprint: str
     num_envs: int
     num_updates: int
     options: AgentOptions
     policy: TrainedPolicy
     seed: int
     _env: AgentVecEnv | None
+    _frozen: PolicyBackbone
     _predictions: np.random.Generator
 
     def get_env(self) -> AgentVecEnv:
@@ -115,7 +115,7 @@ class PlayingMixin:
         inner = env.unwrapped
         if not isinstance(inner, (CoLAEnv, CoLAVectorEnv)):
             raise TypeError(f"policy_for takes an environment of cola_envs, got {env!r}")
-        if inner.episodes.backbone.fingerprint != self.fingerprint:
+        if inner.episodes.backbone.fingerprint != self._frozen.fingerprint:
             raise ValueError(
                 f"this agent acts over another model than {env!r}, or at the other level: make the "
                 "environment with the same model= as the agent"

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 
+from cola_agents.decoding.contract import PolicyBackbone
 from cola_agents.rl.actors import Actor
 from cola_agents.rl.optimiser import Adam32
 from cola_agents.rl.options import AgentOptions
@@ -31,7 +32,6 @@ class SavingMixin:
     episodes: Episodes
     env_id: str
     env_kwargs: dict[str, Any]
-    fingerprint: str
     history: list[Record]
     kl_coef: float
     num_envs: int
@@ -46,6 +46,7 @@ class SavingMixin:
     workers: RolloutWorkers
     _finished: tuple[int, int]
     _finished_steps: int
+    _frozen: PolicyBackbone
     _saver: Saver
 
     @property
@@ -119,7 +120,7 @@ class SavingMixin:
             "seed": self.seed,
             "prompt_format": self.episodes.format.name,
             **self.source,
-            "fingerprint": self.fingerprint,
+            "fingerprint": self._frozen.fingerprint,
             "options": dataclasses.asdict(self.options),
             "kl_coef": self.kl_coef,
             "num_timesteps": timesteps,
@@ -164,10 +165,11 @@ class SavingMixin:
             ValueError: if the agent is over another model or trains other weights.
         """
         path, saved = read.path, read.description
-        if self.fingerprint != saved["fingerprint"]:
+        own = self._frozen.fingerprint
+        if own != saved["fingerprint"]:
             raise ValueError(
                 f"{path} was trained over a model with fingerprint {saved['fingerprint'][:12]}, and this one "
-                f"has {self.fingerprint[:12]}; pass model= the one it was trained over"
+                f"has {own[:12]}; pass model= the one it was trained over"
                 + (f", and dtype={saved['dtype']!r} or none" if "dtype" in changed else "")
             )
         trained, initial = self.actor.trained(), self._initial()

@@ -46,13 +46,15 @@ class SearchConfig:
             codes that last several tokens.
         noise, noise_share: concentration (0 for none) and share of the Dirichlet noise on the root's priors.
         rewards: ``"environment"``: the search reads the task's rewards, as in training. ``"estimated"``: it
-            does not; the value of a finished episode is the evaluator's value of its last action, or that of
-            a judge (:mod:`cola_agents.search.judges`). Use
-            ``"estimated"`` to evaluate a model: the task's rewards reveal which answers are right.
+            does not; the value of a finished episode is the evaluator's value of its last action (of an
+            evaluator without action values, that of the state before it), or that of a judge
+            (:mod:`cola_agents.search.judges`). Use ``"estimated"`` to evaluate a model: the task's rewards
+            reveal which answers are right.
         answer: how the answer is chosen: the most visited line (``"visits"``), the ending of highest value
             (``"value"``), the majority of all endings (``"vote"``), or the answer whose endings have the
             largest sum of values (``"weighted"``).
-        early_stop: end a tree when no remaining simulation could change its most visited edge.
+        early_stop: end a tree when no remaining simulation could change its most visited edge. The other
+            ways to choose an answer read all endings, so that they may choose another one then.
     """
 
     simulations: int = 64

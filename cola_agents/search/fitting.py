@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from cola_agents.common.threads import fitting_threads
+from cola_agents.rl.optimiser import Adam32
 from cola_agents.rl.rollout import Rollout
 
 
@@ -22,7 +24,7 @@ class FitConfig:
     Attributes:
         steps: optimiser steps.
         batch_size: episodes per step (official, of the Q-function: 256).
-        lr: AdamW's learning rate; warmed up over 3 % of the steps, then constant (official: 5e-6 for an 8B
+        lr: Adam's learning rate; warmed up over 3 % of the steps, then constant (official: 5e-6 for an 8B
             model).
         clip: the largest gradient norm.
         check_every: steps between two evaluations on the held-out episodes, if there are any.
@@ -55,6 +57,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train a model on recorded episodes; returns a log record per step.
 
+    Weights of a lower precision are trained with float32 twins (:class:`~cola_agents.rl.optimiser.Adam32`).
+
     Args:
         model: trained in place.
         rollout: N episodes.
@@ -71,7 +75,7 @@ def fit(
 
     Raises:
         ValueError: where no held-out problem has answers with different rewards.
-        FloatingPointError: when the loss is not finite, naming the step.
+        FloatingPointError: when the loss is not finite, naming the step, or the gradient is not.
     """
 
     def ordering(episodes: Rollout) -> float | None:
@@ -84,9 +88,9 @@ def fit(
                 "compares: hold out more problems, or record more answers to each"
             )
         best, best_weights = -1.0, None
-        optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
+        optimiser = Adam32(model.parameters(), lr=config.lr, betas=(0.9, 0.999))
         warmup = max(1, round(0.03 * config.steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / warmup))
+        schedule = LambdaLR(optimiser.adam, lambda step: min(1.0, (step + 1) / warmup))
         rng = np.random.default_rng(config.seed)
         size = min(config.batch_size, len(rollout))
         records = []
@@ -97,10 +101,9 @@ def fit(
                 raise FloatingPointError(
                     f"{name}: loss is {value.item()} at step {step}; lower lr={config.lr}"
                 )
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             value.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            optimiser.step()
+            optimiser.step(config.clip)
             schedule.step()
             if after_step is not None:
                 after_step(step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -146,6 +146,23 @@ class _RolloutStep(NamedTuple):
     scores: ActionScores
 
 
+class _EdgeStep(NamedTuple):
+    """A step along an edge.
+
+    Attributes:
+        line: its actions.
+        value, reward: the discounted and the undiscounted sum of their rewards.
+        info: the last info.
+        last_state: the state before the last of several actions; None where rewards are the environment's.
+    """
+
+    line: tuple[int, ...]
+    value: float
+    reward: float
+    info: dict[str, Any]
+    last_state: Any
+
+
 class _PUCT:
     """The state of one search: trees, endings and counts."""
 
@@ -260,22 +277,29 @@ class _PUCT:
         before = {row: len(self.episodes.tokens(row)) for row in rows}
         actions = [int(forest.action[tree, *end]) for tree, end in zip(paths, ends, strict=True)]
         steps = self._step_edges(rows, actions, rollout_step)
-        judged = {}
+        over = [row for row in rows if not self.episodes.running(row)]
+        children = {row: self.episodes.snapshot(row) for row in rows}
+        new_tokens = {row: len(self.episodes.tokens(row)) - before[row] for row in rows}
+        estimates = {}
         if self.player is not None and self.player.judge is not None:
-            over = [row for row in rows if not self.episodes.running(row)]
-            judged = judged_endings(self.player.judge, over)
+            estimates = judged_endings(self.player.judge, over)
+        elif self.config.rewards == "estimated":
+            several = {row: steps[row] for row in over if len(steps[row].line) > 1}
+            for row, (value, spent) in self._last_values(several).items():
+                estimates[row] = value
+                new_tokens[row] += spent
         running = {}
         for (tree, path), row, (node, edge) in zip(paths.items(), rows, ends, strict=True):
-            line, value, reward, info = steps[row]
+            line, value, reward, info, _ = steps[row]
             self.reward_sums[tree].append(self.reward_sums[tree][node] + reward)
-            child = forest.add(tree, self.episodes.snapshot(row), line, node, edge)
-            self.new_tokens[tree] += len(self.episodes.tokens(row)) - before[row]
-            if self.episodes.running(row):
+            child = forest.add(tree, children[row], line, node, edge)
+            self.new_tokens[tree] += new_tokens[row]
+            if row not in over:
                 forest.reward[tree, node, edge] = value if self.config.rewards == "environment" else 0.0
                 running[tree] = path
             else:
-                if row in judged:
-                    value = judged[row]
+                if row in estimates:
+                    value = estimates[row]
                 elif self.config.rewards == "estimated":
                     values = self.action_values[tree].get(node)
                     value = float(forest.value[tree, node] if values is None else values[line[0]])
@@ -288,20 +312,19 @@ class _PUCT:
 
     def _step_edges(
         self, rows: list[int], actions: list[int], rollout_step: _RolloutStep | None
-    ) -> dict[int, tuple[tuple[int, ...], float, float, dict[str, Any]]]:
-        """Step each row along an edge of up to ``span`` actions; the rollouts share the first step.
-
-        Returns:
-            For each row its actions, their discounted and undiscounted sum of rewards, and the last info.
-        """
+    ) -> dict[int, _EdgeStep]:
+        """Step each row along an edge of up to ``span`` actions; the rollouts share the first step."""
         lines: dict[int, list[int]] = {row: [] for row in rows}
         returns, sums, last_infos = dict.fromkeys(rows, 0.0), dict.fromkeys(rows, 0.0), {}
+        last_states: dict[int, State] = {}
         running = rows
         for count in range(self.config.span):
             if count:
                 assert self.follow is not None
                 actions = np.asarray(self.follow(running)).argmax(-1).tolist()
                 rollout_step = None
+                if self.config.rewards == "estimated":
+                    last_states |= {row: self.episodes.snapshot(row) for row in running}
             also = ([], []) if rollout_step is None else (rollout_step.rows, rollout_step.actions)
             _, rewards, _, _, infos = self.episodes.step(running + also[0], actions + also[1])
             for row, action, reward, info in zip(running, actions, rewards, infos, strict=False):
@@ -314,7 +337,32 @@ class _PUCT:
             running = [row for row in running if self.episodes.running(row)]
             if not running:
                 break
-        return {row: (tuple(lines[row]), returns[row], sums[row], last_infos[row]) for row in rows}
+        return {
+            row: _EdgeStep(tuple(lines[row]), returns[row], sums[row], last_infos[row], last_states.get(row))
+            for row in rows
+        }
+
+    def _last_values(self, steps: Mapping[int, _EdgeStep]) -> dict[int, tuple[float, int]]:
+        """The evaluator's value of the last action of edges of several actions, and the tokens that it took.
+
+        It is asked in the states before these actions, where the rows stay.
+        """
+        if not steps:
+            return {}
+        rows = list(steps)
+        self.episodes.restore(rows, [step.last_state for step in steps.values()])
+        before = [len(self.episodes.tokens(row)) for row in rows]
+        if self.player is None:
+            evaluation = Evaluation(*self.evaluate(rows))
+        else:
+            evaluation = prior_evaluation(self.player.score(rows))
+        _, state_values = self._checked(evaluation, len(rows))
+        values = {}
+        for i, row in enumerate(rows):
+            last, spent = steps[row].line[-1], len(self.episodes.tokens(row)) - before[i]
+            of_actions = evaluation.action_values
+            values[row] = float(state_values[i] if of_actions is None else of_actions[i][last]), spent
+        return values
 
     def _evaluate(self, paths: dict[int, Path]) -> None:
         """Evaluate the leaves at the ends of paths: at once, or by rollouts that begin with the next step."""

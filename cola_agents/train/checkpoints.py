@@ -30,6 +30,8 @@ RUN, STATE = "run.json", "state.json"
 TRAINED, OPTIMISER = "trained.safetensors", "optimiser.safetensors"
 #: Settings that may change where the steps are raised; some presets derive the warm-up from the steps.
 _WITH_STEPS = ("steps", "warmup")
+#: The setting with the digest of the model's configurations.
+CONFIGURATION = "configuration"
 #: An upper bound of the CPU seconds of a run, for checking a checkpoint.
 _MOST_CPU_S = 1e12
 
@@ -175,6 +177,8 @@ class Checkpoints:
         before = _read_run(path)["settings"]
         raised = _raised(before, self._settings)
         for name in [*before, *self._settings]:
+            if name == CONFIGURATION and name not in before:
+                continue  # a run that an earlier version began
             was, now = before.get(name), self._settings.get(name)
             if was != now and not (raised and name in _WITH_STEPS):
                 raise ValueError(

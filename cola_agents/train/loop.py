@@ -23,12 +23,13 @@ from cola_agents.common.processes import Workers
 from cola_agents.common.threads import SMALL, fitting_threads
 from cola_agents.model.documents import document_attention, takes_documents
 from cola_agents.model.modeling import MergeLayer
-from cola_agents.train.checkpoints import Checkpoints, Saved
+from cola_agents.train.checkpoints import CONFIGURATION, Checkpoints, Saved
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.data.prefetch import Prefetched
 from cola_agents.train.learner import Cut, Learner
 from cola_agents.train.records import RecordLog, rewind
 from cola_agents.train.stage import StageConfig, StageLoss
+from cola_agents.train.states import configuration_digest
 from cola_envs.jsonl import JsonObject
 
 #: What ``compile`` compiles, where it is trained: decoder layers, and layers of the world model.
@@ -263,6 +264,9 @@ def _settings(
         **config_settings,
         **objective.settings(),
         "trained weights": f"{size} in {len(trained)} tensors",
+        CONFIGURATION: configuration_digest(
+            *(part.config for part in objective.modules() if isinstance(part, PreTrainedModel))
+        ),
         "frozen weights": _fingerprint([p for p in objective.parameters() if not p.requires_grad]),
     }
 

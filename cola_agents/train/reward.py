@@ -29,6 +29,7 @@ from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.reach import reachable
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.rl.losses import alike
+from cola_agents.rl.optimiser import Adam32
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
 from cola_envs.text import with_start_ids
@@ -208,7 +209,8 @@ def train_reward(
 
     The loss is ``-log sigmoid(r_chosen - r_rejected)``. The head is a bias-free linear map of the hidden
     state at the last token. The configuration gets the mean and standard deviation of the scores of the
-    held-out responses, for whitening (``reward_mean``, ``reward_std``).
+    held-out responses, for whitening (``reward_mean``, ``reward_std``). The model is computed and saved in
+    the type of its file; the optimiser keeps weights of a lower precision in float32 too.
 
     Args:
         model: folder or hub id of a causal LM or of a sequence classifier with one output.
@@ -222,7 +224,7 @@ def train_reward(
 
     Raises:
         ValueError: for fewer than two pairs.
-        FloatingPointError: when the loss is not finite, naming the step.
+        FloatingPointError: when the loss is not finite, naming the step, or the gradient is not.
         FileExistsError: if ``out`` is not empty.
 
     Source: Bradley and Terry 1952; the official post-training trains its reward models so.
@@ -270,9 +272,9 @@ def _fit(
     for epoch in range(config.epochs):
         order = np.random.default_rng([config.seed, epoch]).permutation(len(pairs))
         batches += [order[i : i + config.batch_size] for i in range(0, len(pairs), config.batch_size)]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    optimiser = Adam32(network.parameters(), lr=config.lr)
     schedule = get_cosine_with_min_lr_schedule_with_warmup(
-        optimiser, math.ceil(0.03 * len(batches)), len(batches), min_lr_rate=0.1
+        optimiser.adam, math.ceil(0.03 * len(batches)), len(batches), min_lr_rate=0.1
     )
     for step, batch in enumerate(tqdm(batches, desc="reward", unit="step", mininterval=2.0), start=1):
         texts = [(pairs[i].prompt, pairs[i].chosen) for i in batch]
@@ -283,10 +285,9 @@ def _fit(
         loss = -functional.logsigmoid(difference).mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"reward: loss is {loss.item()} at step {step}; lower lr={config.lr}")
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        optimiser.step(1.0)
         schedule.step()
         if watch:
             accuracy = (difference > 0).float().mean().item()

@@ -47,7 +47,8 @@ class DataSpec:
         seed: for ``generated``; None for the run's own.
 
     Raises:
-        ValueError: for an option of another kind of source, or a weight that is not a positive number.
+        ValueError: for an option of another kind of source, a weight that is not a positive number, or epochs
+            or a seed that are not whole numbers.
     """
 
     source: str
@@ -71,7 +72,12 @@ class DataSpec:
                     f"data {self.source!r} ({self.kind}) take no {field.name!r}; they take "
                     f"{', '.join(allowed[1:])}"
                 )
-        if not 0 < self.weight < float("inf"):
+        for name in ("epochs", "seed"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"data {self.source!r}: {name} must be a whole number, got {value!r}")
+        number = isinstance(self.weight, (int, float)) and not isinstance(self.weight, bool)
+        if not (number and 0 < self.weight < float("inf")):
             raise ValueError(f"data {self.source!r}: the weight must be a positive number, got {self.weight}")
 
     @property
@@ -172,10 +178,10 @@ def _parsed(description: JsonObject, where: str) -> DataSpec:
         raise ValueError(f"{where}: {problem}; the fields are {', '.join(known)}")
     values = dict(description)
     for key, kind in _NUMBERS.items():
-        if key in values:
+        if isinstance(values.get(key), str):
             try:
                 values[key] = kind(values[key])
-            except (TypeError, ValueError) as error:
+            except ValueError as error:
                 raise ValueError(f"{where}: {key}={values[key]!r} is not a number") from error
     wrong = [key for key, value in values.items() if key not in _NUMBERS and not isinstance(value, str)]
     if wrong:

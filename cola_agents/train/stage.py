@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, A codes, V vocabulary.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ ATTENTIONS = ("mask", "documents")
 _MASKED_LENGTH = 512
 
 
+_COUNTS = ("steps", "rows", "length", "warmup", "seed", "log_every", "micro_rows", "save_every", "keep")
+
+
 @dataclass(frozen=True)
 class StageConfig:
     """Options of a training stage: length, batch, optimiser, precision, checkpoints.
@@ -39,7 +43,7 @@ class StageConfig:
         rows, length: shape of the global batch: rows of packed documents and their length in tokens. It
             does not depend on the number of micro-batches and processes.
         lr: peak learning rate, after a linear warm-up of ``warmup`` steps; a cosine decays it to ``final``
-            times the peak.
+            times the peak. Fewer steps than ``warmup`` do not reach it, with a UserWarning.
         weight_decay, betas, clip: AdamW's options, and the largest norm of the gradient of all weights.
         seed: seed of the data order and the noise of the stage.
         log_every: steps between two log records.
@@ -87,6 +91,11 @@ class StageConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            absent = name == "micro_rows" and value is None
+            if not absent and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
         if self.steps < 1 or self.rows < 1 or self.length < 8:
             raise ValueError(f"steps, rows >= 1 and length >= 8 are needed, got {self}")
         if self.precision not in PRECISIONS:
@@ -102,8 +111,22 @@ class StageConfig:
             raise ValueError(
                 f"seed and warmup must not be negative, got seed={self.seed}, warmup={self.warmup}"
             )
-        if not (self.lr > 0 and self.clip > 0):
-            raise ValueError(f"lr and clip must be positive, got lr={self.lr}, clip={self.clip}")
+        if not (0 < self.lr < math.inf and self.clip > 0):
+            raise ValueError(
+                f"lr and clip must be positive, and lr finite, got lr={self.lr}, clip={self.clip}"
+            )
+        for name in ("final", "weight_decay", "codebook_weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers from 0 to below 1, got {self.betas}")
+        if self.steps < self.warmup:
+            warnings.warn(
+                f"the learning rate rises for {self.warmup} steps (warmup) and there are {self.steps}: it "
+                f"gets to {self.steps / self.warmup:.0%} of lr; set warmup lower",
+                stacklevel=3,
+            )
 
     @classmethod
     def paper_world(cls, **changed: Any) -> StageConfig:

@@ -31,8 +31,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from cola_agents.common.files import unfinished
+from cola_agents.model.configuration import non_defaults
 from cola_agents.model.families import Mask
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.train.data.packing import Batch
@@ -78,7 +80,7 @@ class StateCache:
     computed in every epoch, with a :class:`StateCacheWarning`.
 
     Args:
-        folder: empty, absent, or a cache of the same base.
+        folder: empty, absent, or a cache of the same base: equal weights under an equal configuration.
         model: the model of the base, whose weights must not change meanwhile.
         precision: in which the base computes: ``"float32"`` or ``"bf16"``.
 
@@ -99,7 +101,13 @@ class StateCache:
         self._files: list[FileIO] = []
         self._out: tuple[int, FileIO, FileIO] | None = None
         self._full = False
-        about = {"base": base_digest(model), "width": self._width, "precision": precision, "type": "bfloat16"}
+        about = {
+            "base": base_digest(model),
+            "configuration": configuration_digest(model.base.config),
+            "width": self._width,
+            "precision": precision,
+            "type": "bfloat16",
+        }
         _check_folder(folder, about)
         for path in sorted(folder.glob("part-*.bin")):
             self._read_index(path)
@@ -277,6 +285,12 @@ def base_digest(model: CoLAForCausalLM) -> str:
     return digest.hexdigest()[:32]
 
 
+def configuration_digest(*configs: PretrainedConfig) -> str:
+    """A digest of configurations; fields with their class's defaults and names of files do not count."""
+    fields = json.dumps([non_defaults(config) for config in configs], sort_keys=True, default=str)
+    return hashlib.sha256(fields.encode()).hexdigest()[:32]
+
+
 def _check_folder(folder: Path, about: JsonObject) -> None:
     """Begin a cache, or check that the folder holds one of the same base."""
     path = folder / ABOUT
@@ -293,11 +307,17 @@ def _check_folder(folder: Path, about: JsonObject) -> None:
         own = folder / f"{begun}-{uuid.uuid4().hex[:8]}"  # several processes may begin it at once
         own.write_text(json.dumps(about, indent=1) + "\n")
         os.replace(own, path)
-    before = jsonl.read_object(path, *about)
+    before = jsonl.read_object(path, *(name for name in about if name != "configuration"))
+    if "configuration" in {*about} - {*before}:
+        raise ValueError(
+            f"{folder} holds states of an earlier version, which did not write down the configuration of "
+            "their base: give another folder, or delete this one; its states can be computed again"
+        )
     wrong = [name for name, value in about.items() if before[name] != value]
     if wrong:
         differences = ", ".join(f"{name} {before[name]!r} and not {about[name]!r}" for name in wrong)
-        kind = "another base" if {"base", "width"} & set(wrong) else "the base in another precision"
+        other = {"base", "configuration", "width"} & set(wrong)
+        kind = "another base" if other else "the base in another precision"
         raise ValueError(
             f"{folder} holds states of {kind} ({differences}): give another folder, or delete this one; its "
             "states can be computed again"

@@ -1,5 +1,7 @@
 """A small model is computed with one thread, and others with as many as there were."""
 
+import threading
+
 import gymnasium as gym
 import pytest
 import stable_baselines3 as sb3
@@ -133,3 +135,20 @@ def test_the_commands_over_the_bundled_model_work_on_one_thread(tmp_path, capsys
     assert main(["generate", *task, "--problems", "1", "--n", "2", "--out", str(tmp_path / "e.jsonl")]) == 0
     assert seen == [1, 1]
     assert torch.get_num_threads() == 2
+
+
+def test_a_pass_of_a_small_model_counts_where_there_are_more_threads_outside(monkeypatch):
+    monkeypatch.setattr(threads, "_pool", threading.local())
+    with fitting_threads(nn.Linear(2, 2)):
+        threads.check_fork()
+    monkeypatch.setattr(threads.os, "getpid", lambda: 1)
+    with pytest.raises(RuntimeError, match="was forked from process"):
+        threads.check_fork()
+
+
+def test_in_a_forked_process_a_small_models_block_leaves_one_thread(monkeypatch):
+    small = fitting_threads(nn.Linear(2, 2))
+    monkeypatch.setattr(threads, "_importer", 0)
+    with small:
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 1

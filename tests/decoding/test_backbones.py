@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
+from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone, _bit_sums
 from cola_agents.decoding.loading import load_bundled, make_backbone
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.text import PlainTokenizer
@@ -168,6 +168,56 @@ def test_fingerprint_changes_with_a_weight_a_setting_the_level_and_the_tokenizer
         TokenBackbone(tiny_cola, tiny_tokenizer).fingerprint,
     ]
     assert len(set(prints)) == len(prints)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight.add_(1e-6),
+        lambda weight: weight.data.mul_(1.5),
+        lambda weight: weight.data.copy_(weight.data.flip(0)),
+        lambda weight: torch.optim.AdamW([weight], lr=1e-3, fused=True).step(),
+    ],
+    ids=["in place", "through data", "rows in another order", "fused optimiser"],
+)
+def test_fingerprint_is_that_of_the_weights_as_they_are(tiny_cola, tiny_tokenizer, change):
+    model = copy.deepcopy(tiny_cola)
+    backbone = LatentBackbone(model, tiny_tokenizer)
+    before, weight = backbone.fingerprint, model.codebook.weight
+    kept = weight.detach().clone()
+    assert backbone.fingerprint == before
+    weight.grad = torch.ones_like(weight)
+    with torch.no_grad():
+        change(weight)
+    after = backbone.fingerprint
+    assert after == LatentBackbone(model, tiny_tokenizer).fingerprint != before
+    model.config.readout = "difference"
+    assert backbone.fingerprint != after
+    model.config.readout = "state"
+    with torch.no_grad():
+        weight.copy_(kept)
+    assert backbone.fingerprint == before
+
+
+def test_sums_of_a_large_weights_bits_tell_what_was_changed_and_moved():
+    weight = torch.randn(3, 50_000)
+    sums = _bit_sums(weight)
+    assert _bit_sums(weight.clone()) == sums
+    assert _bit_sums(weight.roll(1, 0)) != sums
+    weight[2, -1] += 1
+    assert _bit_sums(weight) != sums
+    assert _bit_sums(torch.arange(100_001.0)[1:]) == _bit_sums(torch.arange(1.0, 100_001))
+
+
+def test_the_length_of_a_session_is_at_least_1_and_at_most_the_context(latent_backbone, token_backbone):
+    for backbone in (latent_backbone, token_backbone):
+        assert backbone.session(1).max_length == tiny.CONTEXT
+        assert backbone.session(1, 1).max_length == 1
+        for length in (0, -5):
+            with pytest.raises(ValueError, match=f"max_length={length}"):
+                backbone.session(1, length)
+        with pytest.raises(ValueError, match="beyond the model's context"):
+            backbone.session(1, tiny.CONTEXT + 1)
 
 
 def test_plain_tokenizer_adds_nothing_and_hides_the_end(tiny_tokenizer):

@@ -145,19 +145,59 @@ def test_scores_that_overflow_are_not_finite_either() -> None:
         lambda stack: stack.layers[1].mlp.up_proj.weight.mul_(1.5),
         lambda stack: stack.layers[0].self_attn.q_proj.weight.add_(0.1),
         lambda stack: stack.norm.weight.mul_(2),
-        lambda stack: stack.load_state_dict(stack_of(seed=5).state_dict()),
+        lambda stack: stack.load_state_dict(
+            stack_of(seed=5, attention_bias=True, mlp_bias=True).state_dict()
+        ),
         lambda stack: setattr(stack.layers[0].mlp.up_proj.weight, "data", torch.randn(48, 32)),
+        lambda stack: stack.layers[0].self_attn.k_proj.weight.data.mul_(-2),
+        lambda stack: stack.layers[1].mlp.down_proj.bias.data.add_(0.5),
+        lambda stack: fused_step(stack),
     ],
-    ids=["trained up", "trained q", "trained norm", "loaded", "replaced"],
+    ids=[
+        "trained up",
+        "trained q",
+        "trained norm",
+        "loaded",
+        "replaced",
+        "k through data",
+        "bias through data",
+        "fused optimiser",
+    ],
 )
 def test_weights_that_change_are_seen(change: Any) -> None:
-    stack = stack_of()
+    """By a new session at least, however they were written."""
+    stack = stack_of(attention_bias=True, mlp_bias=True)
     before = packed_states(stack)[0]
     with torch.no_grad():
         change(stack)
         own = stack(torch.tensor([IDS[0][: len(before)]])).last_hidden_state[0]
     torch.testing.assert_close(packed_states(stack)[0], own, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(own, before)
+
+
+def fused_step(stack: PreTrainedModel) -> None:
+    """A step of torch's fused AdamW, which does not count its writes."""
+    optimiser = torch.optim.AdamW(stack.parameters(), lr=0.1, fused=True)
+    for parameter in stack.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [fused_step, lambda stack: [p.data.mul_(1.1) for p in stack.parameters()]],
+    ids=["fused", "data"],
+)
+def test_forget_reads_weights_anew_however_they_were_written(change: Any, tiny_base, tiny_tokenizer) -> None:
+    model = copy.deepcopy(tiny_base)
+    session = TokenBackbone(model, tiny_tokenizer).session(1)
+    session.load([0], [[1, 2, 3]])
+    with torch.no_grad():
+        change(model.model)
+        session.forget()
+        session.load([0], [[1, 2, 3]])
+        own = model.model(torch.tensor([[1, 2, 3]])).last_hidden_state[0]
+    torch.testing.assert_close(session.states(0), own, atol=1e-4, rtol=1e-4)
 
 
 def test_sessions_share_what_is_made_of_one_stack() -> None:

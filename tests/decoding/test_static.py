@@ -315,6 +315,23 @@ def test_a_graph_is_dropped_where_memory_or_weights_have_moved(tiny_tokenizer: A
         assert run(20) == 1
 
 
+def test_every_tensor_of_the_table_of_codes_is_told_and_a_graph_holds_what_it_reads() -> None:
+    one = backbone_of("state", True).session(2)
+    with recorded(one) as graphs:
+        one.load([0, 1], [[1], [2]])
+        one.decode([0, 1], np.array([3, 4]))
+        told = {weight.data_ptr() for weight in one.weights()}
+        assert one._table is not None
+        for layer in one._table.layers:
+            assert {layer.gate.data_ptr(), layer.up.data_ptr(), layer.down.data_ptr()} <= told
+        gates = [weakref.ref(layer.gate) for layer in one._table.layers]
+        one._table = None
+        del layer
+        assert all(gate() is not None for gate in gates), "memory that a graph reads went to others"
+        graphs.drop()
+        assert all(gate() is None for gate in gates)
+
+
 def test_room_grows_by_no_more_than_a_half() -> None:
     rooms = [capacity(length, 4000) for length in range(1, 4001)]
     assert rooms[:64] == [64] * 64

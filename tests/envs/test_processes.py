@@ -187,6 +187,57 @@ def test_a_fork_after_a_pass_on_several_threads_is_an_error_and_no_hang() -> Non
     assert 'context="spawn"' in last
 
 
+FORKED_SMALL = """
+import os, signal, sys
+import numpy as np, torch
+from cola_agents.common import threads
+from cola_agents.decoding.backbones import LatentBackbone
+from tests import tiny
+
+threads.SMALL = int(sys.argv[1])
+torch.set_num_threads(2)
+backbone = LatentBackbone(tiny.make_cola(), tiny.make_tokenizer())
+
+def play():
+    session = backbone.session(8)
+    session.load(range(8), [[5 + i % 50 for i in range(40)]] * 8)
+    session.extend([0, 3, 5], [[7]] * 3)
+    tokens = session.decode(range(8), np.arange(8)).tokens
+    seen = session.hidden([1, 2]), session.features([1, 2]), session.prior(range(8))
+    return [ids.tolist() for ids in tokens], [array.tolist() for array in seen]
+
+expected = play()
+torch.randn(300, 300) @ torch.randn(300, 300)  # a user's own work, on all threads
+if os.fork() == 0:
+    signal.alarm(30)  # a child that waits for ever ends
+    try:
+        print("the same" if play() == expected else "something else", torch.get_num_threads(), flush=True)
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+print("parent", torch.get_num_threads())
+"""
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_forked_child_of_a_process_with_threads_plays_a_small_model_alone_and_refuses_a_large_one(
+    small: bool,
+) -> None:
+    """Several rows: then the states are written by an operation that takes all threads that it is left."""
+    variables = {name: value for name, value in os.environ.items() if name not in threads.VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED_SMALL, str(threads.SMALL if small else 1)],
+        env={**variables, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    child, parent = done.stdout.splitlines()
+    assert child == "the same 1" if small else child.startswith("this process was forked from"), done.stderr
+    assert parent == "parent 2"
+
+
 def test_a_pass_is_remembered_for_the_thread_and_process_that_made_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cola_agents.decoding.loading import make_backbone
+from cola_agents.model import hub as hub_module
 from cola_agents.model.base_reference import REFERENCE, Base, digest_of
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.shards import find_tensors
@@ -114,6 +115,25 @@ def test_a_save_leaves_no_weights_of_an_earlier_one(base, tmp_path) -> None:
         model.save_pretrained(folder, **options)
         assert same(CoLAForCausalLM.from_pretrained(folder), model), options
     assert (folder / "model_of_mine.safetensors").read_bytes() == b"kept"
+
+
+def test_a_save_that_is_killed_leaves_no_parts_beside_the_reference_of_another_base(
+    base, tmp_path, monkeypatch
+) -> None:
+    make_base(seed=1).save_pretrained(tmp_path / "other")
+    grown(base).save_pretrained(tmp_path / "saved")
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hub_module, "write_reference", killed)
+    with pytest.raises(KeyboardInterrupt):
+        grown(tmp_path / "other").save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="contradict its config"):
+        CoLAForCausalLM.from_pretrained(tmp_path / "saved")
+    monkeypatch.undo()
+    grown(tmp_path / "other").save_pretrained(tmp_path / "saved")
+    assert same(CoLAForCausalLM.from_pretrained(tmp_path / "saved"), grown(tmp_path / "other"))
 
 
 def test_a_loaded_model_is_saved_with_the_same_base_again(base, tmp_path) -> None:

@@ -33,7 +33,7 @@ from transformers import (
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.loading import BUNDLED, load_bundled, make_backbone
 from cola_agents.model.configuration import CoLAConfig
-from cola_agents.model.families import FAMILIES, CappedLinear, capped, decoder_mask
+from cola_agents.model.families import FAMILIES, CappedLinear, activation, capped, decoder_mask
 from cola_agents.model.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.rl.grpo import GRPO
 from cola_agents.train.base import pretrain_base
@@ -680,6 +680,16 @@ def test_a_base_that_is_not_understood_is_refused(family, changed, message):
     cls, own = CONFIGS[family]
     with pytest.raises(ValueError, match=message):
         CoLAConfig(text_config=cls(**{**SHARED, **own, **changed}))
+
+
+@pytest.mark.parametrize("field", [None, "relu"])
+def test_gemma_1_takes_the_activation_that_its_own_layers_read(field):
+    """Files of it may hold the field of Gemma 2 and 3 too, even as null."""
+    config = GemmaConfig(**SHARED, head_dim=16)
+    config.hidden_activation = field
+    assert activation(config) == "gelu_pytorch_tanh"
+    model = CoLAForCausalLM.from_base(AutoModelForCausalLM.from_config(config), num_codes=4)
+    assert type(model.merge[0].activation) is type(model.base.layers[0].mlp.act_fn)
 
 
 def test_a_decoder_without_a_head_is_no_base():

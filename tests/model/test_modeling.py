@@ -248,6 +248,25 @@ def test_given_actions_replace_the_policy(cola, ids):
     assert torch.equal(out.actions, codes)
 
 
+def test_the_last_positions_alone_take_their_own_codes_and_labels(cola, ids):
+    codes = torch.arange(B * T).view(B, T) % A
+    whole = cola(ids, actions=codes).logits
+    last = cola(ids, actions=codes, labels=ids, logits_to_keep=3)
+    torch.testing.assert_close(last.logits, whole[:, -3:])
+    expected = functional.cross_entropy(whole[:, -3:-1].flatten(0, 1), ids[:, -2:].flatten())
+    torch.testing.assert_close(last.loss, expected)
+    with pytest.raises(ValueError, match="logits_to_keep=0, or at least 2"):
+        cola(ids, labels=ids, logits_to_keep=1)
+
+
+def test_the_last_positions_of_spans_take_their_own_phases(ids):
+    model = tiny.make_spans()
+    given = {"actions": torch.arange(B * T).view(B, T) % A, "phases": torch.arange(T).expand(B, T) % 3}
+    torch.testing.assert_close(
+        model(ids, logits_to_keep=2, **given).logits, model(ids, **given).logits[:, -2:]
+    )
+
+
 def test_world_loss_reaches_codebook_and_merge(cola, ids):
     model: Any = copy.deepcopy(cola)
     h = model.hidden(ids).detach()
@@ -406,3 +425,31 @@ def test_generate_reads_the_options_of_a_configuration_too(tiny_cola):
         tiny_cola.generate(ids, generation_config=GenerationConfig(num_beams=2, max_new_tokens=4))
     with pytest.raises(ValueError, match="give input ids"):
         tiny_cola.generate(num_return_sequences=2, max_new_tokens=4)
+
+
+def test_generate_reads_the_models_own_configuration_last(tiny_cola):
+    model = copy.deepcopy(tiny_cola)
+    ids = torch.randint(tiny.VOCAB, (2, 4), generator=torch.Generator().manual_seed(0))
+    plain = {"max_new_tokens": 8, "eos_token_id": None}
+    greedy = model.generate(ids, **plain)
+
+    def drawn(**options: Any) -> torch.Tensor:
+        torch.manual_seed(0)
+        return model.generate(ids, **options, **plain)
+
+    expected = drawn(do_sample=True, temperature=2.0)
+    assert not torch.equal(expected, greedy)
+    model.generation_config.do_sample, model.generation_config.temperature = True, 2.0
+    model.generation_config.top_k = 0  # none, as in transformers
+    assert torch.equal(drawn(), expected)
+    assert torch.equal(drawn(do_sample=False), greedy), "arguments come first"
+    torch.manual_seed(0)
+    config = GenerationConfig(temperature=1e-4, **plain)
+    assert torch.equal(model.generate(ids, generation_config=config), greedy), "then the given configuration"
+    model.generation_config.num_return_sequences = 3
+    assert drawn(pad_token_id=0).shape == (6, 12)
+    assert drawn(num_return_sequences=1).shape == (2, 12)
+    model.generation_config = GenerationConfig(num_beams=3)
+    with pytest.raises(ValueError, match="num_beams must be 1"):
+        model.generate(ids, **plain)
+    assert torch.equal(model.generate(ids, num_beams=1, **plain), greedy)

@@ -121,6 +121,8 @@ def test_a_low_temperature_tends_to_greedy():
     logits = logits_of(50, 9)
     u = torch.rand(50, generator=torch.Generator().manual_seed(0))
     assert torch.equal(sample(logits, u, temperature=1e-5)[0], logits.argmax(-1))
+    _, log_probs = sample(1e31 * logits, u, temperature=1e-6)
+    assert log_probs.isfinite().all()
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -146,6 +148,8 @@ def test_half_precision_logits_are_drawn_in_float32():
     "settings",
     [
         {"temperature": -0.1},
+        {"temperature": 1e-39},
+        {"temperature": 9e-7},
         {"temperature": math.nan},
         {"temperature": math.inf},
         {"top_p": 0.0},

@@ -61,6 +61,12 @@ def test_states_and_gradients_are_the_whole_stacks(shape: str, layers: int) -> N
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.parametrize("alpha", [0, -1.0, float("nan")])
+def test_adapters_of_no_scale_are_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha must be positive"):
+        add_adapters(stack_of(), 4, alpha, seed=0)
+
+
 def test_adapters_are_part_of_it_and_can_be_switched_off() -> None:
     stack = stack_of().requires_grad_(False)
     add_adapters(stack, 4, None, seed=0)

@@ -709,6 +709,19 @@ def test_load_errors_say_what_is_wrong(saved, models):
         PPO.load(saved / "run", model=other, tokenizer=models["tokenizer"])
 
 
+def test_an_agent_is_saved_with_the_fingerprint_of_its_frozen_model_as_it_is(models, tmp_path):
+    model = copy.deepcopy(models["latent"])
+    agent = make(PPO, "latent", {**models, "latent": model})
+    before = agent.fingerprint
+    model.codebook.weight.data.mul_(1.5)
+    agent.save(tmp_path / "run")
+    assert agent.fingerprint != before
+    changed = {"env_kwargs": {"task": FirstIsAscii, "max_tokens": 3}, "tokenizer": models["tokenizer"]}
+    assert PPO.load(tmp_path / "run", model=model, **changed).fingerprint == agent.fingerprint
+    with pytest.raises(ValueError, match="fingerprint"):
+        PPO.load(tmp_path / "run", model=models["latent"], **changed)
+
+
 def test_arguments_that_were_not_saved_must_be_given_again(models, tmp_path):
     make(PPO, "latent", models).save(tmp_path / "run")
     described = json.loads((tmp_path / "run" / "agent.json").read_text())

@@ -347,6 +347,21 @@ def test_another_base_is_noticed(made, tmp_path, monkeypatch):
         resumed(tmp_path / "run")
 
 
+def test_another_configuration_of_the_base_is_noticed_unless_the_run_did_not_write_it_down(
+    made, tmp_path, monkeypatch
+):
+    shutil.copytree(made, tmp_path / "run")
+    make_base = tiny.make_base
+    monkeypatch.setattr(tiny, "make_base", lambda seed: make_base(seed, rms_norm_eps=1e-3))
+    with pytest.raises(ValueError, match="was begun with configuration="):
+        resumed(tmp_path / "run")
+    (path,) = (tmp_path / "run").rglob("run.json")
+    about = json.loads(path.read_text())
+    del about["settings"]["configuration"]
+    path.write_text(json.dumps(about))
+    resumed(tmp_path / "run")
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(FileExistsError, match="holds something other than checkpoints"):

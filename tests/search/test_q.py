@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -60,6 +61,27 @@ def test_values_in_a_session_are_those_of_the_whole_episode(
         torch.testing.assert_close(values([0, 1, 2]), whole[:, length - 1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("trunk", ["policy", "model"])
+def test_a_q_function_that_was_trained_on_is_read_anew_after_forget(
+    trunk: Any, latent_backbone: LatentBackbone
+) -> None:
+    q = QFunction.over(latent_backbone, trunk=trunk)
+    torch.nn.init.normal_(q.head.weight)
+    session = latent_backbone.session(2)
+    values, texts = q.attach(session), [[1, 2, 3], [4, 5]]
+    session.load([0, 1], texts)
+    before = values([0, 1])
+    with torch.no_grad():
+        for parameter in q.trunk.parameters():
+            parameter.mul_(1.3)
+    session.forget()
+    session.load([0, 1], texts)
+    fresh = latent_backbone.session(2)
+    fresh.load([0, 1], texts)
+    torch.testing.assert_close(values([0, 1]), q.attach(fresh)([0, 1]))
+    assert not torch.allclose(values([0, 1]), before, atol=0.01)
+
+
 def test_targets_are_the_published_ones_and_an_end_is_worth_its_reward() -> None:
     # Two actions, gamma .5. Row 0 acts three times and is paid 1 at the end, row 1 acts once.
     online = torch.tensor([[[0.0, 9.0], [3.0, 1.0], [0.0, 2.0]], [[5.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])
@@ -107,6 +129,22 @@ def test_it_learns_what_recorded_actions_led_to(latent_backbone: LatentBackbone)
         chosen = q(rollout)[each, first, rollout.actions[each, first]]
     assert records[-1]["loss"] < 0.5 * records[0]["loss"]
     assert chosen[wanted == 1].mean() - chosen[wanted == 0].mean() > 0.4
+
+
+def test_in_bfloat16_small_steps_are_not_lost(tiny_cola: Any, tiny_tokenizer: Any) -> None:
+    """Most are smaller than the spacing of bfloat16 numbers; the float32 twins add them up."""
+    drift = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        backbone = LatentBackbone(copy.deepcopy(tiny_cola).to(dtype), tiny_tokenizer)
+        q, rollout = QFunction.over(backbone), played(backbone)
+        torch.nn.init.constant_(q.head.weight, 0.1)
+        before = [p.detach().float().clone() for p in q.trunk.parameters()]
+        rollout.rewards.copy_(rollout.mask)
+        train_q(q, rollout, QConfig(steps=40, batch_size=8, lr=2e-5))
+        after = [p.detach().float() for p in q.trunk.parameters()]
+        drift[dtype] = sum((a - b).abs().sum().item() for a, b in zip(after, before, strict=True))
+        assert {p.dtype for p in q.trunk.parameters()} == {dtype}
+    assert drift[torch.bfloat16] > 0.5 * drift[torch.float32]
 
 
 def _told(values: list[float], paid: list[float], problems: list[int]) -> tuple[Any, Rollout]:

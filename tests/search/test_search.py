@@ -217,6 +217,45 @@ def test_an_edge_of_several_actions_is_continued_by_the_policy() -> None:
         search(episodes, [0], letters({"a": 1.0}), config)
 
 
+@pytest.mark.parametrize("how", ["action values", "state values", "rollouts"])
+def test_the_estimate_of_an_ending_is_of_the_last_of_an_edges_actions(how: str) -> None:
+    """A value here is the number of actions before: 3 letters are worth 2."""
+    episodes = played(Words, max_tokens=3)
+
+    def counts(rows: Sequence[int]) -> np.ndarray:
+        return np.array([float(len(episodes.actions(row))) for row in rows])
+
+    def follow(rows: Sequence[int]) -> np.ndarray:
+        return np.eye(257)[[code("a")] * len(rows)]
+
+    def evaluate(rows: Sequence[int], /) -> Evaluation:
+        own, of_actions = letters({"a": 0.6, "b": 0.4})(rows), np.repeat(counts(rows)[:, None], 257, axis=1)
+        return own._replace(value=counts(rows), action_values=of_actions if how == "action values" else None)
+
+    def q(rows: Sequence[int]) -> torch.Tensor:
+        return torch.from_numpy(counts(rows))[:, None].expand(-1, 257)
+
+    rollouts = RolloutEvaluator(episodes, _flat, q=q)
+    for span in (2, 5):
+        config = SearchConfig(simulations=6, span=span, rewards="estimated", width=2)
+        result = search(episodes, [0], rollouts if how == "rollouts" else evaluate, config, follow=follow)
+        assert [ending.value for ending in result.endings[0]] == [
+            len(ending.actions) - 1 for ending in result.endings[0]
+        ]
+        assert any(len(ending.actions) == 3 for ending in result.endings[0])
+
+
+def test_early_stop_ends_by_visits_whatever_the_answer_is_chosen_by() -> None:
+    evaluate = letters({"a": 0.4, "b": 0.2, "c": 0.4})
+    counts = {
+        answer: search(played(Bandit), [0], evaluate, SearchConfig(300, early_stop=True, answer=answer))
+        for answer in ("visits", "value", "vote", "weighted")
+    }
+    assert {int(result.simulations[0]) for result in counts.values()} == {
+        int(counts["visits"].simulations[0])
+    }
+
+
 def test_codes_that_say_the_same_are_one_edge() -> None:
     tokens = np.array([7, 5, 7, 5, 9])
     np.testing.assert_allclose(merged(np.array([0.1, 0.2, 0.3, 0.3, 0.1]), tokens), [0, 0, 0.4, 0.5, 0.1])

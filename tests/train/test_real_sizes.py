@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -318,6 +319,31 @@ def test_states_of_another_base_are_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "other" / "novel.txt").write_text("Call me")
     with pytest.raises(FileExistsError, match="something other than a cache of states"):
         StateCache(tmp_path / "other", make_cola())
+
+
+@pytest.mark.parametrize(
+    "changed", [{"rms_norm_eps": 1e-3}, {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}]
+)
+def test_states_of_equal_weights_under_another_configuration_are_refused(
+    changed: dict[str, Any], tmp_path: Path
+) -> None:
+    base = make_base()
+    other = make_base(**changed)
+    other.load_state_dict(base.state_dict())
+    with StateCache(tmp_path / "states", make_cola(base=base)) as cache:
+        cache(packed(), mask_of)
+    with pytest.raises(ValueError, match=r"holds states of another base \(base|another base \(configuration"):
+        StateCache(tmp_path / "states", make_cola(base=other))
+
+
+def test_states_of_an_earlier_version_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    with StateCache(tmp_path / "states", make_cola()) as cache:
+        cache(packed(), mask_of)
+    about = json.loads((tmp_path / "states" / states.ABOUT).read_text())
+    del about["configuration"]
+    (tmp_path / "states" / states.ABOUT).write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"of an earlier version, .* another folder, or delete this one"):
+        StateCache(tmp_path / "states", make_cola())
 
 
 def test_a_change_of_the_latent_parts_keeps_the_cache(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cola_agents.cli import main
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.train.bundled.english import story
 from cola_agents.train.reward import Pair, RewardConfig, RewardModel, read_pairs, train_reward
+from tests import tiny
 
 
 def shuffled(seed: int) -> Pair:
@@ -44,6 +45,27 @@ def test_training_on_pairs_tells_stories_from_shuffled_words(trained) -> None:
     assert sum(a > b for a, b in zip(chosen, rejected, strict=True)) >= 17
     assert scorer.mean == report["reward_mean"]
     assert scorer.std == report["reward_std"]
+
+
+def test_a_bfloat16_file_is_trained_in_small_steps_and_saved_in_its_type(tmp_path) -> None:
+    """Most steps are smaller than the spacing of bfloat16 numbers; the float32 twins add them up."""
+    drift, pairs = {}, [shuffled(seed) for seed in range(24)]
+    for dtype in (torch.float32, torch.bfloat16):
+        source = tmp_path / str(dtype)
+        before = tiny.make_base().to(dtype)
+        before.save_pretrained(source)
+        tiny.make_tokenizer().save_pretrained(source)
+        train_reward(
+            source, pairs, source / "out", RewardConfig(lr=1e-4, batch_size=4, epochs=6, max_length=32)
+        )
+        after = AutoModelForSequenceClassification.from_pretrained(source / "out")
+        assert after.dtype == dtype
+        drift[dtype] = sum(
+            (after.get_parameter(name).float() - parameter.float()).abs().sum().item()
+            for name, parameter in before.named_parameters()
+            if name.startswith("model.layers")
+        )
+    assert drift[torch.bfloat16] > 0.5 * drift[torch.float32]
 
 
 def test_a_score_is_the_classifiers_own_output_whatever_the_batch(trained) -> None:

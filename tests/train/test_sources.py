@@ -342,6 +342,7 @@ def test_a_file_describes_a_mixture_and_its_paths_are_relative_to_it(folder, tmp
         ("hub:a/b,unit=line", r"\(hub\) take no 'unit'"),
         ("a.txt,split=test", r"\(file\) take no 'split'"),
         ("a.txt,weight=heavy", "weight='heavy' is not a number"),
+        ("a.txt,epochs=2.7", "epochs='2.7' is not a number"),
         ("a.txt,weight=0", "the weight must be a positive number"),
         ("a.txt,wait=1", "unknown 'wait'; the fields are source, weight"),
         ("a.txt,weight", "'weight' is not another key=value"),
@@ -360,6 +361,11 @@ def test_a_mixture_file_that_is_none_is_refused(tmp_path):
         ("{", "is not JSON"),
         ("{}", "a list of objects"),
         ('[{"source": 3}]', "must be strings"),
+        ('[{"source": "a.txt", "epochs": 2.7}]', "epochs must be a whole number, got 2.7"),
+        ('[{"source": "a.txt", "epochs": true}]', "epochs must be a whole number, got True"),
+        ('[{"source": "a.txt", "weight": true}]', "the weight must be a positive number, got True"),
+        ('[{"source": "a.txt", "weight": [1]}]', r"the weight must be a positive number, got \[1\]"),
+        ('[{"source": "generated", "seed": 1.5}]', "seed must be a whole number, got 1.5"),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from itertools import islice, repeat
 from typing import Any
@@ -273,11 +274,27 @@ def test_the_papers_stages_are_those_of_the_official_code():
         ({"save_every": 0}, "save_every must be at least 1"),
         ({"seed": -1}, "seed=-1"),
         ({"lr": 0.0}, "lr=0.0"),
+        ({"lr": math.inf}, "lr=inf"),
+        ({"steps": 10.5}, "steps must be a whole number, got 10.5"),
+        ({"rows": True}, "rows must be a whole number, got True"),
+        ({"micro_rows": 2.0}, "micro_rows must be a whole number, got 2.0"),
+        ({"warmup": None}, "warmup must be a whole number, got None"),
+        ({"final": -3.0}, "final must be finite and not negative, got -3.0"),
+        ({"weight_decay": math.nan}, "weight_decay must be finite"),
+        ({"codebook_weight_decay": -0.1}, "codebook_weight_decay must be finite"),
+        ({"betas": (2.0, -1.0)}, r"betas must be two numbers from 0 to below 1, got \(2.0, -1.0\)"),
     ],
 )
 def test_a_stage_that_cannot_be_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         StageConfig(**{"steps": 1, **fields})
+
+
+def test_a_rate_that_never_gets_to_its_peak_is_said():
+    with pytest.warns(UserWarning, match="gets to 40% of lr; set warmup lower"):
+        assert max(map(StageConfig(steps=20).rate, range(1, 21))) == 0.4
+    with warnings.catch_warnings(action="error"):
+        assert StageConfig(steps=20, warmup=20).rate(20) == 1.0
 
 
 def test_a_stage_counts_its_tokens():
