@@ -24,6 +24,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,8 @@ from cola_agents.decoding.kv import KVRows, Window, capacity
 from cola_agents.decoding.lean import Plan, lean_forward
 from cola_agents.decoding.transfer import to_host
 
+#: The most graphs that a session keeps: a few for each number of rows and of positions.
+MOST_GRAPHS = 64
 #: Draws actions [B] and their log-probabilities [B] from logits [B, A] and uniforms [B].
 Draw = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -211,14 +214,16 @@ class Steps:
         self._inputs[:size].copy_(self._sent[:size], non_blocking=True)
         if isinstance(actions, Tensor):
             self._inputs[:count, 2] = actions
-        fixed = self._make_room(length, followers, act)
+        own, theirs = self._make_room(length, followers, act)
         assert self._outputs is not None
         memory = self._inputs, self._outputs, self._keys
-        step = _Step(session, *memory, followers, act, draw, temperature, tuple(fixed))
+        step = _Step(session, *memory, followers, act, draw, temperature, (*own, *theirs))
         drawing = getattr(draw, "func", draw), tuple(getattr(draw, "keywords", {}).items())
+        # Which followers keep up changes from step to step of a search, and so do policies of an evaluation.
+        reading = followers, None if act is None else act.owner, drawing, _addresses(theirs)
         self._graphs.run(
-            (size, length, every, observed, temperature),
-            (followers, None if act is None else act.owner, drawing, tuple([t.data_ptr() for t in fixed])),
+            (size, length, every, observed, temperature, reading),
+            _addresses(own),
             lambda: step.run(size, length, every, observed),
             [follower.last for follower in followers],
         )
@@ -238,8 +243,15 @@ class Steps:
         ]
         return ahead, received[:, 3].copy().view(np.float32)
 
-    def _make_room(self, length: int, followers: tuple[Reader, ...], act: DeviceAct | None) -> list[Tensor]:
-        """Grow all buffers to ``length`` positions; returns the tensors that a graph reads and writes."""
+    def _make_room(
+        self, length: int, followers: tuple[Reader, ...], act: DeviceAct | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Grow all buffers to ``length`` positions.
+
+        Returns:
+            the tensors of the session that a graph reads and writes, and those of the followers and of the
+            policy.
+        """
         session = self._session
         if length > self._length:
             self._graphs.drop()  # they hold the buffers that grow now
@@ -249,16 +261,17 @@ class Steps:
             self._outputs = torch.zeros(
                 session.num_rows, 4 + states.shape[-1], dtype=torch.int32, device=states.device
             )
-        base: Any = session.base
-        fixed = [states, base.embed_tokens.weight, *session.weights()]
-        fixed += [] if act is None else act.owner.parameters()
-        for kv, stack in [(session.kv, session.base)] + [(one.kv, one.trunk) for one in followers]:
+
+        def of_stack(kv: Any, stack: nn.Module) -> list[Tensor]:
             plan: Plan = kv.plan_for(stack)
             like = plan.norm.new_empty(1, 1, plan.key_heads, plan.head_dim)
-            for layer in plan.layers:
-                fixed += kv.room(layer.cache_layer, length, like)
-            fixed += [plan.angles.table(length, like), *plan.weights]
-        return fixed
+            rooms = [kv.room(layer.cache_layer, length, like) for layer in plan.layers]
+            return [*chain(*rooms), plan.angles.table(length, like), *plan.weights]
+
+        base: Any = session.base
+        own = [states, base.embed_tokens.weight, *session.weights(), *of_stack(session.kv, base)]
+        theirs = [] if act is None else list(act.owner.parameters())
+        return own, theirs + [tensor for one in followers for tensor in of_stack(one.kv, one.trunk)]
 
 
 @dataclass(frozen=True)
@@ -323,6 +336,10 @@ class _Step:
         return lean_forward(kv.plan_for(stack), x, rows.where[1], Window(kv, rows), mask)
 
 
+def _addresses(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    return tuple([tensor.data_ptr() for tensor in tensors])
+
+
 def _spoilt(states: Tensor) -> Tensor:
     """1 for rows of [B, 1, D] with NaN or infinity, 0 for the others: [B] int64."""
     return (~torch.isfinite(states)).flatten(1).any(-1).long()
@@ -331,7 +348,8 @@ def _spoilt(states: Tensor) -> Tensor:
 class Graphs:
     """Runs functions of tensors that do not move: as CUDA graphs on a GPU, by calling them elsewhere.
 
-    The graphs of one set of inputs are kept; for another set they are dropped and captured again.
+    The graphs of one set of inputs are kept, the last used :data:`MOST_GRAPHS` of them; for another set they
+    are dropped and captured again.
 
     Attributes:
         launches: the number of runs.
@@ -351,8 +369,8 @@ class Graphs:
         """Run a function.
 
         Args:
-            key: its shapes.
-            inputs: everything else that it depends on, addresses of tensors among it.
+            key: its shapes, and what else tells it from others of the same ``inputs``.
+            inputs: what all functions depend on, such as addresses of tensors.
             function: called directly, or captured at the first run of ``key`` with these ``inputs``.
             changed: tensors that it reads and then writes, which capturing must restore.
         """
@@ -362,10 +380,14 @@ class Graphs:
             return
         if inputs != self._inputs:
             self._captured, self._inputs = {}, inputs
-        if key not in self._captured:
-            self._captured[key] = self._capture(function, changed), function
+        held = self._captured.pop(key, None)
+        if held is None:
+            if len(self._captured) >= MOST_GRAPHS:
+                del self._captured[next(iter(self._captured))]
+            held = self._capture(function, changed), function
             self.captures += 1
-        self._captured[key][0].replay()
+        self._captured[key] = held  # behind those that were used before
+        held[0].replay()
 
     def drop(self) -> None:
         """Drop all graphs, and with them the tensors that only they hold."""

@@ -315,6 +315,19 @@ def test_a_graph_is_dropped_where_memory_or_weights_have_moved(tiny_tokenizer: A
         assert run(20) == 1
 
 
+def test_a_search_captures_few_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that were just restored lag behind: the followers that keep up change from step to step."""
+    episodes = episodes_of(backbone_of("state", True), num_rows=8)
+    search = MCTS(episodes, SearchConfig(simulations=16), num_trees=4)
+    with recorded(episodes.session) as graphs:
+        search.solve(range(4))
+        assert graphs.launches > 60
+        assert graphs.captures <= 4
+        monkeypatch.setattr(static, "MOST_GRAPHS", 1)
+        search.solve(range(4))
+        assert len(graphs._captured) == 1
+
+
 def test_every_tensor_of_the_table_of_codes_is_told_and_a_graph_holds_what_it_reads() -> None:
     one = backbone_of("state", True).session(2)
     with recorded(one) as graphs:
