@@ -234,7 +234,7 @@ def test_the_table_of_the_readme_has_the_figures_of_its_results():
         rewards = [report["arms"][arm]["figures"]["reward"] for arm in arms]
         cells = [f"{short(one['before']['mean'])} → {short(one['after']['mean'])}" for one in rewards]
         assert rows[name] == [*cells, short(report["floors"]["constant-code"]["reward"]["mean"])]
-        assert {report["arms"][arm]["runs"] for arm in arms} == {8}
+        assert {report["arms"][arm]["runs"] for arm in arms} == {16}
 
     report = json.loads((folder / "thinking/report.json").read_text())
     times = [report["arms"][arm]["times"] for arm in arms]
@@ -246,9 +246,9 @@ def test_the_table_of_the_readme_has_the_figures_of_its_results():
     cells = []
     for arm in arms:
         without = [run for run in runs if run["phase"] == "frontier" and run["arm"] == arm]
-        assert [run["options"]["kl_coef"] for run in without] == [0, 0]
+        assert [run["options"]["kl_coef"] for run in without] == [0, 0, 0, 0]
         before, after = (
             np.mean([run[when]["arithmetic"] for run in without]) for when in ("before", "after")
         )
         cells.append(f"{short(before)} → {short(after)}")
-    assert rows["arithmetic, after format training without KL (2 runs)"] == [*cells, ""]
+    assert rows["arithmetic, after format training without KL (4 runs)"] == [*cells, ""]
