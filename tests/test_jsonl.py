@@ -136,6 +136,7 @@ PACKED = gzip.compress(b'{"a": 1}\n')
         (PACKED + gzip.compress(b"") + b"\0" * 100 + PACKED, [1, 1]),
         (gzip.compress(b'{"a": 1}') + gzip.compress(b"") + b"\0", [1]),
     ],
+    ids=["empty", "padded", "empty-behind", "members", "no-newline"],
 )
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl"])
 def test_a_whole_compressed_file_is_read_whatever_its_end_and_name(content, values, name, tmp_path):

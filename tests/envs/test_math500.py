@@ -253,7 +253,7 @@ def test_bad_arguments_are_named(arguments, message):
         Math500(**({"num_rows": 1} | arguments))
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"")], ids=["empty", "blank", "packed"])
 def test_a_file_without_problems_says_so(tmp_path, content):
     path = tmp_path / "own.jsonl"
     path.write_bytes(content)
