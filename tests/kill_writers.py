@@ -90,7 +90,7 @@ def pretrained(out: Path) -> list[Any]:
 
 
 def compare(out: Path) -> int:
-    plan = Plan(comparisons.SMALL, ("latent",), (0,), 4, tuning_models=1, keep=None, allowed=0.0, settings=1)
+    plan = Plan(comparisons.SMALL, ("latent",), (0,), 4, tuning_models=1, keep=None, allowed=0.0, settings=6)
     campaign(plan, out.parent / "models", out)
     return 0
 

@@ -115,7 +115,9 @@ class PlayingMixin:
         inner = env.unwrapped
         if not isinstance(inner, (CoLAEnv, CoLAVectorEnv)):
             raise TypeError(f"policy_for takes an environment of cola_envs, got {env!r}")
-        if inner.episodes.backbone.fingerprint != self._frozen.fingerprint:
+        own, given = self._frozen, inner.episodes.backbone
+        # Over its own tokens an agent trains the very model that it is given.
+        if given is not self.backbone and given.fingerprint != own.fingerprint:
             raise ValueError(
                 f"this agent acts over another model than {env!r}, or at the other level: make the "
                 "environment with the same model= as the agent"
