@@ -32,13 +32,16 @@ def held_runs(out: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs of a result file that goes on; none where there is no file yet.
 
     Raises:
-        ValueError: for a file that is damaged, or was begun with other settings than ``about``.
+        ValueError: for a file that is damaged, was begun with other settings than ``about``, or does not say
+            them.
     """
     if not out.is_file():
         return []
     held = jsonl.read_object(out, "runs")
     for name, value in about.items():
-        if name in held and held[name] != value:
+        if name not in held:
+            raise ValueError(f"{out} does not say its {name}, so that it cannot go on: use another --out")
+        if held[name] != value:
             raise ValueError(
                 f"{out} was begun with {name}={held[name]} and is now to go on with {value}: use another "
                 "--out, or the same arguments"

@@ -80,9 +80,9 @@ def interval_text(bounds: Mapping[str, float], digits: int = 3) -> str:
 
 def ratio(over: Runs, under: Runs) -> tuple[float, float, float]:
     """The ratio of positive figures: the geometric mean of the models' own ratios, and its 95 % interval."""
-    logs = np.log(_centres(over) / _centres(under))
-    mean, low, high = (float(np.mean(logs)), *interval({i: [one] for i, one in enumerate(logs)}))
-    return math.exp(mean), math.exp(low), math.exp(high)
+    logs = {model: [math.log(np.mean(over[model]) / np.mean(under[model]))] for model in over}
+    low, high = interval(logs)
+    return math.exp(_centres(logs).mean()), math.exp(low), math.exp(high)
 
 
 def _centres(runs: Runs) -> np.ndarray:
@@ -100,10 +100,11 @@ def _error(runs: Runs) -> float:
 
     A few models' means may be equal by chance where figures are coarse: times are multiples of an update.
     """
-    error = float(sem(_units(runs)))
+    units = _units(runs)
+    error = float(sem(units))
     groups = [np.asarray(values, dtype=float) for values in runs.values()]
     spare = sum(len(group) - 1 for group in groups)
-    if error > 0 or not spare:
+    if error > 1e-12 * np.abs(units).max() or not spare:  # means of decimal fractions differ in the last bit
         return error
     within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / spare
     return math.sqrt(within * sum(1 / len(group) for group in groups)) / len(groups)

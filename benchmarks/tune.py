@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks import RESULTS, Commands, held_runs
+from benchmarks import Commands, held_runs
 from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
@@ -86,8 +86,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=RESULTS / "format_reward_tuning.json",
-        help="goes on if it holds runs of the same settings",
+        required=True,
+        help="a JSON file, which goes on if it holds runs of the same settings",
     )
     parser.set_defaults(run=_run)
 

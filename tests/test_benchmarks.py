@@ -348,6 +348,10 @@ def test_tune_writes_runs_and_prints_the_table(tmp_path, capsys):
     again = json.loads(out.read_text())["runs"]
     assert again[0] == held["runs"][0], "it is not run again"
     assert [run["arm"] for run in again] == ["latent", "token"]
+    out.write_text(json.dumps({"runs": again}))
+    assert main([*argv, "--out", str(out)]) == 2
+    assert "does not say its updates" in capsys.readouterr().err
+    out.write_text(json.dumps(held))
     argv[2] = "2"
     assert main([*argv, "--out", str(out)]) == 2
     assert "was begun with updates=1 and is now to go on with 2" in capsys.readouterr().err

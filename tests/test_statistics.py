@@ -60,7 +60,7 @@ def test_of_few_models_no_more_is_found_by_chance_than_is_said(models: int, betw
 
 def test_a_ratio_of_few_models_is_judged_by_their_own_ratios() -> None:
     assert ratio({0: [2.0], 1: [4.0], 2: [8.0]}, {0: [1.0], 1: [2.0], 2: [4.0]}) == pytest.approx((2, 2, 2))
-    mean, low, high = ratio({0: [1.0], 1: [4.0]}, {0: [1.0], 1: [2.0]})
+    mean, low, high = ratio({0: [1.0], 1: [4.0]}, {1: [2.0], 0: [1.0]})
     assert mean == pytest.approx(2**0.5)
     assert low * high == pytest.approx(mean**2), "symmetric on the scale of ratios"
 
@@ -83,6 +83,8 @@ def test_models_that_agree_by_chance_prove_no_more_than_their_runs_allow() -> No
     result = estimate(runs)
     # Pooled variance 2 * 128**2 / 3, over sixteen runs; t(.975, 3) = 3.1824.
     assert result.high - result.mean == pytest.approx(3.1824 * (2 * 128**2 / 3 / 16) ** 0.5, rel=1e-4)
+    tenths = estimate({0: [0.1, 0.3], 1: [0.2, 0.2], 2: [0.3, 0.1]})
+    assert tenths.high - tenths.low > 0.1, "means that are equal but for rounding"
     assert estimate({model: [-448.0] * 4 for model in range(4)}).p == 1 / 8, "a sign test's"
     assert estimate({model: [0.0] * 4 for model in range(4)}).p == 1
 

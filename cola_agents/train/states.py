@@ -286,9 +286,27 @@ def base_digest(model: CoLAForCausalLM) -> str:
 
 
 def configuration_digest(*configs: PretrainedConfig) -> str:
-    """A digest of configurations; fields with their class's defaults and names of files do not count."""
-    fields = json.dumps([non_defaults(config) for config in configs], sort_keys=True, default=str)
+    """A digest of configurations.
+
+    Fields with their class's defaults do not count, nor do names of files and what changes no state: ids of
+    special tokens, the range of fresh weights, dropout, and what a pass returns besides.
+    """
+    computing = [_computing(non_defaults(config)) for config in configs]
+    fields = json.dumps(computing, sort_keys=True, default=str)
     return hashlib.sha256(fields.encode()).hexdigest()[:32]
+
+
+def _computing(fields: dict[str, object]) -> dict[str, object]:
+    """The fields of a configuration that the states of a model in eval mode depend on."""
+    return {
+        name: _computing(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if not (
+            name.endswith(("_token_id", "_dropout", "dropout"))
+            or name.startswith("output_")
+            or name in ("use_cache", "initializer_range")
+        )
+    }
 
 
 def _check_folder(folder: Path, about: JsonObject) -> None:

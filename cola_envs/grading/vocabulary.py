@@ -148,7 +148,7 @@ NOT_A_UNIT = _set(
     (f"{word[:-1]}ies" if word.endswith("y") else f"{word}s" for word, n in NUMBER_WORDS.items() if n > 9),
     (f"{word}s" for word in _ORDINALS),
 )
-#: Words that change a number where no noun follows: 5 negative is -5, but 2 negative roots are 2.
+#: Words that make no quantity of a number where no noun follows: 5 negative is none, 2 negative roots are 2.
 CHANGES_ALONE = _ORDINALS | _set(
     "negative imaginary infinite inverse reciprocal opposite conjugate incorrect false untrue invalid binary "
     "octal hexadecimal hex"

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.error import InvalidAction, ResetNeeded
 
 from cola_envs import Decoded, EachRow, Episodes, Turn
-from cola_envs.segments import StopStrings
+from cola_envs.segments import StopStrings, command_of
 from cola_envs.testing import ByteTokenizer, FakeBackbone, FakeSession
 from tests.envs.tiny import Copy, Counter, Talk, end, make, play, write
 
@@ -712,3 +712,8 @@ def test_a_turn_that_the_task_cuts_truncates_whatever_done_and_the_budget_say() 
         assert (reward, terminated, truncated) == (1.0, False, True)
         assert not info["success"]
         assert info["error"] == "the engine stopped"
+
+
+@pytest.mark.parametrize("text", ["go\n", "\ngo\n", " \ngo", "\r\ngo\n", "go\nlook\n"])
+def test_a_command_is_the_first_line_with_words(text):
+    assert command_of(text).strip() == "go"

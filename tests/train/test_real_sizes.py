@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import shutil
@@ -319,6 +320,23 @@ def test_states_of_another_base_are_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "other" / "novel.txt").write_text("Call me")
     with pytest.raises(FileExistsError, match="something other than a cache of states"):
         StateCache(tmp_path / "other", make_cola())
+
+
+def test_fields_that_change_no_state_do_not_count_in_a_configurations_digest() -> None:
+    config = make_base().config
+    before = states.configuration_digest(config)
+    for name, value in (
+        ("eos_token_id", 7),
+        ("use_cache", False),
+        ("initializer_range", 0.5),
+        ("attention_dropout", 0.1),
+        ("output_attentions", True),
+    ):
+        other = copy.deepcopy(config)
+        setattr(other, name, value)
+        assert states.configuration_digest(other) == before, name
+    other.rms_norm_eps = 0.1
+    assert states.configuration_digest(other) != before
 
 
 @pytest.mark.parametrize(
