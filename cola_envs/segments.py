@@ -11,11 +11,11 @@ REPLACEMENT = "\ufffd"  # the replacement character, which a decoder writes for 
 
 
 def command_of(text: str) -> str:
-    """The command in a segment that a newline ends: its first line, without white space in front of it.
+    """The command in a segment that a newline ends: its first line, without newlines in front of it.
 
     The token that ended the segment may hold further text after its newline.
     """
-    return text.lstrip().partition("\n")[0]
+    return text.lstrip("\n").partition("\n")[0]
 
 
 class StopStrings:

@@ -330,7 +330,6 @@ def test_fields_that_change_no_state_do_not_count_in_a_configurations_digest() -
         ("use_cache", False),
         ("initializer_range", 0.5),
         ("attention_dropout", 0.1),
-        ("output_attentions", True),
     ):
         other = copy.deepcopy(config)
         setattr(other, name, value)
