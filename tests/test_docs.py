@@ -240,7 +240,7 @@ def test_the_table_of_the_readme_has_the_figures_of_its_results():
     times = [report["arms"][arm]["times"] for arm in arms]
     cells = [f"{one['episodes']['median']:,.0f}, {one['cpu_s']['median']:.1f}" for one in times]
     constant = short(report["floors"]["constant-code"]["reward"]["mean"])
-    assert rows["format reward: rollouts, CPU-seconds to .9"] == [*cells, f"{constant} at once"]
+    assert rows["format reward: rollouts, CPU-seconds to .9"] == [*cells, f"earns {constant}"]
 
     runs = [json.loads(line) for line in (folder / "thinking/runs.jsonl").read_text().splitlines()]
     cells = []
