@@ -402,7 +402,11 @@ def test_an_arm_that_joins_a_comparison_is_searched_as_much_and_nothing_runs_aga
 ):
     campaign(_plan(arms=("latent",)), models, tmp_path / "c")
     config = json.loads((tmp_path / "c" / "config.json").read_text())
-    searched = sum(cell.phase == "tuning" for cell in fake_runs)
+    searched = config["chosen"]["latent"]["settings"]
+    assert searched == sum(cell.phase == "tuning" for cell in fake_runs)
+    # Two more than the arm that joins would be given by itself.
+    searched = config["chosen"]["latent"]["settings"] = searched + 2
+    (tmp_path / "c" / "config.json").write_text(json.dumps(config))
     del fake_runs[:]
     campaign(_plan(arms=("latent", "token-longer")), models, tmp_path / "c")
     assert {cell.arm for cell in fake_runs} == {"token-longer"}

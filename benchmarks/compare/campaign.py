@@ -242,8 +242,11 @@ def _search(
             for arm, tries in wanted.items()
         }
         tried = len(next(iter(wanted.values())))
-        settled = tried >= plan.settings or not any(edges(scored) for scored in scores.values())
-        if settled if count is None else tried >= count:
+        if count is None:
+            enough = tried >= plan.settings or not any(edges(scored) for scored in scores.values())
+        else:
+            enough = tried >= count
+        if enough:
             return {
                 arm: {
                     **dict(_options(best(scored))),

@@ -302,7 +302,7 @@ def _computing(fields: dict[str, object]) -> dict[str, object]:
         name: _computing(value) if isinstance(value, dict) else value
         for name, value in fields.items()
         if not (
-            name.endswith(("_token_id", "_dropout", "dropout"))
+            name.endswith(("_token_id", "dropout"))
             or name.startswith("output_")
             or name in ("use_cache", "initializer_range")
         )
