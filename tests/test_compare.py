@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.__main__ import main
 from benchmarks.compare import campaign as campaigns
 from benchmarks.compare import runs
 from benchmarks.compare.arms import ARMS
@@ -21,10 +23,13 @@ from benchmarks.compare.campaign import Plan, campaign
 from benchmarks.compare.journal import Journal
 from benchmarks.compare.pushforward import EMPTY, code_groups, pushed, sampled_world_kl
 from benchmarks.compare.rank import RankBackbone, RankLoss, ranks
+from benchmarks.compare.report import write_report
 from benchmarks.compare.runs import Cell, run, token_kl
 from benchmarks.compare.tuning import Score, best, edges, first_settings, next_setting, scored
 from cola_agents.common.files import LOCK, InUseError
 from cola_agents.decoding.backbones import LatentBackbone
+from cola_agents.model.configuration import GROWTH
+from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.rl.losses import categorical_kl
 from cola_agents.train.data.packing import IGNORED, Batch
 from tests import tiny
@@ -127,6 +132,71 @@ def test_a_policy_stack_on_a_frozen_base_learns_and_leaves_the_base_alone(models
     log_probs = agent.actor.logits(agent.actor.features(played)[played.mask]).log_softmax(-1)
     taken = log_probs.gather(-1, played.actions[played.mask][:, None])[:, 0]
     torch.testing.assert_close(taken, played.log_probs[played.mask], atol=1e-4, rtol=0)
+
+
+def test_the_stack_on_a_frozen_base_has_the_shape_of_the_latent_policy(models, tmp_path):
+    shutil.copytree(models / "0" / "base", tmp_path / "0" / "base")
+    tiny.make_cola(num_codes=64, num_policy_layers=3).save_pretrained(tmp_path / "0" / "cola")
+    tiny.make_tokenizer().save_pretrained(tmp_path / "0" / "cola")
+    agent = runs.make_agent(ARMS["token-frozen"], SMALL, tmp_path / "0", 5, {})
+    latent = runs.make_agent(ARMS["latent"], SMALL, tmp_path / "0", 5, {})
+    assert len(agent.actor.trunk.layers) == len(latent.actor.trunk.layers) == 3
+
+
+# ---------------------------------------------------------------- a model that is not bundled
+
+
+def test_a_model_of_ones_own_is_measured_by_the_task_alone(tmp_path):
+    """Its latent parts lie apart from the base, in several files."""
+    own = tmp_path / "models" / "0"
+    base = tiny.make_base(initializer_range=0.02)
+    base.save_pretrained(own / "base")
+    cola = CoLAForCausalLM.from_base(own / "base", **{**GROWTH, "num_policy_layers": 2})
+    cola.save_pretrained(own / "cola", whole=False, max_shard_size=20_000)
+    for folder in (own / "base", own / "cola"):
+        tiny.make_tokenizer().save_pretrained(folder)
+    assert len(list((own / "cola").glob("*.safetensors"))) > 1
+    argv = ["compare", "--models", str(tmp_path / "models"), "--model-seeds", "0", "--seeds", "1"]
+    argv += ["--arms", "latent", "token-lora", "token-frozen", "token", "--task-only", "--kl-episodes", "0"]
+    argv += ["--tuning-models", "1", "--given"]
+    argv += [f"{arm}:lr=1e-3,kl_coef=0.1" for arm in ("latent", "token-lora", "token-frozen", "token")]
+    argv += ["--env", "max_tokens=8", "--updates", "2", "--prompts", "2", "--group-size", "2"]
+    argv += ["--episodes", "4", "--jobs", "1", "--dtype", "float32", "--device", "cpu"]
+    assert main([*argv, "--out", str(tmp_path / "c")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "c" / "runs.jsonl").read_text().splitlines()]
+    trained = [record for record in lines if record["phase"] == "main"]
+    assert len(trained) == 4
+    for record in trained:
+        assert record["before"].keys() == record["after"].keys() == {"reward", "success", "reward_greedy"}
+        assert record["costs"]["update_s"] > 0
+        assert record["costs"]["save_mib"] > 0
+    sizes = {record["arm"]: record["costs"]["save_mib"] for record in trained}
+    assert sizes["token-lora"] < sizes["token"]
+    page = (tmp_path / "c" / "report.md").read_text()
+    assert "## What a run took" in page
+    assert "## What RL cost" not in page
+    # Another base under the same codes is another comparison.
+    tiny.make_base(7).save_pretrained(own / "base")
+    assert main([*argv, "--out", str(tmp_path / "c")]) == 2
+
+
+def test_what_is_not_measured_cannot_be_kept():
+    with pytest.raises(ValueError, match="keep 'nothing'"):
+        _plan(protocol=replace(SMALL, task_only=True), keep="grammar")
+
+
+def test_a_folder_that_is_older_than_a_setting_goes_on(models, fake_runs, tmp_path):
+    campaign(_plan(), models, tmp_path / "c")
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    for name in ("task_only", "device", "dtype"):
+        del config["plan"]["protocol"][name]
+    del config["plan"]["given"]
+    (tmp_path / "c" / "config.json").write_text(json.dumps(config))
+    del fake_runs[:]
+    campaign(_plan(), models, tmp_path / "c")
+    assert not fake_runs
+    with pytest.raises(ValueError, match="was begun with protocol="):
+        campaign(_plan(protocol=replace(SMALL, task_only=True), keep=None), models, tmp_path / "c")
 
 
 # ---------------------------------------------------------------- pushforward
@@ -374,6 +444,39 @@ def test_a_campaign_searches_equally_and_reports_on_other_seeds(models, fake_run
     assert {c.options[1] for c in by["frontier"]} == {("kl_coef", 0.0)}
 
 
+def test_options_that_are_given_are_not_searched_for(models, fake_runs, tmp_path):
+    given = {"latent": (2e-3, 0.1)}
+    campaign(_plan(given=given), models, tmp_path / "c")
+    assert {cell.arm for cell in fake_runs if cell.phase == "tuning"} == {"token"}
+    ran = {cell.arm: dict(cell.options) for cell in fake_runs if cell.phase == "main"}
+    assert ran == {"latent": {"lr": 2e-3, "kl_coef": 0.1}, "token": {"lr": 1e-3, "kl_coef": 0.1}}
+    page = write_report(tmp_path / "c")
+    assert "options that were given and not searched for: `latent`" in page
+    del fake_runs[:]
+    campaign(_plan(given=given), models, tmp_path / "c")
+    assert not fake_runs
+    with pytest.raises(ValueError, match=r"began with lr 0\.002 and KL 0\.1"):
+        campaign(_plan(given={"latent": (1e-3, 0.1)}), models, tmp_path / "c")
+    with pytest.raises(ValueError, match="none of the arms"):
+        _plan(given={"rank": (1e-3, 0.1)})
+
+
+def test_a_comparison_may_be_given_all_of_its_options(models, fake_runs, tmp_path):
+    campaign(_plan(given={"latent": (1e-3, 0.1), "token": (1e-3, 0.01)}), models, tmp_path / "c")
+    assert {cell.phase for cell in fake_runs} == {"floor", "main"}
+    page = write_report(tmp_path / "c")
+    assert "searched on" not in page
+    assert "not searched for: `latent`, `token`" in page
+
+
+@pytest.mark.parametrize("text", ["latent", "latent:lr=1", "latent:lr=1,kl_coef=x", "latent:lr=1,kl=2"])
+def test_given_options_that_are_not_the_two_are_refused(models, tmp_path, text, capsys):
+    argv = ["compare", "--models", str(models), "--arms", "latent", "--out", str(tmp_path / "c")]
+    assert main([*argv, "--given", text]) == 2
+    assert "lr=RATE,kl_coef=WEIGHT" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
 def test_an_interrupted_campaign_goes_on_to_the_same_records(models, fake_runs, tmp_path, monkeypatch):
     campaign(_plan(), models, tmp_path / "whole")
     whole, count = (tmp_path / "whole/runs.jsonl").read_text(), len(fake_runs)
@@ -479,7 +582,7 @@ def test_two_processes_make_the_records_of_one(models, tmp_path):
         lines = (tmp_path / str(jobs) / "runs.jsonl").read_text().splitlines()
         found = sorted(map(json.loads, lines), key=lambda record: record["model_seed"])
         for record in found:
-            del record["cpu_s"], record["wall_s"], record["curve"]["cpu_s"]
+            del record["costs"], record["cpu_s"], record["wall_s"], record["curve"]["cpu_s"]
         return found
 
     assert kept(1) == kept(2)

@@ -21,10 +21,11 @@ from cola_agents.decoding.contract import PolicyBackbone, PolicySession
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.configuration import GROWTH
 from cola_agents.model.families import Mask
+from cola_agents.model.loading import load_config
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.rl.acting_states import acting_states
 from cola_agents.rl.actors import Actor, run_trunk
-from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.grpo import GRPO, GRPOOptions
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.rollout import Act, Rollout
 from cola_envs.backbone import Level
@@ -47,7 +48,9 @@ class StackActor(Actor):
         )
         head.weight.data.copy_(weight)
         super().__init__(trunk, head, backbone.action_mask())
-        self.out = nn.Linear(weight.shape[1], weight.shape[1], bias=False, device=weight.device)
+        self.out = nn.Linear(
+            weight.shape[1], weight.shape[1], bias=False, device=weight.device, dtype=weight.dtype
+        )
         nn.init.zeros_(self.out.weight)
 
     def follow(self, session: PolicySession) -> Act:
@@ -72,6 +75,17 @@ class StackActor(Actor):
         return rollout.hidden[rollout.mask] + self.out(features)
 
 
+@dataclass(frozen=True)
+class FrozenBaseOptions(GRPOOptions):
+    """Options of :class:`FrozenBaseGRPO`.
+
+    Attributes:
+        policy_layers: decoder layers of the policy stack.
+    """
+
+    policy_layers: int = GROWTH["num_policy_layers"]
+
+
 class FrozenBaseGRPO(GRPO):
     """GRPO over tokens that trains a policy stack and a head on a frozen base.
 
@@ -79,9 +93,13 @@ class FrozenBaseGRPO(GRPO):
     base is run while playing and never again.
     """
 
+    options_class = FrozenBaseOptions
+    options: FrozenBaseOptions
+
     def make_policy(self, given: PolicyBackbone) -> tuple[PolicyBackbone, TrainedPolicy]:
         assert isinstance(given, TokenBackbone)
-        trunk = CoLAForCausalLM.from_base(given.model, seed=self.seed, **GROWTH).policy_trunk.eval()
+        grown = {**GROWTH, "num_policy_layers": self.options.policy_layers}
+        trunk = CoLAForCausalLM.from_base(given.model, seed=self.seed, **grown).policy_trunk.eval()
         actor, reference = StackActor(given, trunk), StackActor(given, None).requires_grad_(False)
         return given, TrainedPolicy(actor, reference, self.options, self.workers)
 
@@ -114,9 +132,15 @@ class Arm:
         """The environment of a task at this arm's level."""
         return f"CoLA-{task}{'-Token' if self.level == 'token' else ''}-v0"
 
-    def backbone(self, pretrained: Path) -> Any:
+    def backbone(self, pretrained: Path, device: str | None = None, dtype: str = "float32") -> Any:
         """The model of a pre-trained seed (``benchmarks models``) under this arm's actions."""
-        return _backbone(self.model, self.level, pretrained)
+        return _backbone(self.model, self.level, pretrained, device, dtype)
+
+    def options_over(self, pretrained: Path) -> dict[str, Any]:
+        """The fixed options over the models of a pre-trained seed."""
+        if not issubclass(self.agent, FrozenBaseGRPO):
+            return self.options
+        return {**self.options, "policy_layers": load_config(pretrained / "cola").num_policy_layers}
 
 
 _LATENT = (1e-3, 3e-3, 1e-2)
@@ -191,6 +215,6 @@ ARMS = {
 
 
 @cache
-def _backbone(model: str, level: Level, pretrained: Path) -> Any:
-    backbone = make_backbone(pretrained / model, level=level)
+def _backbone(model: str, level: Level, pretrained: Path, device: str | None, dtype: str) -> Any:
+    backbone = make_backbone(pretrained / model, level=level, device=device, dtype=dtype)
     return RankBackbone(backbone.model, backbone.tokenizer) if model == "rank" else backbone

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -62,9 +62,11 @@ class Plan:
             no figure that the task itself is paid for.
         allowed: by how much it may fall.
         settings: how many an arm is given, at most; where an edge still wins then, it is said.
+        given: by arm, a setting that is not searched for.
 
     Raises:
-        ValueError: for an unknown arm or figure to keep, or a number out of range.
+        ValueError: for an unknown arm or figure to keep, a figure that is not measured, or a number out of
+            range.
     """
 
     protocol: Protocol
@@ -75,11 +77,17 @@ class Plan:
     keep: str | None
     allowed: float
     settings: int = 12
+    given: Mapping[str, Setting] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.arms) - set(ARMS))
         if unknown:
             raise ValueError(f"unknown arm {unknown[0]!r}: there are {', '.join(ARMS)}")
+        idle = sorted(set(self.given) - set(self.arms))
+        if idle:
+            raise ValueError(f"options are given for {idle[0]!r}, which is none of the arms {self.arms}")
+        if self.keep is not None and self.protocol.task_only:
+            raise ValueError(f"{self.keep} is not measured where the task alone is: keep 'nothing'")
         if self.keep is not None and self.keep not in KEPT:
             raise ValueError(f"a search can keep {', '.join(KEPT)} or 'nothing', got {self.keep!r}")
         if self.keep in TRAINED.get(self.protocol.task, ()):
@@ -129,32 +137,33 @@ def _kinds(plan: Plan) -> list[str]:
 
 
 def _digest(models: Path, seed: int, kind: str, held: Mapping[str, Mapping[str, str]]) -> str:
-    """sha256 of a model's weights; of one that is gone as it is held.
+    """sha256 of a model's weights, of several files of their digests; of one that is gone as it is held.
 
     Raises:
         FileNotFoundError: for a model that is neither there nor held.
     """
-    path, known = _weights(models, seed, kind), held.get(str(seed), {})
-    if not path.is_file() and kind in known:
+    paths, known = _weights(models, seed, kind), held.get(str(seed), {})
+    if not paths and kind in known:
         return known[kind]
     _check_there(models, seed, kind)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _check_there(models: Path, seed: int, kind: str) -> None:
     """Raise FileNotFoundError for a model that is not there."""
-    if not _weights(models, seed, kind).is_file():
+    if not _weights(models, seed, kind):
         more = " --controls" if kind in CONTROLS else ""
         if kind in VARIANTS:
             more = f" --variants {kind}"
         raise FileNotFoundError(
             f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds {seed}{more}` "
-            "makes it"
+            "makes it, or lay a model of your own there"
         )
 
 
-def _weights(models: Path, seed: int, kind: str) -> Path:
-    return models / str(seed) / kind / "model.safetensors"
+def _weights(models: Path, seed: int, kind: str) -> list[Path]:
+    return sorted((models / str(seed) / kind).glob("*.safetensors"))
 
 
 def seed_of(model_seed: int, number: int) -> int:
@@ -186,18 +195,20 @@ def _campaign(plan: Plan, models: Path, out: Path, jobs: int, frontier: Sequence
     floors = [Cell("floor", name, seed, 0) for name in FLOORS for seed in plan.model_seeds]
     with _Workers(plan.protocol, models, journal, jobs) as workers:
         workers.do("floors", floors)
-        held = journal.chosen or {}
+        held = _with_given(plan, journal.chosen or {})
         new = [arm for arm in plan.arms if arm not in held]
         if new:
             # An arm that joins a comparison is searched as much as the others were.
-            count = max((one["settings"] for one in held.values()), default=None)
-            journal.choose({**held, **_search(plan, new, count, journal, workers)})
+            count = max((one["settings"] for one in held.values()), default=0) or None
+            held |= _search(plan, new, count, journal, workers)
+        journal.choose(held)
         chosen: dict[str, Setting] = {}
         for arm in plan.arms:
             one = (journal.chosen or {})[arm]
             chosen[arm] = (one["lr"], one["kl_coef"])
             note = "".join(f"; the edge of {axis} still wins" for axis in one["edges"])
-            print(f"{arm}: lr {one['lr']:g}, KL {one['kl_coef']:g} of {one['settings']} settings{note}")
+            where = f"of {one['settings']} settings" if one["settings"] else "as given"
+            print(f"{arm}: lr {one['lr']:g}, KL {one['kl_coef']:g} {where}{note}")
         main = [
             Cell("main", arm, model, seed_of(model, i), _options(chosen[arm]))
             for i in range(plan.seeds)
@@ -213,6 +224,24 @@ def _campaign(plan: Plan, models: Path, out: Path, jobs: int, frontier: Sequence
             if kl != chosen[arm][1]
         ]
         workers.do("frontier", edge)
+
+
+def _with_given(plan: Plan, held: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are held, and those that are given.
+
+    Raises:
+        ValueError: for an arm that began with another setting.
+    """
+    chosen = dict(held)
+    for arm, setting in plan.given.items():
+        one: dict[str, Any] = {**dict(_options(setting)), "harmless": None, "settings": 0, "edges": []}
+        before = chosen.setdefault(arm, one)
+        if (before["lr"], before["kl_coef"]) != setting:
+            raise ValueError(
+                f"{arm} began with lr {before['lr']:g} and KL {before['kl_coef']:g}, and is given {setting}: "
+                "use another --out"
+            )
+    return chosen
 
 
 def _options(setting: Setting) -> tuple[tuple[str, float], ...]:
@@ -360,7 +389,23 @@ def add(commands: Commands) -> None:
     parser.add_argument("--warmup", type=int, default=10, help="gradient steps, of every arm")
     parser.add_argument("--episodes", type=positive, default=256, help="test problems of an evaluation")
     parser.add_argument(
-        "--keep", default="arithmetic", help="what the search must not lose: a figure, or 'nothing'"
+        "--kl-episodes", type=int, default=64, help="of these, whose KL is measured in token space; 0: none"
+    )
+    parser.add_argument(
+        "--task-only", action="store_true", help="measure the task alone: for a model that is not bundled"
+    )
+    parser.add_argument("--device", help="of the models: cpu, cuda")
+    parser.add_argument("--dtype", default="float32", help="of the models: float32, bfloat16")
+    parser.add_argument(
+        "--given",
+        nargs="+",
+        default=[],
+        metavar="ARM:lr=RATE,kl_coef=WEIGHT",
+        help="options of an arm that are not searched for",
+    )
+    parser.add_argument(
+        "--keep",
+        help="what the search must not lose: a figure (arithmetic, unless --task-only), or 'nothing'",
     )
     parser.add_argument("--allowed", type=float, default=0.02, help="by how much it may fall")
     parser.add_argument("--settings", type=int, default=12, help="that the search tries for an arm, at most")
@@ -377,6 +422,7 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     from benchmarks.compare.report import write_report
 
+    keep = arguments.keep or ("nothing" if arguments.task_only else "arithmetic")
     plan = Plan(
         protocol=Protocol(
             task=arguments.task,
@@ -386,14 +432,32 @@ def _run(arguments: argparse.Namespace) -> None:
             group_size=arguments.group_size,
             warmup=arguments.warmup,
             episodes=arguments.episodes,
+            kl_episodes=arguments.kl_episodes,
+            task_only=arguments.task_only,
+            device=arguments.device,
+            dtype=arguments.dtype,
         ),
         arms=tuple(arguments.arms),
         model_seeds=tuple(arguments.model_seeds),
         seeds=arguments.seeds,
         tuning_models=arguments.tuning_models,
-        keep=None if arguments.keep == "nothing" else arguments.keep,
+        keep=None if keep == "nothing" else keep,
         allowed=arguments.allowed,
         settings=arguments.settings,
+        given=dict(map(_given, arguments.given)),
     )
     campaign(plan, arguments.models, arguments.out, jobs=arguments.jobs, frontier=arguments.frontier)
     print(write_report(arguments.out))
+
+
+def _given(text: str) -> tuple[str, Setting]:
+    """The arm and the setting of an argument of ``--given``.
+
+    Raises:
+        ValueError: for options other than the two.
+    """
+    arm, _, options = text.partition(":")
+    given = settings([pair for pair in options.split(",") if pair], "--given")
+    if given.keys() != {"lr", "kl_coef"} or not all(isinstance(v, int | float) for v in given.values()):
+        raise ValueError(f"--given takes ARM:lr=RATE,kl_coef=WEIGHT, got {text!r}")
+    return arm, (float(given["lr"]), float(given["kl_coef"]))

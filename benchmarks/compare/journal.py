@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.runs import Cell
+from benchmarks.compare.runs import Cell, Protocol
 from benchmarks.compare.tuning import Setting
 from cola_agents.common.files import write_json
 from cola_envs import jsonl
@@ -141,7 +142,9 @@ def _check_held(held: dict[str, Any], path: Path) -> None:
 
 def _check(held: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     """Raise ValueError where a comparison would resume with other settings."""
-    was, now = held["plan"], config["plan"]
+    was, now = dict(held["plan"]), config["plan"]
+    # A setting that is younger than the folder had its default.
+    was["protocol"] = {**json.loads(json.dumps(asdict(Protocol(config["task"])))), **was["protocol"]}
     odd: list[tuple[str, Any, Any]] = [
         (name, was[name], now[name]) for name in FIXED if was[name] != now[name]
     ]

@@ -124,7 +124,10 @@ def page(summary: Mapping[str, Any], *, plots: Sequence[str] = ()) -> str:
     if summary["arms"]:
         blocks += ["## Test reward", _reward(summary), "## Learning", _learning(summary)]
         blocks += _plot(CURVES, plots, "Mean training reward with its 95 % band")
-        blocks += ["## What RL cost", _cost(summary)]
+        if any(one["figures"].keys() & LABELS.keys() for one in summary["arms"].values()):
+            blocks += ["## What RL cost", _cost(summary)]
+        if any(one["costs"] for one in summary["arms"].values()):
+            blocks += ["## What a run took", _costs(summary)]
     if summary["differences"]:
         blocks += [f"## Paired differences: `{REFERENCE}` less each arm", _differences(summary)]
         blocks += _plot(DIFFERENCES, plots, "Paired differences with 95 % intervals")
@@ -151,15 +154,16 @@ def _provenance(config: Mapping[str, Any]) -> str:
         ("rollouts an update", config.get("rollouts_per_update")),
         ("model seeds", ", ".join(map(str, config["model_seeds"]))),
         ("RL seeds over each", len(config["seeds"])),
-        ("options", _rule(config.get("plan") or {})),
+        ("options", _rule(config.get("plan") or {}, config.get("chosen") or {})),
         ("search", _searched(config.get("chosen") or {})),
+        ("options that were given and not searched for", _given(config.get("chosen") or {})),
     ]
     return "; ".join(f"{name}: {value}" for name, value in known if value is not None) + "."
 
 
-def _rule(plan: Mapping[str, Any]) -> str | None:
-    """How the options were chosen; None where the configuration does not say."""
-    if "keep" not in plan:
+def _rule(plan: Mapping[str, Any], chosen: Mapping[str, Any]) -> str | None:
+    """How the options were chosen; None where the configuration does not say, or where all were given."""
+    if "keep" not in plan or (chosen and not any(one["settings"] for one in chosen.values())):
         return None
     models = ", ".join(map(str, plan["model_seeds"][: plan["tuning_models"]]))
     rule = f"searched on other RL seeds over model {models} for the largest area under the training curve"
@@ -173,14 +177,20 @@ def _rule(plan: Mapping[str, Any]) -> str | None:
 
 def _searched(chosen: Mapping[str, Any]) -> str | None:
     """The extent of the search for options; None without a search."""
-    if not chosen:
+    most = max((one["settings"] for one in chosen.values()), default=0)
+    if not most:
         return None
-    text = f"{max(one['settings'] for one in chosen.values())} settings an arm"
+    text = f"{most} settings an arm"
     open_ends = [f"`{arm}` ({', '.join(one['edges'])})" for arm, one in chosen.items() if one["edges"]]
-    harmful = [f"`{arm}`" for arm, one in chosen.items() if not one["harmless"]]
+    harmful = [f"`{arm}`" for arm, one in chosen.items() if one["harmless"] is False]
     if open_ends:
         text += f", an edge still winning for {', '.join(open_ends)}"
     return text + (f", none that keeps what it should for {', '.join(harmful)}" if harmful else "")
+
+
+def _given(chosen: Mapping[str, Any]) -> str | None:
+    """The arms that were not searched; None where all were."""
+    return ", ".join(f"`{arm}`" for arm, one in chosen.items() if not one["settings"]) or None
 
 
 def _missing(summary: Mapping[str, Any]) -> list[str]:
@@ -283,6 +293,26 @@ def _cost(summary: Mapping[str, Any]) -> str:
             )
         rows.append(row)
     return table(["arm", *(LABELS[name] for name in names)], rows)
+
+
+def _costs(summary: Mapping[str, Any]) -> str:
+    columns = {
+        "update_s": "seconds an update",
+        "peak_mib": "most MiB in updates",
+        "save_mib": "MiB of a save",
+    }
+    rows = [
+        [
+            f"`{arm}`",
+            *(number(cost) if (cost := one["costs"].get(name)) is not None else "" for name in columns),
+        ]
+        for arm, one in summary["arms"].items()
+    ]
+    note = (
+        "Medians over runs. Wall time, of a machine that other runs may have shared; memory of the whole "
+        "process, or of tensors on a GPU."
+    )
+    return table(["arm", *columns.values()], rows) + "\n\n" + note
 
 
 def _differences(summary: Mapping[str, Any]) -> str:

@@ -30,6 +30,8 @@ class Run:
         options: of the agent.
         curve: what :data:`CURVE` names, and more; empty where none was kept.
         before, after: figures of the evaluation by name; None where a figure is undefined.
+        costs: seconds of an update (``update_s``), most MiB in use in an update (``peak_mib``) and MiB of a
+            save (``save_mib``); None where one is not known, and empty in records of before.
         trained_parameters: how many numbers RL changed; None where it is not said.
         fingerprint: of the model that RL began with; None where it is not said.
         commit: of the code that ran it.
@@ -44,6 +46,7 @@ class Run:
     curve: dict[str, list[float]] = field(default_factory=dict)
     before: dict[str, float | None] = field(default_factory=dict)
     after: dict[str, float | None] = field(default_factory=dict)
+    costs: dict[str, float | None] = field(default_factory=dict)
     trained_parameters: int | None = None
     fingerprint: str | None = None
     commit: str | None = None

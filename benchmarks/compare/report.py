@@ -10,12 +10,13 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import Commands
 from benchmarks.compare import summary
 from benchmarks.compare.page import CURVES, DIFFERENCES, FRONTIER, page, sentences
-from benchmarks.compare.records import Comparison, read
+from benchmarks.compare.records import Comparison, Run, read
 from benchmarks.compare.summary import HARMLESS, REFERENCE, THRESHOLD, TIE, Judged
 from benchmarks.statistics import Estimate, estimate
 from cola_agents.common.files import write_json, write_whole
@@ -122,11 +123,19 @@ def _arm(comparison: Comparison, arm: str, threshold: float) -> dict[str, Any]:
         "runs": len(runs),
         "models": len({run.model_seed for run in runs}),
         "trained_parameters": sizes,
+        "costs": _costs(runs),
         "fingerprints": sorted({run.fingerprint for run in runs if run.fingerprint is not None}),
         "figures": figures,
         "quantities": own,
         "times": {axis: summary.times(comparison, arm, axis, threshold) for axis in ("episodes", "cpu_s")},
     }
+
+
+def _costs(runs: Sequence[Run]) -> dict[str, float]:
+    """Medians of what a run took."""
+    names = dict.fromkeys(name for run in runs for name in run.costs)
+    known = {name: [cost for run in runs if (cost := run.costs.get(name)) is not None] for name in names}
+    return {name: _round(median(values)) for name, values in known.items() if values}
 
 
 def _floors(comparison: Comparison) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 from benchmarks.compare.arms import ARMS, Arm
 from benchmarks.compare.pushforward import code_groups, pushed, sampled_world_kl
 from benchmarks.compare.rank import RankBackbone
+from benchmarks.peak_memory import PeakMemory
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.evaluation.demo import FixedCodes, best_constant_code, constant_codes
@@ -49,7 +50,11 @@ class Protocol:
         arithmetic_episodes: level-1 problems behind the figure that options must not lose by: at 1,024 the
             standard error of a difference is .015 at most, and .011 over two models.
         hard_problems: test problems that are tried often, for pass@k.
-        kl_episodes: of the evaluation's, whose KL is measured in token space.
+        kl_episodes: of the evaluation's, whose KL is measured in token space; 0 for none.
+        task_only: whether nothing is measured but the task: what else a policy can do (the bundled corpus'
+            arithmetic, stories and text) says little of a model of another corpus, and costs a large one more
+            than RL itself.
+        device, dtype: of every model; None for the CPU.
     """
 
     task: str
@@ -62,6 +67,9 @@ class Protocol:
     arithmetic_episodes: int = 1024
     hard_problems: int = 16
     kl_episodes: int = 64
+    task_only: bool = False
+    device: str | None = None
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -101,8 +109,7 @@ def run(cell: Cell, protocol: Protocol, models: Path) -> dict[str, Any]:
     detail = {"tuning": 0, "frontier": 1}.get(cell.phase, 2)
     try:
         before, prompts = _before(agent, protocol, detail, (arm.name, pretrained))
-        for _ in range(protocol.updates):
-            agent.update()
+        costs = _learn(agent, protocol)
         after, _ = _measured(agent, protocol, detail)
     except FloatingPointError as error:
         # A rate that is too high is a result; the next attempt would end alike.
@@ -119,6 +126,7 @@ def run(cell: Cell, protocol: Protocol, models: Path) -> dict[str, Any]:
         "curve": _curve(agent.history),
         "before": before,
         "after": after,
+        "costs": {**costs, "save_mib": round(agent.save_bytes() / 2**20, 2)},
         "cpu_s": round(sum(record["cpu_s"] for record in agent.history), 2),
         "wall_s": round(time.perf_counter() - started, 1),
     }
@@ -140,12 +148,25 @@ def make_agent(arm: Arm, protocol: Protocol, pretrained: Path, seed: int, option
         arm.env_id(protocol.task),
         num_envs=protocol.prompts * protocol.group_size,
         seed=seed,
-        model=arm.backbone(pretrained),
+        model=arm.backbone(pretrained, protocol.device, protocol.dtype),
         env_kwargs={**protocol.env_kwargs, **arm.env_kwargs},
         prompts=protocol.prompts,
         group_size=protocol.group_size,
-        **{"warmup": protocol.warmup, **arm.options, **options},
+        **{"warmup": protocol.warmup, **arm.options_over(pretrained), **options},
     )
+
+
+def _learn(agent: GRPO, protocol: Protocol) -> dict[str, float | None]:
+    """Make the updates; return seconds of an update (the median), and the most MiB in use in them."""
+    device = next(agent.actor.parameters()).device
+    memory = PeakMemory(device, beyond_start=False)
+    memory.begin()
+    seconds = []
+    for _ in range(protocol.updates):
+        started = time.perf_counter()
+        agent.update()
+        seconds.append(time.perf_counter() - started)
+    return {"update_s": round(float(np.median(seconds)), 3), "peak_mib": memory.mib()}
 
 
 def _curve(history: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
@@ -185,12 +206,20 @@ def _measured(agent: GRPO, protocol: Protocol, detail: int) -> tuple[Figures, st
     figures: Figures = {
         "reward": sampled.episode_rewards.mean().item(),
         "success": float(np.mean([info["success"] for info in sampled.infos])),
-        "token_kl": token_kl(agent, sampled.select(np.arange(min(protocol.kl_episodes, len(sampled))))),
     }
+    if protocol.kl_episodes:
+        first = np.arange(min(protocol.kl_episodes, len(sampled)))
+        figures["token_kl"] = token_kl(agent, sampled.select(first))
     if detail == 2:
         greedy = agent.evaluate(protocol.episodes, seed=TEST_SEED, greedy=True)
         figures["reward_greedy"] = greedy.episode_rewards.mean().item()
-        figures |= _tried_often(agent, protocol)
+    if not protocol.task_only:
+        figures |= _others(agent, protocol, detail)
+    return {name: None if v is None else round(v, 4) for name, v in figures.items()}, _prompts(agent, sampled)
+
+
+def _others(agent: GRPO, protocol: Protocol, detail: int) -> Figures:
+    """Figures of what else a policy can do."""
     kept = probe(
         agent,
         episodes=protocol.episodes,
@@ -199,8 +228,8 @@ def _measured(agent: GRPO, protocol: Protocol, detail: int) -> tuple[Figures, st
     ).as_dict()
     del kept["episodes"]
     # A token that a policy can never give has no likelihood; JSON has no infinity.
-    figures |= {name: value if np.isfinite(value) else None for name, value in kept.items()}
-    return {name: None if v is None else round(v, 4) for name, v in figures.items()}, _prompts(agent, sampled)
+    figures: Figures = {name: value if np.isfinite(value) else None for name, value in kept.items()}
+    return figures | (_tried_often(agent, protocol) if detail == 2 else {})
 
 
 def _tried_often(agent: GRPO, protocol: Protocol) -> dict[str, float]:
@@ -286,7 +315,7 @@ FLOORS = ("random-codes", "constant-code")
 
 def floor(name: str, protocol: Protocol, pretrained: Path) -> dict[str, Any]:
     """The test reward of uniform random codes, or of the best constant code (chosen on training problems)."""
-    backbone = ARMS["latent"].backbone(pretrained)
+    backbone = ARMS["latent"].backbone(pretrained, protocol.device, protocol.dtype)
     num_codes, (train, test) = int(backbone.action_space.n), splits(ARMS["latent"].env_id(protocol.task))
     chosen, code = torch.zeros(num_codes), None
     if name == "constant-code":

@@ -23,10 +23,10 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks import RESULTS, Commands
+from benchmarks.peak_memory import PeakMemory, free_memory
 from benchmarks.speed.decoding import base_tokens, random_model
 from benchmarks.speed.limits import synchronise
 from benchmarks.speed.shapes import SHAPES, is_out_of_memory
-from benchmarks.speed.updates import PeakMemory, free_memory
 from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table

@@ -23,9 +23,10 @@ import torch
 from transformers import LlamaConfig
 
 from benchmarks import RESULTS, Commands
+from benchmarks.peak_memory import PeakMemory, free_memory
 from benchmarks.speed.decoding import Numbers, causal_lm, continued, random_model
 from benchmarks.speed.limits import Machine, decode_cost, measure_machine, median_seconds, synchronise
-from benchmarks.speed.updates import MeasuredPPO, PeakMemory, free_memory, random_rollout
+from benchmarks.speed.updates import MeasuredPPO, random_rollout
 from benchmarks.targets import judged, targets_table
 from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
