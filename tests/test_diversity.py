@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -19,11 +20,13 @@ from benchmarks.credit.diversity import (
     diversity,
     diversity_table,
     measures,
+    speakers,
 )
 from benchmarks.credit.similarity import NGramEmbedding, mean_similarity
 from cola_agents.rl.rollout import InitialPolicy
 from cola_agents.train.bundled.english import story
 from cola_envs.testing import check_task
+from tests import tiny
 
 STORY = "The small cat sees a red ball. It sleeps near the river."
 
@@ -188,6 +191,19 @@ def test_a_sampled_world_is_drawn_at_the_temperature_of_the_codes(latent_backbon
     )
     short([Speaker("token", latent_backbone, world="sampled"), Speaker("argmax", latent_backbone)])
     assert made == [0.5, 1.5, 0.0, 0.0]
+
+
+def test_codes_that_last_several_tokens_write_where_the_folder_has_them(tmp_path):
+    models = tiny.write_models(tmp_path, seeds=(0,)) / "0"
+    shutil.rmtree(models / "span-8")
+    spans = [arm for arm in speakers(models) if "4 tokens" in arm.name]
+    assert [(arm.world, arm.backbone.model.config.span) for arm in spans] == [("argmax", 4), ("sampled", 4)]
+    assert len(speakers(models)) == 5 + len(spans)
+    settings = {"seed": 1, "prefix_words": 3, "max_tokens": 8, "num_envs": 4}
+    for arm in spans:
+        rollout = arm.write(1.0, prefixes=2, samples=2, settings=settings)
+        assert all(len(info["text"]) > 0 for info in rollout.infos)
+        assert int(rollout.mask.sum(1).max()) <= 2, "a code of four tokens, and eight tokens at most"
 
 
 def test_uniform_actions_leave_out_what_is_not_allowed(token_backbone):

@@ -42,6 +42,8 @@ from cola_envs.task import Turn
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0)
 #: Shares of grammatical texts at which arms are compared.
 VALIDITIES = (0.95, 0.9, 0.85)
+#: Arms whose codes last several tokens.
+SPANS = ("latent-span-4", "latent-span-8")
 #: What is interpolated; more is more diverse.
 MEASURES = ("diversity", "distinct_2", "distinct_3", "unique")
 
@@ -126,12 +128,20 @@ def speakers(models: Path = BUNDLED) -> list[Speaker]:
     """The arms that are compared, and the two controls of the official procedure, whose actions are uniform.
 
     Args:
-        models: a folder of pre-trained models, as :meth:`benchmarks.compare.arms.Arm.backbone` takes it.
+        models: a folder of pre-trained models, as :meth:`benchmarks.compare.arms.Arm.backbone` takes it. If
+            it has codes that last several tokens (``benchmarks models --variants``), they are compared too.
     """
     latent, token = (ARMS[name].backbone(models) for name in ("latent", "token"))
+    spans = [
+        Speaker(f"{ARMS[name].says}, {world} world", ARMS[name].backbone(models), world=world)
+        for name in SPANS
+        if (models / ARMS[name].model).is_dir()
+        for world in ("argmax", "sampled")
+    ]
     return [
         Speaker("latent, argmax world", latent),
         Speaker("latent, sampled world", latent, world="sampled"),
+        *spans,
         Speaker("token", token),
         Speaker("uniform codes, argmax world", latent, Uniform(), temperatures=(1.0,)),
         Speaker("uniform tokens", token, Uniform(), temperatures=(1.0,)),
