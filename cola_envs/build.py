@@ -34,6 +34,7 @@ SPLITS = ("train", "test")
 
 def build_episodes(
     num_rows: int,
+    /,
     *,
     builder: str | Builder,
     actions: Level = "latent",
@@ -107,7 +108,7 @@ def build_episodes(
         raise
 
 
-def build_tasks(num_rows: int, builder: Builder, *, split: str = "train", **kwargs: Any) -> TaskBatch:
+def build_tasks(num_rows: int, builder: Builder, /, *, split: str = "train", **kwargs: Any) -> TaskBatch:
     """Check a task builder's keywords and call it, once for all rows or once for each row.
 
     Raises:

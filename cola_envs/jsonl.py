@@ -221,10 +221,10 @@ def _unpacked(file: BinaryIO, path: Path, whole: bool = False) -> Iterator[Line]
         ) from error
     if pending:
         yield pending
+    if whole and truncated:
+        raise ValueError(f"{path} is truncated {f'after line {number}' if number else 'in its first line'}")
     if rest:
         yield Line(number + 1, rest, end)  # a whole member may end without a newline
-    if whole and truncated:
-        raise ValueError(f"{path} is truncated after line {number + bool(rest)}")
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[bytes, int | None]]:

@@ -80,9 +80,9 @@ def test_a_compressed_file_that_breaks_off_anywhere_gives_what_is_whole(tmp_path
         found = list(jsonl.lines(path))
         assert [line.end for line in found if line.end is not None] == [end for end in ends if end <= size]
         assert all(line.raw == old.raw for line, old in zip(found, whole, strict=False) if line.whole)
-        if size not in ends:
+        if size not in ends and size > 1:  # one byte does not say that it begins a compressed file
             with pytest.raises(
-                ValueError, match=r"a\.jsonl\.gz(, line \d+ is not JSON| is truncated after line)"
+                ValueError, match=r"a\.jsonl\.gz is truncated (after line \d+|in its first line)$"
             ):
                 list(jsonl.read(path))
     path.write_bytes(content[: ends[1] + 14] + b"\xff" * 20 + content[ends[2] :])
@@ -120,7 +120,7 @@ def test_a_compressed_file_need_not_end_in_a_newline(tmp_path):
     path.write_bytes(gzip.compress(b'{"a": 1}\n{"a"') + gzip.compress(b": 2}\n"))
     assert [value for _, value in jsonl.read(path)] == [{"a": 1}, {"a": 2}]
     path.write_bytes(gzip.compress(b'{"a": 1}\n{"a": 2}')[:-9])
-    with pytest.raises(ValueError, match=r"is truncated after line|is not JSON"):
+    with pytest.raises(ValueError, match=r"is truncated after line 1$"):
         list(jsonl.read(path))
 
 
@@ -149,7 +149,7 @@ def test_a_whole_compressed_file_is_read_whatever_its_end_and_name(content, valu
 def test_a_file_that_ends_within_a_member_is_truncated(size, tmp_path):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes((PACKED + PACKED)[:size])
-    with pytest.raises(ValueError, match=r"a\.jsonl\.gz is truncated after line [0-2]$"):
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz is truncated (after line [12]|in its first line)$"):
         list(jsonl.read(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from typing import Any
@@ -263,6 +264,12 @@ def test_a_task_with_splits_of_its_own_is_trained_on_the_first_and_refuses_other
         ValueError, match="split must be 'train' or 'valid_seen' or 'valid_unseen', got 'test'"
     ):
         build.build_episodes(1, builder=Seasons, actions="token", model=FakeBackbone("token"), split="test")
+
+
+def test_the_number_of_rows_is_no_keyword_of_an_environment() -> None:
+    for make in (gym.make, functools.partial(gym.make_vec, num_envs=2)):
+        with pytest.raises(TypeError, match="unknown keyword argument 'num_rows'"):
+            make("CoLA-Arithmetic-v0", num_rows=3)
 
 
 def test_a_failing_task_is_heard_where_it_is_the_users_and_cuts_its_row_elsewhere() -> None:
