@@ -360,7 +360,7 @@ class LatentSession(Rows):
     def _refresh_table(self) -> None:
         """Make the table of codes, again after a change of the weights that it is made of."""
         if self._table_possible and (self._table is None or not self._table.holds()):
-            self._table = code_table(self._model)
+            self._table = code_table(self._model, compiled=self._steps is None)
             self._table_possible = self._table is not None
 
     def _token_logits(self, h: Tensor, codes: Tensor, phase: int = 0) -> Tensor:

@@ -4,7 +4,7 @@ A merge layer multiplies the concatenation of a state and a code's vector, ``[z;
 codes, so ``e W_e'`` is a table, and a step reads half of the layer's weights: ``z W_z' + table[a]``. In
 float32 the result agrees with :meth:`~cola_agents.model.modeling.CoLAForCausalLM.world` within 1e-5 of the
 largest logit; in bfloat16, where table and sum are each rounded once more, the error is up to 1.3 times the
-world model's own.
+world model's own. A few states of a small model on a CPU pass each merge layer in one compiled call.
 
 Shapes: B rows, D hidden, A codes, I inner size of a merge layer, V vocabulary.
 """
@@ -13,11 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cola_agents.decoding.lean import marks, untouched
+from cola_agents.decoding.fused import FEW, kernels_for
+from cola_agents.decoding.lean import SILU, marks, untouched
 from cola_agents.model.modeling import CoLAForCausalLM, MergeLayer
 
 
@@ -34,17 +39,52 @@ class _Layer:
 
 
 @dataclass(frozen=True)
+class _Whole:
+    """The weights of :func:`~cola_agents.decoding.kernels.merge_layer`."""
+
+    terms: NDArray[np.float32]
+    state: NDArray[np.float32]
+    down: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class CodeTable:
     """The term of every code in every merge layer: A * 2 I numbers a layer.
 
     Of codes that last k tokens there is a term for each of them, in the order of the codes: A * k * 2 I.
 
     It is valid for the weights that it was made of: see :meth:`holds`.
+
+    Attributes:
+        compiled: whether compiled layers may be used; in fixed memory the operations must be torch's.
     """
 
     layers: tuple[_Layer, ...]
     model: CoLAForCausalLM
     made_of: tuple[tuple[int, int], ...]
+    compiled: bool = True
+
+    @cached_property
+    def _kernels(self) -> ModuleType | None:
+        """The compiled layers; None for a model that they are not for."""
+        sizes = [size for layer in self.layers for size in layer.down.shape]
+        if not self.compiled or any(size % 8 for size in sizes):
+            return None
+        if not all(isinstance(layer.activation, SILU) for layer in self.layers):
+            return None
+        return kernels_for(list(_weights(self.model)))
+
+    @cached_property
+    def _whole(self) -> tuple[_Whole, ...]:
+        """The layers' weights with gate and up side by side."""
+        return tuple(
+            _Whole(
+                terms=torch.cat([one.gate, one.up], 1).numpy(),
+                state=torch.cat([one.gate_state, one.up_state]).detach().t().contiguous().numpy(),
+                down=one.down.t().contiguous().numpy(),
+            )
+            for one in self.layers
+        )
 
     def holds(self) -> bool:
         """Whether the codebook and the merge layers are unchanged since the table was made.
@@ -80,9 +120,16 @@ class CodeTable:
         Returns:
             logits [..., V].
         """
-        z = h
         if self.model.phases is not None:
             codes = codes * self.model.config.span + phase
+        few = h.dim() == 2 and h.shape[:1] == codes.shape and len(h) <= FEW and not h.requires_grad
+        if few and self._kernels is not None:
+            z = h.clone()
+            states, rows = z.numpy(), codes.numpy()
+            for one in self._whole:
+                self._kernels.merge_layer(states, one.terms, rows, one.state, one.down)
+            return self.model.readout(z, h)
+        z = h
         for layer in self.layers:
             gate = _sum(layer.gate[codes], z, layer.gate_state)
             up = _sum(layer.up[codes], z, layer.up_state)
@@ -98,7 +145,7 @@ def _sum(to: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def code_table(model: CoLAForCausalLM) -> CodeTable | None:
+def code_table(model: CoLAForCausalLM, *, compiled: bool = True) -> CodeTable | None:
     """The table of a model, or None for a world model that must run as it is.
 
     That is one with an adapter or a hook, one spread over several devices, or one with weights that do not
@@ -132,7 +179,7 @@ def code_table(model: CoLAForCausalLM) -> CodeTable | None:
                 activation=layer.activation,
             )
         )
-    return CodeTable(tuple(layers), model, marks(weights))
+    return CodeTable(tuple(layers), model, marks(weights), compiled)
 
 
 def _merge_layers(model: CoLAForCausalLM) -> Iterator[MergeLayer]:

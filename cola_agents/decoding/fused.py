@@ -3,8 +3,8 @@
 The arithmetic is that of :mod:`cola_agents.decoding.lean`, but the tokens of all rows are packed into [n, D]
 instead of padded to the longest row. Queries, keys and values are one matrix product, and so are gate and up
 of the MLP. The operations between the products are compiled loops (:mod:`cola_agents.decoding.kernels`);
-their attention reads no further than each row's own length. A larger stack spends its time in the matrix
-products, so it runs :mod:`~cola_agents.decoding.lean`.
+their attention reads no further than each row's own length. Of a few tokens a whole layer is one compiled
+call. A larger stack spends its time in the matrix products, so it runs :mod:`~cola_agents.decoding.lean`.
 
 Shapes: n tokens, D hidden, I inner size of an MLP; H heads of keys, each shared by G heads of queries.
 """
@@ -16,6 +16,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -29,6 +30,8 @@ from cola_agents.decoding.lean import Plan, Weights, marks
 
 #: The most tokens of a row in a packed pass: for longer chunks torch's blocked attention is faster.
 LONGEST = 128
+#: The most tokens of a pass whose layers are compiled whole: of more, torch's matrix products are faster.
+FEW = 16
 
 
 class Packed:
@@ -98,6 +101,19 @@ class _Layer:
     gate_up: Weights
     down: Weights
 
+    @cached_property
+    def whole(self) -> tuple[NDArray[np.float32], ...] | None:
+        """The weights of :func:`~.kernels.decoder_layer`; None for sizes that it does not take."""
+        pairs = (self.qkv, self.o, self.gate_up, self.down)
+        if any(len(weight) % 8 for weight, _ in pairs):
+            return None
+        nothing = np.empty(0, dtype=np.float32)
+        qkv, o, gate_up, down = (
+            (weight.numpy(), nothing if bias is None else bias.numpy()) for weight, bias in pairs
+        )
+        head_norms = self.head_norms or (nothing, nothing)
+        return (self.attention_norm, *qkv, *head_norms, *o, self.mlp_norm, *gate_up, *down)
+
 
 class FusedStack:
     """A stack with the matrices of one input concatenated.
@@ -144,8 +160,25 @@ class FusedStack:
         Returns:
             last hidden states [n, D].
         """
-        plan, kernels = self._plan, self._kernels
         hidden = hidden.clone()
+        few = len(hidden) <= FEW and self._layers[0].whole is not None
+        (self._whole_layers if few else self._layers_in_parts)(hidden, packed, cache)
+        h = hidden.numpy()
+        self._kernels.rms_norm(h, self._norm, self._plan.eps, h)
+        return hidden
+
+    def _whole_layers(self, hidden: Tensor, packed: Packed, cache: Room) -> None:
+        """Run the layers in place, each as one compiled call."""
+        plan, layer = self._plan, self._kernels.decoder_layer
+        rows, positions = (part.numpy() for part in packed.where)
+        angles, h = plan.angles.table(packed.length, hidden).numpy(), hidden.numpy()
+        for one in self._layers:
+            keys, values = cache.room(one.cache_layer, packed.length, self._like)
+            layer(h, one.whole, plan.eps, angles, keys.numpy(), values.numpy(), rows, positions, plan.scaling)
+
+    def _layers_in_parts(self, hidden: Tensor, packed: Packed, cache: Room) -> None:
+        """Run the layers in place: products by torch, what is between them compiled."""
+        plan, kernels = self._plan, self._kernels
         rows, positions = (part.numpy() for part in packed.where)
         angles = plan.angles.table(packed.length, hidden).numpy()
         first, count = self._layers[0], len(hidden)
@@ -169,8 +202,6 @@ class FusedStack:
             _multiply(normed, layer.gate_up, gate_up)
             torch.mul(nn.functional.silu(gate, inplace=True), up, out=gated)
             _add_product(hidden, gated, layer.down)
-        kernels.rms_norm(h, self._norm, plan.eps, h)
-        return hidden
 
 
 def _multiply(x: Tensor, weights: Weights, out: Tensor) -> None:
@@ -205,10 +236,8 @@ def _is_joined(made: Weights, parts: Sequence[Weights]) -> bool:
 def _side_by_side(plan: Plan) -> Iterator[_Layer]:
     def joined(*parts: Weights) -> Weights:
         weights, biases = zip(*parts, strict=True)
-        weight = (torch.cat(weights) if len(parts) > 1 else weights[0]).detach()
-        if biases[0] is None:
-            return weight.t(), None
-        return weight.t(), torch.cat(biases).detach()
+        weight = torch.cat(weights).detach().t().contiguous()
+        return weight, None if biases[0] is None else torch.cat(biases).detach()
 
     for layer in plan.layers:
         head_norms = None
@@ -239,19 +268,26 @@ def fused_stack(stack: nn.Module, plan: Plan) -> FusedStack | None:
     That is a large stack, one on a device or of another type than float32, one with weights that do not count
     their changes, and any stack without numba.
     """
-    weights = plan.weights
-    if sum(weight.numel() for weight in weights) >= SMALL:
-        return None
-    plain = torch.float32, torch.device("cpu")
-    if any((w.dtype, w.device) != plain or w.is_inference() or not w.is_contiguous() for w in weights):
-        return None
-    kernels = _kernels()
+    kernels = kernels_for(plan.weights)
     if kernels is None:
         return None
     made = _made.get(stack)
     if made is None or not made.holds(plan) or not made.equals(plan):
         made = _made[stack] = FusedStack(plan, kernels)
     return made
+
+
+def kernels_for(weights: Sequence[Tensor]) -> ModuleType | None:
+    """:mod:`~cola_agents.decoding.kernels`, or None for weights that it is not for, or without numba.
+
+    It is for those of small modules on the CPU in float32 that count their changes.
+    """
+    if sum(weight.numel() for weight in weights) >= SMALL:
+        return None
+    plain = torch.float32, torch.device("cpu")
+    if any((w.dtype, w.device) != plain or w.is_inference() or not w.is_contiguous() for w in weights):
+        return None
+    return _kernels()
 
 
 @functools.cache

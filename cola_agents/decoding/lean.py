@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 #: Families whose layer is ``x + attention(norm(x))`` and then ``x + mlp(norm(x))`` with rotated queries
 #: and keys and a gated MLP. Biases are used where there are some, and so are norms of queries and keys.
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-_SILU = type(ACT2FN["silu"])
-_PLAIN = (nn.ModuleList, nn.Embedding, nn.Linear, _SILU)
+SILU = type(ACT2FN["silu"])
+_PLAIN = (nn.ModuleList, nn.Embedding, nn.Linear, SILU)
 _FIRST_ANGLES = 64
 
 Weights = tuple[Tensor, Tensor | None]
@@ -155,7 +155,7 @@ def plan(stack: PreTrainedModel) -> Plan | None:
     ):
         return None
     layers = list(stack.layers[: config.num_hidden_layers])
-    if type(layers[0].mlp.act_fn) is not _SILU:
+    if type(layers[0].mlp.act_fn) is not SILU:
         return None
     attention = layers[0].self_attn
     return Plan(

@@ -32,6 +32,39 @@ def test_looked_up_codes_give_the_worlds_logits(readout):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 3, 4, 7, 16, 17])
+def test_compiled_layers_give_the_worlds_logits_for_any_number_of_states(rows, monkeypatch):
+    pytest.importorskip("numba")
+    from cola_agents.decoding import kernels
+
+    model = tiny.make_cola()
+    table, h = code_table(model), some_states(rows)
+    codes = torch.arange(rows) % tiny.CODES
+    calls, merge_layer = [], kernels.merge_layer
+    monkeypatch.setattr(kernels, "merge_layer", lambda *given: calls.append(0) or merge_layer(*given))
+    before = h.clone()
+    torch.testing.assert_close(table.world(h, codes), model.world(h, codes), atol=1e-4, rtol=1e-5)
+    assert torch.equal(h, before)
+    assert len(calls) == (2 if rows <= 16 else 0)
+
+
+def test_what_the_compiled_layers_cannot_do_runs_as_it_did(monkeypatch):
+    pytest.importorskip("numba")
+    from cola_agents.decoding import kernels
+
+    monkeypatch.setattr(kernels, "merge_layer", None)
+    codes = torch.tensor([0, 3])
+    odd = tiny.make_cola(base=tiny.make_base(intermediate_size=60))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            code_table(odd).world(some_states(2), codes), odd.world(some_states(2), codes)
+        )
+    model, h = tiny.make_cola(), some_states(2).requires_grad_()
+    code_table(model).world(h, codes).sum().backward()
+    assert h.grad.abs().sum() > 0, "a gradient of the states"
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("readout", READOUTS)
 def test_all_outcomes_of_a_state_at_once_are_each_codes_own(readout):
     model = tiny.make_cola(readout)

@@ -55,6 +55,13 @@ def packed_states(stack: PreTrainedModel) -> list[torch.Tensor]:
     return [torch.cat(parts) for parts in states]
 
 
+@pytest.fixture(params=[0, 16], ids=["parts", "whole layers"])
+def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are compiled whole in none of the passes of ``PASSES``, or in all."""
+    monkeypatch.setattr(fused, "FEW", request.param)
+
+
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_packed_rows_equal_the_stack(shape: str) -> None:
     config, changed = SHAPES[shape]
@@ -65,6 +72,7 @@ def test_packed_rows_equal_the_stack(shape: str) -> None:
         torch.testing.assert_close(states, own, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("wide", [1, 8, 16, 64, 128, 129])
 def test_heads_of_any_size_and_grouping_are_read(wide: int) -> None:
     stack = stack_of(head_dim=2 * wide, num_attention_heads=8, num_key_value_heads=2, num_hidden_layers=1)
@@ -72,6 +80,23 @@ def test_heads_of_any_size_and_grouping_are_read(wide: int) -> None:
     with torch.no_grad():
         own = stack(torch.tensor([IDS[0][: len(states)]])).last_hidden_state[0]
     torch.testing.assert_close(states, own, atol=2e-5, rtol=1e-5)
+
+
+def test_layers_are_compiled_whole_for_few_tokens_of_sizes_that_the_loops_take(monkeypatch) -> None:
+    calls = []
+    real = fused.FusedStack._whole_layers
+    monkeypatch.setattr(
+        fused.FusedStack, "_whole_layers", lambda self, h, *rest: calls.append(len(h)) or real(self, h, *rest)
+    )
+    packed_states(stack_of())
+    assert calls == [sum(widths) for widths in PASSES]
+    monkeypatch.setattr(fused, "FEW", 3)
+    del calls[:]
+    packed_states(stack_of())
+    assert calls == [3, 3, 3], "the passes of three tokens, and not those of 15 and 6"
+    del calls[:]
+    packed_states(stack_of(intermediate_size=60))
+    assert not calls
 
 
 def test_a_long_prompt_runs_lean_and_the_pass_after_it_fused(tiny_base, tiny_tokenizer) -> None:
