@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print("benchmarks: stopped", file=sys.stderr)
         return exit_status(stopped)
-    except (ValueError, FloatingPointError, OSError, ImportError, gym.error.Error) as error:
+    except (ValueError, TypeError, FloatingPointError, OSError, ImportError, gym.error.Error) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(
             f"benchmarks: {shown(str(error))} [{Path(place.filename).name}:{place.lineno}]", file=sys.stderr

@@ -16,7 +16,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,10 @@ class Setting:
             raise ValueError(f"tokens, points and layers must be at least 1, got {self}")
         if self.hours is not None and not self.hours > 0:
             raise ValueError(f"hours must be positive, got {self.hours}")
+        if any(spec.kind == "generated" for spec in (*self.data, *self.held_out)):
+            raise ValueError(
+                "the generated corpus is the bundled models', and endless: give files or a hub id"
+            )
 
     @property
     def grow(self) -> JsonObject:
@@ -178,6 +182,7 @@ def planned(setting: Setting, say: Any = print) -> JsonObject:
     path = setting.out / PLAN
     if path.exists():
         plan: JsonObject = json.loads(path.read_text())
+        say(f"Goes on by {path}: {plan['steps']} steps in each stage, whatever --tokens and --hours say now.")
         return plan
     plan = {"steps": setting.most_steps, "rows": setting.rows, "length": setting.length}
     if setting.hours is not None:
@@ -220,6 +225,10 @@ def _timed(setting: Setting) -> JsonObject:
         stage(model, _packed(setting, setting.data), config, states=states)
         return (clock() - started) / _TIMED
 
+    if setting.compile:  # which takes longer than the steps that are timed
+        for stage in (pretrain_world, clone_policy):
+            seconds(stage)
+        shutil.rmtree(states)
     found = {
         "first_s": seconds(pretrain_world),
         "later_s": seconds(pretrain_world),
@@ -242,9 +251,22 @@ def _packed(setting: Setting, specs: tuple[DataSpec, ...], epochs: int | None = 
 
 
 def _points(setting: Setting, stage: str, say: Any) -> list[JsonObject]:
-    """The metrics of every kept checkpoint of a stage; those that were measured are read from its folder."""
+    """The metrics of every kept checkpoint of a stage; those that were measured are read from its folder.
+
+    Where another text or budget was measured, they are measured again.
+    """
     path = setting.out / stage / "points.json"
-    done: list[JsonObject] = json.loads(path.read_text()) if path.exists() else []
+    held: JsonObject = json.loads(path.read_text()) if path.exists() else {}
+    on = json.loads(
+        json.dumps(
+            {
+                "held_out": [asdict(spec) for spec in setting.held_out],
+                "tokens": setting.measured_tokens,
+                "states": setting.measured_states,
+            }
+        )
+    )
+    done: list[JsonObject] = held["points"] if held.get("on") == on else []
     folder = setting.out / stage / CHECKPOINTS / stage
     model: CoLAForCausalLM | None = None
     for checkpoint in sorted(folder.glob("step-" + 8 * "[0-9]")):
@@ -260,7 +282,7 @@ def _points(setting: Setting, stage: str, say: Any) -> list[JsonObject]:
                 del metrics[name]
             del metrics["clone_accuracy"]
         done.append({"step": step, "tokens": step * setting.rows * setting.length, "metrics": metrics})
-        write_json(path, done, indent=1)
+        write_json(path, {"on": on, "points": done}, indent=1)
         say(f"{stage}, step {step}: {metrics}")
     return done
 

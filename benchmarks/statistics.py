@@ -232,15 +232,24 @@ def restricted_mean(times: Sequence[Reached]) -> float:
     Raises:
         ValueError: where the horizons differ: then the runs were not given the same chance.
     """
-    horizons = {time.horizon for time in times}
-    if len(horizons) != 1:
-        raise ValueError(f"censored times need one horizon, got {sorted(horizons)}")
+    _check_horizon(times)
     return sum(time.horizon if time.at is None else time.at for time in times) / len(times)
 
 
+def _check_horizon(times: Sequence[Reached]) -> None:
+    """Raise ValueError where censored times have no common horizon."""
+    horizons = {time.horizon for time in times}
+    if len(horizons) != 1:
+        raise ValueError(f"censored times need one horizon, got {sorted(horizons)}")
+
+
 def median_time(times: Sequence[Reached]) -> float | None:
-    """The Kaplan-Meier median under one common horizon; None where fewer than half got there."""
-    restricted_mean(times)  # the same condition
+    """The Kaplan-Meier median under one common horizon; None where fewer than half got there.
+
+    Raises:
+        ValueError: as :func:`restricted_mean`.
+    """
+    _check_horizon(times)
     got = sorted(time.at for time in times if time.at is not None)
     middle = math.ceil(len(times) / 2)
     return got[middle - 1] if len(got) >= middle else None

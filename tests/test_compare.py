@@ -477,6 +477,56 @@ def test_given_options_that_are_not_the_two_are_refused(models, tmp_path, text, 
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize("changed", [{"arms": ("latent", "latent")}, {"model_seeds": (0, 0)}])
+def test_what_is_named_twice_is_refused_before_anything_runs(changed):
+    with pytest.raises(ValueError, match="given twice"):
+        _plan(**changed)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--frontier=-1", "at least 0"),
+        ("--kl-episodes=-1", "at least 0"),
+        ("--warmup=-1", "at least 0"),
+        ("--env=split=train", "sets split itself"),
+        ("--env=foo=1", "unknown keyword argument 'foo'"),
+    ],
+)
+def test_bad_settings_end_in_a_sentence(models, tmp_path, argument, message, capsys):
+    argv = [
+        "compare",
+        "--models",
+        str(models),
+        "--arms",
+        "latent",
+        "--model-seeds",
+        "0",
+        "--tuning-models",
+        "1",
+    ]
+    assert main([*argv, "--jobs", "1", "--out", str(tmp_path / "c"), argument]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_weight_of_the_frontier_that_is_given_twice_runs_once(models, fake_runs, tmp_path):
+    campaign(_plan(), models, tmp_path / "c", frontier=[0.0, 0.0])
+    ran = [cell for cell in fake_runs if cell.phase == "frontier"]
+    assert len(ran) == len(set(ran)) == 4
+    write_report(tmp_path / "c")
+
+
+def test_settings_that_are_very_close_leave_room_between_them():
+    scores = _tried(
+        {(1.0, 0.1): 0.1, (1.01, 0.1): 0.5, (1.02, 0.1): 0.2, (1.01, 0.01): 0.3, (1.01, 1.0): 0.0}
+    )
+    seen = dict(scores)
+    for _ in range(60):
+        setting = next_setting(seen)
+        assert setting not in seen
+        seen[setting] = Score(True, 0.0)
+
+
 def test_an_interrupted_campaign_goes_on_to_the_same_records(models, fake_runs, tmp_path, monkeypatch):
     campaign(_plan(), models, tmp_path / "whole")
     whole, count = (tmp_path / "whole/runs.jsonl").read_text(), len(fake_runs)

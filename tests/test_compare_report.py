@@ -218,6 +218,37 @@ def test_a_chosen_setting_is_judged_by_its_main_runs_alone(tmp_path):
     assert (kept["settings"], kept["without_harm"], kept["best"]["options"]) == (2, 1, chosen)
 
 
+def test_a_setting_of_which_a_run_diverged_is_not_without_harm_and_says_so(tmp_path):
+    good, bad = {"lr": 0.003, "kl_coef": 0.1}, {"lr": 0.03, "kl_coef": 0.0}
+    records = main_runs({"latent": {"reward": 0.8}, "token": {}})
+    records += [record("latent", 0, 0, phase="frontier", options=bad, reward=0.95)]
+    key = {"phase": "frontier", "arm": "latent", "model_seed": 1, "seed": 100, "options": bad}
+    records += [{**key, "failed": "loss is not finite"}]
+    folder = write(tmp_path, records)
+    result = found(folder)
+    points = {one["options"]["lr"]: one for one in result["frontier"]["latent"]}
+    assert points[0.03]["diverged"] == 1
+    assert "diverged" not in points[0.003]
+    assert result["without_harm"]["latent"]["best"]["options"] == good
+    assert "1 (frontier), 1 diverged" in text(folder)
+
+
+def test_nothing_is_said_of_harm_that_was_not_measured(tmp_path):
+    records = main_runs({"latent": {"reward": 0.8}, "token": {}})
+    records += [record("latent", 0, 9_000, phase="tuning", options={"lr": 0.01, "kl_coef": 0.1})]
+    for one in records:
+        for when in ("before", "after"):
+            one[when] = {name: one[when][name] for name in ("reward", "reward_greedy")}
+    folder = write(tmp_path, records)
+    result = found(folder)
+    assert result["kept"] == []
+    assert result["without_harm"] == {}
+    page = text(folder)
+    assert "Settings whose" not in page
+    assert "on a frontier of" not in page
+    assert "nan" not in page
+
+
 def test_the_page_and_the_plots_do_not_depend_on_the_order_of_the_runs(tmp_path):
     records = main_runs({"latent": {"reward": 0.9}, "token": {}}) + floors(0.9)
     records += [

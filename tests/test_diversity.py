@@ -206,6 +206,13 @@ def test_codes_that_last_several_tokens_write_where_the_folder_has_them(tmp_path
         assert int(rollout.mask.sum(1).max()) <= 2, "a code of four tokens, and eight tokens at most"
 
 
+def test_one_temperature_has_figures_and_nothing_at_matched_validity(arms):
+    results = diversity(arms, temperatures=[1.0], prefixes=2, samples=2, max_tokens=8)
+    assert [len(arm["points"]) for arm in results["arms"]] == [1] * len(arms)
+    assert results["matched"] == []
+    assert "token" in diversity_table(results)
+
+
 def test_uniform_actions_leave_out_what_is_not_allowed(token_backbone):
     session = token_backbone.session(1)
     session.load([0], [[5, 6]])

@@ -132,6 +132,27 @@ def test_hours_are_planned_by_timing_and_the_plan_is_kept(
     assert torch.is_grad_enabled()
 
 
+def test_points_of_another_text_are_measured_again(given: list[str], tmp_path: Path) -> None:
+    assert main(given) == 0
+    figures = tmp_path / "out" / "real.json"
+    before = json.loads(figures.read_text())["points"]
+    place = given.index("--held-out") + 1
+    assert main([*given[: place - 1], *given[place + 1 :]]) == 0  # one source fewer
+    after = json.loads(figures.read_text())
+    for stage in ("world", "policy"):
+        pairs = zip(before[stage], after["points"][stage], strict=True)
+        assert all(old["metrics"]["base_ce"] != new["metrics"]["base_ce"] for old, new in pairs)
+    assert after["final"] == after["points"]["policy"][-1]["metrics"]
+
+
+def test_the_endless_corpus_is_refused_before_anything_is_trained(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*given, "--held-out", "generated"]) == 2
+    assert "endless" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_arms_of_the_stages_have_equal_losses(
     given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,9 @@ class Plan:
     given: Mapping[str, Setting] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, values in (("arms", self.arms), ("model seeds", self.model_seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} are given twice: {', '.join(map(str, values))}")
         unknown = sorted(set(self.arms) - set(ARMS))
         if unknown:
             raise ValueError(f"unknown arm {unknown[0]!r}: there are {', '.join(ARMS)}")
@@ -184,7 +187,11 @@ def campaign(plan: Plan, models: Path, out: Path, *, jobs: int = 1, frontier: Se
     Raises:
         FileNotFoundError: for a model that is not there.
         InUseError: where another process goes on with the folder, named; nothing was changed.
+        ValueError: for a folder of another comparison, and for weights that are negative.
     """
+    frontier = list(dict.fromkeys(frontier))
+    if any(not 0 <= kl < math.inf for kl in frontier):
+        raise ValueError(f"the weights of a frontier's KL must be at least 0, got {frontier}")
     with one_writer(out):
         _campaign(plan, models, out, jobs, frontier)
 

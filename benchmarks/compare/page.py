@@ -348,15 +348,17 @@ def _frontier(summary: Mapping[str, Any]) -> str:
         ]
         reward = "" if point["reward"] is None else number(point["reward"])
         runs = f"{point['runs']} ({', '.join(point['phases'])})"
+        if point.get("diverged"):
+            runs += f", {point['diverged']} diverged"
         rows.append([f"`{arm}`", settings(point["options"]), runs, reward, *cells])
     head = ["arm", "options", "runs", "test reward"]
     for name in names:
         head.append(LABELS[name] + (" lost" if name in LOST else " risen" if name == "cross_entropy" else ""))
-    note = (
-        f"Means over runs; {len(shown)} of {len(every)} settings: the chosen ones, and those on a frontier "
-        f"of {'; '.join(label for name, label in LABELS.items() if name in leading)}. *: no other setting of "
-        "the arm has as much reward for as little of it."
-    )
+    note = f"Means over runs; {len(shown)} of {len(every)} settings: the chosen ones"
+    measured = [label for name, label in LABELS.items() if name in leading and name in names]
+    if measured:
+        note += f", and those on a frontier of {'; '.join(measured)}"
+    note += ". *: no other setting of the arm has as much reward for as little of it."
     return table(head, rows) + "\n\n" + note
 
 

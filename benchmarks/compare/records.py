@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -58,8 +59,8 @@ class Run:
         return None if before is None or after is None else after - before
 
     def setting(self) -> str:
-        """The options as one string, the same for the same options."""
-        return json.dumps(self.options, sort_keys=True)
+        """The options as one string; see :func:`setting_of`."""
+        return setting_of(self.options)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Comparison:
         cut: whether the last line is cut off or damaged, as an interruption leaves it; it is not among the
             runs.
         diverged: by arm the reasons why runs of the main phase have no figures.
+        failed: by arm and setting, how many runs of any phase have none.
     """
 
     folder: str
@@ -80,6 +82,7 @@ class Comparison:
     runs: tuple[Run, ...]
     cut: bool
     diverged: dict[str, list[str]] = field(default_factory=dict)
+    failed: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -149,11 +152,20 @@ def read(folder: Path) -> Comparison:
     _check(runs)
     config["commits"] = list(dict.fromkeys(run.commit for run in runs if run.commit))
     diverged: dict[str, list[str]] = {}
+    failed: Counter[tuple[str, str]] = Counter()
     for _, record in records:
-        if "failed" in record and record.get("phase") == "main":
-            diverged.setdefault(str(record.get("arm")), []).append(str(record["failed"]))
+        if "failed" in record:
+            arm = str(record.get("arm"))
+            failed[arm, setting_of(record.get("options") or {})] += 1
+            if record.get("phase") == "main":
+                diverged.setdefault(arm, []).append(str(record["failed"]))
     cut = path.stat().st_size != end
-    return Comparison(folder.resolve().name, config, runs, cut, diverged)
+    return Comparison(folder.resolve().name, config, runs, cut, diverged, failed)
+
+
+def setting_of(options: Mapping[str, Any]) -> str:
+    """Options as one string, the same for the same options."""
+    return json.dumps(options, sort_keys=True)
 
 
 def _check_record(record: Any, line: int) -> None:

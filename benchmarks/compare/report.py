@@ -81,6 +81,8 @@ def summarise(comparison: Comparison, *, threshold: float = THRESHOLD) -> dict[s
                 },
             }
     lines = summary.frontier(comparison)
+    every = [point for points in lines.values() for point in points]
+    shares = [name for name in SHARES if any(point.get(name) is not None for point in every)]
     result: dict[str, Any] = {
         "task": comparison.task,
         "folder": comparison.folder,
@@ -97,8 +99,8 @@ def summarise(comparison: Comparison, *, threshold: float = THRESHOLD) -> dict[s
         "differences": differences,
         "floors": _floors(comparison),
         "frontier": {arm: _points(points) for arm, points in lines.items()},
-        "kept": [name for name in SHARES if name in summary.damage_names(comparison.task)],
-        "without_harm": {arm: _without_harm(points, comparison.task) for arm, points in lines.items()},
+        "kept": shares,
+        "without_harm": {arm: _without_harm(points, shares) for arm, points in lines.items() if shares},
     }
     result["says"] = sentences(result)
     return result
@@ -174,13 +176,16 @@ def _points(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _without_harm(points: Sequence[Mapping[str, Any]], task: str) -> dict[str, Any]:
-    """The best test reward among settings whose mean losses of shares are harmless."""
-    names = [name for name in SHARES if name in summary.damage_names(task)]
+def _without_harm(points: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """The best test reward among settings whose mean losses of some shares are harmless.
+
+    A setting of which a run diverged is not.
+    """
     kept = [
         point
         for point in points
         if point["reward"] is not None
+        and not point.get("diverged")
         and all(point[name] is not None and point[name] <= HARMLESS[name] for name in names)
     ]
     best = max(kept, key=lambda point: point["reward"], default=None)

@@ -55,6 +55,9 @@ class Protocol:
             arithmetic, stories and text) says little of a model of another corpus, and costs a large one more
             than RL itself.
         device, dtype: of every model; None for the CPU.
+
+    Raises:
+        ValueError: for a negative number, or arguments of the environment that are the comparison's own.
     """
 
     task: str
@@ -70,6 +73,17 @@ class Protocol:
     task_only: bool = False
     device: str | None = None
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if min(self.warmup, self.kl_episodes) < 0:
+            raise ValueError(
+                f"warmup and kl_episodes must be at least 0, got {self.warmup} and {self.kl_episodes}"
+            )
+        own = sorted({"split", "model", "num_envs"} & set(self.env_kwargs))
+        if own:
+            raise ValueError(
+                f"a comparison sets {own[0]} itself: leave it out of the environment's arguments"
+            )
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,10 @@ def efficient(points: Sequence[Mapping[str, Any]], better: str, worse: str) -> l
 
 
 def frontier(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
-    """By arm: each setting's mean test reward, losses and token KL; None where no run has the figure."""
+    """By arm: each setting's mean test reward, losses and token KL; None where no run has the figure.
+
+    A setting of which runs diverged has their number, ``diverged``; one of which all did is left out.
+    """
     wanted = {
         "reward": figure("after", "reward"),
         **{name: loss(name) for name in damage_names(comparison.task)},
@@ -287,13 +290,15 @@ def frontier(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
     settings = {}
     for arm in comparison.arms():
         points = []
-        for runs in comparison.settings(arm).values():
+        for setting, runs in comparison.settings(arm).items():
+            diverged = comparison.failed.get((arm, setting), 0)
             values = {name: nested(runs, value) for name, value in wanted.items()}
             points.append(
                 {
                     "options": runs[0].options,
                     "phases": sorted({run.phase for run in runs}),
                     "runs": len(runs),
+                    **({"diverged": diverged} if diverged else {}),
                     **{name: mean(side) if side else None for name, side in values.items()},
                 }
             )

@@ -72,9 +72,11 @@ def next_setting(scores: Mapping[Setting, Score]) -> Setting:
         here = line.index(at)
         neighbours = sorted(line[here - 1 : here] + line[here + 1 : here + 2], key=lambda s: scores[s])
         for neighbour in reversed(neighbours):
-            between = _replaced(at, axis, math.sqrt(at[axis] * neighbour[axis]))
-            if between not in scores:
-                return between
+            middle = math.sqrt(at[axis] * neighbour[axis])
+            for figures in (3, 17):  # settings that are very close differ in later figures
+                between = _replaced(at, axis, middle, figures)
+                if between not in scores:
+                    return between
     raise AssertionError("between two settings there is always another")
 
 
@@ -94,7 +96,7 @@ def _line(scores: Mapping[Setting, Score], at: Setting, axis: int) -> list[Setti
     return sorted((s for s in scores if s[1 - axis] == at[1 - axis]), key=lambda s: s[axis])
 
 
-def _replaced(setting: Setting, axis: int, value: float) -> Setting:
-    """A setting with another value on an axis, to three figures."""
-    rounded = float(f"{value:.3g}")
+def _replaced(setting: Setting, axis: int, value: float, figures: int = 3) -> Setting:
+    """A setting with another value on an axis, rounded to some figures."""
+    rounded = float(f"{value:.{figures}g}")
     return (rounded, setting[1]) if axis == 0 else (setting[0], rounded)

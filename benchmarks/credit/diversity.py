@@ -242,6 +242,7 @@ def diversity(
                 "arms": matched_at(points, validity, reference, resamples),
             }
             for validity in validities
+            if points  # one temperature alone has no curve
         ],
     }
 
