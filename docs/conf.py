@@ -41,6 +41,11 @@ def _rubrics(app: Sphinx, what: str, name: str, obj: object, options: object, li
     lines[:] = text.replace("\nOptions:\n", "\nOptions::\n\n").split("\n")
 
 
+def _without_file(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Leave out the link to the file that a page includes, for readers of the sources on GitHub."""
+    source[0] = re.sub(r"(?m)^This page shows \[`[^`]+`\]\([^)]+\)\.\s*", "", source[0], count=1)
+
+
 def _write_generated(app: Sphinx) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the substitute set of Math500 says so on its page
@@ -51,4 +56,5 @@ def _write_generated(app: Sphinx) -> None:
 def setup(app: Sphinx) -> None:
     """Write the generated pages first, and hear docstrings."""
     app.connect("builder-inited", _write_generated)
+    app.connect("source-read", _without_file)
     app.connect("autodoc-process-docstring", _rubrics, priority=100)

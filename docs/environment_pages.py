@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import cola_envs  # noqa: F401 (registers the ids)
+from cola_agents.commands.tasks_list import WRAPPED, described_class
 from cola_agents.model.sampling import sample
 from cola_agents.rl.rollout import attach
 from cola_envs.build import build_tasks, load, splits_of, twin_id
@@ -51,11 +52,6 @@ class MyTask:
 
 
 env = gym.make("CoLA-Text-v0", task=MyTask)""",
-}
-#: Tasks around another task, whose docstring is read too.
-WRAPPED = {
-    "CoLA-Thinking-v0": "cola_envs.tasks.arithmetic:ArithmeticTask",
-    "CoLA-Countdown-v0": "cola_envs.tasks.countdown:CountdownTask",
 }
 #: Environments whose engine or data a build of this site does not need, and the transcript that is shown.
 RECORDED = {"CoLA-Household-v0": "household", "CoLA-ScienceWorld-v0": "scienceworld"}
@@ -99,8 +95,8 @@ def page(env_id: str, folder: Path) -> str:
     first, sections, lists = read_docstring(task_class)
     if task_class is not builder:  # a function that makes the task: the arguments are its own
         lists["Args"] = {**lists.get("Args", {}), **read_docstring(builder)[2].get("Args", {})}
-    if env_id in WRAPPED:
-        _, inner, inner_lists = read_docstring(load(WRAPPED[env_id]))
+    if wrapped := WRAPPED.get(spec.kwargs["builder"]):
+        _, inner, inner_lists = read_docstring(load(wrapped))
         sections |= {f"{title} (wrapped task)": body for title, body in inner.items()}
         lists["Args"] |= inner_lists["Args"]
     titles = " ".join(sections).lower()
@@ -148,14 +144,6 @@ def page(env_id: str, folder: Path) -> str:
             parts += [f"``{key}``\n{textwrap.indent(text, '   ')}\n" for key, text in lists[name].items()]
     parts += [heading("An episode", "-"), *shown]
     return "\n".join(parts) + "\n"
-
-
-def described_class(builder: Callable[..., Any]) -> Any:
-    """What holds the specification: a task class, also where a function of this package makes one."""
-    if inspect.isclass(builder):
-        return builder
-    made = inspect.get_annotations(builder, eval_str=True).get("return")
-    return made if inspect.isclass(made) and made.__module__.startswith("cola_envs.tasks") else builder
 
 
 def read_docstring(obj: Any) -> tuple[str, dict[str, str], dict[str, dict[str, str]]]:

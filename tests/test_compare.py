@@ -158,7 +158,7 @@ def test_a_model_of_ones_own_is_measured_by_the_task_alone(tmp_path):
     assert len(list((own / "cola").glob("*.safetensors"))) > 1
     argv = ["compare", "--models", str(tmp_path / "models"), "--model-seeds", "0", "--seeds", "1"]
     argv += ["--arms", "latent", "token-lora", "token-frozen", "token", "--task-only", "--kl-episodes", "0"]
-    argv += ["--tuning-models", "1", "--given"]
+    argv += ["--given"]
     argv += [f"{arm}:lr=1e-3,kl_coef=0.1" for arm in ("latent", "token-lora", "token-frozen", "token")]
     argv += ["--env", "max_tokens=8", "--updates", "2", "--prompts", "2", "--group-size", "2"]
     argv += ["--episodes", "4", "--jobs", "1", "--dtype", "float32", "--device", "cpu"]
@@ -426,6 +426,18 @@ def fake_runs(monkeypatch):
 
     monkeypatch.setattr(campaigns, "run", made_up)
     return asked
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [([], 2), (["--model-seeds", "3"], 1), (["--model-seeds", "0", "1", "--tuning-models", "1"], 1)],
+)
+def test_options_are_searched_on_two_models_unless_there_is_one(given, count, tmp_path, monkeypatch):
+    plans = []
+    monkeypatch.setattr(campaigns, "campaign", lambda plan, *args, **kwargs: plans.append(plan))
+    monkeypatch.setattr("benchmarks.compare.report.write_report", str)
+    assert main(["compare", "--models", "models", *given, "--out", str(tmp_path / "c")]) == 0
+    assert [plan.tuning_models for plan in plans] == [count]
 
 
 def test_a_campaign_searches_equally_and_reports_on_other_seeds(models, fake_runs, tmp_path):

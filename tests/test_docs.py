@@ -125,6 +125,15 @@ def test_the_code_of_a_page_runs_in_its_order(page, folder):
     run(code, page)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_first_example_prints_what_stands_below_it(page, capsys):
+    code, printed = re.search(
+        r"```python\n(.*?)```\n+```text\n(.*?)```", (ROOT / page).read_text(), re.DOTALL
+    ).groups()
+    run(code, page)
+    assert capsys.readouterr().out == printed
+
+
 def test_every_change_is_of_a_page_that_has_code():
     assert all(blocks(page, "python") for page in (*CHANGED, *NEEDS))
 

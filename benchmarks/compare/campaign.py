@@ -44,6 +44,8 @@ from cola_agents.train.bundled.recipe import CONTROLS, VARIANTS
 #: First RL seed of the search: the runs that are reported have others.
 TUNING_SEED = 9_000
 SEEDS_OF_A_MODEL = 100
+#: Models that options are searched on by default, if there are as many.
+TUNING_MODELS = 2
 #: Figures that a search can keep: they are measured in it, and fall when something is lost.
 KEPT = ("arithmetic", "arithmetic_greedy", "grammar", "distinct_2")
 
@@ -389,7 +391,11 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--model-seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--seeds", type=positive, default=4, help="RL seeds over each model")
-    parser.add_argument("--tuning-models", type=int, default=2, help="models that options are searched on")
+    parser.add_argument(
+        "--tuning-models",
+        type=int,
+        help=f"how many models options are searched on (default: {TUNING_MODELS}, or all if there are fewer)",
+    )
     parser.add_argument("--updates", type=positive, default=32)
     parser.add_argument("--prompts", type=positive, default=8)
     parser.add_argument("--group-size", type=positive, default=8)
@@ -429,6 +435,9 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     from benchmarks.compare.report import write_report
 
+    tuning_models = arguments.tuning_models
+    if tuning_models is None:
+        tuning_models = min(TUNING_MODELS, len(arguments.model_seeds))
     keep = arguments.keep or ("nothing" if arguments.task_only else "arithmetic")
     plan = Plan(
         protocol=Protocol(
@@ -447,7 +456,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arms=tuple(arguments.arms),
         model_seeds=tuple(arguments.model_seeds),
         seeds=arguments.seeds,
-        tuning_models=arguments.tuning_models,
+        tuning_models=tuning_models,
         keep=None if keep == "nothing" else keep,
         allowed=arguments.allowed,
         settings=arguments.settings,

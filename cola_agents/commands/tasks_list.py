@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
+from collections.abc import Callable
+from typing import Any
 
 from cola_agents.commands import Commands
 from cola_agents.commands.tasks import TASK_HELP, named_task
+
+#: Builders of a task around another task, and that task, whose specification is shown too.
+WRAPPED = {
+    "cola_envs.tasks.thinking:thinking_arithmetic": "cola_envs.tasks.arithmetic:ArithmeticTask",
+    "cola_envs.tasks.countdown:thinking_countdown": "cola_envs.tasks.countdown:CountdownTask",
+}
 
 
 def add(commands: Commands) -> None:
@@ -28,12 +37,13 @@ def _tasks(arguments: argparse.Namespace) -> int:
         if builder is None:
             raise ValueError(f"{arguments.task} is not one of the CoLA environments")
         task = load_own(builder)
-        print(f"{arguments.task}: {inspect.getdoc(task) or 'a task without a docstring'}")
+        wrapped = WRAPPED.get(str(builder))
+        print(f"{arguments.task}: {_description(task, load(wrapped) if wrapped else None)}")
         if "task" in kwargs:
             print(f"\nPlayed as {env_id}. `cola_envs.register_task` gives it an id and arguments of its own.")
             return 0
         own = [
-            "  " + str(parameter).replace("'", "", 2)
+            "  " + str(parameter).replace(repr(parameter.annotation), str(parameter.annotation), 1)
             for name, parameter in inspect.signature(task).parameters.items()
             if name != "num_rows" and parameter.kind is not parameter.VAR_KEYWORD
         ]
@@ -44,8 +54,35 @@ def _tasks(arguments: argparse.Namespace) -> int:
     for env_id, spec in sorted(gym.registry.items()):
         builder = spec.kwargs.get("builder")
         if builder is not None and "-Token-" not in env_id:
-            first = (inspect.getdoc(load(builder)) or "a task without a docstring").splitlines()[0]
+            first = _docstring(load(builder)).splitlines()[0]
             splits = ", ".join(splits_of(builder)) or "none"
             print(f"{env_id:22} {first} (splits: {splits})")
     print("\nEach has a twin over tokens, e.g. CoLA-Arithmetic-Token-v0. Your own task: --task module:Class.")
     return 0
+
+
+def described_class(builder: Callable[..., Any]) -> Any:
+    """What holds the specification: a task class, also where a function of this package makes one."""
+    if inspect.isclass(builder):
+        return builder
+    made = inspect.get_annotations(builder, eval_str=True).get("return")
+    return made if inspect.isclass(made) and made.__module__.startswith("cola_envs.tasks") else builder
+
+
+def _description(builder: Callable[..., Any], wrapped: Any) -> str:
+    """The specification of a task, and that of the task which it wraps, if there is one."""
+    described = described_class(builder)
+    if described is builder:
+        return _docstring(builder)
+    first, *arguments = re.split(r"\n\n(?=Args:\n)", _docstring(builder))
+    specification = re.split(r"\n\n(?=Args:\n)", _docstring(described))[0]
+    parts = [first, specification, *arguments]
+    if wrapped is not None:
+        parts.append(f"The wrapped task, {wrapped.__name__}: {_docstring(wrapped)}")
+    return "\n\n".join(parts)
+
+
+def _docstring(described: Any) -> str:
+    """A docstring without the roles of Sphinx."""
+    text = inspect.getdoc(described) or "a task without a docstring"
+    return re.sub(r":\w+:`(?:~(?:\w+\.)*)?([^`]+)`", r"``\1``", text)

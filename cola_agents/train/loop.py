@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -127,6 +128,13 @@ def run_stage(
         learner = Learner(name, objective, config, workers, cut, saved)
         records = _Records(saved, batches)
         main = workers.rank == 0
+        # Said here and not by the configuration, which is also made for its rows and length alone.
+        if main and config.steps < config.warmup:
+            warnings.warn(
+                f"the learning rate rises for {config.warmup} steps (warmup) and there are {config.steps}: "
+                f"it gets to {config.rate(config.steps):.0%} of lr; set warmup lower",
+                stacklevel=3,
+            )
         record_log = RecordLog(name, log if main else None, config.tensorboard if main else None)
         bar = tqdm(
             total=config.steps, initial=done, desc=name, unit="step", mininterval=2.0, disable=not main

@@ -6,7 +6,6 @@ Shapes: B rows, T tokens, A codes, V vocabulary.
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ class StageConfig:
         rows, length: shape of the global batch: rows of packed documents and their length in tokens. It
             does not depend on the number of micro-batches and processes.
         lr: peak learning rate, after a linear warm-up of ``warmup`` steps; a cosine decays it to ``final``
-            times the peak. Fewer steps than ``warmup`` do not reach it, with a UserWarning.
+            times the peak. A run of fewer steps than ``warmup`` does not reach it, with a UserWarning.
         weight_decay, betas, clip: AdamW's options, and the largest norm of the gradient of all weights.
         seed: seed of the data order and the noise of the stage.
         log_every: steps between two log records.
@@ -121,12 +120,6 @@ class StageConfig:
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers from 0 to below 1, got {self.betas}")
-        if self.steps < self.warmup:
-            warnings.warn(
-                f"the learning rate rises for {self.warmup} steps (warmup) and there are {self.steps}: it "
-                f"gets to {self.steps / self.warmup:.0%} of lr; set warmup lower",
-                stacklevel=3,
-            )
 
     @classmethod
     def paper_world(cls, **changed: Any) -> StageConfig:

@@ -290,7 +290,9 @@ def thinking_countdown(
     format_weight: float = 0.1,
     answer_weight: float = 0.9,
 ) -> ThinkingPrompt:
-    """The task of ``CoLA-Countdown-v0``: :class:`ThinkingPrompt` around :class:`CountdownTask`.
+    """Make a target from numbers, in the form ``<think>...</think><answer>...</answer>``.
+
+    It is a :class:`ThinkingPrompt` around :class:`CountdownTask`.
 
     Args:
         difficulty, split: of :class:`CountdownTask`.

@@ -128,7 +128,9 @@ def thinking_arithmetic(
     format_weight: float = 1.0,
     answer_weight: float = 0.0,
 ) -> ThinkingPrompt:
-    """The task of ``CoLA-Thinking-v0``: :class:`ThinkingPrompt` around arithmetic.
+    """Do arithmetic in the form ``<think>...</think><answer>...</answer>``; by default the form is rewarded.
+
+    It is a :class:`ThinkingPrompt` around :class:`~cola_envs.tasks.arithmetic.ArithmeticTask`.
 
     Args:
         level, split, kinds: of :class:`~cola_envs.tasks.arithmetic.ArithmeticTask`.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -128,6 +129,28 @@ def test_help_says_defaults_an_example_and_the_options_of_algorithms(capsys):
     assert main(["tasks", "CoLA-Arithmetic-v0"]) == 0
     assert "level: int" in capsys.readouterr().out
     assert "    group_size: int = 8" in (GRPO.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("task", "of_the_wrapped"),
+    [
+        ("CoLA-Thinking-v0", r"**Reward.** 1.0 if the integer in the last ``\boxed{...}`` is the answer"),
+        ("CoLA-Countdown-Token-v0", "**Reward.** 1.0 if ``score`` accepts the expression"),
+    ],
+)
+def test_a_task_around_another_is_described_with_it(task, of_the_wrapped, capsys):
+    assert main(["tasks", task]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        f"{task}: ",
+        "**Prompt.** ``Use <think></think> and <answer></answer>.``",
+        "**Reward.** ``format_weight`` if the whole segment matches",
+        of_the_wrapped,
+        "  split: Split = 'train'",
+    ):
+        assert words in said
+    assert "a task that ends after one segment; its" not in said, "the task that is wrapped is no argument"
+    assert not re.search(r":\w+:`", said), "a role of Sphinx"
 
 
 def test_the_help_of_the_stage_q_has_the_defaults_of_its_config(monkeypatch, capsys):

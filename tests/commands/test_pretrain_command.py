@@ -30,6 +30,7 @@ from cola_agents.train.bundled import recipe
 from cola_agents.train.learner import Learner
 from cola_agents.train.records import LogWarning
 from cola_agents.train.runs import Run
+from cola_agents.train.specs import parse_data
 from cola_agents.train.stage import StageConfig
 from cola_agents.train.training import train
 from tests import tiny
@@ -223,6 +224,18 @@ def test_tokens_and_the_papers_preset_become_a_configuration(tmp_path):
     )
     assert Run("fta", "m", tmp_path, preset="paper", steps=100).stage_config().warmup == 3
     assert Run("world", "m", tmp_path, config={"lr": 1.0}).stage_config().lr == 1.0
+
+
+@pytest.mark.filterwarnings("error:the learning rate rises")
+def test_a_run_that_is_longer_than_its_warmup_is_not_warned_of_it(start, tmp_path):
+    def begin(warmup):
+        settings = {"rows": 2, "length": 48, "warmup": warmup}
+        data = tuple(parse_data([str(start / "text.txt")]))
+        train(Run("world", str(start / "base"), tmp_path / str(warmup), data=data, steps=2, config=settings))
+
+    begin(2)
+    with pytest.raises(UserWarning, match="rises for 3 steps"):
+        begin(3)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from cola_agents.train.cross_entropy import target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.learner import filled
 from cola_agents.train.loop import StageConfig, StageLoss, run_stage
+from cola_agents.train.runs import Run
 from cola_agents.train.stage import row_generators
 from cola_agents.train.world import CodeConfig, WorldLoss
 from tests import tiny
@@ -290,11 +291,14 @@ def test_a_stage_that_cannot_be_is_refused(fields, message):
         StageConfig(**{"steps": 1, **fields})
 
 
-def test_a_rate_that_never_gets_to_its_peak_is_said():
-    with pytest.warns(UserWarning, match="gets to 40% of lr; set warmup lower"):
-        assert max(map(StageConfig(steps=20).rate, range(1, 21))) == 0.4
+def test_a_rate_that_never_gets_to_its_peak_is_said_where_a_run_begins(tmp_path):
     with warnings.catch_warnings(action="error"):
-        assert StageConfig(steps=20, warmup=20).rate(20) == 1.0
+        short = StageConfig(steps=20)
+        train_toy(torch.sum, steps=2, warmup=2)
+        Run("world", "m", tmp_path, epochs=1)  # whose steps are counted later
+    assert max(map(short.rate, range(1, 21))) == 0.4
+    with pytest.warns(UserWarning, match="gets to 40% of lr; set warmup lower"):
+        train_toy(torch.sum, steps=2, warmup=5)
 
 
 def test_a_stage_counts_its_tokens():
