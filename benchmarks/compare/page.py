@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.compare.records import PARTS
 from benchmarks.compare.summary import FEWEST_MODELS, HARMLESS, LABELS, REFERENCE, WINDOW
 from cola_agents.common.markdown import table
 
@@ -227,10 +228,13 @@ def _reward(summary: Mapping[str, Any]) -> str:
         {name for arm in summary["arms"].values() for name in arm["figures"] if name.startswith("pass@")},
         key=lambda name: int(name.removeprefix("pass@")),
     )
-    head = ["arm", "runs (models)", "trained", "options", "sampled", "greedy", *passes]
+    parts = [name for name in PARTS if any(name in arm["figures"] for arm in summary["arms"].values())]
+    more = [*parts, *passes]
+    labels = [*(f"{PARTS[name]}, sampled" for name in parts), *passes]
+    head = ["arm", "runs (models)", "trained", "options", "sampled", "greedy", *labels]
     rows = []
     for arm, one in summary["arms"].items():
-        names = ("reward", "reward_greedy", *passes)
+        names = ("reward", "reward_greedy", *more)
         cells = [_before_after(one["figures"].get(name)) for name in names]
         sizes = " to ".join(
             f"{size:,}" for size in sorted({*one["trained_parameters"][:1], *one["trained_parameters"][-1:]})
@@ -238,7 +242,7 @@ def _reward(summary: Mapping[str, Any]) -> str:
         rows.append([f"`{arm}`", f"{one['runs']} ({one['models']})", sizes, settings(one["options"]), *cells])
     for name, floor in summary["floors"].items():
         count = f"floor ({floor['reward']['models']})"
-        rows.append([f"`{name}`", count, "", "", interval(floor["reward"]), "", *("" for _ in passes)])
+        rows.append([f"`{name}`", count, "", "", interval(floor["reward"]), "", *("" for _ in more)])
     return table(head, rows)
 
 
