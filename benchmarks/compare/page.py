@@ -384,8 +384,10 @@ def _method(summary: Mapping[str, Any]) -> str:
         "interval within the tie's margin (two one-sided tests, not corrected for their number), which a "
         f"difference that is real and small also has. With fewer than {FEWEST_MODELS} models nothing is "
         "tested. "
-        f"Times to a training reward of {summary['threshold']:g} (mean of {WINDOW} updates) are censored at "
-        "what every run had, and a run that did not get there counts as that much. Greedy is compared with "
-        "greedy, sampled with sampled."
+        f"The time to a training reward of {summary['threshold']:g} ends at the first {WINDOW} updates in a "
+        "row whose mean is at least that; a run may fall below it later. Times are censored at what every "
+        "run had, and in the restricted mean a run that did not get there counts as that much. Their medians "
+        "are Kaplan-Meier's: of an even number of runs the lower one of the middle two. Greedy is compared "
+        "with greedy, sampled with sampled."
         + (f" Harm is tested on each arm's own runs, within {harmless}." if harmless else "")
     )
