@@ -167,7 +167,9 @@ def test_a_model_of_ones_own_is_measured_by_the_task_alone(tmp_path):
     trained = [record for record in lines if record["phase"] == "main"]
     assert len(trained) == 4
     for record in trained:
-        assert record["before"].keys() == record["after"].keys() == {"reward", "success", "reward_greedy"}
+        parts = {"format", "correct", "format_greedy", "correct_greedy"}
+        measured = {"reward", "success", "reward_greedy", *parts}
+        assert record["before"].keys() == record["after"].keys() == measured
         assert record["costs"]["update_s"] > 0
         assert record["costs"]["save_mib"] > 0
     sizes = {record["arm"]: record["costs"]["save_mib"] for record in trained}
@@ -178,6 +180,31 @@ def test_a_model_of_ones_own_is_measured_by_the_task_alone(tmp_path):
     # Another base under the same codes is another comparison.
     tiny.make_base(7).save_pretrained(own / "base")
     assert main([*argv, "--out", str(tmp_path / "c")]) == 2
+
+
+def test_the_form_and_the_right_answer_are_told_apart_where_a_task_pays_for_both(models, monkeypatch):
+    agent = _agent("latent", models)
+    played = agent.evaluate
+
+    def told(*args, greedy=False, **options):
+        rollout = played(*args, greedy=greedy, **options)
+        for number, info in enumerate(rollout.infos):
+            info |= {"format": greedy or number < 3, "correct": number == 3}
+        return rollout
+
+    monkeypatch.setattr(agent, "evaluate", told)
+    protocol = replace(SMALL, task_only=True, kl_episodes=0)
+    figures, _ = runs._measured(agent, protocol, 2)
+    assert (figures["format"], figures["correct"]) == (0.75, 0.25)
+    assert (figures["format_greedy"], figures["correct_greedy"]) == (1, 0.25)
+    assert figures["success"] == 0
+    assert "format_greedy" not in runs._measured(agent, protocol, 1)[0]
+
+
+def test_a_task_that_pays_for_the_answer_alone_has_no_share_of_a_form(models):
+    protocol = replace(SMALL, task="TextRooms", task_only=True, kl_episodes=0)
+    record = run(Cell("main", "latent", 0, 5, OPTIONS), protocol, models)
+    assert record["after"].keys() == {"reward", "success", "reward_greedy"}
 
 
 def test_what_is_not_measured_cannot_be_kept():

@@ -362,6 +362,17 @@ def test_numbers_have_as_many_places_as_their_size_asks_for():
     ]
 
 
+def test_shares_of_the_form_and_of_right_answers_are_shown_where_runs_have_them(tmp_path):
+    records = main_runs({"latent": {}, "token": {}})
+    assert "right form" not in text(write(tmp_path, records))
+    for one in records:
+        one["before"] |= {"format": 0.25, "correct": 0.5}
+        one["after"] |= {"format": 1.0, "correct": 0.125}
+    page = text(write(tmp_path, records))
+    assert "| in the right form, sampled | right with or without it, sampled |" in page
+    assert "| 0.250 → 1.000 [1.000, 1.000] | 0.500 → 0.125 [0.125, 0.125] |" in page
+
+
 def test_every_quantity_of_a_full_report_is_of_every_pair(tmp_path):
     comparison = read(write(tmp_path, main_runs({"latent": {}, "token": {}})))
     names = [quantity.name for quantity in summary.quantities(comparison, 0.9)]

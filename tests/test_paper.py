@@ -227,9 +227,9 @@ def test_diversity_is_judged_at_matched_validity():
 
 
 def searched(low, high):
-    def line(accuracy, **minus):
+    def line(accuracy, tokens, **minus):
         spread = {"mean": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05}
-        return {"points": [{"accuracy": spread}], "minus": minus}
+        return {"points": [{"accuracy": spread, "tokens": tokens}], "minus": minus}
 
     def apart(low, high):
         return [
@@ -238,9 +238,9 @@ def searched(low, high):
         ]
 
     lines = {
-        "greedy": line(0.3),
-        "MCTS-Q": line(0.5, greedy=apart(low, high), token=apart(0.01, 0.05)),
-        "best of n": line(0.4, greedy=apart(0.0, 0.2)),
+        "greedy": line(0.3, 10.2),
+        "MCTS-Q": line(0.5, 160.2, greedy=apart(low, high), token=apart(0.01, 0.05)),
+        "best of n": line(0.4, 640.0, greedy=apart(0.0, 0.2)),
     }
     return {"budgets": [1, 64], "tasks": {"arithmetic-2": {"arms": {"latent": {"lines": lines}}}}}
 
@@ -249,10 +249,10 @@ def test_search_is_judged_at_the_largest_budget():
     for verdict, bounds in {HOLDS: (0.1, 0.3), FAILS: (-0.3, -0.1), OPEN: (-0.1, 0.1)}.items():
         assert search_above_greedy(Inputs(results={"search": searched(*bounds)})).verdict == verdict
     finding = search_above_greedy(Inputs(results={"search": searched(0.1, 0.3)}))
-    assert "0.500 against 0.300 at 64 answers' worth" in finding.ours
+    assert "0.500 against 0.300 at a budget of 64 answers' worth of tokens (160 spent" in finding.ours
     assert finding.interval == "[0.100, 0.300]"
     assert "over tokens: `token` 0.030 [0.010, 0.050]" in finding.cause
-    assert "best of n 0.100 [0.000, 0.200]" in finding.cause
+    assert "best of n 0.100 [0.000, 0.200] (640 tokens)" in finding.cause
 
 
 def test_a_search_without_its_mathematics_is_asked_for():

@@ -61,15 +61,18 @@ def search_above_greedy(inputs: Inputs) -> Finding:
     apart = line["minus"]["greedy"][-1]
     verdict = HOLDS if apart["low"] > 0 else FAILS if apart["high"] < 0 else OPEN
     accuracy, greedy = (one["points"][-1]["accuracy"]["mean"] for one in (line, lines["greedy"]))
+    # A budget is a limit: MCTS-Q as official stops before it.
+    spent = {name: f"{one['points'][-1]['tokens']:.0f}" for name, one in lines.items()}
     ours = (
-        f"{SEARCHED}: {number(accuracy)} against {number(greedy)} at {results['budgets'][-1]:g} answers' "
-        f"worth of tokens, difference {number(apart['mean'])}"
+        f"{SEARCHED}: {number(accuracy)} against {number(greedy)} at a budget of {results['budgets'][-1]:g} "
+        f"answers' worth of tokens ({spent[SEARCH]} spent on a problem, {spent['greedy']} by greedy play), "
+        f"difference {number(apart['mean'])}"
     )
     others = [
         f"`{other}` {interval(one[-1])}" for other, one in line["minus"].items() if other.startswith("token")
     ]
     tries = [
-        f"{name} {interval(lines[name]['minus']['greedy'][-1])}"
+        f"{name} {interval(lines[name]['minus']['greedy'][-1])} ({spent[name]} tokens)"
         for name in ("best of n", "majority vote")
         if name in lines
     ]
@@ -77,7 +80,7 @@ def search_above_greedy(inputs: Inputs) -> Finding:
     if others:
         cause += f" Less the same search over tokens: {'; '.join(others)}."
     if tries:
-        cause += f" Less greedy at the same tokens, without a search: {'; '.join(tries)}."
+        cause += f" Less greedy at the same budget, without a search: {'; '.join(tries)}."
     return Finding(verdict, ours, interval(apart).partition(" ")[2], cause, {"minus": line["minus"]})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.compare.records import PARTS
 from benchmarks.compare.summary import FEWEST_MODELS, HARMLESS, LABELS, REFERENCE, WINDOW
 from cola_agents.common.markdown import table
 
@@ -227,10 +228,13 @@ def _reward(summary: Mapping[str, Any]) -> str:
         {name for arm in summary["arms"].values() for name in arm["figures"] if name.startswith("pass@")},
         key=lambda name: int(name.removeprefix("pass@")),
     )
-    head = ["arm", "runs (models)", "trained", "options", "sampled", "greedy", *passes]
+    parts = [name for name in PARTS if any(name in arm["figures"] for arm in summary["arms"].values())]
+    more = [*parts, *passes]
+    labels = [*(f"{PARTS[name]}, sampled" for name in parts), *passes]
+    head = ["arm", "runs (models)", "trained", "options", "sampled", "greedy", *labels]
     rows = []
     for arm, one in summary["arms"].items():
-        names = ("reward", "reward_greedy", *passes)
+        names = ("reward", "reward_greedy", *more)
         cells = [_before_after(one["figures"].get(name)) for name in names]
         sizes = " to ".join(
             f"{size:,}" for size in sorted({*one["trained_parameters"][:1], *one["trained_parameters"][-1:]})
@@ -238,7 +242,7 @@ def _reward(summary: Mapping[str, Any]) -> str:
         rows.append([f"`{arm}`", f"{one['runs']} ({one['models']})", sizes, settings(one["options"]), *cells])
     for name, floor in summary["floors"].items():
         count = f"floor ({floor['reward']['models']})"
-        rows.append([f"`{name}`", count, "", "", interval(floor["reward"]), "", *("" for _ in passes)])
+        rows.append([f"`{name}`", count, "", "", interval(floor["reward"]), "", *("" for _ in more)])
     return table(head, rows)
 
 
@@ -382,8 +386,10 @@ def _method(summary: Mapping[str, Any]) -> str:
         "interval within the tie's margin (two one-sided tests, not corrected for their number), which a "
         f"difference that is real and small also has. With fewer than {FEWEST_MODELS} models nothing is "
         "tested. "
-        f"Times to a training reward of {summary['threshold']:g} (mean of {WINDOW} updates) are censored at "
-        "what every run had, and a run that did not get there counts as that much. Greedy is compared with "
-        "greedy, sampled with sampled."
+        f"The time to a training reward of {summary['threshold']:g} ends at the first {WINDOW} updates in a "
+        "row whose mean is at least that; a run may fall below it later. Times are censored at what every "
+        "run had, and in the restricted mean a run that did not get there counts as that much. Their medians "
+        "are Kaplan-Meier's: of an even number of runs the lower one of the middle two. Greedy is compared "
+        "with greedy, sampled with sampled."
         + (f" Harm is tested on each arm's own runs, within {harmless}." if harmless else "")
     )

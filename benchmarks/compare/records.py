@@ -16,6 +16,9 @@ from cola_envs import jsonl
 PHASES = ("tuning", "main", "frontier", "floor")
 #: What a learning curve must have, a value an update; ``episodes`` and ``cpu_s`` are cumulative.
 CURVE = ("episodes", "cpu_s", "reward")
+#: Fields of ``info`` whose shares are figures where the task has them, and what tables call them. ``success``
+#: may need both, and then rises when the form alone is learned.
+PARTS = {"format": "in the right form", "correct": "right with or without it"}
 
 
 @dataclass(frozen=True)

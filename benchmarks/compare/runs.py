@@ -18,6 +18,7 @@ import torch
 from benchmarks.compare.arms import ARMS, Arm
 from benchmarks.compare.pushforward import code_groups, pushed, sampled_world_kl
 from benchmarks.compare.rank import RankBackbone
+from benchmarks.compare.records import PARTS
 from benchmarks.peak_memory import PeakMemory
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.backbones import LatentBackbone
@@ -220,6 +221,7 @@ def _measured(agent: GRPO, protocol: Protocol, detail: int) -> tuple[Figures, st
     figures: Figures = {
         "reward": sampled.episode_rewards.mean().item(),
         "success": float(np.mean([info["success"] for info in sampled.infos])),
+        **_parts(sampled),
     }
     if protocol.kl_episodes:
         first = np.arange(min(protocol.kl_episodes, len(sampled)))
@@ -227,9 +229,19 @@ def _measured(agent: GRPO, protocol: Protocol, detail: int) -> tuple[Figures, st
     if detail == 2:
         greedy = agent.evaluate(protocol.episodes, seed=TEST_SEED, greedy=True)
         figures["reward_greedy"] = greedy.episode_rewards.mean().item()
+        figures |= {f"{name}_greedy": share for name, share in _parts(greedy).items()}
     if not protocol.task_only:
         figures |= _others(agent, protocol, detail)
     return {name: None if v is None else round(v, 4) for name, v in figures.items()}, _prompts(agent, sampled)
+
+
+def _parts(rollout: Rollout) -> dict[str, float]:
+    """The shares of :data:`PARTS` that the episodes' task tells; one that broke off (``error``) has none."""
+    return {
+        name: float(np.mean([bool(info.get(name)) for info in rollout.infos]))
+        for name in PARTS
+        if any(name in info for info in rollout.infos)
+    }
 
 
 def _others(agent: GRPO, protocol: Protocol, detail: int) -> Figures:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.compare.records import Comparison, Run
+from benchmarks.compare.records import PARTS, Comparison, Run
 from benchmarks.statistics import (
     Estimate,
     Reached,
@@ -45,7 +45,14 @@ TIE = 0.05
 #: Figures that say nothing of damage where the task itself is paid for them.
 TRAINED = {"Arithmetic": ("arithmetic", "arithmetic_greedy")}
 #: Figures of the evaluation in the order of the tables, beside ``pass@k``.
-FIGURES = ("reward", "reward_greedy", "success", *HARMLESS, "token_kl")
+FIGURES = (
+    "reward",
+    "reward_greedy",
+    "success",
+    *(f"{part}{how}" for how in ("", "_greedy") for part in PARTS),
+    *HARMLESS,
+    "token_kl",
+)
 PERCENT_OF_HORIZON = 0.1
 
 

@@ -57,6 +57,6 @@ def _run(arguments: argparse.Namespace) -> None:
     work = {name: getattr(arguments, name) for name in WORK}
     by_arm = plans(work)
     rounded = {arm: {part: round(gib, 3) for part, gib in plan.items()} for arm, plan in by_arm.items()}
-    results = {"command": provenance()["command"], "work": work, "plans_gib": rounded}
+    results = {**provenance(), "work": work, "plans_gib": rounded}
     write_json(arguments.out, results, indent=1)
     print(plan_table(by_arm))

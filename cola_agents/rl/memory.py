@@ -49,7 +49,7 @@ def memory_plan(
     ``optimiser``           8 a trained parameter (Adam), and 4 for its float32 master where e < 4
     ``gradients``           e a trained parameter
     ``step``                4 a trained parameter (Adam on a GPU), and 4 for float32 gradients where e < 4
-    ``base_cache``          R C L 2 K e; C is ``prompt`` (64 at least), doubled until it is T or more
+    ``base_cache``          R C L 2 K e; C, the cache's length, grows by a half or a third up to T or more
     ``row_states``          R C D e: the base's hidden states while episodes run
     ``policy_cache``        as ``base_cache`` for the policy's layers; 0 at token level, where it is the base
     ``code_table``          see :mod:`cola_agents.decoding.code_table`
