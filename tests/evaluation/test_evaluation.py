@@ -18,10 +18,14 @@ from cola_agents.evaluation.reports import Played, summary, table
 from cola_agents.evaluation.run import evaluate
 from cola_agents.evaluation.scores import Tries, interval, majority, pass_at_k, scores, wilson
 from cola_agents.search.fitting import concordance
+from cola_envs import register_task
 from cola_envs.fields import given_answer, identity
+from cola_envs.order import FiniteTask
+from cola_envs.task import Turn
 from cola_envs.tasks import substitute
 from cola_envs.tasks.arithmetic import set_hash
 from cola_envs.tasks.math500 import Math500, SubstituteWarning
+from cola_envs.tasks.problem_set import NO_LEVEL
 
 
 @pytest.fixture(autouse=True)
@@ -212,8 +216,22 @@ def test_what_was_played_is_told_apart_by_its_hash():
     assert identity({"task_type": "boil", "variation": 3}) != identity({"task_type": "boil", "variation": 4})
 
 
+@pytest.mark.parametrize(
+    ("values", "problems"),
+    [
+        (("", None, NO_LEVEL, "Algebra"), {"Algebra": 1, "not told": 3}),
+        ((0, "1", 1, NO_LEVEL), {"0": 1, "1": 2, "not told": 1}),
+        (("1", 1), {}),  # one group tells nothing
+    ],
+)
+def test_groups_of_one_name_are_one_group_and_lose_no_problem(values, problems):
+    report = summary([[played(True, unique_id=str(k), level=value) for k, value in enumerate(values)]])
+    groups = report.get("by", {}).get("level", {})
+    assert {name: figures["problems"] for name, figures in groups.items()} == problems
+
+
 def test_rounds_over_different_problems_are_refused():
-    with pytest.raises(RuntimeError, match="other problems in a later round"):
+    with pytest.raises(ValueError, match=r"other problems in a later round.*leave samples out"):
         summary([[played(True, unique_id="1")], [played(True, unique_id="2")]])
 
 
@@ -283,6 +301,83 @@ def test_a_finite_set_is_played_whole_in_every_round():
     assert (part["problems"], part["set_size"]) == (3, 7)
 
 
+def test_a_finite_set_has_no_more_problems_than_it_holds():
+    items = [{"problem": f"What is ${k} + 1$?", "answer": str(k + 1)} for k in range(3)]
+    given = {"problems": items, "max_tokens": 4}
+    with pytest.raises(ValueError, match=r"more than the 3 problems of this set.*samples="):
+        evaluate("CoLA-Math500-v0", greedy=True, episodes=4, env_kwargs=given)
+    assert evaluate("CoLA-Math500-v0", greedy=True, episodes=3, env_kwargs=given)["problems"] == 3
+    drawn = evaluate("CoLA-Math500-v0", episodes=4, env_kwargs={**given, "sequential": False})
+    assert (drawn["problems"], drawn["set_size"]) == (4, 3)  # with replacement, as was asked for
+
+
+class Listed(FiniteTask):
+    """A finite set of one's own, in order."""
+
+    stop = ()
+
+    def __init__(self, num_rows):
+        super().__init__(num_rows, 3, sequential=True)
+
+    def _prompt(self, row):
+        return f"Problem {self._index(row)}:"
+
+    def step(self, rows, texts):
+        return [Turn(reward=1.0, info={"success": True, "unique_id": str(self._index(row))}) for row in rows]
+
+    def info(self, row):
+        return {}
+
+
+def test_a_finite_set_of_ones_own_is_played_whole_by_default_and_never_twice():
+    given = {"task": Listed, "max_tokens": 4}
+    report = evaluate("CoLA-Text-v0", env_kwargs=given)
+    assert (report["problems"], report["distinct_problems"]) == (3, 3)
+    with pytest.raises(ValueError, match="more than the 3 problems"):
+        evaluate("CoLA-Text-v0", episodes=4, env_kwargs=given)
+
+
+def test_a_task_is_evaluated_with_the_arguments_that_it_was_registered_with(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        "".join(json.dumps({"problem": f"${k} + 1$?", "answer": str(k + 1)}) + "\n" for k in range(3))
+    )
+    for name, more in (("Whole", {}), ("Drawn", {"sequential": False}), ("Told", {"system": "Be brief."})):
+        register_task(f"Own{name}", "cola_envs.tasks.math500:Math500", 4, problems=str(path), **more)
+    whole = evaluate("CoLA-OwnWhole-v0")
+    assert (whole["problems"], whole["distinct_problems"]) == (3, 3)
+    assert evaluate("CoLA-OwnDrawn-v0", episodes=5)["problems"] == 5
+    assert evaluate("CoLA-OwnTold-v0")["system"] == "Be brief."
+    one = evaluate(
+        "CoLA-OwnWhole-v0", env_kwargs={"problems": json.loads(f"[{path.read_text().splitlines()[0]}]")}
+    )
+    assert one["problems"] == 1
+
+
+class Forgetful:
+    """Asks another question at every reset."""
+
+    repeatable = False
+    stop = ()
+    asked = 0
+
+    def reset(self, rng):
+        Forgetful.asked += 1
+        return f"Question {Forgetful.asked}:"
+
+    def step(self, text):
+        return Turn(reward=1.0, info={"success": True})
+
+
+def test_several_tries_at_a_task_that_is_not_repeatable_are_refused_before_the_first():
+    given = {"task": Forgetful, "max_tokens": 4}
+    assert evaluate("CoLA-Text-v0", episodes=2, env_kwargs=given)["problems"] == 2
+    asked = Forgetful.asked
+    with pytest.raises(ValueError, match=r"samples=2 .* not repeatable"):
+        evaluate("CoLA-Text-v0", episodes=2, samples=2, env_kwargs=given)
+    assert Forgetful.asked == asked
+
+
 def test_more_problems_than_are_held_at_once_come_in_order(monkeypatch):
     monkeypatch.setattr("cola_agents.evaluation.run._CHUNK", 4)
     items = [{"problem": f"What is ${k} + 1$?", "answer": str(k + 1)} for k in range(11)]
@@ -311,6 +406,8 @@ def test_a_saved_agent_plays_with_its_own_settings(tmp_path):
         ({"episodes": 0}, "episodes must be at least 1"),
         ({"samples": 2, "greedy": True}, "greedy tries are all alike"),
         ({"agent": "run", "model": "other"}, "not both"),
+        ({"q": "no/q"}, "q= values what a search finds, and there is no search"),
+        ({"judge": "policy"}, "judge= values what a search finds, and there is no search"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
