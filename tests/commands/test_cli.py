@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from cola_agents import GRPO
-from cola_agents.cli import main
+from cola_agents.cli import leaf_parsers, main, make_parser
+from cola_agents.commands.helps import EXAMPLES
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.evaluation import demo
 from cola_agents.evaluation.demo import rollouts_to
@@ -128,6 +129,14 @@ def test_help_says_defaults_an_example_and_the_options_of_algorithms(capsys):
     assert main(["tasks", "CoLA-Arithmetic-v0"]) == 0
     assert "level: int" in capsys.readouterr().out
     assert "    group_size: int = 8" in (GRPO.__doc__ or "")
+
+
+def test_every_command_has_an_example_and_every_example_is_shown():
+    parsers = {parser.prog.split()[-1]: parser for parser in leaf_parsers(make_parser())}
+    assert set(parsers) == set(EXAMPLES)
+    for name, parser in parsers.items():
+        assert f"example: {EXAMPLES[name]}" in (parser.epilog or ""), name
+        assert f"cola {EXAMPLES[name].removeprefix('cola ')}".startswith(parser.prog), name
 
 
 def test_the_help_of_the_stage_q_has_the_defaults_of_its_config(monkeypatch, capsys):
