@@ -91,7 +91,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     }
     for name in env_kwargs:
         if name in options or name == "problems":
-            raise ValueError(f"--env {name}=... has an option of its own: give --{name}")
+            flag = name.replace("_", "-")
+            raise ValueError(f"--env {name}=... has an option of its own: give --{flag}")
     if arguments.problems is not None:
         env_kwargs["problems"] = arguments.problems
     if arguments.search is None:

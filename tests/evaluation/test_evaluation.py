@@ -459,9 +459,63 @@ def test_settings_are_json_or_text():
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (".003", 0.003),
+        ("-.5", -0.5),
+        ("3.", 3.0),
+        ("1.e-3", 0.001),
+        ("+1", 1),
+        ("+.5E2", 50.0),
+        ("50_000", 50_000),
+        ("1_000.5", 1000.5),
+        ("-inf", -math.inf),
+        ("0", 0),
+        ("0.5", 0.5),
+        ("-1e3", -1000.0),
+        ("[.9, +1, None]", [0.9, 1, None]),
+        (
+            '{"lr": [.5, 1_000], "on": True, "name": ".5 +1"}',
+            {"lr": [0.5, 1000], "on": True, "name": ".5 +1"},
+        ),
+        ('".5"', ".5"),
+    ],
+)
+def test_settings_take_numbers_as_people_write_them(text, value):
+    read = settings([f"key={text}"], "--set")["key"]
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "007",
+        "2024_01",
+        "1_00",
+        "1.2.3",
+        "1 2",
+        "+-1",
+        ".",
+        "+",
+        "_1",
+        "1e",
+        "a .5",
+        "[.5",
+        "1,2",
+        "0x10",
+        "info",
+        "Nan",
+    ],
+)
+def test_settings_keep_what_is_no_number_as_text(text):
+    assert settings([f"key={text}"], "--env") == {"key": text}
+
+
+@pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--env", "split=train"], "--split"),
+        (["--env", "num_envs=3"], "give --num-envs"),
         (["--env", "levle=2"], "Did you mean 'level'"),
         (["--samples", "0"], "samples must be at least 1"),
     ],
