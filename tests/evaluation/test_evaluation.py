@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.commands.settings import settings
 from cola_agents.evaluation import demo, run
+from cola_agents.evaluation.probe import Probe, probe
 from cola_agents.evaluation.reports import Played, summary, table
 from cola_agents.evaluation.run import evaluate
 from cola_agents.evaluation.scores import Tries, interval, majority, pass_at_k, scores, wilson
@@ -556,6 +558,53 @@ def test_an_interrupted_demo_keeps_the_arms_that_ended(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(out=tmp_path, updates=1)
     assert json.loads((tmp_path / "results.json").read_text())["runs"] == [{"arm": ended[0]}]
+
+
+class Engine:
+    """Counts how many of it are open, as an engine in a process of its own would be."""
+
+    stop = ()
+    made = 0
+    open: ClassVar[set[int]] = set()
+
+    def __init__(self):
+        Engine.made += 1
+        self.open.add(id(self))
+
+    def reset(self, rng):
+        return "Write:"
+
+    def step(self, text):
+        return Turn(reward=1.0, info={"success": True})
+
+    def close(self):
+        self.open.discard(id(self))
+
+
+def test_the_demo_closes_every_engine_that_it_opens_also_after_an_error(monkeypatch):
+    monkeypatch.setattr(demo, "FLOOR_PROBLEMS", 1)
+    monkeypatch.setattr(demo, "probe", lambda agent, episodes: Probe(0.5, 0.5, 0.5, 0.5, 0.5, episodes))
+    arm = demo.Arm("latent", "CoLA-Text-v0", {})
+    given = {"episodes": 2, "env_kwargs": {"task": Engine, "max_tokens": 1}}
+    demo.floor("CoLA-Text-v0", **given)
+    assert (Engine.made > 64, Engine.open) == (True, set())
+    assert demo.run_arm(arm, updates=1, seed=0, **given)["history"]
+    assert Engine.open == set()
+    monkeypatch.setattr(demo, "probe", lambda agent, episodes: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        demo.run_arm(arm, updates=1, seed=0, **given)
+    assert Engine.open == set()
+
+
+def test_the_probe_draws_as_the_agent_does():
+    """As greedily as the greedy measure at a low temperature, and otherwise at a high one."""
+    cold, hot = (
+        probe(GRPO("CoLA-Arithmetic-v0", num_envs=2, temperature=temperature), episodes=32, num_batches=0)
+        for temperature in (1e-3, 50.0)
+    )
+    assert cold.arithmetic == cold.arithmetic_greedy == hot.arithmetic_greedy
+    assert hot.arithmetic != hot.arithmetic_greedy
+    assert hot.grammar < cold.grammar
 
 
 def test_an_agent_of_a_command_is_read_whole_once(tmp_path, monkeypatch):
