@@ -27,7 +27,7 @@ from cola_agents.commands import (
 )
 from cola_agents.commands.completion import Completion
 from cola_agents.commands.helps import add_defaults_and_example
-from cola_agents.common.interrupts import exit_status, sigterm_as_interrupt
+from cola_agents.common.interrupts import Terminated, exit_status, sigterm_as_interrupt
 
 COMMANDS = (
     demo,
@@ -54,12 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        with sigterm_as_interrupt(), _escaped_warnings():
+        with sigterm_as_interrupt() as received, _escaped_warnings():
             if arguments.threads is not None:
                 from cola_agents.common.threads import set_threads
 
                 set_threads(arguments.threads)
-            return arguments.run(arguments)
+            status: int = arguments.run(arguments)
+            # An interrupted search returns what it has, and does not tell which signal stopped it.
+            interrupted = status == exit_status(KeyboardInterrupt())
+            return exit_status(Terminated()) if interrupted and received else status
     except KeyboardInterrupt as stopped:
         print("cola: stopped", file=sys.stderr)
         return exit_status(stopped)

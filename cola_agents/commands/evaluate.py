@@ -13,6 +13,7 @@ from cola_agents.commands.model_options import add_model_options, add_prompt_set
 from cola_agents.commands.settings import settings
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
 from cola_agents.common.files import write_json
+from cola_agents.common.interrupts import exit_status
 
 if TYPE_CHECKING:
     from cola_agents.search import MCTSQConfig, SearchConfig
@@ -91,7 +92,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     }
     for name in env_kwargs:
         if name in options or name == "problems":
-            raise ValueError(f"--env {name}=... has an option of its own: give --{name}")
+            flag = name.replace("_", "-")
+            raise ValueError(f"--env {name}=... has an option of its own: give --{flag}")
     if arguments.problems is not None:
         env_kwargs["problems"] = arguments.problems
     if arguments.search is None:
@@ -117,7 +119,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print(table(report))
     if arguments.out is not None:
         write_json(arguments.out, report, indent=2)
-    return 130 if report.get("interrupted") else 0
+    return exit_status(KeyboardInterrupt()) if report.get("interrupted") else 0
 
 
 def search_config(name: str, simulations: int, fields: JsonObject) -> SearchConfig | MCTSQConfig:

@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--text",
         type=Path,
-        help="one document per line: text, or .jsonl with a field 'text'; by default generated",
+        help="one document per line: text, or .jsonl[.gz] with a field 'text'; by default generated",
     )
     parser.add_argument(
         "--data",

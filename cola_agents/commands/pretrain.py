@@ -9,15 +9,19 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
+from cola_agents.commands.tasks import OWN_ALGO_HELP, algorithm_name, load_playing, named_task
 from cola_agents.common.files import LOCK, first_process, one_writer
 
 if TYPE_CHECKING:
+    from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
     from cola_agents.train.metrics import CodebookMetrics
     from cola_agents.train.runs import Run
+    from cola_envs.backbone import Level
     from cola_envs.jsonl import JsonObject
 
 _DESCRIPTION = """\
@@ -112,6 +116,11 @@ _OPTIONS: dict[str, JsonObject] = {
         "type": Path,
         "help": "saved agent that played the data, in place of --model: needed for one over tokens",
     },
+    "--task": {"help": "of --agent, if its task is your own: module:Class"},
+    "--algo --algorithm": {
+        "type": algorithm_name,
+        "help": f"class of --agent, if it is your own: {OWN_ALGO_HELP}",
+    },
     "--trunk": {"choices": ("policy", "model"), "help": "decoder to copy under the head"},
     "--gamma": {"type": float, "help": "discount per action"},
     "--held-out-problems": {
@@ -154,7 +163,8 @@ _GROW: tuple[str, ...] = ("--codes", "--inverse-layers", "--merge-layers", "--po
 _GROW += ("--span", "--span-ends", "--span-entropy")
 _CODES = ("--tau", "--entropy", "--marginal")
 _TUNE = ("--under", "--no-reclone", "--lora-rank", "--lora-alpha", "--keep-adapters")
-_OUTCOME = (*_START, "--agent", "--steps", "--rows", "--lr", "--seed", "--trunk", "--held-out-problems")
+_AGENT = ("--agent", "--task", "--algo --algorithm")
+_OUTCOME = (*_START, *_AGENT, "--steps", "--rows", "--lr", "--seed", "--trunk", "--held-out-problems")
 _Q = (*_OUTCOME, "--gamma")
 _RECIPE = ("--seed", "--steps", "--tensorboard")
 
@@ -296,11 +306,45 @@ def _check_empty(out: Path) -> None:
         raise FileExistsError(f"{out} is not an empty folder: nothing was written")
 
 
-def _on_tries(arguments: argparse.Namespace) -> int:
-    """Run ``q`` or ``outcome``, which learn from recorded episodes."""
+def _backbone_of(arguments: argparse.Namespace, level: Level) -> LatentBackbone | TokenBackbone:
+    """The language model that ``--agent`` plays, or that the options of a model name.
+
+    Raises:
+        ValueError: for options of the one beside the other.
+        TypeError: for an agent over something else.
+    """
     from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
     from cola_agents.decoding.loading import make_backbone
-    from cola_agents.evaluation.run import load_agent
+
+    if arguments.agent is None:
+        if arguments.task is not None or arguments.algo is not None:
+            raise ValueError(
+                "--task and --algo are those of a saved agent: give --agent too, or leave them out"
+            )
+        return make_backbone(
+            arguments.model,
+            level=level,
+            tokenizer=arguments.tokenizer,
+            device=arguments.device,
+            dtype=arguments.dtype or "float32",
+        )
+    if given := _given(arguments, ("--model --source", *_PLACE)):
+        raise ValueError(f"--agent has its own model: leave out {', '.join(f'--{n}' for n in given)}")
+    own = {} if arguments.task is None else named_task(arguments.task, ())[1]
+    if arguments.task is not None and "task" not in own:
+        raise ValueError(
+            f"--task {arguments.task}: an agent keeps its environment; --task names the class of a task of "
+            "your own, module:Class, where the agent's files cannot hold it"
+        )
+    with closing(load_playing(arguments.agent, own, arguments.algo)) as agent:
+        backbone = agent.backbone
+    if not isinstance(backbone, (LatentBackbone, TokenBackbone)):
+        raise TypeError(f"{arguments.agent} plays a {type(backbone).__name__}, which has no such stage")
+    return backbone
+
+
+def _on_tries(arguments: argparse.Namespace) -> int:
+    """Run ``q`` or ``outcome``, which learn from recorded episodes."""
     from cola_agents.rl.generate import read
     from cola_agents.search.fitting import FitConfig, split_problems
     from cola_agents.search.judges import OutcomeModel, train_outcome
@@ -311,22 +355,7 @@ def _on_tries(arguments: argparse.Namespace) -> int:
     with one_writer(arguments.out, "file"):
         _check_empty(arguments.out)
         recorded = read(*arguments.data)
-        if arguments.agent is not None:
-            if given := _given(arguments, ("--model --source", *_PLACE)):
-                raise ValueError(f"--agent has its own model: leave out {', '.join(f'--{n}' for n in given)}")
-            backbone = load_agent(arguments.agent).backbone
-            if not isinstance(backbone, (LatentBackbone, TokenBackbone)):
-                raise TypeError(
-                    f"{arguments.agent} plays a {type(backbone).__name__}, which has no such stage"
-                )
-        else:
-            backbone = make_backbone(
-                arguments.model,
-                level=recorded.about["actions"],
-                tokenizer=arguments.tokenizer,
-                device=arguments.device,
-                dtype=arguments.dtype or "float32",
-            )
+        backbone = _backbone_of(arguments, recorded.about["actions"])
         rollout, held_out = recorded.rollout(backbone), None
         if arguments.held_out_problems is not None:
             rollout, held_out = split_problems(rollout, arguments.held_out_problems)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cola_envs.jsonl import JsonObject
 
-#: Python's spelling of JSON's constants.
-_WORDS = {"True": True, "False": False, "None": None}
+#: Python's constants as JSON writes them.
+_CONSTANTS = {"True": "true", "False": "false", "None": "null"}
+#: A number as Python and people write it, also where JSON does not: .5, 5., +1, 50_000, inf. A whole number
+#: that begins with 0 is none, as it may be a name.
+_NUMBER = re.compile(r"[+-]?((?!0\d)(?=\.?\d)(\d{1,3}(_\d{3})+|\d*)(\.\d*)?([eE][+-]?\d+)?|inf|nan)")
+#: The strings and the other words of JSON.
+_WORD = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s\[\]{},:"]+')
 
 
 def whole_number(text: str) -> int:
@@ -37,7 +43,8 @@ def positive(text: str) -> int:
 def settings(pairs: Sequence[str], flag: str) -> JsonObject:
     """``["level=2", "whiten=True"]`` as keyword arguments.
 
-    A value is read as JSON or as Python's ``True``, ``False`` or ``None``, or else kept as text.
+    A value is read as JSON, in which numbers (``.5``, ``+1``, ``50_000``) and ``True``, ``False`` and
+    ``None`` may be as Python writes them, or else kept as text.
 
     Args:
         pairs: the values of the flag.
@@ -54,7 +61,18 @@ def settings(pairs: Sequence[str], flag: str) -> JsonObject:
         if key in result:
             raise ValueError(f"{flag} {key}=... comes twice")
         try:
-            result[key] = _WORDS[value] if value in _WORDS else json.loads(value)
+            result[key] = json.loads(_WORD.sub(_as_json, value))
         except ValueError:
             result[key] = value
     return result
+
+
+def _as_json(word: re.Match[str]) -> str:
+    """A word of a value as JSON writes it; unchanged if it is neither a number nor a constant of Python's."""
+    text = word[0]
+    if not _NUMBER.fullmatch(text):
+        return _CONSTANTS.get(text, text)
+    try:
+        return json.dumps(int(text))
+    except ValueError:
+        return json.dumps(float(text))

@@ -21,18 +21,20 @@ def exit_status(stopped: KeyboardInterrupt) -> int:
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[list[int]]:
     """Raise :class:`Terminated` for the first SIGTERM in the block; afterwards restore the old handler.
+
+    The block is given a list, which holds SIGTERM once it was received.
 
     Further SIGTERMs in the block are ignored, so that they do not interrupt saving; Ctrl-C does. SIGTERM
     ends a forked child as usual. Outside the main thread, and where SIGTERM is ignored, nothing changes.
     """
     previous = signal.getsignal(signal.SIGTERM)
+    received: list[int] = []
     if not _in_main_thread() or previous in (None, signal.SIG_IGN):
-        yield
+        yield received
         return
     process = os.getpid()
-    received: list[int] = []
 
     def terminate(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:
@@ -44,7 +46,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
     signal.signal(signal.SIGTERM, terminate)
     try:
-        yield
+        yield received
     finally:
         signal.signal(signal.SIGTERM, previous)
 

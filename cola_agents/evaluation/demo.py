@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,22 +96,25 @@ def floor(
     backbone = make_backbone(level="latent", device=device, dtype=dtype)
     num_codes = int(backbone.action_space.n)
     builder, kwargs = spec_of(task).kwargs["builder"], {**(env_kwargs or {}), "model": backbone}
-    train = make_rows(task, num_codes, **kwargs).episodes
+    with closing(make_rows(task, num_codes, **kwargs)) as train:
 
-    def play(logits: Tensor, problems: Sequence[int]) -> Rollout:
-        seeds = range(len(problems))
-        return collect(train, FixedCodes(logits), seeds=seeds, problem_seeds=problems)
+        def play(logits: Tensor, problems: Sequence[int]) -> Rollout:
+            seeds = range(len(problems))
+            return collect(train.episodes, FixedCodes(logits), seeds=seeds, problem_seeds=problems)
 
-    best = best_constant_code(num_codes, play)
-    test = make_rows(task, 64, **kwargs, split=evaluation_split(builder)).episodes
+        best = best_constant_code(num_codes, play)
     rows = torch.zeros(64, 1)
-    constant = constant_codes(num_codes)[best] + rows
-    seeds = range(seed, seed + episodes)
-    return {
-        "random_codes": _mean_reward(collect(test, FixedCodes(rows.expand(-1, num_codes)), seeds=seeds)),
-        "constant_code": _mean_reward(collect(test, FixedCodes(constant), seeds=seeds)),
-        "constant_code_is": best,
+    policies = {
+        "random_codes": rows.expand(-1, num_codes),
+        "constant_code": constant_codes(num_codes)[best] + rows,
     }
+    seeds = range(seed, seed + episodes)
+    with closing(make_rows(task, 64, **kwargs, split=evaluation_split(builder))) as test:
+        means = {
+            name: _mean_reward(collect(test.episodes, FixedCodes(logits), seeds=seeds))
+            for name, logits in policies.items()
+        }
+    return {**means, "constant_code_is": best}
 
 
 def _mean_reward(rollout: Rollout) -> float:
@@ -142,11 +146,12 @@ def run_arm(
         env_kwargs=env_kwargs,
         **arm.options,
     )
-    before, answer_before = _measured(agent, episodes)
-    for _ in (bar := tqdm(range(updates), desc=f"{arm.name:>6} RL", unit="update")):
-        record = agent.update()
-        bar.set_postfix(reward=f"{record['reward']:.2f}", kl=f"{record['kl']:.2f}")
-    after, answer_after = _measured(agent, episodes)
+    with closing(agent):
+        before, answer_before = _measured(agent, episodes)
+        for _ in (bar := tqdm(range(updates), desc=f"{arm.name:>6} RL", unit="update")):
+            record = agent.update()
+            bar.set_postfix(reward=f"{record['reward']:.2f}", kl=f"{record['kl']:.2f}")
+        after, answer_after = _measured(agent, episodes)
     return {
         "arm": arm.name,
         "env_id": arm.env_id,

@@ -223,9 +223,10 @@ def visible(text: str) -> str:
 
 
 def read_documents(path: Path) -> Iterator[AnyDocument]:
-    """The documents of a local file, one a line: text, or in a ``.jsonl`` file objects with a field ``text``.
+    """The documents of a local file, one a line: text, or in a JSON-lines file objects with a field ``text``.
 
-    Blank lines are skipped.
+    The file's name says which: JSON lines are ``.jsonl`` or ``.ndjson``, in capitals too and with ``.gz``
+    behind it. Blank lines are skipped.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -233,24 +234,30 @@ def read_documents(path: Path) -> Iterator[AnyDocument]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} to read text from")
+    json_lines = path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
     empty = True
-    objects = path.suffix == ".jsonl"
-    for line in jsonl.lines(path):
-        where = f"{path}, line {line.number}"
-        try:
-            text = jsonl.decoded(line.raw, where).strip("\r\n")
-            if objects and text.strip():
-                text = jsonl.parsed(line.raw, where)["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            wanted = "an object with a field 'text'" if objects else "UTF-8 text"
-            raise ValueError(f"{where}: every line must be {wanted}") from error
-        if not isinstance(text, str):
-            raise ValueError(f"{where}: the field 'text' must be a string")
+    for text in _texts(path) if json_lines else _lines(path):
         if text.strip():
             empty = False
             yield Document("", text)
     if empty:
         raise ValueError(f"{path} holds no text")
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The field ``text`` of each object of a JSON-lines file."""
+    for where, item in jsonl.read(path):
+        if not isinstance(item, dict) or not isinstance(item.get("text"), str):
+            raise ValueError(
+                f"{where}: every line must be an object with a text in the field 'text': {item!r:.60}"
+            )
+        yield item["text"]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file without their ends."""
+    for line in jsonl.lines(path):
+        yield jsonl.decoded(line.raw, f"{path}, line {line.number}").strip("\r\n")
 
 
 # ------------------------------------------------------------------ reporting

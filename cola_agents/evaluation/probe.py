@@ -43,9 +43,10 @@ class Probe:
     """Figures of :func:`probe`.
 
     Attributes:
-        arithmetic: share of test problems solved, actions drawn at temperature 1.
+        arithmetic: share of test problems solved, actions drawn as the agent draws them: with its own options
+            ``temperature``, ``top_k`` and ``top_p``. Agents with other options are not compared by it alone.
         arithmetic_greedy: the same with the likeliest action.
-        grammar: share of stories in which every sentence is grammatical.
+        grammar: share of stories, drawn likewise, in which every sentence is grammatical.
         distinct_2: distinct word pairs among all word pairs of those stories; depends on their number.
         cross_entropy: nats per token of held-out documents, of the policy at temperature 1 and without
             truncation, whatever it is played with; at latent level summed over the codes.

@@ -53,14 +53,15 @@ def summary(rounds: Sequence[Sequence[Played]]) -> JsonObject:
         rounds: the episodes, a list for each round over the same problems in the same order.
 
     Raises:
-        RuntimeError: if the rounds did not play the same problems: pass@k would mean nothing.
+        ValueError: if the rounds did not play the same problems: pass@k would mean nothing.
     """
     first = [episode.info for episode in rounds[0]]
     names = [identity(info) for info in first]
     for again in rounds[1:]:
         if [identity(episode.info) for episode in again] != names:
-            raise RuntimeError(
-                "the task gave other problems in a later round: pass@k needs the same ones in each"
+            raise ValueError(
+                "the task gave other problems in a later round, and pass@k needs the same ones in each: "
+                "leave samples out, or let the task's reset draw its problem from its generator alone"
             )
     every = [episode for episodes in rounds for episode in episodes]
     tries = [_tries([episodes[i].info for episodes in rounds]) for i in range(len(first))]
@@ -115,14 +116,15 @@ def _values(infos: Sequence[Info], fields: Sequence[str]) -> object:
 
 
 def _by(field: str, infos: Sequence[Info], tries: Sequence[Tries]) -> JsonObject:
-    groups: dict[object, list[Tries]] = {}
+    groups: dict[str, list[Tries]] = {}
     for info, problem in zip(infos, tries, strict=True):
-        groups.setdefault(info.get(field), []).append(problem)
-    if len(groups) < 2:
-        return {}
-    missing = (None, "", NO_LEVEL)
-    named = {"not told" if value in missing else str(value): group for value, group in groups.items()}
-    return {value: scores(named[value]) for value in sorted(named)}
+        groups.setdefault(_group_of(info.get(field)), []).append(problem)
+    return {name: scores(groups[name]) for name in sorted(groups)} if len(groups) > 1 else {}
+
+
+def _group_of(value: object) -> str:
+    """The name of the group of problems with a value; one name for all that say there is none."""
+    return "not told" if value in (None, "", NO_LEVEL) else str(value)
 
 
 def table(report: JsonObject) -> str:

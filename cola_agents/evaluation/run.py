@@ -37,6 +37,7 @@ from cola_envs.episodes import Episodes
 from cola_envs.fields import SPLIT
 from cola_envs.jsonl import JsonObject
 from cola_envs.order import order_of
+from cola_envs.task import EachRow, Task, TaskBatch
 
 #: Problems of an evaluation by default, and the size up to which a finite set is played whole instead.
 DEFAULT_EPISODES, LARGEST_SET = 256, 5_000
@@ -98,8 +99,10 @@ def evaluate(
         task: an environment id.
         model, tokenizer: as in ``gym.make``.
         agent: in place of a model, a trained agent or the folder that it was saved to.
-        episodes: how many problems; None for each problem of a finite test set once, or else 256.
-        samples: tries at each problem; several give pass@k and, where tasks report answers, maj@k.
+        episodes: how many problems, at most those of a finite set; None for each problem of such a set once,
+            or else 256.
+        samples: tries at each problem; several give pass@k and, where tasks report answers, maj@k. A task
+            that gives other problems at each play (``repeatable`` False) takes one.
         split: one of the task's; None for ``"test"``, or the last one where there is no ``"test"``.
         greedy: take the likeliest action in place of a draw.
         seed: problem ``i`` is drawn with seed ``seed + i``; of a finite set it is the set's i-th, whatever
@@ -120,8 +123,9 @@ def evaluate(
         the report covers the problems until then and has ``interrupted``.
 
     Raises:
-        ValueError: for a number below 1, an id that is no CoLA environment, several greedy tries (they are
-            all the same), or a search that uses the task's rewards.
+        ValueError: for a number below 1, an id that is no CoLA environment, more episodes than a finite set
+            has problems, several greedy tries (they are all the same) or several at a task that is not
+            repeatable, a search that uses the task's rewards, or ``q`` or ``judge`` without a search.
     """
     env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "evaluate"))
     given = {"device": env_kwargs.pop("device", device), "dtype": env_kwargs.pop("dtype", dtype)}
@@ -133,7 +137,8 @@ def evaluate(
             f"this agent is loaded already, and {', '.join(loading)} cannot change it: leave it out, or give "
             "the agent's folder"
         )
-    builder = spec_of(task).kwargs.get("builder")
+    registered = {**spec_of(task).kwargs}
+    builder = registered.get("builder")
     if builder is None:
         raise ValueError(f"{task} is not one of the CoLA environments")
     own_split = env_kwargs.pop("split", None)
@@ -143,13 +148,18 @@ def evaluate(
     playing = load_agent(agent, **loading) if isinstance(agent, (str, Path)) else agent
     player = _player(task, model, playing, greedy)
     env_kwargs = {**player.env_kwargs, **env_kwargs}
+    own_task = env_kwargs.get("task")
+    env_kwargs = {**_defaults(registered), **env_kwargs}
     _check(greedy, samples, search, env_kwargs, episodes=episodes, num_envs=num_envs)
-    episodes = _in_order(builder, split, env_kwargs, episodes)
-    rows = min(num_envs, episodes)
+    _check_values(search, q=q, judge=judge)
+    expected = _in_order(builder, split, env_kwargs, episodes)
+    rows = min(num_envs, expected)
     kwargs = {**({} if agent is not None else loading), **env_kwargs, "split": split}
     envs = make_rows(task, rows, model=player.model, tokenizer=tokenizer, **kwargs)
     try:
         played = envs.episodes
+        episodes = _num_problems(played.tasks, episodes, expected)
+        _check_repeatable(played.tasks, samples)
         with fitting_threads(played.backbone):
             made_by = provenance()
             if search is None:
@@ -164,7 +174,7 @@ def evaluate(
     finally:
         envs.close()
     return {
-        "task": own if isinstance(own := env_kwargs.get("task"), str) else task,
+        "task": own_task if isinstance(own_task, str) else task,
         "split": SPLIT.get(rounds[0][0].info, split) or None,
         **prompt_fields(played, env_kwargs),
         **summary(rounds),
@@ -217,6 +227,30 @@ def _check(
             raise ValueError('an evaluation must not see the solutions: give a search rewards="estimated"')
 
 
+def _check_values(search: SearchConfig | MCTSQConfig | None, **given: object) -> None:
+    """Raise ValueError for a Q-function or a judge without a search, which alone reads their values."""
+    unread = [name for name, value in given.items() if value is not None]
+    if search is None and unread:
+        raise ValueError(
+            f"{' and '.join(f'{name}=' for name in unread)} values what a search finds, and there is no "
+            "search: give search=SearchConfig(...) or MCTSQConfig(...) too, or leave it out"
+        )
+
+
+def _check_repeatable(tasks: TaskBatch, samples: int) -> None:
+    """Raise ValueError for several tries at problems that a task cannot give twice."""
+    if samples > 1 and not all(getattr(each, "repeatable", True) for each in (tasks, *_row_tasks(tasks))):
+        raise ValueError(
+            f"samples={samples} are tries at the same problems, and this task is not repeatable: it gives "
+            "other ones at each play. Leave samples out, or make the task repeatable"
+        )
+
+
+def _row_tasks(tasks: TaskBatch) -> Sequence[Task]:
+    """The task object of each row; empty for a batch that plays all rows itself."""
+    return tasks.tasks if isinstance(tasks, EachRow) else ()
+
+
 @dataclass(frozen=True)
 class _Player:
     """A policy over a model, and how its actions are drawn.
@@ -251,12 +285,43 @@ def _player(task: str, model: object, agent: Agent | None, greedy: bool) -> _Pla
     return _Player(policy, model, drawing, _sampled(**drawing), env_kwargs, fingerprint)
 
 
+def _defaults(registered: JsonObject) -> JsonObject:
+    """The environment arguments that an id was registered with, without those that name the id's task."""
+    named = ("builder", "actions", "default_max_tokens", "split", "model", "tokenizer", "device", "dtype")
+    return repeatable({name: value for name, value in registered.items() if name not in named})
+
+
 def _in_order(builder: Builder | str, split: str, env_kwargs: JsonObject, episodes: int | None) -> int:
     """The number of problems; sets set ``sequential`` in ``env_kwargs``, where it is not given."""
     own = inspect.signature(load(builder)).parameters
     if "sequential" in own and env_kwargs.setdefault("sequential", True) and episodes is None:
         episodes = _size_of(builder, split, {key: value for key, value in env_kwargs.items() if key in own})
     return episodes or DEFAULT_EPISODES
+
+
+def _num_problems(tasks: TaskBatch, episodes: int | None, expected: int) -> int:
+    """The number of problems to play.
+
+    Args:
+        tasks: the tasks of all rows, which may be a set in order.
+        episodes: the number that was given.
+        expected: the number where neither that nor the set says one.
+
+    Raises:
+        ValueError: for more than the set has: they would be played again and be counted as new ones.
+    """
+    order = order_of(tasks)
+    if order is None:
+        return expected
+    if episodes is None:
+        return order.size if order.size <= LARGEST_SET else expected
+    if episodes > order.size:
+        raise ValueError(
+            f"episodes={episodes} is more than the {order.size} problems of this set, each of which is "
+            f"played once: give at most {order.size}, and samples= for several tries at each (on the command "
+            "line --episodes and --samples)"
+        )
+    return episodes
 
 
 def _problems(played: Episodes, seed: int, episodes: int) -> range:

@@ -23,12 +23,13 @@ from cola_agents.common.arguments import environment_arguments
 from cola_agents.common.files import one_writer
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.model.sampling import Drawing
+from cola_agents.model.sampling import Drawing, distribution
 from cola_agents.rl.recording import KIND, Recording, check_episode, check_header
 from cola_agents.rl.rollout import AnyPolicy, Episode, InitialPolicy, Rollout, collect, side_by_side
 from cola_agents.rl.rows import make_rows
 from cola_envs import jsonl
 from cola_envs.build import repeatable
+from cola_envs.checks import check_count, check_number
 from cola_envs.episodes import Episodes
 from cola_envs.seeds import derived_seed
 
@@ -131,13 +132,19 @@ def generate(
         and, if there were any, the number of episodes that a failing task cut.
 
     Raises:
-        ValueError: for counts below 1, a file of other settings, or one with a damaged line before its last,
-            naming the line; the file is unchanged.
+        TypeError, ValueError: for an argument that is not allowed, a file of other settings, or one with a
+            damaged line before its last, naming the line; the file is unchanged, or is not made.
         InUseError: if another process writes the file.
         OSError: if the file cannot be written (a full disk, say); whole problems in it stay whole.
     """
-    if problems < 1 or n < 1:
-        raise ValueError(f"problems and n must be at least 1, got {problems} and {n}")
+    problems, n = check_count("problems", problems), check_count("n", n)
+    seed, temperature = check_count("seed", seed, 0), check_number("temperature", temperature, 0.0)
+    drawing: Drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    distribution(torch.zeros(1), **drawing)  # refuses what cannot be drawn with before there is a file
+    if not (policy is None or callable(policy) or hasattr(policy, "attach")):
+        raise TypeError(
+            f"policy must be None, a policy or a function of a session and rows, got {policy!r:.80}"
+        )
     env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "generate"))
     path = Path(path)
     env = make_rows(task, min(num_envs, problems * n), **env_kwargs)
@@ -159,7 +166,6 @@ def generate(
         }
         if top_k is not None or top_p < 1:
             about |= {"top_k": top_k, "top_p": top_p}
-        drawing: Drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         recording = Recording(path, about, n)
         policy = policy or InitialPolicy()
         per_round = max(1, episodes.num_rows // n)

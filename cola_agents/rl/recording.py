@@ -17,6 +17,8 @@ KIND = "cola-episodes"
 _LISTS = {"ids": int, "positions": int, "actions": int, "log_probs": float, "rewards": float}
 #: Fields of the first line that files of earlier versions lack.
 _ADDED = ("prompt_format",)
+#: Fields that a first line lacks where they have these values.
+_LEFT_OUT = {"top_k": None, "top_p": 1.0}
 _VALUES = {"terminated": bool, "seed": int, "problem_seed": int, "info": dict}
 
 
@@ -41,6 +43,17 @@ def check_episode(item: Any) -> None:
             raise ValueError(f"the episode's {name} must be of type {kind.__name__}: {item[name]!r:.60}")
     if len({len(item[name]) for name in _LISTS if name != "ids"}) > 1:
         raise ValueError("the episode's positions, actions, log_probs and rewards differ in number")
+
+
+def _differing(held: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The fields in which the first line of a file differs from that of a new recording."""
+    return [
+        name
+        for name in {**new, **held}
+        if (name in held or name not in _ADDED)
+        and name != "provenance"
+        and held.get(name, _LEFT_OUT.get(name)) != new.get(name, _LEFT_OUT.get(name))
+    ]
 
 
 class Recording:
@@ -81,9 +94,7 @@ class Recording:
         )
         for line, item in lines:
             if last is None:
-                known = [key for key in about if key in item or key not in _ADDED]
-                differing = [key for key in known if item.get(key) != about[key]]
-                if differing:
+                if differing := _differing(item, about):
                     raise ValueError(
                         f"{self._path} was made otherwise ({', '.join(differing)} differ): write to another "
                         "file, or remove it"

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from cola_agents import GRPO
-from cola_agents.cli import main
+from cola_agents.cli import leaf_parsers, main, make_parser
+from cola_agents.commands.helps import EXAMPLES
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.evaluation import demo
 from cola_agents.evaluation.demo import rollouts_to
@@ -151,6 +152,14 @@ def test_a_task_around_another_is_described_with_it(task, of_the_wrapped, capsys
         assert words in said
     assert "a task that ends after one segment; its" not in said, "the task that is wrapped is no argument"
     assert not re.search(r":\w+:`", said), "a role of Sphinx"
+
+
+def test_every_command_has_an_example_and_every_example_is_shown():
+    parsers = {parser.prog.split()[-1]: parser for parser in leaf_parsers(make_parser())}
+    assert set(parsers) == set(EXAMPLES)
+    for name, parser in parsers.items():
+        assert f"example: {EXAMPLES[name]}" in (parser.epilog or ""), name
+        assert f"cola {EXAMPLES[name].removeprefix('cola ')}".startswith(parser.prog), name
 
 
 def test_the_help_of_the_stage_q_has_the_defaults_of_its_config(monkeypatch, capsys):

@@ -567,6 +567,41 @@ def test_what_a_token_agent_played_is_learned_from_with_the_agents_own_model(tmp
     assert main(["eval", "--agent", str(agent), "--judge", str(tmp_path / "outcome"), *search]) == 0
 
 
+def test_an_agent_with_a_class_and_a_task_of_ones_own_is_learned_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("own_parts.py").write_text(
+        "from cola_agents import GRPO\n"
+        "from cola_envs import Turn\n"
+        "class Mine(GRPO):\n"
+        "    pass\n"
+        "class Letters:\n"
+        "    stop = ()\n"
+        "    def reset(self, rng):\n"
+        "        return 'Write:'\n"
+        "    def step(self, text):\n"
+        "        return Turn(reward=float('a' in text), done=True, info={'success': 'a' in text})\n"
+    )
+    own = ("--task", "own_parts:Letters", "--algo", "own_parts:Mine")
+    small = ("--timesteps", "4", "--episodes", "1", "--num-envs", "2", "--quiet", "--env", "max_tokens=3")
+    small += ("--set", "group_size=2", "--set", "prompts=1")
+    assert main(["train", *own, *small, "--out", "run"]) == 0
+    assert (
+        main(["generate", *own, "--agent", "run", "--problems", "4", "--n", "4", "--out", "tries.jsonl"]) == 0
+    )
+    learn = ("--data", "tries.jsonl", "--steps", "1")
+    for stage in ("q", "outcome"):
+        assert pretrain(stage, *learn, "--agent", "run", "--out", "no") == 2
+        assert "--algo" in capsys.readouterr().err
+        assert pretrain(stage, *learn, *own, "--agent", "run", "--out", stage) == 0
+    assert pretrain("q", *learn, *own, "--out", "no") == 2
+    assert "give --agent too" in capsys.readouterr().err
+    named = ("--task", "CoLA-Text-v0", *own[2:], "--agent", "run", "--out", "no")
+    assert pretrain("q", *learn, *named) == 2
+    assert "an agent keeps its environment" in capsys.readouterr().err
+    assert pretrain("world", "--model", "run", *own, "--out", "no") == 2
+    assert "the stage world takes no --task, --algo" in capsys.readouterr().err
+
+
 def test_a_finished_stage_of_latent_parts_is_pointed_to_convert_for_the_whole(start, tmp_path, capsys):
     world = ("world", "--model", start / "base", "--data", start / "text.txt", "--steps", 1, *SHORT)
     assert pretrain(*world, "--out", tmp_path / "world") == 0

@@ -28,9 +28,10 @@ def handler() -> Any:
 
 
 def test_sigterm_is_raised_as_an_interrupt(handler):
-    with pytest.raises(KeyboardInterrupt) as raised, sigterm_as_interrupt():
+    with pytest.raises(KeyboardInterrupt) as raised, sigterm_as_interrupt() as received:
         signal.raise_signal(signal.SIGTERM)
     assert isinstance(raised.value, Terminated)
+    assert received == [signal.SIGTERM]
     assert exit_status(raised.value) == 143
     assert exit_status(KeyboardInterrupt()) == 130
     signal.raise_signal(signal.SIGTERM)

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,14 +15,19 @@ from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.commands.settings import settings
 from cola_agents.evaluation import demo, run
+from cola_agents.evaluation.probe import Probe, probe
 from cola_agents.evaluation.reports import Played, summary, table
 from cola_agents.evaluation.run import evaluate
 from cola_agents.evaluation.scores import Tries, interval, majority, pass_at_k, scores, wilson
 from cola_agents.search.fitting import concordance
+from cola_envs import register_task
 from cola_envs.fields import given_answer, identity
+from cola_envs.order import FiniteTask
+from cola_envs.task import Turn
 from cola_envs.tasks import substitute
 from cola_envs.tasks.arithmetic import set_hash
 from cola_envs.tasks.math500 import Math500, SubstituteWarning
+from cola_envs.tasks.problem_set import NO_LEVEL
 
 
 @pytest.fixture(autouse=True)
@@ -212,8 +218,22 @@ def test_what_was_played_is_told_apart_by_its_hash():
     assert identity({"task_type": "boil", "variation": 3}) != identity({"task_type": "boil", "variation": 4})
 
 
+@pytest.mark.parametrize(
+    ("values", "problems"),
+    [
+        (("", None, NO_LEVEL, "Algebra"), {"Algebra": 1, "not told": 3}),
+        ((0, "1", 1, NO_LEVEL), {"0": 1, "1": 2, "not told": 1}),
+        (("1", 1), {}),  # one group tells nothing
+    ],
+)
+def test_groups_of_one_name_are_one_group_and_lose_no_problem(values, problems):
+    report = summary([[played(True, unique_id=str(k), level=value) for k, value in enumerate(values)]])
+    groups = report.get("by", {}).get("level", {})
+    assert {name: figures["problems"] for name, figures in groups.items()} == problems
+
+
 def test_rounds_over_different_problems_are_refused():
-    with pytest.raises(RuntimeError, match="other problems in a later round"):
+    with pytest.raises(ValueError, match=r"other problems in a later round.*leave samples out"):
         summary([[played(True, unique_id="1")], [played(True, unique_id="2")]])
 
 
@@ -283,6 +303,83 @@ def test_a_finite_set_is_played_whole_in_every_round():
     assert (part["problems"], part["set_size"]) == (3, 7)
 
 
+def test_a_finite_set_has_no_more_problems_than_it_holds():
+    items = [{"problem": f"What is ${k} + 1$?", "answer": str(k + 1)} for k in range(3)]
+    given = {"problems": items, "max_tokens": 4}
+    with pytest.raises(ValueError, match=r"more than the 3 problems of this set.*samples="):
+        evaluate("CoLA-Math500-v0", greedy=True, episodes=4, env_kwargs=given)
+    assert evaluate("CoLA-Math500-v0", greedy=True, episodes=3, env_kwargs=given)["problems"] == 3
+    drawn = evaluate("CoLA-Math500-v0", episodes=4, env_kwargs={**given, "sequential": False})
+    assert (drawn["problems"], drawn["set_size"]) == (4, 3)  # with replacement, as was asked for
+
+
+class Listed(FiniteTask):
+    """A finite set of one's own, in order."""
+
+    stop = ()
+
+    def __init__(self, num_rows):
+        super().__init__(num_rows, 3, sequential=True)
+
+    def _prompt(self, row):
+        return f"Problem {self._index(row)}:"
+
+    def step(self, rows, texts):
+        return [Turn(reward=1.0, info={"success": True, "unique_id": str(self._index(row))}) for row in rows]
+
+    def info(self, row):
+        return {}
+
+
+def test_a_finite_set_of_ones_own_is_played_whole_by_default_and_never_twice():
+    given = {"task": Listed, "max_tokens": 4}
+    report = evaluate("CoLA-Text-v0", env_kwargs=given)
+    assert (report["problems"], report["distinct_problems"]) == (3, 3)
+    with pytest.raises(ValueError, match="more than the 3 problems"):
+        evaluate("CoLA-Text-v0", episodes=4, env_kwargs=given)
+
+
+def test_a_task_is_evaluated_with_the_arguments_that_it_was_registered_with(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        "".join(json.dumps({"problem": f"${k} + 1$?", "answer": str(k + 1)}) + "\n" for k in range(3))
+    )
+    for name, more in (("Whole", {}), ("Drawn", {"sequential": False}), ("Told", {"system": "Be brief."})):
+        register_task(f"Own{name}", "cola_envs.tasks.math500:Math500", 4, problems=str(path), **more)
+    whole = evaluate("CoLA-OwnWhole-v0")
+    assert (whole["problems"], whole["distinct_problems"]) == (3, 3)
+    assert evaluate("CoLA-OwnDrawn-v0", episodes=5)["problems"] == 5
+    assert evaluate("CoLA-OwnTold-v0")["system"] == "Be brief."
+    one = evaluate(
+        "CoLA-OwnWhole-v0", env_kwargs={"problems": json.loads(f"[{path.read_text().splitlines()[0]}]")}
+    )
+    assert one["problems"] == 1
+
+
+class Forgetful:
+    """Asks another question at every reset."""
+
+    repeatable = False
+    stop = ()
+    asked = 0
+
+    def reset(self, rng):
+        Forgetful.asked += 1
+        return f"Question {Forgetful.asked}:"
+
+    def step(self, text):
+        return Turn(reward=1.0, info={"success": True})
+
+
+def test_several_tries_at_a_task_that_is_not_repeatable_are_refused_before_the_first():
+    given = {"task": Forgetful, "max_tokens": 4}
+    assert evaluate("CoLA-Text-v0", episodes=2, env_kwargs=given)["problems"] == 2
+    asked = Forgetful.asked
+    with pytest.raises(ValueError, match=r"samples=2 .* not repeatable"):
+        evaluate("CoLA-Text-v0", episodes=2, samples=2, env_kwargs=given)
+    assert Forgetful.asked == asked
+
+
 def test_more_problems_than_are_held_at_once_come_in_order(monkeypatch):
     monkeypatch.setattr("cola_agents.evaluation.run._CHUNK", 4)
     items = [{"problem": f"What is ${k} + 1$?", "answer": str(k + 1)} for k in range(11)]
@@ -311,6 +408,8 @@ def test_a_saved_agent_plays_with_its_own_settings(tmp_path):
         ({"episodes": 0}, "episodes must be at least 1"),
         ({"samples": 2, "greedy": True}, "greedy tries are all alike"),
         ({"agent": "run", "model": "other"}, "not both"),
+        ({"q": "no/q"}, "q= values what a search finds, and there is no search"),
+        ({"judge": "policy"}, "judge= values what a search finds, and there is no search"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
@@ -362,9 +461,63 @@ def test_settings_are_json_or_text():
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (".003", 0.003),
+        ("-.5", -0.5),
+        ("3.", 3.0),
+        ("1.e-3", 0.001),
+        ("+1", 1),
+        ("+.5E2", 50.0),
+        ("50_000", 50_000),
+        ("1_000.5", 1000.5),
+        ("-inf", -math.inf),
+        ("0", 0),
+        ("0.5", 0.5),
+        ("-1e3", -1000.0),
+        ("[.9, +1, None]", [0.9, 1, None]),
+        (
+            '{"lr": [.5, 1_000], "on": True, "name": ".5 +1"}',
+            {"lr": [0.5, 1000], "on": True, "name": ".5 +1"},
+        ),
+        ('".5"', ".5"),
+    ],
+)
+def test_settings_take_numbers_as_people_write_them(text, value):
+    read = settings([f"key={text}"], "--set")["key"]
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "007",
+        "2024_01",
+        "1_00",
+        "1.2.3",
+        "1 2",
+        "+-1",
+        ".",
+        "+",
+        "_1",
+        "1e",
+        "a .5",
+        "[.5",
+        "1,2",
+        "0x10",
+        "info",
+        "Nan",
+    ],
+)
+def test_settings_keep_what_is_no_number_as_text(text):
+    assert settings([f"key={text}"], "--env") == {"key": text}
+
+
+@pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--env", "split=train"], "--split"),
+        (["--env", "num_envs=3"], "give --num-envs"),
         (["--env", "levle=2"], "Did you mean 'level'"),
         (["--samples", "0"], "samples must be at least 1"),
     ],
@@ -405,6 +558,53 @@ def test_an_interrupted_demo_keeps_the_arms_that_ended(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(out=tmp_path, updates=1)
     assert json.loads((tmp_path / "results.json").read_text())["runs"] == [{"arm": ended[0]}]
+
+
+class Engine:
+    """Counts how many of it are open, as an engine in a process of its own would be."""
+
+    stop = ()
+    made = 0
+    open: ClassVar[set[int]] = set()
+
+    def __init__(self):
+        Engine.made += 1
+        self.open.add(id(self))
+
+    def reset(self, rng):
+        return "Write:"
+
+    def step(self, text):
+        return Turn(reward=1.0, info={"success": True})
+
+    def close(self):
+        self.open.discard(id(self))
+
+
+def test_the_demo_closes_every_engine_that_it_opens_also_after_an_error(monkeypatch):
+    monkeypatch.setattr(demo, "FLOOR_PROBLEMS", 1)
+    monkeypatch.setattr(demo, "probe", lambda agent, episodes: Probe(0.5, 0.5, 0.5, 0.5, 0.5, episodes))
+    arm = demo.Arm("latent", "CoLA-Text-v0", {})
+    given = {"episodes": 2, "env_kwargs": {"task": Engine, "max_tokens": 1}}
+    demo.floor("CoLA-Text-v0", **given)
+    assert (Engine.made > 64, Engine.open) == (True, set())
+    assert demo.run_arm(arm, updates=1, seed=0, **given)["history"]
+    assert Engine.open == set()
+    monkeypatch.setattr(demo, "probe", lambda agent, episodes: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        demo.run_arm(arm, updates=1, seed=0, **given)
+    assert Engine.open == set()
+
+
+def test_the_probe_draws_as_the_agent_does():
+    """As greedily as the greedy measure at a low temperature, and otherwise at a high one."""
+    cold, hot = (
+        probe(GRPO("CoLA-Arithmetic-v0", num_envs=2, temperature=temperature), episodes=32, num_batches=0)
+        for temperature in (1e-3, 50.0)
+    )
+    assert cold.arithmetic == cold.arithmetic_greedy == hot.arithmetic_greedy
+    assert hot.arithmetic != hot.arithmetic_greedy
+    assert hot.grammar < cold.grammar
 
 
 def test_an_agent_of_a_command_is_read_whole_once(tmp_path, monkeypatch):

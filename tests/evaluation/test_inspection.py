@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import math
 import sys
@@ -450,6 +451,8 @@ def bad_files(folder: Path) -> dict[str, Path]:
         "broken.jsonl": b'{"text": "fine"}\n{"text": ',
         "nofield.jsonl": b'{"txt": "fine"}\n',
         "number.jsonl": b'{"text": 3}\n',
+        "list.NDJSON": b'["fine"]\n',
+        "cut.jsonl.gz": gzip.compress(b'{"text": "fine"}\n')[:-9],
         "latin.txt": "naïve".encode("latin-1"),
     }
     for name, content in contents.items():
@@ -462,10 +465,12 @@ def bad_files(folder: Path) -> dict[str, Path]:
     [
         ("empty.txt", "holds no text"),
         ("blank.jsonl", "holds no text"),
-        ("broken.jsonl", "line 2: every line must be an object with a field 'text'"),
-        ("nofield.jsonl", "line 1: every line must be an object with a field 'text'"),
-        ("number.jsonl", "the field 'text' must be a string"),
-        ("latin.txt", "every line must be UTF-8 text"),
+        ("broken.jsonl", "line 2 is not JSON"),
+        ("nofield.jsonl", "line 1: every line must be an object with a text in the field 'text'"),
+        ("number.jsonl", "line 1: every line must be an object with a text in the field 'text'"),
+        ("list.NDJSON", "line 1: every line must be an object with a text in the field 'text'"),
+        ("cut.jsonl.gz", "is truncated"),
+        ("latin.txt", "line 1 is not UTF-8 text"),
         ("missing.txt", "there is no file"),
     ],
 )
@@ -483,6 +488,16 @@ def test_read_documents_keeps_blanks_and_skips_empty_lines(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_bytes(b" one \r\n\r\n{two}\n")
     assert [document.text for document in read_documents(path)] == [" one ", "{two}"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.JSONL", "a.ndjson", "a.jsonl.gz", "a.JSONL.GZ", "a.Ndjson.gz", "my.notes.jsonl.gz"]
+)
+def test_json_lines_are_read_as_objects_however_the_name_is_written(name, tmp_path):
+    content = b'{"text": "one"}\n\n{"text": " two", "more": 1}\n'
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.lower().endswith(".gz") else content)
+    assert [document.text for document in read_documents(path)] == ["one", " two"]
 
 
 def test_models_that_have_no_codes_to_infer_are_refused(tmp_path, tiny_base, tiny_tokenizer, capsys):

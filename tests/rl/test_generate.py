@@ -84,6 +84,79 @@ def test_files_made_otherwise_are_neither_mixed_nor_overwritten(tmp_path) -> Non
         recorded.rollout(make_backbone(level="token"))
 
 
+@pytest.fixture(scope="module")
+def tiny_task():
+    """Arguments of a task whose episodes are short and that takes problems of one's own."""
+    return "CoLA-GSM8K-v0", {"max_tokens": 2, "problems": [{"question": "1 + 1 is?", "answer": "2"}]}
+
+
+@pytest.mark.parametrize("more", [{"top_k": 1}, {"top_p": 0.5}, {"top_k": 3, "top_p": 0.5}])
+def test_a_file_with_a_setting_more_or_less_is_not_continued(more, tiny_task, tmp_path):
+    task, settings = tiny_task
+    for name, first, second in (("more", {}, more), ("less", more, {})):
+        path = tmp_path / f"{name}.jsonl"
+        generate(task, path, problems=1, n=1, env_kwargs=settings, **first)
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match=rf"made otherwise \({', '.join(more)} differ\)"):
+            generate(task, path, problems=2, n=1, env_kwargs=settings, **second)
+        assert path.read_bytes() == before
+        assert generate(task, path, problems=2, n=1, env_kwargs=settings, **first)["episodes"] == 2
+
+
+@pytest.mark.filterwarnings("ignore::cola_envs.tasks.math500.SubstituteWarning")
+def test_a_file_of_problems_of_ones_own_is_not_continued_without_them(tmp_path):
+    path, problems = tmp_path / "a.jsonl", [{"problem": "1 + 1 is?", "answer": "2"}]
+    generate("CoLA-Math500-v0", path, problems=1, n=1, env_kwargs={"max_tokens": 2, "problems": problems})
+    with pytest.raises(ValueError, match="env_kwargs_digests differ"):
+        generate("CoLA-Math500-v0", path, problems=2, n=1, env_kwargs={"max_tokens": 2})
+
+
+@pytest.mark.parametrize("key", ["kind_of_day", "policy", "num_actions"])
+def test_any_field_of_the_first_line_that_one_side_lacks_is_a_difference(key, tmp_path):
+    about = {
+        "kind": "cola-episodes",
+        "actions": "latent",
+        "fingerprint": "f",
+        "policy": "p",
+        "num_actions": 4,
+    }
+    with_key, without = {**about, key: "x"}, {name: about[name] for name in about if name != key}
+    for name, first, second in (("a", with_key, without), ("b", without, with_key)):
+        path = tmp_path / f"{name}.jsonl"
+        Recording(path, first, 1)
+        assert Recording(path, first, 1).done == 0
+        with pytest.raises(ValueError, match=f"{key} differ"):
+            Recording(path, second, 1)
+
+
+def test_a_file_of_an_earlier_version_which_names_no_prompt_format_is_continued(tmp_path):
+    about = {"kind": "cola-episodes", "actions": "latent", "fingerprint": "f"}
+    Recording(tmp_path / "a.jsonl", about, 1)
+    assert Recording(tmp_path / "a.jsonl", {**about, "prompt_format": "plain"}, 1).done == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"seed": -3}, "seed must be at least 0, got -3"),
+        ({"seed": 1.5}, "seed must be an integer"),
+        ({"temperature": -1}, "temperature must be a finite number, 0 or above, got -1"),
+        ({"temperature": 1e-9}, "temperature=1e-09 is below"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 2.0}, "top_p=2"),
+        ({"problems": 0}, "problems must be at least 1"),
+        ({"n": 1.5}, "n must be an integer"),
+        ({"policy": 3}, "policy must be None, a policy or a function"),
+    ],
+)
+def test_an_argument_that_is_refused_leaves_no_file(bad, message, tiny_task, tmp_path):
+    task, settings = tiny_task
+    path = tmp_path / "a.jsonl"
+    with pytest.raises((TypeError, ValueError), match=message):
+        generate(task, path, **{"problems": 1, "n": 1, "env_kwargs": settings, **bad})
+    assert not path.exists()
+
+
 def test_the_command_writes_the_file_and_prints_the_figures(tmp_path, capsys) -> None:
     out = tmp_path / "a.jsonl"
     argv = ["generate", "--task", TASK, "--out", str(out), "--problems", "2", "--n", "2", "--env", "level=2"]

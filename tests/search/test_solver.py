@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -168,9 +170,12 @@ def test_eval_takes_the_settings_of_a_search(q_folder: str, capsys) -> None:
     assert "stop_at_end must be True or False, got 'no'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
 @pytest.mark.parametrize("within", [False, True])
 def test_an_interrupted_evaluation_reports_the_batches_that_were_through(
-    within: bool, q_folder: str, capsys, monkeypatch, tmp_path
+    within: bool, number: int, status: int, q_folder: str, capsys, monkeypatch, tmp_path
 ) -> None:
     import cola_agents.search.solver as solver
 
@@ -179,14 +184,17 @@ def test_an_interrupted_evaluation_reports_the_batches_that_were_through(
     def second(*given, **named):
         batches.append(1)
         if len(batches) == 2 and not within:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         result = puct(*given, **named)
+        if len(batches) == 2:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(number)
         return dataclasses.replace(result, interrupted=len(batches) == 2)
 
     monkeypatch.setattr(solver, "search", second)
     argv = ["eval", "--task", TASK, "--episodes", "6", "--num-envs", "4", "--search", "puct"]
     out = tmp_path / "report.json"
-    assert main([*argv, "--simulations", "3", "--q", q_folder, "--out", str(out)]) == 130
+    assert main([*argv, "--simulations", "3", "--q", q_folder, "--out", str(out)]) == status
     assert "4 problems until it was interrupted" in capsys.readouterr().out
     report = json.loads(out.read_text())
     assert report["interrupted"] is True
