@@ -71,13 +71,17 @@ def writing(folder: Path | None, first: bool) -> Iterator[None]:
     """A block in which no other process may write ``folder``, and SIGTERM acts as Ctrl-C.
 
     Args:
-        first: whether this is the process that writes.
+        first: whether this is the process that writes, which alone looks at the folder.
+
+    Raises:
+        FileExistsError, InUseError: in the first process, for a folder that cannot be written.
     """
     if folder is None:
         yield
         return
     with one_writer(folder) if first else nullcontext(), sigterm_as_interrupt():
-        check_free(folder)
+        if first:  # the others must not judge a folder that is being written
+            check_free(folder)
         yield
 
 
@@ -85,8 +89,8 @@ def writing(folder: Path | None, first: bool) -> Iterator[None]:
 def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool) -> Iterator[AfterUpdate]:
     """A block of updates with callbacks and a progress bar; at its end the agent is saved.
 
-    If a callback stops learning, the block ends without an error. After Ctrl-C or SIGTERM the agent is saved
-    too, and the interrupt is raised again.
+    If a callback stops learning, the block ends without an error. After Ctrl-C or SIGTERM, in the last save
+    too, the agent is saved, its last update is logged, and the interrupt is raised again.
 
     Args:
         name: the run's name, for callbacks.
@@ -98,26 +102,27 @@ def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool
     first = agent.workers.rank == 0
     target = agent.num_timesteps + run.total_timesteps
     variables = {"self": agent, "total_timesteps": target, "tb_log_name": name}
+    after_update = AfterUpdate(agent, run, target)
     try:
         with Progress(agent.num_timesteps, target, shown and first) as agent.progress:
             agent.watch = Watch(callback if first else None, agent, variables)
-            after_update = AfterUpdate(agent, run, target, agent.progress)
             with agent.watch.stopping():
                 yield after_update
             after_update.log_last()
             agent.workers.begin()  # all processes know that a callback stopped, and continue
             agent.watch.callback.on_training_end()
+        if run.folder is not None and after_update.saved_update != agent.num_updates:
+            agent.save(run.folder)
     except KeyboardInterrupt as stopped:
         try:
             agent.workers.fail(stopped)
         finally:  # another Ctrl-C may have come during the wait for the other processes
             if run.folder is not None:
                 _save_stopped(agent, run.folder)
+            after_update.log_last()
         raise
     finally:
         agent.watch = agent.progress = None
-    if run.folder is not None and after_update.saved_update != agent.num_updates:
-        agent.save(run.folder)
 
 
 class AfterUpdate:
@@ -128,8 +133,8 @@ class AfterUpdate:
         saved_update: the number of updates at the last periodic save; None without one.
     """
 
-    def __init__(self, agent: Learner, run: Run, target: int, progress: Progress) -> None:
-        self._agent, self._run, self._progress = agent, run, progress
+    def __init__(self, agent: Learner, run: Run, target: int) -> None:
+        self._agent, self._run = agent, run
         self.target = target
         self._first, self._saved = agent.num_updates, agent.num_timesteps
         self._logged = agent.num_updates
@@ -137,7 +142,8 @@ class AfterUpdate:
 
     def __call__(self, record: Record) -> None:
         agent, run = self._agent, self._run
-        self._progress.show(agent.num_timesteps, record)
+        if agent.progress:
+            agent.progress.show(agent.num_timesteps, record)
         done = agent.num_updates - self._first
         if done == 1 or done % run.log_interval == 0:
             self._log()
@@ -151,7 +157,7 @@ class AfterUpdate:
                 warnings.warn(f"not saved to {folder}, learning continues: {error}", stacklevel=3)
 
     def log_last(self) -> None:
-        """Log the last update if the interval left it out."""
+        """Log the last update if the interval, or an interrupt, left it out."""
         if self._agent.num_updates != self._logged:
             self._log()
 

@@ -37,8 +37,10 @@ from cola_agents.common.files import InUseError
 from cola_agents.common.interrupts import Terminated
 from cola_agents.rl import records
 from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.learning import writing
 from cola_agents.rl.logs import make_logger
 from cola_agents.rl.ppo import PPO
+from cola_agents.rl.saver import Saver
 from cola_agents.rl.saving import read_saved
 from cola_agents.sb3 import SB3VecEnv
 from cola_envs import Turn
@@ -600,6 +602,50 @@ def test_sigterm_saves_as_ctrl_c_does_and_goes_on_exactly(moment, models, tmp_pa
     if loaded.num_updates == 1:
         loaded.update()
     assert torch.equal(weights_of(loaded), weights_of(straight))
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_an_interrupt_during_the_last_save_loses_nothing(number, error, models, tmp_path, monkeypatch):
+    agent, write, calls = make(models), Saver._write, []
+
+    def interrupted(self: Saver, *given: Any) -> None:
+        calls.append(agent.num_updates)
+        if len(calls) == 1:
+            signal.raise_signal(number)
+        write(self, *given)
+
+    monkeypatch.setattr(Saver, "_write", interrupted)
+    with pytest.raises(error):
+        agent.learn(1, save_to=tmp_path / "run")
+    assert calls == [1, 1], "it was saved again"
+    assert again(models, tmp_path / "run").num_updates == 1
+
+
+@pytest.mark.parametrize("interval", [1, 10])
+def test_the_update_that_an_interrupt_waited_for_is_logged(interval, models, tmp_path):
+    agent = make(models)
+    agent.set_logger(make_logger(tmp_path, ["csv"]))
+    train_on = agent.train_on
+
+    def interrupted(batch: Any) -> Any:
+        if agent.num_updates == 2:
+            signal.raise_signal(signal.SIGINT)
+        return train_on(batch)
+
+    agent.train_on = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(10_000, log_interval=interval)
+    with (tmp_path / "progress.csv").open() as file:
+        logged = [int(row["time/iterations"]) for row in csv.DictReader(file)]
+    assert logged == ([1, 2, 3] if interval == 1 else [1, 3])
+
+
+def test_of_several_processes_the_first_alone_judges_the_folder(tmp_path):
+    (tmp_path / "logs").mkdir()  # as the first process leaves it, when another looks a moment too early
+    with writing(tmp_path, first=False):
+        pass
+    with pytest.raises(FileExistsError, match="something other than a saved agent"), writing(tmp_path, True):
+        pass
 
 
 def test_sigterm_is_left_alone_where_nothing_is_to_be_saved(models):
