@@ -23,12 +23,13 @@ from cola_agents.common.arguments import environment_arguments
 from cola_agents.common.files import one_writer
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.model.sampling import Drawing
+from cola_agents.model.sampling import Drawing, distribution
 from cola_agents.rl.recording import KIND, Recording, check_episode, check_header
 from cola_agents.rl.rollout import AnyPolicy, Episode, InitialPolicy, Rollout, collect, side_by_side
 from cola_agents.rl.rows import make_rows
 from cola_envs import jsonl
 from cola_envs.build import repeatable
+from cola_envs.checks import check_count, check_number
 from cola_envs.episodes import Episodes
 from cola_envs.seeds import derived_seed
 
@@ -131,13 +132,17 @@ def generate(
         and, if there were any, the number of episodes that a failing task cut.
 
     Raises:
-        ValueError: for counts below 1, a file of other settings, or one with a damaged line before its last,
-            naming the line; the file is unchanged.
+        ValueError: for an argument that is not allowed, a file of other settings, or one with a damaged line
+            before its last, naming the line; the file is unchanged, and none is made.
         InUseError: if another process writes the file.
         OSError: if the file cannot be written (a full disk, say); whole problems in it stay whole.
     """
-    if problems < 1 or n < 1:
-        raise ValueError(f"problems and n must be at least 1, got {problems} and {n}")
+    problems, n = check_count("problems", problems), check_count("n", n)
+    num_envs, seed = check_count("num_envs", num_envs), check_count("seed", seed, 0)
+    temperature, top_p = check_number("temperature", temperature, 0.0), check_number("top_p", top_p)
+    top_k = None if top_k is None else check_count("top_k", top_k)
+    drawing: Drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    distribution(torch.zeros(1), **drawing)  # whose check comes before anything is loaded
     env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "generate"))
     path = Path(path)
     env = make_rows(task, min(num_envs, problems * n), **env_kwargs)
@@ -159,7 +164,6 @@ def generate(
         }
         if top_k is not None or top_p < 1:
             about |= {"top_k": top_k, "top_p": top_p}
-        drawing: Drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         recording = Recording(path, about, n)
         policy = policy or InitialPolicy()
         per_round = max(1, episodes.num_rows // n)
@@ -249,7 +253,7 @@ def _others(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     The model and its tokenizer are told by the fingerprint.
     """
     digests = {
-        key: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        key: hashlib.sha256(json.dumps(value, sort_keys=True, default=_as_data).encode()).hexdigest()[:16]
         for key, value in env_kwargs.items()
         if key not in ("model", "tokenizer") and not _plain(value) and _jsonable(value)
     }
@@ -257,12 +261,17 @@ def _others(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _jsonable(value: Any) -> bool:
-    """Whether a setting is data: paths, lists and dicts of plain values."""
+    """Whether a setting is data: paths, arrays, lists and dicts of plain values."""
     if isinstance(value, Mapping):
         return all(_jsonable(item) for item in value.values())
     if isinstance(value, (list, tuple)):
         return all(_jsonable(item) for item in value)
-    return _plain(value) or isinstance(value, Path)
+    return _plain(value) or isinstance(value, (Path, np.generic, np.ndarray))
+
+
+def _as_data(value: Any) -> Any:
+    """A path as text, and NumPy's numbers as Python's, for a digest."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
 
 
 def _plain(value: Any) -> bool:
