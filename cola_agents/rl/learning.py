@@ -15,6 +15,7 @@ from cola_agents.rl.callbacks import Callback, Progress, Watch
 from cola_agents.rl.saving import check_free, holds_agent, saved_path
 from cola_agents.rl.update import Record
 from cola_agents.rl.workers import RolloutWorkers
+from cola_envs.checks import check_count
 
 
 class Learner(Protocol):
@@ -54,16 +55,20 @@ class Run:
     def checked(
         cls, total_timesteps: int, log_interval: int, save_every: int | None, save_to: str | Path | None
     ) -> Run:
-        """Build from the arguments of ``learn``; raise ValueError for one out of range."""
-        if total_timesteps < 1 or log_interval < 1:
-            raise ValueError(
-                f"total_timesteps must be at least 1, got {total_timesteps}, and log_interval too, "
-                f"got {log_interval}"
-            )
-        if save_every is not None and (save_to is None or save_every < 1):
-            raise ValueError(f"save_every={save_every} must be at least 1 and needs save_to=, a folder")
+        """Build from the arguments of ``learn``; raise ValueError for one that is not allowed."""
+        total_timesteps = _whole("total_timesteps", total_timesteps)
+        log_interval = _whole("log_interval", log_interval)
+        if save_every is not None:
+            save_every = _whole("save_every", save_every)
+            if save_to is None:
+                raise ValueError(f"save_every={save_every} needs save_to=, a folder")
         folder = None if save_to is None else saved_path(save_to)
         return cls(total_timesteps, log_interval, save_every, folder)
+
+
+def _whole(name: str, value: object) -> int:
+    """A count of at least 1 as an int; people also write 1e5."""
+    return check_count(name, int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 @contextmanager
