@@ -157,16 +157,29 @@ def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None, 
     """Load a saved agent.
 
     Args:
-        env_kwargs: of the command; a ``task`` in them, which no file holds, is passed to the agent.
+        env_kwargs: of the command; those in them that the folder could not hold (a ``task``) are passed to
+            the agent.
         algo: the value of ``--algo``.
         loading: ``device``, ``dtype`` where they replace the agent's own.
+
+    Raises:
+        ValueError: where the command gives some of what the folder could not hold, but not all.
     """
     from cola_agents.evaluation.run import load_agent
+    from cola_agents.rl.restoring import not_saved
     from cola_agents.rl.saving import read_description, saved_path
 
     saved = read_description(saved_path(folder))
     named_task(saved["env_id"], ())  # whose module may be in the working directory
     changed: JsonObject = dict(loading)
-    if "task" in env_kwargs:
-        changed["env_kwargs"] = {**saved["env_kwargs"], "task": env_kwargs["task"]}
+    left_out = not_saved(saved)
+    given = {name: env_kwargs[name] for name in left_out if name in env_kwargs}
+    missing = [name for name in left_out if name not in given]
+    if given and missing:
+        raise ValueError(
+            f"{folder} was trained with {', '.join(missing)} too, which could not be saved: give it as --env "
+            f"{missing[0]}=..., or load the agent in Python, load_agent(folder, env_kwargs=...)"
+        )
+    if given:
+        changed["env_kwargs"] = {**saved["env_kwargs"], **given}
     return load_agent(folder, algorithm=algorithm_class(algo) if algo else None, **changed)

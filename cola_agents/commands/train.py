@@ -194,6 +194,8 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, algo: str | None, qu
         the exit status: 130 after Ctrl-C and 143 after SIGTERM, with the agent saved; 1 for a loss that is
         not finite.
     """
+    from stable_baselines3.common.logger import Logger
+
     from cola_agents.rl.logs import make_logger
     from cola_envs.shown import shown
 
@@ -201,8 +203,8 @@ def go_on(agent: Agent, out: Path, settings: JsonObject, *, algo: str | None, qu
     flags = "".join(f"{flag} {name} " for flag, name in custom.items() if isinstance(name, str))
     learns = agent.num_timesteps < settings["timesteps"]
     alone = first_process()  # of several processes, that which writes and prints
-    formats = [name for name in settings["log"] if learns and alone and not (quiet and name == "stdout")]
-    logger = make_logger(out / "logs", formats)
+    formats = [name for name in settings["log"] if learns and not (quiet and name == "stdout")]
+    logger = make_logger(out / "logs", formats) if alone else Logger(None, [])
     agent.set_logger(logger)
     try:
         before = agent.evaluate(1) if learns else None

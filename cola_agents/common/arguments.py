@@ -28,6 +28,23 @@ ALIASES = {
     "n_envs": "num_envs",
     "max_grad": "max_grad_norm",
 }
+#: Arguments of an agent beside its options; in ``env_kwargs`` they are in the wrong place.
+AGENT_ARGUMENTS = (
+    "env_id",
+    "num_envs",
+    "seed",
+    "model",
+    "tokenizer",
+    "device",
+    "dtype",
+    "env_kwargs",
+    "verbose",
+    "tensorboard_log",
+)
+#: Those of them that environments of ``gym.make`` take too, and an agent takes once for all of its own.
+_LOADING = ("model", "tokenizer", "device", "dtype")
+#: Parameters of ``gym.make_vec`` itself: how it makes an environment, which agents decide.
+_MAKING = set(inspect.signature(gym.make_vec).parameters) - {"kwargs"}
 
 
 def environment_arguments(
@@ -72,19 +89,47 @@ def unknown_option(name: str, value: object, options: Sequence[str], algorithm: 
             f"env_kwargs={{{name!r}: {value!r}}} (on the command line --env {name}={value})"
         )
     message = f"unknown option {name!r}: {algorithm} takes {', '.join(options)}"
-    close = [ALIASES[name]] if name in ALIASES else difflib.get_close_matches(name, options, n=1)
+    known = [*options, *AGENT_ARGUMENTS]
+    if name in ALIASES:
+        close = [ALIASES[name]] if ALIASES[name] in known else []
+    else:
+        close = difflib.get_close_matches(name, known, n=1)
     return f"{message}. Did you mean {close[0]!r}?" if close else message
 
 
-def check_no_option(env_kwargs: JsonObject, options: Sequence[str], algorithm: str, env_id: str) -> None:
-    """Raise TypeError for an option of the algorithm among the arguments of the environment."""
-    arguments = environment_names(env_id)
-    for name, value in env_kwargs.items():
-        if name in options and name not in arguments:
+def check_env_kwargs(env_kwargs: JsonObject, options: Sequence[str], algorithm: str, env_id: str) -> None:
+    """Raise TypeError for an argument or option of an agent among the arguments of its environment.
+
+    Args:
+        options: the names of the algorithm's options.
+        algorithm: its name.
+        env_id: the id of the environment.
+    """
+    of_environment = environment_names(env_id) - set(_LOADING)
+    for name in sorted(env_kwargs.keys() - of_environment):
+        value = env_kwargs[name]
+        if name in AGENT_ARGUMENTS:
+            flag = f"--{name.replace('_', '-')} {value}"
+            raise TypeError(
+                f"env_kwargs has {name!r}, which is an argument of {algorithm} itself: give it as "
+                f"{algorithm}(..., {name}={value!r})"
+                + (f" (on the command line {flag})" if name in (*_LOADING, "num_envs", "seed") else "")
+            )
+        if name in options:
             raise TypeError(
                 f"env_kwargs has {name!r}, which is an option of {algorithm}: give it as {name}={value!r} "
                 f"(on the command line --set {name}={value})"
             )
+        check_not_making(name)
+
+
+def check_not_making(name: str) -> None:
+    """Raise TypeError for a parameter of ``gym.make_vec`` itself."""
+    if name in _MAKING:
+        raise TypeError(
+            f"env_kwargs has {name!r}, which is no argument of an environment but of gym.make_vec, and whole "
+            "episodes are played here, in rows that step together: leave it out"
+        )
 
 
 def environment_names(env_id: object) -> set[str]:

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 import cola_envs  # noqa: F401 (registers the ids)
-from cola_agents.common.arguments import check_no_option, unknown_option
+from cola_agents.common.arguments import check_env_kwargs, unknown_option
 from cola_agents.common.interrupts import hold_interrupts
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone
@@ -37,7 +37,7 @@ from cola_agents.rl.logs import default_logger, write_record
 from cola_agents.rl.losses import adapted_kl_coef, reinforce_objective, rewards_to_go, whiten
 from cola_agents.rl.optimiser import Adam32, tensors_of
 from cola_agents.rl.options import AgentOptions, listed
-from cola_agents.rl.playing import PlayingMixin
+from cola_agents.rl.playing import PlayingMixin, level_of
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.records import Idle, batch_figures
 from cola_agents.rl.restoring import SavingMixin
@@ -45,8 +45,8 @@ from cola_agents.rl.rollout import Rollout, collect
 from cola_agents.rl.saver import Saver
 from cola_agents.rl.update import Batch, Record, improve, shuffled
 from cola_agents.rl.workers import RolloutWorkers, text_of
-from cola_envs.backbone import Level
-from cola_envs.build import repeatable, resolve, spec_of
+from cola_envs.build import repeatable, resolve
+from cola_envs.checks import check_count
 from cola_envs.episodes import Episodes
 from cola_envs.order import check_prompts, order_of
 
@@ -82,7 +82,8 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         watch, progress: the callback and the progress bar of ``learn``, while it runs.
 
     Raises:
-        TypeError: for an unknown option.
+        TypeError: for an unknown option, or an argument or option of the agent in ``env_kwargs``.
+        ValueError: for an option, a seed or a number of rows that is not allowed.
         gymnasium.error.Error: for an unknown id.
     """
 
@@ -111,17 +112,17 @@ class Agent(PlayingMixin, SavingMixin, ABC):
     ) -> None:
         names = [field.name for field in dataclasses.fields(self.options_class)]
         taker = type(self).__name__
-        level = _level_of(env_id, taker)
+        level = level_of(env_id, taker)
         for name in sorted(set(options) - set(names)):
             raise TypeError(unknown_option(name, options[name], names, taker, env_id))
-        check_no_option(env_kwargs or {}, names, taker, env_id)
+        check_env_kwargs(env_kwargs or {}, names, taker, env_id)
         self.options = self.options_class(**options)
+        self.seed = check_count("seed", seed, 0)
+        self.num_envs = check_count("num_envs", num_envs)
         self.workers = RolloutWorkers()
         self.begin()
         self.env_id = env_id
         self.env_kwargs = repeatable(dict(env_kwargs or {}))
-        self.seed = seed
-        self.num_envs = num_envs
         first = self.workers.rank == 0
         self.verbose = verbose if first else 0
         self.tensorboard_log = tensorboard_log if first else None
@@ -141,7 +142,7 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         self._frozen: PolicyBackbone = frozen
         self.backbone, self.policy = self.make_policy(frozen)
         self.actor = self.policy.actor
-        self.episodes: Episodes = self._episodes(env_id, num_envs, self.env_kwargs)
+        self.episodes: Episodes = self._episodes(env_id, self.num_envs, self.env_kwargs)
         lr, warmup = (1e-3, 0) if level == "latent" else (3e-4, 10)
         if self.options.warmup is not None:
             warmup = self.options.warmup
@@ -150,7 +151,7 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         self._logger_is_own = False
         self._started = (0, time.perf_counter())
         self._env: AgentVecEnv | None = None
-        self._predictions = np.random.default_rng([seed, 4])
+        self._predictions = np.random.default_rng([self.seed, 4])
         self._saver = Saver()
 
     def begin(self) -> None:
@@ -194,9 +195,13 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         return self._frozen.fingerprint
 
     def close(self) -> None:
-        """Close the environments and leave the other processes; the agent can still be saved."""
+        """Close the environments and the agent's own logger, and leave the other processes.
+
+        The agent can still be saved. A logger of :meth:`set_logger` is left to its owner.
+        """
         self.workers.close()
         self.episodes.close()
+        self._close_log()
         if self._env is not None:
             self._env.close()
 
@@ -350,13 +355,23 @@ class Agent(PlayingMixin, SavingMixin, ABC):
             self.actor,
             self.optimiser,
             batch,
-            self.loss,
+            self._loss_with_kl,
             shuffled(len(batch.rollout), o.minibatch, o.passes, generator),
             micro_batch=o.micro_batch,
             max_grad_norm=o.max_grad_norm,
             workers=self.workers,
         )
         return {"skipped": [0.0], **figures}
+
+    def _loss_with_kl(self, part: Batch) -> tuple[Tensor, Record]:
+        """:meth:`loss`; TypeError where ``kl_target`` needs a KL that neither it nor the batch has."""
+        loss, figures = self.loss(part)
+        if self.options.kl_target is not None and "kl" not in {**part.figures, **figures}:
+            raise TypeError(
+                f"kl_target adapts kl_coef to an update's figure 'kl', and the loss of {type(self).__name__} "
+                "has none: make it by self.policy.regularised(...), or leave kl_target out"
+            )
+        return loss, figures
 
     def _meet(self) -> None:
         """Check that all processes have the same agent.
@@ -386,9 +401,8 @@ class Agent(PlayingMixin, SavingMixin, ABC):
     def _record(self, batch: Batch, started: float, figures: dict[str, list[float]]) -> Record:
         """Count a finished update, append its record to the history, and adapt ``kl_coef``."""
         cpu_s = sum(self.workers.exchange(time.process_time() - started))
-        self.num_updates += 1
         record = {
-            "update": self.num_updates,
+            "update": self.num_updates + 1,
             "timesteps": self.num_timesteps,
             "episodes": self.num_episodes,
             **batch_figures(batch),
@@ -397,10 +411,11 @@ class Agent(PlayingMixin, SavingMixin, ABC):
             "cpu_s": cpu_s,
         }
         o = self.options
-        if o.kl_target is not None:
+        if o.kl_target is not None and "kl" in record:  # an update without a gradient step has none
             self.kl_coef = adapted_kl_coef(self.kl_coef, record["kl"], o.kl_target, o.kl_gain)
         self.sample = batch.rollout.infos[0].get("text")
         self.history.append(record)
+        self.num_updates += 1
         self._finished = self.num_timesteps, self.num_episodes
         self._finished_steps = self.optimiser.steps
         return record
@@ -468,13 +483,21 @@ class Agent(PlayingMixin, SavingMixin, ABC):
 
     def _begin_log(self, name: str, again: bool) -> None:
         """Start the log of a call of ``learn``; ``again`` continues in the last TensorBoard folder."""
-        if self._logger is None or self._logger_is_own:
+        self._close_log()
+        if self._logger is None:
             self._logger = default_logger(self.verbose, self.tensorboard_log, name, again=again)
             self._logger_is_own = True
         self._started = (self.num_timesteps, time.perf_counter())
 
+    def _close_log(self) -> None:
+        """Close the logger, with its threads and files, unless it was set."""
+        if self._logger is not None and self._logger_is_own:
+            self._logger.close()
+            self._logger = None
+
     def set_logger(self, logger: Logger) -> None:
         """Log to a logger of Stable-Baselines3, such as :func:`cola_agents.rl.logs.make_logger` makes."""
+        self._close_log()
         self._logger, self._logger_is_own = logger, False
 
     def dump_logs(self) -> None:
@@ -484,16 +507,3 @@ class Agent(PlayingMixin, SavingMixin, ABC):
             elapsed = max(time.perf_counter() - since, 1e-9)
             speed = {"time/fps": (self.num_timesteps - taken) / elapsed, "time/time_elapsed": elapsed}
             write_record(self.logger, self.history[-1], self.sample, speed)
-
-
-def _level_of(env_id: str, taker: str) -> Level:
-    """The action level of an environment id."""
-    if not isinstance(env_id, str):
-        raise TypeError(
-            f"{taker} takes the id of an environment, got {env_id!r}; a task of yours is an argument of it: "
-            f'{taker}("CoLA-Text-v0", env_kwargs={{"task": MyTask}})'
-        )
-    level: Level | None = spec_of(env_id).kwargs.get("actions")
-    if level is None:
-        raise ValueError(f"{env_id} is not one of the CoLA environments: it has no action level")
-    return level

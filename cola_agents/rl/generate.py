@@ -138,9 +138,11 @@ def generate(
         OSError: if the file cannot be written (a full disk, say); whole problems in it stay whole.
     """
     problems, n = check_count("problems", problems), check_count("n", n)
-    seed, temperature = check_count("seed", seed, 0), check_number("temperature", temperature, 0.0)
+    num_envs, seed = check_count("num_envs", num_envs), check_count("seed", seed, 0)
+    temperature, top_p = check_number("temperature", temperature, 0.0), check_number("top_p", top_p)
+    top_k = None if top_k is None else check_count("top_k", top_k)
     drawing: Drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    distribution(torch.zeros(1), **drawing)  # refuses what cannot be drawn with before there is a file
+    distribution(torch.zeros(1), **drawing)  # whose check comes before anything is loaded
     if not (policy is None or callable(policy) or hasattr(policy, "attach")):
         raise TypeError(
             f"policy must be None, a policy or a function of a session and rows, got {policy!r:.80}"
@@ -255,7 +257,7 @@ def _others(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     The model and its tokenizer are told by the fingerprint.
     """
     digests = {
-        key: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        key: hashlib.sha256(json.dumps(value, sort_keys=True, default=_as_data).encode()).hexdigest()[:16]
         for key, value in env_kwargs.items()
         if key not in ("model", "tokenizer") and not _plain(value) and _jsonable(value)
     }
@@ -263,12 +265,17 @@ def _others(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _jsonable(value: Any) -> bool:
-    """Whether a setting is data: paths, lists and dicts of plain values."""
+    """Whether a setting is data: paths, arrays, lists and dicts of plain values."""
     if isinstance(value, Mapping):
         return all(_jsonable(item) for item in value.values())
     if isinstance(value, (list, tuple)):
         return all(_jsonable(item) for item in value)
-    return _plain(value) or isinstance(value, Path)
+    return _plain(value) or isinstance(value, (Path, np.generic, np.ndarray))
+
+
+def _as_data(value: Any) -> Any:
+    """A path as text, and NumPy's numbers as Python's, for a digest."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
 
 
 def _plain(value: Any) -> bool:

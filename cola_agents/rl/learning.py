@@ -15,6 +15,7 @@ from cola_agents.rl.callbacks import Callback, Progress, Watch
 from cola_agents.rl.saving import check_free, holds_agent, saved_path
 from cola_agents.rl.update import Record
 from cola_agents.rl.workers import RolloutWorkers
+from cola_envs.checks import check_count
 
 
 class Learner(Protocol):
@@ -54,16 +55,20 @@ class Run:
     def checked(
         cls, total_timesteps: int, log_interval: int, save_every: int | None, save_to: str | Path | None
     ) -> Run:
-        """Build from the arguments of ``learn``; raise ValueError for one out of range."""
-        if total_timesteps < 1 or log_interval < 1:
-            raise ValueError(
-                f"total_timesteps must be at least 1, got {total_timesteps}, and log_interval too, "
-                f"got {log_interval}"
-            )
-        if save_every is not None and (save_to is None or save_every < 1):
-            raise ValueError(f"save_every={save_every} must be at least 1 and needs save_to=, a folder")
+        """Build from the arguments of ``learn``; raise ValueError for one that is not allowed."""
+        total_timesteps = _whole("total_timesteps", total_timesteps)
+        log_interval = _whole("log_interval", log_interval)
+        if save_every is not None:
+            save_every = _whole("save_every", save_every)
+            if save_to is None:
+                raise ValueError(f"save_every={save_every} needs save_to=, a folder")
         folder = None if save_to is None else saved_path(save_to)
         return cls(total_timesteps, log_interval, save_every, folder)
+
+
+def _whole(name: str, value: object) -> int:
+    """A count of at least 1 as an int; people also write 1e5."""
+    return check_count(name, int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 @contextmanager
@@ -71,13 +76,17 @@ def writing(folder: Path | None, first: bool) -> Iterator[None]:
     """A block in which no other process may write ``folder``, and SIGTERM acts as Ctrl-C.
 
     Args:
-        first: whether this is the process that writes.
+        first: whether this is the process that writes, which alone looks at the folder.
+
+    Raises:
+        FileExistsError, InUseError: in the first process, for a folder that cannot be written.
     """
     if folder is None:
         yield
         return
     with one_writer(folder) if first else nullcontext(), sigterm_as_interrupt():
-        check_free(folder)
+        if first:  # the others must not judge a folder that is being written
+            check_free(folder)
         yield
 
 
@@ -85,8 +94,8 @@ def writing(folder: Path | None, first: bool) -> Iterator[None]:
 def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool) -> Iterator[AfterUpdate]:
     """A block of updates with callbacks and a progress bar; at its end the agent is saved.
 
-    If a callback stops learning, the block ends without an error. After Ctrl-C or SIGTERM the agent is saved
-    too, and the interrupt is raised again.
+    If a callback stops learning, the block ends without an error. After Ctrl-C or SIGTERM, in the last save
+    too, the agent is saved, its last update is logged, and the interrupt is raised again.
 
     Args:
         name: the run's name, for callbacks.
@@ -98,26 +107,27 @@ def watched(agent: Learner, run: Run, callback: Callback, name: str, shown: bool
     first = agent.workers.rank == 0
     target = agent.num_timesteps + run.total_timesteps
     variables = {"self": agent, "total_timesteps": target, "tb_log_name": name}
+    after_update = AfterUpdate(agent, run, target)
     try:
         with Progress(agent.num_timesteps, target, shown and first) as agent.progress:
             agent.watch = Watch(callback if first else None, agent, variables)
-            after_update = AfterUpdate(agent, run, target, agent.progress)
             with agent.watch.stopping():
                 yield after_update
             after_update.log_last()
             agent.workers.begin()  # all processes know that a callback stopped, and continue
             agent.watch.callback.on_training_end()
+        if run.folder is not None and after_update.saved_update != agent.num_updates:
+            agent.save(run.folder)
     except KeyboardInterrupt as stopped:
         try:
             agent.workers.fail(stopped)
         finally:  # another Ctrl-C may have come during the wait for the other processes
             if run.folder is not None:
                 _save_stopped(agent, run.folder)
+            after_update.log_last()
         raise
     finally:
         agent.watch = agent.progress = None
-    if run.folder is not None and after_update.saved_update != agent.num_updates:
-        agent.save(run.folder)
 
 
 class AfterUpdate:
@@ -128,8 +138,8 @@ class AfterUpdate:
         saved_update: the number of updates at the last periodic save; None without one.
     """
 
-    def __init__(self, agent: Learner, run: Run, target: int, progress: Progress) -> None:
-        self._agent, self._run, self._progress = agent, run, progress
+    def __init__(self, agent: Learner, run: Run, target: int) -> None:
+        self._agent, self._run = agent, run
         self.target = target
         self._first, self._saved = agent.num_updates, agent.num_timesteps
         self._logged = agent.num_updates
@@ -137,7 +147,8 @@ class AfterUpdate:
 
     def __call__(self, record: Record) -> None:
         agent, run = self._agent, self._run
-        self._progress.show(agent.num_timesteps, record)
+        if agent.progress:
+            agent.progress.show(agent.num_timesteps, record)
         done = agent.num_updates - self._first
         if done == 1 or done % run.log_interval == 0:
             self._log()
@@ -151,7 +162,7 @@ class AfterUpdate:
                 warnings.warn(f"not saved to {folder}, learning continues: {error}", stacklevel=3)
 
     def log_last(self) -> None:
-        """Log the last update if the interval left it out."""
+        """Log the last update if the interval, or an interrupt, left it out."""
         if self._agent.num_updates != self._logged:
             self._log()
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
+
 from cola_agents.model.sampling import Drawing
 
 
@@ -67,7 +69,10 @@ class AgentOptions:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), hints[field.name])
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):  # as Python's number, which JSON holds
+                object.__setattr__(self, field.name, value := value.item())
+            _check_type(field.name, value, hints[field.name])
         self._at_least(1, "minibatch", "micro_batch", "lora_rank", "top_k")
         self._positive("lr", "temperature", "top_p", "kl_target", "kl_gain", "max_grad_norm", "lora_alpha")
         if self.kl_gain >= 5:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from cola_agents.common.arguments import environment_arguments
+from cola_agents.common.arguments import check_env_kwargs, environment_arguments
 from cola_agents.decoding.contract import PolicyBackbone
 from cola_agents.model.sampling import Drawing
 from cola_agents.rl.acting import AgentVecEnv, PolicyFor, actions_for
@@ -16,7 +17,9 @@ from cola_agents.rl.options import AgentOptions
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.rollout import Rollout, collect
 from cola_agents.rl.rows import make_rows
+from cola_envs.backbone import Level
 from cola_envs.build import evaluation_split, spec_of
+from cola_envs.checks import check_count
 from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
 from cola_envs.vector import CoLAVectorEnv
@@ -66,9 +69,10 @@ class PlayingMixin:
             env_kwargs: further arguments of the environment; on the agent's own task they override the
                 agent's.
         """
+        num_envs = check_count("num_envs", self.num_envs if num_envs is None else num_envs)
         arguments = environment_arguments(env_kwargs, direct, "vec_env")
         chosen, kwargs = self._evaluation(env_id, split, arguments)
-        return self._vec_env(chosen, num_envs or self.num_envs, kwargs)
+        return self._vec_env(chosen, num_envs, kwargs)
 
     def _vec_env(self, env_id: str, num_envs: int, kwargs: dict[str, Any]) -> AgentVecEnv:
         return AgentVecEnv(self.actor, self.backbone, lambda: self.num_updates, env_id, num_envs, **kwargs)
@@ -153,6 +157,7 @@ class PlayingMixin:
                 whose problems come in order the first ones are played.
             env_kwargs: further arguments, over the agent's own on its own task.
         """
+        num_episodes, seed = check_count("num_episodes", num_episodes), check_count("seed", seed, 0)
         arguments = environment_arguments(env_kwargs, direct, "evaluate")
         chosen, kwargs = self._evaluation(env_id, split, arguments)
         episodes = self._episodes(chosen, min(num_episodes, max(64, self.num_envs)), kwargs)
@@ -173,11 +178,48 @@ class PlayingMixin:
     def _evaluation(
         self, env_id: str | None, split: str | None, env_kwargs: dict[str, Any]
     ) -> tuple[str, dict[str, Any]]:
-        """The id of the environment to evaluate on, and its arguments."""
+        """The id of the environment to evaluate on, and its arguments.
+
+        Raises:
+            TypeError: for an argument or option of the agent among those of the environment.
+            ValueError: for an id of another package, or of the other action level.
+        """
         chosen = env_id or self.env_id
+        taker = type(self).__name__
+        level, own = level_of(chosen, taker), level_of(self.env_id, taker)
+        if level != own:
+            raise ValueError(
+                f"{chosen} acts at {level} level and this agent, of {self.env_id}, at {own} level: give the "
+                f"id {'with' if own == 'token' else 'without'} -Token"
+            )
+        check_env_kwargs(
+            env_kwargs, [field.name for field in dataclasses.fields(self.options)], taker, chosen
+        )
         kwargs = {**self.kwargs_on(chosen), **env_kwargs}
         split = split or env_kwargs.get("split") or evaluation_split(spec_of(chosen).kwargs["builder"])
         return chosen, {**kwargs, "split": split}
 
     def _episodes(self, env_id: str, num_rows: int, kwargs: dict[str, Any]) -> Episodes:
         return make_rows(env_id, num_rows, model=self.backbone, **kwargs).episodes
+
+
+def level_of(env_id: str, taker: str) -> Level:
+    """The action level of an environment id.
+
+    Args:
+        env_id: the id.
+        taker: the name of the agent's class, for the error messages.
+
+    Raises:
+        TypeError: for something other than an id.
+        ValueError: for an id of another package.
+    """
+    if not isinstance(env_id, str):
+        raise TypeError(
+            f"{taker} takes the id of an environment, got {env_id!r}; a task of yours is an argument of it: "
+            f'{taker}("CoLA-Text-v0", env_kwargs={{"task": MyTask}})'
+        )
+    level: Level | None = spec_of(env_id).kwargs.get("actions")
+    if level is None:
+        raise ValueError(f"{env_id} is not one of the CoLA environments: it has no action level")
+    return level

@@ -59,11 +59,11 @@ def _differing(held: dict[str, Any], new: dict[str, Any]) -> list[str]:
 class Recording:
     """A file of recorded episodes, new or resumed after its last whole problem.
 
-    An existing file is unchanged until the first :meth:`append`, which truncates it after the last whole
-    problem; the later episodes have been played again by then.
+    Nothing is written before the first :meth:`append`. It creates a file that is absent or empty, and
+    truncates any other after its last whole problem; the later episodes have been played again by then.
 
     Args:
-        path: ``.jsonl`` or ``.jsonl.gz``; created with its first line where it is absent or empty.
+        path: ``.jsonl`` or ``.jsonl.gz``.
         about: the first line, without provenance.
         n: episodes of each problem.
 
@@ -79,11 +79,12 @@ class Recording:
         self._path, self._n = path, n
         self.done = self._won = self._solved = self._failed = 0
         self._reward = 0.0
-        if not path.exists() or not path.stat().st_size:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, jsonl.encoded(path, [{**about, "provenance": provenance()}]))
+        about = json.loads(json.dumps(about))
+        is_new = not path.exists() or not path.stat().st_size
+        #: The first line, until it is written; None where the file has one.
+        self._header = {**about, "provenance": provenance()} if is_new else None
         #: The last line of the last whole problem; None once the file was truncated after it.
-        self._last: jsonl.Line | None = self._scan(json.loads(json.dumps(about)))
+        self._last: jsonl.Line | None = None if is_new else self._scan(about)
 
     def _scan(self, about: dict[str, Any]) -> jsonl.Line:
         """Count the file's episodes; return the last line of its last whole problem."""
@@ -124,6 +125,10 @@ class Recording:
         Raises:
             OSError: where they cannot be written; earlier problems stay whole.
         """
+        if self._header is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._path, jsonl.encoded(self._path, [self._header]))
+            self._header = None
         if self._last is not None:
             if self._last.end is None:
                 write_whole(self._path, jsonl.repacked(self._path, self._last.number))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from cola_agents.rl.optimiser import Adam32
 from cola_agents.rl.options import AgentOptions
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.saver import Saver
-from cola_agents.rl.saving import SavedAgent, is_json, read_saved, saved_path
+from cola_agents.rl.saving import SavedAgent, as_json, read_saved, saved_path
 from cola_agents.rl.update import Record
 from cola_agents.rl.workers import RolloutWorkers
 from cola_envs.episodes import Episodes
@@ -63,6 +64,9 @@ class SavingMixin:
         update that is all of them). In the middle of a rollout the agent is saved as of the last finished
         update; the loaded agent plays the rollout again.
 
+        Environment arguments are saved as JSON: tuples are loaded as lists, paths as text. A task, and what
+        JSON does not hold, is left out, the latter with a warning; :meth:`load` must be given it again.
+
         Of several processes the first one writes, and the others do not wait for it. Before they load the
         agent, all of them must make an update or call ``agent.workers.exchange(None)``. :meth:`learn` with
         ``save_to`` returns when the agent is written.
@@ -87,6 +91,14 @@ class SavingMixin:
             trained, unchanged = self.actor.trained(), self._unchanged()
             weights = {name: p.detach().contiguous() for name, p in trained.items() if name not in unchanged}
             description = {**self._description(), "unchanged": sorted(unchanged)}
+            left_out = [name for name in description["env_kwargs_not_saved"] if name not in CODE]
+            if left_out:
+                warnings.warn(
+                    f"the environment's {', '.join(left_out)} cannot be saved, since JSON does not hold it: "
+                    "give env_kwargs= again to load the agent; numbers, texts, paths, and lists and dicts of "
+                    "them are saved",
+                    stacklevel=2,
+                )
             self._saver.write(path, description, weights, self.optimiser.state_dict(), self.history)
         return path
 
@@ -108,8 +120,17 @@ class SavingMixin:
         reference = self.policy.reference
         return {} if reference is None else {name: p.detach() for name, p in reference.named_parameters()}
 
+    def _named_kwargs(self) -> dict[str, Any]:
+        """The environment arguments that can be saved, as they are read again."""
+        named = {}
+        for key, value in self.env_kwargs.items():
+            with suppress(TypeError):
+                if key not in CODE:
+                    named[key] = as_json(value)
+        return named
+
     def _description(self) -> dict[str, Any]:
-        named = {key: value for key, value in self.env_kwargs.items() if key not in CODE and is_json(value)}
+        named = self._named_kwargs()
         timesteps, episodes = self._finished
         return {
             "agent": type(self).__name__,
@@ -215,11 +236,17 @@ def saved_arguments(read: SavedAgent, name: str, changed: dict[str, Any]) -> dic
     path, saved = read.path, read.description
     if saved["agent"] != name:
         raise ValueError(f"{path} holds a {saved['agent']}: load it with {saved['agent']}.load")
-    not_saved = saved["env_kwargs_not_saved"] + [key for key in saved["env_kwargs"] if key in CODE]
-    if not_saved and "env_kwargs" not in changed:
+    left_out = not_saved(saved)
+    if left_out and "env_kwargs" not in changed:
+        flags = ["--task module:Class" if name == "task" else f"--env {name}=..." for name in left_out]
         raise ValueError(
-            f"{path} was trained with {', '.join(not_saved)}, which could not be saved: pass env_kwargs= "
-            "again (on the command line --task module:Class, for a task of your own)"
+            f"{path} was trained with {', '.join(left_out)}, which could not be saved: pass env_kwargs= "
+            f"again (on the command line {' '.join(flags)})"
         )
     kept = ("env_id", "num_envs", "seed", "model", "tokenizer", "device", "dtype", "env_kwargs")
     return {**{key: saved[key] for key in kept}, **saved["options"], **changed}
+
+
+def not_saved(description: dict[str, Any]) -> list[str]:
+    """The environment arguments of a saved agent that must be given again, by name."""
+    return [*description["env_kwargs_not_saved"], *(key for key in description["env_kwargs"] if key in CODE)]

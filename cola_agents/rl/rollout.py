@@ -20,6 +20,7 @@ from cola_agents.decoding.session import Rows
 from cola_agents.decoding.static import DeviceAct, Draw
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.sampling import sample
+from cola_envs.checks import check_seeds
 from cola_envs.episodes import Episodes
 from cola_envs.order import check_prompts
 from cola_envs.spaces import reach
@@ -243,8 +244,8 @@ def collect(
             ``l`` length). An error that it raises ends the collection.
 
     Raises:
-        ValueError: for an empty ``seeds``, for another number of problem seeds, or for a task that gives two
-            prompts for one problem seed.
+        ValueError: for an empty ``seeds``, a seed that is no integer >= 0, another number of problem seeds,
+            or a task that gives two prompts for one problem seed.
         FloatingPointError: for policy logits that are not finite, naming row, step and token.
     """
     if not isinstance(episodes, Episodes):
@@ -254,9 +255,10 @@ def collect(
         )
     if seeds is None:
         seeds = np.random.default_rng().integers(2**53, size=episodes.num_rows).tolist()
+    seeds = check_seeds("seeds", seeds, len(seeds))
     given: list[int | None] = [None] * len(seeds)
     if problem_seeds is not None:
-        given = [int(seed) for seed in problem_seeds]
+        given = [*check_seeds("problem_seeds", problem_seeds, len(problem_seeds))]
     if len(given) != len(seeds) or not len(seeds):
         raise ValueError(
             f"collect got {len(seeds)} seeds and {len(given)} problem seeds: give one seed an episode, at "
@@ -269,7 +271,7 @@ def collect(
     episodes.cut(range(episodes.num_rows))
     act = attach(policy, episodes)
     draw = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
-    played = _Played(episodes, session, [int(seed) for seed in seeds], given)
+    played = _Played(episodes, session, seeds, given)
     # The new tokens of all rows, first prompts too, share the forward pass of the next step's actions.
     try:
         with session.deferred() if isinstance(session, Rows) else nullcontext():

@@ -7,16 +7,24 @@ from typing import Any
 import gymnasium as gym
 
 import cola_envs  # noqa: F401 (registers the ids)
+from cola_agents.common.arguments import check_not_making
 from cola_envs.vector import CoLAVectorEnv
 
 
-def make_rows(env_id: str, num_rows: int, **kwargs: Any) -> CoLAVectorEnv:
-    """An environment of ``gym.make_vec``, whose ``.episodes`` are played directly; arguments as there.
+def make_rows(env_id: str, num_rows: int, /, **kwargs: Any) -> CoLAVectorEnv:
+    """An environment of ``gym.make_vec``, whose ``.episodes`` are played directly.
+
+    Args:
+        env_id: a registered id.
+        num_rows: number of rows.
+        kwargs: arguments of the environment.
 
     Raises:
-        TypeError: for an id of another package, or a ``max_episode_steps``: only the vector environment
-            counts steps, its Episodes do not.
+        TypeError: for an id of another package, for a parameter of ``gym.make_vec`` itself, or for a
+            ``max_episode_steps``: only the vector environment counts steps, its Episodes do not.
     """
+    for name in kwargs:
+        check_not_making(name)
     made = gym.make_vec(env_id, num_envs=num_rows, **kwargs).unwrapped
     if not isinstance(made, CoLAVectorEnv):
         raise TypeError(f"{env_id} is not one of the CoLA environments")

@@ -8,14 +8,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -297,9 +297,20 @@ def _inside(path: Path, name: str) -> Path:
     return file
 
 
-def is_json(value: Any) -> bool:
-    """Whether a value survives being written as JSON and read again."""
-    try:
-        return bool(json.loads(json.dumps(value)) == value)
-    except (TypeError, ValueError):
-        return False
+def as_json(value: Any) -> Any:
+    """A value as it is read again from JSON: tuples and arrays as lists, paths as text, plain numbers.
+
+    Raises:
+        TypeError: for a value that JSON does not hold.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, (list, tuple, range, np.ndarray)):
+        return [as_json(one) for one in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {str(key): as_json(one) for key, one in value.items()}
+    if value is None or (isinstance(value, (bool, int, float, str)) and value == value):  # NaN differs
+        return value
+    raise TypeError(f"JSON does not hold {value!r:.80}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -22,6 +24,7 @@ from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.ppo import PPO
 from cola_agents.rl.remax import ReMax
 from cola_agents.rl.rloo import RLOO
+from cola_agents.rl.saving import as_json
 from cola_envs import Turn
 from tests import tiny
 
@@ -727,6 +730,64 @@ def test_arguments_that_were_not_saved_must_be_given_again(models, tmp_path):
     described = json.loads((tmp_path / "run" / "agent.json").read_text())
     assert described["env_kwargs"] == {"max_tokens": 3}
     with pytest.raises(ValueError, match="task, which could not be saved"):
+        PPO.load(tmp_path / "run", model=models["latent"], tokenizer=models["tokenizer"])
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ((1, 2), [1, 2]),
+        (range(1, 3), [1, 2]),
+        (np.array([1, 2]), [1, 2]),
+        ([np.int64(1), (2,)], [1, [2]]),
+        (np.int64(8), 8),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.str_("sum"), "sum"),
+        (Path("p.jsonl"), "p.jsonl"),
+        ({"a": (Path("p"), None)}, {"a": ["p", None]}),
+        (MappingProxyType({"a": 1.5}), {"a": 1.5}),
+    ],
+)
+def test_a_value_as_json_is_what_is_read_again(given, read):
+    plain = as_json(given)
+    assert plain == json.loads(json.dumps(plain)) == read
+    assert type(plain) is type(read)
+
+
+@pytest.mark.parametrize("given", [{1, 2}, {1: 2}, float("nan"), [object()], b"a", np.longdouble(1), 1j])
+def test_a_value_that_json_does_not_hold_is_refused(given):
+    with pytest.raises(TypeError, match="JSON does not hold"):
+        as_json(given)
+
+
+def test_an_agent_whose_environment_has_tuples_paths_and_numbers_of_numpy_loads(models, tmp_path):
+    problems = tmp_path / "p.jsonl"
+    problems.write_text(
+        "".join(f'{{"problem": "{i}+1?", "answer": "{i + 1}", "level": {i}}}\n' for i in (1, 2))
+    )
+    kwargs = {"levels": (1, np.int64(2)), "max_tokens": np.int64(3), "problems": problems}
+    given = {"num_envs": 2, "model": models["latent"], "tokenizer": models["tokenizer"]}
+    agent = GRPO("CoLA-Math500-v0", env_kwargs=kwargs, prompts=1, group_size=2, **given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.save(tmp_path / "run")
+    loaded = GRPO.load(tmp_path / "run", **{key: given[key] for key in ("model", "tokenizer")})
+    assert loaded.env_kwargs == {"levels": [1, 2], "max_tokens": 3, "problems": str(problems)}
+    assert loaded.batch().rollout.prompts == agent.batch().rollout.prompts
+
+
+def test_what_is_left_out_of_a_save_is_warned_of_but_for_the_task(models, tmp_path):
+    agent = make(PPO, "latent", models)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.save(tmp_path / "run")
+    agent.env_kwargs["shots"] = {1: 2}
+    with pytest.warns(
+        UserWarning, match="the environment's shots cannot be saved, since JSON does not hold it"
+    ):
+        agent.save(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"--env shots=\.\.\. --task module:Class\)"):
         PPO.load(tmp_path / "run", model=models["latent"], tokenizer=models["tokenizer"])
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -170,17 +171,48 @@ def test_the_command_writes_the_file_and_prints_the_figures(tmp_path, capsys) ->
 
 def test_a_file_that_broke_off_before_its_first_problem_is_gone_on_with(tmp_path) -> None:
     path = tmp_path / "a.jsonl"
-
-    def stops(session, rows):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        generate(TASK, path, problems=1, n=2, policy=stops)
-    first = path.read_text().splitlines()
-    assert len(first) == 1
-    path.write_text(first[0].replace(f'"{stops.__qualname__}"', '"the model\'s own"') + "\n")
+    generate(TASK, path, problems=1, n=2)
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
     assert generate(TASK, path, problems=1, n=2)["episodes"] == 2
     assert len(read(path).episodes) == 2
+
+
+def stops(session, rows):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"policy": stops}, KeyboardInterrupt, None),
+        ({"policy": 5}, TypeError, None),
+        ({"seed": -3}, ValueError, "seed must be at least 0, got -3"),
+        ({"seed": 1.5}, ValueError, "seed must be an integer, got 1.5"),
+        ({"seed": None}, ValueError, "seed must be an integer, got None"),
+        ({"n": 0}, ValueError, "n must be at least 1, got 0"),
+        ({"num_envs": 0}, ValueError, "num_envs must be at least 1, got 0"),
+        ({"temperature": -1}, ValueError, "temperature must be a finite number, 0 or above, got -1"),
+        ({"temperature": 1e-9}, ValueError, "0 is greedy"),
+        ({"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
+        ({"top_p": 1.5}, ValueError, r"top_p=1.5 in \(0, 1\]"),
+    ],
+)
+def test_a_call_that_ends_before_its_first_problem_leaves_no_file(given, error, message, tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    with pytest.raises(error, match=message):
+        generate(TASK, path, **{"problems": 1, "n": 2, **given})
+    assert list(tmp_path.iterdir()) == []
+    assert generate(TASK, path, problems=1, n=2)["episodes"] == 2
+
+
+def test_numbers_of_numpy_are_taken_and_recorded_as_pythons(tmp_path) -> None:
+    path, one = tmp_path / "a.jsonl", np.int64(1)
+    generate(TASK, path, problems=one, n=2 * one, seed=one, num_envs=4 * one, temperature=np.float32(0.5))
+    assert generate(TASK, path, problems=2, n=2, seed=1, temperature=0.5)["episodes"] == 4
+    other = tmp_path / "b.jsonl"
+    generate(TASK, other, problems=1, n=2, env_kwargs={"level": one})
+    with pytest.raises(ValueError, match="env_kwargs_digests differ"):
+        generate(TASK, other, problems=2, n=2, env_kwargs={"level": 2 * one})
 
 
 def test_the_same_call_goes_on_and_another_policy_does_not(tmp_path) -> None:

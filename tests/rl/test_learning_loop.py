@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 import warnings
@@ -37,8 +38,10 @@ from cola_agents.common.files import InUseError
 from cola_agents.common.interrupts import Terminated
 from cola_agents.rl import records
 from cola_agents.rl.grpo import GRPO
+from cola_agents.rl.learning import writing
 from cola_agents.rl.logs import make_logger
 from cola_agents.rl.ppo import PPO
+from cola_agents.rl.saver import Saver
 from cola_agents.rl.saving import read_saved
 from cola_agents.sb3 import SB3VecEnv
 from cola_envs import Turn
@@ -319,13 +322,29 @@ def test_learn_counts_on_or_from_zero(models):
     )
 
 
+def test_counts_of_numpy_and_whole_floats_are_taken_and_saved(tmp_path):
+    kwargs = {"num_envs": np.int64(2), "seed": np.int64(3), "env_kwargs": {"max_tokens": 2}}
+    options = {"prompts": np.int32(1), "group_size": 2, "lr": np.float32(0.5), "whiten": np.bool_(True)}
+    agent = GRPO("CoLA-Arithmetic-v0", **kwargs, **options)
+    agent.learn(np.int64(1), save_every=1e0, save_to=tmp_path / "run")
+    loaded = GRPO.load(tmp_path / "run")
+    assert (loaded.seed, loaded.num_envs, loaded.options) == (3, 2, agent.options)
+    for one in (agent, loaded):
+        values = one.seed, one.num_envs, one.options.prompts, one.options.lr, one.options.whiten
+        assert [type(value) for value in values] == [int, int, int, float, bool]
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
         ({"total_timesteps": 0}, ValueError, "total_timesteps must be at least 1, got 0"),
         ({"total_timesteps": 9, "log_interval": 0}, ValueError, "log_interval"),
         ({"total_timesteps": 9, "save_every": 5}, ValueError, "needs save_to="),
-        ({"total_timesteps": 9, "save_every": 0, "save_to": "x"}, ValueError, "save_every=0"),
+        (
+            {"total_timesteps": 9, "save_every": 0, "save_to": "x"},
+            ValueError,
+            "save_every must be at least 1",
+        ),
     ],
 )
 def test_learn_checks_before_it_plays(given, error, message, models):
@@ -374,6 +393,31 @@ def test_verbose_and_tensorboard_log_need_no_logger(models, tmp_path, capsys):
     agent.learn(30).learn(30)
     assert "total_timesteps" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["GRPO_1"], "the second learn goes on in it"
+
+
+def test_a_learner_has_one_writer_of_its_own_and_closes_it(models, tmp_path):
+    agent, before = make(models, tensorboard_log=str(tmp_path)), threading.active_count()
+    agent.learn(1)
+    writing_threads = threading.active_count()
+    assert writing_threads > before
+    agent.learn(1).learn(1)
+    assert threading.active_count() == writing_threads
+    agent.close()
+    assert threading.active_count() == before
+    agent.close()
+
+
+@pytest.mark.parametrize("end", ["close", "learn", "set_logger"])
+def test_a_logger_that_was_set_is_left_to_its_owner(end, models, tmp_path):
+    agent, logger = make(models), configure(str(tmp_path / "a"), ["csv"])
+    agent.set_logger(logger)
+    {
+        "close": agent.close,
+        "learn": lambda: agent.learn(1),
+        "set_logger": lambda: agent.set_logger(configure(str(tmp_path / "b"), ["csv"])),
+    }[end]()
+    logger.record("x", 1)
+    logger.dump()
 
 
 def test_a_second_run_in_a_log_folder_keeps_the_first_ones_files(tmp_path):
@@ -600,6 +644,52 @@ def test_sigterm_saves_as_ctrl_c_does_and_goes_on_exactly(moment, models, tmp_pa
     if loaded.num_updates == 1:
         loaded.update()
     assert torch.equal(weights_of(loaded), weights_of(straight))
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_an_interrupt_during_the_last_save_loses_nothing(number, error, models, tmp_path, monkeypatch):
+    agent, write, calls = make(models), Saver._write, []
+
+    def interrupted(self: Saver, *given: Any) -> None:
+        calls.append(agent.num_updates)
+        if len(calls) == 1:
+            signal.raise_signal(number)
+        write(self, *given)
+
+    monkeypatch.setattr(Saver, "_write", interrupted)
+    with pytest.raises(error):
+        agent.learn(1, save_to=tmp_path / "run")
+    assert calls == [1, 1], "it was saved again"
+    assert again(models, tmp_path / "run").num_updates == 1
+
+
+@pytest.mark.parametrize("interval", [1, 10])
+def test_the_update_that_an_interrupt_waited_for_is_logged(interval, models, tmp_path):
+    agent = make(models)
+    agent.set_logger(make_logger(tmp_path, ["csv"]))
+    train_on = agent.train_on
+
+    def interrupted(batch: Any) -> Any:
+        if agent.num_updates == 2:
+            signal.raise_signal(signal.SIGINT)
+        return train_on(batch)
+
+    agent.train_on = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(10_000, log_interval=interval)
+    with (tmp_path / "progress.csv").open() as file:
+        logged = [int(row["time/iterations"]) for row in csv.DictReader(file)]
+    assert logged == ([1, 2, 3] if interval == 1 else [1, 3])
+
+
+def test_of_several_processes_the_first_alone_judges_the_folder(tmp_path):
+    (tmp_path / "logs").mkdir()  # as the first process leaves it, when another looks a moment too early
+    with writing(tmp_path, first=False):
+        pass
+    with pytest.raises(FileExistsError, match="something other than a saved agent"), writing(tmp_path, True):
+        pass
 
 
 def test_sigterm_is_left_alone_where_nothing_is_to_be_saved(models):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,41 @@ class Own(Agent):
 
     def loss(self, part: Batch) -> tuple[torch.Tensor, Record]:
         return self.reinforce_loss(part)
+
+
+class WithoutKL(Own):
+    """Its loss has no KL, and so nothing that ``kl_target`` could be compared with."""
+
+    def loss(self, part: Batch) -> tuple[torch.Tensor, Record]:
+        return -self.policy.evaluate_actions(part.rollout).log_probs.mean(), {}
+
+
+class Silent(Own):
+    """No update makes a gradient step."""
+
+    def batch(self) -> Batch:
+        batch = super().batch()
+        return replace(batch, advantages=torch.zeros_like(batch.advantages))
+
+    def has_other_terms(self) -> bool:
+        return False
+
+
+def test_a_loss_without_the_kl_that_kl_target_needs_is_refused_before_anything_changes():
+    agent = WithoutKL(env_id("latent"), num_envs=4, kl_target=0.1, **settings("latent"))
+    before = {name: p.clone() for name, p in agent.actor.trained().items()}
+    with pytest.raises(
+        TypeError, match=r"the loss of WithoutKL has none: make it by self.policy.regularised"
+    ):
+        agent.update()
+    assert (agent.num_updates, agent.history, agent.interrupted_mid_update) == (0, [], False)
+    assert all(torch.equal(p, before[name]) for name, p in agent.actor.trained().items())
+
+
+def test_an_update_without_a_gradient_step_leaves_the_kls_weight_as_it_was():
+    agent = Silent(env_id("latent"), num_envs=4, kl_target=0.1, **settings("latent"))
+    assert agent.update()["skipped"] == 1.0
+    assert (agent.num_updates, agent.kl_coef) == (1, agent.options.kl_coef)
 
 
 def test_an_own_algorithm_needs_no_figures_and_an_option_that_it_leaves_out_is_said():

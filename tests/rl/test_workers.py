@@ -19,6 +19,7 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from cola_agents.cli import main as cola
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.ppo import PPO
@@ -122,6 +123,7 @@ def main(out: Path) -> None:
     found["resumed"] = resumed(out / "agent", rank)
     found["not saved"] = not_saved(out / "other", rank)
     found["outside"] = outside(rank)
+    found["command"] = command(out / "run", rank)
     found["last"] = interrupted(rank, 1)
     found["torn"] = torn(rank)
     found["broken"] = broken()
@@ -208,6 +210,23 @@ def not_saved(folder: Path, rank: int) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Saver, "write", full)
         return refused(lambda: agent.learn(1, save_to=folder))
+
+
+def command(folder: Path, rank: int) -> int:
+    """`cola train`, whose first process is slow to save; the other must not touch the folder before it."""
+    options = ["prompts=2", "group_size=2"]
+    words = ["train", "--task", "CoLA-Arithmetic-v0", "--algo", "grpo", "--timesteps", "12", "--quiet"]
+    words += ["--out", str(folder), "--num-envs", "4", "--episodes", "2", "--env", "max_tokens=3"]
+    write = Saver.write
+
+    def late(*arguments: Any) -> None:
+        time.sleep(1)
+        write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 0:
+            patch.setattr(Saver, "write", late)
+        return cola([*words, *(word for option in options for word in ("--set", option))])
 
 
 class Failing(BaseCallback):
@@ -399,6 +418,10 @@ def test_errors_between_updates_are_raised_in_both_and_learning_goes_on(found):
 def test_a_last_save_that_fails_is_an_error_in_both(found):
     assert found[0]["not saved"] == "OSError: the disk is full"
     assert found[1]["not saved"] == "RuntimeError: process 0 failed: OSError: the disk is full"
+
+
+def test_the_command_trains_though_its_first_process_is_slow_to_save(found):
+    assert [told["command"] for told in found] == [0, 0]
 
 
 def test_processes_that_were_torn_apart_go_on_with_the_weights_of_the_first(found):
