@@ -21,6 +21,11 @@ _CHUNK = 1 << 16  # bytes of a compressed file per read
 _MARK = "\ufeff"  # a byte order mark, which some programs write in front of UTF-8 text
 
 
+def names_lines(path: Path) -> bool:
+    """Whether a name is that of JSON lines: ``.jsonl``, ``.ndjson``, in any case, also with ``.gz``."""
+    return path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of a file.
@@ -90,7 +95,7 @@ def lines(path: Path) -> Iterator[Line]:
         ValueError: for a damaged compressed file, with the number of the last line before the damage.
     """
     with path.open("rb") as file:
-        yield from _unpacked(file, path) if path.suffix == ".gz" else _plain(file)
+        yield from _unpacked(file, path) if path.suffix.lower() == ".gz" else _plain(file)
 
 
 def read(path: Path) -> Iterator[tuple[str, Any]]:
@@ -153,7 +158,7 @@ def records(path: Path, check: Callable[[Any, int], None]) -> Iterator[tuple[Lin
 def encoded(path: Path, values: Sequence[object]) -> bytes:
     """Encode one line for each value; for a compressed file (``.gz``), as one gzip member."""
     content = "".join(json.dumps(value) + "\n" for value in values).encode()
-    return gzip.compress(content) if path.suffix == ".gz" else content
+    return gzip.compress(content) if path.suffix.lower() == ".gz" else content
 
 
 def append(path: Path, values: Sequence[object]) -> None:

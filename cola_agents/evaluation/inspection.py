@@ -225,8 +225,7 @@ def visible(text: str) -> str:
 def read_documents(path: Path) -> Iterator[AnyDocument]:
     """The documents of a local file, one a line: text, or in a JSON-lines file objects with a field ``text``.
 
-    The file's name says which: JSON lines are ``.jsonl`` or ``.ndjson``, in capitals too and with ``.gz``
-    behind it. Blank lines are skipped.
+    The file's name says which (:func:`cola_envs.jsonl.names_lines`). Blank lines are skipped.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -234,9 +233,8 @@ def read_documents(path: Path) -> Iterator[AnyDocument]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} to read text from")
-    json_lines = path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
     empty = True
-    for text in _texts(path) if json_lines else _lines(path):
+    for text in _texts(path) if jsonl.names_lines(path) else _lines(path):
         if text.strip():
             empty = False
             yield Document("", text)

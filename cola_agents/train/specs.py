@@ -9,11 +9,10 @@ from pathlib import Path
 from cola_agents.train.data.documents import Documents, Mixture
 from cola_agents.train.data.formats import RowFormat
 from cola_agents.train.data.sources import (
-    LINES,
-    TEXT,
     FileDocuments,
     GeneratedDocuments,
     StreamedDocuments,
+    is_text,
 )
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
@@ -112,7 +111,7 @@ class DataSpec:
         if kind == "parquet":
             path = Path(self.source)
             files = [path] if path.suffix == PARQUET else sorted(path.rglob(f"*{PARQUET}"))
-            others = [one.name for one in path.rglob("*") if one.name.endswith(TEXT + LINES)]
+            others = [one.name for one in path.rglob("*") if is_text(one)]
             if others:
                 raise ValueError(
                     f"data {self.source!r} hold {files[0].name} and {others[0]}: give Parquet files and text "

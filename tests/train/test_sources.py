@@ -68,14 +68,16 @@ def test_a_folder_is_its_files_in_the_order_of_their_names(folder):
     assert documents[-1] == Document("Q", "A")
 
 
-def test_compressed_json_lines_are_read(tmp_path):
-    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.ndjson.gz", "A.JSONL.GZ"])
+def test_compressed_json_lines_are_read(name, tmp_path):
+    with gzip.open(tmp_path / name, "wt") as file:
         file.write('{"text": "one"}\n{"text": "two"}\n')
-    source = FileDocuments(tmp_path / "a.jsonl.gz", epochs=1)
+    source = FileDocuments(tmp_path / name, epochs=1)
     assert next(source).text == "one"
-    again = FileDocuments(tmp_path / "a.jsonl.gz", epochs=1)
+    again = FileDocuments(tmp_path / name, epochs=1)
     again.load_state_dict(source.state_dict())
     assert texts(again) == ["two"]
+    assert texts(FileDocuments(tmp_path, epochs=1)) == ["one", "two"], "found in its folder"
 
 
 @pytest.mark.parametrize(

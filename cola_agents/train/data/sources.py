@@ -31,7 +31,8 @@ from cola_envs.jsonl import JsonObject
 Unit = Literal["line", "paragraph", "file"]
 #: The number of bytes at the start and at the end of a file by which it is identified.
 _ENDS = 1 << 16
-TEXT, LINES = (".txt", ".text", ".md"), (".jsonl", ".ndjson", ".jsonl.gz")
+#: Names of text files in a folder.
+TEXT = (".txt", ".text", ".md")
 
 
 class Source(ABC):
@@ -118,8 +119,8 @@ class FileDocuments(Source):
     """Documents of local text and JSON-lines files, one file after the other.
 
     A document is a line, a paragraph or all of a text file (``unit``), without trailing line breaks, or an
-    object in a line of a JSON-lines file (``.jsonl``, ``.ndjson``, ``.jsonl.gz``). Blank documents are
-    skipped. All files are UTF-8.
+    object in a line of a JSON-lines file (:func:`cola_envs.jsonl.names_lines`). Blank documents are skipped.
+    All files are UTF-8; those whose name ends in ``.gz`` are unpacked.
 
     Args:
         path: a file, or a folder whose text and JSON-lines files (chosen by suffix, also in subfolders) are
@@ -167,7 +168,7 @@ class FileDocuments(Source):
         self._at = (first, offset, line)
         for number in range(first, len(self._files)):
             path = self._files[number]
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
                 try:
                     file.seek(offset)
                     for document, lines in self._read(path, file, line):
@@ -182,7 +183,7 @@ class FileDocuments(Source):
 
     def _read(self, path: Path, file: Any, line: int) -> Iterator[tuple[AnyDocument, int]]:
         """The documents of an open file after its first ``line`` lines, each with the lines read so far."""
-        if path.name.endswith(LINES):
+        if jsonl.names_lines(path):
             for number, raw in enumerate(iter(file.readline, b""), line + 1):
                 if raw.strip():
                     where = f"{path}, line {number}"
@@ -210,6 +211,11 @@ def file_identity(path: Path) -> list[object]:
     return [path.name, size, digest.hexdigest()[:16]]
 
 
+def is_text(path: Path) -> bool:
+    """Whether a name is that of a text or JSON-lines file."""
+    return path.name.lower().endswith(TEXT) or jsonl.names_lines(path)
+
+
 def _files_in(folder: Path) -> list[Path]:
     """The text and JSON-lines files in a folder and its subfolders, sorted by name.
 
@@ -218,9 +224,9 @@ def _files_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no file or folder {folder} to read documents from")
-    files = sorted(path for path in folder.rglob("*") if path.name.endswith(TEXT + LINES) and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if is_text(path) and path.is_file())
     if not files:
-        raise FileNotFoundError(f"{folder} holds no file that ends in {', '.join(TEXT + LINES)}")
+        raise FileNotFoundError(f"{folder} holds no file that ends in {', '.join(TEXT)}, .jsonl, .ndjson")
     return files
 
 
