@@ -151,11 +151,18 @@ def add_product(to: Floats, x: Floats, weight: Floats) -> None:
 
 
 @compiled
+def add_bias(to: Floats, bias: Floats) -> None:
+    """Add a bias [N], or an empty one, to [n, N]."""
+    for i in range(len(to)):
+        for j in range(len(bias)):
+            to[i, j] += bias[j]
+
+
+@compiled
 def linear(x: Floats, weight: Floats, bias: Floats) -> Floats:
     """[n, K] times [K, N], plus a bias [N], or an empty one: [n, N]."""
     out = np.zeros((len(x), weight.shape[1]), dtype=np.float32)
-    if len(bias):
-        out[:] = bias
+    add_bias(out, bias)
     add_product(out, x, weight)
     return out
 
@@ -207,12 +214,10 @@ def decoder_layer(
     attended = np.empty((len(hidden), width), dtype=np.float32)
     attend(projected, angles, keys, values, rows, positions, scaling, attended)
     add_product(hidden, attended, o)
-    if len(o_bias):
-        hidden += o_bias
+    add_bias(hidden, o_bias)
     rms_norm(hidden, mlp_norm, eps, normed)
     add_product(hidden, gated(linear(normed, gate_up, gate_up_bias)), down)
-    if len(down_bias):
-        hidden += down_bias
+    add_bias(hidden, down_bias)
 
 
 @compiled
