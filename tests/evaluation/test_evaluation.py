@@ -8,6 +8,7 @@ import math
 import warnings
 from typing import ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -339,6 +340,16 @@ def test_a_finite_set_of_ones_own_is_played_whole_by_default_and_never_twice():
         evaluate("CoLA-Text-v0", episodes=4, env_kwargs=given)
 
 
+@pytest.fixture
+def registry_as_it_was():
+    """Other tests look at every id."""
+    before = dict(gym.registry)
+    yield
+    gym.registry.clear()
+    gym.registry.update(before)
+
+
+@pytest.mark.usefixtures("registry_as_it_was")
 def test_a_task_is_evaluated_with_the_arguments_that_it_was_registered_with(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text(

@@ -124,7 +124,7 @@ def test_any_field_of_the_first_line_that_one_side_lacks_is_a_difference(key, tm
     with_key, without = {**about, key: "x"}, {name: about[name] for name in about if name != key}
     for name, first, second in (("a", with_key, without), ("b", without, with_key)):
         path = tmp_path / f"{name}.jsonl"
-        Recording(path, first, 1)
+        Recording(path, first, 1).append([])
         assert Recording(path, first, 1).done == 0
         with pytest.raises(ValueError, match=f"{key} differ"):
             Recording(path, second, 1)
@@ -132,7 +132,7 @@ def test_any_field_of_the_first_line_that_one_side_lacks_is_a_difference(key, tm
 
 def test_a_file_of_an_earlier_version_which_names_no_prompt_format_is_continued(tmp_path):
     about = {"kind": "cola-episodes", "actions": "latent", "fingerprint": "f"}
-    Recording(tmp_path / "a.jsonl", about, 1)
+    Recording(tmp_path / "a.jsonl", about, 1).append([])
     assert Recording(tmp_path / "a.jsonl", {**about, "prompt_format": "plain"}, 1).done == 0
 
 
@@ -143,7 +143,7 @@ def test_a_file_of_an_earlier_version_which_names_no_prompt_format_is_continued(
         ({"seed": 1.5}, "seed must be an integer"),
         ({"temperature": -1}, "temperature must be a finite number, 0 or above, got -1"),
         ({"temperature": 1e-9}, "temperature=1e-09 is below"),
-        ({"top_k": 0}, "top_k=0"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"top_p": 2.0}, "top_p=2"),
         ({"problems": 0}, "problems must be at least 1"),
         ({"n": 1.5}, "n must be an integer"),
