@@ -163,7 +163,7 @@ def _check_there(models: Path, seed: int, kind: str) -> None:
             more = f" --variants {kind}"
         raise FileNotFoundError(
             f"{models} has no model {seed}/{kind}: `python -m benchmarks models --seeds {seed}{more}` "
-            "makes it, or lay a model of your own there"
+            "makes it, or put a model of your own there"
         )
 
 

@@ -16,6 +16,7 @@ from cola_agents.model.sampling import Drawing, sample
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.rollout import attach
 from cola_envs.build import spec_of, twin_id
+from cola_envs.checks import check_count
 from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
 from cola_envs.fields import PROMPT
@@ -63,8 +64,10 @@ def play(
         The sum of rewards of each finished episode.
 
     Raises:
-        ValueError: for an id that is not one of the CoLA environments, or codes of a token-level one.
+        ValueError: for an id that is not one of the CoLA environments, codes of a token-level one, or a
+            negative seed.
     """
+    seed = check_count("seed", seed, 0)
     env = make_playable(task, codes, agent, environment_arguments(env_kwargs, direct, "play"))
     try:
         player = _Player(env, ask or input, say, agent, seed)

@@ -33,6 +33,7 @@ from cola_agents.search import (
 )
 from cola_agents.search.playout import Judge
 from cola_envs.build import Builder, build_tasks, evaluation_split, load, repeatable, spec_of
+from cola_envs.checks import check_count
 from cola_envs.episodes import Episodes
 from cola_envs.fields import SPLIT
 from cola_envs.jsonl import JsonObject
@@ -127,7 +128,13 @@ def evaluate(
             has problems, several greedy tries (they are all the same) or several at a task that is not
             repeatable, a search that uses the task's rewards, or ``q`` or ``judge`` without a search.
     """
+    seed = check_count("seed", seed, 0)
     env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "evaluate"))
+    for name in ("model", "tokenizer"):
+        if name in env_kwargs:
+            raise TypeError(
+                f"env_kwargs has {name!r}, which is an argument of evaluate itself: give it there"
+            )
     given = {"device": env_kwargs.pop("device", device), "dtype": env_kwargs.pop("dtype", dtype)}
     loading = {name: value for name, value in given.items() if value is not None}
     if agent is not None and (model is not None or tokenizer is not None):

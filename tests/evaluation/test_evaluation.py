@@ -625,3 +625,11 @@ def test_an_agent_of_a_command_is_read_whole_once(tmp_path, monkeypatch):
     monkeypatch.setattr("cola_agents.rl.saving.read_saved", lambda path: pytest.fail("read a second time"))
     assert main(["eval", "--agent", str(tmp_path / "agent"), "--episodes", "2"]) == 0
     assert len(reads) == 1
+
+
+def test_a_seed_and_a_model_in_the_wrong_place_are_refused_by_name():
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        evaluate("CoLA-Arithmetic-v0", seed=-1)
+    for name in ("model", "tokenizer"):
+        with pytest.raises(TypeError, match=f"env_kwargs has '{name}', which is an argument of evaluate"):
+            evaluate("CoLA-Arithmetic-v0", env_kwargs={name: "x"})

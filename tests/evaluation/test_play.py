@@ -96,6 +96,12 @@ def test_what_is_no_code_is_explained_and_nothing_is_lost() -> None:
     assert any("'64' is no code of 0 to 63" in text for text in said)
 
 
+def test_a_negative_seed_is_refused_by_name_before_anything_is_played(capsys) -> None:
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        play("CoLA-Arithmetic-v0", seed=-1, ask=lambda prompt: pytest.fail("asked"))
+    assert not capsys.readouterr().out
+
+
 def test_bad_ids_are_refused(capsys) -> None:
     assert main(["play", "CartPole-v1"]) == 2
     assert "not one of the CoLA" in capsys.readouterr().err
