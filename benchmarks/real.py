@@ -1,6 +1,7 @@
 """``python -m benchmarks real``: a latent-action model made of a real language model, measured on the way.
 
-Unattended: the stages ``world`` and ``policy`` on the train splits of GSM8K and MATH as dialogues, over one
+Unattended: the stages ``world`` and ``policy`` on the train splits of GSM8K and MATH, in the model's own chat
+template where the environments prompt it so by default and else as plain dialogues, over one
 cache of the base's states; after each, every kept checkpoint is measured on the test splits. The same command
 goes on after an interruption. With ``--hours`` a few steps are timed first, and both stages get as many
 tokens as fit, ``--tokens`` at most; a plan that was made is kept.
@@ -32,6 +33,7 @@ from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.train.checkpoints import TRAINED
 from cola_agents.train.clone import clone_policy
+from cola_agents.train.data.formats import Template
 from cola_agents.train.data.packing import PackedBatches
 from cola_agents.train.data.sources import file_identity
 from cola_agents.train.metrics import Budget, CodebookMetrics, measure
@@ -40,15 +42,16 @@ from cola_agents.train.specs import DataSpec, open_data, parse_data
 from cola_agents.train.training import CHECKPOINTS, LOG, train
 from cola_agents.train.world import pretrain_world
 from cola_envs.jsonl import JsonObject
+from cola_envs.prompts import prompt_format
 
 #: Files of the project's data, and their fields.
 TRAINING = (
-    "gsm8k_train.jsonl.gz,prompt=question,response=answer,template=dialogue",
-    "math_train7500.jsonl.gz,prompt=problem,response=solution,template=dialogue",
+    "gsm8k_train.jsonl.gz,prompt=question,response=answer",
+    "math_train7500.jsonl.gz,prompt=problem,response=solution",
 )
 HELD_OUT = (
-    "gsm8k_test.jsonl,prompt=question,response=answer,template=dialogue",
-    "math500_test.jsonl,prompt=problem,response=solution,template=dialogue",
+    "gsm8k_test.jsonl,prompt=question,response=answer",
+    "math500_test.jsonl,prompt=problem,response=solution",
 )
 STAGES = ("world", "policy")
 PLAN, FIGURES, LATENT = "plan.json", "real.json", "latent"
@@ -334,6 +337,12 @@ def point_table(figures: JsonObject) -> str:
     return table(["stage", "tokens", *names.values()], rows)
 
 
+def template_of(model: str) -> Template:
+    """How a model is prompted in a dialogue: ``"chat"`` as the environments do by default, or ``"dialogue"``."""
+    found = prompt_format(PlainTokenizer(load_tokenizer(model)))
+    return "chat" if found.name == "chat" else "dialogue"
+
+
 def add(commands: Commands) -> None:
     parser = commands.add_parser("real", help="make and measure a CoLA of a real LM, unattended")
     parser.add_argument("--model", required=True, help="folder or hub id of a causal LM")
@@ -360,7 +369,10 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     def specs(given: list[str] | None, default: tuple[str, ...]) -> tuple[DataSpec, ...]:
-        return tuple(parse_data(given or [f"{arguments.folder / text}" for text in default]))
+        if given is None:
+            template = template_of(arguments.model)
+            given = [f"{arguments.folder / text},template={template}" for text in default]
+        return tuple(parse_data(given))
 
     names = (
         "model",

@@ -233,7 +233,9 @@ def read_shots(shots: Shots, task: object = None) -> list[Shot]:
                 raise ValueError(f"{type(task).__name__} has no worked examples")
             return [task.worked_example(np.random.default_rng([_SHOTS, i])) for i in range(shots)]
         except ValueError as error:
-            raise ValueError(f"shots={shots}: {error}, or pass (prompt, answer) pairs or a file") from error
+            raise ValueError(
+                f"shots={shots}: {error}; pass (prompt, answer) pairs or a file instead of a number"
+            ) from error
     given: list[tuple[str, object]]
     if isinstance(shots, (str, Path)):
         given = [(where, _pair_of(row)) for where, row in read(Path(shots))]

@@ -18,6 +18,7 @@ from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.train import cross_entropy
 from cola_agents.train.learner import Learner
 from tests import tiny
+from tests.model.test_chat import chat_tokenizer
 
 
 @pytest.fixture
@@ -151,6 +152,21 @@ def test_the_endless_corpus_is_refused_before_anything_is_trained(
     assert main([*given, "--held-out", "generated"]) == 2
     assert "endless" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("make", "template"), [(chat_tokenizer, "chat"), (tiny.make_tokenizer, "dialogue")])
+def test_the_project_s_data_are_laid_out_as_the_model_is_prompted(
+    make: Any, template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.make_base().save_pretrained(tmp_path / "base")
+    make().save_pretrained(tmp_path / "base")
+    settings = []
+    monkeypatch.setattr(real, "make", lambda setting: settings.append(setting) or {"points": {}})
+    monkeypatch.setattr(real, "point_table", lambda figures: "")
+    argv = ["real", "--model", str(tmp_path / "base"), "--out", str(tmp_path / "out"), "--folder", "texts"]
+    assert main(argv) == 0
+    assert [spec.template for spec in (*settings[0].data, *settings[0].held_out)] == 4 * [template]
+    assert settings[0].data[0].source == "texts/gsm8k_train.jsonl.gz"
 
 
 def test_the_arms_of_the_stages_have_equal_losses(
