@@ -69,7 +69,7 @@ class StackActor(Actor):
     def acting(self, rollout: Rollout) -> Tensor:
         if self.trunk is None:
             return rollout.hidden[rollout.mask]
-        features = acting_states(self.trunk, rollout.hidden, rollout.lengths, rollout.mask)
+        features = acting_states(self.trunk, rollout.hidden, rollout.ids, rollout.lengths, rollout.mask)
         if features is None:
             return super().acting(rollout)
         return rollout.hidden[rollout.mask] + self.out(features)

@@ -62,6 +62,11 @@ class GrowingRows:
             self.data = grown
         return self.data
 
+    def copy(self, row: int, to: Sequence[int], start: int, end: int) -> None:
+        """Copy the positions from ``start`` to ``end`` of a row to other rows."""
+        if self.data is not None:
+            self.data[list(to), start:end] = self.data[row, start:end]
+
     def erase(self, row: int, start: int) -> None:
         """Zero a row from position ``start``: a NaN there would spread even where it is masked (0 * NaN)."""
         if self.data is not None:
@@ -211,6 +216,12 @@ class KVRows:
         if index not in self._layers:
             self._layers[index] = tuple(GrowingRows(self.num_rows + self.spare, self.limit) for _ in range(2))  # type: ignore[assignment]
         return self._layers[index]
+
+    def copy(self, row: int, to: Sequence[int], start: int, end: int) -> None:
+        """Copy the positions from ``start`` to ``end`` of a row to other rows, in every layer."""
+        for keys, values in self._layers.values():
+            keys.copy(row, to, start, end)
+            values.copy(row, to, start, end)
 
     def erase(self, row: int, start: int) -> None:
         """Zero a row from position ``start``, in every layer."""

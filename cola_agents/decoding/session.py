@@ -23,6 +23,10 @@ from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import check_family
 
 
+#: The fewest new tokens of a row that are copied from a row with the same tokens instead of computed again.
+WORTH_A_COPY = 32
+
+
 @dataclass
 class _Taken:
     """A copy of a row's states that waits for those of its last tokens.
@@ -379,6 +383,7 @@ class Rows:
         """Run the passes over all new tokens, and fill in the states that :meth:`take` promised."""
         leaving, self._leaving = self._leaving, []
         growing = [row for row in self._order if self._held[row] < len(self.tokens[row])]
+        growing, copies = self._without_twins(growing)
         members = [text.row for text in leaving] + growing
         starts = [text.start for text in leaving] + [self._held[row] for row in growing]
         chunks = [text.tokens for text in leaving] + [self.tokens[row][self._held[row] :] for row in growing]
@@ -392,13 +397,45 @@ class Rows:
                     [chunks[i] for i in group],
                 )
         except NotFiniteError:
-            for row in growing:
+            for row in [*growing, *(twin for twins in copies.values() for twin in twins)]:
                 self.tokens[row] = self.tokens[row][: self._held[row]]
             raise
+        for row, twins in copies.items():
+            self._copy(row, twins)
         for text in self._taken:
             assert self._states.data is not None
             text.states[text.start :] = self._states.data[text.row, text.start : len(text.states)]
         self._taken, self._behind = [], False
+
+    def _without_twins(self, growing: Sequence[int]) -> tuple[list[int], dict[int, list[int]]]:
+        """Leave out rows that will hold the same tokens as another: the rows of one prompt, say.
+
+        Returns:
+            the rows to compute, and by row those that hold the same.
+        """
+        firsts: dict[tuple[int, tuple[int, ...]], int] = {}
+        rows, copies = [], {}
+        for row in growing:
+            tokens, held = self.tokens[row], self._held[row]
+            first = row
+            if len(tokens) - held >= WORTH_A_COPY:
+                first = firsts.setdefault((held, tuple(tokens)), row)
+            if first == row:
+                rows.append(row)
+            else:
+                copies.setdefault(first, []).append(row)
+        return rows, copies
+
+    def _copy(self, row: int, twins: Sequence[int]) -> None:
+        """Give rows the states, keys and values of the new tokens that ``row`` has computed."""
+        start, length = self._held[twins[0]], len(self.tokens[row])
+        self.kv.copy(row, twins, start, length)
+        self._states.copy(row, twins, start, length)
+        for twin in twins:
+            self._held[twin] = length
+            if self._steps is None:
+                assert self._last is not None
+                self._last[twin] = self._last[row]
 
     @torch.no_grad()
     def _forward(

@@ -1,8 +1,9 @@
 """A decoder's last hidden states at the acting positions of whole episodes, without computing the others.
 
 In the last layer, queries, MLP and final norm are computed at the M acting positions only, and keys and
-values at the P real tokens, not at pads. The other layers run unchanged. States and gradients are those of
-the whole stack.
+values at the P real tokens, not at pads. The other layers run over the episodes as they are or, where these
+share long prompts, over each prompt once (:mod:`cola_agents.rl.shared_prompts`). States and gradients are
+those of the whole stack.
 
 Shapes: N episodes, T positions, P real tokens, M acting positions, D hidden.
 """
@@ -16,14 +17,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from cola_agents.decoding.lean import Angles, is_plain, rotate, untouched
+from cola_agents.rl.shared_prompts import shared_prompts
 
 
-def acting_states(trunk: Any, states: Tensor, lengths: Tensor, mask: Tensor) -> Tensor | None:
+def acting_states(trunk: Any, states: Tensor, ids: Tensor, lengths: Tensor, mask: Tensor) -> Tensor | None:
     """The trunk's last hidden states at acting positions, [M, D]; None for a trunk that must run whole.
 
     Args:
         trunk: a Hugging Face decoder, with or without adapters in its linear layers.
-        states: the input of its first layer, [N, T, D], padded on the right.
+        states: the input of its first layer, [N, T, D], padded on the right; equal after equal tokens.
+        ids: token ids [N, T].
         lengths: real tokens of each episode, [N].
         mask: [N, T] bool, True at the M positions.
     """
@@ -33,16 +36,23 @@ def acting_states(trunk: Any, states: Tensor, lengths: Tensor, mask: Tensor) -> 
     if not all(untouched(part) for part in trunk.modules() if type(part).__module__ == home):
         return None
     *earlier, last = trunk.layers[: trunk.config.num_hidden_layers]
-    positions = torch.arange(states.shape[1], device=states.device)[None]
+    shared = shared_prompts(ids, lengths, mask) if earlier else None
+    if shared is None:
+        visible = None  # causal
+        positions = torch.arange(states.shape[1], device=states.device)[None]
+    else:
+        states, visible, positions = shared.lay(states), shared.mask(), shared.positions
     angles = trunk.rotary_emb(states, position_ids=positions)
     for layer in earlier:
         states = layer(
             states,
-            attention_mask=None,  # causal
+            attention_mask=visible,
             position_ids=positions,
             position_embeddings=angles,
             use_cache=False,
         )
+    if shared is not None:
+        states = shared.spread(states)
     cos, sin = Angles(trunk.rotary_emb).table(states.shape[1], states).unbind(1)
     states = _last_layer(last, states, lengths, mask, cos, sin)
     acting: Tensor = trunk.norm(states)

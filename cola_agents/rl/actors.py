@@ -147,7 +147,9 @@ class LatentActor(Actor):
     def acting(self, rollout: Rollout) -> Tensor:
         features = None
         if self._encodes_as(LatentActor):
-            features = acting_states(self.trunk, rollout.hidden, rollout.lengths, rollout.mask)
+            features = acting_states(
+                self.trunk, rollout.hidden, rollout.ids, rollout.lengths, rollout.mask
+            )
         return super().acting(rollout) if features is None else features
 
 
@@ -185,7 +187,7 @@ class TokenActor(Actor):
         features = None
         if self._encodes_as(TokenActor):
             embedded = self.trunk.get_input_embeddings()(rollout.ids)
-            features = acting_states(self.trunk, embedded, rollout.lengths, rollout.mask)
+            features = acting_states(self.trunk, embedded, rollout.ids, rollout.lengths, rollout.mask)
         return super().acting(rollout) if features is None else features
 
 

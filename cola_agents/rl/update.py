@@ -19,6 +19,7 @@ from cola_agents.rl.actors import Actor
 from cola_agents.rl.losses import average, sum_macros
 from cola_agents.rl.optimiser import Optimiser
 from cola_agents.rl.rollout import Rollout
+from cola_agents.rl.shared_prompts import shared_prompts
 from cola_agents.rl.workers import RolloutWorkers
 
 #: Figures of an update by name.
@@ -157,12 +158,17 @@ def improve(
 def in_parts(rollout: Rollout, size: int | None) -> list[np.ndarray]:
     """Indices of the episodes whose hidden states are in this process, ``size`` at a time; None for all.
 
-    Episodes of similar length are in one part, since a part is padded to its longest.
+    Episodes of similar length are in one part, since a part is padded to its longest; where it is worth more,
+    those of one prompt (:mod:`cola_agents.rl.shared_prompts`).
     """
     here = rollout.here
     if size is None or size >= len(here):
         return [here] if len(here) else []
-    here = here[np.argsort(rollout.lengths.cpu().numpy()[here], kind="stable")]
+    order = [rollout.lengths]
+    shared = shared_prompts(rollout.ids, rollout.lengths, rollout.mask)
+    if shared is not None:
+        order.append(shared.group)
+    here = here[np.lexsort([key.cpu().numpy()[here] for key in order])]
     return [here[at : at + size] for at in range(0, len(here), size)]
 
 

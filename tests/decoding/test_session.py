@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import random
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,11 @@ import torch
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.finite import NotFiniteError
+from cola_agents.decoding.session import WORTH_A_COPY
+from cola_agents.rl.actors import make_actor
+from cola_agents.rl.rollout import collect
 from tests import tiny
+from tests.rl.test_rollout import Counting, episodes_of
 
 
 @pytest.fixture(params=["plain", "static"])
@@ -255,6 +261,64 @@ def test_reading_before_loading_says_so(latent_backbone):
         latent_backbone.session(1, max_length=513)
 
 
+# ------------------------------------------------------------------ rows of one prompt
+
+
+@pytest.mark.parametrize("start", [0, 3])
+@pytest.mark.parametrize("deferred", [False, True])
+def test_rows_that_begin_with_the_same_tokens_compute_them_once(latent_backbone, start, deferred):
+    """From nothing or behind equal tokens, beside others; afterwards each goes on by itself."""
+    rng = random.Random(7)
+    session, model = latent_backbone.session(6), latent_backbone.model
+    follower = session.follow(model.policy_trunk)
+    one, other = some_ids(rng, 60), some_ids(rng, 45)
+    texts = [one, other, one, [*one[:-1], 5], one, other]
+    if start:
+        session.load(range(6), [text[:start] for text in texts])
+    session.tokens_forwarded = 0
+    with session.deferred() if deferred else nullcontext():
+        session.load(range(6), texts)
+        kept = session.take(4)
+    assert session.tokens_forwarded == 60 + 60 + 45 - 3 * start  # one, its near double, and other
+    h, _ = full_forward(model, one)
+    torch.testing.assert_close(kept, h, atol=1e-4, rtol=0)
+    check_against_full_forward(session, follower, model, list(range(6)), ask=True)
+    session.extend(range(6), [[row + 1, 3] for row in range(6)])
+    check_against_full_forward(session, follower, model, [5, 0, 4], ask=True)
+    check_against_full_forward(session, follower, model, list(range(6)), ask=True)
+
+
+def test_few_tokens_are_computed_and_not_copied(latent_backbone):
+    session = latent_backbone.session(3)
+    session.load(range(3), 3 * [some_ids(random.Random(8), WORTH_A_COPY - 1)])
+    assert session.tokens_forwarded == 3 * (WORTH_A_COPY - 1)
+
+
+class LongPrompt(Counting):
+    """Prompts of more tokens than are computed again."""
+
+    def reset(self, rng: np.random.Generator) -> str:
+        super().reset(rng)
+        return "".join(rng.choice(list("abcdefgh"), size=2 * WORTH_A_COPY))
+
+
+def test_the_prompt_of_a_group_is_computed_once_and_its_episodes_are_those_of_single_rows(latent_backbone):
+    def play(rows: int) -> Any:
+        episodes = episodes_of(latent_backbone, LongPrompt, rows, max_tokens=6)
+        actor = make_actor(latent_backbone)
+        found = collect(episodes, actor, seeds=range(8), problem_seeds=[1, 1, 1, 1, 2, 2, 2, 2])
+        return found, episodes.session.tokens_forwarded
+
+    (together, computed), (apart, each) = play(8), play(1)
+    for name in ("ids", "mask", "actions"):
+        assert getattr(together, name).equal(getattr(apart, name))
+    torch.testing.assert_close(together.hidden[together.mask], apart.hidden[apart.mask], atol=1e-5, rtol=0)
+    prompt = len(together.prompts[0])
+    assert prompt >= WORTH_A_COPY
+    answers = int(together.lengths.sum()) - 8 * prompt
+    assert computed <= 2 * prompt + answers
+
+
 # ------------------------------------------------------------------ numbers that are not finite
 
 
@@ -276,6 +340,17 @@ def test_nan_in_a_hidden_state_names_row_and_token(latent_backbone):
     assert session.tokens == [[1, 2], [3], [4, 5]]
     with pytest.raises(FloatingPointError, match=r"row 1 .*token 7"):
         session.load([0, 1], [[9, 9], [33, 7]])
+
+
+def test_nan_in_a_prompt_of_several_rows_leaves_none_of_them_with_it(latent_backbone):
+    session = broken(latent_backbone, "base.embed_tokens", 33).session(3)
+    session.load(range(3), [[4], [5], [6]])
+    bad = [*[1] * WORTH_A_COPY, 33]
+    with pytest.raises(NotFiniteError, match=r"row 0 .*token 33"):
+        session.load(range(3), [[4, *bad], [4, *bad], [4, *bad]])
+    assert session.tokens == [[4], [], []]
+    session.load(range(3), 3 * [[4, 7]])
+    np.testing.assert_allclose(session.hidden([2])[0], session.hidden([0])[0], atol=1e-5)
 
 
 def test_a_row_recovers_from_nan_once_it_is_loaded_anew(latent_backbone):

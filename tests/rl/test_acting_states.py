@@ -14,12 +14,16 @@ from transformers import Gemma2Config
 from cola_agents.model.lora import adapters_off, add_adapters
 from cola_agents.rl.acting_states import acting_states
 from cola_agents.rl.actors import make_actor
+from cola_agents.rl import shared_prompts as sharing
 from cola_agents.rl.rollout import collect
+from cola_agents.rl.shared_prompts import shared_prompts
 from cola_agents.rl.update import in_parts
 from tests.decoding.test_lean import SHAPES, stack_of
 from tests.rl.test_rollout import Talking, episodes_of
 
 LENGTHS = torch.tensor([9, 3, 12, 7])
+#: No two of the episodes share a token.
+IDS = torch.arange(48).view(4, 12)
 
 
 def some_episodes(size: int = 32) -> tuple[Tensor, Tensor]:
@@ -50,7 +54,7 @@ def test_states_and_gradients_are_the_whole_stacks(shape: str, layers: int) -> N
     stack = stack_of(config, **{**changed, "num_hidden_layers": layers}).double()
     states, mask = some_episodes()
     ours, theirs = states.double().requires_grad_(), states.double().requires_grad_()
-    acting = acting_states(stack, ours, LENGTHS, mask)
+    acting = acting_states(stack, ours, IDS, LENGTHS, mask)
     assert acting is not None
     expected = whole(stack, theirs, mask)
     torch.testing.assert_close(acting, expected, atol=1e-9, rtol=0)
@@ -59,6 +63,62 @@ def test_states_and_gradients_are_the_whole_stacks(shape: str, layers: int) -> N
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-8, rtol=1e-8)
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-8, rtol=1e-8)
+
+
+def two_groups(size: int = 32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """States, ids, lengths and acting positions of five episodes over two prompts of 7 and of 6 tokens.
+
+    They come in mixed order, one of them acts at its prompt's end alone, and one has other tokens between its
+    actions, as an engine's answer.
+    """
+    source = torch.Generator().manual_seed(3)
+    lengths = torch.tensor([10, 8, 7, 12, 6])
+    prompts = [0, 1, 0, 0, 1]
+    ids = torch.randint(10, 60, (5, 12), generator=source)
+    mask = torch.zeros(5, 12, dtype=torch.bool)
+    for n, prompt in enumerate(prompts):
+        end = (7, 6)[prompt]
+        ids[n, :end] = torch.arange(end) + 100 * prompt
+        mask[n, end - 1 : lengths[n]] = True
+    mask[3, 8:10] = False
+    states = torch.randn(200, size, generator=source)[ids]
+    behind = torch.arange(12) >= lengths[:, None]
+    return states.masked_fill(behind[..., None], 0.0), ids, lengths, mask
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_prompt_that_episodes_share_is_computed_once_with_the_same_states_and_gradients(
+    shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, changed = SHAPES[shape]
+    stack = stack_of(config, **{**changed, "num_hidden_layers": 3}).double()
+    states, ids, lengths, mask = two_groups()
+    ours, theirs = states.double().requires_grad_(), states.double().requires_grad_()
+    monkeypatch.setattr(sharing, "WORTH", 0.4)
+    read = []
+    forward = type(stack.layers[0]).forward
+    monkeypatch.setattr(
+        type(stack.layers[0]),
+        "forward",
+        lambda self, x, *args, **kwargs: read.append(x.shape[:2]) or forward(self, x, *args, **kwargs),
+    )
+    acting = acting_states(stack, ours, ids, lengths, mask)
+    # 7 + 3 + 0 + 5 tokens, and 6 + 2 + 0, in place of five rows of 12.
+    assert read == 2 * [(2, 15)]
+    expected = whole(stack, theirs, mask)
+    torch.testing.assert_close(acting, expected, atol=1e-9, rtol=0)
+    found, wanted = gradients(stack, acting), gradients(stack, expected)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():  # norms are computed in float32
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_are_shared_only_where_at_least_half_of_the_tokens_are_saved() -> None:
+    _, ids, lengths, mask = two_groups()
+    shared = shared_prompts(ids, lengths, mask)  # 2 * 7 + 6 of 43 tokens
+    assert shared is None
+    assert shared_prompts(ids[[2, 4, 4, 2]], lengths[[2, 4, 4, 2]], mask[[2, 4, 4, 2]]) is not None  # 13 of 26
+    assert shared_prompts(IDS, LENGTHS, some_episodes()[1]) is None
 
 
 @pytest.mark.parametrize("alpha", [0, -1.0, float("nan")])
@@ -75,13 +135,13 @@ def test_adapters_are_part_of_it_and_can_be_switched_off() -> None:
             if "lora_B" in name:
                 parameter += 0.1 * torch.randn_like(parameter)
     states, mask = some_episodes()
-    acting, expected = acting_states(stack, states, LENGTHS, mask), whole(stack, states, mask)
+    acting, expected = acting_states(stack, states, IDS, LENGTHS, mask), whole(stack, states, mask)
     torch.testing.assert_close(acting, expected, atol=1e-5, rtol=0)
     found = gradients(stack, acting)
     for name, gradient in gradients(stack, expected).items():
         torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-4)
     with adapters_off(stack):
-        off = acting_states(stack, states, LENGTHS, mask)
+        off = acting_states(stack, states, IDS, LENGTHS, mask)
         torch.testing.assert_close(off, whole(stack, states, mask), atol=1e-5, rtol=0)
     assert not torch.allclose(acting, off, atol=1e-3)
 
@@ -99,10 +159,10 @@ def test_adapters_are_part_of_it_and_can_be_switched_off() -> None:
 def test_a_stack_that_is_not_plain_runs_as_it_is(change: Any) -> None:
     stack = stack_of()
     states, mask = some_episodes()
-    assert acting_states(stack, states, LENGTHS, mask) is not None
+    assert acting_states(stack, states, IDS, LENGTHS, mask) is not None
     change(stack)
-    assert acting_states(stack, states, LENGTHS, mask) is None
-    assert acting_states(stack_of(Gemma2Config, head_dim=8), states, LENGTHS, mask) is None
+    assert acting_states(stack, states, IDS, LENGTHS, mask) is None
+    assert acting_states(stack_of(Gemma2Config, head_dim=8), states, IDS, LENGTHS, mask) is None
 
 
 @pytest.mark.parametrize("level", ["latent", "token"])
