@@ -338,7 +338,7 @@ def point_table(figures: JsonObject) -> str:
 
 
 def template_of(model: str) -> Template:
-    """How a model is prompted in a dialogue: ``"chat"`` as the environments do by default, or ``"dialogue"``."""
+    """``"chat"`` for a model that the environments prompt so by default, else ``"dialogue"``."""
     found = prompt_format(PlainTokenizer(load_tokenizer(model)))
     return "chat" if found.name == "chat" else "dialogue"
 

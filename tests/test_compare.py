@@ -500,6 +500,52 @@ def test_options_that_are_given_are_not_searched_for(models, fake_runs, tmp_path
         _plan(given={"rank": (1e-3, 0.1)})
 
 
+def test_a_search_among_candidates_tries_these_alone(models, fake_runs, tmp_path):
+    candidates = {"latent": ((1e-3, 0.01), (3e-3, 0.01)), "token": ((1e-5, 0.01), (1e-4, 0.01))}
+    protocol = replace(_plan().protocol, tuning_updates=3)
+    plan = _plan(candidates=candidates, protocol=protocol)
+    campaign(plan, models, tmp_path / "c")
+    tried = {
+        arm: {cell.options for cell in fake_runs if cell.phase == "tuning" and cell.arm == arm}
+        for arm in candidates
+    }
+    assert tried == {
+        arm: {(("lr", lr), ("kl_coef", kl)) for lr, kl in settings} for arm, settings in candidates.items()
+    }
+    ran = {cell.arm: dict(cell.options)["lr"] for cell in fake_runs if cell.phase == "main"}
+    assert ran == {"latent": 1e-3, "token": 1e-4}
+    page = write_report(tmp_path / "c")
+    assert "searched on runs of 3 updates on other RL seeds over model 0" in page
+    assert "2 settings an arm, an edge still winning for `latent` (lr), `token` (lr)" in page
+    del fake_runs[:]
+    campaign(plan, models, tmp_path / "c")
+    assert not fake_runs
+
+
+def test_arms_are_searched_among_as_many_candidates():
+    pair = ((1e-3, 0.01), (3e-3, 0.01))
+    for candidates in (
+        {"latent": pair},
+        {"latent": pair, "token": (*pair, (1e-2, 0.01))},
+        {"latent": pair, "token": (pair[0], pair[0])},
+    ):
+        with pytest.raises(ValueError, match=r"as many different candidates, .* latent: 2, token: [013]"):
+            _plan(candidates=candidates)
+    with pytest.raises(ValueError, match="leave one out"):
+        _plan(candidates={"latent": pair, "token": pair}, given={"latent": pair[0]})
+    with pytest.raises(ValueError, match="none of the arms"):
+        _plan(candidates={"rank": pair})
+    assert _plan(candidates={"latent": pair}, given={"token": pair[0]}).given
+
+
+def test_a_run_of_the_search_makes_as_many_updates_as_it_is_told(models):
+    """``tuning_updates`` holds for runs of the search, ``updates`` for the others."""
+    protocol = replace(SMALL, tuning_updates=1)
+    for phase, updates in (("tuning", 1), ("main", SMALL.updates)):
+        record = run(Cell(phase, "latent", 0, 5, OPTIONS), protocol, models)
+        assert len(record["curve"]["reward"]) == updates
+
+
 def test_a_comparison_may_be_given_all_of_its_options(models, fake_runs, tmp_path):
     campaign(_plan(given={"latent": (1e-3, 0.1), "token": (1e-3, 0.01)}), models, tmp_path / "c")
     assert {cell.phase for cell in fake_runs} == {"floor", "main"}

@@ -8,7 +8,7 @@ import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,10 +65,12 @@ class Plan:
         allowed: by how much it may fall.
         settings: how many an arm is given, at most; where an edge still wins then, it is said.
         given: by arm, a setting that is not searched for.
+        candidates: by arm, the settings that the search tries, in place of a grid that grows; as many for
+            each arm whose setting is not given.
 
     Raises:
-        ValueError: for an unknown arm or figure to keep, a figure that is not measured, or a number out of
-            range.
+        ValueError: for an unknown arm or figure to keep, a figure that is not measured, a number out of
+            range, or arms with unequal numbers of candidates.
     """
 
     protocol: Protocol
@@ -80,6 +82,7 @@ class Plan:
     allowed: float
     settings: int = 12
     given: Mapping[str, Setting] = field(default_factory=dict)
+    candidates: Mapping[str, tuple[Setting, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, values in (("arms", self.arms), ("model seeds", self.model_seeds)):
@@ -88,9 +91,11 @@ class Plan:
         unknown = sorted(set(self.arms) - set(ARMS))
         if unknown:
             raise ValueError(f"unknown arm {unknown[0]!r}: there are {', '.join(ARMS)}")
-        idle = sorted(set(self.given) - set(self.arms))
+        idle = sorted({*self.given, *self.candidates} - set(self.arms))
         if idle:
             raise ValueError(f"options are given for {idle[0]!r}, which is none of the arms {self.arms}")
+        if self.candidates:
+            self._check_candidates()
         if self.keep is not None and self.protocol.task_only:
             raise ValueError(f"{self.keep} is not measured where the task alone is: keep 'nothing'")
         if self.keep is not None and self.keep not in KEPT:
@@ -112,6 +117,17 @@ class Plan:
                 f"a model of seed m has RL seeds from {SEEDS_OF_A_MODEL} m on, other benchmarks those from "
                 f"7,000 on: model seeds go from 0 to 69, with up to {SEEDS_OF_A_MODEL} seeds each, got "
                 f"model seeds {list(self.model_seeds)} and {self.seeds} seeds"
+            )
+
+    def _check_candidates(self) -> None:
+        both = sorted(set(self.given) & set(self.candidates))
+        if both:
+            raise ValueError(f"{both[0]} has a setting that is given, and candidates too: leave one out")
+        counts = {arm: len(set(self.candidates.get(arm, ()))) for arm in self.arms if arm not in self.given}
+        if min(counts.values()) < 2 or len(set(counts.values())) > 1:
+            raise ValueError(
+                "every arm is searched among as many different candidates, two at least, got "
+                + ", ".join(f"{arm}: {count}" for arm, count in counts.items())
             )
 
 
@@ -209,6 +225,11 @@ def _campaign(plan: Plan, models: Path, out: Path, jobs: int, frontier: Sequence
         if new:
             # An arm that joins a comparison is searched as much as the others were.
             count = max((one["settings"] for one in held.values()), default=0) or None
+            if plan.candidates and count not in (None, len(plan.candidates[new[0]])):
+                raise ValueError(
+                    f"{new[0]} has {len(plan.candidates[new[0]])} candidates, and the arms of {out} were "
+                    f"searched among {count} settings: give it as many"
+                )
             held |= _search(plan, new, count, journal, workers)
         journal.choose(held)
         chosen: dict[str, Setting] = {}
@@ -264,9 +285,10 @@ def _search(
 
     Args:
         arms: that have no options yet.
-        count: settings that an arm is given; None for as many as the plan allows while an edge wins.
+        count: settings that an arm is given; None for as many as the plan allows while an edge wins. Of
+            candidates all are tried, and no other.
     """
-    wanted = {arm: first_settings(ARMS[arm].lrs) for arm in arms}
+    wanted = {arm: [*plan.candidates.get(arm, first_settings(ARMS[arm].lrs))] for arm in arms}
     while True:
         cells = [
             Cell("tuning", arm, model, TUNING_SEED + i, _options(setting))
@@ -280,7 +302,9 @@ def _search(
             for arm, tries in wanted.items()
         }
         tried = len(next(iter(wanted.values())))
-        if count is None:
+        if plan.candidates:
+            enough = True
+        elif count is None:
             enough = tried >= plan.settings or not any(edges(scored) for scored in scores.values())
         else:
             enough = tried >= count
@@ -290,12 +314,17 @@ def _search(
                     **dict(_options(best(scored))),
                     "harmless": scored[best(scored)].harmless,
                     "settings": tried,
-                    "edges": edges(scored),
+                    "edges": [axis for axis in edges(scored) if _varies(scored, axis)],
                 }
                 for arm, scored in scores.items()
             }
         for arm, tries in wanted.items():
             tries.append(next_setting(scores[arm]))
+
+
+def _varies(settings: Iterable[Setting], axis: str) -> bool:
+    """Whether settings differ on an axis: candidates of one KL say nothing of its edge."""
+    return len({dict(_options(setting))[axis] for setting in settings}) > 1
 
 
 def _score(plan: Plan, runs: Sequence[dict[str, Any]]) -> Score:
@@ -417,6 +446,16 @@ def add(commands: Commands) -> None:
         help="options of an arm that are not searched for",
     )
     parser.add_argument(
+        "--candidates",
+        nargs="+",
+        default=[],
+        metavar="ARM:lr=RATE,kl_coef=WEIGHT",
+        help="the options that the search tries, several times for each arm; in place of a grid that grows",
+    )
+    parser.add_argument(
+        "--tuning-updates", type=positive, help="updates of a run of the search (default: as --updates)"
+    )
+    parser.add_argument(
         "--keep",
         help="what the search must not lose: a figure (arithmetic, unless --task-only), or 'nothing'",
     )
@@ -452,6 +491,7 @@ def _run(arguments: argparse.Namespace) -> None:
             task_only=arguments.task_only,
             device=arguments.device,
             dtype=arguments.dtype,
+            tuning_updates=arguments.tuning_updates,
         ),
         arms=tuple(arguments.arms),
         model_seeds=tuple(arguments.model_seeds),
@@ -460,7 +500,8 @@ def _run(arguments: argparse.Namespace) -> None:
         keep=None if keep == "nothing" else keep,
         allowed=arguments.allowed,
         settings=arguments.settings,
-        given=dict(map(_given, arguments.given)),
+        given=_alone(map(_given, arguments.given)),
+        candidates=_together(map(_given, arguments.candidates)),
     )
     campaign(plan, arguments.models, arguments.out, jobs=arguments.jobs, frontier=arguments.frontier)
     print(write_report(arguments.out))
@@ -475,5 +516,26 @@ def _given(text: str) -> tuple[str, Setting]:
     arm, _, options = text.partition(":")
     given = settings([pair for pair in options.split(",") if pair], "--given")
     if given.keys() != {"lr", "kl_coef"} or not all(isinstance(v, int | float) for v in given.values()):
-        raise ValueError(f"--given takes ARM:lr=RATE,kl_coef=WEIGHT, got {text!r}")
+        raise ValueError(f"options are written ARM:lr=RATE,kl_coef=WEIGHT, got {text!r}")
     return arm, (float(given["lr"]), float(given["kl_coef"]))
+
+
+def _together(settings: Iterable[tuple[str, Setting]]) -> dict[str, tuple[Setting, ...]]:
+    """The settings of each arm."""
+    of_arms: dict[str, tuple[Setting, ...]] = {}
+    for arm, setting in settings:
+        of_arms[arm] = (*of_arms.get(arm, ()), setting)
+    return of_arms
+
+
+def _alone(settings: Iterable[tuple[str, Setting]]) -> dict[str, Setting]:
+    """The setting of each arm.
+
+    Raises:
+        ValueError: for an arm with two.
+    """
+    of_arms = _together(settings)
+    twice = [arm for arm, several in of_arms.items() if len(several) > 1]
+    if twice:
+        raise ValueError(f"--given names {twice[0]} twice; settings to search among go to --candidates")
+    return {arm: one for arm, (one,) in of_arms.items()}

@@ -167,7 +167,9 @@ def _rule(plan: Mapping[str, Any], chosen: Mapping[str, Any]) -> str | None:
     if "keep" not in plan or (chosen and not any(one["settings"] for one in chosen.values())):
         return None
     models = ", ".join(map(str, plan["model_seeds"][: plan["tuning_models"]]))
-    rule = f"searched on other RL seeds over model {models} for the largest area under the training curve"
+    updates = plan.get("protocol", {}).get("tuning_updates")
+    runs = f"runs of {updates} updates on other RL seeds" if updates else "other RL seeds"
+    rule = f"searched on {runs} over model {models} for the largest area under the training curve"
     if not plan["keep"]:
         return rule
     return (

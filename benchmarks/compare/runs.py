@@ -56,6 +56,7 @@ class Protocol:
             arithmetic, stories and text) says little of a model of another corpus, and costs a large one more
             than RL itself.
         device, dtype: of every model; None for the CPU.
+        tuning_updates: of a run of the search for options; None for as many as of the others.
 
     Raises:
         ValueError: for a negative number, or arguments of the environment that are the comparison's own.
@@ -74,6 +75,7 @@ class Protocol:
     task_only: bool = False
     device: str | None = None
     dtype: str = "float32"
+    tuning_updates: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.warmup, self.kl_episodes) < 0:
@@ -124,7 +126,8 @@ def run(cell: Cell, protocol: Protocol, models: Path) -> dict[str, Any]:
     detail = {"tuning": 0, "frontier": 1}.get(cell.phase, 2)
     try:
         before, prompts = _before(agent, protocol, detail, (arm.name, pretrained))
-        costs = _learn(agent, protocol)
+        tuning = cell.phase == "tuning" and protocol.tuning_updates
+        costs = _learn(agent, tuning or protocol.updates)
         after, _ = _measured(agent, protocol, detail)
     except FloatingPointError as error:
         # A rate that is too high is a result; the next attempt would end alike.
@@ -171,13 +174,13 @@ def make_agent(arm: Arm, protocol: Protocol, pretrained: Path, seed: int, option
     )
 
 
-def _learn(agent: GRPO, protocol: Protocol) -> dict[str, float | None]:
+def _learn(agent: GRPO, updates: int) -> dict[str, float | None]:
     """Make the updates; return seconds of an update (the median), and the most MiB in use in them."""
     device = next(agent.actor.parameters()).device
     memory = PeakMemory(device, beyond_start=False)
     memory.begin()
     seconds = []
-    for _ in range(protocol.updates):
+    for _ in range(updates):
         started = time.perf_counter()
         agent.update()
         seconds.append(time.perf_counter() - started)

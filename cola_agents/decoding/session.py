@@ -22,7 +22,6 @@ from cola_agents.decoding.static import Ahead, DeviceAct, DeviceRows, Draw, Step
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import check_family
 
-
 #: The fewest new tokens of a row that are copied from a row with the same tokens instead of computed again.
 WORTH_A_COPY = 32
 

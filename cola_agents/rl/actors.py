@@ -147,9 +147,7 @@ class LatentActor(Actor):
     def acting(self, rollout: Rollout) -> Tensor:
         features = None
         if self._encodes_as(LatentActor):
-            features = acting_states(
-                self.trunk, rollout.hidden, rollout.ids, rollout.lengths, rollout.mask
-            )
+            features = acting_states(self.trunk, rollout.hidden, rollout.ids, rollout.lengths, rollout.mask)
         return super().acting(rollout) if features is None else features
 
 

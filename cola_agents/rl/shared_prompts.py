@@ -1,8 +1,8 @@
 """Episodes of one prompt laid out behind a single copy of it, so that its tokens are computed once.
 
-The episodes of a GRPO group answer the same problem. Of a group of 8 with a prompt of 200 tokens and answers of
-40, a decoder runs over 520 tokens in place of 1,920. An answer's tokens attend to the prompt and to their own
-episode, at the positions that they have there, so states and gradients are those of the separate episodes.
+The episodes of a GRPO group answer the same problem. Of a group of 8 with a prompt of 200 tokens and answers
+of 40, a decoder runs over 520 tokens in place of 1,920. An answer's tokens attend to the prompt and to their
+own episode, at the positions that they have there, so states and gradients are those of separate episodes.
 
 Shapes: N episodes, T positions; G groups, S slots of a group's row; D hidden.
 """

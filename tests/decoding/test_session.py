@@ -309,7 +309,8 @@ def test_the_prompt_of_a_group_is_computed_once_and_its_episodes_are_those_of_si
         found = collect(episodes, actor, seeds=range(8), problem_seeds=[1, 1, 1, 1, 2, 2, 2, 2])
         return found, episodes.session.tokens_forwarded
 
-    (together, computed), (apart, each) = play(8), play(1)
+    together, computed = play(8)
+    apart, _ = play(1)
     for name in ("ids", "mask", "actions"):
         assert getattr(together, name).equal(getattr(apart, name))
     torch.testing.assert_close(together.hidden[together.mask], apart.hidden[apart.mask], atol=1e-5, rtol=0)
