@@ -65,7 +65,7 @@ class GrowingRows:
     def copy(self, row: int, to: Sequence[int], start: int, end: int) -> None:
         """Copy the positions from ``start`` to ``end`` of a row to other rows."""
         if self.data is not None:
-            self.data[list(to), start:end] = self.data[row, start:end]
+            self.data[list(to), start:end] = self.data[row, start:end].clone()
 
     def erase(self, row: int, start: int) -> None:
         """Zero a row from position ``start``: a NaN there would spread even where it is masked (0 * NaN)."""

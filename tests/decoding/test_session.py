@@ -288,6 +288,16 @@ def test_rows_that_begin_with_the_same_tokens_compute_them_once(latent_backbone,
     check_against_full_forward(session, follower, model, list(range(6)), ask=True)
 
 
+def test_rows_may_fill_the_memory_with_one_prompt(latent_backbone):
+    """64 positions are allocated at first: the copied ones are all that there are."""
+    session, ids = latent_backbone.session(2), some_ids(random.Random(9), 64)
+    session.load(range(2), 2 * [ids])
+    assert session.tokens_forwarded == 64
+    check_against_full_forward(
+        session, session.follow(latent_backbone.model.policy_trunk), latent_backbone.model, [1, 0], ask=True
+    )
+
+
 def test_few_tokens_are_computed_and_not_copied(latent_backbone):
     session = latent_backbone.session(3)
     session.load(range(3), 3 * [some_ids(random.Random(8), WORTH_A_COPY - 1)])
