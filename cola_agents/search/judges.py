@@ -30,6 +30,8 @@ from cola_agents.search.trunk import Kind, Trunk, copied, read_description
 from cola_envs.episodes import Episodes
 
 _DESCRIPTION = ("reads", "fingerprint")
+#: How a saved one is read: the name of its files, what it is called, its fields.
+SAVED = ("outcome", "outcome model", _DESCRIPTION)
 
 
 def likelihood_judge(
@@ -167,9 +169,10 @@ class OutcomeModel(Trunk):
 
         Raises:
             FileNotFoundError: where the folder holds none.
+            DamagedError: a ValueError, for files that differ from what :meth:`save` wrote.
             ValueError: for one that was trained over another model.
         """
-        description = read_description(path, "outcome", "outcome model", _DESCRIPTION, backbone)
+        description = read_description(path, *SAVED, backbone)
         model = cls.over(backbone, trunk="policy" if description["reads"] == "hidden" else "model")
         model.load_weights(path, "outcome")
         return model.eval()
