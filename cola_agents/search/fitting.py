@@ -156,10 +156,17 @@ def split_problems(rollout: Rollout, count: int) -> tuple[Rollout, Rollout]:
     """
     problems = _problems(rollout)
     total = int(problems.max()) + 1
-    if not 0 < count < total:
-        raise ValueError(f"of {total} recorded problems 1 to {total - 1} can be held out, got {count}")
+    check_held_out(total, count)
     held_out = problems >= total - count
     return rollout.select(np.flatnonzero(~held_out)), rollout.select(np.flatnonzero(held_out))
+
+
+def check_held_out(total: int, count: int) -> None:
+    """Raise ValueError unless some of ``total`` problems are left when ``count`` of them are held out."""
+    if total < 2:
+        raise ValueError("of 1 recorded problem none can be held out: record more, or hold out none")
+    if not 0 < count < total:
+        raise ValueError(f"of {total} recorded problems 1 to {total - 1} can be held out, got {count}")
 
 
 def _problems(rollout: Rollout) -> np.ndarray:
