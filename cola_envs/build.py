@@ -40,6 +40,8 @@ class _Checked(Exception):
         self.tasks = tasks
 
 
+#: Arguments of an environment that its episodes do not have.
+_SHELL = ("render_mode", "max_episode_steps", "autoreset_mode")
 #: As ``model=``: check every other argument, and end there.
 NO_MODEL: Any = object()
 
@@ -52,7 +54,8 @@ def check_environment(env_id: str, /, **settings: Any) -> TaskBatch:
 
     Args:
         env_id: a registered id of this package.
-        settings: arguments of ``gym.make``; ``model`` and ``tokenizer`` are not looked at.
+        settings: arguments of ``gym.make``; ``model``, ``tokenizer`` and those of the shell around the
+            episodes (``render_mode``, ``max_episode_steps``, ``autoreset_mode``) are not looked at.
 
     Returns:
         The task, closed: to read how many problems it has.
@@ -61,6 +64,7 @@ def check_environment(env_id: str, /, **settings: Any) -> TaskBatch:
         TypeError, ValueError: as ``gym.make``; also for an id of another package.
     """
     registered = spec_of(env_id).kwargs
+    settings = {name: value for name, value in settings.items() if name not in _SHELL}
     if "builder" not in registered:
         raise ValueError(f"{env_id} is not one of the CoLA environments")
     try:

@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
 
 def _generate(arguments: argparse.Namespace) -> int:
     from cola_agents.rl.generate import check_tries, generate
-    from cola_envs.build import check_environment
+    from cola_agents.rl.rows import check_rows
 
     task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
     add_given(arguments, kwargs, "model", "split")
@@ -59,18 +59,19 @@ def _generate(arguments: argparse.Namespace) -> int:
             raise ValueError("give --model or --agent, not both: an agent knows its model")
         folder = saved_agent(arguments.agent, kwargs, arguments.algo, **loading)
         kwargs = {**folder.kwargs_on(task), **kwargs}
-        check_environment(task, **kwargs)
+        check_rows(task, **kwargs)
         agent = folder.load()
         kwargs["model"], policy, drawing = agent.backbone, agent.actor, {**agent.options.drawing}
     else:
         kwargs |= loading
+    drawing = {**drawing, **given}
     figures = generate(
         task,
         arguments.out,
         problems=arguments.problems,
         n=arguments.n,
         policy=policy,
-        **{**drawing, **given},
+        **drawing,
         seed=arguments.seed,
         num_envs=arguments.num_envs,
         watch=lambda count: print(f"{count} episodes", flush=True),

@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cola_agents.common import markdown
-from cola_agents.common.arguments import check_not_making
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_agents.common.threads import fitting_threads
@@ -25,8 +24,8 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout, collect
-from cola_agents.rl.rows import make_rows
-from cola_envs.build import check_environment, evaluation_split, spec_of, twin_id
+from cola_agents.rl.rows import check_rows, make_rows
+from cola_envs.build import evaluation_split, spec_of, twin_id
 from cola_envs.fields import TEXT
 from cola_envs.jsonl import JsonObject
 from cola_envs.shown import shown_line
@@ -225,15 +224,13 @@ def run_demo(
     for name, reason in _DECIDED.items():
         if name in (env_kwargs or {}):
             raise ValueError(f"{reason}: leave {name} out")
-    for name in env_kwargs or {}:
-        check_not_making(name)
     if spec_of(task).kwargs.get("actions") != "latent":
         raise ValueError(f"the demo takes a CoLA id of latent actions, e.g. {TASK}, got {task}")
     arms = [replace(arm, env_id=env_id) for arm, env_id in zip(ARMS, (task, twin_id(task)), strict=True)]
     loading: JsonObject = {"device": device, "dtype": dtype}
     for arm in arms:
         split = evaluation_split(spec_of(arm.env_id).kwargs["builder"])
-        check_environment(arm.env_id, **{**(env_kwargs or {}), "split": split})
+        check_rows(arm.env_id, **{**(env_kwargs or {}), "split": split})
     threads = fitting_threads(make_backbone(level="latent", **loading).model)
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)

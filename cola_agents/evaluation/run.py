@@ -22,7 +22,7 @@ from cola_agents.rl.playing import kwargs_on
 from cola_agents.rl.registry import AGENTS
 from cola_agents.rl.restoring import check_given_again
 from cola_agents.rl.rollout import InitialPolicy, Policy, collect
-from cola_agents.rl.rows import make_rows
+from cola_agents.rl.rows import check_rows, make_rows
 from cola_agents.rl.saving import read_description, read_saved, saved_path
 from cola_agents.search import (
     MCTS,
@@ -38,7 +38,7 @@ from cola_agents.search.playout import Judge
 from cola_agents.search.q import SAVED as SAVED_Q
 from cola_agents.search.solver import check_search
 from cola_agents.search.trunk import saved_description
-from cola_envs.build import check_environment, evaluation_split, load, repeatable, spec_of
+from cola_envs.build import evaluation_split, load, repeatable, spec_of
 from cola_envs.checks import check_count
 from cola_envs.episodes import Episodes
 from cola_envs.fields import SPLIT
@@ -205,7 +205,7 @@ def evaluate(
     _check_values(search, q=q, judge=judge)
     if "sequential" in inspect.signature(load(builder)).parameters:
         env_kwargs.setdefault("sequential", True)
-    expected = _num_problems(check_environment(task, **{**env_kwargs, "split": split}), episodes)
+    expected = _num_problems(check_rows(task, **{**env_kwargs, "split": split}), episodes)
     rows = min(num_envs, expected)
     # Whatever can be refused has been: here the weights are loaded.
     playing = None if agent is None else loaded(agent)
@@ -283,13 +283,13 @@ def _check(
             raise ValueError('an evaluation must not see the solutions: give a search rewards="estimated"')
 
 
-def _check_values(search: SearchConfig | MCTSQConfig | None, **given: object) -> None:
+def _check_values(search: SearchConfig | MCTSQConfig | None, *, q: object, judge: object) -> None:
     """Check what values a search: arguments that go together, and folders that hold what they should.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: for others.
     """
-    unread = [name for name, value in given.items() if value is not None]
+    unread = [name for name, value in (("q", q), ("judge", judge)) if value is not None]
     if search is None and unread:
         raise ValueError(
             f"{' and '.join(f'{name}=' for name in unread)} values what a search finds, and there is no "
@@ -297,8 +297,7 @@ def _check_values(search: SearchConfig | MCTSQConfig | None, **given: object) ->
         )
     if search is None:
         return
-    check_search(search, **given)
-    q, judge = given["q"], given["judge"]
+    check_search(search, q=q, judge=judge)
     if isinstance(q, (str, Path)):
         saved_description(q, *SAVED_Q)
     if isinstance(judge, (str, Path)) and judge not in ("policy", "base"):

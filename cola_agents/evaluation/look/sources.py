@@ -16,9 +16,8 @@ from cola_agents.evaluation.run import load_agent
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.generate import policy_name, read
 from cola_agents.rl.rollout import InitialPolicy, collect
-from cola_agents.rl.rows import make_rows
+from cola_agents.rl.rows import check_rows, make_rows
 from cola_agents.rl.saving import holds_agent, read_description, saved_path
-from cola_envs.build import check_environment
 from cola_envs.checks import check_count
 from cola_envs.jsonl import JsonObject
 
@@ -177,7 +176,7 @@ def _recording(
     actor = None
     if agent is not None:
         loading = {name: kwargs.pop(name) for name in ("device", "dtype") if name in given}
-        check_environment(about["task"], **kwargs)
+        check_rows(about["task"], **kwargs)
         acted = load_agent(agent, algorithm=algorithm, **loading)
         kwargs["model"], actor = acted.backbone, acted.actor
     is_actor = about["policy"] == policy_name(actor)
