@@ -18,7 +18,7 @@ from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Backbone, Level
 from cola_envs.checks import check_choice, check_settings
 from cola_envs.episodes import Episodes
-from cola_envs.prompts import FormatName, Shots, read_shots
+from cola_envs.prompts import FormatName, Shots, check_format, read_shots
 from cola_envs.task import EachRow, TaskBatch
 
 #: A factory of tasks: of one row's :class:`~cola_envs.task.Task`, or of the TaskBatch of all rows.
@@ -30,6 +30,48 @@ RENDER_MODES = ("ansi", "human", "rgb_array")
 SINGLE_RENDER_MODES = (*RENDER_MODES, "html")
 #: Default splits of a task that takes ``split=``; a builder with others has an attribute ``splits``.
 SPLITS = ("train", "test")
+
+
+class _Checked(Exception):
+    """All arguments of an environment but its model were checked; holds the tasks that were built."""
+
+    def __init__(self, tasks: TaskBatch) -> None:
+        super().__init__()
+        self.tasks = tasks
+
+
+#: Arguments of an environment that its episodes do not have.
+_SHELL = ("render_mode", "max_episode_steps", "autoreset_mode")
+#: As ``model=``: check every other argument, and end there.
+NO_MODEL: Any = object()
+
+
+def check_environment(env_id: str, /, **settings: Any) -> TaskBatch:
+    """Check the arguments of an environment before its model is loaded, or whatever else takes long.
+
+    The task is built for one row, and closed again. ``device`` and ``dtype`` and what the model says of the
+    prompt format are checked with the model.
+
+    Args:
+        env_id: a registered id of this package.
+        settings: arguments of ``gym.make``; ``model``, ``tokenizer`` and those of the shell around the
+            episodes (``render_mode``, ``max_episode_steps``, ``autoreset_mode``) are not looked at.
+
+    Returns:
+        The task, closed: to read how many problems it has.
+
+    Raises:
+        TypeError, ValueError: as ``gym.make``; also for an id of another package.
+    """
+    registered = spec_of(env_id).kwargs
+    settings = {name: value for name, value in settings.items() if name not in _SHELL}
+    if "builder" not in registered:
+        raise ValueError(f"{env_id} is not one of the CoLA environments")
+    try:
+        build_episodes(1, **{**registered, **settings, "model": NO_MODEL})
+    except _Checked as checked:
+        return checked.tasks
+    raise AssertionError("without a model no episodes are built")
 
 
 def build_episodes(
@@ -88,11 +130,15 @@ def build_episodes(
         "on_task_error": on_task_error,
     }
     check_settings(**settings)
+    check_format(prompt_format, system, chat_template_kwargs)
     num_rows = int(num_rows)
     known = splits_of(builder) or SPLITS
     split = check_choice("split", split, known)
     tasks = build_tasks(num_rows, load(builder), split=split, **task_kwargs)
     try:
+        shots = read_shots(shots, tasks)
+        if model is NO_MODEL:
+            raise _Checked(tasks)
         backbone = resolve(model, level=actions, tokenizer=tokenizer, device=device, dtype=dtype)
         return Episodes(
             backbone,

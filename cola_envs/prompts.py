@@ -193,12 +193,7 @@ def prompt_format(
         ValueError: another name, a template that is missing or fails, or ``chat_template_kwargs`` without a
             template.
     """
-    if name is not None and (not isinstance(name, str) or name not in ("plain", "chat")):
-        raise ValueError(f"prompt_format must be 'plain' or 'chat' (None: by the model), got {name!r}")
-    if system is not None:
-        checked_text(system, "system")
-    if not isinstance(chat_template_kwargs, (Mapping, type(None))):
-        raise WrongType(f"chat_template_kwargs must be a dict or None, got {chat_template_kwargs!r:.80}")
+    check_format(name, system, chat_template_kwargs)
     chat = None
     has_template = isinstance(tokenizer, ChatTokenizer) and tokenizer.has_chat_template
     if name == "chat" or (name is None and has_template):
@@ -206,8 +201,27 @@ def prompt_format(
     if chat is not None and (name == "chat" or chat.marker in end_ids(tokenizer)):
         return chat
     if chat_template_kwargs:
-        raise ValueError("chat_template_kwargs are variables of a chat template; pass prompt_format='chat'")
+        raise ValueError(_NO_TEMPLATE)
     return PlainFormat(tokenizer, system, shots)
+
+
+_NO_TEMPLATE = "chat_template_kwargs are variables of a chat template; pass prompt_format='chat'"
+
+
+def check_format(name: object, system: object, chat_template_kwargs: object) -> None:
+    """Check what :func:`prompt_format` takes besides worked examples, as far as it needs no tokenizer.
+
+    Raises:
+        TypeError, ValueError: as :func:`prompt_format`.
+    """
+    if name is not None and (not isinstance(name, str) or name not in ("plain", "chat")):
+        raise ValueError(f"prompt_format must be 'plain' or 'chat' (None: by the model), got {name!r}")
+    if system is not None:
+        checked_text(system, "system")
+    if not isinstance(chat_template_kwargs, (Mapping, type(None))):
+        raise WrongType(f"chat_template_kwargs must be a dict or None, got {chat_template_kwargs!r:.80}")
+    if name == "plain" and chat_template_kwargs:
+        raise ValueError(_NO_TEMPLATE)
 
 
 def read_shots(shots: Shots, task: object = None) -> list[Shot]:

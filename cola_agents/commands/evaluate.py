@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
 from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
-from cola_agents.commands.settings import settings
-from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
+from cola_agents.commands.settings import check_out, settings
+from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, named_task, saved_agent, task_of_agent
 from cola_agents.common.files import write_json
 from cola_agents.common.interrupts import exit_status
 
@@ -43,7 +43,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=10_000)
     parser.add_argument("--num-envs", type=int, default=64, help="rows that play in parallel, at most")
     parser.add_argument(
-        "--search", choices=("puct", "mcts-q"), help="search for each answer; needs --q or --judge"
+        "--search",
+        choices=("puct", "mcts-q"),
+        help="search for each answer, with play-outs that draw as the agent does; needs --q or --judge",
     )
     parser.add_argument("--simulations", type=int, help="per problem of a search (64)")
     parser.add_argument("--q", help="folder of a Q-function from `cola pretrain q`; mcts-q needs one")
@@ -77,7 +79,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     loading = pop_loading(arguments, env_kwargs)
     agent = None
     if arguments.agent is not None:
-        agent = load_playing(arguments.agent, env_kwargs, arguments.algo, **loading)
+        agent = saved_agent(arguments.agent, env_kwargs, arguments.algo, **loading)
         loading = {}
     options = {
         "model": arguments.model,
@@ -109,15 +111,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         options["search"] = search_config(arguments.search, simulations, fields)
         options |= {"q": arguments.q, "judge": arguments.judge}
     if arguments.out is not None:
-        if arguments.out.is_dir():
-            raise IsADirectoryError(f"--out {arguments.out} is a folder: name the JSON file to write")
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        check_out(arguments.out, "JSON")
     report = evaluate(task, **options, **loading, env_kwargs=env_kwargs)
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
         print(table(report))
     if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.out, report, indent=2)
     return exit_status(KeyboardInterrupt()) if report.get("interrupted") else 0
 

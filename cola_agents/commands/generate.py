@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
-from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
-from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
+from cola_agents.commands.model_options import (
+    add_given,
+    add_model_options,
+    add_prompt_settings,
+    pop_loading,
+)
+from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, named_task, saved_agent, task_of_agent
 
 if TYPE_CHECKING:
     from cola_agents.model.sampling import Drawing
@@ -38,24 +43,28 @@ def add(commands: Commands) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from cola_agents.rl.generate import generate
+    from cola_agents.rl.generate import check_tries, generate
+    from cola_agents.rl.rows import check_rows
 
     task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
-    kwargs |= {key: value for key in ("model", "split") if (value := getattr(arguments, key)) is not None}
+    add_given(arguments, kwargs, "model", "split")
     add_prompt_settings(arguments, kwargs)
     loading = pop_loading(arguments, kwargs)
     policy = None
     drawing: Drawing = {}
+    given: Drawing = {} if arguments.temperature is None else {"temperature": arguments.temperature}
+    check_tries(arguments.problems, arguments.n, num_envs=arguments.num_envs, seed=arguments.seed, **given)
     if arguments.agent is not None:
-        if arguments.model is not None:
+        if "model" in kwargs:
             raise ValueError("give --model or --agent, not both: an agent knows its model")
-        agent = load_playing(arguments.agent, kwargs, arguments.algo, **loading)
-        kwargs = {**agent.kwargs_on(task), **kwargs}
+        folder = saved_agent(arguments.agent, kwargs, arguments.algo, **loading)
+        kwargs = {**folder.kwargs_on(task), **kwargs}
+        check_rows(task, **kwargs)
+        agent = folder.load()
         kwargs["model"], policy, drawing = agent.backbone, agent.actor, {**agent.options.drawing}
     else:
         kwargs |= loading
-    if arguments.temperature is not None:
-        drawing["temperature"] = arguments.temperature
+    drawing = {**drawing, **given}
     figures = generate(
         task,
         arguments.out,

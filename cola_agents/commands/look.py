@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cola_agents.commands import Commands
 from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
-from cola_agents.commands.settings import settings
+from cola_agents.commands.settings import check_out, settings
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, algorithm_class, named_task
 
 
@@ -71,7 +71,7 @@ def add(commands: Commands) -> None:
         type=Path,
         help="file whose text is read for --tokens, as in `cola inspect`; by default the generated corpus",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first problem that a model plays")
+    parser.add_argument("--seed", type=int, help="seed of the first problem that a model plays (0)")
     add_agent(
         parser,
         "folder of the trained agent that played the file of `cola generate`; shows its probabilities",
@@ -103,9 +103,7 @@ def _look(arguments: argparse.Namespace) -> int:
     add_prompt_settings(arguments, env_kwargs)
     loading = pop_loading(arguments, env_kwargs)
     out: Path = arguments.out
-    if out.is_dir():
-        raise IsADirectoryError(f"--out {out} is a folder: name the HTML file to write, {out}/look.html say")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_out(out, "HTML")
     data = look(
         arguments.what,
         wanted,
@@ -116,9 +114,10 @@ def _look(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         model=arguments.model,
         **loading,
-        **env_kwargs,
+        env_kwargs=env_kwargs,
     )
     content = page(data).encode()
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, content)
     print(f"Wrote {out} ({len(content) / 1e6:.1f} MB).")
     if arguments.open and not webbrowser.open(out.resolve().as_uri()):

@@ -61,10 +61,7 @@ def add_prompt_settings(arguments: argparse.Namespace, env_kwargs: JsonObject) -
     Raises:
         ValueError: for one that ``--env`` gives too.
     """
-    for name in _PROMPTS:
-        if getattr(arguments, name) is not None:
-            _check_once(name, env_kwargs)
-            env_kwargs[name] = getattr(arguments, name)
+    add_given(arguments, env_kwargs, *_PROMPTS)
 
 
 def pop_loading(arguments: argparse.Namespace, env_kwargs: JsonObject) -> JsonObject:
@@ -81,6 +78,18 @@ def pop_loading(arguments: argparse.Namespace, env_kwargs: JsonObject) -> JsonOb
         elif name in env_kwargs:
             given[name] = env_kwargs.pop(name)
     return given
+
+
+def add_given(arguments: argparse.Namespace, env_kwargs: JsonObject, *names: str) -> None:
+    """Put options into the environment's arguments, where they are given.
+
+    Raises:
+        ValueError: for one that ``--env`` gives too.
+    """
+    for name in names:
+        if getattr(arguments, name) is not None:
+            _check_once(name, env_kwargs)
+            env_kwargs[name] = getattr(arguments, name)
 
 
 def _check_once(name: str, env_kwargs: JsonObject) -> None:

@@ -6,11 +6,16 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
-from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
-from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, load_playing, named_task, task_of_agent
+from cola_agents.commands.model_options import (
+    add_given,
+    add_model_options,
+    add_prompt_settings,
+    pop_loading,
+)
+from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, named_task, saved_agent, task_of_agent
 
 if TYPE_CHECKING:
-    from cola_agents.rl.agent import Agent
+    from cola_agents.evaluation.run import AgentFolder
 
 
 def add(commands: Commands) -> None:
@@ -32,14 +37,16 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=_play)
 
 
-def _serve(task: str, arguments: argparse.Namespace, agent: Agent | None, kwargs: dict[str, Any]) -> int:
+def _serve(
+    task: str, arguments: argparse.Namespace, agent: AgentFolder | None, kwargs: dict[str, Any]
+) -> int:
     import webbrowser
 
     from cola_agents.evaluation.play import make_playable
     from cola_agents.evaluation.play_page import Game, PlayServer
 
-    env = make_playable(task, arguments.codes, agent, kwargs, render_mode="html")
-    with PlayServer(Game(env, agent.actor if agent else None, seed=arguments.seed), task) as server:
+    env, playing = make_playable(task, arguments.codes, agent, kwargs, render_mode="html")
+    with PlayServer(Game(env, playing.actor if playing else None, seed=arguments.seed), task) as server:
         print(f"Play at {server.address}\nPress Ctrl-C to end. Only this machine can open the address.")
         webbrowser.open(server.address)
         server.serve_forever()
@@ -48,16 +55,18 @@ def _serve(task: str, arguments: argparse.Namespace, agent: Agent | None, kwargs
 
 def _play(arguments: argparse.Namespace) -> int:
     from cola_agents.evaluation.play import play
+    from cola_envs.checks import check_count
 
+    check_count("seed", arguments.seed, 0)
     task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
-    kwargs |= {key: value for key in ("model", "split") if (value := getattr(arguments, key)) is not None}
+    add_given(arguments, kwargs, "model", "split")
     add_prompt_settings(arguments, kwargs)
     loading = pop_loading(arguments, kwargs)
     agent = None
     if arguments.agent is not None:
-        if arguments.model is not None:
+        if "model" in kwargs:
             raise ValueError("give --model or --agent, not both: an agent knows its model")
-        agent = load_playing(arguments.agent, kwargs, arguments.algo, **loading)
+        agent = saved_agent(arguments.agent, kwargs, arguments.algo, **loading)
     else:
         kwargs |= loading
     if arguments.browser:

@@ -346,22 +346,30 @@ def _backbone_of(arguments: argparse.Namespace, level: Level) -> LatentBackbone 
 def _on_tries(arguments: argparse.Namespace) -> int:
     """Run ``q`` or ``outcome``, which learn from recorded episodes."""
     from cola_agents.rl.generate import read
-    from cola_agents.search.fitting import FitConfig, split_problems
-    from cola_agents.search.judges import OutcomeModel, train_outcome
-    from cola_agents.search.q import QConfig, QFunction, train_q
+    from cola_agents.search.fitting import FitConfig, check_held_out, split_problems
+    from cola_agents.search.judges import OutcomeModel, check_answers, train_outcome
+    from cola_agents.search.q import QConfig, QFunction, check_discount, train_q
 
     if not arguments.data:
         raise ValueError(f"the stage {arguments.stage} needs --data: a file from `cola generate`")
     with one_writer(arguments.out, "file"):
         _check_empty(arguments.out)
+        values = {field: getattr(arguments, dest) for dest, field in _FIELDS_OF_FIT.items()}
+        given = {field: value for field, value in values.items() if value is not None}
+        config = QConfig(**given) if arguments.stage == "q" else FitConfig(**given)
+        discount = _given(arguments, ("--gamma",)) if arguments.stage == "q" else {}
+        for gamma in discount.values():
+            check_discount(gamma)
         recorded = read(*arguments.data)
+        if arguments.held_out_problems is not None:
+            check_held_out(recorded.num_problems, arguments.held_out_problems)
+        if arguments.stage == "outcome":
+            check_answers(recorded.rewards)
+        # What can be refused has been: from here on it takes long.
         backbone = _backbone_of(arguments, recorded.about["actions"])
         rollout, held_out = recorded.rollout(backbone), None
         if arguments.held_out_problems is not None:
             rollout, held_out = split_problems(rollout, arguments.held_out_problems)
-        values = {field: getattr(arguments, dest) for dest, field in _FIELDS_OF_FIT.items()}
-        given = {field: value for field, value in values.items() if value is not None}
-        config = QConfig(**given) if arguments.stage == "q" else FitConfig(**given)
         size = min(config.batch_size, len(rollout))
         print(
             f"Training for {config.steps} steps (--steps) of {size} episodes (--rows): each of the "
@@ -370,7 +378,7 @@ def _on_tries(arguments: argparse.Namespace) -> int:
         )
         model: QFunction | OutcomeModel
         if isinstance(config, QConfig):
-            model = QFunction.over(backbone, trunk=arguments.trunk, **_given(arguments, ("--gamma",)))
+            model = QFunction.over(backbone, trunk=arguments.trunk, **discount)
             records = train_q(model, rollout, config, held_out=held_out)
         else:
             model = OutcomeModel.over(backbone, trunk=arguments.trunk)

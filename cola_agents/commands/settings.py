@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,6 +40,27 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
+
+
+def check_out(out: Path, kind: str) -> None:
+    """Check that a file can be written, without making anything.
+
+    Args:
+        out: the value of ``--out``.
+        kind: of file, for the error messages: ``"JSON"``.
+
+    Raises:
+        IsADirectoryError: for a folder.
+        NotADirectoryError: for one below a file.
+        PermissionError: for one in a folder that cannot be written in.
+    """
+    if out.is_dir():
+        raise IsADirectoryError(f"--out {out} is a folder: name the {kind} file to write")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"--out {out}: {above} is a file, not a folder: name another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"--out {out}: nothing can be written in {above}: name another place")
 
 
 def settings(pairs: Sequence[str], flag: str) -> JsonObject:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cola_agents.commands.settings import settings
 
 if TYPE_CHECKING:
+    from cola_agents.evaluation.run import AgentFolder
     from cola_agents.rl.agent import Agent
     from cola_envs.jsonl import JsonObject
 
@@ -153,8 +154,8 @@ def task_of_agent(task: str | None, agent: object) -> str:
     return named_task(env_id, ())[0]
 
 
-def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None, **loading: Any) -> Agent:
-    """Load a saved agent.
+def saved_agent(folder: Path, env_kwargs: JsonObject, algo: str | None = None, **loading: Any) -> AgentFolder:
+    """A saved agent, which is loaded by whoever plays it, when the other arguments were checked.
 
     Args:
         env_kwargs: of the command; those in them that the folder could not hold (a ``task``) are passed to
@@ -165,7 +166,7 @@ def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None, 
     Raises:
         ValueError: where the command gives some of what the folder could not hold, but not all.
     """
-    from cola_agents.evaluation.run import load_agent
+    from cola_agents.evaluation.run import AgentFolder
     from cola_agents.rl.restoring import not_saved
     from cola_agents.rl.saving import read_description, saved_path
 
@@ -182,4 +183,9 @@ def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None, 
         )
     if given:
         changed["env_kwargs"] = {**saved["env_kwargs"], **given}
-    return load_agent(folder, algorithm=algorithm_class(algo) if algo else None, **changed)
+    return AgentFolder(folder, algorithm_class(algo) if algo else None, changed)
+
+
+def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None, **loading: Any) -> Agent:
+    """Load :func:`saved_agent`, with the same arguments."""
+    return saved_agent(folder, env_kwargs, algo, **loading).load()

@@ -96,8 +96,9 @@ def make_backbone(
         TypeError: for a model that has no actions of this level.
     """
     dtype = str(dtype).removeprefix("torch.")
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"dtype {dtype!r} is not a torch type; use 'float32', 'bfloat16' or 'float16'")
+    kind = getattr(torch, dtype, None)
+    if not (isinstance(kind, torch.dtype) and kind.is_floating_point and kind.itemsize > 1):
+        raise ValueError(f"dtype {dtype!r} is no type of weights; use 'float32', 'bfloat16' or 'float16'")
     _check_device(device)
     if dtype == "float16" and torch.device(device or "cpu").type == "cpu":
         text = "float16 is slow on a CPU: use float32, or bfloat16 for half the memory"
@@ -110,6 +111,8 @@ def make_backbone(
         path = Path(model)
         if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} holds no model: there is no config.json in it")
+        if isinstance(tokenizer, (str, Path)):  # before the weights, which take longer
+            tokenizer = _tokenizer_at(tokenizer)
         model = _load(reachable(model), dtype)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(

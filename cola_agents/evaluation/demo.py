@@ -24,7 +24,7 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout, collect
-from cola_agents.rl.rows import make_rows
+from cola_agents.rl.rows import check_rows, make_rows
 from cola_envs.build import evaluation_split, spec_of, twin_id
 from cola_envs.fields import TEXT
 from cola_envs.jsonl import JsonObject
@@ -187,6 +187,15 @@ def rollouts_to(history: list[dict[str, float]], threshold: float, window: int =
     return None
 
 
+#: Arguments of an environment that the demo decides, and why.
+_DECIDED = {
+    "split": "the demo learns on training problems and is tested on test problems",
+    "model": "the demo compares the bundled models",
+    "tokenizer": "the demo compares the bundled models",
+    "seed": "the demo takes --seeds, the number of seeds from 0",
+}
+
+
 def run_demo(
     out: Path,
     *,
@@ -209,14 +218,20 @@ def run_demo(
         device, dtype: of the bundled models, as in ``gym.make``.
 
     Raises:
-        ValueError: for an id that does not take latent actions, and for a ``split`` in ``env_kwargs``.
+        TypeError, ValueError: for an id that does not take latent actions, and for arguments that the
+            environment does not have or that the demo decides; nothing is written.
     """
-    if "split" in (env_kwargs or {}):
-        raise ValueError(
-            "the demo learns on training problems and is tested on test problems: leave split out"
-        )
+    for name, reason in _DECIDED.items():
+        if name in (env_kwargs or {}):
+            raise ValueError(f"{reason}: leave {name} out")
     if spec_of(task).kwargs.get("actions") != "latent":
         raise ValueError(f"the demo takes a CoLA id of latent actions, e.g. {TASK}, got {task}")
+    arms = [replace(arm, env_id=env_id) for arm, env_id in zip(ARMS, (task, twin_id(task)), strict=True)]
+    loading: JsonObject = {"device": device, "dtype": dtype}
+    for arm in arms:
+        split = evaluation_split(spec_of(arm.env_id).kwargs["builder"])
+        check_rows(arm.env_id, **{**(env_kwargs or {}), "split": split})
+    threads = fitting_threads(make_backbone(level="latent", **loading).model)
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     goal = "<think>...</think><answer>...</answer>" if task == TASK else task
@@ -224,9 +239,7 @@ def run_demo(
         f"Learning {goal} with GRPO, {updates} updates of 128 rollouts: the same loop over 64 latent actions "
         "and over tokens.\n"
     )
-    arms = [replace(arm, env_id=env_id) for arm, env_id in zip(ARMS, (task, twin_id(task)), strict=True)]
-    loading: JsonObject = {"device": device, "dtype": dtype}
-    with fitting_threads(make_backbone(level="latent", **loading).model):
+    with threads:
         floors = floor(task, env_kwargs, episodes=episodes, **loading)
         results: JsonObject = {**provenance(), "updates": updates, "floor": floors}
         results |= {"env_kwargs": env_kwargs or {}, "device": device or "cpu", "dtype": dtype}

@@ -29,6 +29,7 @@ from cola_agents.train.health import health_warnings
 from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, first_targets, perplexity
 from cola_agents.train.specs import DataSpec, open_data
 from cola_envs import jsonl
+from cola_envs.checks import check_count
 from cola_envs.jsonl import JsonObject
 from cola_envs.shown import escaped, shown_line
 
@@ -444,9 +445,12 @@ def run_inspection(
         raise FileNotFoundError(f"there is no file {text} to read text from")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out} is a file: name a folder")
-    backbone = make_backbone(model, level="latent", device=device, dtype=dtype)
-    assert isinstance(backbone, LatentBackbone)
+    for name, count in (("tokens", tokens), ("states", states)):
+        if count is not None:
+            check_count(name, count)
     source, named = _source(text, data)
+    backbone = make_backbone(model, level="latent", device=device, dtype=dtype)  # last: it takes longest
+    assert isinstance(backbone, LatentBackbone)
     inspection = inspect_codebook(backbone, source, tokens=tokens, states=states, named=named)
     out.mkdir(parents=True, exist_ok=True)
     record = {**provenance(), "fingerprint": backbone.fingerprint, **inspection.as_dict()}

@@ -12,10 +12,11 @@ import torch
 
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.common.arguments import environment_arguments
+from cola_agents.evaluation.run import AgentFolder, loaded
 from cola_agents.model.sampling import Drawing, sample
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.rollout import attach
-from cola_envs.build import spec_of, twin_id
+from cola_envs.build import check_environment, spec_of, twin_id
 from cola_envs.checks import check_count
 from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
@@ -42,7 +43,7 @@ def play(
     *,
     codes: bool = False,
     seed: int = 0,
-    agent: Agent | None = None,
+    agent: Agent | AgentFolder | None = None,
     ask: Ask | None = None,
     say: Say = print,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -68,11 +69,11 @@ def play(
             negative seed.
     """
     seed = check_count("seed", seed, 0)
-    env = make_playable(task, codes, agent, environment_arguments(env_kwargs, direct, "play"))
+    env, playing = make_playable(task, codes, agent, environment_arguments(env_kwargs, direct, "play"))
     try:
-        player = _Player(env, ask or input, say, agent, seed)
-        turn = player.pick if codes else player.watch if agent else player.type
-        say(HELP_CODES if codes else HELP_WATCH if agent else HELP_TEXT)
+        player = _Player(env, ask or input, say, playing, seed)
+        turn = player.pick if codes else player.watch if playing else player.type
+        say(HELP_CODES if codes else HELP_WATCH if playing else HELP_TEXT)
         player.start(seed)
         while player.going:
             turn()
@@ -82,9 +83,16 @@ def play(
 
 
 def make_playable(
-    task: str, codes: bool, agent: Agent | None, kwargs: Mapping[str, Any], render_mode: str | None = None
-) -> CoLAEnv:
+    task: str,
+    codes: bool,
+    agent: Agent | AgentFolder | None,
+    kwargs: Mapping[str, Any],
+    render_mode: str | None = None,
+) -> tuple[CoLAEnv, Agent | None]:
     """The environment that a person plays: over tokens where text is typed, else as the id says.
+
+    Returns:
+        The environment, and the agent; its folder is loaded when the other arguments were checked.
 
     Raises:
         ValueError: for an id that is not one of the CoLA environments, or codes of a token-level one.
@@ -96,11 +104,15 @@ def make_playable(
         raise ValueError(f"{task} takes token ids: there are no codes to pick; use the id without -Token")
     # Typed text is a sequence of tokens, whatever an agent would act with.
     chosen = task if codes or agent or actions == "token" else twin_id(task)
+    playing = None
     if agent is not None:
-        kwargs = {**agent.kwargs_on(task), **kwargs, "model": agent.backbone}
+        kwargs = {**agent.kwargs_on(task), **kwargs}
+        check_environment(task, **kwargs)
+        playing = loaded(agent)
+        kwargs["model"] = playing.backbone
     env = gym.make(chosen, render_mode=render_mode, **kwargs).unwrapped
     assert isinstance(env, CoLAEnv)
-    return env
+    return env, playing
 
 
 def typed_ids(episodes: Episodes, line: str) -> list[int]:

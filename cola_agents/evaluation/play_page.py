@@ -22,7 +22,7 @@ import torch
 from cola_agents.evaluation.play import typed_ids
 from cola_agents.rl.rollout import AnyPolicy, attach
 from cola_envs.env import CoLAEnv
-from cola_envs.page.pieces import pieces, token_text
+from cola_envs.page.pieces import pieces, span_text, span_tokens, token_text
 from cola_envs.shown import shown
 from cola_envs.state import State
 
@@ -153,26 +153,39 @@ class Game:
             self.ended = None
 
     def next_tokens(self) -> list[Next]:
-        """The tokens that the likeliest actions lead to, by their probability, with what would follow."""
+        """The tokens that the likeliest actions lead to, by their probability, with what would follow.
+
+        Actions are one row where all that they write is the same.
+        """
         if self.ended:
             return []
-        episodes, tokenizer = self.env.episodes, self.env.episodes.backbone.tokenizer
-        prior = self.policy()
+        episodes, prior = self.env.episodes, self.policy()
         order = np.argsort(-prior, kind="stable")[:OFFERED].tolist()
-        ids, _ = episodes.session.outcomes([0], order)
-        groups: dict[int, list[int]] = {}
-        for action, token in zip(order, ids[0, :, 0].tolist(), strict=True):
-            groups.setdefault(token, []).append(action)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for action, tokens in zip(order, self._written(order), strict=True):
+            groups.setdefault(tokens, []).append(action)
         ranked = sorted(groups.items(), key=lambda item: -prior[item[1]].sum())
         state, found = self.env.snapshot(), []
-        for place, (token, actions) in enumerate(ranked):
-            text = token_text(tokenizer, token) or "∅"
-            known = Next(text, tuple(actions), float(prior[actions].sum()))
+        for place, (tokens, actions) in enumerate(ranked):
+            known = Next(self._text(tokens) or "∅", tuple(actions), float(prior[actions].sum()))
             if place < CONTINUED:
                 known = self._continued(known)
                 episodes.restore([0], [state])
             found.append(known)
         return found
+
+    def _written(self, actions: list[int]) -> list[tuple[int, ...]]:
+        """The tokens that each action leads to: one, or all of a code that lasts several."""
+        episodes = self.env.episodes
+        if getattr(episodes.session, "draws", 1) > 1:
+            return span_tokens(episodes, 0, actions)
+        return [(token,) for token in episodes.session.outcomes([0], actions)[0][0, :, 0].tolist()]
+
+    def _text(self, tokens: tuple[int, ...]) -> str:
+        episodes = self.env.episodes
+        if len(tokens) > 1:
+            return span_text(episodes, tokens)
+        return token_text(episodes.backbone.tokenizer, tokens[0])
 
     def _continued(self, known: Next) -> Next:
         episodes = self.env.episodes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from cola_agents.evaluation.reports import Played, summary
 from cola_agents.model.sampling import Drawing
 from cola_agents.rl.actors import Actor, TokenActor
 from cola_agents.rl.agent import Agent
+from cola_agents.rl.playing import kwargs_on
 from cola_agents.rl.registry import AGENTS
+from cola_agents.rl.restoring import check_given_again
 from cola_agents.rl.rollout import InitialPolicy, Policy, collect
-from cola_agents.rl.rows import make_rows
-from cola_agents.rl.saving import read_saved, saved_path
+from cola_agents.rl.rows import check_rows, make_rows
+from cola_agents.rl.saving import read_description, read_saved, saved_path
 from cola_agents.search import (
     MCTS,
     MCTSQConfig,
@@ -31,8 +33,12 @@ from cola_agents.search import (
     SearchResult,
     likelihood_judge,
 )
+from cola_agents.search.judges import SAVED as SAVED_OUTCOME
 from cola_agents.search.playout import Judge
-from cola_envs.build import Builder, build_tasks, evaluation_split, load, repeatable, spec_of
+from cola_agents.search.q import SAVED as SAVED_Q
+from cola_agents.search.solver import check_search
+from cola_agents.search.trunk import saved_description
+from cola_envs.build import evaluation_split, load, repeatable, spec_of
 from cola_envs.checks import check_count
 from cola_envs.episodes import Episodes
 from cola_envs.fields import SPLIT
@@ -74,11 +80,42 @@ def load_agent(path: str | Path, *, algorithm: type[Agent] | None = None, **chan
     return (algorithm or AGENTS[name]).restored(read, **changed)
 
 
+@dataclass(frozen=True)
+class AgentFolder:
+    """A saved agent that is loaded when all arguments of who plays it were checked.
+
+    Args:
+        path: its folder.
+        algorithm: as in :func:`load_agent`.
+        changed: as in :meth:`cola_agents.rl.agent.Agent.load`.
+    """
+
+    path: Path
+    algorithm: type[Agent] | None = None
+    changed: JsonObject = field(default_factory=dict)
+
+    def load(self) -> Agent:
+        """Load it; raises as :func:`load_agent`."""
+        return load_agent(self.path, algorithm=self.algorithm, **self.changed)
+
+    def kwargs_on(self, env_id: str) -> JsonObject:
+        """As the loaded agent's :meth:`~cola_agents.rl.agent.Agent.kwargs_on`, read from its description."""
+        saved = read_description(saved_path(self.path))
+        check_given_again(self.path, saved, self.changed)
+        own = self.changed.get("env_kwargs", saved["env_kwargs"])
+        return kwargs_on(env_id, saved["env_id"], own)
+
+
+def loaded(agent: Agent | AgentFolder) -> Agent:
+    """An agent, from its folder if it is not loaded yet."""
+    return agent.load() if isinstance(agent, AgentFolder) else agent
+
+
 def evaluate(
     task: str,
     *,
     model: object = None,
-    agent: Agent | str | Path | None = None,
+    agent: Agent | AgentFolder | str | Path | None = None,
     tokenizer: object = None,
     episodes: int | None = None,
     samples: int = 1,
@@ -99,7 +136,8 @@ def evaluate(
     Args:
         task: an environment id.
         model, tokenizer: as in ``gym.make``.
-        agent: in place of a model, a trained agent or the folder that it was saved to.
+        agent: in place of a model, a trained agent or the folder that it was saved to, which is loaded when
+            all arguments were checked.
         episodes: how many problems, at most those of a finite set; None for each problem of such a set once,
             or else 256.
         samples: tries at each problem; several give pass@k and, where tasks report answers, maj@k. A task
@@ -137,9 +175,12 @@ def evaluate(
             )
     given = {"device": env_kwargs.pop("device", device), "dtype": env_kwargs.pop("dtype", dtype)}
     loading = {name: value for name, value in given.items() if value is not None}
-    if agent is not None and (model is not None or tokenizer is not None):
-        raise ValueError("give model= or agent=, not both: an agent knows its model")
-    if isinstance(agent, Agent) and loading:
+    for name, value in (("model", model), ("tokenizer", tokenizer)):
+        if agent is not None and value is not None:
+            raise ValueError(
+                f"give {name}= (--{name}) or agent= (--agent), not both: an agent knows its {name}"
+            )
+    if isinstance(agent, (Agent, AgentFolder)) and loading:
         raise ValueError(
             f"this agent is loaded already, and {', '.join(loading)} cannot change it: leave it out, or give "
             "the agent's folder"
@@ -152,20 +193,28 @@ def evaluate(
     if split is not None and own_split not in (None, split):
         raise ValueError(f"split={split!r} and env_kwargs={{'split': {own_split!r}}} differ: give one")
     split = split or own_split or evaluation_split(builder)
-    playing = load_agent(agent, **loading) if isinstance(agent, (str, Path)) else agent
-    player = _player(task, model, playing, greedy)
-    env_kwargs = {**player.env_kwargs, **env_kwargs}
+    named = Path(agent).name if isinstance(agent, (str, Path)) else None
+    if isinstance(agent, (str, Path)):
+        agent = AgentFolder(Path(agent), changed=loading)
+    if agent is not None:
+        env_kwargs = {**_without_split(agent.kwargs_on(task)), **env_kwargs}
     own_task = env_kwargs.get("task")
     env_kwargs = {**_defaults(registered), **env_kwargs}
-    _check(greedy, samples, search, env_kwargs, episodes=episodes, num_envs=num_envs)
+    drawn = registered["actions"] == "latent" and env_kwargs.get("world_temperature")
+    _check(greedy and not drawn, samples, search, greedy, episodes=episodes, num_envs=num_envs)
     _check_values(search, q=q, judge=judge)
-    expected = _in_order(builder, split, env_kwargs, episodes)
+    if "sequential" in inspect.signature(load(builder)).parameters:
+        env_kwargs.setdefault("sequential", True)
+    expected = _num_problems(check_rows(task, **{**env_kwargs, "split": split}), episodes)
     rows = min(num_envs, expected)
+    # Whatever can be refused has been: here the weights are loaded.
+    playing = None if agent is None else loaded(agent)
+    player = _player(model, playing, greedy)
     kwargs = {**({} if agent is not None else loading), **env_kwargs, "split": split}
     envs = make_rows(task, rows, model=player.model, tokenizer=tokenizer, **kwargs)
     try:
         played = envs.episodes
-        episodes = _num_problems(played.tasks, episodes, expected)
+        episodes = _num_problems(played.tasks, episodes)
         _check_repeatable(played.tasks, samples)
         with fitting_threads(played.backbone):
             made_by = provenance()
@@ -187,7 +236,7 @@ def evaluate(
         **summary(rounds),
         **how,
         "seed": seed,
-        "agent": type(agent).__name__ if isinstance(agent, Agent) else agent and Path(agent).name,
+        "agent": named or (playing and type(playing).__name__),
         "fingerprint": player.fingerprint or played.backbone.fingerprint,
         **weight_fields(played),
         **made_by,
@@ -215,17 +264,17 @@ def weight_fields(played: Episodes) -> JsonObject:
 
 
 def _check(
-    greedy: bool,
+    alike: bool,
     samples: int,
     search: SearchConfig | MCTSQConfig | None,
-    env_kwargs: JsonObject,
+    greedy: bool,
     **counts: int | None,
 ) -> None:
-    """Raise ValueError for numbers below 1, several greedy tries and searches by the task's rewards."""
+    """Raise ValueError for counts below 1, tries that are all alike, and searches by the task's rewards."""
     for name, value in {**counts, "samples": samples}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if greedy and samples > 1 and not env_kwargs.get("world_temperature"):
+        if value is not None:
+            check_count(name, value)
+    if alike and samples > 1:
         raise ValueError(f"greedy tries are all alike: {samples} of them tell no more than one")
     if search is not None:
         if greedy or samples > 1:
@@ -234,14 +283,25 @@ def _check(
             raise ValueError('an evaluation must not see the solutions: give a search rewards="estimated"')
 
 
-def _check_values(search: SearchConfig | MCTSQConfig | None, **given: object) -> None:
-    """Raise ValueError for a Q-function or a judge without a search, which alone reads their values."""
-    unread = [name for name, value in given.items() if value is not None]
+def _check_values(search: SearchConfig | MCTSQConfig | None, *, q: object, judge: object) -> None:
+    """Check what values a search: arguments that go together, and folders that hold what they should.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: for others.
+    """
+    unread = [name for name, value in (("q", q), ("judge", judge)) if value is not None]
     if search is None and unread:
         raise ValueError(
             f"{' and '.join(f'{name}=' for name in unread)} values what a search finds, and there is no "
             "search: give search=SearchConfig(...) or MCTSQConfig(...) too, or leave it out"
         )
+    if search is None:
+        return
+    check_search(search, q=q, judge=judge)
+    if isinstance(q, (str, Path)):
+        saved_description(q, *SAVED_Q)
+    if isinstance(judge, (str, Path)) and judge not in ("policy", "base"):
+        saved_description(judge, *SAVED_OUTCOME)
 
 
 def _check_repeatable(tasks: TaskBatch, samples: int) -> None:
@@ -266,7 +326,6 @@ class _Player:
         policy, model: an agent's, or a model and its own policy.
         drawing: sampling arguments of ``collect``.
         how: the same in words.
-        env_kwargs: the environment arguments that an agent was trained with, without the split.
         fingerprint: an agent's; None for a model.
     """
 
@@ -274,22 +333,23 @@ class _Player:
     model: object
     drawing: Drawing
     how: str
-    env_kwargs: JsonObject
     fingerprint: str | None
 
 
-def _player(task: str, model: object, agent: Agent | None, greedy: bool) -> _Player:
+def _player(model: object, agent: Agent | None, greedy: bool) -> _Player:
     policy: Policy = InitialPolicy()
     drawing: Drawing = {"temperature": 1.0}
-    env_kwargs: JsonObject = {}
     fingerprint = None
     if agent is not None:
         policy, model, drawing = agent.actor, agent.backbone, agent.options.drawing
-        env_kwargs, fingerprint = {**agent.kwargs_on(task)}, agent.fingerprint
-        env_kwargs.pop("split", None)
+        fingerprint = agent.fingerprint
     if greedy:
-        return _Player(policy, model, {"temperature": 0.0}, "greedy", env_kwargs, fingerprint)
-    return _Player(policy, model, drawing, _sampled(**drawing), env_kwargs, fingerprint)
+        drawing = {"temperature": 0.0}
+    return _Player(policy, model, drawing, _sampled(**drawing), fingerprint)
+
+
+def _without_split(env_kwargs: JsonObject) -> JsonObject:
+    return {name: value for name, value in env_kwargs.items() if name != "split"}
 
 
 def _defaults(registered: JsonObject) -> JsonObject:
@@ -298,30 +358,21 @@ def _defaults(registered: JsonObject) -> JsonObject:
     return repeatable({name: value for name, value in registered.items() if name not in named})
 
 
-def _in_order(builder: Builder | str, split: str, env_kwargs: JsonObject, episodes: int | None) -> int:
-    """The number of problems; sets set ``sequential`` in ``env_kwargs``, where it is not given."""
-    own = inspect.signature(load(builder)).parameters
-    if "sequential" in own and env_kwargs.setdefault("sequential", True) and episodes is None:
-        episodes = _size_of(builder, split, {key: value for key, value in env_kwargs.items() if key in own})
-    return episodes or DEFAULT_EPISODES
-
-
-def _num_problems(tasks: TaskBatch, episodes: int | None, expected: int) -> int:
+def _num_problems(tasks: TaskBatch, episodes: int | None) -> int:
     """The number of problems to play.
 
     Args:
-        tasks: the tasks of all rows, which may be a set in order.
-        episodes: the number that was given.
-        expected: the number where neither that nor the set says one.
+        tasks: the tasks, which may be a set in order.
+        episodes: the number that was given; None for the whole of a small set, or else 256.
 
     Raises:
         ValueError: for more than the set has: they would be played again and be counted as new ones.
     """
     order = order_of(tasks)
     if order is None:
-        return expected
+        return episodes or DEFAULT_EPISODES
     if episodes is None:
-        return order.size if order.size <= LARGEST_SET else expected
+        return order.size if order.size <= LARGEST_SET else DEFAULT_EPISODES
     if episodes > order.size:
         raise ValueError(
             f"episodes={episodes} is more than the {order.size} problems of this set, each of which is "
@@ -356,10 +407,11 @@ def _search(
     judge: Callable[[Episodes], Judge] | None,
 ) -> tuple[list[list[Played]], JsonObject]:
     """The round of a search, and the fields that it adds to the report."""
-    solver = MCTS(played, config, q=q, judge=judge, policy=player.policy, seed=seed)
+    solver = MCTS(played, config, q=q, judge=judge, policy=player.policy, drawing=player.drawing, seed=seed)
     result = _searched(solver, range(seed, seed + episodes), _problems(played, seed, episodes))
     fields = {
-        "actions": f"searched, {type(config).__name__.removesuffix('Config')}",
+        "actions": f"searched, {'MCTS-Q' if isinstance(config, MCTSQConfig) else 'PUCT'}, play-outs "
+        + _sampled(**solver.drawing),
         "search": asdict(config),
         "searched_simulations_per_problem": round(float(result.simulations.mean()), 2),
         "searched_tokens_per_problem": round(float(result.new_tokens.mean()), 2),
@@ -395,19 +447,11 @@ def _judge(
 
 def _sampled(temperature: float, top_k: int | None = None, top_p: float = 1.0) -> str:
     """Sampling arguments in words."""
+    if temperature == 0:
+        return "greedy"
     how = f"sampled at temperature {temperature:g}"
     how += "" if top_k is None else f", top {top_k}"
     return how if top_p == 1 else f"{how}, top_p {top_p:g}"
-
-
-def _size_of(builder: str | Builder, split: str, kwargs: JsonObject) -> int | None:
-    """The number of problems of a finite set; None for an endless one, or one above ``LARGEST_SET``."""
-    tasks = build_tasks(1, load(builder), split=split, **kwargs)
-    try:
-        size = getattr(tasks, "num_problems", None)
-    finally:
-        tasks.close()
-    return size if size is not None and size <= LARGEST_SET else None
 
 
 def _answers(result: SearchResult) -> list[Played]:

@@ -12,6 +12,9 @@ import numpy as np
 from cola_envs.grading import grade_answers
 from cola_envs.jsonl import JsonObject
 
+#: Resamples of a bootstrap that are in memory at once.
+_AT_ONCE = 100
+
 
 @dataclass(frozen=True)
 class Tries:
@@ -98,8 +101,10 @@ def interval(scores: Sequence[float]) -> tuple[float, float]:
     values = np.asarray(scores, dtype=float)
     if np.isin(values, (0.0, 1.0)).all() or np.ptp(values) == 0:
         return wilson(float(values.sum()), len(values))
-    drawn = np.random.default_rng(0).integers(len(values), size=(2_000, len(values)))
-    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    rng, size = np.random.default_rng(0), (_AT_ONCE, len(values))
+    # In blocks: all resamples of many problems would take gigabytes.
+    means = [values[rng.integers(len(values), size=size)].mean(axis=1) for _ in range(2_000 // _AT_ONCE)]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 
 

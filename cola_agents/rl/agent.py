@@ -42,6 +42,7 @@ from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.records import Idle, batch_figures
 from cola_agents.rl.restoring import SavingMixin
 from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rows import check_rows
 from cola_agents.rl.saver import Saver
 from cola_agents.rl.update import Batch, Record, improve, shuffled
 from cola_agents.rl.workers import RolloutWorkers, text_of
@@ -131,6 +132,8 @@ class Agent(PlayingMixin, SavingMixin, ABC):
                 "prior_coef needs a policy that stays as it was, and a token-level agent trains the very "
                 "model it would be read from; use the agent's own kl_coef"
             )
+        if model is None or isinstance(model, (str, Path)):
+            check_rows(env_id, **self.env_kwargs)  # before the weights, which take longer
         #: The constructor arguments that name the model; None for a model or tokenizer object.
         self.source: dict[str, str | None] = {
             "model": str(model) if isinstance(model, (str, Path)) else None,

@@ -62,6 +62,16 @@ class Recorded:
     about: dict[str, Any]
     episodes: list[dict[str, Any]]
 
+    @property
+    def num_problems(self) -> int:
+        """The number of different prompts, which is that of problems."""
+        return len({tuple(one["ids"][: next(iter(one["positions"]), 0) + 1]) for one in self.episodes})
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """The sum of rewards of each episode, [N]."""
+        return np.array([sum(one["rewards"]) for one in self.episodes])
+
     def rollout(self, backbone: LatentBackbone | TokenBackbone, *, batch_size: int = 64) -> Rollout:
         """The episodes as a :class:`~cola_agents.rl.rollout.Rollout`, with recomputed hidden states.
 
@@ -137,12 +147,10 @@ def generate(
         InUseError: if another process writes the file.
         OSError: if the file cannot be written (a full disk, say); whole problems in it stay whole.
     """
-    problems, n = check_count("problems", problems), check_count("n", n)
-    num_envs, seed = check_count("num_envs", num_envs), check_count("seed", seed, 0)
-    temperature, top_p = check_number("temperature", temperature, 0.0), check_number("top_p", top_p)
-    top_k = None if top_k is None else check_count("top_k", top_k)
-    drawing: Drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    distribution(torch.zeros(1), **drawing)  # whose check comes before anything is loaded
+    problems, n, num_envs, seed, drawing = check_tries(
+        problems, n, num_envs=num_envs, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p
+    )
+    temperature, top_k, top_p = drawing["temperature"], drawing["top_k"], drawing["top_p"]
     if not (policy is None or callable(policy) or hasattr(policy, "attach")):
         raise TypeError(
             f"policy must be None, a policy or a function of a session and rows, got {policy!r:.80}"
@@ -179,6 +187,30 @@ def generate(
                 if watch:
                     watch((first + count) * n)
     return recording.figures()
+
+
+def check_tries(
+    problems: int,
+    n: int,
+    *,
+    num_envs: int = 64,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+) -> tuple[int, int, int, int, Drawing]:
+    """The numbers that :func:`generate` takes, checked, as Python's; the last three as sampling options.
+
+    Raises:
+        TypeError, ValueError: for one that is not allowed.
+    """
+    problems, n = check_count("problems", problems), check_count("n", n)
+    num_envs, seed = check_count("num_envs", num_envs), check_count("seed", seed, 0)
+    temperature, top_p = check_number("temperature", temperature, 0.0), check_number("top_p", top_p)
+    top_k = None if top_k is None else check_count("top_k", top_k)
+    drawing: Drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    distribution(torch.zeros(1), **drawing)
+    return problems, n, num_envs, seed, drawing
 
 
 def _played(

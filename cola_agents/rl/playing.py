@@ -170,10 +170,7 @@ class PlayingMixin:
 
     def kwargs_on(self, env_id: str) -> dict[str, Any]:
         """The environment arguments for a task: the agent's; for another task those that are not its own."""
-        if env_id == self.env_id:
-            return dict(self.env_kwargs)
-        kept = ("world_temperature", "prompt_format", "chat_template_kwargs")
-        return {name: self.env_kwargs[name] for name in kept if name in self.env_kwargs}
+        return kwargs_on(env_id, self.env_id, self.env_kwargs)
 
     def _evaluation(
         self, env_id: str | None, split: str | None, env_kwargs: dict[str, Any]
@@ -201,6 +198,14 @@ class PlayingMixin:
 
     def _episodes(self, env_id: str, num_rows: int, kwargs: dict[str, Any]) -> Episodes:
         return make_rows(env_id, num_rows, model=self.backbone, **kwargs).episodes
+
+
+def kwargs_on(env_id: str, own_id: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment arguments for a task of an agent that was trained on ``own_id`` with ``own``."""
+    if env_id == own_id:
+        return dict(own)
+    kept = ("world_temperature", "prompt_format", "chat_template_kwargs")
+    return {name: own[name] for name in kept if name in own}
 
 
 def level_of(env_id: str, taker: str) -> Level:

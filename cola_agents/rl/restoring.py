@@ -236,6 +236,13 @@ def saved_arguments(read: SavedAgent, name: str, changed: dict[str, Any]) -> dic
     path, saved = read.path, read.description
     if saved["agent"] != name:
         raise ValueError(f"{path} holds a {saved['agent']}: load it with {saved['agent']}.load")
+    check_given_again(path, saved, changed)
+    kept = ("env_id", "num_envs", "seed", "model", "tokenizer", "device", "dtype", "env_kwargs")
+    return {**{key: saved[key] for key in kept}, **saved["options"], **changed}
+
+
+def check_given_again(path: Path, saved: dict[str, Any], changed: Collection[str]) -> None:
+    """Raise ValueError for environment arguments that a folder could not hold, where none are passed."""
     left_out = not_saved(saved)
     if left_out and "env_kwargs" not in changed:
         flags = ["--task module:Class" if name == "task" else f"--env {name}=..." for name in left_out]
@@ -243,8 +250,6 @@ def saved_arguments(read: SavedAgent, name: str, changed: dict[str, Any]) -> dic
             f"{path} was trained with {', '.join(left_out)}, which could not be saved: pass env_kwargs= "
             f"again (on the command line {' '.join(flags)})"
         )
-    kept = ("env_id", "num_envs", "seed", "model", "tokenizer", "device", "dtype", "env_kwargs")
-    return {**{key: saved[key] for key in kept}, **saved["options"], **changed}
 
 
 def not_saved(description: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from cola_agents.model.sampling import Drawing
 from cola_agents.search.config import Ending
 from cola_agents.search.playout import Judge, Player, Values, checked_logits, streams
 from cola_agents.search.puct import running_states, vote
@@ -60,9 +61,8 @@ class CompleteEpisodes:
         try:
             self.episodes.restore(rows, roots, seeds)
             streams = {self.rows[i]: self._streams[i] for i in chosen}
-            player = Player(
-                self.episodes, self.policy, streams, temperature=temperature, q=self.q, judge=self.judge
-            )
+            drawing: Drawing = {"temperature": temperature}
+            player = Player(self.episodes, self.policy, streams, drawing=drawing, q=self.q, judge=self.judge)
             endings = player.to_the_end(rows)
         finally:
             self.episodes.restore(rows, roots)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -10,20 +9,42 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from cola_agents.search.forest import NONE, Forest, Tree
+from cola_envs.checks import check_count, check_number
 
 
-def check_count(name: str, value: Any, *, optional: bool = False) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 1, or None where ``optional``."""
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+def check_fields(
+    config: object,
+    *,
+    counts: Sequence[str] = (),
+    seeds: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    optional: Sequence[str] = (),
+) -> None:
+    """Check fields of a frozen configuration; numbers of NumPy become Python's, which JSON takes.
 
+    Args:
+        counts: fields that are integers of at least 1.
+        seeds: fields that are integers of at least 0.
+        numbers: fields that are finite numbers of at least 0.
+        flags: fields that are True or False.
+        optional: those of all of these that may be None.
 
-def check_flag(name: str, value: Any) -> None:
-    """Raise ValueError unless ``value`` is True or False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
+    Raises:
+        ValueError: for any other value, naming the field.
+    """
+    lows = {**dict.fromkeys(counts, 1), **dict.fromkeys(seeds, 0)}
+    for name in (*lows, *numbers, *flags):
+        value = getattr(config, name)
+        if value is None and name in optional:
+            continue
+        if name in flags:
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, got {value!r}")
+            continue
+        number = check_count(name, value, lows[name]) if name in lows else check_number(name, value, 0.0)
+        if isinstance(value, (np.integer, np.floating)):
+            object.__setattr__(config, name, number)
 
 
 @dataclass(frozen=True)
@@ -73,10 +94,13 @@ class SearchConfig:
     early_stop: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("simulations", "token_budget", "width", "span"):
-            check_count(name, getattr(self, name), optional=name in ("token_budget", "width"))
-        for name in ("merge", "early_stop"):
-            check_flag(name, getattr(self, name))
+        check_fields(
+            self,
+            counts=("simulations", "token_budget", "width", "span"),
+            numbers=("c_init", "c_base", "discount", "noise", "noise_share"),
+            flags=("merge", "early_stop"),
+            optional=("token_budget", "width"),
+        )
         for name, allowed in (
             ("unvisited", ("zero", "parent")),
             ("rewards", ("environment", "estimated")),
@@ -84,10 +108,6 @@ class SearchConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("c_init", "c_base", "discount", "noise", "noise_share"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and not negative, got {value!r}")
         if self.discount > 1 or self.noise_share > 1 or self.c_base == 0:
             raise ValueError(f"discount and noise_share are at most 1 and c_base is positive, got {self}")
 

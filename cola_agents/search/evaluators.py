@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from cola_agents.model.sampling import Drawing
 from cola_agents.rl.rollout import AnyPolicy, attach
 from cola_agents.search.config import Evaluation
 from cola_agents.search.playout import ActionScores, Judge, Player, Values, streams
@@ -23,7 +24,8 @@ class RolloutEvaluator:
     Args:
         episodes: the environments of the rows to evaluate.
         policy: gives action logits, as in :func:`cola_agents.rl.rollout.collect`; None for the model's own.
-        temperature: sampling temperature of the rollouts; 0 takes the likeliest action.
+        temperature, top_k, top_p: sampling options of the rollouts, as in :func:`cola_agents.collect`;
+            temperature 0 takes the likeliest action. Priors are the policy's probabilities whatever they are.
         discount: discount factor of the return, per action.
         seed: one seed, or one per row, beginning with row 0. Each row has a random stream of its own, which
             successive evaluations continue.
@@ -38,6 +40,8 @@ class RolloutEvaluator:
         policy: AnyPolicy | None = None,
         *,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
         discount: float = 1.0,
         seed: int | Sequence[int] = 0,
         q: Values | None = None,
@@ -45,11 +49,12 @@ class RolloutEvaluator:
     ) -> None:
         self.logits: Values = attach(policy, episodes)
         rngs = streams(seed, episodes.num_rows if isinstance(seed, (int, np.integer)) else len(seed))
+        drawing: Drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         self.player = Player(
             episodes,
             self.logits,
             dict(enumerate(rngs)),
-            temperature=temperature,
+            drawing=drawing,
             discount=discount,
             q=q,
             judge=judge,

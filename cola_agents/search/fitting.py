@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cola_agents.common.threads import fitting_threads
 from cola_agents.rl.optimiser import Adam32
 from cola_agents.rl.rollout import Rollout
+from cola_agents.search.config import check_fields
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class FitConfig:
             model).
         clip: the largest gradient norm.
         check_every: steps between two evaluations on the held-out episodes, if there are any.
-        seed: seed of the order of the episodes.
+        seed: seed of the order of the episodes, 0 or above.
     """
 
     steps: int = 1000
@@ -39,8 +40,11 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.check_every) < 1 or not (self.lr > 0 and self.clip > 0):
-            raise ValueError(f"steps, batch_size, check_every >= 1 and lr, clip > 0 are needed, got {self}")
+        counts, numbers = ("steps", "batch_size", "check_every"), ("lr", "clip")
+        check_fields(self, counts=counts, seeds=("seed",), numbers=numbers)
+        for name in numbers:
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
 def fit(
@@ -152,10 +156,17 @@ def split_problems(rollout: Rollout, count: int) -> tuple[Rollout, Rollout]:
     """
     problems = _problems(rollout)
     total = int(problems.max()) + 1
-    if not 0 < count < total:
-        raise ValueError(f"of {total} recorded problems 1 to {total - 1} can be held out, got {count}")
+    check_held_out(total, count)
     held_out = problems >= total - count
     return rollout.select(np.flatnonzero(~held_out)), rollout.select(np.flatnonzero(held_out))
+
+
+def check_held_out(total: int, count: int) -> None:
+    """Raise ValueError unless some of ``total`` problems are left when ``count`` of them are held out."""
+    if total < 2:
+        raise ValueError("of 1 recorded problem none can be held out: record more, or hold out none")
+    if not 0 < count < total:
+        raise ValueError(f"of {total} recorded problems 1 to {total - 1} can be held out, got {count}")
 
 
 def _problems(rollout: Rollout) -> np.ndarray:

@@ -18,10 +18,11 @@ class Forest:
         num_trees: R.
         num_nodes: N, including the root.
         num_edges: K.
+        width: the likeliest actions of a node that its priors are normalised over, at least K; None for K.
 
     Attributes:
         action: the (first) action of an edge, [R, N, K]; -1 where there is no edge.
-        prior: prior probability of an edge, [R, N, K]; a node's priors sum to 1.
+        prior: prior probability of an edge, [R, N, K]; those of the likeliest ``width`` actions sum to 1.
         visits, value_sum: visit count of an edge and sum of its returns, [R, N, K].
         reward: reward along an edge, [R, N, K]; 0 before its first visit.
         child: the node that an edge leads to, [R, N, K]; -1 before its first visit.
@@ -33,7 +34,8 @@ class Forest:
         lines: the actions of the edge that leads to each node.
     """
 
-    def __init__(self, num_trees: int, num_nodes: int, num_edges: int) -> None:
+    def __init__(self, num_trees: int, num_nodes: int, num_edges: int, width: int | None = None) -> None:
+        self._width = num_edges if width is None else width
         edges, nodes = (num_trees, num_nodes, num_edges), (num_trees, num_nodes)
         self.action = np.full(edges, NONE, dtype=np.int64)
         self.prior = np.zeros(edges)
@@ -68,9 +70,11 @@ class Forest:
 
     def open(self, tree: int, node: int, actions: np.ndarray, prior: np.ndarray, value: float) -> None:
         """Expand a node: set its value and its edges, the likeliest first."""
-        order = np.argsort(-prior, kind="stable")[: self.action.shape[2]]
-        self.action[tree, node, : len(order)] = actions[order]
-        self.prior[tree, node, : len(order)] = prior[order] / prior[order].sum()
+        order = np.argsort(-prior, kind="stable")[: self._width]
+        weights = prior[order] / prior[order].sum()
+        kept = min(len(order), self.action.shape[2])
+        self.action[tree, node, :kept] = actions[order[:kept]]
+        self.prior[tree, node, :kept] = weights[:kept]
         self.value[tree, node] = value
 
     def q(self, trees: np.ndarray, nodes: np.ndarray, unvisited: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,6 +31,8 @@ from cola_agents.search.trunk import Kind, Trunk, copied, read_description
 from cola_envs.episodes import Episodes
 
 _DESCRIPTION = ("reads", "fingerprint")
+#: How a saved one is read: the name of its files, what it is called, its fields.
+SAVED = ("outcome", "outcome model", _DESCRIPTION)
 
 
 def likelihood_judge(
@@ -167,12 +170,23 @@ class OutcomeModel(Trunk):
 
         Raises:
             FileNotFoundError: where the folder holds none.
+            DamagedError: a ValueError, for files that differ from what :meth:`save` wrote.
             ValueError: for one that was trained over another model.
         """
-        description = read_description(path, "outcome", "outcome model", _DESCRIPTION, backbone)
+        description = read_description(path, *SAVED, backbone)
         model = cls.over(backbone, trunk="policy" if description["reads"] == "hidden" else "model")
         model.load_weights(path, "outcome")
         return model.eval()
+
+
+def check_answers(rewards: np.ndarray) -> None:
+    """Raise ValueError unless some of the recorded answers are paid and some not; ``rewards`` is [N]."""
+    number = int((rewards > 0).sum())
+    if number in (0, len(rewards)):
+        raise ValueError(
+            f"{number} of {len(rewards)} recorded answers earn a reward, so that nothing tells good from "
+            "bad ones: record more answers, or answers to problems that are solved at times"
+        )
 
 
 def train_outcome(
@@ -196,12 +210,7 @@ def train_outcome(
         ValueError: where all answers are right, or all are wrong.
         ValueError, FloatingPointError: as :func:`~cola_agents.search.fitting.fit`.
     """
-    number = int((rollout.episode_rewards > 0).sum())
-    if number in (0, len(rollout)):
-        raise ValueError(
-            f"{number} of {len(rollout)} recorded answers earn a reward, so that nothing tells good from "
-            "bad ones: record more answers, or answers to problems that are solved at times"
-        )
+    check_answers(rollout.episode_rewards.cpu().numpy())
 
     def loss(batch: Rollout) -> tuple[Tensor, dict[str, float]]:
         right = (batch.episode_rewards > 0).float()

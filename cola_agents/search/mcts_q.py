@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cola_agents.model.sampling import sample
-from cola_agents.search.config import Ending, SearchResult, check_count, check_flag
+from cola_agents.model.sampling import Drawing, sample
+from cola_agents.search.config import Ending, SearchResult, check_fields
 from cola_agents.search.forest import NONE, Forest
 from cola_agents.search.playout import (
     Judge,
@@ -44,7 +44,8 @@ class MCTSQConfig:
         tries: largest number of actions tried in one expansion.
         stop_at_end: end a tree when the last edge of an expansion ends its episode, as the official code
             does; with short episodes that is after a round or two.
-        temperature: sampling temperature of the policy in extensions and rollouts.
+        temperature: sampling temperature of the policy in extensions and rollouts; None for that of the
+            argument ``drawing`` of :func:`mcts_q`, or 1.
         token_budget: a tree gets no further expansion after this many new tokens; None for no limit. Not
             in the official code.
         rewards: ``"environment"`` or ``"estimated"``, as in
@@ -64,25 +65,32 @@ class MCTSQConfig:
     gamma: float = 0.99
     tries: int = 10
     stop_at_end: bool = True
-    temperature: float = 1.0
+    temperature: float | None = None
     token_budget: int | None = None
     rewards: Literal["environment", "estimated"] = "environment"
     answer: Literal["value", "vote", "weighted"] = "value"
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "root_width", "width", "depth", "span", "tries", "token_budget"):
-            check_count(name, getattr(self, name), optional=name == "token_budget")
-        check_flag("stop_at_end", self.stop_at_end)
-        if not (0 <= self.gamma <= 1 and self.c_puct >= 0 and self.certain >= 0 and self.temperature >= 0):
-            raise ValueError(
-                f"gamma must be in [0, 1], c_puct, certain and temperature must not be negative, got {self}"
-            )
+        check_fields(
+            self,
+            counts=("rounds", "root_width", "width", "depth", "span", "tries", "token_budget"),
+            numbers=("gamma", "c_puct", "certain", "temperature"),
+            flags=("stop_at_end",),
+            optional=("token_budget", "temperature"),
+        )
+        if self.gamma > 1:
+            raise ValueError(f"gamma must be in [0, 1], got {self.gamma}")
         answers = ("value", "vote", "weighted")
         if self.rewards not in ("environment", "estimated") or self.answer not in answers:
             raise ValueError(
                 f"rewards must be 'environment' or 'estimated' and answer one of {', '.join(answers)}, got "
                 f"{self.rewards!r} and {self.answer!r}"
             )
+
+    def drawing(self, drawing: Drawing | None = None) -> Drawing:
+        """The sampling options of play-outs: ``drawing``, at the own temperature if there is one."""
+        own: Drawing = {} if self.temperature is None else {"temperature": self.temperature}
+        return {**(drawing or {}), **own}
 
 
 def mcts_q(
@@ -94,6 +102,7 @@ def mcts_q(
     *,
     seed: int | Sequence[int] = 0,
     judge: Judge | None = None,
+    drawing: Drawing | None = None,
 ) -> SearchResult:
     """Search from the current states of rows, one tree per row, and restore the rows afterwards.
 
@@ -112,6 +121,8 @@ def mcts_q(
         seed: seed of the random draws: one, or one per row.
         judge: gives the value of an ending where rewards are estimated; None for Q of its last action, as
             officially. Where the tree branches is decided by Q in either case.
+        drawing: sampling options of extensions and rollouts, as in :func:`cola_agents.collect`; None for
+            draws at temperature 1 from all actions.
 
     Raises:
         gymnasium.error.ResetNeeded: for a row whose episode is over or has not begun.
@@ -131,7 +142,7 @@ def mcts_q(
     rows = list(rows)
     if judge is not None and config.rewards == "environment":
         raise ValueError('a judge gives the values of endings: it needs rewards="estimated"')
-    return run_search(episodes, rows, _MCTSQ(episodes, rows, policy, q, config, seed, judge))
+    return run_search(episodes, rows, _MCTSQ(episodes, rows, policy, q, config, seed, judge, drawing))
 
 
 @dataclass
@@ -157,9 +168,10 @@ class _MCTSQ:
         config: MCTSQConfig,
         seed: int | Sequence[int],
         judge: Judge | None,
+        drawing: Drawing | None,
     ) -> None:
         self.episodes, self.rows, self.policy, self.q, self.config = episodes, rows, policy, q, config
-        self.judge = judge
+        self.judge, self.drawing = judge, config.drawing(drawing)
         self.num_actions = int(episodes.action_space.n)
         #: All allowed actions are below this number; masked actions below it count as tried.
         self.num_allowed = reach(episodes.action_mask)
@@ -306,7 +318,7 @@ class _MCTSQ:
             rows = [self.rows[tree] for tree in edges]
             logits = self._logits(rows)
             u = torch.tensor([self.streams[tree].random() for tree in edges], dtype=torch.float64)
-            drawn, log_probs = sample(logits, u.to(logits.device), temperature=self.config.temperature)
+            drawn, log_probs = sample(logits, u.to(logits.device), **self.drawing)
             actions, values = drawn.tolist(), self._values(rows)
             _, rewards, _, _, infos = self.episodes.step(rows, actions)
             for i, edge in enumerate(edges.values()):
@@ -326,7 +338,7 @@ class _MCTSQ:
             self.episodes,
             self._logits,
             {self.rows[tree]: self.streams[tree] for tree in trees},
-            temperature=self.config.temperature,
+            drawing=self.drawing,
             q=None if rewarded else self._values,
             judge=self.judge,
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cola_agents.decoding.finite import NotFiniteError
-from cola_agents.model.sampling import sample
+from cola_agents.model.sampling import Drawing, sample
 from cola_agents.search.config import Ending
 from cola_envs.episodes import Episodes
 from cola_envs.spaces import reach
@@ -63,7 +63,8 @@ class Player:
         episodes: the environments of the rows.
         policy: maps rows to action logits [B, A].
         streams: a random generator per row; each action takes one draw.
-        temperature: sampling temperature; 0 takes the likeliest action.
+        drawing: sampling options, as in :func:`cola_agents.collect`; None for draws at temperature 1 from all
+            actions.
         discount: discount factor of an ending's value, per action.
         q: maps rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
             task's rewards are not read.
@@ -76,14 +77,15 @@ class Player:
         policy: Values,
         streams: Mapping[int, np.random.Generator],
         *,
-        temperature: float = 1.0,
+        drawing: Drawing | None = None,
         discount: float = 1.0,
         q: Values | None = None,
         judge: Judge | None = None,
     ) -> None:
         self.episodes, self.policy, self.streams, self.q = episodes, policy, streams, q
         self.judge = judge
-        self.temperature, self.discount = temperature, discount
+        self.drawing: Drawing = {**(drawing or {})}
+        self.discount = discount
         self._playouts: dict[int, _Playout] = {}
 
     def to_the_end(self, rows: Sequence[int]) -> list[Ending]:
@@ -125,7 +127,7 @@ class Player:
     def draw(self, rows: Sequence[int], scores: ActionScores) -> list[int]:
         """Draw the next action of each row."""
         u = torch.tensor([self.streams[row].random() for row in rows], dtype=torch.float64)
-        actions, _ = sample(scores.logits, u.to(scores.logits.device), temperature=self.temperature)
+        actions, _ = sample(scores.logits, u.to(scores.logits.device), **self.drawing)
         drawn: list[int] = actions.tolist()
         return drawn
 

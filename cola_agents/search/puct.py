@@ -181,13 +181,16 @@ class _PUCT:
         self.rngs = [stream.spawn(1)[0] for stream in streams(seed, len(rows))]
         self.num_actions = int(episodes.action_space.n)
         width = min(config.width or self.num_actions, int(episodes.action_mask.sum()))
-        self.forest = Forest(len(rows), config.simulations + 1, width)
+        # Unvisited edges are visited by falling prior, at most one a simulation: no others can have a visit.
+        # Noise changes that order at the root.
+        kept = width if config.noise > 0 else min(width, config.simulations)
+        self.forest = Forest(len(rows), config.simulations + 1, kept, width)
         # The first token of a code that lasts several does not tell what the code writes.
         alike = episodes.world_temperature == 0 and getattr(episodes.session, "draws", 1) == 1
         self.merge = config.merge and episodes.backbone.level == "latent" and alike
         #: Per tree and node the sum of the task's rewards from the root, for the endings' ``reward``.
         self.reward_sums: list[list[float]] = [[] for _ in rows]
-        #: Per tree and node the evaluator's action values, used where rewards are estimated.
+        #: Per tree and node the evaluator's values of the edges' actions, used where rewards are estimated.
         self.action_values: list[dict[int, np.ndarray]] = [{} for _ in rows]
         self.endings: list[list[Ending]] = [[] for _ in rows]
         #: Per tree and node the ending in the node or of the rollout from it.
@@ -302,7 +305,7 @@ class _PUCT:
                     value = estimates[row]
                 elif self.config.rewards == "estimated":
                     values = self.action_values[tree].get(node)
-                    value = float(forest.value[tree, node] if values is None else values[line[0]])
+                    value = float(forest.value[tree, node] if values is None else values[edge])
                 forest.terminal[tree, child] = True
                 forest.reward[tree, node, edge] = value
                 self._add_ending(tree, child, Ending(info["text"], line, value, reward, info), node)
@@ -426,7 +429,8 @@ class _PUCT:
             actions = np.flatnonzero(weights > 0)
             self.forest.open(tree, node, actions, weights[actions], float(value[i]))
             if evaluation.action_values is not None:
-                self.action_values[tree][node] = np.asarray(evaluation.action_values[i])
+                edges = self.forest.action[tree, node]
+                self.action_values[tree][node] = np.asarray(evaluation.action_values[i])[edges[edges != NONE]]
             if not path and self.config.noise > 0:
                 edges = self.forest.action[tree, 0] != NONE
                 noise = self.rngs[tree].dirichlet([self.config.noise] * int(edges.sum()))
@@ -517,7 +521,7 @@ class _PUCT:
         return chosen.actions, chosen
 
     def _most_visited(self, tree: int) -> int:
-        """The node at the end of the most visited line; the higher mean return breaks ties."""
+        """The node at the end of the most visited line; ties go to the higher mean return, then the prior."""
         if not self.forest.size[tree]:
             return 0
         node = 0
@@ -526,7 +530,8 @@ class _PUCT:
             if not visits.any():
                 return node
             means = self.forest.q(np.array([tree]), np.array([node]), self.config.unvisited)[0]
-            edge = int(np.lexsort((means, visits))[-1])
+            # Edges come by falling prior, and the last of equals is taken.
+            edge = int(np.lexsort((-np.arange(len(visits)), means, visits))[-1])
             node = int(self.forest.child[tree, node, edge])
 
 

@@ -19,13 +19,24 @@ from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.contract import PolicySession
 from cola_agents.rl.rollout import Rollout
-from cola_agents.search.config import Evaluation
+from cola_agents.search.config import Evaluation, check_fields
 from cola_agents.search.fitting import FitConfig, fit
 from cola_agents.search.playout import Values
 from cola_agents.search.trunk import Kind, Trunk, copied, read_description
+from cola_envs.checks import check_number
 
 #: Fields of a saved Q-function's ``q.json``.
 _DESCRIPTION = ("reads", "fingerprint", "gamma", "num_actions")
+#: How a saved one is read: the name of its files, what it is called, its fields.
+SAVED = ("q", "Q-function", _DESCRIPTION)
+
+
+def check_discount(gamma: object) -> float:
+    """The discount factor of a Q-function; ValueError for anything but a number from 0 to 1."""
+    number = check_number("gamma", gamma, 0.0)
+    if number > 1:
+        raise ValueError(f"gamma must be in [0, 1], got {gamma}")
+    return number
 
 
 class QFunction(Trunk):
@@ -36,7 +47,7 @@ class QFunction(Trunk):
     Args:
         trunk, reads, fingerprint: as in :class:`~cola_agents.search.trunk.Trunk`.
         head: linear layer D -> A, without bias.
-        gamma: discount factor per action in training.
+        gamma: discount factor per action in training, in [0, 1].
         mask: the allowed actions, [A] bool; the value of the others is -inf. None where all are allowed.
     """
 
@@ -52,7 +63,7 @@ class QFunction(Trunk):
         mask: np.ndarray | None = None,
     ) -> None:
         super().__init__(trunk, reads, fingerprint)
-        self.head, self.gamma = head, gamma
+        self.head, self.gamma = head, check_discount(gamma)
         masked = None if mask is None or mask.all() else torch.from_numpy(~mask).to(head.weight.device)
         self.register_buffer("_masked", masked, persistent=False)
 
@@ -70,10 +81,10 @@ class QFunction(Trunk):
             trunk: ``"policy"``: a copy of the cloned policy's stack on the frozen base's hidden states,
                 cheap to train and to run (the default at latent level); ``"model"``: a copy of the
                 language model, as in the official code (the only trunk at token level).
-            gamma: discount factor per action; the default is the official code's.
+            gamma: discount factor per action, in [0, 1]; the default is the official code's.
 
         Raises:
-            ValueError: for a policy trunk at token level, where there is no policy stack.
+            ValueError: for a policy trunk at token level, where there is no policy stack; for another gamma.
         """
         decoder, reads = copied(backbone, trunk)
         _, head = backbone.initial_policy()
@@ -128,9 +139,10 @@ class QFunction(Trunk):
 
         Raises:
             FileNotFoundError: where the folder holds no Q-function.
+            DamagedError: a ValueError, for files that differ from what :meth:`save` wrote.
             ValueError: for a Q-function of another model or another number of actions.
         """
-        description = read_description(path, "q", "Q-function", _DESCRIPTION, backbone)
+        description = read_description(path, *SAVED, backbone)
         kind: Kind = "policy" if description["reads"] == "hidden" else "model"
         q = cls.over(backbone, trunk=kind, gamma=description["gamma"])
         q.load_weights(path, "q")
@@ -150,8 +162,7 @@ class QConfig(FitConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target_every < 1:
-            raise ValueError(f"target_every >= 1 is needed, got {self}")
+        check_fields(self, counts=("target_every",))
 
 
 def train_q(

@@ -7,16 +7,53 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from cola_agents.common.arguments import environment_arguments
+from cola_agents.model.sampling import Drawing
 from cola_agents.rl.rollout import AnyPolicy, attach, policy_session
 from cola_agents.rl.rows import make_rows
 from cola_agents.search.config import Evaluate, SearchConfig, SearchResult
 from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
-from cola_agents.search.playout import Judge
+from cola_agents.search.playout import Judge, checked_logits
 from cola_agents.search.puct import search
 from cola_agents.search.q import QEvaluator, QFunction
 from cola_envs.episodes import Episodes
 from cola_envs.seeds import derived_seed
+
+
+def check_search(
+    config: SearchConfig | MCTSQConfig,
+    *,
+    q: object = None,
+    judge: object = None,
+    evaluate: object = None,
+    leaves: str = "rollout",
+) -> None:
+    """Check what values a search: arguments of :class:`MCTS`, before any weights are loaded.
+
+    Raises:
+        TypeError: for arguments that exclude one another.
+        ValueError: without ``q`` where it is needed, or for a judge where rewards are the environment's.
+    """
+    if leaves not in ("rollout", "q"):
+        raise ValueError(f"leaves must be 'rollout' or 'q', got {leaves!r}")
+    if isinstance(config, MCTSQConfig) and (evaluate is not None or leaves == "q"):
+        raise TypeError("MCTS-Q evaluates by its own rollouts: evaluate= and leaves= are for PUCT")
+    if judge is not None and config.rewards == "environment":
+        raise ValueError('a judge gives the values of endings: it needs rewards="estimated"')
+    if judge is not None and (evaluate is not None or leaves == "q"):
+        raise TypeError("a judge gives the values of rollouts' endings: leave out evaluate= and leaves=")
+    if judge is not None and q is not None and not isinstance(config, MCTSQConfig):
+        raise TypeError("PUCT values endings by q= (--q) or by judge= (--judge), not both")
+    if evaluate is not None and leaves == "q":
+        raise TypeError("evaluate= gives the values of leaves: leave out leaves=")
+    if isinstance(config, MCTSQConfig):
+        q_user = "MCTS-Q"
+    elif config.rewards == "estimated" and evaluate is None and judge is None:
+        q_user = 'a search with rewards="estimated" and without judge= (--judge)'
+    else:
+        q_user = 'leaves="q"' if leaves == "q" else ""
+    if q_user and q is None:
+        raise ValueError(f"{q_user} needs q= (--q): a Q-function, or the folder of one (`cola pretrain q`)")
 
 
 class MCTS:
@@ -34,7 +71,10 @@ class MCTS:
             ``q``, and MCTS-Q uses it only to decide where to branch.
         policy: for priors and rollouts: any policy that :func:`cola_agents.collect` takes, for instance a
             trained agent's ``actor``; None for the model's own.
-        evaluate: gives priors and values of leaves for PUCT, in place of ``policy`` and ``q``.
+        drawing: sampling options of the policy in play-outs, as in :func:`cola_agents.collect`: a trained
+            agent's ``options.drawing``; None for draws at temperature 1 from all actions. Priors are the
+            policy's probabilities in either case.
+        evaluate: gives priors and values of leaves for PUCT, in place of ``policy``, ``drawing`` and ``q``.
         leaves: a leaf's value in PUCT: the return of a rollout (``"rollout"``) or the value of its best
             action (``"q"``).
         num_trees: number of problems searched in parallel.
@@ -57,6 +97,7 @@ class MCTS:
         q: Any = None,
         judge: Callable[[Episodes], Judge] | None = None,
         policy: AnyPolicy | None = None,
+        drawing: Drawing | None = None,
         evaluate: Evaluate | None = None,
         leaves: Literal["rollout", "q"] = "rollout",
         num_trees: int = 16,
@@ -66,26 +107,7 @@ class MCTS:
     ) -> None:
         config = config or SearchConfig()
         given = environment_arguments(env_kwargs, direct, "MCTS")
-        if leaves not in ("rollout", "q"):
-            raise ValueError(f"leaves must be 'rollout' or 'q', got {leaves!r}")
-        if isinstance(config, MCTSQConfig) and (evaluate is not None or leaves == "q"):
-            raise TypeError("MCTS-Q evaluates by its own rollouts: evaluate= and leaves= are for PUCT")
-        if judge is not None and config.rewards == "environment":
-            raise ValueError('a judge gives the values of endings: it needs rewards="estimated"')
-        if judge is not None and (evaluate is not None or leaves == "q"):
-            raise TypeError("a judge gives the values of rollouts' endings: leave out evaluate= and leaves=")
-        if judge is not None and q is not None and not isinstance(config, MCTSQConfig):
-            raise TypeError("PUCT values endings by q= or by judge=, not both")
-        if evaluate is not None and leaves == "q":
-            raise TypeError("evaluate= gives the values of leaves: leave out leaves=")
-        if isinstance(config, MCTSQConfig):
-            q_user = "MCTS-Q"
-        elif config.rewards == "estimated" and evaluate is None and judge is None:
-            q_user = 'rewards="estimated" without judge='
-        else:
-            q_user = 'leaves="q"' if leaves == "q" else ""
-        if q_user and q is None:
-            raise ValueError(f"{q_user} needs q=: a Q-function, or the folder of one (`cola pretrain q`)")
+        check_search(config, q=q, judge=judge, evaluate=evaluate, leaves=leaves)
         if isinstance(env, Episodes):
             if given:
                 raise TypeError(f"{', '.join(given)} cannot be set where env is Episodes, not an id")
@@ -97,6 +119,10 @@ class MCTS:
         self.config = config
         self.seed = seed
         self._policy = policy
+        #: The sampling options of play-outs.
+        self.drawing: Drawing = {"temperature": 1.0, **(drawing or {})}
+        if isinstance(config, MCTSQConfig):
+            self.drawing = config.drawing(self.drawing)
         self._leaves = leaves
         self._evaluate = evaluate
         try:
@@ -155,7 +181,14 @@ class MCTS:
         if isinstance(self.config, MCTSQConfig):
             assert self._values is not None
             return mcts_q(
-                self.episodes, rows, self._logits, self._values, self.config, seed=seeds, judge=self._judge
+                self.episodes,
+                rows,
+                self._logits,
+                self._values,
+                self.config,
+                seed=seeds,
+                judge=self._judge,
+                drawing=self.drawing,
             )
         evaluate = self._evaluate
         if evaluate is None and self._leaves == "q":
@@ -166,6 +199,7 @@ class MCTS:
             evaluate = RolloutEvaluator(
                 self.episodes,
                 self._policy,
+                **self.drawing,
                 discount=self.config.discount,
                 seed=seeds,
                 q=q,
@@ -173,7 +207,8 @@ class MCTS:
             )
 
         def follow(rows: Sequence[int]) -> Any:
-            return self._logits(rows).detach().cpu().numpy()
+            # As float32: numpy has no bfloat16.
+            return checked_logits(self._logits(rows).detach(), rows).float().cpu().numpy()
 
         return search(self.episodes, rows, evaluate, self.config, follow=follow, seed=seeds)
 

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cola_agents.common.files import whole_folder
+from cola_agents.common.sealed import DamagedError
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.contract import PolicySession
 from cola_agents.decoding.session import last_states
@@ -23,6 +25,8 @@ from cola_agents.search.playout import Values
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
 
+#: The types of the attributes in a description.
+_KINDS_OF_FIELDS = {"reads": (str,), "fingerprint": (str,), "gamma": (int, float), "num_actions": (int,)}
 #: The decoder that is copied: the policy's stack, or the language model.
 Kind = Literal["policy", "model"]
 
@@ -65,8 +69,20 @@ class Trunk(nn.Module):
             (folder / f"{name}.json").write_text(json.dumps(description, indent=2))
 
     def load_weights(self, path: str | Path, name: str) -> None:
-        """Load the weights that :meth:`save_files` wrote."""
-        self.load_state_dict(load_file(Path(path) / f"{name}.safetensors"))
+        """Load the weights that :meth:`save_files` wrote.
+
+        Raises:
+            DamagedError: a ValueError, for a file that is missing, cannot be read or is not of this model.
+        """
+        file = Path(path) / f"{name}.safetensors"
+        if not file.is_file():
+            raise DamagedError(f"{file} is missing: copy the folder again, or train it again")
+        try:
+            self.load_state_dict(load_file(file))
+        except (SafetensorError, RuntimeError) as error:  # what load_state_dict raises for names and shapes
+            raise DamagedError(
+                f"{file} is damaged, or not of this model: {error}; copy the folder again, or train it again"
+            ) from error
 
 
 def copied(
@@ -89,6 +105,31 @@ def copied(
     return copy.deepcopy(original).requires_grad_(True), "hidden" if kind == "policy" else "ids"
 
 
+def saved_description(path: str | Path, name: str, what: str, fields: Sequence[str]) -> JsonObject:
+    """The attributes in the ``name.json`` of a folder, for any model.
+
+    Args:
+        what: as in :func:`read_description`.
+
+    Raises:
+        FileNotFoundError: where the folder holds none.
+        DamagedError: a ValueError, for a file that :meth:`Trunk.save_files` did not write.
+    """
+    file = Path(path) / f"{name}.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} holds no {what}: there is no {name}.json in it")
+    try:
+        description = jsonl.read_object(file, *fields)
+    except ValueError as error:
+        raise DamagedError(f"{file} is damaged: {error}") from error
+    for field, kinds in _KINDS_OF_FIELDS.items():
+        if field in description and (type(description[field]) not in kinds):
+            raise DamagedError(f"{file} is damaged: {field} is {description[field]!r:.80}")
+    if description["reads"] not in ("hidden", "ids"):
+        raise DamagedError(f"{file} is damaged: reads is {description['reads']!r:.80}, not 'hidden' or 'ids'")
+    return description
+
+
 def read_description(
     path: str | Path, name: str, what: str, fields: Sequence[str], backbone: LatentBackbone | TokenBackbone
 ) -> JsonObject:
@@ -99,12 +140,10 @@ def read_description(
 
     Raises:
         FileNotFoundError: where the folder holds none.
+        DamagedError: a ValueError, for a file that :meth:`Trunk.save_files` did not write.
         ValueError: for one of another model than ``backbone``'s.
     """
-    file = Path(path) / f"{name}.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} holds no {what}: there is no {name}.json in it")
-    description = jsonl.read_object(file, *fields)
+    description = saved_description(path, name, what, fields)
     actions = int(backbone.action_space.n)
     if description.get("num_actions", actions) != actions:
         raise ValueError(f"{path} has {description['num_actions']} actions and this model has {actions}")

@@ -67,8 +67,15 @@ def span_texts(episodes: Episodes, row: int, codes: Sequence[int]) -> list[str]:
 
     A text that would end there has ``<end>`` at its end.
     """
+    return [span_text(episodes, ids) for ids in span_tokens(episodes, row, codes)]
+
+
+def span_tokens(episodes: Episodes, row: int, codes: Sequence[int]) -> list[tuple[int, ...]]:
+    """The tokens that codes would write whole: the world model's likeliest."""
+    return [tuple(episodes.session.decode([row], np.array([code])).tokens[0].tolist()) for code in codes]
+
+
+def span_text(episodes: Episodes, ids: Sequence[int]) -> str:
+    """The text of the tokens of a code."""
     decode, ends = episodes.backbone.tokenizer.decode, end_ids(episodes.backbone.tokenizer)
-    spans = [episodes.session.decode([row], np.array([code])).tokens[0].tolist() for code in codes]
-    return [
-        decode([token for token in ids if token not in ends]) + "<end>" * (ids[-1] in ends) for ids in spans
-    ]
+    return decode([token for token in ids if token not in ends]) + "<end>" * (ids[-1] in ends)

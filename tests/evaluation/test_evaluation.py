@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import tracemalloc
 import warnings
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from cola_agents.evaluation.probe import Probe, probe
 from cola_agents.evaluation.reports import Played, summary, table
 from cola_agents.evaluation.run import evaluate
 from cola_agents.evaluation.scores import Tries, interval, majority, pass_at_k, scores, wilson
+from cola_agents.search import SearchConfig, playout
 from cola_agents.search.fitting import concordance
 from cola_envs import register_task
 from cola_envs.fields import given_answer, identity
@@ -113,6 +115,18 @@ def test_an_interval_of_shares_is_wilsons_and_of_other_scores_the_bootstraps():
     assert low == pytest.approx(np.mean(values) - half, abs=0.015)
     assert high == pytest.approx(np.mean(values) + half, abs=0.015)
     assert interval(values) == (low, high)
+
+
+def test_the_bootstrap_of_many_problems_takes_little_memory_and_draws_the_same():
+    values = np.random.default_rng(1).integers(0, 5, 3000) / 4
+    drawn = np.random.default_rng(0).integers(len(values), size=(2_000, len(values)))
+    wanted = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    tracemalloc.start()
+    found = interval(values.tolist())
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == tuple(wanted)
+    assert most < 20e6  # at once they are 96 MB
 
 
 def test_wilsons_interval_by_hand():
@@ -410,6 +424,31 @@ def test_a_saved_agent_plays_with_its_own_settings(tmp_path):
     assert report["set_hash"] == set_hash(2, "test", ("sum", "product", "equation"))
     mean = agent.evaluate(12).episode_rewards.mean().item()
     assert evaluate("CoLA-Arithmetic-v0", agent=tmp_path / "run", episodes=12)["success"] == round(mean, 4)
+
+
+def test_greedy_tries_differ_only_where_a_world_model_is_drawn_from():
+    given = {
+        "episodes": 1,
+        "samples": 2,
+        "greedy": True,
+        "env_kwargs": {"max_tokens": 2, "world_temperature": 1},
+    }
+    with pytest.raises(ValueError, match="greedy tries are all alike"):
+        evaluate("CoLA-Arithmetic-Token-v0", **given)
+    assert "pass@2" in evaluate("CoLA-Arithmetic-v0", **given)
+
+
+def test_a_searched_agent_draws_its_play_outs_as_the_agent_does_and_the_report_says_how(monkeypatch):
+    agent = GRPO("CoLA-Arithmetic-v0", num_envs=2, top_k=3, temperature=0.5, env_kwargs={"max_tokens": 4})
+    drawn, sampled = [], playout.sample
+    monkeypatch.setattr(playout, "sample", lambda *_, **how: (drawn.append(how), sampled(*_, **how))[1])
+    config = SearchConfig(simulations=2, rewards="estimated", answer="value")
+    report = evaluate("CoLA-Arithmetic-v0", agent=agent, episodes=1, search=config, judge="policy")
+    agent.close()
+    assert report["actions"] == "searched, PUCT, play-outs sampled at temperature 0.5, top 3"
+    assert {tuple(sorted(how.items(), key=str)) for how in drawn} == {
+        (("temperature", 0.5), ("top_k", 3), ("top_p", 1.0))
+    }
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,9 @@ def test_other_tasks_and_levels_make_a_page(task: str) -> None:
 
 
 def test_a_world_that_is_drawn_makes_a_page() -> None:
-    told = look(None, Wanted(episodes=1, **BARE), task="CoLA-Thinking-v0", world_temperature=1.0)
+    told = look(
+        None, Wanted(episodes=1, **BARE), task="CoLA-Thinking-v0", env_kwargs={"world_temperature": 1.0}
+    )
     assert told["episodes"][0]["world_temperature"] == 1.0
 
 
@@ -249,7 +251,7 @@ def test_what_makes_no_sense_is_refused(
 
 def test_a_runs_own_arguments_are_not_given_anew(trained: Path) -> None:
     with pytest.raises(ValueError, match=r"--task, --env level=\.\.\. means nothing to a run"):
-        look(trained, Wanted(**BARE), task="CoLA-Arithmetic-v0", level=2)
+        look(trained, Wanted(**BARE), task="CoLA-Arithmetic-v0", env_kwargs={"level": 2})
 
 
 def test_a_step_over_codes_of_several_tokens_tells_what_each_would_write_whole() -> None:

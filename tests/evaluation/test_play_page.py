@@ -14,9 +14,12 @@ from urllib.parse import urlencode
 import pytest
 
 from cola_agents.cli import main
+from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.evaluation.play import make_playable
 from cola_agents.evaluation.play_page import Game, PlayServer
 from cola_envs import Turn
+from cola_envs.page.pieces import span_texts, span_tokens
+from tests import tiny
 from tests.browser import NAMES, browser, chromium
 
 HOSTILE = "</p><script>window.broken = 1</script><img src=x onerror='window.broken = 2'>\x1b[2J"
@@ -38,7 +41,7 @@ def serve() -> Iterator[Callable[..., PlayServer]]:
     with ExitStack() as stack:
 
         def start(env_id: str = "CoLA-Thinking-v0", codes: bool = True, **kwargs) -> PlayServer:
-            env = make_playable(env_id, codes, None, kwargs, render_mode="html")
+            env, _ = make_playable(env_id, codes, None, kwargs, render_mode="html")
             server = stack.enter_context(PlayServer(Game(env, seed=0), env_id))
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
             stack.callback(server.shutdown)
@@ -92,6 +95,20 @@ def test_what_would_follow_is_what_follows(serve):
     tokens = game.env.episodes.tokens(0)[start:]
     assert game.env.episodes.backbone.tokenizer.decode(tokens) == promised.continuation
     assert game.reward == promised.reward
+
+
+def test_codes_that_last_several_tokens_are_one_row_only_where_all_that_they_write_is_the_same():
+    backbone = LatentBackbone(tiny.make_spans(3), tiny.make_tokenizer())
+    env, _ = make_playable("CoLA-Arithmetic-v0", True, None, {"model": backbone, "max_tokens": 12}, "html")
+    game = Game(env, seed=0)
+    offered = game.next_tokens()
+    texts = span_texts(env.episodes, 0, range(16))
+    assert len(offered) == len(set(span_tokens(env.episodes, 0, range(16)))) > 2
+    assert sorted(code for one in offered for code in one.actions) == list(range(16))
+    for one in offered:
+        assert {texts[code] for code in one.actions} == {one.text}
+        assert one.probability == pytest.approx(float(game.policy()[list(one.actions)].sum()))
+    env.close()
 
 
 def test_typed_commands_reach_the_game_and_what_it_says_comes_back(serve):

@@ -257,7 +257,7 @@ def test_a_solver_makes_the_judge_of_its_own_episodes() -> None:
         MCTS("CoLA-Arithmetic-v0", SearchConfig(), judge=judge)
     with pytest.raises(TypeError, match="leave out"):
         MCTS("CoLA-Arithmetic-v0", config, judge=judge, leaves="q")
-    with pytest.raises(TypeError, match="q= or by judge=, not both"):
+    with pytest.raises(TypeError, match=r"q= \(--q\) or by judge= \(--judge\), not both"):
         MCTS("CoLA-Arithmetic-v0", config, judge=judge, q=QFunction.over(solver.episodes.backbone))  # type: ignore[arg-type]
 
 

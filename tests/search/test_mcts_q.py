@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cola_agents.search.config import SearchConfig
+from cola_agents.search.fitting import FitConfig
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
+from cola_agents.search.q import QConfig
 from cola_envs import EachRow, Episodes, Turn
 from cola_envs.testing import FakeBackbone
 from tests.search.test_search import Words, code, played
@@ -177,5 +181,27 @@ def test_an_action_of_no_probability_is_never_tried() -> None:
 @pytest.mark.parametrize("name", ["rounds", "width", "token_budget"])
 def test_counts_are_whole_numbers(name: str) -> None:
     for value in (0, 1.5, True):
-        with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got {value}"):
+        with pytest.raises(ValueError, match=f"{name} must be (an integer|at least 1), got {value}"):
             MCTSQConfig(**{name: value})
+
+
+@pytest.mark.parametrize("kind", [SearchConfig, MCTSQConfig, FitConfig, QConfig])
+def test_every_number_of_a_configuration_is_a_finite_one_and_its_refusal_names_it(kind: Any) -> None:
+    fields = [field.name for field in dataclasses.fields(kind) if type(field.default) in (int, float)]
+    assert len(fields) > 4
+    for name in [*fields, *({"temperature", "token_budget"} & set(kind.__dataclass_fields__))]:
+        for value in ("abc", True, float("nan"), float("inf"), -1):
+            with pytest.raises(ValueError, match=f"{name} must be"):
+                kind(**{name: value})
+
+
+def test_extensions_and_rollouts_draw_as_they_are_told() -> None:
+    episodes = played(Words, max_tokens=3)
+    policy = logits(a=2.0, b=1.0, c=1.0)
+    config = MCTSQConfig(rounds=1, root_width=1, stop_at_end=False)
+    one = mcts_q(episodes, [0], policy, UNSURE, config, drawing={"top_k": 1})
+    assert {ending.text for ending in one.endings[0]} == {"aaa"}
+    several = mcts_q(episodes, [0], policy, UNSURE, dataclasses.replace(config, rounds=20, root_width=3))
+    assert len({ending.text for ending in several.endings[0]}) > 1
+    own = dataclasses.replace(config, temperature=0.0)
+    assert own.drawing({"temperature": 2.0, "top_p": 0.5}) == {"temperature": 0.0, "top_p": 0.5}

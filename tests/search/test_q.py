@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.rl.rollout import InitialPolicy, Rollout, collect
 from cola_agents.search.fitting import split_problems, within_problems
+from cola_agents.search.judges import OutcomeModel
 from cola_agents.search.q import (
     QConfig,
     QEvaluator,
@@ -246,6 +249,34 @@ def test_saved_and_loaded_it_judges_the_same_and_only_its_own_model(
         QFunction.load(tmp_path, latent_backbone)
     with pytest.raises(FileExistsError, match="nothing was written"):
         q.save(tmp_path / "q")
+
+
+@pytest.mark.parametrize("kind", [QFunction, OutcomeModel])
+def test_a_damaged_file_of_it_is_named(kind: Any, tmp_path, latent_backbone: LatentBackbone) -> None:
+    name = "q" if kind is QFunction else "outcome"
+    weights, about = tmp_path / f"{name}.safetensors", tmp_path / f"{name}.json"
+    kind.over(latent_backbone).save(tmp_path)
+    whole, said = weights.read_bytes(), about.read_text()
+    other = save({"head.weight": torch.zeros(3, 3)})
+    for content in (whole[: len(whole) // 2], b"", other):
+        weights.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}\.safetensors is damaged, or not of this model"):
+            kind.load(tmp_path, latent_backbone)
+    weights.unlink()
+    with pytest.raises(ValueError, match=rf"{name}\.safetensors is missing"):
+        kind.load(tmp_path, latent_backbone)
+    weights.write_bytes(whole)
+    fields = json.loads(said)
+    for changed in ("{", "[]", *(json.dumps({**fields, field: []}) for field in fields)):
+        about.write_text(changed)
+        with pytest.raises(ValueError, match=rf"{name}\.json is damaged"):
+            kind.load(tmp_path, latent_backbone)
+
+
+@pytest.mark.parametrize("gamma", [5.0, float("nan"), -0.1, "a"])
+def test_a_discount_outside_0_to_1_is_refused(gamma: Any, latent_backbone: LatentBackbone) -> None:
+    with pytest.raises(ValueError, match="gamma must be"):
+        QFunction.over(latent_backbone, gamma=gamma)
 
 
 def test_a_state_is_worth_its_best_action_among_the_likeliest() -> None:

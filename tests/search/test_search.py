@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium.error import ResetNeeded
 
-from cola_agents.search import Ending, Evaluation, SearchConfig, search
+from cola_agents.search import Ending, Evaluation, SearchConfig, puct, search
 from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.forest import Forest
 from cola_agents.search.puct import merged, vote
@@ -267,9 +267,9 @@ def test_codes_that_say_the_same_are_one_edge() -> None:
     def evaluate(rows: Sequence[int], /) -> Evaluation:
         return Evaluation(np.full((len(rows), 8), 1 / 8), np.zeros(len(rows)))
 
-    forest = search(episodes, [0], evaluate, SearchConfig(simulations=1)).trees[0].forest
+    forest = search(episodes, [0], evaluate, SearchConfig(simulations=8)).trees[0].forest
     assert (forest.action[0, 0] >= 0).sum() == len(seen)
-    apart = search(episodes, [0], evaluate, SearchConfig(simulations=1, merge=False)).trees[0].forest
+    apart = search(episodes, [0], evaluate, SearchConfig(simulations=8, merge=False)).trees[0].forest
     assert (apart.action[0, 0] >= 0).sum() == 8
 
 
@@ -487,3 +487,50 @@ def test_the_reward_of_an_ending_is_the_sum_of_all_that_was_paid(rewards: Any) -
     if rewards == "environment":
         assert result.answers[0] is not None
         assert result.answers[0].value == pytest.approx(1 + 0.5 + 0.25)
+
+
+def test_of_lines_with_equal_visits_and_returns_the_likeliest_is_the_answer() -> None:
+    priors = {"a": 0.6, "b": 0.4}
+    result = search(played(Silent), [0], letters(priors), SearchConfig(simulations=2))
+    assert [int(result.visits[0, code(letter)]) for letter in "ab"] == [1, 1]
+    assert result.actions.tolist() == [code("a")]
+
+
+class Silent(Bandit):
+    """One letter, never paid."""
+
+    def step(self, text: str) -> Turn:
+        return Turn(reward=0.0)
+
+
+@pytest.mark.parametrize("unvisited", ["zero", "parent"])
+@pytest.mark.parametrize("rewards", ["environment", "estimated"])
+def test_edges_that_no_simulation_can_reach_take_no_room_and_change_nothing(
+    unvisited: Any, rewards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = np.random.default_rng(0).dirichlet(np.full(257, 0.1), size=40)
+
+    def run() -> Any:
+        episodes = played(Words, max_tokens=3)
+
+        def evaluate(rows: Sequence[int], /) -> Evaluation:
+            prior = np.stack([weights[sum(episodes.tokens(row)) % 40] for row in rows])
+            return Evaluation(prior, prior[:, code("b")], prior[:, ::-1])
+
+        config = SearchConfig(simulations=30, unvisited=unvisited, rewards=rewards)
+        return search(episodes, [0], evaluate, config)
+
+    few = run()
+    monkeypatch.setattr(puct, "Forest", lambda trees, nodes, _, width: Forest(trees, nodes, width))
+    every = run()
+    assert few.trees[0].forest.action.shape[2] == 30
+    assert every.trees[0].forest.action.shape[2] == 257
+    np.testing.assert_array_equal(few.visits, every.visits)
+    np.testing.assert_array_equal(few.values, every.values)
+    assert few.endings == every.endings
+
+
+def test_numbers_of_numpy_are_taken_and_kept_as_pythons() -> None:
+    config = SearchConfig(simulations=np.int64(8), discount=np.float32(0.5))  # type: ignore[arg-type]
+    assert (type(config.simulations), type(config.discount)) == (int, float)
+    assert config == SearchConfig(simulations=8, discount=0.5)

@@ -10,9 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cola_agents.cli import main
-from cola_agents.search import MCTS, MCTSQConfig, QFunction, SearchConfig, draw_tree, tree_text
+from cola_agents.decoding.backbones import LatentBackbone
+from cola_agents.search import (
+    MCTS,
+    MCTSQConfig,
+    QFunction,
+    SearchConfig,
+    draw_tree,
+    likelihood_judge,
+    tree_text,
+)
+from tests import tiny
 
 TASK = "CoLA-Arithmetic-v0"
 
@@ -241,3 +252,67 @@ def test_a_solver_over_token_ids_searches_the_likeliest_of_them() -> None:
     q = QFunction.over(solver.episodes.backbone)  # type: ignore[arg-type]
     config = MCTSQConfig(rounds=2, rewards="estimated")
     assert MCTS(solver.episodes, config, q=q).solve([0, 1]).answers[0] is not None
+
+
+@pytest.fixture(scope="module")
+def half() -> LatentBackbone:
+    """A backbone in bfloat16, which numpy does not have."""
+    return LatentBackbone(tiny.make_cola().bfloat16(), tiny.make_tokenizer())
+
+
+@pytest.mark.parametrize("how", ["rollouts", "span", "q", "mcts-q", "judge"])
+def test_every_search_runs_over_a_model_in_bfloat16(how: str, half: LatentBackbone) -> None:
+    estimated, q = SearchConfig(simulations=3, rewards="estimated", answer="value"), None
+    if how in ("q", "mcts-q"):
+        q = QFunction.over(half)
+    config, further = {
+        "rollouts": (SearchConfig(simulations=3), {}),
+        "span": (SearchConfig(simulations=3, span=2), {}),
+        "q": (estimated, {"leaves": "q"}),
+        "mcts-q": (MCTSQConfig(rounds=2, rewards="estimated"), {}),
+        "judge": (estimated, {"judge": likelihood_judge}),
+    }[how]
+    env_kwargs = {"model": half, "max_tokens": 4}
+    solver = MCTS(TASK, config, q=q, num_trees=1, env_kwargs=env_kwargs, **further)  # type: ignore[arg-type]
+    assert solver.solve([0]).simulations[0] > 0
+    solver.close()
+
+
+def test_the_policy_that_continues_an_edge_must_give_numbers(half: LatentBackbone) -> None:
+    calls = []
+
+    def sick(session, rows):
+        calls.append(rows)
+        return torch.full((len(rows), 16), float("nan") if len(calls) > 1 else 0.0)
+
+    config = SearchConfig(simulations=3, span=2)
+
+    def evaluate(rows):
+        return np.full((len(rows), 16), 1 / 16), np.zeros(len(rows))
+
+    env_kwargs = {"model": half, "max_tokens": 4}
+    solver = MCTS(TASK, config, policy=sick, evaluate=evaluate, num_trees=1, env_kwargs=env_kwargs)
+    calls.append([])
+    with pytest.raises(FloatingPointError, match="policy's logit of action 0 in row 0"):
+        solver.solve([0])
+    solver.close()
+
+
+@pytest.mark.parametrize("how", ["puct", "mcts-q"])
+def test_play_outs_draw_with_the_sampling_options_that_are_given(how: str, half: LatentBackbone) -> None:
+    """With the likeliest action alone there is one text."""
+    q = QFunction.over(half) if how == "mcts-q" else None
+    config = (
+        SearchConfig(simulations=4, width=1)
+        if q is None
+        else MCTSQConfig(rounds=4, root_width=1, width=1, rewards="estimated", stop_at_end=False)
+    )
+    texts = {}
+    for drawing in (None, {"temperature": 1.0, "top_k": 1}):
+        env_kwargs = {"model": half, "max_tokens": 4}
+        solver = MCTS(TASK, config, q=q, drawing=drawing, num_trees=1, env_kwargs=env_kwargs)  # type: ignore[arg-type]
+        endings = solver.solve([0]).endings[0]
+        texts[drawing is None] = {ending.text for ending in endings}
+        solver.close()
+    assert len(texts[False]) == 1
+    assert len(texts[True]) > 1

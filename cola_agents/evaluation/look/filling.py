@@ -14,6 +14,7 @@ from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.evaluation.inspection import inspect_codebook, read_documents
 from cola_agents.evaluation.look.book import codebook, tree
 from cola_agents.evaluation.look.follow import Known, Player, known
+from cola_agents.model.sampling import Drawing
 from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.search import MCTS, SearchConfig
@@ -53,6 +54,10 @@ class Wanted:
         for name in ("positions", "tables", "simulations", "tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, got {getattr(self, name)}")
+        if self.text is not None and not self.tokens:
+            raise ValueError("--text is read for --tokens, which are 0: leave one of them out")
+        if self.text is not None and not self.text.is_file():
+            raise FileNotFoundError(f"there is no file {self.text} to read text from")
 
 
 @dataclass
@@ -105,11 +110,18 @@ class Filling:
             inspection = inspect_codebook(backbone, source, tokens=self.wanted.tokens, named=named)
             self.data["codebook"] = codebook(inspection)
 
-    def add_tree(self, rows: Episodes, seed: int, problem: int, policy: Any = None) -> None:
-        """Search a problem of which an episode was added before."""
+    def add_tree(
+        self,
+        rows: Episodes,
+        seed: int,
+        problem: int,
+        policy: Any = None,
+        drawing: Drawing | None = None,
+    ) -> None:
+        """Search a problem of an episode that was added before; ``policy``, ``drawing`` as in ``MCTS``."""
         if self.wanted.simulations:
             config = SearchConfig(simulations=self.wanted.simulations)
-            result = MCTS(rows, config, policy=policy).solve([seed], [problem])
+            result = MCTS(rows, config, policy=policy, drawing=drawing).solve([seed], [problem])
             count = int(result.simulations[0])
             title = f"PUCT on problem {self.problems[problem]}: {count} simulations, with the task's rewards"
             self.data["tree"] = tree(result, rows.backbone.tokenizer, title)

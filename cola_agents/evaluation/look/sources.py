@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from cola_agents.common.arguments import check_not_making
 from cola_agents.common.threads import fitting_threads
 from cola_agents.evaluation.look.book import curves, samples
 from cola_agents.evaluation.look.filling import ROWS, Filling, Wanted
@@ -15,8 +16,9 @@ from cola_agents.evaluation.run import load_agent
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.generate import policy_name, read
 from cola_agents.rl.rollout import InitialPolicy, collect
-from cola_agents.rl.rows import make_rows
+from cola_agents.rl.rows import check_rows, make_rows
 from cola_agents.rl.saving import holds_agent, read_description, saved_path
+from cola_envs.checks import check_count
 from cola_envs.jsonl import JsonObject
 
 #: The task where none is named.
@@ -31,11 +33,11 @@ def look(
     own_task: str | None = None,
     agent: Path | None = None,
     algorithm: type[Agent] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     model: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    **env_kwargs: Any,
+    env_kwargs: JsonObject | None = None,
 ) -> JsonObject:
     """Collect a page's data.
 
@@ -48,7 +50,7 @@ def look(
             whose files do not hold it.
         agent: the saved agent that a recording was made by.
         algorithm: the class of that agent, or of the run's, where it is not a bundled one.
-        seed: of a model's first problem.
+        seed: of a model's first problem; None for 0.
         model: the model of a recording or a run, where that does not name it.
         device, dtype: of a loaded model.
         env_kwargs: further arguments of the environment.
@@ -58,29 +60,40 @@ def look(
         ValueError: for arguments that do not apply to ``what``; for a recording of another model, or whose
             replay differs.
     """
+    env_kwargs = env_kwargs or {}
+    for name in env_kwargs:
+        if name in _OWN:
+            raise ValueError(f"--env {name}=... has an option of its own: give --{name}")
+        check_not_making(name)
+    if seed is not None:
+        check_count("seed", seed, 0)
     path = None if what is None else Path(what)
     loaded = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
     own = {} if own_task is None else {"task": own_task}
     if path is not None and (path.is_file() or path.name.endswith((".jsonl", ".jsonl.gz"))):
-        _refuse("a recording", task=None if own else task)
+        _refuse("a recording", task=None if own else task, seed=seed)
+        if agent is None:
+            _refuse("a recording without --agent", algo=algorithm)
         named = {} if model is None else {"model": model}
         return _recording(path, wanted, agent, algorithm, {**named, **loaded, **own, **env_kwargs})
     _refuse("what is no recording", agent=agent)
     if path is not None and saved_path(path).is_dir() and holds_agent(saved_path(path)):
-        _refuse("a run", task=None if own else task, **env_kwargs)
+        _refuse("a run", task=None if own else task, seed=seed, **env_kwargs)
         changed: JsonObject = {} if model is None else {"model": model}
         if own:
             saved = read_description(saved_path(path))["env_kwargs"]
             changed["env_kwargs"] = {**saved, **own}
         return _run(saved_path(path), wanted, load_agent(path, algorithm=algorithm, **changed, **loaded))
-    _refuse("a model", model=model)
+    _refuse("a model", model=model, algo=algorithm)
     if what == "cola" and not Path(what).exists():
         raise ValueError("there is no folder 'cola' here: leave it out for the bundled model, `cola look`")
-    return _model(what, wanted, task or TASK, seed, {**loaded, **own, **env_kwargs})
+    return _model(what, wanted, task or TASK, seed or 0, {**loaded, **own, **env_kwargs})
 
 
-#: Arguments that are options of their own on the command line; the others are given by ``--env``.
-_OPTIONS = ("task", "agent", "model", "system", "shots", "prompt_format")
+#: Arguments of :func:`look`, and those that are options of their own on the command line; the others are
+#: given by ``--env``.
+_OWN = ("agent", "model", "seed")
+_OPTIONS = (*_OWN, "task", "algo", "system", "shots", "prompt_format")
 
 
 def _refuse(what: str, **given: object) -> None:
@@ -132,7 +145,8 @@ def _run(path: Path, wanted: Wanted, agent: Agent) -> JsonObject:
             # Over tokens the model itself was trained, and its policy before training is gone.
             playing = {"policy": agent.actor, "drawing": agent.options.drawing, "prior": latent}
             page.add(rows, episodes, name, **playing)
-            page.add_tree(rows, episodes[0].seed, episodes[0].problem_seed, agent.actor)
+            drawing = agent.options.drawing
+            page.add_tree(rows, episodes[0].seed, episodes[0].problem_seed, agent.actor, drawing)
             page.add_codebook(backbone)
             if latent:
                 page.add_twin(agent.env_id, episodes, {**agent.source, **agent.env_kwargs})
@@ -162,6 +176,7 @@ def _recording(
     actor = None
     if agent is not None:
         loading = {name: kwargs.pop(name) for name in ("device", "dtype") if name in given}
+        check_rows(about["task"], **kwargs)
         acted = load_agent(agent, algorithm=algorithm, **loading)
         kwargs["model"], actor = acted.backbone, acted.actor
     is_actor = about["policy"] == policy_name(actor)
@@ -182,7 +197,7 @@ def _recording(
             prior = latent or actor is None
             title = f"{'codes' if latent else 'tokens'}: as recorded"
             page.add(rows, episodes, title, policy=actor, drawing=drawing, is_actor=is_actor, prior=prior)
-            page.add_tree(rows, episodes[0].seed, episodes[0].problem_seed, actor)
+            page.add_tree(rows, episodes[0].seed, episodes[0].problem_seed, actor, drawing)  # type: ignore[arg-type]
             page.add_codebook(backbone)
             if latent:
                 source = {} if agent is None else acted.source

@@ -1,0 +1,133 @@
+"""What a command can refuse it refuses before it loads a model, in one line, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cola_agents import GRPO
+from cola_agents.cli import main
+from cola_agents.decoding import loading
+
+TASK = ["--task", "CoLA-Arithmetic-v0"]
+PUCT = ["eval", *TASK, "--search", "puct"]
+MCTS_Q = ["eval", *TASK, "--search", "mcts-q"]
+TRAIN = ["train", *TASK, "--algo", "grpo", "--timesteps", "100", "--out", "run"]
+GREEDY = ["--greedy", "--samples", "2"]
+Q = ["pretrain", "q", "--data", "t.jsonl", "--out", "q"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a saved agent, ``ag``, and a recording of two problems, ``t.jsonl``."""
+    folder = tmp_path_factory.mktemp("made")
+    small = {"max_tokens": 2}
+    with_agent = GRPO(TASK[1], num_envs=2, prompts=1, group_size=2, env_kwargs=small)
+    with_agent.save(folder / "ag")
+    with_agent.close()
+    words = ["generate", *TASK, "--out", str(folder / "t.jsonl"), "--problems", "2", "--n", "2"]
+    assert main([*words, "--env", "max_tokens=2"]) == 0
+    return folder
+
+
+@pytest.fixture
+def no_weights(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with what was made, where no weights are loaded."""
+
+    def load(*_: Any, **__: Any) -> None:
+        pytest.fail("a model was loaded first")
+
+    for name in ("ag", "t.jsonl"):
+        (tmp_path / name).symlink_to(made / name)
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "_load", load)
+    monkeypatch.setattr(loading, "_bundled_backbone", load)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        # what values a search
+        (PUCT, "needs q= (--q)"),
+        ([*MCTS_Q, "--judge", "policy"], "MCTS-Q needs q= (--q)"),
+        ([*PUCT, "--q", "F", "--judge", "policy"], "or by judge= (--judge), not both"),
+        ([*PUCT, "--q", "nofolder"], "nofolder holds no Q-function"),
+        ([*PUCT, "--judge", "nofolder"], "nofolder holds no outcome model"),
+        ([*PUCT, "--judge", "policy", "--search-set", "c_init=abc"], "c_init must be a number, got 'abc'"),
+        ([*MCTS_Q, "--q", "x", "--search-set", "gamma=abc"], "gamma must be a number, got 'abc'"),
+        (["eval", "--agent", "ag", "--simulations", "5"], "need a search"),
+        (["eval", "--agent", "ag", "--search", "mcts-q", "--judge", "policy"], "MCTS-Q needs q="),
+        # what is played, and what is read around it
+        (["eval", "--task", "CoLA-TextRooms-Token-v0", "--shots", "1"], "has no worked examples"),
+        (["eval", "--task", "CoLA-Math500-v0", "--episodes", "100000"], "problems of this set"),
+        (["eval", *TASK, "--tokenizer", "nofolder"], "no tokenizer found at 'nofolder'"),
+        (["eval", "--agent", "ag", "--env", "nonsense=1"], "unknown keyword argument 'nonsense'"),
+        (["generate", "--agent", "ag", "--out", "s.jsonl", "--env", "nonsense=1"], "'nonsense'"),
+        (["play", "--agent", "ag", "--env", "nonsense=1"], "'nonsense'"),
+        ([*TRAIN, "--env", "nonsense=1"], "'nonsense'"),
+        ([*TRAIN, "--env", "max_tokens=0"], "max_tokens must be at least 1"),
+        (["look", "--env", "nonsense=1"], "'nonsense'"),
+        (["demo", "--env", "nonsense=3"], "'nonsense'"),
+        (["demo", "--env", "seed=3"], "leave seed out"),
+        (["demo", "--env", "model=x"], "leave model out"),
+        # the type of the weights
+        (["eval", *TASK, "--dtype", "int8"], "'int8' is no type of weights"),
+        (["eval", "--agent", "ag", "--dtype", "int8"], "'int8' is no type of weights"),
+        (["inspect", "--dtype", "int8"], "'int8' is no type of weights"),
+        # counts and seeds
+        (["eval", "--agent", "ag", *GREEDY], "greedy tries are all alike"),
+        (["eval", "--agent", "ag", "--samples", "0"], "samples must be at least 1"),
+        (["eval", "--agent", "ag", "--env", "episodes=3"], "give --episodes"),
+        (["generate", "--agent", "ag", "--n", "0", "--out", "s.jsonl"], "n must be at least 1"),
+        (["generate", "--agent", "ag", "--seed", "-1", "--out", "s.jsonl"], "seed must be at least 0"),
+        (["generate", "--agent", "ag", "--temperature", "-1", "--out", "s.jsonl"], "temperature must be"),
+        (["play", "--agent", "ag", "--seed", "-1"], "seed must be at least 0"),
+        (["play", TASK[1], "--browser", "--seed", "-1"], "seed must be at least 0"),
+        (["look", "--seed", "-1"], "seed must be at least 0"),
+        (["inspect", "--tokens", "0"], "tokens must be at least 1"),
+        (["inspect", "--states", "0"], "states must be at least 1"),
+        (["inspect", "--data", "nofile"], "nofile"),
+        # what is given twice, or means nothing beside another
+        (["eval", "--agent", "ag", "--model", "x"], "an agent knows its model"),
+        (["eval", "--agent", "ag", "--tokenizer", "x"], "an agent knows its tokenizer"),
+        (["generate", *TASK, "--out", "s.jsonl", "--split", "test", "--env", "split=train"], "give it twice"),
+        (["generate", *TASK, "--out", "s.jsonl", "--model", "x", "--env", "model=y"], "give it twice"),
+        (["play", TASK[1], "--split", "test", "--env", "split=bogus"], "give it twice"),
+        (["play", "--agent", "ag", "--env", "model=x"], "an agent knows its model"),
+        (["look", "--text", "nofile"], "there is no file nofile"),
+        (["look", "--text", "file", "--tokens", "0"], "leave one of them out"),
+        (["look", "--env", "seed=3"], "give --seed"),
+        (["look", "--env", "model=x"], "give --model"),
+        (["look", "--env", "wanted=3"], "unknown keyword argument 'wanted'"),
+        (["look", "--algo", "grpo"], "--algo means nothing to a model"),
+        (["look", "t.jsonl", "--seed", "3"], "--seed means nothing to a recording"),
+        (["look", "ag", "--seed", "3"], "--seed means nothing to a run"),
+        # where the result goes
+        (["eval", *TASK, "--out", "file/r.json"], "is a file, not a folder"),
+        (["look", "--out", "new/x.html", "--env", "nonsense=1"], "'nonsense'"),
+        (["eval", *TASK, "--out", "new/r.json", "--samples", "0"], "samples must be at least 1"),
+        # stages over recorded tries
+        ([*Q, "--steps", "0"], "steps must be at least 1"),
+        ([*Q, "--lr", "-1"], "lr must be"),
+        ([*Q, "--rows", "0"], "batch_size must be at least 1"),
+        ([*Q, "--seed", "-1"], "seed must be at least 0"),
+        ([*Q, "--gamma", "5"], "gamma must be in [0, 1], got 5"),
+        ([*Q, "--gamma", "nan"], "gamma must be a finite number"),
+        ([*Q, "--held-out-problems", "9"], "of 2 recorded problems 1 to 1 can be held out, got 9"),
+        (["pretrain", "outcome", "--data", "t.jsonl", "--out", "q"], "0 of 4 recorded answers"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_it_is_refused_before_a_model_is_loaded(
+    argv: list[str], said: str, no_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+    left = {path.name for path in no_weights.iterdir() if "lock" not in path.name}
+    assert left == {"ag", "t.jsonl", "file"}
