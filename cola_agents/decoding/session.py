@@ -413,7 +413,8 @@ class Rows:
             the rows to compute, and by row those that hold the same.
         """
         firsts: dict[tuple[int, tuple[int, ...]], int] = {}
-        rows, copies = [], {}
+        rows: list[int] = []
+        copies: dict[int, list[int]] = {}
         for row in growing:
             tokens, held = self.tokens[row], self._held[row]
             first = row

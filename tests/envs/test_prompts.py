@@ -204,7 +204,7 @@ def test_a_number_of_shots_may_be_numpys() -> None:
 
 
 def test_shots_of_a_task_without_examples_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"shots=2: Echo has no worked examples, or pass"):
+    with pytest.raises(ValueError, match=r"shots=2: Echo has no worked examples; pass"):
         gym.make("CoLA-Text-Token-v0", task=Echo, model=backbone(ByteTokenizer()), shots=2)
 
 
