@@ -11,6 +11,7 @@ from torch import nn
 from cola_agents.common.randomness import drawn_from
 from cola_agents.model import loading
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.shards import disk_errors
 
 #: The linear layers of a decoder layer, by the names that every supported family gives them.
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -77,8 +78,13 @@ class Adapters:
         self._wrapped.merge_and_unload()
 
     def save(self, folder: Path) -> None:
-        """Save the adapters in `peft`'s format, for :func:`load_adapters` and ``peft.PeftModel``."""
-        self._wrapped.save_pretrained(str(folder))
+        """Save the adapters in `peft`'s format, for :func:`load_adapters` and ``peft.PeftModel``.
+
+        Raises:
+            OSError: where they cannot be written.
+        """
+        with disk_errors(folder):
+            self._wrapped.save_pretrained(str(folder))
 
     def remove(self) -> None:
         """Remove the adapters, which restores the base."""

@@ -24,9 +24,11 @@ from cola_agents.common.files import whole_folder
 from cola_agents.common.provenance import provenance
 from cola_agents.common.randomness import drawn_from
 from cola_agents.common.threads import check_fork, fitting_threads
+from cola_agents.decoding.loading import check_device
 from cola_agents.model.families import check_rope
 from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.reach import reachable
+from cola_agents.model.shards import disk_errors
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.rl.losses import alike
 from cola_agents.rl.optimiser import Adam32
@@ -223,7 +225,7 @@ def train_reward(
         the provenance; also written to ``out/reward.json``.
 
     Raises:
-        ValueError: for fewer than two pairs.
+        ValueError: for fewer than two pairs, and for a device that is not there.
         FloatingPointError: when the loss is not finite, naming the step, or the gradient is not.
         FileExistsError: if ``out`` is not empty.
 
@@ -232,6 +234,7 @@ def train_reward(
     config = config or RewardConfig()
     if len(pairs) < 2:
         raise ValueError(f"at least two pairs are needed, one of them for evaluation; got {len(pairs)}")
+    check_device(device)
     named, model = Path(model).name, reachable(model)
     with whole_folder(Path(out)) as folder, drawn_from(config.seed, device):
         model_config = load_config(model, num_labels=1)
@@ -248,7 +251,8 @@ def train_reward(
             network.eval()
             figures: JsonObject = {**_evaluate(network, plain, held_out, config), "loss": round(loss, 5)}
         network.config.reward_mean, network.config.reward_std = figures["reward_mean"], figures["reward_std"]
-        network.save_pretrained(folder)
+        with disk_errors(Path(out)):
+            network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         report = {"base": named, "pairs": len(pairs), "held_out": count, **figures, **provenance()}
         (folder / "reward.json").write_text(json.dumps(report, indent=2))
