@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from cola_agents.train.data.documents import AnyDocument, Document, Mixture
 from cola_agents.train.data.packing import IGNORED, Batch, PackedBatches
 from cola_agents.train.health import health_warnings
 from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, first_targets, perplexity
-from cola_agents.train.specs import DataSpec, open_data
+from cola_agents.train.specs import DataSpec, once, open_data
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
 from cola_envs.shown import escaped, shown_line
@@ -407,8 +407,7 @@ def _printable(text: str, longest: int = 14) -> str:
 def _source(text: Path | None, data: Sequence[DataSpec]) -> tuple[Iterable[AnyDocument] | Mixture, str]:
     """The documents to measure on, and their name."""
     if data:
-        once = [spec if spec.kind == "generated" else replace(spec, epochs=1) for spec in data]
-        return open_data(once, HELD_OUT), ", ".join(Path(spec.source).name for spec in data)
+        return open_data(once(data), HELD_OUT), ", ".join(Path(spec.source).name for spec in data)
     if text is not None:
         return read_documents(text), text.name
     return documents(HELD_OUT), f"the generated corpus (held-out seed {HELD_OUT})"
