@@ -29,6 +29,7 @@ from cola_agents.train.health import health_warnings
 from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, first_targets, perplexity
 from cola_agents.train.specs import DataSpec, once, open_data
 from cola_envs import jsonl
+from cola_envs.contract import checked_text
 from cola_envs.jsonl import JsonObject
 from cola_envs.shown import escaped, shown_line
 
@@ -249,13 +250,13 @@ def _texts(path: Path) -> Iterator[str]:
             raise ValueError(
                 f"{where}: every line must be an object with a text in the field 'text': {item!r:.60}"
             )
-        yield item["text"]
+        yield checked_text(item["text"], f"{where}: the field 'text'")
 
 
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file without their ends."""
     for line in jsonl.lines(path):
-        yield jsonl.decoded(line.raw, f"{path}, line {line.number}").strip("\r\n")
+        yield jsonl.text_line(line.raw, path, line.number).strip("\r\n")
 
 
 # ------------------------------------------------------------------ reporting

@@ -33,6 +33,7 @@ from cola_agents.model.text import PlainTokenizer
 from cola_agents.rl.losses import alike
 from cola_agents.rl.optimiser import Adam32
 from cola_envs import jsonl
+from cola_envs.contract import checked_text
 from cola_envs.jsonl import JsonObject
 from cola_envs.text import with_start_ids
 
@@ -183,7 +184,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
     Raises:
         FileNotFoundError: where there is no file.
-        ValueError: for a line that is not a pair, naming it, and for an empty file.
+        ValueError: for a line that is not a pair of Unicode texts, naming it, and for an empty file.
     """
     path, names = Path(path), [field.name for field in fields(Pair)]
     if not path.is_file():
@@ -192,7 +193,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
     for where, item in jsonl.read(path):
         if not isinstance(item, dict) or not all(isinstance(item.get(name), str) for name in names):
             raise ValueError(f"{where}: a pair has the strings {', '.join(names)}, got {item!r:.80}")
-        pairs.append(Pair(*(item[name] for name in names)))
+        pairs.append(Pair(*(checked_text(item[name], f"{where}: {name!r}") for name in names)))
     if not pairs:
         raise ValueError(f"{path} holds no pair")
     return pairs

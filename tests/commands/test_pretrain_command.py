@@ -338,8 +338,8 @@ class Killed(BaseException):
     """Simulates a kill."""
 
 
-def kill_after(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
-    """Kill a run after a number of checkpoints."""
+def stop(monkeypatch: pytest.MonkeyPatch, saves: int, *argv: object) -> None:
+    """Begin a run, and kill it after a number of checkpoints."""
     save, done = Checkpoints.save, itertools.count(1)
 
     def saving(self: Checkpoints, *given: Any, **named: Any) -> None:
@@ -347,7 +347,10 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
         if next(done) == saves:
             raise Killed
 
-    monkeypatch.setattr(Checkpoints, "save", saving)
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", saving)
+        with pytest.raises(Killed):
+            pretrain(*argv)
 
 
 FTA = ("fta", "--rows", "2", "--length", "48", "--save-every", "1")
@@ -357,16 +360,12 @@ def test_a_run_that_was_stopped_leaves_its_folder_to_no_other_run(start, tmp_pat
     argv = ("--model", start / "cola", "--data", start / "text.txt", "--out", tmp_path / "run")
     stopped = (*FTA, *argv, "--steps", "2", "--no-reclone")
     others = [(*FTA, *argv, "--steps", "2", "--under", "policy"), ("policy", *argv, "--steps", "2", *SHORT)]
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        kill_after(patched, 1)
-        pretrain(*stopped)
+    stop(monkeypatch, 1, *stopped)
     for other in others:
         assert pretrain(*other) == 2
         assert "a run that was stopped, with checkpoints of fta-inverse; those of" in capsys.readouterr().err
     assert pretrain(*stopped) == 0
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        kill_after(patched, 1)
-        pretrain("policy", *argv[:-1], tmp_path / "policy", "--steps", "4", *SHORT)
+    stop(monkeypatch, 1, "policy", *argv[:-1], tmp_path / "policy", "--steps", "4", *SHORT)
     assert pretrain(*FTA, *argv[:-1], tmp_path / "policy", "--steps", "4") == 2
     assert "with checkpoints of policy; those of this run are fta-inverse, pol" in capsys.readouterr().err
 
@@ -375,9 +374,7 @@ def test_a_cloning_that_was_stopped_goes_on_after_more_steps_were_refused(
     start, tmp_path, monkeypatch, capsys
 ):
     argv = (*FTA, "--model", start / "cola", "--data", start / "text.txt", "--out", tmp_path / "run")
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        kill_after(patched, 3)
-        pretrain(*argv, "--steps", "2")
+    stop(monkeypatch, 3, *argv, "--steps", "2")
     assert pretrain(*argv, "--steps", "4") == 2
     assert "after 2 steps of FTA-I, and 4 steps were asked for" in capsys.readouterr().err
     assert pretrain(*argv, "--steps", "2") == 0
@@ -394,9 +391,10 @@ def test_a_longer_run_that_is_killed_in_its_last_save_goes_on_and_is_not_called_
     def killed(*given: Any, **named: Any) -> None:
         raise Killed
 
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(hub, "write_reference", killed)
-        pretrain(*argv, "--steps", "4")
+        with pytest.raises(Killed):
+            pretrain(*argv, "--steps", "4")
     CoLAForCausalLM.from_pretrained(out)
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(out).items())
     assert pretrain(*argv, "--steps", "2") == 2
@@ -410,9 +408,7 @@ def test_a_run_goes_on_with_the_type_of_its_frozen_weights_alone(start, tmp_path
     tiny.make_tokenizer().save_pretrained(tmp_path / "cola")
     argv = ("policy", "--model", tmp_path / "cola", "--data", start / "text.txt", *SHORT, "--steps", "4")
     argv = (*argv, "--precision", "bf16", "--out", tmp_path / "run")
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        kill_after(patched, 1)
-        pretrain(*argv)
+    stop(monkeypatch, 1, *argv)
     assert pretrain(*argv, "--dtype", "bfloat16") == 2
     assert "begun with types of the frozen weights=['float32'], and now it is" in capsys.readouterr().err
     settings = tmp_path / "run" / "checkpoints" / "policy" / "run.json"
