@@ -137,8 +137,8 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
         report_wanted = kwargs.pop("output_loading_info", False)
         parts: Parts | None = None
         for name in ("dtype", "torch_dtype"):
-            if isinstance(kwargs.get(name), str | torch.dtype) and kwargs[name] != "auto":
-                kwargs[name] = float_type(kwargs[name])
+            if isinstance(given := kwargs.get(name), str | torch.dtype) and given != "auto":
+                kwargs[name] = float_type(given)
         options = safe_options(kwargs)
         if source is not None:
             if HUB_OPTIONS.isdisjoint(kwargs):
@@ -224,11 +224,11 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
         """
         if (pushed := _PUSHED.get()) is not None:
             whole, base = pushed
-        kwargs = dict(zip(_POSITIONAL, args, strict=False)) | kwargs
+        kwargs = {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs}
         folder, first = Path(save_directory), kwargs.get("is_main_process", True)
         self._check_place(folder, whole, base, kwargs)
         pushed_too = kwargs.pop("push_to_hub", False)
-        of_push = {name: kwargs.pop(name) for name in _OF_PUSH if name in kwargs}
+        of_push: dict[str, Any] = {name: kwargs.pop(name) for name in _OF_PUSH if name in kwargs}
         of_push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         reference = self._reference(whole, base, kwargs.get("state_dict"))
         if reference is not None:
@@ -241,7 +241,7 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
             write_card(self, folder, reference and reference[0])
         if first and pushed_too:
             repository = of_push.pop("repo_id", folder.resolve().name)
-            self.push_to_hub(repository, whole=whole, base=base and str(base), **of_push)
+            self.push_to_hub(repository, whole=whole, base=None if base is None else str(base), **of_push)
         return saved
 
     def _check_place(

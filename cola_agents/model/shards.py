@@ -209,7 +209,7 @@ def float_type(dtype: torch.dtype | str) -> torch.dtype:
     """
     named = str(dtype).removeprefix("torch.")
     kind = getattr(torch, named, None)
-    if kind not in DTYPES.values():
+    if not isinstance(kind, torch.dtype) or kind not in DTYPES.values():
         allowed = ", ".join(str(kind).removeprefix("torch.") for kind in DTYPES.values())
         raise ValueError(f"dtype {named!r} is no floating type of a model's weights; use one of {allowed}")
     return kind

@@ -100,6 +100,15 @@ def test_an_option_that_the_files_do_not_take_is_refused(folder, described, mess
         ].open(0)
 
 
+def test_two_sources_of_one_name_are_told_to_take_names(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "one.txt"
+    other.write_text("other")
+    described = [str(folder / "one.txt"), str(other)]
+    with pytest.raises(ValueError, match=r"got one\.txt, one\.txt: give name= to all but one of each"):
+        open_data(parse_data(described), 0)
+    open_data(parse_data([described[0], f"{other},name=two"]), 0)
+
+
 def test_a_complete_text_is_not_laid_out_as_a_prompt(folder):
     source = FileDocuments(folder / "two.jsonl", rows=RowFormat(template="chat"))
     with pytest.raises(
