@@ -58,6 +58,16 @@ def decoded(raw: bytes, where: str) -> str:
         raise ValueError(f"{where} is not UTF-8 text: {error}") from error
 
 
+def text_line(raw: bytes, path: Path, number: int) -> str:
+    """Decode line ``number`` of a text file; a byte order mark in front of the first is left out.
+
+    Raises:
+        ValueError: for bytes that are not UTF-8, with file and line.
+    """
+    text = decoded(raw, f"{path}, line {number}")
+    return text.removeprefix(_MARK) if number == 1 else text
+
+
 def parsed(raw: bytes, where: str) -> Any:
     """Parse a JSON value; a byte order mark in front of it is left out.
 

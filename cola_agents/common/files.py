@@ -80,12 +80,13 @@ def whole_folder(path: Path, replaces: Callable[[Path], bool] | None = None) -> 
     renames leaves it beside the new one, under ``.NAME-...-old``.
 
     Args:
-        path: the folder to write; its parents are created.
+        path: the folder to write, or a link to it, which stays one; its parents are created.
         replaces: whether an existing file or folder at ``path`` may be replaced; an empty folder always is.
 
     Raises:
         FileExistsError: where ``path`` exists and may not be replaced; before anything is written.
     """
+    path = path.resolve()
     empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not empty and not (replaces and replaces(path)):
         raise FileExistsError(f"{path} is not an empty folder: nothing was written")

@@ -16,6 +16,7 @@ from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.official import is_official
 from cola_agents.model.reach import reachable
+from cola_agents.model.shards import float_type
 from cola_agents.model.text import PlainTokenizer
 from cola_envs.backbone import Level
 
@@ -95,11 +96,8 @@ def make_backbone(
         ValueError: if there is no tokenizer, or it does not fit the model.
         TypeError: for a model that has no actions of this level.
     """
-    dtype = str(dtype).removeprefix("torch.")
-    kind = getattr(torch, dtype, None)
-    if not (isinstance(kind, torch.dtype) and kind.is_floating_point and kind.itemsize > 1):
-        raise ValueError(f"dtype {dtype!r} is no type of weights; use 'float32', 'bfloat16' or 'float16'")
-    _check_device(device)
+    dtype = str(float_type(dtype)).removeprefix("torch.")
+    check_device(device)
     if dtype == "float16" and torch.device(device or "cpu").type == "cpu":
         text = "float16 is slow on a CPU: use float32, or bfloat16 for half the memory"
         warnings.warn(text, UserWarning, stacklevel=2)
@@ -154,7 +152,7 @@ def _tokenizer_at(place: str | Path) -> PlainTokenizer | PreTrainedTokenizerBase
         raise ValueError(f"no tokenizer found at {str(place)!r}: pass tokenizer=") from error
 
 
-def _check_device(device: str | None) -> None:
+def check_device(device: str | None) -> None:
     """Raise ValueError for a device that torch does not know or does not have, or that holds no numbers."""
     if device is None:
         return

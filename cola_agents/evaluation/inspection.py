@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,10 @@ from cola_agents.train.data.documents import AnyDocument, Document, Mixture
 from cola_agents.train.data.packing import IGNORED, Batch, PackedBatches
 from cola_agents.train.health import health_warnings
 from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, first_targets, perplexity
-from cola_agents.train.specs import DataSpec, open_data
+from cola_agents.train.specs import DataSpec, once, open_data
 from cola_envs import jsonl
 from cola_envs.checks import check_count
+from cola_envs.contract import checked_text
 from cola_envs.jsonl import JsonObject
 from cola_envs.shown import escaped, shown_line
 
@@ -250,13 +251,13 @@ def _texts(path: Path) -> Iterator[str]:
             raise ValueError(
                 f"{where}: every line must be an object with a text in the field 'text': {item!r:.60}"
             )
-        yield item["text"]
+        yield checked_text(item["text"], f"{where}: the field 'text'")
 
 
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file without their ends."""
     for line in jsonl.lines(path):
-        yield jsonl.decoded(line.raw, f"{path}, line {line.number}").strip("\r\n")
+        yield jsonl.text_line(line.raw, path, line.number).strip("\r\n")
 
 
 # ------------------------------------------------------------------ reporting
@@ -408,8 +409,7 @@ def _printable(text: str, longest: int = 14) -> str:
 def _source(text: Path | None, data: Sequence[DataSpec]) -> tuple[Iterable[AnyDocument] | Mixture, str]:
     """The documents to measure on, and their name."""
     if data:
-        once = [spec if spec.kind == "generated" else replace(spec, epochs=1) for spec in data]
-        return open_data(once, HELD_OUT), ", ".join(Path(spec.source).name for spec in data)
+        return open_data(once(data), HELD_OUT), ", ".join(Path(spec.source).name for spec in data)
     if text is not None:
         return read_documents(text), text.name
     return documents(HELD_OUT), f"the generated corpus (held-out seed {HELD_OUT})"

@@ -132,11 +132,11 @@ def changed_weights(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> 
     ]
 
 
-def write_reference(folder: Path, base: Base, digest: str) -> None:
-    """Write :data:`REFERENCE`; a folder is named relative to ``folder``."""
+def write_reference(folder: Path, base: Base, digest: str, *, beside: Path) -> None:
+    """Write :data:`REFERENCE` to ``folder``; a base in a folder is named relative to ``beside``."""
     place: dict[str, str | None]
     if base.is_folder:
-        place = {"folder": Path(os.path.relpath(base.source, folder.resolve())).as_posix()}
+        place = {"folder": Path(os.path.relpath(base.source, beside.resolve())).as_posix()}
     else:
         place = {"hub": base.source, "revision": base.revision}
     write_json(folder / REFERENCE, {**place, "sha256": digest}, indent=1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from huggingface_hub import HfApi
 from transformers import PretrainedConfig, PreTrainedModel
 
+from cola_agents.common.files import flush
 from cola_agents.model.base_reference import (
     REFERENCE,
     Base,
@@ -26,6 +28,7 @@ from cola_agents.model.base_reference import (
 )
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.loading import (
+    OFFICIAL,
     check_config,
     check_files,
     load_config,
@@ -33,26 +36,64 @@ from cola_agents.model.loading import (
     safe_options,
 )
 from cola_agents.model.reach import reachable
+from cola_agents.model.shards import disk_errors, float_type
 
 CARD = "README.md"
 #: Arguments by which a caller determines where and how the hub is read.
 HUB_OPTIONS = frozenset(("cache_dir", "local_files_only", "revision", "subfolder", "token"))
 
 
-@contextmanager
-def _no_older_weights(folder: Path) -> Iterator[None]:
-    """A save, after which the weight files of an earlier save are removed that it did not write again.
+#: The folder within a model's, in which a save is written before its files replace those of the last one.
+_UNFINISHED = ".saving"
+_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+#: The arguments of transformers' ``save_pretrained`` in their order, and those that only a push reads.
+_POSITIONAL = ("is_main_process", "state_dict", "push_to_hub", "max_shard_size", "variant", "token")
+_OF_PUSH = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 
-    Loading would read a ``model.safetensors`` beside newer shards, or an index of shards beside it.
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder within ``folder``; at the block's end its files replace those of the model there.
+
+    After an error in the block, or a kill in it, the model in ``folder`` is as it was.
+
+    Raises:
+        OSError: where a file cannot be written.
     """
-    names = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-    older = [path for name in names for path in folder.glob(name)]
-    for path in older:
-        os.utime(path, ns=(0, 0))  # what is written again gets the time of now
-    yield
-    for path in older:
-        if path.exists() and path.stat().st_mtime_ns == 0:
-            path.unlink()
+    new = folder / _UNFINISHED
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        with disk_errors(folder):
+            yield new
+        for file in new.iterdir():
+            flush(file)
+        _replace(folder, new)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    flush(folder)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Move the files of a save to ``folder``, and delete the weights and the reference that it did not write.
+
+    A reference to a base is of no effect beside the weights of a whole model: it comes before the parts that
+    replace these, and goes after the parts that these replace. One to another base is removed first and
+    written last, so that a kill never leaves parts beside the reference of another base.
+    """
+    names = {path.name for path in new.iterdir()}
+    older = {path.name for pattern in _WEIGHTS for path in folder.glob(pattern)} - names
+    reference, before = new / REFERENCE, folder / REFERENCE
+    another = reference.exists() and before.exists() and reference.read_bytes() != before.read_bytes()
+    if another:
+        before.unlink()
+    for name in sorted(names, key=lambda name: ((name == REFERENCE) == another, name)):
+        os.replace(new / name, folder / name)
+    for name in older:
+        (folder / name).unlink()
+    if REFERENCE not in names:
+        before.unlink(missing_ok=True)
 
 
 class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformers' types are not read
@@ -88,19 +129,23 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
             FileNotFoundError: for a source that is not a folder and not available from the hub, and for
                 latent parts whose base is not there.
             ForeignCodeError: where the configuration asks for code.
-            ValueError: for pickled weights, missing or unexpected weights, arguments that would allow any
-                of these, latent parts of another base, ``base`` for a model that was saved whole, and another
-                ``span`` than the model was trained with.
+            ValueError: for a model of another kind, a language model or an official checkpoint for instance,
+                pickled weights, missing or unexpected weights, arguments that would allow any of these, a
+                ``dtype`` that is no floating type, latent parts of another base, ``base`` for a model that
+                was saved whole, and another ``span`` than the model was trained with.
         """
         report_wanted = kwargs.pop("output_loading_info", False)
         parts: Parts | None = None
+        for name in ("dtype", "torch_dtype"):
+            if isinstance(given := kwargs.get(name), str | torch.dtype) and given != "auto":
+                kwargs[name] = float_type(given)
         options = safe_options(kwargs)
         if source is not None:
             if HUB_OPTIONS.isdisjoint(kwargs):
                 source = reachable(source)
             if not isinstance(kwargs.get("config"), CoLAConfig):
                 check_config(source, **kwargs)
-            _check_span(source, kwargs)
+            _check_saved(source, kwargs)
             check_files(source)
             parts = saved_parts(source, base, **{k: v for k, v in kwargs.items() if k in HUB_OPTIONS})
         if parts is None and base is not None:
@@ -135,7 +180,7 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
             )
         if dtype in (None, "auto"):
             dtype = config.dtype or torch.float32
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        dtype = float_type(dtype)
         model, report = super().from_pretrained(
             None,
             config=config,
@@ -160,8 +205,12 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
     ) -> object:
         """As in transformers, with a model card where the folder holds none.
 
+        All files are written beside the last save's before they replace these: after an error, or a kill
+        while they are written, the folder holds the model that it held.
+
         Args:
-            save_directory, args, kwargs: as in transformers.
+            save_directory, args, kwargs: as in transformers, without ``variant``. ``push_to_hub=True`` calls
+                :meth:`push_to_hub` afterwards.
             whole: write all weights (True), or the latent parts with a reference to the base (False); None
                 for the latent parts where the base came from a folder or the hub and is unchanged, and else
                 for everything.
@@ -169,29 +218,52 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
 
         Raises:
             ValueError: with ``whole=False``, for a model whose base is unknown or was changed; for ``base``
-                together with ``whole=True``; and for the folder of the base itself, unless ``whole=True``.
+                together with ``whole=True``; for the folder of the base itself (the model's, or the one that
+                ``base`` names), unless ``whole=True``; and for a ``variant``.
+            OSError: where it cannot be written, on a full disk for instance.
         """
         if (pushed := _PUSHED.get()) is not None:
             whole, base = pushed
+        kwargs = {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs}
         folder, first = Path(save_directory), kwargs.get("is_main_process", True)
-        if not whole and self.origin is not None and folder.resolve() == Path(self.origin.source).resolve():
-            raise ValueError(
-                f"{folder} holds the base of this model, which saving would overwrite: give another folder, "
-                "or pass whole=True to replace the base by the whole model"
-            )
+        self._check_place(folder, whole, base, kwargs)
+        pushed_too = kwargs.pop("push_to_hub", False)
+        of_push: dict[str, Any] = {name: kwargs.pop(name) for name in _OF_PUSH if name in kwargs}
+        of_push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         reference = self._reference(whole, base, kwargs.get("state_dict"))
         if reference is not None:
             kwargs["state_dict"] = latent_weights(kwargs.get("state_dict") or self.state_dict())
+        with _replacing(folder) if first else nullcontext(folder) as place:
+            saved = super().save_pretrained(place, **kwargs)
+            if first and reference is not None:
+                write_reference(place, *reference, beside=folder)
         if first:
-            # A save that is killed leaves weights without a reference, never with that of another base.
-            (folder / REFERENCE).unlink(missing_ok=True)
-        with _no_older_weights(folder) if first else nullcontext():
-            saved = super().save_pretrained(save_directory, *args, **kwargs)
-        if first:
-            if reference is not None:
-                write_reference(folder, *reference)
             write_card(self, folder, reference and reference[0])
+        if first and pushed_too:
+            repository = of_push.pop("repo_id", folder.resolve().name)
+            self.push_to_hub(repository, whole=whole, base=None if base is None else str(base), **of_push)
         return saved
+
+    def _check_place(
+        self, folder: Path, whole: bool | None, base: str | Path | None, options: Mapping[str, Any]
+    ) -> None:
+        """Raise ValueError for the folder of the base, and for what a save of this model does not write."""
+        for origin in (self.origin, None if base is None else Base.named(base)):
+            if not whole and origin is not None and folder.resolve() == Path(origin.source).resolve():
+                raise ValueError(
+                    f"{folder} holds the base of this model, which saving would overwrite: give another "
+                    "folder, or pass whole=True (without base=) to replace the base by the whole model"
+                )
+        if options.get("variant") is not None:
+            raise ValueError(
+                f"variant={options['variant']!r}: a folder holds the weights of one model, in one type: "
+                "leave variant out, and give each type a folder of its own"
+            )
+        if options.get("push_to_hub") and options.get("state_dict") is not None:
+            raise ValueError(
+                "push_to_hub=True pushes the model's own weights, and state_dict= gives others: save them "
+                "without push_to_hub, and upload the folder by huggingface_hub.upload_folder"
+            )
 
     def _reference(self, whole: bool | None, base: str | Path | None, state: Any) -> tuple[Base, str] | None:
         """The base to refer to and the digest of its weights; None to write everything."""
@@ -257,15 +329,25 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
         return self
 
 
-def _check_span(source: str | Path, options: dict[str, Any]) -> None:
-    """Raise ValueError where ``span`` or ``config`` ask for another span than a saved model's."""
+def _check_saved(source: str | Path, options: dict[str, Any]) -> None:
+    """Raise ValueError for another kind of model, or another span than ``span`` or ``config`` ask for."""
     config = options.get("config")
     asked = config.span if isinstance(config, CoLAConfig) else options.get("span")
-    if asked is None:
-        return
     where = {name: options[name] for name in HUB_OPTIONS & options.keys()}
-    saved = PretrainedConfig.get_config_dict(source, **where)[0].get("span", 1)
-    if asked != saved:
+    fields = PretrainedConfig.get_config_dict(source, **where)[0]
+    if OFFICIAL in fields:
+        raise ValueError(
+            f"{source} holds a checkpoint in the authors' format: load it with "
+            f"CoLAForCausalLM.from_official, or write it in ours by `cola convert {source} TARGET`, without "
+            "--whole and --base"
+        )
+    if (kind := fields.get("model_type", CoLAConfig.model_type)) != CoLAConfig.model_type:
+        raise ValueError(
+            f"{source} holds a {kind} model, not a latent-action model: grow one around it with "
+            f"CoLAForCausalLM.from_base or `cola pretrain world --model {source}`"
+        )
+    saved = fields.get("span", 1)
+    if asked not in (None, saved):
         raise ValueError(
             f"the codes of {source} were trained to last {saved} token(s), and span={asked} was asked for: "
             f"leave span out, or train a model of that span with `cola pretrain world --span {asked}`"

@@ -270,6 +270,20 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers for the number of tokens that the model has.
+
+        Raises:
+            ValueError: for another one, before anything is changed.
+        """
+        rows = self.get_input_embeddings().num_embeddings
+        if new_num_tokens in (None, rows):
+            return self.get_input_embeddings()
+        raise ValueError(
+            f"the vocabulary of a latent-action model is its base's, of {rows} tokens, and {new_num_tokens} "
+            "were asked for: resize the base, and grow a model around it with CoLAForCausalLM.from_base"
+        )
+
     def hidden(
         self,
         ids: Tensor,

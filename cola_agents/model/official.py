@@ -27,6 +27,7 @@ from cola_agents.model.shards import (
     DTYPES,
     Stored,
     find_tensors,
+    float_type,
     missing_shards,
     read_tensors,
     some,
@@ -287,10 +288,7 @@ def rename(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
 def _resolve(dtype: torch.dtype | str | None, stored: Mapping[str, Stored]) -> torch.dtype:
     if dtype is None:
         return reduce(torch.promote_types, {DTYPES[tensor.dtype] for tensor in stored.values()})
-    resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-        raise ValueError(f"dtype {dtype!r} is no floating type of torch; use 'float32' or 'bfloat16'")
-    return resolved
+    return float_type(dtype)
 
 
 def local_folder(source: str | Path) -> Path:

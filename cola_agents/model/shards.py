@@ -6,11 +6,13 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cola_agents.common.files import inside
@@ -178,6 +180,39 @@ def read_tensors(
             # Opened again for each, so that closing the mapping frees the pages of the last.
             with safe_open(file, framework="pt") as opened:
                 yield name, opened.get_tensor(name).to(device=device_of(name), dtype=dtype)
+
+
+def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: where it cannot be written, naming it.
+    """
+    with disk_errors(file):
+        save_file(tensors, file)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A block in which safetensors' own error of a file that cannot be written is an OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+def float_type(dtype: torch.dtype | str) -> torch.dtype:
+    """The type of weights that is given as such or by its name.
+
+    Raises:
+        ValueError: for one that is not of :data:`DTYPES`.
+    """
+    named = str(dtype).removeprefix("torch.")
+    kind = getattr(torch, named, None)
+    if not isinstance(kind, torch.dtype) or kind not in DTYPES.values():
+        allowed = ", ".join(str(kind).removeprefix("torch.") for kind in DTYPES.values())
+        raise ValueError(f"dtype {named!r} is no floating type of a model's weights; use one of {allowed}")
+    return kind
 
 
 def some(names: list[str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cola_agents.common.files import whole_folder
@@ -20,6 +20,7 @@ from cola_agents.common.sealed import DamagedError
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.contract import PolicySession
 from cola_agents.decoding.session import last_states
+from cola_agents.model.shards import write_tensors
 from cola_agents.rl.rollout import Rollout
 from cola_agents.search.playout import Values
 from cola_envs import jsonl
@@ -64,7 +65,7 @@ class Trunk(nn.Module):
         """
         with whole_folder(Path(path)) as folder:
             state = {key: tensor.contiguous() for key, tensor in self.state_dict().items()}
-            save_file(state, folder / f"{name}.safetensors")
+            write_tensors(state, folder / f"{name}.safetensors")
             description = {field: getattr(self, field) for field in fields}
             (folder / f"{name}.json").write_text(json.dumps(description, indent=2))
 

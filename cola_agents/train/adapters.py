@@ -11,9 +11,13 @@ from torch import nn
 from cola_agents.common.randomness import drawn_from
 from cola_agents.model import loading
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.shards import disk_errors, read_header, some
+from cola_envs import jsonl
 
 #: The linear layers of a decoder layer, by the names that every supported family gives them.
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+#: What `peft` puts before the names of an adapted model's layers.
+_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,13 @@ class Adapters:
         self._wrapped.merge_and_unload()
 
     def save(self, folder: Path) -> None:
-        """Save the adapters in `peft`'s format, for :func:`load_adapters` and ``peft.PeftModel``."""
-        self._wrapped.save_pretrained(str(folder))
+        """Save the adapters in `peft`'s format, for :func:`load_adapters` and ``peft.PeftModel``.
+
+        Raises:
+            OSError: where they cannot be written.
+        """
+        with disk_errors(folder):
+            self._wrapped.save_pretrained(str(folder))
 
     def remove(self) -> None:
         """Remove the adapters, which restores the base."""
@@ -91,14 +100,46 @@ def load_adapters(model: CoLAForCausalLM, folder: str | Path) -> None:
     Raises:
         ImportError: without `peft`.
         FileNotFoundError: for a folder without adapters.
-        ValueError: for adapters that are pickled or require the execution of code.
+        ValueError: for adapters that are pickled or require the execution of code, and for those of a model
+            with other layers or widths; the model is unchanged then. Another base of the same shapes is not
+            noticed: the adapters hold no digest of theirs.
     """
     _peft()
     if not (Path(folder) / loading.ADAPTER).is_file():
         raise FileNotFoundError(f"{folder} holds no adapters: there is no {loading.ADAPTER} in it")
+    loading.check_adapters(Path(folder))
+    _check_shapes(model.base, Path(folder))
     with drawn_from(None):  # peft draws random adapters before it loads the saved ones
         adapted = loading.load_adapters(model.base, Path(folder))
     adapted.merge_and_unload()
+
+
+def _check_shapes(base: nn.Module, folder: Path) -> None:
+    """Raise ValueError for adapters of other layers than those of a base, or of other widths."""
+    fields = jsonl.read_object(folder / loading.ADAPTER)
+    layers = {name: module for name, module in base.named_modules() if isinstance(module, nn.Linear)}
+    found: set[str] = set()
+    for name, stored in read_header(folder / loading.ADAPTER_WEIGHTS).items():
+        layer, _, part = name.removeprefix(_PREFIX).partition(".lora_")
+        if part not in ("A.weight", "B.weight"):
+            continue
+        found.add(layer)
+        at = 1 if part == "A.weight" else 0
+        width = layers[layer].weight.shape[at] if layer in layers else None
+        if stored.shape[at] != width:
+            has = "no such layer" if width is None else f"{width} there"
+            raise ValueError(
+                f"{folder} holds adapters of another model: {name} has the shape {list(stored.shape)}, and "
+                f"this base has {has}. Give the model that they were trained on"
+            )
+    targets = fields.get("target_modules")
+    if isinstance(targets, list) and fields.get("layers_to_transform") is None:
+        missing = sorted({name for name in layers if name.rpartition(".")[2] in targets} - found)
+        if missing:
+            raise ValueError(
+                f"{folder} holds adapters of another model: there are none for {some(missing)} of this base. "
+                "Give the model that they were trained on"
+            )
 
 
 def _peft() -> Any:

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cola_agents.common.files import unfinished, whole_folder, write_json
+from cola_agents.model.shards import write_tensors
 from cola_envs import jsonl
 from cola_envs.jsonl import JsonObject
 
@@ -30,8 +31,9 @@ RUN, STATE = "run.json", "state.json"
 TRAINED, OPTIMISER = "trained.safetensors", "optimiser.safetensors"
 #: Settings that may change where the steps are raised; some presets derive the warm-up from the steps.
 _WITH_STEPS = ("steps", "warmup")
-#: The setting with the digest of the model's configurations.
-CONFIGURATION = "configuration"
+#: Settings that runs which earlier versions began do not have: a digest of the model's configurations, and
+#: the types of its frozen weights.
+CONFIGURATION, TYPES = "configuration", "types of the frozen weights"
 #: An upper bound of the CPU seconds of a run, for checking a checkpoint.
 _MOST_CPU_S = 1e12
 
@@ -149,10 +151,14 @@ class Checkpoints:
         records: list[dict[str, float]],
         cpu_s: float,
     ) -> None:
-        """Write a checkpoint, and delete those before the last ``keep``."""
+        """Write a checkpoint, and delete those before the last ``keep``.
+
+        Raises:
+            OSError: where it cannot be written, on a full disk for instance; the others are kept.
+        """
         with whole_folder(self.folder / _step_name(step)) as new:
-            save_file(trained, new / TRAINED)
-            save_file(optimiser, new / OPTIMISER)
+            write_tensors(trained, new / TRAINED)
+            write_tensors(optimiser, new / OPTIMISER)
             state = {"step": step, "stream": stream, "records": records, "cpu_s": cpu_s}
             state["digests"] = {name: _digest(new / name) for name in (TRAINED, OPTIMISER)}
             body = json.dumps(state)
@@ -177,7 +183,7 @@ class Checkpoints:
         before = _read_run(path)["settings"]
         raised = _raised(before, self._settings)
         for name in [*before, *self._settings]:
-            if name == CONFIGURATION and name not in before:
+            if name in (CONFIGURATION, TYPES) and name not in before:
                 continue  # a run that an earlier version began
             was, now = before.get(name), self._settings.get(name)
             if was != now and not (raised and name in _WITH_STEPS):

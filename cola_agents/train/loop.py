@@ -24,7 +24,7 @@ from cola_agents.common.processes import Workers
 from cola_agents.common.threads import SMALL, fitting_threads
 from cola_agents.model.documents import document_attention, takes_documents
 from cola_agents.model.modeling import MergeLayer
-from cola_agents.train.checkpoints import CONFIGURATION, Checkpoints, Saved
+from cola_agents.train.checkpoints import CONFIGURATION, TYPES, Checkpoints, Saved
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.data.prefetch import Prefetched
 from cola_agents.train.learner import Cut, Learner
@@ -204,12 +204,13 @@ def _numbered(name: str, batches: Iterator[Batch], done: int, steps: int) -> Ite
     """
     for step in range(done + 1, steps + 1):
         batch = next(batches, None)
-        if batch is None and step == done + 1:
-            raise ValueError(f"{name}: the stream holds no batch" + (f" after step {done}" if done else ""))
+        if batch is None and step == 1:
+            raise ValueError(f"{name}: the stream holds no batch")
         if batch is None:
             raise ValueError(
-                f"{name}: the stream ended after {step - 1} of {steps} steps: give it more documents, let it "
-                "repeat them, or lower steps"
+                f"{name}: the stream ended after {step - 1} of {steps} steps: let it repeat its documents "
+                f"(leave epochs out of its description), or begin anew in another folder, with more "
+                f"documents or at most {step - 1} steps"
             )
         yield step, batch
 
@@ -266,6 +267,7 @@ def _settings(
     config_settings = {
         key: value for key, value in dataclasses.asdict(config).items() if key not in _RESUMABLE
     }
+    frozen = [parameter for parameter in objective.parameters() if not parameter.requires_grad]
     size = sum(parameter.numel() for parameter in trained)
     return {
         "stage": name,
@@ -275,7 +277,8 @@ def _settings(
         CONFIGURATION: configuration_digest(
             *(part.config for part in objective.modules() if isinstance(part, PreTrainedModel))
         ),
-        "frozen weights": _fingerprint([p for p in objective.parameters() if not p.requires_grad]),
+        "frozen weights": _fingerprint(frozen),
+        TYPES: sorted({str(parameter.dtype).removeprefix("torch.") for parameter in frozen}),
     }
 
 

@@ -24,13 +24,16 @@ from cola_agents.common.files import whole_folder
 from cola_agents.common.provenance import provenance
 from cola_agents.common.randomness import drawn_from
 from cola_agents.common.threads import check_fork, fitting_threads
+from cola_agents.decoding.loading import check_device
 from cola_agents.model.families import check_rope
 from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.reach import reachable
+from cola_agents.model.shards import disk_errors
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.rl.losses import alike
 from cola_agents.rl.optimiser import Adam32
 from cola_envs import jsonl
+from cola_envs.contract import checked_text
 from cola_envs.jsonl import JsonObject
 from cola_envs.text import with_start_ids
 
@@ -181,7 +184,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
     Raises:
         FileNotFoundError: where there is no file.
-        ValueError: for a line that is not a pair, naming it, and for an empty file.
+        ValueError: for a line that is not a pair of Unicode texts, naming it, and for an empty file.
     """
     path, names = Path(path), [field.name for field in fields(Pair)]
     if not path.is_file():
@@ -190,7 +193,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
     for where, item in jsonl.read(path):
         if not isinstance(item, dict) or not all(isinstance(item.get(name), str) for name in names):
             raise ValueError(f"{where}: a pair has the strings {', '.join(names)}, got {item!r:.80}")
-        pairs.append(Pair(*(item[name] for name in names)))
+        pairs.append(Pair(*(checked_text(item[name], f"{where}: {name!r}") for name in names)))
     if not pairs:
         raise ValueError(f"{path} holds no pair")
     return pairs
@@ -223,7 +226,7 @@ def train_reward(
         the provenance; also written to ``out/reward.json``.
 
     Raises:
-        ValueError: for fewer than two pairs.
+        ValueError: for fewer than two pairs, and for a device that is not there.
         FloatingPointError: when the loss is not finite, naming the step, or the gradient is not.
         FileExistsError: if ``out`` is not empty.
 
@@ -232,6 +235,7 @@ def train_reward(
     config = config or RewardConfig()
     if len(pairs) < 2:
         raise ValueError(f"at least two pairs are needed, one of them for evaluation; got {len(pairs)}")
+    check_device(device)
     named, model = Path(model).name, reachable(model)
     with whole_folder(Path(out)) as folder, drawn_from(config.seed, device):
         model_config = load_config(model, num_labels=1)
@@ -248,7 +252,8 @@ def train_reward(
             network.eval()
             figures: JsonObject = {**_evaluate(network, plain, held_out, config), "loss": round(loss, 5)}
         network.config.reward_mean, network.config.reward_std = figures["reward_mean"], figures["reward_std"]
-        network.save_pretrained(folder)
+        with disk_errors(Path(out)):
+            network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         report = {"base": named, "pairs": len(pairs), "held_out": count, **figures, **provenance()}
         (folder / "reward.json").write_text(json.dumps(report, indent=2))

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from cola_agents.model.shards import float_type
 from cola_agents.train.adapters import LoRA
 from cola_agents.train.data.packing import LongDocuments
 from cola_agents.train.fta import Codes
@@ -55,7 +54,8 @@ class Run:
         out: folder to write: absent, empty, or of the same run, which is resumed.
         data: the training data; if empty, the generated corpus.
         held_out: the data on which a finished policy is measured; if empty, the generated corpus for a run
-            that was trained on it, else nothing is measured. The model is saved before it is measured.
+            that was trained on it, else nothing is measured. Finite data are read once, whatever their
+            epochs. The model is saved before it is measured.
         held_out_tokens: how many tokens of it are scored at most; None for a number that takes a large model
             less than two minutes of one core: see :class:`~cola_agents.train.metrics.Budget`.
         tokenizer: folder or hub id; None for the model's own.
@@ -137,8 +137,7 @@ class Run:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.held_out_tokens is not None and self.held_out_tokens < 1:
             raise ValueError(f"held_out_tokens must be at least 1, got {self.held_out_tokens}")
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise ValueError(f"dtype {self.dtype!r} is not a torch dtype; use 'float32' or 'bfloat16'")
+        float_type(self.dtype)
         self.stage_config(self.epochs)
         self.code_config()
         if self.device and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -157,6 +156,14 @@ class Run:
     @property
     def _preset(self) -> Preset:
         return PRESETS[self.preset]
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The folders of the checkpoints of the stages that the run trains, in their order."""
+        if self.stage != "fta":
+            return (self.stage,)
+        cloning = ("policy",) if self.tune == "inverse" and self.reclone else ()
+        return (f"fta-{self.tune}", *cloning)
 
     def stage_config(self, steps: int | None = None) -> StageConfig:
         """The configuration of the stage: the preset's, with this run's changes."""
@@ -197,7 +204,7 @@ class Run:
             changed <= {*LENGTHS, *_UNDIGESTED}
             and steps is not None
             and steps > finished["config"]["steps"]
-            and not (self.stage == "fta" and self.tune == "inverse" and self.reclone)
+            and len(self.checkpoints) == 1
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from cola_agents.train.data.documents import Documents, Mixture
@@ -189,6 +189,11 @@ def _parsed(description: JsonObject, where: str) -> DataSpec:
         return DataSpec(**values)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def once(specs: Iterable[DataSpec]) -> list[DataSpec]:
+    """The descriptions of data to measure on: of finite data one pass, whatever their epochs."""
+    return [spec if spec.kind == "generated" else replace(spec, epochs=1) for spec in specs]
 
 
 def open_data(specs: Sequence[DataSpec], seed: int) -> Documents | Mixture:

@@ -23,6 +23,8 @@ from cola_envs.seeds import derived_seed
 
 PRECISIONS = ("float32", "bf16")
 ATTENTIONS = ("mask", "documents")
+#: Torch's generators take 64 bits, and some of a run's seeds are the next ones.
+MOST_SEED = 2**63 - 1
 #: Rows up to this length are masked by default: there the mask costs little. The bundled models' are such.
 _MASKED_LENGTH = 512
 
@@ -44,7 +46,7 @@ class StageConfig:
         lr: peak learning rate, after a linear warm-up of ``warmup`` steps; a cosine decays it to ``final``
             times the peak. A run of fewer steps than ``warmup`` does not reach it, with a UserWarning.
         weight_decay, betas, clip: AdamW's options, and the largest norm of the gradient of all weights.
-        seed: seed of the data order and the noise of the stage.
+        seed: seed of the data order and the noise of the stage, below 2**63.
         log_every: steps between two log records.
         tensorboard: whether records also go to TensorBoard, next to the log file: None if it is installed,
             True to require it, False for never.
@@ -110,6 +112,8 @@ class StageConfig:
             raise ValueError(
                 f"seed and warmup must not be negative, got seed={self.seed}, warmup={self.warmup}"
             )
+        if self.seed > MOST_SEED:
+            raise ValueError(f"seed must be at most {MOST_SEED} (2**63 - 1), got {self.seed}")
         if not (0 < self.lr < math.inf and self.clip > 0):
             raise ValueError(
                 f"lr and clip must be positive, and lr finite, got lr={self.lr}, clip={self.clip}"

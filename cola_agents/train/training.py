@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
@@ -18,11 +17,13 @@ from cola_agents.common.files import LOCK, first_process, one_writer, unfinished
 from cola_agents.common.processes import Workers, whole_state
 from cola_agents.common.provenance import provenance
 from cola_agents.common.randomness import drawn_from
+from cola_agents.decoding.loading import check_device
 from cola_agents.model.base_reference import REFERENCE
 from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.model.official import is_official
 from cola_agents.model.reach import reachable
+from cola_agents.model.shards import float_type
 from cola_agents.model.text import PlainTokenizer, check_fits
 from cola_agents.train.adapters import Adapters
 from cola_agents.train.bundled.corpus import HELD_OUT
@@ -34,7 +35,7 @@ from cola_agents.train.metrics import Budget, CodebookMetrics, measure
 from cola_agents.train.presets import PRESETS
 from cola_agents.train.records import RecordLog, check_log
 from cola_agents.train.runs import Run, flag_of
-from cola_agents.train.specs import DataSpec, open_data
+from cola_agents.train.specs import DataSpec, once, open_data
 from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import pretrain_world
 from cola_envs import jsonl
@@ -62,9 +63,11 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
 
     Raises:
         FileExistsError, FileNotFoundError, ValueError: before anything is written: for a folder that holds
-            something else, a missing model or one of another kind, unreadable or empty data, a tokenizer of
-            another vocabulary, rows longer than the context; and as
-            :func:`cola_agents.train.loop.run_stage`.
+            something else or another run, a missing model or one of another kind, unreadable or empty data
+            or held-out data, a tokenizer of another vocabulary, rows longer than the context, a device that
+            is not there; and as :func:`cola_agents.train.loop.run_stage`.
+        OSError: where a checkpoint or the model cannot be written, on a full disk for instance; the same call
+            goes on from the last checkpoint.
         InUseError: where another process writes the folder, naming it; nothing was changed.
     """
     with one_writer(run.out) if first_process() else nullcontext():
@@ -77,11 +80,16 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
                 )
             return None
         _check_fsdp(run)
+        _check_begun(run)
+        check_device(run.device)
         model_config = _model_config(run)
         tokenizer = _tokenizer(run)
         plain = PlainTokenizer(tokenizer)
         steps, batches = _batches(run, plain)
         config = run.stage_config(steps)
+        _check_cloning(run, config)
+        if held_out := _held_out(run, plain, config):
+            _first_batch(held_out)
         model = _model(run, model_config, config, plain, batches)
         with drawn_from(run.seeded + 7):
             adapters = Adapters(model, run.lora) if run.lora else None
@@ -93,7 +101,7 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
         if adapters and not run.keep_adapters:
             adapters.merge()
         workers.first(lambda: _save(run, model, tokenizer, adapters, weights))
-        metrics = None if sharded else _measure(run, model, tokenizer, config, workers)
+        metrics = None if sharded else _measure(run, model, plain, config, workers)
         workers.first(lambda: _finish(run, model, adapters, config, metrics))
         say(f"Wrote {run.out}.")
         return metrics
@@ -109,7 +117,7 @@ def _check_fsdp(run: Run) -> None:
         )
     if run.lora:
         raise ValueError("low-rank adapters are not supported under FSDP: configure accelerate for DDP")
-    if run.stage == "fta" and run.tune == "inverse" and run.reclone:
+    if len(run.checkpoints) > 1:
         raise ValueError(
             "under FSDP one command runs one stage: leave the cloning out (--no-reclone), and run `cola "
             "pretrain policy` on the result"
@@ -143,6 +151,28 @@ def _finished(run: Run) -> bool:
                 f"{run.out} holds something other than a run to resume: give an empty folder"
             )
     return False
+
+
+def _check_begun(run: Run) -> None:
+    """Raise FileExistsError for a folder with checkpoints of stages that this run does not begin with."""
+    begun = {path.parent.name for path in (run.out / CHECKPOINTS).glob(f"*/{RUN}")}
+    if begun != set(run.checkpoints[: len(begun)]):
+        raise FileExistsError(
+            f"{run.out} holds a run that was stopped, with checkpoints of {', '.join(sorted(begun))}; those "
+            f"of this run are {', '.join(run.checkpoints)}: resume with the settings of that run, or give "
+            "another folder"
+        )
+
+
+def _check_cloning(run: Run, config: StageConfig) -> None:
+    """Raise ValueError for another length than that after which the cloning of FTA-I was begun."""
+    steps = [begun_steps(run.out / CHECKPOINTS / name) for name in run.checkpoints]
+    if len(steps) > 1 and None not in steps and steps[0] != config.steps:
+        raise ValueError(
+            f"{run.out} clones the policy again after {steps[0]} steps of FTA-I, and {config.steps} steps "
+            f"were asked for: such a run cannot be made longer. Resume with --steps {steps[0]}, or give "
+            "another folder"
+        )
 
 
 def _model_config(run: Run) -> PretrainedConfig:
@@ -240,7 +270,7 @@ def _model(
         raise ValueError(
             f"length={config.length} is beyond the model's context of {text.max_position_embeddings}"
         )
-    dtype = getattr(torch, run.dtype)
+    dtype = float_type(run.dtype)
     with drawn_from(run.seeded + 1):
         if is_official(model_config):
             model = CoLAForCausalLM.from_official(run.model, dtype=dtype)
@@ -297,43 +327,46 @@ def _run_stages(
     run: Run, model: CoLAForCausalLM, adapters: Adapters | None, batches: PackedBatches, config: StageConfig
 ) -> None:
     """Train the model by the run's stage; after FTA-I, clone the policy again on the same documents."""
-    log, folder = run.out / LOG, run.out / CHECKPOINTS
+    log = run.out / LOG
+    first, *then = [run.out / CHECKPOINTS / name for name in run.checkpoints]
     states = Path(run.states) if run.states else None
     if run.stage == "world":
-        pretrain_world(
-            model, batches, config, run.code_config(), log, checkpoints=folder / "world", states=states
-        )
+        pretrain_world(model, batches, config, run.code_config(), log, checkpoints=first, states=states)
         return
-    if run.stage == "fta":
-        start = batches.state_dict()
-        checkpoints = folder / f"fta-{run.tune}"
-        tune_base(model, run.tune, batches, config, log, adapters=adapters, checkpoints=checkpoints)
-        if run.tune != "inverse" or not run.reclone:
-            return
+    if run.stage == "policy":
+        clone_policy(model, batches, config, log, checkpoints=first, states=states)
+        return
+    start = batches.state_dict()
+    tune_base(model, run.tune, batches, config, log, adapters=adapters, checkpoints=first)
+    for cloning in then:
         batches.load_state_dict(start)
-    clone_policy(model, batches, config, log, checkpoints=folder / "policy", states=states)
+        clone_policy(model, batches, config, log, checkpoints=cloning)
+
+
+def _held_out(run: Run, tokenizer: PlainTokenizer, config: StageConfig) -> PackedBatches | None:
+    """The text on which a finished policy is measured, finite text once; None for none."""
+    specs = list(run.held_out) or ([DataSpec("generated", seed=HELD_OUT)] if run.generated else [])
+    if run.stage == "world" or not specs:
+        return None
+    rows = min(8, config.rows)
+    return PackedBatches(
+        open_data(once(specs), HELD_OUT), tokenizer, rows=rows, length=config.length, long="cut"
+    )
 
 
 def _measure(
     run: Run,
     model: CoLAForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PlainTokenizer,
     config: StageConfig,
     workers: Workers,
 ) -> CodebookMetrics | None:
     """The metrics of a saved policy on held-out text, measured by rank 0; None without such text."""
-    specs = list(run.held_out) or ([DataSpec("generated", seed=HELD_OUT)] if run.generated else [])
-    if run.stage == "world" or not specs or model.inverse_trunk is None:
+    held_out = _held_out(run, tokenizer, config)
+    if held_out is None or model.inverse_trunk is None:
         return None
 
     def measure_held_out() -> CodebookMetrics:
-        held_out = PackedBatches(
-            open_data(specs, HELD_OUT),
-            PlainTokenizer(tokenizer),
-            rows=min(8, config.rows),
-            length=config.length,
-            long="cut",
-        )
         most = _MEASURED * held_out.rows * held_out.length
         budget = Budget.of(model, run.held_out_tokens, most=most)
         few = None if run.held_out_tokens else _MEASURED
@@ -350,7 +383,9 @@ def _save(
     weights: dict[str, Tensor] | None,
 ) -> None:
     """Write all that was trained, and the model unless it has adapters."""
-    dtype = getattr(torch, run.dtype)
+    dtype = float_type(run.dtype)
+    # Until this run is finished, the folder holds no finished one: the files of a shorter one are replaced.
+    (run.out / FINISHED).unlink(missing_ok=True)
     tokenizer.save_pretrained(run.out)
     if adapters and run.keep_adapters:
         adapters.save(run.out / ADAPTERS)
@@ -371,7 +406,7 @@ def _finish(
     """Write the metrics, the unchanged base of kept adapters, and, last, the settings."""
     if adapters and run.keep_adapters:
         adapters.remove()
-        model.to(getattr(torch, run.dtype)).save_pretrained(run.out, whole=run.whole or None)
+        model.to(float_type(run.dtype)).save_pretrained(run.out, whole=run.whole or None)
     if metrics:
         # The metrics include kept adapters, which are not part of the saved model.
         folder = run.out / ADAPTERS if run.keep_adapters else run.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class CodeConfig:
             codebook of a small model collapses to a handful of codes.
 
     Raises:
-        ValueError: for a temperature that is not positive.
+        ValueError: for a temperature that is not positive, or a number that is not finite.
     """
 
     tau: float = 1.0
@@ -51,8 +52,11 @@ class CodeConfig:
     marginal: float = 0.02
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise ValueError(f"the temperature tau (--tau) must be positive, got {self.tau}")
+        if not 0 < self.tau < math.inf:
+            raise ValueError(f"the temperature tau (--tau) must be positive and finite, got {self.tau}")
+        for name in ("entropy", "marginal"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} (--{name}) must be a finite number, got {getattr(self, name)}")
 
     @classmethod
     def paper(cls) -> CodeConfig:

@@ -110,7 +110,7 @@ def test_an_agents_prompts_are_saved_as_they_were_read(tmp_path) -> None:
         (["--device", "cuda:77"], "device 'cuda:77' cannot be used here: "),
         (["--device", "toaster"], "use one of cpu"),
         (["--device", "meta"], "tensors there have shapes and no numbers; use one of cpu"),
-        (["--dtype", "float33"], "dtype 'float33' is no type of weights; use 'float32', 'bfloat16'"),
+        (["--dtype", "float33"], "dtype 'float33' is no floating type of a model's weights; use one of"),
         (["--prompt-format", "chat"], "needs a tokenizer with a chat template, and this model's has none"),
         (["--shots", "60"], "use a shorter prompt, fewer worked examples (shots=)"),
         (["--system", "a", "--env", "system=b"], "--system and --env system=... give it twice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -15,18 +16,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.common.files import LOCK
+from cola_agents.model import hub
 from cola_agents.model.loading import load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.train import training
 from cola_agents.train.adapters import load_adapters
 from cola_agents.train.bundled import recipe
+from cola_agents.train.checkpoints import Checkpoints
 from cola_agents.train.learner import Learner
 from cola_agents.train.records import LogWarning
 from cola_agents.train.runs import Run
@@ -259,7 +263,15 @@ def test_a_run_that_is_longer_than_its_warmup_is_not_warned_of_it(start, tmp_pat
         (["policy", "--model", "{start}/cola", "--steps", "0"], "steps must be at least 1"),
         (["policy", "--model", "{start}/cola", "--lr", "-1"], "lr and clip must be positive"),
         (["policy", "--model", "{start}/cola", "--rows", "3", "--micro-rows", "2"], "not a multiple"),
-        (["policy", "--model", "{start}/cola", "--dtype", "float33"], "is not a torch dtype"),
+        (["policy", "--model", "{start}/cola", "--dtype", "float33"], "dtype 'float33' is no floating type"),
+        (["policy", "--model", "{start}/cola", "--dtype", "int8"], "dtype 'int8' is no floating type"),
+        (["policy", "--model", "{start}/cola", "--device", "nonsense"], "device 'nonsense' cannot be used"),
+        (["policy", "--model", "{start}/cola", "--held-out", "{start}/nowhere.txt"], "no file or folder"),
+        (
+            ["fta", "--model", "{start}/cola", "--held-out", "{start}/empty.txt"],
+            "empty.txt holds no document",
+        ),
+        (["policy", "--model", "{start}/cola", "--held-out", "{start}/torn.jsonl"], "line 1 is not JSON"),
         (["fta", "--model", "{start}/cola", "--keep-adapters"], "--keep-adapters needs --lora-rank"),
         (["fta", "--model", "{start}/cola", "--lora-alpha", "3"], "--lora-alpha needs --lora-rank"),
         (["fta", "--model", "{start}/cola", "--preset", "paper"], "one epoch in the paper"),
@@ -320,6 +332,118 @@ def test_a_folder_of_something_else_or_of_another_run_is_left_alone(start, tmp_p
     assert pretrain(*argv, "--steps", "1", "--out", tmp_path / "run") == 2
     assert "was begun with steps=2" in capsys.readouterr().err
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "run").items())
+
+
+class Killed(BaseException):
+    """Simulates a kill."""
+
+
+def stop(monkeypatch: pytest.MonkeyPatch, saves: int, *argv: object) -> None:
+    """Begin a run, and kill it after a number of checkpoints."""
+    save, done = Checkpoints.save, itertools.count(1)
+
+    def saving(self: Checkpoints, *given: Any, **named: Any) -> None:
+        save(self, *given, **named)
+        if next(done) == saves:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", saving)
+        with pytest.raises(Killed):
+            pretrain(*argv)
+
+
+FTA = ("fta", "--rows", "2", "--length", "48", "--save-every", "1")
+
+
+def test_a_run_that_was_stopped_leaves_its_folder_to_no_other_run(start, tmp_path, monkeypatch, capsys):
+    argv = ("--model", start / "cola", "--data", start / "text.txt", "--out", tmp_path / "run")
+    stopped = (*FTA, *argv, "--steps", "2", "--no-reclone")
+    others = [(*FTA, *argv, "--steps", "2", "--under", "policy"), ("policy", *argv, "--steps", "2", *SHORT)]
+    stop(monkeypatch, 1, *stopped)
+    for other in others:
+        assert pretrain(*other) == 2
+        assert "a run that was stopped, with checkpoints of fta-inverse; those of" in capsys.readouterr().err
+    assert pretrain(*stopped) == 0
+    stop(monkeypatch, 1, "policy", *argv[:-1], tmp_path / "policy", "--steps", "4", *SHORT)
+    assert pretrain(*FTA, *argv[:-1], tmp_path / "policy", "--steps", "4") == 2
+    assert "with checkpoints of policy; those of this run are fta-inverse, pol" in capsys.readouterr().err
+
+
+def test_a_cloning_that_was_stopped_goes_on_after_more_steps_were_refused(
+    start, tmp_path, monkeypatch, capsys
+):
+    argv = (*FTA, "--model", start / "cola", "--data", start / "text.txt", "--out", tmp_path / "run")
+    stop(monkeypatch, 3, *argv, "--steps", "2")
+    assert pretrain(*argv, "--steps", "4") == 2
+    assert "after 2 steps of FTA-I, and 4 steps were asked for" in capsys.readouterr().err
+    assert pretrain(*argv, "--steps", "2") == 0
+
+
+def test_a_longer_run_that_is_killed_in_its_last_save_goes_on_and_is_not_called_finished(
+    start, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "run"
+    argv = ("world", "--model", start / "base", "--data", start / "text.txt", *SHORT, "--out", out)
+    assert pretrain(*argv, "--steps", "2") == 0
+    before = weights(out)
+
+    def killed(*given: Any, **named: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hub, "write_reference", killed)
+        with pytest.raises(Killed):
+            pretrain(*argv, "--steps", "4")
+    CoLAForCausalLM.from_pretrained(out)
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(out).items())
+    assert pretrain(*argv, "--steps", "2") == 2
+    assert "is finished" not in capsys.readouterr().out
+    assert pretrain(*argv, "--steps", "4") == 0
+    CoLAForCausalLM.from_pretrained(out)
+
+
+def test_a_run_goes_on_with_the_type_of_its_frozen_weights_alone(start, tmp_path, monkeypatch, capsys):
+    tiny.make_cola().bfloat16().float().save_pretrained(tmp_path / "cola")
+    tiny.make_tokenizer().save_pretrained(tmp_path / "cola")
+    argv = ("policy", "--model", tmp_path / "cola", "--data", start / "text.txt", *SHORT, "--steps", "4")
+    argv = (*argv, "--precision", "bf16", "--out", tmp_path / "run")
+    stop(monkeypatch, 1, *argv)
+    assert pretrain(*argv, "--dtype", "bfloat16") == 2
+    assert "begun with types of the frozen weights=['float32'], and now it is" in capsys.readouterr().err
+    settings = tmp_path / "run" / "checkpoints" / "policy" / "run.json"
+    begun = json.loads(settings.read_text())
+    del begun["settings"]["types of the frozen weights"]  # a run that an earlier version began
+    settings.write_text(json.dumps(begun))
+    assert pretrain(*argv) == 0
+
+
+def test_held_out_text_is_measured_once_however_short_it_is(start, tmp_path, capsys):
+    held_out = tmp_path / "held.txt"
+    held_out.write_text("".join(f"A cat sees {n} balls.\n" for n in range(6)))
+    argv = ("policy", "--model", start / "cola", "--data", start / "text.txt", *SHORT, "--steps", "2")
+    for name, spec in (("once", held_out), ("again", f"{held_out},epochs=3")):
+        assert pretrain(*argv, "--held-out", spec, "--out", tmp_path / name) == 0
+        measured = json.loads((tmp_path / name / "metrics.json").read_text())
+        tokenizer = PlainTokenizer(tiny.make_tokenizer())
+        documents = [tokenizer.encode(line) for line in held_out.read_text().splitlines()]
+        assert measured["tokens"] == sum(map(len, documents))
+        assert "scored" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on(start, tmp_path, monkeypatch, capsys):
+    argv = ("policy", "--model", start / "cola", "--data", start / "text.txt", *SHORT, "--steps", "2")
+
+    def full(*given: Any, **named: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
+
+    for place in ("cola_agents.model.shards.save_file", "transformers.modeling_utils.safe_save_file"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, full)
+            assert pretrain(*argv, "--out", tmp_path / "run") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert re.fullmatch(rf"cola: {tmp_path}/run.* could not be written: .*File too large.*", error)
+    assert pretrain(*argv, "--out", tmp_path / "run") == 0
 
 
 @pytest.mark.parametrize("stage", ["base", "bundled"])

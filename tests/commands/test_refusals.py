@@ -75,9 +75,9 @@ def no_weights(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         (["demo", "--env", "seed=3"], "leave seed out"),
         (["demo", "--env", "model=x"], "leave model out"),
         # the type of the weights
-        (["eval", *TASK, "--dtype", "int8"], "'int8' is no type of weights"),
-        (["eval", "--agent", "ag", "--dtype", "int8"], "'int8' is no type of weights"),
-        (["inspect", "--dtype", "int8"], "'int8' is no type of weights"),
+        (["eval", *TASK, "--dtype", "int8"], "'int8' is no floating type of a model's weights"),
+        (["eval", "--agent", "ag", "--dtype", "int8"], "'int8' is no floating type of a model's weights"),
+        (["inspect", "--dtype", "int8"], "'int8' is no floating type of a model's weights"),
         # counts and seeds
         (["eval", "--agent", "ag", *GREEDY], "greedy tries are all alike"),
         (["eval", "--agent", "ag", "--samples", "0"], "samples must be at least 1"),

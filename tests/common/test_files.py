@@ -232,3 +232,17 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
         (new / "new").write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a" / "old").read_text() == "old"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_is_written_where_a_link_leads(tmp_path, there) -> None:
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "big", tmp_path / "link"
+    link.symlink_to(target)
+    if there:
+        target.mkdir()
+    with whole_folder(link) as new:
+        (new / "weights").write_text("1")
+    assert link.is_symlink()
+    assert (target / "weights").read_text() == "1"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["big", "disk", "link", "weights"]

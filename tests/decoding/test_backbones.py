@@ -88,7 +88,7 @@ def test_dtype_applies_to_what_is_loaded_by_path(saved):
         ({"model": "cola-model", "tokenizer": None}, ValueError, "name_or_path is empty.*pass tokenizer="),
         ({"model": "cola", "tokenizer": "missing"}, ValueError, "no tokenizer found"),
         ({"model": "cola", "dtype": "float12"}, ValueError, "float12"),
-        ({"model": "cola", "dtype": "nn"}, ValueError, "'nn' is no type of weights"),
+        ({"model": "cola", "dtype": "nn"}, ValueError, "'nn' is no floating type"),
     ],
 )
 def test_errors_say_what_came_and_what_to_do(

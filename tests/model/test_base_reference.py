@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from cola_agents.decoding.loading import make_backbone
@@ -101,9 +105,12 @@ def test_a_model_is_not_saved_over_its_own_base(base, tmp_path, monkeypatch) -> 
     before = {path.name: path.read_bytes() for path in base.iterdir()}
     model = grown(base)
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(base, tmp_path / "other")
+    placeless = grown(make_base())
     for folder in (base, "base", Path("nowhere/../base")):
-        with pytest.raises(ValueError, match=r"holds the base of this model.*give another folder"):
-            model.save_pretrained(folder)
+        for saved, named in ((model, None), (model, "other"), (placeless, base), (placeless, "base")):
+            with pytest.raises(ValueError, match=r"holds the base of this model.*give another folder"):
+                saved.save_pretrained(folder, base=named)
     assert {path.name: path.read_bytes() for path in base.iterdir()} == before
 
 
@@ -117,23 +124,83 @@ def test_a_save_leaves_no_weights_of_an_earlier_one(base, tmp_path) -> None:
     assert (folder / "model_of_mine.safetensors").read_bytes() == b"kept"
 
 
+class Killed(BaseException):
+    """Simulates a kill."""
+
+
+def kill_at_file(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Kill a save before it moves file ``number``, counted from 0, to its place."""
+    move, moved = os.replace, count()
+
+    def moving(one: Path, other: Path) -> None:
+        if ".saving" in Path(one).parts and ".saving" not in Path(other).parts and next(moved) == number:
+            raise Killed
+        move(one, other)
+
+    monkeypatch.setattr(hub_module.os, "replace", moving)
+
+
+@pytest.mark.parametrize("number", range(4))
 def test_a_save_that_is_killed_leaves_no_parts_beside_the_reference_of_another_base(
-    base, tmp_path, monkeypatch
+    base, tmp_path, monkeypatch, number
 ) -> None:
     make_base(seed=1).save_pretrained(tmp_path / "other")
     grown(base).save_pretrained(tmp_path / "saved")
-
-    def killed(*given: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(hub_module, "write_reference", killed)
-    with pytest.raises(KeyboardInterrupt):
+    kill_at_file(monkeypatch, number)
+    with pytest.raises(Killed):
         grown(tmp_path / "other").save_pretrained(tmp_path / "saved")
     with pytest.raises(ValueError, match="contradict its config"):
         CoLAForCausalLM.from_pretrained(tmp_path / "saved")
     monkeypatch.undo()
     grown(tmp_path / "other").save_pretrained(tmp_path / "saved")
     assert same(CoLAForCausalLM.from_pretrained(tmp_path / "saved"), grown(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, None), (None, True), (True, None), (True, True)])
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_a_save_that_is_killed_leaves_the_old_model_or_the_new_one(
+    base, tmp_path, monkeypatch, number, before, after
+) -> None:
+    model, folder = grown(base), tmp_path / "saved"
+    model.save_pretrained(folder, whole=before)
+    new = copy.deepcopy(model)
+    with torch.no_grad():
+        new.codebook.weight.add_(1)
+    kill_at_file(monkeypatch, number)
+    with suppress(Killed):
+        new.save_pretrained(folder, whole=after)
+    monkeypatch.undo()
+    again = CoLAForCausalLM.from_pretrained(folder)
+    assert same(again, model) or same(again, new)
+    assert not (folder / ".saving").exists()
+
+
+@pytest.mark.parametrize("whole", [None, True])
+def test_a_save_that_fails_leaves_the_model_that_was_there(base, tmp_path, monkeypatch, whole) -> None:
+    model, folder = grown(base), tmp_path / "saved"
+    model.save_pretrained(folder, whole=whole)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*given: Any, **options: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
+
+    with pytest.raises(ValueError, match="XB"):
+        model.save_pretrained(folder, whole=True, max_shard_size="5XB")
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    for now in (None, True):
+        with pytest.raises(OSError, match=f"{folder} could not be written: .*File too large"):
+            model.save_pretrained(folder, whole=now)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert same(CoLAForCausalLM.from_pretrained(folder), model)
+
+
+def test_a_variant_is_refused_and_the_weights_beside_it_stay(base, tmp_path) -> None:
+    model = grown(base)
+    for whole in (None, True):
+        model.save_pretrained(tmp_path / "saved", whole=whole)
+        with pytest.raises(ValueError, match=r"variant='fp16': .* a folder of its own"):
+            model.save_pretrained(tmp_path / "saved", whole=whole, variant="fp16")
+        assert same(CoLAForCausalLM.from_pretrained(tmp_path / "saved"), model)
 
 
 def test_a_loaded_model_is_saved_with_the_same_base_again(base, tmp_path) -> None:
@@ -202,6 +269,15 @@ def test_fields_of_the_configuration_may_be_given_as_for_a_whole_model(base, tmp
     assert again.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="missing keys, policy_trunk"):
         CoLAForCausalLM.from_pretrained(tmp_path / "latent", num_policy_layers=2)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8", torch.int8])
+def test_a_type_that_is_no_floating_type_is_refused(base, tmp_path, dtype) -> None:
+    for whole in (None, True):
+        grown(base).save_pretrained(tmp_path / "saved", whole=whole)
+        for name in ("dtype", "torch_dtype"):
+            with pytest.raises(ValueError, match=r"dtype .* is no floating type.*bfloat16"):
+                CoLAForCausalLM.from_pretrained(tmp_path / "saved", **{name: dtype})
 
 
 def test_another_base_is_refused_with_both_digests(base, tmp_path) -> None:
@@ -276,3 +352,13 @@ def test_a_push_of_a_model_on_a_hub_id_holds_the_parts_alone(
     copy.deepcopy(model).push_to_hub(REPO, whole=True)
     shutil.rmtree(cached)
     assert same(CoLAForCausalLM.from_pretrained(REPO, **pull), model)
+
+
+def test_a_save_with_push_to_hub_pushes_what_can_be_loaded(hub: FolderHub, base, tmp_path) -> None:  # noqa: F811
+    model = grown(base)
+    model.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id=REPO)
+    assert (tmp_path / "saved" / REFERENCE).exists()
+    pull = {"cache_dir": tmp_path / "hub", "local_files_only": True}
+    assert same(CoLAForCausalLM.from_pretrained(REPO, **pull), model)
+    with pytest.raises(ValueError, match="push_to_hub=True pushes the model's own weights"):
+        model.save_pretrained(tmp_path / "x", push_to_hub=True, repo_id=REPO, state_dict=model.state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +113,17 @@ def test_a_saved_folder_has_a_card_and_keeps_the_one_it_had(tiny_cola, tmp_path)
     (tmp_path / "new" / "README.md").write_text("Mine.")
     loaded.save_pretrained(tmp_path / "new")
     assert (tmp_path / "new" / "README.md").read_text() == "Mine."
+
+
+@pytest.mark.parametrize("span", [None, 1])
+def test_a_model_of_another_kind_is_refused_with_what_takes_it(tiny_base, tmp_path, span):
+    tiny_base.save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match=r"holds a llama model, not a latent-action .*from_base"):
+        CoLAForCausalLM.from_pretrained(tmp_path / "base", **({} if span is None else {"span": span}))
+    fields = json.loads((tmp_path / "base" / "config.json").read_text()) | {"num_code": 8, "v": 1}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"in the authors' format: .*from_official.*without --whole"):
+        CoLAForCausalLM.from_pretrained(tmp_path / "base")
 
 
 @pytest.mark.parametrize(

@@ -453,3 +453,13 @@ def test_generate_reads_the_models_own_configuration_last(tiny_cola):
     with pytest.raises(ValueError, match="num_beams must be 1"):
         model.generate(ids, **plain)
     assert torch.equal(model.generate(ids, num_beams=1, **plain), greedy)
+
+
+def test_a_vocabulary_of_another_size_is_refused_and_nothing_changes(tiny_cola):
+    before = {name: tensor.clone() for name, tensor in tiny_cola.state_dict().items()}
+    with pytest.raises(ValueError, match=r"of 288 tokens, and 300 were asked for: resize the base"):
+        tiny_cola.resize_token_embeddings(300)
+    assert tiny_cola.resize_token_embeddings() is tiny_cola.get_input_embeddings()
+    after = tiny_cola.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

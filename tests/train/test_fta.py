@@ -245,6 +245,25 @@ def test_kept_adapters_go_onto_the_base_that_they_were_trained_on(batches, tmp_p
         load_adapters(model, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"hidden_size": 64}, r"has the shape \[32, 2\], and this base has 64 there"),
+        ({"num_hidden_layers": 1}, r"layers\.1\..* and this base has no such layer"),
+        ({"num_hidden_layers": 3}, r"there are none for layers\.2\.mlp\.down_proj, .* of this base"),
+    ],
+)
+def test_adapters_of_another_model_are_refused_and_change_nothing(tmp_path, other, message):
+    Adapters(tiny.make_cola(), LoRA(rank=2)).save(tmp_path / "adapters")
+    model = tiny.make_cola(base=tiny.make_base(**other))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=f"holds adapters of another model: .*{message}"):
+        load_adapters(model, tmp_path / "adapters")
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(tensor.equal(before[name]) for name, tensor in after.items())
+
+
 def test_adapters_that_cannot_be_are_refused(monkeypatch):
     for fields in ({"rank": 0}, {"rank": 2, "targets": ()}, {"rank": 2, "alpha": 0.0}):
         with pytest.raises(ValueError, match=r"rank of at least 1|alpha must be positive"):

@@ -57,6 +57,66 @@ def test_a_document_of_a_text_file_is_a_line_a_paragraph_or_the_file(folder, uni
     assert texts(FileDocuments(folder / "one.txt", unit=unit, epochs=1)) == expected
 
 
+def test_lines_of_spaces_between_paragraphs_belong_to_none(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n   \ntwo\n more\n\t\n \nthree\n  \n")
+    assert texts(FileDocuments(tmp_path / "a.txt", unit="paragraph", epochs=1)) == [
+        "one",
+        "two\n more",
+        "three",
+    ]
+
+
+@pytest.mark.parametrize("unit", [None, "paragraph", "file"])
+def test_a_byte_order_mark_is_no_part_of_a_document(tmp_path, unit):
+    text = "\ufefffirst \ufeff line"
+    (tmp_path / "a.txt").write_text(text)
+    with gzip.open(tmp_path / "b.txt.gz", "wt", encoding="utf-8") as packed:
+        packed.write(text)
+    (tmp_path / "c.jsonl").write_text('\ufeff\n{"text": "row"}\n')
+    for name in ("a.txt", "b.txt.gz"):
+        assert texts(FileDocuments(tmp_path / name, unit=unit, epochs=1)) == ["first \ufeff line"]
+    assert texts(FileDocuments(tmp_path / "c.jsonl", epochs=1)) == ["row"]
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ("one.txt,template=chat", r"one\.txt is a text file, without prompts that template='chat'"),
+        ("one.txt,prompt=a,response=b", r"one\.txt is a text file, without the fields"),
+        ("one.txt,text=a", r"one\.txt is a text file, without the fields"),
+        (",template=dialogue", r"one\.txt is a text file, without prompts that template='dialogue'"),
+        ("two.jsonl,unit=file", r"two\.jsonl: unit='file' is a part of a text file"),
+        ("two.jsonl,unit=line", r"two\.jsonl: unit='line' is a part of a text file"),
+        (
+            "two.jsonl,text=a,template=chat",
+            r"text='a' is a complete text, without a prompt that template='cha",
+        ),
+    ],
+)
+def test_an_option_that_the_files_do_not_take_is_refused(folder, described, message):
+    with pytest.raises(ValueError, match=message):
+        parse_data([f"{folder}/{described}" if not described.startswith(",") else f"{folder}{described}"])[
+            0
+        ].open(0)
+
+
+def test_two_sources_of_one_name_are_told_to_take_names(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "one.txt"
+    other.write_text("other")
+    described = [str(folder / "one.txt"), str(other)]
+    with pytest.raises(ValueError, match=r"got one\.txt, one\.txt: give name= to all but one of each"):
+        open_data(parse_data(described), 0)
+    open_data(parse_data([described[0], f"{other},name=two"]), 0)
+
+
+def test_a_complete_text_is_not_laid_out_as_a_prompt(folder):
+    source = FileDocuments(folder / "two.jsonl", rows=RowFormat(template="chat"))
+    with pytest.raises(
+        ValueError, match=r"two\.jsonl, line 1: the field 'text' is a complete text, without a"
+    ):
+        next(source)
+
+
 def test_a_folder_is_its_files_in_the_order_of_their_names(folder):
     (folder / "deeper").mkdir()
     (folder / "deeper" / "zero.md").write_text("zeroth")
@@ -95,6 +155,12 @@ def test_compressed_json_lines_are_read(name, tmp_path):
         (b'{"messages": [{"role": "robot", "content": "a"}]}', "a message is an object with role"),
         (b'{"messages": "hello"}', "a list of two or more"),
         (b'{"text": "\xff"}', "is not UTF-8 text"),
+        (b'{"text": "cut \\ud83d emoji"}', "the field 'text' is not Unicode text: surrogates not allowed"),
+        (b'{"prompt": "a", "response": "\\ud83d"}', "the field 'response' is not Unicode text"),
+        (
+            b'{"messages": [{"role": "user", "content": "\\ude00"}, {"role": "assistant", "content": "a"}]}',
+            "a message's content is not Unicode text",
+        ),
     ],
 )
 def test_a_malformed_line_names_file_and_line(tmp_path, line, message):

@@ -274,6 +274,7 @@ def test_the_papers_stages_are_those_of_the_official_code():
         ({"keep": 0}, "keep must be at least 1"),
         ({"save_every": 0}, "save_every must be at least 1"),
         ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**63}, r"seed must be at most 9223372036854775807 \(2\*\*63 - 1\), got 92233720368547758"),
         ({"lr": 0.0}, "lr=0.0"),
         ({"lr": math.inf}, "lr=inf"),
         ({"steps": 10.5}, "steps must be a whole number, got 10.5"),
@@ -289,6 +290,13 @@ def test_the_papers_stages_are_those_of_the_official_code():
 def test_a_stage_that_cannot_be_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         StageConfig(**{"steps": 1, **fields})
+
+
+@pytest.mark.parametrize("name", ["tau", "entropy", "marginal"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_weight_or_temperature_that_is_not_finite_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"\(--{name}\) must be .*finite.*, got {value}"):
+        CodeConfig(**{name: value})
 
 
 def test_a_rate_that_never_gets_to_its_peak_is_said_where_a_run_begins(tmp_path):
@@ -330,7 +338,7 @@ def test_an_empty_stream_is_an_error_before_anything_is_written(tmp_path):
 
 def test_a_stream_that_ends_early_says_when(tmp_path):
     log = tmp_path / "log.jsonl"
-    with pytest.raises(ValueError, match="policy: the stream ended after 3 of 8 steps"):
+    with pytest.raises(ValueError, match=r"policy: the stream ended after 3 of 8 steps.*in another folder"):
         run("policy", batches=islice(Batches(), 3), log=log)
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3]
 

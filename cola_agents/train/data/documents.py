@@ -116,7 +116,10 @@ class Mixture:
             raise ValueError("a mixture needs at least one stream")
         names = [documents.name for documents, _ in streams]
         if len(set(names)) < len(names):
-            raise ValueError(f"the streams of a mixture need different names, got {', '.join(names)}")
+            raise ValueError(
+                f"the streams of a mixture need different names, got {', '.join(names)}: "
+                "give name= to all but one of each"
+            )
         for documents, weight in streams:
             if not 0 < weight < float("inf"):
                 raise ValueError(f"{documents.name}: the weight must be a positive number, got {weight}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from cola_agents.train.data.documents import AnyDocument, Conversation, Document
+from cola_envs.contract import checked_text
 from cola_envs.prompts import Message
 
 #: Formatting of a prompt: unchanged, as the user's turn of a dialogue, or in the tokenizer's chat template.
@@ -36,7 +37,8 @@ class RowFormat:
             separately.
 
     Raises:
-        ValueError: for an unknown template, or for ``text`` together with ``prompt`` or ``response``.
+        ValueError: for an unknown template, or for ``text`` together with ``prompt``, ``response`` or a
+            template other than ``"plain"``.
     """
 
     text: str | None = None
@@ -52,6 +54,8 @@ class RowFormat:
                 f"an object is either a complete text (text={self.text!r}) or a prompt and a response "
                 f"(prompt={self.prompt!r}, response={self.response!r})"
             )
+        if self.text and self.template != "plain":
+            raise ValueError(f"text={self.text!r} {self._without_prompt}")
 
     def document(self, row: object, where: str) -> AnyDocument:
         """Convert one object to a document.
@@ -61,7 +65,8 @@ class RowFormat:
             where: its place (file and line, for instance), for errors.
 
         Raises:
-            ValueError: naming ``where``, for an object that has none of the three forms, or several.
+            ValueError: naming ``where``, for an object that has none of the three forms, or several; for a
+                complete text where there is a template for prompts; for text with a lone surrogate.
         """
         if not isinstance(row, Mapping):
             raise ValueError(f"{where}: an object with named fields is needed, got {type(row).__name__}")
@@ -89,12 +94,22 @@ class RowFormat:
         for field, value in zip(fields, values, strict=True):
             if not isinstance(value, str):
                 raise ValueError(f"{where}: the field {field!r} must be a string, got {type(value).__name__}")
+            checked_text(value, f"{where}: the field {field!r}")
+        if form == "text" and self.template != "plain":
+            raise ValueError(f"{where}: the field {fields[0]!r} {self._without_prompt}")
         if form == "text":
             return Document("", values[0])
         if self.template == "plain":
             return Document(*values)
         return self._laid_out(
             [{"role": "user", "content": values[0]}, {"role": "assistant", "content": values[1]}]
+        )
+
+    @property
+    def _without_prompt(self) -> str:
+        return (
+            f"is a complete text, without a prompt that template={self.template!r} could lay out: leave the "
+            "template out, or give prompts and responses (prompt=, response=)"
         )
 
     def _laid_out(self, messages: Sequence[Message]) -> AnyDocument:
@@ -131,7 +146,7 @@ def _messages(messages: object, where: str) -> list[Message]:
                 f"{where}: a message is an object with role ({', '.join(TURNS)}) and content, a string; got "
                 f"{message!r:.80}"
             )
-        checked.append({"role": role, "content": content})
+        checked.append({"role": role, "content": checked_text(content, f"{where}: a message's content")})
     if len(checked) < 2 or checked[-1]["role"] != "assistant":
         raise ValueError(f"{where}: messages are a list of two or more that ends with an assistant's")
     return checked

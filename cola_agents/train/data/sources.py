@@ -126,13 +126,14 @@ class FileDocuments(Source):
         path: a file, or a folder whose text and JSON-lines files (chosen by suffix, also in subfolders) are
             read in the order of their names.
         rows: the format of JSON objects.
-        unit: the part of a text file that is a document.
+        unit: the part of a text file that is a document; None for a line.
         name: None for the path's last part.
         epochs: as in :class:`Source`.
 
     Raises:
         FileNotFoundError: where there is no such file, or the folder has none.
-        ValueError: for an unknown ``unit``; while iterating, for a line without a document, naming file and
+        ValueError: for an unknown ``unit``, a template for text files, or a ``unit`` or fields where there
+            are no files that they are for; while iterating, for a line without a document, naming file and
             line.
     """
 
@@ -141,17 +142,37 @@ class FileDocuments(Source):
         path: str | Path,
         *,
         rows: RowFormat | None = None,
-        unit: Unit = "line",
+        unit: Unit | None = None,
         name: str | None = None,
         epochs: int | None = None,
     ) -> None:
         path = Path(path)
         super().__init__(name or path.name, epochs)
-        if unit not in get_args(Unit):
+        if unit is not None and unit not in get_args(Unit):
             raise ValueError(f"unit={unit!r} is not one of {get_args(Unit)}")
         self._files = [path] if path.is_file() else _files_in(path)
-        self._rows, self._unit = rows or RowFormat(), unit
+        self._rows, self._unit = rows or RowFormat(), unit or "line"
+        self._check_options(unit)
         self._at = (0, 0, 0)
+
+    def _check_options(self, unit: Unit | None) -> None:
+        """Raise ValueError for options that some or all files do not take."""
+        text = [file for file in self._files if not jsonl.names_lines(file)]
+        if text and self._rows.template != "plain":
+            raise ValueError(
+                f"{text[0]} is a text file, without prompts that template={self._rows.template!r} could lay "
+                "out: leave the template out, or give JSON lines with prompts and responses"
+            )
+        if unit is not None and not text:
+            raise ValueError(
+                f"{self.name}: unit={unit!r} is a part of a text file, and of JSON lines each object is a "
+                "document: leave unit out"
+            )
+        if len(text) == len(self._files) and self._rows != RowFormat():
+            raise ValueError(
+                f"{text[0]} is a text file, without the fields that text=, prompt= and response= name: leave "
+                "these out, or give JSON lines"
+            )
 
     def _position(self) -> list[int]:
         return list(self._at)
@@ -185,17 +206,18 @@ class FileDocuments(Source):
         """The documents of an open file after its first ``line`` lines, each with the lines read so far."""
         if jsonl.names_lines(path):
             for number, raw in enumerate(iter(file.readline, b""), line + 1):
-                if raw.strip():
+                if not jsonl.blank(raw):
                     where = f"{path}, line {number}"
                     yield self._rows.document(jsonl.parsed(raw, where), where), number
             return
         block: list[str] = []
         number = line
         for number, raw in enumerate(iter(file.readline, b""), line + 1):
-            text = jsonl.decoded(raw, f"{path}, line {number}")
-            ends = self._unit == "line" or (self._unit == "paragraph" and not text.strip())
-            block.append(text)
-            if ends:
+            text = jsonl.text_line(raw, path, number)
+            between = self._unit == "paragraph" and not text.strip()
+            if not between:
+                block.append(text)
+            if between or self._unit == "line":
                 yield Document("", "".join(block).rstrip("\r\n")), number
                 block = []
         yield Document("", "".join(block).rstrip("\r\n")), number
