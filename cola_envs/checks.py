@@ -80,6 +80,13 @@ def check_number(name: str, value: object, low: float | None = None) -> float:
     return number
 
 
+def check_truth(name: str, value: object) -> bool:
+    """True or False, Python's or numpy's, as a bool; WrongType for anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise WrongType(f"{name} must be True or False, got {value!r:.80}")
+    return bool(value)
+
+
 def check_choice(name: str, value: object, allowed: Iterable[T]) -> T:
     """The one of ``allowed``, strings or integers, that the argument ``name`` is equal to.
 

@@ -23,7 +23,7 @@ from cola_envs.prompts import FormatName, Shots
 from cola_envs.segments import StopStrings
 from cola_envs.spaces import masked
 from cola_envs.state import Row, State
-from cola_envs.task import TaskBatch, Turn
+from cola_envs.task import ChecksState, TaskBatch, Turn
 from cola_envs.text import largest_id, with_start_ids
 
 Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Info]]
@@ -287,7 +287,7 @@ class Episodes:
 
         Raises:
             TypeError: for something other than a :class:`State`.
-            ValueError: for lengths that differ, or a state that does not fit this context or budget.
+            ValueError: for lengths that differ, or a state that does not fit this context, budget or task.
             RuntimeError: for a task that cannot be restored; if its replay gave other turns, all of ``rows``
                 must be reset.
         """
@@ -552,3 +552,5 @@ class Episodes:
             raise ValueError(
                 f"the state has spent {state.num_tokens} tokens and max_tokens is {self.max_tokens} here"
             )
+        if isinstance(self.tasks, ChecksState):
+            self.tasks.check_state(state.task)

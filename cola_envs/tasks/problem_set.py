@@ -93,6 +93,10 @@ class ProblemSet(FiniteTask):
     def _prompt(self, row: int) -> str:
         return PROMPT.format(INSTRUCTION + self._item(row)["problem"])
 
+    def _problem(self, index: int) -> tuple[str, ...]:
+        item = self.items[index]
+        return item["problem"], item["answer"]
+
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
         """Grade the rows' answers in one batch."""
         golds = [self._item(row)["answer"] for row in rows]
