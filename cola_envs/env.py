@@ -64,8 +64,9 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     ## Arguments
     See :func:`cola_envs.build.build_episodes`. ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
-    the text so far with the action behind each token), ``"human"`` (the same, printed as it is written),
-    ``"rgb_array"`` (a frame, [480, 640, 3] uint8, with a text colour for each action) or ``"html"``
+    the text so far with the action behind each token), ``"human"`` (the same, printed as it is written, each
+    character when it is whole), ``"rgb_array"`` (a frame, [480, 640, 3] uint8, with a text colour for each
+    action) or ``"html"``
     (:meth:`render` returns an HTML page that also shows the tokens that the other actions would have given;
     every step then computes them all).
 
@@ -148,7 +149,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
             self._log.rewound()
         if self.render_mode == "human":
             print(end="\n" if running else "", flush=True)
-            self._shown = transcript(self.episodes, 0)
+            self._shown = transcript(self.episodes, 0, settled=True)
         return observation
 
     def render(self) -> str | np.ndarray | None:
@@ -188,7 +189,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         """In human mode, print the text written since the last call."""
         if self.render_mode != "human":
             return
-        text = transcript(self.episodes, 0)
+        text = transcript(self.episodes, 0, settled=True)
         news = text.removeprefix(self._shown)
         print(news, end="" if self.episodes.running(0) else "\n", flush=True)
         self._shown = text
