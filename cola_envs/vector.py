@@ -19,7 +19,6 @@ from cola_envs.fields import Info
 from cola_envs.infos import Batched, batch_infos
 from cola_envs.pickling import recipe
 from cola_envs.render import frame, transcript
-from cola_envs.spaces import batched
 from cola_envs.state import State, next_seed
 
 Seeds = int | Sequence[int | None] | None
@@ -77,7 +76,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs = self.episodes.num_rows
         self.single_action_space = self.episodes.action_space
         self.single_observation_space = self.episodes.observation_space
-        self.action_space = batched(self.episodes.action_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._all = list(range(self.num_envs))
         self._spec: EnvSpec | None = None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
 from cola_envs.infos import batch_infos
@@ -333,6 +334,28 @@ def test_action_masks_have_a_row_an_env() -> None:
     assert max(space.sample().max() for _ in range(1000)) == 256
     assert space.sample() in space
     assert np.array([1, 2, 257]) not in space
+
+
+@pytest.mark.parametrize("mode", ["sync", "vector_entry_point"])
+def test_forbidden_actions_are_in_no_space_of_a_vector_of_environments(mode: str) -> None:
+    model = FakeBackbone("token")
+    vector = gym.make_vec(
+        "CoLA-Arithmetic-Token-v0", num_envs=2, model=model, vectorization_mode=mode, max_tokens=9
+    )
+    vector.action_space.seed(0)
+    vector.reset(seed=0)
+    for _ in range(100):
+        vector.step(vector.action_space.sample())
+    allowed = model.action_mask()
+    forbidden = int(np.flatnonzero(~allowed)[0])
+    assert not vector.action_space.contains(np.array([1, forbidden]))
+    for one in (vector.single_action_space, vector.action_space[0]):
+        assert 1 in one
+        assert forbidden not in one
+    assert np.array([1, forbidden]) not in vector.action_space[:2]
+    spaces = batch_space(vector.single_action_space, 3)
+    assert all(allowed[action] for _ in range(100) for action in spaces.sample())
+    vector.close()
 
 
 def test_rendering_gives_a_text_a_row(capsys: pytest.CaptureFixture[str]) -> None:
