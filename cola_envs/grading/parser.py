@@ -57,6 +57,7 @@ _HALF_LINES = {
 _UNIT_BY_LETTERS = re.compile(
     r"[\d}]\s+[A-Za-z]|[\d}][A-Za-z]+(?:\^\{?\d\}?)?/|\d\s*\\frac\s*\{|\\pi\s*[ckm]?m\^"
 )
+_SIGNS = frozenset(("op", sign) for sign in "+-*/^")
 _DOTS = ("op", "…")
 _SUCH_THAT = (("op", "|"), ("op", ":"))
 
@@ -200,7 +201,8 @@ def _named_side(tokens: Sequence[Token], name: str | None) -> Node:
 def _name(tokens: Sequence[Token]) -> str | None:
     """Return the spelling of a side that may name the unknown (x, f(x), (x,y), AB, a + b), else None.
 
-    Numbers may only occur in subscripts and in brackets: ``2x`` and ``x + 1`` are not names.
+    Numbers may only occur in subscripts and in brackets: ``2x`` and ``x + 1`` are not names. Braces are left
+    out, but round an index or exponent of several tokens: ``a_{n+1}`` is not ``a_n + 1``.
     """
     depth = 0
     letters = False
@@ -215,7 +217,17 @@ def _name(tokens: Sequence[Token]) -> str | None:
                 return None
         elif kind in ("sym", "text", "set"):
             letters = True
-    return "".join(value for _, value in tokens if value not in "{}") if letters else None
+    return _spelt(tokens) if letters else None
+
+
+def _spelt(tokens: Sequence[Token]) -> str:
+    kept: set[int] = set()
+    for index in range(1, len(tokens)):
+        if tokens[index] == ("op", "{") and tokens[index - 1] == ("op", "_"):
+            end = matching(tokens, index)
+            if any(token in _SIGNS for token in tokens[index:end]):
+                kept |= {index, end}
+    return "".join(value for index, (_, value) in enumerate(tokens) if value not in "{}" or index in kept)
 
 
 def _side(tokens: Sequence[Token]) -> Node:

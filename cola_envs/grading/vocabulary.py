@@ -29,7 +29,8 @@ COMMANDS = _set(
 #: Sets of numbers by their blackboard letter; the real numbers have a node of their own.
 NUMBER_SETS = {"Z": "integers", "N": "natural numbers", "Q": "rational numbers", "C": "complex numbers"}
 TEXT = _set(
-    "text textbf textit textrm textnormal textsf texttt mbox hbox mathrm mathbf mathit mathsf mathtt "
+    "text textbf textit textrm textnormal textsf texttt textsl textsc textup emph mbox hbox "
+    "mathrm mathbf mathit mathsf mathtt "
     "boldsymbol bm operatorname"
 )
 MATH_FONT = _set("mathrm mathbf mathit mathsf mathtt boldsymbol bm")
@@ -62,6 +63,8 @@ _SAME_AS = {
     name: spelling
     for spelling, names in {
         "": "middle displaystyle textstyle scriptstyle limits nolimits boxed fbox mathstrut strut num "
+        "tiny scriptsize footnotesize small normalsize large Large LARGE huge Huge checkmark blacksquare qed "
+        "hfill nonumber notag "
         "big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr Biggr bigm Bigm biggm Biggm",
         "|": "lvert rvert vert mid", "‖": "lVert rVert Vert", "(": "langle lparen", ")": "rangle rparen",
         "[": "lbrack", "]": "rbrack", "\\{": "lbrace", "\\}": "rbrace", "<": "lt ngeq ngeqslant",
@@ -109,6 +112,13 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     ),
     (r"\\[hv]?phantom\s*(?:\{[^{}]*\}|[^\s{}\\])", " "),
     (r"\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])\s*([^{}\\]*)\}", r"\\text{\1}"),
+    # Old switches of the font: those with braces behind them are meant as macros.
+    (r"\\(?:rm|bf|it|sf|tt|sl|sc)\s*(?=\{)", r"\\text"),
+    (r"\\(?:rm|bf|it|sf|tt|sl|sc|em|bfseries|itshape|rmfamily|normalfont|boldmath)(?![a-zA-Z])", " "),
+    # A letter with a line below is another letter; anything else is only marked.
+    (r"\\underline\s*(?=\{(?!\s*[A-Za-z]\s*\}))", ""),
+    (r"\\(?:tag|label)\*?\s*\{[^{}]*\}", ""),
+    (r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|(\\prime)(?![a-zA-Z]))", lambda match: "'" * match[0].count("prime")),
     (_GROUP_OF_THOUSANDS, ""),
 ]
 REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _REWRITES]
