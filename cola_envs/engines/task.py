@@ -57,8 +57,9 @@ class EngineTask:
     **Prompt.** The engine's opening (goal and first observation); with ``admissible="list"`` a line
     ``Commands:`` with the admissible commands, separated by commas; a newline and ``>``.
 
-    **Actions.** A command, ended by a newline, without surrounding spaces. Newlines in front of it do not
-    count, nor does what the token that ends it holds after the newline. A segment that ends without a newline
+    **Actions.** A command, ended by a newline, without surrounding spaces. Newlines in front of it,
+    in its first token, do not count, nor does what the token that ends it holds after the newline; a newline
+    that is a token of its own is an empty command. A segment that ends without a newline
     (end of text, token budget) is a command too.
 
     **Observation.** The engine's response, with ``admissible="list"`` the line ``Commands:``, a newline and

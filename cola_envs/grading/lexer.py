@@ -63,6 +63,7 @@ _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣ]+")
 _SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙₓ]+")
 #: The beginning of a value on a new line.
 _NEXT_VALUE = re.compile(r"[\w.(]|\\(?:frac|sqrt|pi|binom|left|sin|cos|tan|log|ln)(?![a-zA-Z])")
+_NEXT_NUMBER = re.compile(r"\s*(?:\d|\.\d|\\(?:frac|sqrt|pi)(?![a-zA-Z]))")
 #: The a.m. or p.m. of a time without \text: spaced or with points, or behind minutes.
 _HALF_DAY = re.compile(r"(?:(?<=\d)\s+|(?<=:\d\d))([AaPp])\.?\s?[Mm]\b\.?|(?<=\d)([AaPp])\.\s?[Mm]\b\.?")
 _WORD = re.compile(r"[A-Za-z]+")
@@ -294,6 +295,8 @@ def _text_macro(name: str, text: str, end: int, tokens: list[Token]) -> int:
         pass
     elif content == "to" and after_value:
         tokens.append(("op", "to"))
+    elif content.lower() in ("minus", "negative") and not after_value and _NEXT_NUMBER.match(text, close + 1):
+        tokens.append(("op", "-"))
     elif connective := _CONNECTIVE.match(content):
         tokens.append(("sep", connective[1].lower()))
     elif content in vocabulary.FUNCTIONS and (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 from cola_envs.grading.expressions import expression
@@ -31,7 +32,7 @@ from cola_envs.grading.nodes import (
 from cola_envs.grading.splitting import CLOSE, OPEN, matching, outside, split, straightened
 from cola_envs.grading.trees import number
 from cola_envs.grading.units import letters_as_units, take_unit
-from cola_envs.grading.vocabulary import NUMBER_WORDS, SCALES
+from cola_envs.grading.vocabulary import DENOMINATORS, NUMBER_WORDS, SCALES
 
 REALS = Group("()", (Infinity(-1), Infinity(1)))
 EMPTY = Group("{}", ())
@@ -96,7 +97,28 @@ def spelt_in_words(text: str) -> Node | None:
 
 
 def number_of_words(words: str) -> Expr | None:
-    """Return ``two`` as 2 and ``one hundred and twenty-one`` as 121; None for other words."""
+    """Return ``two`` as 2, ``one hundred and twenty-one`` as 121 and ``three quarters`` as 3/4; else None."""
+    value = _whole_of_words(words)
+    if value is None:
+        value = _fraction_of_words(words)
+    return None if value is None else Expr(number(value))
+
+
+def _fraction_of_words(words: str) -> Fraction | None:
+    """Return ``half``, ``a third`` or ``two and three-quarters``; None for other words."""
+    match = _FRACTION_IN_WORDS.fullmatch(words)
+    if match is None:
+        return None
+    sign, whole, single, count, several = match.groups()
+    units = _whole_of_words(whole) if whole else 0
+    above = _whole_of_words(count) if count else 1
+    if units is None or above is None or (count and above < 2):
+        return None
+    value = units + Fraction(above, DENOMINATORS[single or several or "half"])
+    return -value if sign else value
+
+
+def _whole_of_words(words: str) -> int | None:
     match = _NUMBER_IN_WORDS.fullmatch(words)
     if match is None:
         return None
@@ -108,7 +130,7 @@ def number_of_words(words: str) -> Expr | None:
             total, group = total + group * SCALES[word], 0
         elif word != "and":
             group += 1 if word == "a" else NUMBER_WORDS[word]
-    return Expr(number(-(total + group) if match[1] else total + group))
+    return -(total + group) if match[1] else total + group
 
 
 def _number_in_words() -> re.Pattern[str]:
@@ -125,6 +147,20 @@ def _number_in_words() -> re.Pattern[str]:
 
 
 _NUMBER_IN_WORDS = _number_in_words()
+
+
+def _fraction_in_words() -> re.Pattern[str]:
+    single, several = (
+        "|".join(word for word in DENOMINATORS if word.endswith("s") is plural) for plural in (False, True)
+    )
+    # A twenty-fifth is no fraction with 20 above.
+    return re.compile(
+        r"((?:minus|negative) )?(?:(.+?) and )?"
+        rf"(?:(?:(?:an?|one)[ -])?half|(?:an?|one)[ -]({single})|(.+?)(?: |(?<!ty)-)({several}))"
+    )
+
+
+_FRACTION_IN_WORDS = _fraction_in_words()
 
 
 def parse_tokens(tokens: Sequence[Token]) -> Node:

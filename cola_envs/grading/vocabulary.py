@@ -145,6 +145,13 @@ def _ordinal(word: str) -> str:
 _ORDINALS = frozenset(
     _ordinal(word) for word in (*NUMBER_WORDS, *SCALES) if word not in ("zero", "one", "two")
 )
+#: The denominators of fractions in words; a second is none.
+DENOMINATORS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4} | {
+    _ordinal(word) + plural: value
+    for word, value in (*NUMBER_WORDS.items(), ("hundred", 100))
+    for plural in ("", "s")
+    if value > 2
+}
 #: Words after a number that negate, hedge or change it: such a text is not an answer. Plurals of the small
 #: number words are nouns (24 zeros, 3 sixes).
 NOT_A_UNIT = _set(
@@ -209,7 +216,8 @@ _UNIT_NAMES = {
     "knot": "knot knots", "revolution": "revolution revolutions rev",
 }  # fmt: skip
 UNIT_OF = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
-#: The size of a unit in its base unit, where it is unique (a pound may be money, months differ in length).
+#: The size of a unit in its base unit, where it is unique: months differ in length, a ton is one of two.
+#: Units of volume are converted among themselves, not to a length cubed.
 SIZES = {
     name: (base, Fraction(size))
     for base, sizes in {
@@ -220,6 +228,9 @@ SIZES = {
         "liter": "milliliter 1/1000",
         "dollar": "cent 1/100",
         "watt": "kilowatt 1000",
+        "month": "year 12",
+        "pound": "ounce 1/16",
+        "gallon": "quart 1/4 pint 1/8 cup 1/16",
     }.items()
     for name, size in zip(sizes.split()[::2], sizes.split()[1::2], strict=True)
 }

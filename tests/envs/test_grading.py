@@ -431,6 +431,25 @@ def test_lines_of_equations_are_a_list_or_a_chain():
     assert _graded([(by_cases, by_cases)], True) == []
     assert _graded([("(1,2)", r"\begin{cases}x=2\\y=1\end{cases}"), ("4", r"\begin{aligned}x&=2+3\\&=5\end{aligned}"), (by_cases, "x"),
                     ("x=1", r"\begin{cases}x & x=1\\2 & x=2\end{cases}")], False) == []
+def test_fractions_and_negative_numbers_may_be_written_in_words():
+    equal = [(r"\frac12", "half"), (r"\frac12", r"\text{one half}"), ("0.5", r"\text{one-half}"), (r"\frac12", "a half"), (r"\frac34", "three quarters")]
+    equal += [(r"\frac34", r"\text{three-fourths}"), (r"\frac13", "one third"), (r"\frac13", "a third"), (r"\frac72", "three and a half")]
+    equal += [(r"-\frac23", r"\text{minus two thirds}"), ("0.07", "seven hundredths"), (r"\frac{3}{20}", "three twentieths"), (r"\frac{11}{4}", "two and three quarters")]
+    equal += [("-12", r"\text{negative }12"), (r"-\frac12", r"\text{minus }\frac12"), ("-12", r"\text{negative twelve}"), (r"\text{one third}", r"\frac13")]
+    assert _graded(equal, True) == []
+    wrong = [("1", "one second"), (r"\frac13", "third"), ("3", "third"), (r"\frac12", "two halves"), (r"\frac{1}{25}", "twenty-fifth"), ("12", r"\text{negative }12")]
+    wrong += [("20.2", "twenty-fifth"), ("4", "twenty-fifth"), ("4", "twenty-fifths"), (r"\frac12", "one quarter"), (r"\frac13", "one thirds of it"), ("2", "two thirds"), (r"\text{negative}", r"\text{positive}")]
+    assert _graded(wrong, False) == []
+    assert _graded([("1", "two halves"), (r"\text{negative}", "Negative")], True) == []
+
+
+def test_units_of_mass_time_and_volume_are_converted():
+    equal = [(r"1\text{ year}", r"12\text{ months}"), (r"5\text{ lb}", r"80\text{ oz}"), (r"2\text{ gallons}", r"8\text{ quarts}")]
+    equal += [(r"3\text{ quarts}", r"6\text{ pints}"), (r"2\text{ cups}", r"1\text{ pint}"), (r"18\text{ months}", r"1.5\text{ years}")]
+    assert _graded(equal, True) == []
+    assert _graded([(r"1\text{ year}", r"10\text{ months}"), (r"5\text{ lb}", r"50\text{ oz}"), (r"1\text{ year}", r"1\text{ month}")], False) == []
+
+
 # fmt: on
 
 
