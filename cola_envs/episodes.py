@@ -273,7 +273,12 @@ class Episodes:
         return self._row(row).to_state(self.tasks.snapshot(row))
 
     def restore(
-        self, rows: Sequence[int], states: Sequence[State], reseed: Sequence[int] | None = None
+        self,
+        rows: Sequence[int],
+        states: Sequence[State],
+        reseed: Sequence[int] | None = None,
+        *,
+        observe: bool = True,
     ) -> np.ndarray:
         """Restore a state into each row; one state may be restored into several rows.
 
@@ -281,6 +286,7 @@ class Episodes:
             rows: B different row indices.
             states: B states from :meth:`snapshot` of any Episodes over the same model and task.
             reseed: B new row seeds: the rows keep their problem and text, and sample from new streams.
+            observe: False for no observations, [0, D].
 
         Returns:
             Observations [B, D] float32.
@@ -300,9 +306,8 @@ class Episodes:
         self._halt(rows)
         for row, state in zip(rows, states, strict=True):
             self.tasks.restore(row, state.task)
-        return self._load(
-            rows, [Row.from_state(state, seed) for state, seed in zip(states, seeds, strict=True)]
-        )
+        fresh = [Row.from_state(state, seed) for state, seed in zip(states, seeds, strict=True)]
+        return self._load(rows, fresh, observe)
 
     def cut(self, rows: Sequence[int]) -> None:
         """End the rows' episodes without grading; they must be reset before the next step."""
