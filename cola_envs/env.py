@@ -16,7 +16,7 @@ from cola_envs.build import (
     resolved_spec,
     twin_id,
 )
-from cola_envs.checks import Options, check_options
+from cola_envs.checks import ArgumentError, Options, check_options
 from cola_envs.episodes import Episodes
 from cola_envs.fields import Info
 from cola_envs.page.log import EpisodeLog, Words
@@ -82,8 +82,13 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
         self.render_mode = check_render_mode(render_mode, SINGLE_RENDER_MODES)
-        self._settings = repeatable(settings)
-        self.episodes: Episodes = build_episodes(1, **self._settings)
+        try:
+            self._settings = repeatable(settings)
+            self.episodes: Episodes = build_episodes(1, **self._settings)
+        except ArgumentError:
+            raise
+        except TypeError as error:
+            raise ArgumentError(str(error)) from error
         self.action_space = self.episodes.action_space
         self.observation_space = self.episodes.observation_space
         self._spec: EnvSpec | None = None

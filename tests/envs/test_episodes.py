@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import InvalidAction, ResetNeeded
@@ -761,3 +762,10 @@ def test_a_turn_that_the_task_cuts_truncates_whatever_done_and_the_budget_say() 
 @pytest.mark.parametrize("text", ["go\n", "\ngo\n", "\n\n go", "go\nlook\n"])
 def test_a_command_is_the_first_line_behind_newlines(text):
     assert command_of(text).strip() == "go"
+
+
+def test_a_newline_that_is_a_token_of_its_own_is_an_empty_command() -> None:
+    env = gym.make("CoLA-TextRooms-Token-v0", model=FakeBackbone("token"))
+    env.reset(seed=0)
+    *_, info = env.step(11)
+    assert (info["command"], info["valid"], info["commands"]) == ("", False, 1)

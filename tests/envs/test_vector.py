@@ -326,6 +326,19 @@ def test_snapshots_of_all_rows_restore_and_fork() -> None:
     assert env.unwrapped.episodes.tokens(2) == list(states[0].tokens)
 
 
+@pytest.mark.parametrize("rows", [[1.9], [1.0], ["1"], [True], [None], [7], [-1]])
+def test_rows_that_are_no_indices_are_refused_and_nothing_is_restored(rows: list) -> None:
+    vector = make(2)
+    vector.reset(seed=0)
+    (state,) = vector.snapshot([0])
+    for call in (lambda: vector.restore([state], rows=rows), lambda: vector.snapshot(rows)):
+        with pytest.raises((TypeError, ValueError), match="rows must be "):
+            call()
+    assert vector.episodes.seed(1) == 1
+    vector.restore([state], rows=np.array([1]))
+    assert vector.episodes.seed(1) == 0
+
+
 def test_action_masks_have_a_row_an_env() -> None:
     masks = tokens().unwrapped.action_masks()
     assert masks.shape == (3, 260)
