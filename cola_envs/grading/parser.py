@@ -98,10 +98,9 @@ def spelt_in_words(text: str) -> Node | None:
 
 def number_of_words(words: str) -> Expr | None:
     """Return ``two`` as 2, ``one hundred and twenty-one`` as 121 and ``three quarters`` as 3/4; else None."""
-    value = _whole_of_words(words)
-    if value is None:
-        value = _fraction_of_words(words)
-    return None if value is None else Expr(number(value))
+    whole = _whole_of_words(words)
+    value = _fraction_of_words(words) if whole is None else Fraction(whole)
+    return None if value is None else Expr(("n", value))
 
 
 def _fraction_of_words(words: str) -> Fraction | None:

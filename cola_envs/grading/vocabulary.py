@@ -216,8 +216,8 @@ _UNIT_NAMES = {
     "knot": "knot knots", "revolution": "revolution revolutions rev",
 }  # fmt: skip
 UNIT_OF = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
-#: The size of a unit in its base unit, where it is unique: months differ in length, a ton is one of two.
-#: Units of volume are converted among themselves, not to a length cubed.
+#: The size of a unit in its base unit, where it is unique (a pound may be money, months differ in length, a
+#: ton is one of two). Units of volume are converted among themselves, not to a length cubed.
 SIZES = {
     name: (base, Fraction(size))
     for base, sizes in {
@@ -229,7 +229,6 @@ SIZES = {
         "dollar": "cent 1/100",
         "watt": "kilowatt 1000",
         "month": "year 12",
-        "pound": "ounce 1/16",
         "gallon": "quart 1/4 pint 1/8 cup 1/16",
     }.items()
     for name, size in zip(sizes.split()[::2], sizes.split()[1::2], strict=True)
