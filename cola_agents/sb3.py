@@ -231,11 +231,13 @@ class SB3VecEnv(VecEnv):
     ) -> list[Any]:
         """Call a method of the vector environment once; returns the result for each of ``indices``.
 
-        Of a list, tuple or array of length N each row gets its entry (of ``action_masks`` [A] bool); any
-        other result is the same for all rows.
+        Of a list or array of length N, and of what ``render`` returns, each row gets its entry (of
+        ``action_masks`` [A] bool); any other result, also a tuple such as that of ``reset``, is the same for
+        all rows.
         """
         result = getattr(self._layer(method_name), method_name)(*method_args, **method_kwargs)
-        each = isinstance(result, (list, tuple, np.ndarray)) and len(result) == self.num_envs
+        dealt = (list, tuple, np.ndarray) if method_name == "render" else (list, np.ndarray)
+        each = isinstance(result, dealt) and len(result) == self.num_envs
         return [result[row] if each else result for row in self._indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:

@@ -6,18 +6,20 @@ Shapes: N rows, D hidden, A actions.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction
 from torch import Tensor
 
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.decoding.session import Rows
 from cola_agents.decoding.transfer import to_device, to_host
+from cola_envs.build import spec_of
 from cola_envs.checks import Actions, Options
 from cola_envs.episodes import Stepped
 from cola_envs.infos import Batched
@@ -53,8 +55,7 @@ class TensorVectorEnv(CoLAVectorEnv):
 
     def reset(self, *, seed: Seeds = None, options: Options | None = None) -> tuple[Any, Batched]:
         """As :meth:`.CoLAVectorEnv.reset`; ``reset_mask`` of the options may be a tensor."""
-        mask: object = (options or {}).get("reset_mask")
-        if options is not None and isinstance(mask, Tensor):
+        if isinstance(options, Mapping) and isinstance(mask := options.get("reset_mask"), Tensor):
             options = {**options, "reset_mask": mask.cpu().numpy()}
         return super().reset(seed=seed, options=options)
 
@@ -110,20 +111,21 @@ class TensorVectorEnv(CoLAVectorEnv):
         return lambda: [state.float() for state in last]
 
 
-def make_tensor_vec(env_id: str, num_envs: int = 1, **kwargs: Any) -> TensorVectorEnv:
+def make_tensor_vec(env_id: str | EnvSpec, num_envs: int = 1, **kwargs: Any) -> TensorVectorEnv:
     """``gym.make_vec`` with tensors in place of arrays.
 
     Args:
-        env_id: an id of this project.
+        env_id: an id of this project, also one with its module (``module:ID``), or its spec.
         num_envs: N.
         kwargs: arguments of the environment; ``device=`` loads the model there.
 
     Raises:
         TypeError: for an id of another package, and as :class:`TensorVectorEnv`.
+        gymnasium.error.NameNotFound: for an id that is not registered.
     """
-    spec = copy.deepcopy(gym.spec(env_id))
+    spec = copy.copy(env_id if isinstance(env_id, EnvSpec) else spec_of(env_id))
     if spec.vector_entry_point != "cola_envs.vector:CoLAVectorEnv":
-        raise TypeError(f"{env_id} is not one of the CoLA environments")
+        raise TypeError(f"{spec.id} is not one of the CoLA environments")
     spec.vector_entry_point = TensorVectorEnv
     made = gym.make_vec(spec, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs)
     assert isinstance(made, TensorVectorEnv)

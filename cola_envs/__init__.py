@@ -10,12 +10,13 @@ It imports numpy and gymnasium only: torch is loaded when an environment is made
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
-from gymnasium.envs.registration import register, registry
+from gymnasium.envs.registration import parse_env_id, register, registry
 
 from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Backbone, Decoded, Session, Tokenizer
+from cola_envs.checks import check_choice, check_count
 from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
 from cola_envs.state import State
@@ -59,9 +60,11 @@ def register_task(
         task_kwargs: defaults of the task's own arguments.
 
     Raises:
-        TypeError: for a builder that is neither a name nor callable.
-        ValueError: for a builder whose name is not ``"module:name"``, or a name that another task has. The
-            same task may be registered again: what is said last holds.
+        TypeError: for a builder that is neither a name nor callable, or ``max_tokens`` that is no integer.
+        ValueError: for a builder whose name is not ``"module:name"``, ``max_tokens`` below 1, another
+            ``on_task_error``, or a name that another task has. The same task may be registered again: what is
+            said last holds.
+        gymnasium.error.Error: for a name that no id can have. Nothing is registered after an error.
     """
     if isinstance(builder, str):
         module, _, attribute = builder.partition(":")
@@ -69,13 +72,17 @@ def register_task(
             raise ValueError(f"builder must be 'module:name' of a task's class or factory, got {builder!r}")
     elif not callable(builder):
         raise TypeError(f"builder must be 'module:name' or callable, got {builder!r:.80}")
-    for actions, middle in (("latent", ""), ("token", "-Token")):
-        env_id = f"CoLA-{name}{middle}-v0"
+    max_tokens = check_count("max_tokens", max_tokens)
+    check_choice("on_task_error", on_task_error, get_args(OnTaskError))
+    ids = {"latent": f"CoLA-{name}-v0", "token": f"CoLA-{name}-Token-v0"}
+    for env_id in ids.values():
+        parse_env_id(env_id)
         if env_id in registry and registry[env_id].kwargs.get("builder") != builder:
             raise ValueError(
                 f"{env_id} is registered already, for the task {registry[env_id].kwargs.get('builder')!r}: "
                 "give yours another name"
             )
+    for actions, env_id in ids.items():
         registry.pop(env_id, None)
         register(
             id=env_id,

@@ -7,7 +7,9 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeGuard
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeGuard, cast
 
 import gymnasium as gym
 import numpy as np
@@ -16,7 +18,7 @@ from gymnasium.error import UnsupportedMode
 
 from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Backbone, Level
-from cola_envs.checks import check_choice, check_settings
+from cola_envs.checks import ArgumentError, check_choice, check_settings, check_stop
 from cola_envs.episodes import Episodes
 from cola_envs.prompts import FormatName, Shots, check_format, read_shots
 from cola_envs.task import EachRow, TaskBatch
@@ -28,6 +30,15 @@ Settings = dict[str, Any]
 RENDER_MODES = ("ansi", "human", "rgb_array")
 #: Render modes of the environment with one episode.
 SINGLE_RENDER_MODES = (*RENDER_MODES, "html")
+#: Methods of a TaskBatch.
+_OF_BATCHES = ("reset", "step", "info", "snapshot", "restore", "close")
+#: Arguments of vector environments, and where each is given.
+_OF_VECTORS = {
+    "num_envs": "gym.make_vec(id, num_envs=...)",
+    "autoreset_mode": "gym.make_vec(id, num_envs=..., autoreset_mode=...), or, with "
+    "vectorization_mode='sync' or 'async', "
+    "vector_kwargs={'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP}",
+}
 #: Default splits of a task that takes ``split=``; a builder with others has an attribute ``splits``.
 SPLITS = ("train", "test")
 
@@ -165,14 +176,13 @@ def build_tasks(num_rows: int, builder: Builder, /, *, split: str = "train", **k
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in kwargs:
         if name == "num_rows" or not (open_ended or name in parameters):
-            raise TypeError(_unknown(name, parameters))
+            raise ArgumentError(_unknown(name, parameters))
     if splits_of(builder):
         kwargs["split"] = split
     elif split != SPLITS[0]:
         raise ValueError(f"this task has no splits: leave out split={split!r}")
     if "num_rows" in parameters:
-        batch: TaskBatch = builder(num_rows, **kwargs)
-        return batch
+        return _checked_batch(builder(num_rows, **kwargs), builder)
     return EachRow(lambda: builder(**kwargs), num_rows)
 
 
@@ -237,7 +247,22 @@ def own_task(num_rows: int, *, task: str | Builder | None = None) -> TaskBatch:
         raise TypeError(
             f'task= must be a factory such as the class itself, or its name "module:Class", got {task!r}'
         )
-    return task(num_rows) if "num_rows" in _parameters(task) else EachRow(task, num_rows)
+    if "num_rows" in _parameters(task):
+        return _checked_batch(task(num_rows), task)
+    return EachRow(task, num_rows)
+
+
+def _checked_batch(batch: object, factory: Builder) -> TaskBatch:
+    """What a factory with a parameter ``num_rows`` returned; ArgumentError unless it is a TaskBatch."""
+    missing = [name for name in _OF_BATCHES if not callable(getattr(batch, name, None))]
+    if missing:
+        raise ArgumentError(
+            f"task factory {factory!r} has a parameter num_rows and returned {batch!r:.80}, which has no "
+            f"method {', '.join(missing)}; return a cola_envs.TaskBatch of all rows, or leave num_rows out "
+            "and return the task of one row"
+        )
+    check_stop("task.stop", getattr(batch, "stop", None))
+    return cast("TaskBatch", batch)
 
 
 def load(reference: str | Builder, argument: str = "builder") -> Builder:
@@ -271,7 +296,7 @@ def load_own(reference: str) -> Builder:
     return load(reference, "task")
 
 
-class _UnknownRenderMode(UnsupportedMode, TypeError):
+class _UnknownRenderMode(ArgumentError, UnsupportedMode):
     """An unsupported render mode. Also a TypeError, after which SB3 makes the environment without one."""
 
 
@@ -297,6 +322,33 @@ def repeatable(settings: Settings) -> Settings:
     return read
 
 
+class LoadedSpec(EnvSpec):
+    """A spec with a loaded Backbone as its ``model``, whose JSON names the model as it was passed.
+
+    Attributes:
+        passed: ``model`` and ``tokenizer`` as they were passed.
+    """
+
+    passed: Mapping[str, object] = MappingProxyType({})
+
+    def to_json(self) -> str:
+        """The spec as JSON, which loads the model again.
+
+        Raises:
+            TypeError, ValueError: for a model or tokenizer that was passed as an object, or another argument
+                that JSON does not hold.
+        """
+        for name, value in self.passed.items():
+            if not isinstance(value, str):
+                raise TypeError(
+                    f"{name} was passed as a {type(value).__name__}, which JSON does not hold: pass its path "
+                    "or its id on the hub"
+                )
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.init}
+        plain = {key: value for key, value in self.kwargs.items() if key not in ("model", "tokenizer")}
+        return EnvSpec(**(values | {"kwargs": plain | dict(self.passed)})).to_json()
+
+
 def resolved_spec(spec: EnvSpec | None, episodes: Episodes, settings: Settings) -> EnvSpec | None:
     """``spec`` with the loaded Backbone as its ``model``.
 
@@ -306,10 +358,15 @@ def resolved_spec(spec: EnvSpec | None, episodes: Episodes, settings: Settings) 
     if spec is None:
         return None
     kwargs = {**spec.kwargs, **{key: settings[key] for key in spec.kwargs if key in settings}}
-    if kwargs.get("model") is not None or kwargs.pop("tokenizer", None) is not None:
-        kwargs["model"] = episodes.backbone  # without model=, the bundled model is loaded once and cached
-        kwargs.pop("tokenizer", None)
-    return dataclasses.replace(spec, kwargs=kwargs)
+    passed = {key: settings[key] for key in ("model", "tokenizer") if settings.get(key) is not None}
+    kwargs.pop("tokenizer", None)
+    if not passed:  # the bundled model is loaded once and cached
+        return dataclasses.replace(spec, kwargs=kwargs)
+    kwargs["model"] = episodes.backbone
+    values = {each.name: getattr(spec, each.name) for each in dataclasses.fields(spec) if each.init}
+    loaded = LoadedSpec(**(values | {"kwargs": kwargs}))
+    loaded.passed = {key: str(value) if isinstance(value, Path) else value for key, value in passed.items()}
+    return loaded
 
 
 def spec_of(env_id: str) -> EnvSpec:
@@ -346,12 +403,14 @@ def _parameters(builder: Builder) -> Mapping[str, inspect.Parameter]:
 
 def _unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     own = [p for p in inspect.signature(build_episodes).parameters if p not in ("num_rows", "task_kwargs")]
-    shells = ["render_mode", "num_envs", "autoreset_mode", "max_episode_steps"]
+    shells = ["render_mode", "max_episode_steps", *_OF_VECTORS]
     task_names = [key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key != "num_rows"]
-    if name in ("num_envs", "autoreset_mode"):
-        return f"{name} is an argument of vector environments: use gym.make_vec(id, num_envs=...)"
+    if name in _OF_VECTORS:
+        return f"{name} is no argument of a single environment: use {_OF_VECTORS[name]}"
     close = difflib.get_close_matches(name, own + shells + task_names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
+    if close and close[0] in _OF_VECTORS:
+        hint = f" Did you mean {close[0]!r} of {_OF_VECTORS[close[0]]}?"
     takes = ", ".join(key for key in task_names if key != "split") or "no arguments of its own"
     return f"unknown keyword argument {name!r}.{hint} This task takes: {takes}"
 

@@ -13,7 +13,18 @@ from gymnasium.error import InvalidAction
 T = TypeVar("T")
 
 
-class WrongType(TypeError, ValueError):
+class ArgumentError(TypeError):
+    """A TypeError about an argument, whose text is its own.
+
+    ``gym.make`` makes a TypeError of an environment again with all arguments in its text, among them whole
+    data sets.
+    """
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(str(text).partition(" was raised from the environment creator for ")[0])
+
+
+class WrongType(ArgumentError, ValueError):
     """An argument of the wrong type; also a ValueError, which tasks raise for any invalid argument."""
 
 
@@ -78,6 +89,13 @@ def check_number(name: str, value: object, low: float | None = None) -> float:
         limit = "" if low is None else f", {low:g} or above"
         raise ValueError(f"{name} must be a finite number{limit}, got {value!r:.80}")
     return number
+
+
+def check_truth(name: str, value: object) -> bool:
+    """True or False, Python's or numpy's, as a bool; WrongType for anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise WrongType(f"{name} must be True or False, got {value!r:.80}")
+    return bool(value)
 
 
 def check_choice(name: str, value: object, allowed: Iterable[T]) -> T:
@@ -151,8 +169,13 @@ def check_seeds(name: str, seeds: Sequence[object], count: int) -> list[int]:
 
 
 def check_rows(rows: Sequence[int], num_rows: int) -> list[int]:
-    """``rows`` as a list; ValueError unless they are one or more different indices below ``num_rows``."""
-    checked = [int(row) for row in rows]
+    """``rows`` as a list of ints.
+
+    Raises:
+        WrongType: for an index that is no integer.
+        ValueError: unless they are one or more different indices below ``num_rows``.
+    """
+    checked = [check_count("rows", row, None) for row in check_list("rows", rows, "a list of row indices")]
     if not checked:
         raise ValueError("rows is empty: pass at least one row")
     if min(checked) < 0 or max(checked) >= num_rows or len(set(checked)) != len(checked):

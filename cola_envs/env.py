@@ -16,7 +16,7 @@ from cola_envs.build import (
     resolved_spec,
     twin_id,
 )
-from cola_envs.checks import Options, check_options
+from cola_envs.checks import ArgumentError, Options, check_options
 from cola_envs.episodes import Episodes
 from cola_envs.fields import Info
 from cola_envs.page.log import EpisodeLog, Words
@@ -64,8 +64,9 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     ## Arguments
     See :func:`cola_envs.build.build_episodes`. ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
-    the text so far with the action behind each token), ``"human"`` (the same, printed as it is written),
-    ``"rgb_array"`` (a frame, [480, 640, 3] uint8, with a text colour for each action) or ``"html"``
+    the text so far with the action behind each token), ``"human"`` (the same, printed as it is written, each
+    character when it is whole), ``"rgb_array"`` (a frame, [480, 640, 3] uint8, with a text colour for each
+    action) or ``"html"``
     (:meth:`render` returns an HTML page that also shows the tokens that the other actions would have given;
     every step then computes them all).
 
@@ -81,8 +82,13 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
         self.render_mode = check_render_mode(render_mode, SINGLE_RENDER_MODES)
-        self._settings = repeatable(settings)
-        self.episodes: Episodes = build_episodes(1, **self._settings)
+        try:
+            self._settings = repeatable(settings)
+            self.episodes: Episodes = build_episodes(1, **self._settings)
+        except ArgumentError:
+            raise
+        except TypeError as error:
+            raise ArgumentError(str(error)) from error
         self.action_space = self.episodes.action_space
         self.observation_space = self.episodes.observation_space
         self._spec: EnvSpec | None = None
@@ -148,7 +154,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
             self._log.rewound()
         if self.render_mode == "human":
             print(end="\n" if running else "", flush=True)
-            self._shown = transcript(self.episodes, 0)
+            self._shown = transcript(self.episodes, 0, settled=True)
         return observation
 
     def render(self) -> str | np.ndarray | None:
@@ -188,7 +194,7 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         """In human mode, print the text written since the last call."""
         if self.render_mode != "human":
             return
-        text = transcript(self.episodes, 0)
+        text = transcript(self.episodes, 0, settled=True)
         news = text.removeprefix(self._shown)
         print(news, end="" if self.episodes.running(0) else "\n", flush=True)
         self._shown = text

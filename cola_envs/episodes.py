@@ -23,7 +23,7 @@ from cola_envs.prompts import FormatName, Shots
 from cola_envs.segments import StopStrings
 from cola_envs.spaces import masked
 from cola_envs.state import Row, State
-from cola_envs.task import TaskBatch, Turn
+from cola_envs.task import ChecksState, TaskBatch, Turn
 from cola_envs.text import largest_id, with_start_ids
 
 Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Info]]
@@ -273,7 +273,12 @@ class Episodes:
         return self._row(row).to_state(self.tasks.snapshot(row))
 
     def restore(
-        self, rows: Sequence[int], states: Sequence[State], reseed: Sequence[int] | None = None
+        self,
+        rows: Sequence[int],
+        states: Sequence[State],
+        reseed: Sequence[int] | None = None,
+        *,
+        observe: bool = True,
     ) -> np.ndarray:
         """Restore a state into each row; one state may be restored into several rows.
 
@@ -281,13 +286,14 @@ class Episodes:
             rows: B different row indices.
             states: B states from :meth:`snapshot` of any Episodes over the same model and task.
             reseed: B new row seeds: the rows keep their problem and text, and sample from new streams.
+            observe: False for no observations, [0, D].
 
         Returns:
             Observations [B, D] float32.
 
         Raises:
             TypeError: for something other than a :class:`State`.
-            ValueError: for lengths that differ, or a state that does not fit this context or budget.
+            ValueError: for lengths that differ, or a state that does not fit this context, budget or task.
             RuntimeError: for a task that cannot be restored; if its replay gave other turns, all of ``rows``
                 must be reset.
         """
@@ -300,9 +306,8 @@ class Episodes:
         self._halt(rows)
         for row, state in zip(rows, states, strict=True):
             self.tasks.restore(row, state.task)
-        return self._load(
-            rows, [Row.from_state(state, seed) for state, seed in zip(states, seeds, strict=True)]
-        )
+        fresh = [Row.from_state(state, seed) for state, seed in zip(states, seeds, strict=True)]
+        return self._load(rows, fresh, observe)
 
     def cut(self, rows: Sequence[int]) -> None:
         """End the rows' episodes without grading; they must be reset before the next step."""
@@ -552,3 +557,5 @@ class Episodes:
             raise ValueError(
                 f"the state has spent {state.num_tokens} tokens and max_tokens is {self.max_tokens} here"
             )
+        if isinstance(self.tasks, ChecksState):
+            self.tasks.check_state(state.task)

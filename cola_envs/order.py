@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cola_envs.checks import check_count
-from cola_envs.task import TaskBatch
+from cola_envs.checks import check_count, check_truth
+from cola_envs.task import TaskBatch, foreign_state
 
 
 class Order:
@@ -67,16 +67,28 @@ class FiniteTask(ABC):
     Attributes:
         num_problems: number of problems.
         order: the order of the problems if ``sequential``, else None.
+
+    Raises:
+        TypeError: unless ``num_rows`` is an integer and ``sequential`` True or False.
+        ValueError: for fewer than one row.
     """
 
     def __init__(self, num_rows: int, num_problems: int, sequential: bool) -> None:
         self.num_problems = num_problems
-        self.order = Order(num_problems) if sequential else None
+        self.order = Order(num_problems) if check_truth("sequential", sequential) else None
         self._indices: list[int | None] = [None] * check_count("num_rows", num_rows)
 
     @abstractmethod
     def _prompt(self, row: int) -> str:
         """The prompt of the row's problem."""
+
+    def _problem(self, index: int) -> tuple[str, ...]:
+        """What makes the problem at ``index`` this one: its text, and what its answer is graded by.
+
+        A snapshot holds it, so that it is not restored as another set's problem. Empty: sets are not told
+        apart.
+        """
+        return ()
 
     def reset(
         self,
@@ -91,14 +103,33 @@ class FiniteTask(ABC):
         return [self._prompt(row) for row in rows]
 
     def snapshot(self, row: int) -> object:
-        """The index of the row's problem, which is its whole state."""
-        return self._indices[row]
+        """The row's state: the index of its problem and the problem; None before the first reset."""
+        index = self._indices[row]
+        return None if index is None else (index, self._problem(index))
+
+    def check_state(self, state: object) -> None:
+        """Refuse a state that is no snapshot of a problem of this set.
+
+        Raises:
+            TypeError: for what is no snapshot.
+            ValueError: for a snapshot of another problem.
+        """
+        if state is None:
+            return
+        if not (isinstance(state, tuple) and len(state) == 2 and isinstance(state[0], int)):
+            raise TypeError(f"restore takes what snapshot returned, got {state!r:.80}")
+        index, there = state
+        here = self._problem(index) if 0 <= index < self.num_problems else None
+        if here != there:
+            place = f"problem {index} of {self.num_problems}"
+            raise foreign_state(
+                f"the problem {there!r:.120}", f"{place}, {here!r:.120}" if here else f"no {place}"
+            )
 
     def restore(self, row: int, state: object) -> None:
-        """Restore the problem whose index :meth:`snapshot` returned."""
-        if state is not None and not (isinstance(state, int) and 0 <= state < self.num_problems):
-            raise ValueError(f"state {state!r} is no index of {self.num_problems} problems")
-        self._indices[row] = state
+        """Restore the problem of which :meth:`snapshot` returned the state; raises as :meth:`check_state`."""
+        self.check_state(state)
+        self._indices[row] = state[0] if isinstance(state, tuple) else None
 
     def close(self) -> None:  # noqa: B027 (a default, not an abstract method)
         """Do nothing: there is nothing to release."""

@@ -252,6 +252,10 @@ def read_shots(shots: Shots, task: object = None) -> list[Shot]:
             ) from error
     given: list[tuple[str, object]]
     if isinstance(shots, (str, Path)):
+        if not Path(shots).is_file():
+            raise FileNotFoundError(
+                f"shots={str(shots)!r} is no file; pass a JSON-lines file, a number or (prompt, answer) pairs"
+            )
         given = [(where, _pair_of(row)) for where, row in read(Path(shots))]
         if not given:
             raise ValueError(

@@ -9,6 +9,7 @@ import numpy as np
 
 from cola_envs.episodes import Episodes
 from cola_envs.page.pieces import pieces
+from cola_envs.segments import REPLACEMENT
 from cola_envs.shown import shown
 
 #: A frame's characters per line and lines, and the width and height of a character in pixels.
@@ -32,12 +33,19 @@ def coded_pieces(episodes: Episodes, row: int) -> Iterator[tuple[str, list[int]]
         yield (text or "∅" if codes else text), codes
 
 
-def transcript(episodes: Episodes, row: int) -> str:
-    """The row's text, with the action after each piece of the agent's text: ``The⟨12⟩ answer⟨40⟩``."""
-    return "".join(
-        f"{text}⟨{' '.join(map(str, codes))}⟩" if codes else text
-        for text, codes in coded_pieces(episodes, row)
-    )
+def transcript(episodes: Episodes, row: int, *, settled: bool = False) -> str:
+    """The row's text, with the action after each piece of the agent's text: ``The⟨12⟩ answer⟨40⟩``.
+
+    Args:
+        episodes, row: of the text.
+        settled: leave out the beginning of a character whose other bytes the next actions may write, so that
+            a later transcript of the episode begins with this one.
+    """
+    parts = list(coded_pieces(episodes, row))
+    last, by = parts[-1]
+    if settled and episodes.running(row) and by and last.endswith(REPLACEMENT):
+        parts.pop()
+    return "".join(f"{text}⟨{' '.join(map(str, codes))}⟩" if codes else text for text, codes in parts)
 
 
 def frame(episodes: Episodes, row: int) -> np.ndarray:

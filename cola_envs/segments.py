@@ -13,7 +13,8 @@ REPLACEMENT = "\ufffd"  # the replacement character, which a decoder writes for 
 def command_of(text: str) -> str:
     """The command in a segment that a newline ends: its first line, without newlines in front of it.
 
-    The token that ended the segment may hold further text after its newline.
+    The token that ended the segment may hold newlines in front of the command, and further text behind it.
+    One with nothing but newlines, at the beginning of a segment, is an empty command.
     """
     return text.lstrip("\n").partition("\n")[0]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import copy
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +37,18 @@ class MaskedDiscrete(Discrete):
 
 
 class MaskedMultiDiscrete(MultiDiscrete):
-    """The action space of a vector environment with ``num_envs`` times one :class:`MaskedDiscrete`."""
+    """The action space of a vector environment with ``num_envs`` times one :class:`MaskedDiscrete`.
 
-    def __init__(self, mask: np.ndarray, num_envs: int) -> None:
-        super().__init__(np.full(num_envs, len(mask)))
+    Args:
+        mask: [n] bool, the same for all environments.
+        num_envs: number of environments.
+        seed: of the space's sampling.
+    """
+
+    def __init__(
+        self, mask: np.ndarray, num_envs: int, seed: int | np.random.Generator | None = None
+    ) -> None:
+        super().__init__(np.full(num_envs, len(mask)), seed=seed)
         self.masks = (np.array(mask, dtype=np.int8),) * num_envs
 
     def sample(
@@ -52,6 +61,19 @@ class MaskedMultiDiscrete(MultiDiscrete):
     def contains(self, x: Any) -> bool:
         return super().contains(x) and bool(self.masks[0][np.asarray(x)].all())
 
+    def __getitem__(self, index: Any) -> MaskedDiscrete | MaskedMultiDiscrete:
+        """The space of one environment for an integer, of several for a slice or a list."""
+        part = super().__getitem__(index)
+        if isinstance(part, Discrete):
+            return MaskedDiscrete(self.masks[0], part.np_random)
+        return MaskedMultiDiscrete(self.masks[0], len(part.nvec), part.np_random)
+
+
+@batch_space.register(MaskedDiscrete)
+def _batch_masked(space: MaskedDiscrete, n: int = 1) -> MaskedMultiDiscrete:
+    """Gymnasium's vector environments over single ones make their action space by this."""
+    return MaskedMultiDiscrete(space.mask, n, seed=copy.deepcopy(space.np_random))
+
 
 def reach(mask: np.ndarray) -> int:
     """The largest action that ``mask`` [n] allows, plus 1."""
@@ -61,10 +83,3 @@ def reach(mask: np.ndarray) -> int:
 def masked(space: Discrete, mask: np.ndarray) -> Discrete:
     """``space``, or a :class:`MaskedDiscrete` if the mask forbids an action."""
     return space if mask.all() else MaskedDiscrete(mask)
-
-
-def batched(space: Discrete, num_envs: int) -> MultiDiscrete:
-    """The action space of ``num_envs`` environments with ``space``."""
-    if isinstance(space, MaskedDiscrete):
-        return MaskedMultiDiscrete(space.mask, num_envs)
-    return cast("MultiDiscrete", batch_space(space, num_envs))

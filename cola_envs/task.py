@@ -85,6 +85,14 @@ class HasExamples(Protocol):
         """A prompt of the train split, drawn from ``rng``, and an answer that earns the full reward."""
 
 
+@runtime_checkable
+class ChecksState(Protocol):
+    """A :class:`TaskBatch` that refuses a state of another task before a row's episode is dropped for it."""
+
+    def check_state(self, state: object) -> None:
+        """Raise TypeError or ValueError for a state that ``restore`` cannot take; change nothing."""
+
+
 class TaskBatch(Protocol):
     """A task for many rows, the interface that :class:`~cola_envs.episodes.Episodes` uses.
 
@@ -119,6 +127,14 @@ class TaskBatch(Protocol):
         """Release engines, processes and files. May be called more than once."""
 
 
+def foreign_state(there: object, here: object) -> ValueError:
+    """The error for a state that belongs to ``there``, where the rows play ``here``."""
+    return ValueError(
+        f"the state is of {there}, and here it is {here}: restore it into an environment with the same task "
+        "and arguments"
+    )
+
+
 def answered(answers: Sequence[Turn | Exception]) -> list[Turn]:
     """Return the turns of a batch's ``step``, or raise the first error with all answers attached to it.
 
@@ -144,9 +160,10 @@ class EachRow:
         num_rows: number of rows.
 
     A row's snapshot is the initial generator state of its episode and its segments so far. Restoring it
-    replays the segments, and raises RuntimeError if the replay gives other turns. A task that can copy its
-    state cheaply may define ``snapshot()`` and ``restore(state)``, which are used instead. If a task has an
-    attribute ``info``, a dict, its fields are shown at reset and at the end of the episode.
+    replays the segments, and raises RuntimeError if the replay gives other turns: the state of a task with
+    other arguments, or a task whose randomness is its own. A task that can copy its state cheaply may define
+    ``snapshot()`` and ``restore(state)``, which are used instead. If a task has an attribute ``info``, a
+    dict, its fields are shown at reset and at the end of the episode.
 
     Raises:
         TypeError: if the factory returns something that is not a task, or ``stop`` is not a tuple of strings.
@@ -169,7 +186,8 @@ class EachRow:
         self.plain_frame: tuple[str, str] = getattr(self.tasks[0], "plain_frame", ("", ""))
         self._origin: list[Mapping[str, object] | None] = [None] * num_rows
         self._segments: list[list[str]] = [[] for _ in range(num_rows)]
-        self._digests: list[int] = [0] * num_rows  # of the row's prompt and turns in this episode
+        self._prompts: list[str] = [""] * num_rows
+        self._digests: list[int] = [0] * num_rows  # of the row's turns in this episode
 
     def _add(self, factory: Callable[[], Task]) -> None:
         """Make and check the task of the next row."""
@@ -210,9 +228,8 @@ class EachRow:
 
     def _begin(self, row: int, rng: np.random.Generator) -> str:
         self._segments[row] = []
-        prompt = self.tasks[row].reset(rng)
-        # The caller raises for a prompt that is not Unicode text.
-        self._digests[row] = zlib.crc32(str(prompt).encode(errors="surrogatepass"))
+        self._digests[row] = 0
+        self._prompts[row] = prompt = self.tasks[row].reset(rng)
         return prompt
 
     def _step(self, row: int, text: str) -> Turn:
@@ -239,31 +256,46 @@ class EachRow:
 
     def snapshot(self, row: int) -> object:
         task = self.tasks[row]
+        name = type(task).__name__
         if isinstance(task, KeepsState):
-            return ("own", copy.deepcopy(task.snapshot()))
-        return ("replay", self._origin[row], tuple(self._segments[row]), self._digests[row])
+            return ("own", name, copy.deepcopy(task.snapshot()))
+        replay = (self._origin[row], self._prompts[row], tuple(self._segments[row]), self._digests[row])
+        return ("replay", name, *replay)
+
+    def check_state(self, state: object) -> None:
+        """Refuse what is no snapshot (TypeError) and a snapshot of another task (ValueError)."""
+        if not (isinstance(state, tuple) and len(state) > 1 and state[0] in ("own", "replay")):
+            raise TypeError(f"restore takes what snapshot returned, got {state!r:.80}")
+        name = type(self.tasks[0]).__name__
+        if state[1] != name:
+            raise foreign_state(state[1], name)
 
     def restore(self, row: int, state: object) -> None:
-        if not isinstance(state, tuple):
-            raise TypeError(f"restore takes what snapshot returned, got {state!r}")
-        kind, *payload = state
+        self.check_state(state)
+        assert isinstance(state, tuple)
+        kind, _, *payload = state
         task = self.tasks[row]
         if kind == "own" and isinstance(task, KeepsState):
             # A copy, because several rows may be restored from one state, and a task may change it.
             task.restore(copy.deepcopy(payload[0]))
             return
-        origin, segments, digest = payload
+        origin, prompt, segments, digest = payload
         rng = np.random.default_rng()
         rng.bit_generator.state = origin
         self._origin[row] = origin
-        self._begin(row, rng)
+        if self._begin(row, rng) != prompt:
+            raise self._differs(f", the prompt {self._prompts[row]!r:.80} in place of {prompt!r:.80}")
         for text in segments:
             self._step(row, text)
         if self._digests[row] != digest:
-            raise RuntimeError(
-                f"{type(task).__name__} cannot be restored: its replay gave other turns. Take all randomness "
-                "from the generator passed to reset, or define snapshot() and restore(state)"
-            )
+            raise self._differs("")
+
+    def _differs(self, how: str) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self.tasks[0]).__name__} cannot be restored: its replay gave other turns{how}. Restore a "
+            "state into an environment with the same task and arguments; if this is one, take all randomness "
+            "of the task from the generator passed to reset, or define its snapshot() and restore(state)"
+        )
 
     def close(self) -> None:
         """Close every row's task that has ``close()``; then raise the first error of them, if any."""

@@ -13,13 +13,12 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from cola_envs.build import build_episodes, check_render_mode, repeatable, resolved_spec, twin_id
-from cola_envs.checks import Actions, Options, check_count, check_list, check_options
+from cola_envs.checks import Actions, Options, check_count, check_list, check_options, check_rows
 from cola_envs.episodes import Episodes, Stepped
 from cola_envs.fields import Info
 from cola_envs.infos import Batched, batch_infos
 from cola_envs.pickling import recipe
 from cola_envs.render import frame, transcript
-from cola_envs.spaces import batched
 from cola_envs.state import State, next_seed
 
 Seeds = int | Sequence[int | None] | None
@@ -77,7 +76,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs = self.episodes.num_rows
         self.single_action_space = self.episodes.action_space
         self.single_observation_space = self.episodes.observation_space
-        self.action_space = batched(self.episodes.action_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._all = list(range(self.num_envs))
         self._spec: EnvSpec | None = None
@@ -108,9 +107,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rows = self._masked_rows(options.get("reset_mask"))
         if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
             super().reset(seed=int(seed))
-            seeds: list[int | None] = [int(seed) + row for row in self._all]
-        else:
-            seeds = self._each("seed", seed)
+        seeds = self.row_seeds(seed)
         problem = options.get("problem_seed")
         group = isinstance(problem, (int, np.integer))
         problems = self._each("problem_seed", [problem] * self.num_envs if group else problem)
@@ -207,7 +204,8 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def snapshot(self, rows: Sequence[int] | None = None) -> list[State]:
         """The states of the episodes in ``rows`` (all, if None), for :meth:`restore`."""
-        return [self.episodes.snapshot(row) for row in (self._all if rows is None else rows)]
+        chosen = self._all if rows is None else [check_rows([row], self.num_envs)[0] for row in rows]
+        return [self.episodes.snapshot(row) for row in chosen]
 
     def restore(
         self,
@@ -220,7 +218,9 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         ``reseed``, one seed for each row, starts new sampling streams.
         """
         self.closed = False
-        return self.episodes.restore(self._all if rows is None else rows, states, reseed)
+        chosen = self._all if rows is None else check_rows(rows, self.num_envs)
+        self.episodes.restore(chosen, states, reseed, observe=False)
+        return self._observe(chosen)
 
     def render(self) -> tuple[str | np.ndarray, ...] | None:
         """Each row's text with the action behind each token, or a frame of it; human mode prints it."""
@@ -250,6 +250,16 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return seed
         last = self.episodes.seed(row)
         return int(self.np_random.integers(2**53)) if last is None else next_seed(last)
+
+    def row_seeds(self, seed: Seeds) -> list[int | None]:
+        """The seed of each row, N of them, as :meth:`reset` takes them: an int s gives row i the seed s + i.
+
+        Raises:
+            TypeError, ValueError: for anything but None, an integer, or a list with one value for each row.
+        """
+        if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+            seed = [int(seed) + row for row in self._all]
+        return self._each("seed", seed)
 
     def _each(self, name: str, values: object) -> list[int | None]:
         """``values`` as a list with one entry for each row, None by default."""

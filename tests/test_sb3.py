@@ -284,6 +284,16 @@ def test_attributes_and_methods_are_found_through_wrappers() -> None:
     assert venv.env_method("render", indices=1) == [texts[1]]
 
 
+@pytest.mark.parametrize("num_envs", [2, 5])
+def test_the_parts_of_a_tuple_that_a_method_returns_are_not_dealt_out_as_rows(num_envs: int) -> None:
+    venv = SB3VecEnv("CoLA-Arithmetic-v0", num_envs=num_envs, model=FakeBackbone())
+    for method, arguments, parts in (("reset", {}, 2), ("step", {"actions": [1] * num_envs}, 5)):
+        results = venv.env_method(method, **arguments)
+        assert [type(result) for result in results] == [tuple] * num_envs
+        assert [len(result) for result in results] == [parts] * num_envs
+    assert len(venv.env_method("snapshot")) == num_envs
+
+
 def test_statistics_count_as_a_monitor() -> None:
     venv = fake(2)
     assert venv.env_is_wrapped(Monitor) == [True, True]

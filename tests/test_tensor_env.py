@@ -105,3 +105,24 @@ def test_what_has_no_tensors_is_refused() -> None:
         make_tensor_vec(LATENT, 2, task=Long, model=backbone_of("state", False), observation="tokens")
     with pytest.raises(TypeError, match="not one of the CoLA environments"):
         make_tensor_vec("CartPole-v1", 2)
+
+
+def test_ids_with_a_module_and_specs_are_taken_and_the_spec_stays_as_it_was() -> None:
+    spec = gym.spec(LATENT)
+    for env_id in (f"cola_envs:{LATENT}", spec):
+        envs = make_tensor_vec(env_id, 2, task=Long, model=backbone_of("state", False))
+        assert envs.num_envs == 2
+    assert spec.vector_entry_point == "cola_envs.vector:CoLAVectorEnv"
+    with pytest.raises(TypeError, match="options must be a dict such as"):
+        envs.reset(options=[1])  # type: ignore[arg-type]
+
+
+def test_a_restored_state_is_observed_as_a_tensor() -> None:
+    envs = make_tensor_vec(LATENT, 2, task=Long, model=backbone_of("state", False))
+    first, _ = envs.reset(seed=0)
+    states = envs.snapshot()
+    envs.step(torch.tensor([1, 2]))
+    restored = envs.restore(states[::-1])
+    assert isinstance(restored, torch.Tensor)
+    torch.testing.assert_close(restored, first.flip(0))
+    torch.testing.assert_close(envs.restore(states[:1], rows=[1]), first[:1])

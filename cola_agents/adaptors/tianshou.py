@@ -14,7 +14,9 @@ from gymnasium.vector import AutoresetMode
 from tianshou.env import BaseVectorEnv
 
 from cola_envs import CoLAVectorEnv
+from cola_envs.checks import check_seeds
 from cola_envs.fields import Info
+from cola_envs.vector import Seeds
 
 
 class TianshouVectorEnv(BaseVectorEnv):
@@ -68,12 +70,15 @@ class TianshouVectorEnv(BaseVectorEnv):
         self,
         env_id: int | Sequence[int] | np.ndarray | None = None,
         *,
-        seed: int | None = None,
+        seed: Seeds = None,
         **kwargs: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Start an episode in the rows ``env_id`` (all, if None): observations [B, D], infos [B]."""
+        """Start an episode in the rows ``env_id`` (all, if None): observations [B, D], infos [B].
+
+        ``seed`` is that of :meth:`seed`, for this reset only; raises as it does.
+        """
         rows = [int(row) for row in self._wrap_id(env_id)]
-        seeds = self._seeds if seed is None else [seed + row for row in range(self.env_num)]
+        seeds = self._seeds if seed is None else self._checked_seeds(seed)
         self._seeds = [None if row in rows else own for row, own in enumerate(self._seeds)]
         mask = np.isin(np.arange(self.env_num), rows)
         options = {**(kwargs.pop("options", None) or {}), "reset_mask": mask}
@@ -88,15 +93,25 @@ class TianshouVectorEnv(BaseVectorEnv):
         *stepped, infos = self.env.episodes.step(rows, np.asarray(action))
         return (*stepped, self._kept(rows, infos))  # type: ignore[return-value]
 
-    def seed(self, seed: int | list[int] | None = None) -> list[list[int] | None]:
-        """Seed the next reset of every row; an int gives row i the seed ``seed + i``."""
-        given = (
-            seed
-            if isinstance(seed, list)
-            else [None if seed is None else seed + i for i in range(self.env_num)]
-        )
-        self._seeds = list(given)
-        return [None if one is None else [one] for one in given]
+    def seed(self, seed: Seeds = None) -> list[list[int] | None]:
+        """Seed the next reset of every row; an int gives row i the seed ``seed + i``, a list one each.
+
+        Raises:
+            TypeError, ValueError: for anything else, or a list of another length than N.
+        """
+        self._seeds = self._checked_seeds(seed)
+        return [None if one is None else [one] for one in self._seeds]
+
+    def _checked_seeds(self, seed: Seeds) -> list[int | None]:
+        given = self.env.row_seeds(seed)
+        checked = check_seeds("seed", [0 if one is None else one for one in given], self.env_num)
+        return [None if one is None else number for one, number in zip(given, checked, strict=True)]
+
+    def set_env_attr(self, key: str, value: Any, id: int | Sequence[int] | np.ndarray | None = None) -> None:
+        """Set an attribute of the environment; ValueError for some rows only, as all share one object."""
+        if len(set(self._wrap_id(id))) < self.env_num:
+            raise ValueError(f"the rows share one environment: {key!r} can only be set for all of them")
+        setattr(self.env, key, value)
 
     def render(self, **kwargs: Any) -> list[Any]:
         return list(self.env.render() or [])

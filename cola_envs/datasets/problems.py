@@ -21,6 +21,8 @@ from cola_envs.grading.extract import MAX_LENGTH, MAX_NESTING, extract_boxed, un
 
 _KEYS_FILE = Path(__file__).resolve().parents[1] / "data" / "math500_keys.txt"
 _LOOKS_LIKE_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+#: The name of problems that were passed as an iterable.
+_PASSED = "problems"
 _LEVEL = re.compile(r"Level (\d+)")
 _SPELLINGS = re.compile(r"\s+|\$|\\left\b|\\right\b|\\[,;:! ]|~")
 
@@ -58,6 +60,11 @@ class Problems:
     file: DataFile | None = None
     unanswered: int = 0
 
+    @property
+    def title(self) -> str:
+        """The name in a sentence."""
+        return "the problems that were passed" if self.name == _PASSED else self.name
+
 
 def given_problems(problems: str | Path | Iterable[Mapping[str, object]]) -> Problems:
     """Read a task's argument ``problems=``, the path of a file or an iterable of mappings.
@@ -71,7 +78,7 @@ def given_problems(problems: str | Path | Iterable[Mapping[str, object]]) -> Pro
     else:
         listed = check_list("problems", problems, "a path or an iterable of mappings")
         items = [checked(item, f"problems[{i}]", f"problems/{i}") for i, item in enumerate(listed)]
-        given = Problems("problems", None, items)
+        given = Problems(_PASSED, None, items)
     if not given.items:
         raise ValueError(f"{given.name} holds no problem")
     return given

@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from cola_envs.checks import check_count, check_game_settings
+from cola_envs.checks import check_count, check_game_settings, check_truth
 from cola_envs.engines.pool import EnginePool, Transcript
 from cola_envs.engines.protocol import Failure, Opening, Reply
 from cola_envs.fields import Info
 from cola_envs.order import Order, draw
 from cola_envs.segments import command_of
-from cola_envs.task import Turn
+from cola_envs.task import Turn, foreign_state
 
 #: No space follows, because most tokenizers put a space at the front of the next word: a text that ends in a
 #: space has other tokens than the same text within a transcript.
@@ -36,7 +36,11 @@ class Game:
 
 @dataclass
 class _Row:
-    """A row's game and counts; ``transcript`` is set only in snapshots, of games that were not lost."""
+    """A row's game and counts.
+
+    ``task`` (the name of the task's class) and ``transcript`` (of games that were not lost) are set only in
+    snapshots.
+    """
 
     game: Game
     info: Info
@@ -44,6 +48,7 @@ class _Row:
     invalid: int = 0
     over: bool = False
     transcript: Transcript | None = None
+    task: str = ""
 
 
 class EngineTask:
@@ -52,8 +57,9 @@ class EngineTask:
     **Prompt.** The engine's opening (goal and first observation); with ``admissible="list"`` a line
     ``Commands:`` with the admissible commands, separated by commas; a newline and ``>``.
 
-    **Actions.** A command, ended by a newline, without surrounding spaces. Newlines in front of it do not
-    count, nor does what the token that ends it holds after the newline. A segment that ends without a newline
+    **Actions.** A command, ended by a newline, without surrounding spaces. Newlines in front of it,
+    in its first token, do not count, nor does what the token that ends it holds after the newline; a newline
+    that is a token of its own is an empty command. A segment that ends without a newline
     (end of text, token budget) is a command too.
 
     **Observation.** The engine's response, with ``admissible="list"`` the line ``Commands:``, a newline and
@@ -116,7 +122,7 @@ class EngineTask:
             raise ValueError(
                 f"the pool has {pool.num_rows} rows and the task {num_rows}: make a pool with as many rows"
             )
-        if callable(games) and sequential:
+        if check_truth("sequential", sequential) and callable(games):
             raise ValueError("sequential=True needs a sequence of games, got a function that draws them")
         if not callable(games):
             if not len(games):
@@ -167,12 +173,19 @@ class EngineTask:
         """The row's game, its counts and its commands so far."""
         state = self._row(row)
         transcript = None if state.over and self.pool.lost(row) else self.pool.transcript(row)
-        return replace(state, info=dict(state.info), transcript=transcript)
+        return replace(state, info=dict(state.info), transcript=transcript, task=type(self).__name__)
+
+    def check_state(self, state: object) -> None:
+        """Refuse what is no snapshot (TypeError) and a snapshot of another task (ValueError)."""
+        if not isinstance(state, _Row):
+            raise TypeError(f"restore takes what snapshot returned, got {state!r:.80}")
+        if state.task != type(self).__name__:
+            raise foreign_state(state.task, type(self).__name__)
 
     def restore(self, row: int, state: object) -> None:
         """Restore a row; the engine replays its commands at the row's next step."""
-        if not isinstance(state, _Row):
-            raise TypeError(f"restore takes what snapshot returned, got {state!r}")
+        self.check_state(state)
+        assert isinstance(state, _Row)
         self._rows[row] = replace(state, info=dict(state.info), transcript=None)
         self.pool.restore(row, state.transcript)
 

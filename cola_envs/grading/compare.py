@@ -74,6 +74,9 @@ _SECOND_READINGS = (
     (re.compile(r"(-?(?:\d+(?:\.\d+)?|\.\d+))\s?[eE]([+-]\d{1,3})"), r"\1*10^{\2}"),
     (re.compile(r"(-?\d*\.\d+)\((\d+)\)"), r"\1\\overline{\2}"),
 )
+_PART_WITH_ZERO = re.compile(r",\s*0\d")
+#: What makes a name of the unknown no compound: an index, the exponent of an inverse.
+_PARTS_OF_A_NAME = re.compile(r"_\{[^{}]*\}|(?<=[A-Zf-h])\^-1(?!\d)|(?<=[A-Za-z])\^-1(?=\()")
 _PLAIN_WORDS = re.compile(r"[\w\s,.:;'-]*[a-z]{2}[\w\s,.:;'-]*")
 #: The order in which bare values are those of several unknowns.
 _COORDINATES = ("x", "y", "z")
@@ -108,14 +111,19 @@ def _compare(gold: str, answer: str) -> Truth:
         return in_order
     verdict = equal(gold_node, answer_node)
     if verdict is False and "," in answer and isinstance(answer_node, Expr) and isinstance(gold_node, Group):
-        ungrouped = parse(answer, grouped=False)
+        ungrouped = _read_as_list(answer)
         verdict = False if ungrouped is None else equal(gold_node, ungrouped)
     elif verdict is False and "," in gold and isinstance(gold_node, Expr) and isinstance(answer_node, Group):
-        ungrouped = parse(gold, grouped=False)
+        ungrouped = _read_as_list(gold)
         # Here a list is one reading of the gold answer only: the order written must be kept.
         if isinstance(ungrouped, Group) and answer_node.kind == ungrouped.kind == "list":
             verdict = _ordered(ungrouped.items, answer_node.items)
     return verdict if verdict is not False else _with_unit_letters(gold, answer, gold_node, answer_node)
+
+
+def _read_as_list(text: str) -> Node | None:
+    """The second reading of 1,234: a list. None where a part begins with 0: 12,000 is no list of 12 and 0."""
+    return None if _PART_WITH_ZERO.search(clean(text)) else parse(text, grouped=False)
 
 
 def _same_words(gold: str, answer: str, gold_node: Node | None, answer_node: Node | None) -> bool:
@@ -301,7 +309,8 @@ def _asked_value(relation: Relation, wide: bool) -> tuple[Node, Truth] | None:
     """
 
     def is_simple(name: str) -> bool:
-        return not any(sign in name.split("(")[0] for sign in "+-*/^") or name.startswith("(")
+        name = _PARTS_OF_A_NAME.sub("", name)
+        return name.startswith("(") or not any(sign in name.split("(")[0] for sign in "+-*/^")
 
     names = [name if name and (wide or is_simple(name)) else None for name in relation.names]
     values = [side for side, name in zip(relation.sides, names, strict=True) if not name]
@@ -397,7 +406,10 @@ def _unordered(gold: Node, answer: Node) -> Truth:
         return False  # x = 1 and y = 2 is not x = 1 or y = 2
     # A value that occurs twice counts once, but "5, 5" is no way to write 5; {5} is.
     # Nor is 1, 1, 2 a way to write 1, 2, 2.
-    kinds = [node.kind if isinstance(node, Group) else None for node in (gold, answer)]
+    kinds = [
+        node.kind if isinstance(node, Group) and node.kind in ("list", "{}") else None
+        for node in (gold, answer)
+    ]
     counted = kinds == ["list", "list"] and len(items[0]) == len(items[1])
     if ("{}" in kinds or None not in kinds) and not counted:
         items = tuple(_distinct(part) for part in items)

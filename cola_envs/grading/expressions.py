@@ -48,7 +48,7 @@ def expression(tokens: Sequence[Token]) -> Expr:
     if not body:
         raise ParseError("nothing")
     reader = _Reader(body)
-    tree = reader.sum()
+    tree = reader.whole()
     if reader.position != len(reader.tokens):
         raise ParseError("something after an expression")
     return Expr(tree if scale == 1 else ("*", ("n", scale), tree), unit, percent)
@@ -84,6 +84,15 @@ class _Reader:
             minus = self.accept("-") if sign in "+-" else None  # 6+-5
             tree = ("+", tree, _signed(sign, _signed(minus, self.product())))
         return tree
+
+    def whole(self) -> Tree:
+        r"""All of a group or of the expression: a sum, or two with TeX's \over or \choose between them."""
+        tree = self.sum()
+        infix = self.accept("choose", "over")
+        if infix is None:
+            return tree
+        below = self.sum()
+        return ("f", "binom", tree, below) if infix == "choose" else ("/", tree, below)
 
     def product(self) -> Tree:
         tree = self.factor()
@@ -157,11 +166,7 @@ class _Reader:
             return self.symbol(value)
         if kind == "op" and value in ("(", "[", "{"):
             self.position += 1
-            tree = self.sum()
-            infix = self.accept("choose", "over") if value == "{" else None
-            if infix:
-                below = self.sum()
-                tree = ("f", "binom", tree, below) if infix == "choose" else ("/", tree, below)
+            tree = self.whole()
             self.expect({"(": ")", "[": "]", "{": "}"}[value])
             return tree
         if kind == "op" and value == "|":

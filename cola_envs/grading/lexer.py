@@ -41,6 +41,20 @@ _CHOSEN = re.compile(
 )
 _DOUBLE_BARS = re.compile(r"(?<![\w})|])\|\|([^|]+)\|\|(?![\w({|])")
 _NORM = re.compile(r"‖([^‖]+)‖")
+#: The composition of functions, as one name: (f \circ g)(x).
+_COMPOSED = re.compile(
+    r"(\(\s*)?(?<![A-Za-z\\])([A-Za-z](?:\s*(?:\\circ|°)\s*[A-Za-z])+)(?(1)\s*\))(?=\s*[(=])"
+)
+#: Braces round nothing, where they are no argument of a command.
+_EMPTY_GROUP = re.compile(r"(?<![\\}^_\]A-Za-z])(\\pi|\\infty|[A-Za-z])?\{\s*\}")
+#: Punctuation in braces, or as text.
+_LONE_SIGN = re.compile(r"(?:\\(?:text(?:rm)?|mbox|mathrm)\s*)?\{\s*([,:.])\s*\}")
+#: Lines with an equation each; of an array only behind its brace.
+_LINES = re.compile(
+    r"(\\\{\s*)?\\begin\{(aligned|align|alignat|gathered|gather|split|equation|cases|(?(1)array|split))\*?\}"
+    r"(?:\{[clr|\s]*\})?((?:(?!\\begin).)*)\\end\{\2\*?\}",
+    re.DOTALL,
+)
 _VARIANT = re.compile(r"\\var(phi|epsilon|theta|rho|sigma|kappa)(?![A-Za-z])")
 _GROUPED_BY_SPACE = re.compile(r"[1-9]\d{0,2}(?: \d{3})+(?![\d/]| \d)")
 #: Text to which no rewriting applies; the commonest answers skip them all.
@@ -49,6 +63,7 @@ _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣ]+")
 _SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙₓ]+")
 #: The beginning of a value on a new line.
 _NEXT_VALUE = re.compile(r"[\w.(]|\\(?:frac|sqrt|pi|binom|left|sin|cos|tan|log|ln)(?![a-zA-Z])")
+_NEXT_NUMBER = re.compile(r"\s*(?:\d|\.\d|\\(?:frac|sqrt|pi)(?![a-zA-Z]))")
 #: The a.m. or p.m. of a time without \text: spaced or with points, or behind minutes.
 _HALF_DAY = re.compile(r"(?:(?<=\d)\s+|(?<=:\d\d))([AaPp])\.?\s?[Mm]\b\.?|(?<=\d)([AaPp])\.\s?[Mm]\b\.?")
 _WORD = re.compile(r"[A-Za-z]+")
@@ -72,6 +87,8 @@ _CONNECTIVE = re.compile(r"^[\s,;]*(and|or)[\s,;]*$", re.IGNORECASE)
 def clean(text: str) -> str:
     r"""Return ``text`` without typesetting that has no meaning (``\left``, ``\,``, ``$``, ...)."""
     text = text.strip()
+    if text.endswith("\\") and not text.endswith("\\\\"):
+        text = text[:-1].rstrip()  # a control space at the end
     if text.isascii():
         if text.isalnum() and not _CHOSEN_IN_LINE.search(text):
             return text
@@ -84,6 +101,10 @@ def clean(text: str) -> str:
     if _AS_IT_IS.fullmatch(text) is None:
         for pattern, replacement in vocabulary.REWRITES:
             text = pattern.sub(replacement, text)
+        if match := _LINES.fullmatch(text.strip()):
+            text = _joined_lines(match[2], match[3]) or text
+    if "{" in text:
+        text = _LONE_SIGN.sub(r"\1", _EMPTY_GROUP.sub(r"\1", text))
     if "||" in text:
         text = _DOUBLE_BARS.sub(r"‖\1‖", text)
     if "\\var" in text:  # \varphi is \phi, unless a text holds both
@@ -95,12 +116,20 @@ def clean(text: str) -> str:
         text = text.replace("...", "…")
     if "m" in text or "M" in text:
         text = _HALF_DAY.sub(lambda match: f"\\text{{ {(match[1] or match[2]).lower()}m}}", text)
-    text = text.replace("{,}", ",").replace("{:}", ":").replace("{.}", ".")
     text = text.replace("\\$", "¤").replace("\\%", "%")
     if text.count("$") == 1 and re.search(r"\$\s*\.?\d", text):
         text = text.replace("$", "¤")
     text = text.replace("$", "")
     return text.strip().rstrip(".,;: ¶").strip()
+
+
+def _joined_lines(environment: str, body: str) -> str | None:
+    r"""Return lines as a list, one that begins with = as a chain; None for the cases of a definition."""
+    lines = [re.sub(r"\s*&?\s*=\s*&?\s*", " = ", line).strip() for line in body.split("¶") if line.strip()]
+    if environment in ("cases", "array") and any("=" not in line or "&" in line for line in lines):
+        return None
+    joined = ", ".join(line.replace("&", "").rstrip(",;. ") for line in lines)
+    return re.sub(r",\s*=", " =", joined)
 
 
 def _as_binomial(match: re.Match[str]) -> str:
@@ -149,10 +178,14 @@ def tokenise(text: str, grouped: bool = True) -> tuple[Token, ...]:
     tokens: list[Token] = []
     depth = 0
     position = 0
+    composed = "\\circ" in text or "°" in text
     while position < len(text):
         character = text[position]
         end = position + 1
-        if character.isspace():
+        if composed and (match := _COMPOSED.match(text, position)):
+            end = match.end()
+            tokens.append(("sym", re.sub(r"\s|\\circ|°", "∘", match[2]).replace("∘∘", "∘")))
+        elif character.isspace():
             end = _space(text, position, tokens)
         elif character.isdigit() or character == ".":
             end = _number(text, position, tokens, grouped and depth == 0)
@@ -262,6 +295,8 @@ def _text_macro(name: str, text: str, end: int, tokens: list[Token]) -> int:
         pass
     elif content == "to" and after_value:
         tokens.append(("op", "to"))
+    elif content.lower() in ("minus", "negative") and not after_value and _NEXT_NUMBER.match(text, close + 1):
+        tokens.append(("op", "-"))
     elif connective := _CONNECTIVE.match(content):
         tokens.append(("sep", connective[1].lower()))
     elif content in vocabulary.FUNCTIONS and (

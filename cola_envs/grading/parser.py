@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 from cola_envs.grading.expressions import expression
@@ -31,7 +32,7 @@ from cola_envs.grading.nodes import (
 from cola_envs.grading.splitting import CLOSE, OPEN, matching, outside, split, straightened
 from cola_envs.grading.trees import number
 from cola_envs.grading.units import letters_as_units, take_unit
-from cola_envs.grading.vocabulary import NUMBER_WORDS, SCALES
+from cola_envs.grading.vocabulary import DENOMINATORS, NUMBER_WORDS, SCALES
 
 REALS = Group("()", (Infinity(-1), Infinity(1)))
 EMPTY = Group("{}", ())
@@ -57,6 +58,7 @@ _HALF_LINES = {
 _UNIT_BY_LETTERS = re.compile(
     r"[\d}]\s+[A-Za-z]|[\d}][A-Za-z]+(?:\^\{?\d\}?)?/|\d\s*\\frac\s*\{|\\pi\s*[ckm]?m\^"
 )
+_SIGNS = frozenset(("op", sign) for sign in "+-*/^")
 _DOTS = ("op", "…")
 _SUCH_THAT = (("op", "|"), ("op", ":"))
 
@@ -95,7 +97,27 @@ def spelt_in_words(text: str) -> Node | None:
 
 
 def number_of_words(words: str) -> Expr | None:
-    """Return ``two`` as 2 and ``one hundred and twenty-one`` as 121; None for other words."""
+    """Return ``two`` as 2, ``one hundred and twenty-one`` as 121 and ``three quarters`` as 3/4; else None."""
+    whole = _whole_of_words(words)
+    value = _fraction_of_words(words) if whole is None else Fraction(whole)
+    return None if value is None else Expr(("n", value))
+
+
+def _fraction_of_words(words: str) -> Fraction | None:
+    """Return ``half``, ``a third`` or ``two and three-quarters``; None for other words."""
+    match = _FRACTION_IN_WORDS.fullmatch(words)
+    if match is None:
+        return None
+    sign, whole, single, count, several = match.groups()
+    units = _whole_of_words(whole) if whole else 0
+    above = _whole_of_words(count) if count else 1
+    if units is None or above is None or (count and above < 2):
+        return None
+    value = units + Fraction(above, DENOMINATORS[single or several or "half"])
+    return -value if sign else value
+
+
+def _whole_of_words(words: str) -> int | None:
     match = _NUMBER_IN_WORDS.fullmatch(words)
     if match is None:
         return None
@@ -107,7 +129,7 @@ def number_of_words(words: str) -> Expr | None:
             total, group = total + group * SCALES[word], 0
         elif word != "and":
             group += 1 if word == "a" else NUMBER_WORDS[word]
-    return Expr(number(-(total + group) if match[1] else total + group))
+    return -(total + group) if match[1] else total + group
 
 
 def _number_in_words() -> re.Pattern[str]:
@@ -124,6 +146,20 @@ def _number_in_words() -> re.Pattern[str]:
 
 
 _NUMBER_IN_WORDS = _number_in_words()
+
+
+def _fraction_in_words() -> re.Pattern[str]:
+    single, several = (
+        "|".join(word for word in DENOMINATORS if word.endswith("s") is plural) for plural in (False, True)
+    )
+    # A twenty-fifth is no fraction with 20 above.
+    return re.compile(
+        r"((?:minus|negative) )?(?:(.+?) and )?"
+        rf"(?:(?:(?:an?|one)[ -])?half|(?:an?|one)[ -]({single})|(.+?)(?: |(?<!ty)-)({several}))"
+    )
+
+
+_FRACTION_IN_WORDS = _fraction_in_words()
 
 
 def parse_tokens(tokens: Sequence[Token]) -> Node:
@@ -200,7 +236,8 @@ def _named_side(tokens: Sequence[Token], name: str | None) -> Node:
 def _name(tokens: Sequence[Token]) -> str | None:
     """Return the spelling of a side that may name the unknown (x, f(x), (x,y), AB, a + b), else None.
 
-    Numbers may only occur in subscripts and in brackets: ``2x`` and ``x + 1`` are not names.
+    Numbers may only occur in subscripts and in brackets: ``2x`` and ``x + 1`` are not names. Braces are left
+    out, but round an index or exponent of several tokens: ``a_{n+1}`` is not ``a_n + 1``.
     """
     depth = 0
     letters = False
@@ -215,7 +252,17 @@ def _name(tokens: Sequence[Token]) -> str | None:
                 return None
         elif kind in ("sym", "text", "set"):
             letters = True
-    return "".join(value for _, value in tokens if value not in "{}") if letters else None
+    return _spelt(tokens) if letters else None
+
+
+def _spelt(tokens: Sequence[Token]) -> str:
+    kept: set[int] = set()
+    for index in range(1, len(tokens)):
+        if tokens[index] == ("op", "{") and tokens[index - 1] == ("op", "_"):
+            end = matching(tokens, index)
+            if any(token in _SIGNS for token in tokens[index:end]):
+                kept |= {index, end}
+    return "".join(value for index, (_, value) in enumerate(tokens) if value not in "{}" or index in kept)
 
 
 def _side(tokens: Sequence[Token]) -> Node:

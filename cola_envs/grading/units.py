@@ -3,7 +3,7 @@ r"""The words behind a number: parse them as a unit, and compare two units.
 A unit, simple or compound, may be left out or added: ``18``, ``18 \text{ km/h}`` and ``18 km per hour``
 agree, and so may any noun (``18 \text{ students}``). Where both sides have words, they must be the same, and
 so must the divisors: people are not people per hour. Units of one quantity are converted
-(:func:`size_ratio`).
+(:func:`size_ratio`; their sizes are in :data:`.vocabulary.SIZES`).
 Words that change the meaning are not units: a.m. is not p.m. and north is not south. They may be added to a
 gold answer that has none, but not left out, except the a.m. or p.m. of a time. Words that negate, hedge or
 change the value (``5 \text{ or } 6``, ``5 \text{ squared}``, ``3 \text{ twelfths}``) make the text no answer

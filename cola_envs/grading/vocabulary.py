@@ -29,7 +29,8 @@ COMMANDS = _set(
 #: Sets of numbers by their blackboard letter; the real numbers have a node of their own.
 NUMBER_SETS = {"Z": "integers", "N": "natural numbers", "Q": "rational numbers", "C": "complex numbers"}
 TEXT = _set(
-    "text textbf textit textrm textnormal textsf texttt mbox hbox mathrm mathbf mathit mathsf mathtt "
+    "text textbf textit textrm textnormal textsf texttt textsl textsc textup emph mbox hbox "
+    "mathrm mathbf mathit mathsf mathtt "
     "boldsymbol bm operatorname"
 )
 MATH_FONT = _set("mathrm mathbf mathit mathsf mathtt boldsymbol bm")
@@ -62,6 +63,8 @@ _SAME_AS = {
     name: spelling
     for spelling, names in {
         "": "middle displaystyle textstyle scriptstyle limits nolimits boxed fbox mathstrut strut num "
+        "tiny scriptsize footnotesize small normalsize large Large LARGE huge Huge checkmark blacksquare qed "
+        "hfill nonumber notag "
         "big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr Biggr bigm Bigm biggm Biggm",
         "|": "lvert rvert vert mid", "‖": "lVert rVert Vert", "(": "langle lparen", ")": "rangle rparen",
         "[": "lbrack", "]": "rbrack", "\\{": "lbrace", "\\}": "rbrace", "<": "lt ngeq ngeqslant",
@@ -109,6 +112,13 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     ),
     (r"\\[hv]?phantom\s*(?:\{[^{}]*\}|[^\s{}\\])", " "),
     (r"\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])\s*([^{}\\]*)\}", r"\\text{\1}"),
+    # Old switches of the font: those with braces behind them are meant as macros.
+    (r"\\(?:rm|bf|it|sf|tt|sl|sc)\s*(?=\{)", r"\\text"),
+    (r"\\(?:rm|bf|it|sf|tt|sl|sc|em|bfseries|itshape|rmfamily|normalfont|boldmath)(?![a-zA-Z])", " "),
+    # A letter with a line below is another letter; anything else is only marked.
+    (r"\\underline\s*(?=\{(?!\s*[A-Za-z]\s*\}))", ""),
+    (r"\\(?:tag|label)\*?\s*\{[^{}]*\}", ""),
+    (r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|(\\prime)(?![a-zA-Z]))", lambda match: "'" * match[0].count("prime")),
     (_GROUP_OF_THOUSANDS, ""),
 ]
 REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _REWRITES]
@@ -135,6 +145,13 @@ def _ordinal(word: str) -> str:
 _ORDINALS = frozenset(
     _ordinal(word) for word in (*NUMBER_WORDS, *SCALES) if word not in ("zero", "one", "two")
 )
+#: The denominators of fractions in words; a second is none.
+DENOMINATORS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4} | {
+    _ordinal(word) + plural: value
+    for word, value in (*NUMBER_WORDS.items(), ("hundred", 100))
+    for plural in ("", "s")
+    if value > 2
+}
 #: Words after a number that negate, hedge or change it: such a text is not an answer. Plurals of the small
 #: number words are nouns (24 zeros, 3 sixes).
 NOT_A_UNIT = _set(
@@ -199,7 +216,8 @@ _UNIT_NAMES = {
     "knot": "knot knots", "revolution": "revolution revolutions rev",
 }  # fmt: skip
 UNIT_OF = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
-#: The size of a unit in its base unit, where it is unique (a pound may be money, months differ in length).
+#: The size of a unit in its base unit, where it is unique (a pound may be money, months differ in length, a
+#: ton is one of two). Units of volume are converted among themselves, not to a length cubed.
 SIZES = {
     name: (base, Fraction(size))
     for base, sizes in {
@@ -210,6 +228,8 @@ SIZES = {
         "liter": "milliliter 1/1000",
         "dollar": "cent 1/100",
         "watt": "kilowatt 1000",
+        "month": "year 12",
+        "gallon": "quart 1/4 pint 1/8 cup 1/16",
     }.items()
     for name, size in zip(sizes.split()[::2], sizes.split()[1::2], strict=True)
 }

@@ -264,8 +264,10 @@ class ArithmeticTask:
 
     **Observation.** The prompt and the agent's text; the task adds nothing.
 
-    **Reward.** 1.0 if the integer in the last ``\boxed{...}`` is the answer, else 0.0. Without a box, the
-    last ``<answer>...</answer>`` is read, so that a policy trained on the thinking format is graded as well.
+    **Reward.** 1.0 if the integer in the last ``\boxed{...}`` is the answer, else 0.0. The box must hold
+    digits with at most a hyphen in front: not ``+5``, ``1,234``, ``5.0``, ``$5$`` or ``x=5``. Without a box,
+    the last ``<answer>...</answer>`` is read, so that a policy trained on the thinking format is graded as
+    well.
 
     **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too,
     unless ``budget_end="truncate"``.

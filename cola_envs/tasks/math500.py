@@ -232,12 +232,12 @@ def _filtered(
         for value in values:
             if value not in known:
                 raise ValueError(
-                    f"no problem of {source.name} has the {field} {value!r}; "
+                    f"no problem of {source.title} has the {field} {value!r}; "
                     f"its {field}s are {', '.join(map(str, known)) or 'unknown'}"
                 )
         items = [item for item in items if item[field] in values]
     if not items:
-        raise ValueError(f"no problem of {source.name} is left with subjects={subjects} and levels={levels}")
+        raise ValueError(f"no problem of {source.title} is left with subjects={subjects} and levels={levels}")
     return items
 
 

@@ -156,6 +156,9 @@ class Preference(FiniteTask):
     def _prompt(self, row: int) -> str:
         return self.prompts[self._index(row)]
 
+    def _problem(self, index: int) -> tuple[str, ...]:
+        return (self.prompts[index],)
+
 
 def _of_split(prompts: object, split: str) -> list[str]:
     if isinstance(prompts, Mapping):

@@ -88,10 +88,14 @@ class ProblemSet(FiniteTask):
             item = source.items[(first + step) % len(source.items)]
             if answer := boxed_solution(item):
                 return PROMPT.format(INSTRUCTION + item["problem"]), answer
-        raise ValueError(f"no problem of {source.name} has a worked solution that ends in its answer")
+        raise ValueError(f"no problem of {source.title} has a worked solution that ends in its answer")
 
     def _prompt(self, row: int) -> str:
         return PROMPT.format(INSTRUCTION + self._item(row)["problem"])
+
+    def _problem(self, index: int) -> tuple[str, ...]:
+        item = self.items[index]
+        return item["problem"], item["answer"]
 
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
         """Grade the rows' answers in one batch."""
@@ -150,7 +154,7 @@ def training_part(given: Problems, split: str, published: Callable[[], Problems]
     if given.file is not None and given.file.split == "test":
         return published()
     if split == "test":
-        raise ValueError(f"{given.name} was passed with split='test', so that it has no train split")
+        raise ValueError(f"with split='test' there is no train split beside {given.title}")
     return given
 
 

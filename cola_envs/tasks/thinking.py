@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from cola_envs.checks import check_number
+from cola_envs.checks import check_number, check_stop
 from cola_envs.contract import checked_text, checked_turn
 from cola_envs.fields import Info
 from cola_envs.grading.extract import extract_boxed
@@ -70,7 +70,7 @@ class ThinkingPrompt:
             raise ValueError("format_weight and answer_weight are both 0; set one above 0")
         self.task = task
         self.instruction = checked_text(instruction, "instruction")
-        self.stop = task.stop
+        self.stop = check_stop("task.stop", getattr(task, "stop", ()))
         self.plain_frame: tuple[str, str] = ("", getattr(task, "plain_frame", ("", ""))[1])
 
     @property

@@ -222,6 +222,27 @@ def test_human_prints_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "Talk!\na⟨98⟩\n⟨11⟩\n"
 
 
+def test_human_prints_a_character_of_several_tokens_once_and_when_it_is_whole(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    env = make(TOKEN, render_mode="human", task=lambda: Talk(turns=1))
+    env.reset(seed=0)
+    first, second = "é".encode()
+    env.step(first + 1)
+    state = env.unwrapped.snapshot()
+    assert capsys.readouterr().out == "Talk!\n"
+    env.step(second + 1)
+    assert capsys.readouterr().out == f"é⟨{first + 1} {second + 1}⟩"
+    env.unwrapped.restore(state)
+    env.step(second + 1)
+    write(env, "日a")
+    codes = " ".join(str(byte + 1) for byte in "日".encode())
+    assert capsys.readouterr().out == f"\né⟨{first + 1} {second + 1}⟩日⟨{codes}⟩a⟨98⟩"
+    env.step(first + 1)  # the episode ends within the character: what there is of it is shown
+    env.step(11)
+    assert capsys.readouterr().out == f"\ufffd\n⟨{first + 1} 11⟩\n"
+
+
 def test_human_prints_after_a_restore_only_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
     env = make(TOKEN, render_mode="human", task=lambda: Talk(turns=1))
     env.reset(seed=0)

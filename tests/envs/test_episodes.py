@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import InvalidAction, ResetNeeded
@@ -473,6 +475,49 @@ def test_states_that_do_not_fit_are_refused_before_anything_is_lost() -> None:
         small.restore([0], [])
 
 
+@pytest.mark.parametrize("factory", [Copy, Counter])
+def test_a_state_of_another_task_is_refused_by_name_before_anything_is_lost(factory: type) -> None:
+    there, here = make(factory), make(Talk)
+    for episodes in (there, here):
+        episodes.reset([0], [0])
+    with pytest.raises(ValueError, match=f"the state is of {factory.__name__}, and here it is Talk: restore"):
+        here.restore([0], [there.snapshot(0)])
+    with pytest.raises(TypeError, match="restore takes what snapshot returned, got 1"):
+        here.restore([0], [dataclasses.replace(there.snapshot(0), task=1)])
+    write(here, "a")
+
+
+def test_a_replay_that_differs_names_both_prompts_and_the_arguments() -> None:
+    class Greeting(Talk):
+        def __init__(self, greeting: str = "Talk!\n", turns: int = 3) -> None:
+            super().__init__(turns)
+            self.greeting = greeting
+
+        def reset(self, rng: np.random.Generator) -> str:
+            super().reset(rng)
+            return self.greeting
+
+    there = make(Greeting)
+    there.reset([0], [0])
+    write(there, "Hi\n")
+    for factory, message in (
+        (
+            lambda: Greeting("Hello!\n"),
+            r"other turns, the prompt 'Hello!\\n' in place of 'Talk!\\n'\. Restore",
+        ),
+        (
+            lambda: Greeting(turns=1),
+            r"gave other turns\. Restore a state into an environment with",
+        ),
+    ):
+        here = make(factory)
+        here.reset([0], [0])
+        with pytest.raises(RuntimeError, match=message):
+            here.restore([0], [there.snapshot(0)])
+        with pytest.raises(ResetNeeded):
+            here.step([0], [1])
+
+
 # ---------------------------------------------------------------- errors
 
 
@@ -717,3 +762,10 @@ def test_a_turn_that_the_task_cuts_truncates_whatever_done_and_the_budget_say() 
 @pytest.mark.parametrize("text", ["go\n", "\ngo\n", "\n\n go", "go\nlook\n"])
 def test_a_command_is_the_first_line_behind_newlines(text):
     assert command_of(text).strip() == "go"
+
+
+def test_a_newline_that_is_a_token_of_its_own_is_an_empty_command() -> None:
+    env = gym.make("CoLA-TextRooms-Token-v0", model=FakeBackbone("token"))
+    env.reset(seed=0)
+    *_, info = env.step(11)
+    assert (info["command"], info["valid"], info["commands"]) == ("", False, 1)

@@ -385,6 +385,74 @@ def test_threads_share_the_workers_and_get_their_own_verdicts():
     assert results == {k: [k % 2 == 0] * 3 for k in range(6)}
 
 
+# fmt: off
+def test_a_number_with_thousands_separators_is_no_list_of_its_parts_without_zeros():
+    wrong = [("12,000", "12, 0"), ("1,000", "1,0"), ("1,000", "1;0"), ("10,000,000", "10,0,0"), ("1,001", "1,1"), ("5,012", "5,12")]
+    wrong += [(r"\$1,000", r"\$1, 0"), ("x=1,000", "x=1, 0"), ("1, 0", "1,000"), ("12, 0", "12,000")]
+    assert _graded(wrong, False) == []
+    assert _graded([("12,000", "12, 000"), ("12,000", "12000"), ("1,234", "1, 234"), ("1, 234", "1,234"), (r"\$1,000", "1000")], True) == []
+
+
+def test_a_pair_that_is_written_twice_is_no_way_to_write_it():
+    assert _graded([("(1,2)", "(1,2),(1,2)"), ("1", "1,1"), ("[1,2]", "[1,2],[1,2]")], False) == []
+    assert _graded([("(1,2),(3,4)", "(3,4),(1,2)"), (r"\{5\}", "5,5"), ("1,2", "1,2,2"), (r"\{(1,2)\}", "(1,2)")], True) == []
+
+
+def test_the_value_alone_is_enough_where_its_name_has_an_index_an_inverse_or_a_composition():
+    named = [(r"f^{-1}(x)=\frac{x-1}{2}", r"\frac{x-1}{2}"), ("S_{n+1}=5", "5"), ("a_{n-1}=5", "5"), (r"S_{n+1}=2^{n+1}", "2^{n+1}")]
+    named += [(r"(f\circ g)(x)=2x", "2x"), (r"(g ∘ f)(2)=7", "7"), (r"y^{\prime}=2x", "2x"), (r"f^{\prime\prime}(x)=2", "f''(x)=2")]
+    identity = r"\begin{pmatrix}1&0\\0&1\end{pmatrix}"
+    named += [(f"A^{{-1}}={identity}", identity), (rf"\mathbf{{A}}^{{-1}}={identity}", identity), ("f^{-1}(x)=2x", "f^-1(x)=2x")]
+    assert _graded(named + [(value, name) for name, value in named], True) == []
+    compound = [("x+y=1", "1"), ("S_n+1=5", "5"), ("a_n-1=5", "5"), ("x^2=4", "4"), ("x^{-1}=4", "4"), ("x^{n-1}=4", "4")]
+    compound += [("A^{-1}+B=5", "5"), ("2x=4", "4"), ("x_{n+1}=5", "x_{n-1}=5"), ("x_{n+1}=5", "x_n+1=5")]
+    assert _graded(compound, False) == []
+
+
+def test_typesetting_of_other_kinds_has_no_meaning_either():
+    twelve = [r"\large 12", r"\Large{12}", r"\bf 12", r"\rm 12", r"\bf{12}", r"{\bf 12}", r"\underline{12}", r"\underline{\underline{12}}"]
+    twelve += [r"\emph{12}", "{}12", "12{}", "12\\ ", "12\\", r"12\,\text{.}", r"12\checkmark", r"12\tag{1}", r"\begin{aligned}12\end{aligned}"]
+    assert _graded([("12", answer) for answer in twelve], True) == []
+    assert _graded([("21", answer) for answer in twelve], False) == []
+    equal = [(r"\frac12", r"1 \over 2"), ("10", r"5 \choose 2"), (r"\frac{x}{2}", r"x \over 2"), (r"\frac12", r"\left(1 \over 2\right)")]
+    equal += [(r"\frac12, 3", r"1 \over 2, 3"), (r"\frac12", r"\underline{\frac{1}{2}}"), (r"2\pi", r"2\pi{}"), (r"\text{yes}", r"\bf yes")]
+    equal += [(r"\text{yes}", r"\emph{yes}"), (r"\text{yes}", r"\underline{yes}"), (r"5\text{ cm}", r"5\rm{cm}")]
+    assert _graded(equal, True) == []
+    assert _graded([(r"\frac12", r"2 \over 1"), (r"\frac12", r"1 \over 2 \over 3"), ("x", r"\underline{x}"), ("12", "{}"), ("12", r"\bf"),
+                    (r"\frac23", r"\frac{}{2}3"), (r"5\text{ cm}", r"5 \rm mm")], False) == []
+
+
+def test_lines_of_equations_are_a_list_or_a_chain():
+    equal = [("x=1", r"\begin{aligned}x&=1\end{aligned}"), ("5", r"\begin{align*}x&=2+3\\&=5\end{align*}")]
+    equal += [("(1,2)", r"\begin{cases}x=1\\y=2\end{cases}"), ("(1,2)", r"\left\{\begin{array}{l}x=1\\y=2\end{array}\right.")]
+    equal += [("(1,2)", r"\left\{\begin{aligned}x&=1,\\y&=2.\end{aligned}\right.")]
+    assert _graded(equal, True) == []
+    by_cases = r"f(x)=\begin{cases}x & x>0\\-x & x<0\end{cases}"
+    assert _graded([(by_cases, by_cases)], True) == []
+    assert _graded([("(1,2)", r"\begin{cases}x=2\\y=1\end{cases}"), ("4", r"\begin{aligned}x&=2+3\\&=5\end{aligned}"), (by_cases, "x"),
+                    ("x=1", r"\begin{cases}x & x=1\\2 & x=2\end{cases}")], False) == []
+def test_fractions_and_negative_numbers_may_be_written_in_words():
+    equal = [(r"\frac12", "half"), (r"\frac12", r"\text{one half}"), ("0.5", r"\text{one-half}"), (r"\frac12", "a half"), (r"\frac34", "three quarters")]
+    equal += [(r"\frac34", r"\text{three-fourths}"), (r"\frac13", "one third"), (r"\frac13", "a third"), (r"\frac72", "three and a half")]
+    equal += [(r"-\frac23", r"\text{minus two thirds}"), ("0.07", "seven hundredths"), (r"\frac{3}{20}", "three twentieths"), (r"\frac{11}{4}", "two and three quarters")]
+    equal += [("-12", r"\text{negative }12"), (r"-\frac12", r"\text{minus }\frac12"), ("-12", r"\text{negative twelve}"), (r"\text{one third}", r"\frac13")]
+    assert _graded(equal, True) == []
+    wrong = [("1", "one second"), (r"\frac13", "third"), ("3", "third"), (r"\frac12", "two halves"), (r"\frac{1}{25}", "twenty-fifth"), ("12", r"\text{negative }12")]
+    wrong += [("20.2", "twenty-fifth"), ("4", "twenty-fifth"), ("4", "twenty-fifths"), (r"\frac12", "one quarter"), (r"\frac13", "one thirds of it"), ("2", "two thirds"), (r"\text{negative}", r"\text{positive}")]
+    assert _graded(wrong, False) == []
+    assert _graded([("1", "two halves"), (r"\text{negative}", "Negative")], True) == []
+
+
+def test_years_and_units_of_volume_are_converted():
+    equal = [(r"1\text{ year}", r"12\text{ months}"), (r"2\text{ gallons}", r"8\text{ quarts}")]
+    equal += [(r"3\text{ quarts}", r"6\text{ pints}"), (r"2\text{ cups}", r"1\text{ pint}"), (r"18\text{ months}", r"1.5\text{ years}")]
+    assert _graded(equal, True) == []
+    assert _graded([(r"1\text{ year}", r"10\text{ months}"), (r"1\text{ year}", r"1\text{ month}")], False) == []
+
+
+# fmt: on
+
+
 # Hostile input
 
 TOWERS = [

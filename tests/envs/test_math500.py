@@ -15,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cola_envs import Episodes
 from cola_envs.datasets import catalogue, fetch, problem_key
 from cola_envs.tasks import math500
 from cola_envs.tasks.math500 import Math500, SubstituteWarning
+from cola_envs.testing import FakeBackbone
+from tests.envs.tiny import end, write
 
 REPO = Path(__file__).parents[2]
 MATH500 = REPO.parent / "shared" / "data" / "math500_test.jsonl"
@@ -101,8 +104,48 @@ def test_a_restored_row_has_its_problem_again():
     for where in (task, other):
         where.restore(1, pickle.loads(pickle.dumps(state)))
         assert where.info(1) == info
-    with pytest.raises(ValueError, match="no index of"):
+    with pytest.raises(TypeError, match="restore takes what snapshot returned"):
         task.restore(0, 10**9)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [PROBLEM | {"problem": "What is $2 + 3$?", "answer": "5"}],
+        [PROBLEM | {"answer": "5"}],
+        [PROBLEM | {"problem": "What is $2 + 3$?"}, PROBLEM],
+    ],
+    ids=["other problem", "other answer", "other order"],
+)
+def test_a_state_of_another_set_of_problems_is_refused_and_the_episode_goes_on(others):
+    there, here = (
+        Episodes(FakeBackbone("token", max_length=512), Math500(1, problems=p), num_rows=1, max_tokens=30)
+        for p in ([PROBLEM], others)
+    )
+    there.reset([0], [0])
+    here.reset([0], [0])
+    with pytest.raises(ValueError, match=r"the state is of the problem .*1 \+ 1.*here it is problem 0 of"):
+        here.restore([0], [there.snapshot(0)])
+    write(here, f"\\boxed{{{here.tasks.items[here.tasks.snapshot(0)[0]]['answer']}}}")
+    assert end(here)[1] == 1.0
+
+
+def test_a_state_goes_into_a_larger_set_that_begins_alike():
+    there, here = Math500(1, problems=[PROBLEM]), Math500(1, problems=[PROBLEM, PROBLEM | {"answer": "3"}])
+    there.reset([0], [_rng()])
+    here.restore(0, there.snapshot(0))
+    assert here.step([0], ["\\boxed{2}"])[0].reward == 1.0
+    there, here = Math500(1, levels=[1]), Math500(1, levels=[5])  # generated: the set has no list to hash
+    there.reset([0], [_rng()])
+    with pytest.raises(ValueError, match="with the same task and arguments"):
+        here.restore(0, there.snapshot(0))
+
+
+@pytest.mark.parametrize("sequential", ["False", "yes", 0, 1, None])
+def test_sequential_is_true_or_false(sequential):
+    with pytest.raises(TypeError, match="sequential must be True or False, got"):
+        Math500(1, problems=[PROBLEM], sequential=sequential)
+    assert Math500(1, problems=[PROBLEM], sequential=np.True_).order is not None
 
 
 def test_a_row_without_a_problem_says_so():

@@ -16,6 +16,7 @@ from cola_envs.build import load
 from cola_envs.prompts import ChatFormat, Message, PlainFormat, prompt_format, read_shots
 from cola_envs.task import TaskBatch, Turn
 from cola_envs.tasks.countdown import CountdownTask
+from cola_envs.tasks.math500 import Math500
 from cola_envs.testing import ByteTokenizer, FakeBackbone
 
 OPEN, CLOSE, FIRST = 257, 258, 257
@@ -287,3 +288,21 @@ def described(env_id: str) -> object:
     builder = load(gym.spec(env_id).kwargs["builder"])
     made = inspect.get_annotations(builder, eval_str=True).get("return")
     return made if not inspect.isclass(builder) and made is not TaskBatch else builder
+
+
+@pytest.mark.parametrize("shots", ["nofile.jsonl", "."])
+def test_shots_that_are_no_file_are_named(shots: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"shots='{shots}' is no file; pass a JSON-lines file"):
+        read_shots(shots)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"^shots=1: no problem of the problems that were passed has a worked solution .*; pass"),
+        ({"split": "test"}, r"^shots=1: with split='test' there is no train split beside the problems that"),
+    ],
+)
+def test_problems_that_were_passed_are_called_so(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_shots(1, Math500(1, problems=[{"problem": "1+1?", "answer": "2"}], **settings))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
+import pickle
 import re
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 import cola_envs
-from cola_envs import build
+from cola_envs import EachRow, build
 from cola_envs.tasks.thinking import ThinkingPrompt
 from cola_envs.testing import FakeBackbone
 from tests.envs.tiny import Copy
@@ -101,6 +105,29 @@ def test_a_task_that_is_registered_again_has_what_is_said_last() -> None:
 def test_a_name_that_another_task_has_is_refused() -> None:
     with pytest.raises(ValueError, match="CoLA-Thinking-v0 is registered already"):
         cola_envs.register_task("Thinking", "cola_envs.tasks.textrooms:TextRooms", 48)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("Half", "x:Z", 5), ValueError, "CoLA-Half-Token-v0 is registered already"),
+        (("Zed", "x:Y", "five"), TypeError, "max_tokens must be an integer, got 'five'"),
+        (("Zed", "x:Y", 0), ValueError, "max_tokens must be at least 1, got 0"),
+        (("Zed", "x:Y", 5, "nope"), ValueError, "on_task_error must be 'raise' or 'truncate', got 'nope'"),
+        (("a b", "x:Y", 5), gym.error.Error, "Malformed environment ID"),
+    ],
+)
+def test_nothing_is_registered_after_an_error(arguments: tuple, error: type, message: str) -> None:
+    name, builder, max_tokens, *rest = arguments
+    cola_envs.register_task("Half-Token", "x:Y", 5)
+    try:
+        before = set(gym.registry)
+        with pytest.raises(error, match=message):
+            cola_envs.register_task(name, builder, max_tokens, **({"on_task_error": rest[0]} if rest else {}))
+        assert set(gym.registry) == before
+    finally:
+        for middle in ("", "-Token"):
+            gym.registry.pop(f"CoLA-Half-Token{middle}-v0")
 
 
 @pytest.mark.parametrize("builder", ["json", "nomod", ":Task", "module:", "a:b:c", ""])
@@ -200,6 +227,32 @@ def test_a_factory_with_num_rows_makes_the_whole_batch() -> None:
     assert isinstance(env.unwrapped.episodes.tasks, cola_envs.EachRow)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (None, "returned None, which has no method reset, step, info, snapshot, restore, close"),
+        (type("Half", (EachRow,), {"info": None})(Copy, 2), "which has no method info"),
+        (type("Wide", (EachRow,), {"__init__": lambda self: None})(), r"task.stop must be .* got None"),
+    ],
+)
+@pytest.mark.parametrize("env_id", ["CoLA-Text-v0", "CoLA-Batch-v0"])
+def test_a_factory_of_a_batch_that_returns_something_else_is_told_what_is_missing(
+    env_id: str, made: object, message: str
+) -> None:
+    def factory(num_rows: int) -> object:
+        return made
+
+    cola_envs.register_task("Batch", factory, 8)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(TypeError, match=message):
+            gym.make_vec(
+                env_id, num_envs=2, model=FakeBackbone(), **({"task": factory} if "Text" in env_id else {})
+            )
+    finally:
+        for middle in ("", "-Token"):
+            gym.registry.pop(f"CoLA-Batch{middle}-v0")
+
+
 def test_a_backbone_of_the_wrong_level_is_refused_and_the_tasks_are_closed() -> None:
     closed = []
     task = type("Engine", (Copy,), {"close": lambda self: closed.append(self)})
@@ -236,6 +289,36 @@ def test_num_envs_in_make_points_to_make_vec() -> None:
         gym.make("CoLA-Arithmetic-v0", model=FakeBackbone(), num_envs=3)
 
 
+def test_autoreset_mode_says_where_each_kind_of_vector_environment_takes_it() -> None:
+    with pytest.raises(
+        TypeError, match=r"vectorization_mode='sync' or 'async', vector_kwargs=.*SAME_STEP"
+    ) as raised:
+        gym.make_vec(
+            "CoLA-Arithmetic-v0", model=FakeBackbone(), vectorization_mode="sync", autoreset_mode="same_step"
+        )
+    assert "gym.make_vec(id, num_envs=..., autoreset_mode=...)" in str(raised.value)
+    with pytest.raises(TypeError, match=r"Did you mean 'num_envs' of gym.make_vec\(id, num_envs=...\)\?"):
+        gym.make("CoLA-Arithmetic-v0", model=FakeBackbone(), num_rows=1)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [{"sequentail": True}, {"levels": 3}, {"shots": [3]}, {"sequential": "no"}, {"render_mode": "video"}],
+)
+def test_a_mistake_in_one_argument_does_not_print_the_others(mistake: dict) -> None:
+    problems = [{"problem": "x" * 200, "answer": "1"}] * 100
+    with pytest.raises(TypeError) as raised:
+        gym.make("CoLA-Math500-v0", model=FakeBackbone(), problems=problems, split="test", **mistake)
+    assert len(str(raised.value)) < 400
+    assert "xxx" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_type_error_of_a_task_does_not_print_the_other_arguments() -> None:
+    with pytest.raises(TypeError, match=r"^CoLA-Preference needs scorer=[^x]*$"):
+        gym.make("CoLA-Preference-v0", prompts=["xxx"] * 100)
+
+
 def test_spec_of_an_environment_on_the_bundled_model_is_json() -> None:
     assert "CoLA-Arithmetic-v0" in gym.make("CoLA-Arithmetic-v0").spec.to_json()
 
@@ -264,6 +347,26 @@ def test_a_task_with_splits_of_its_own_is_trained_on_the_first_and_refuses_other
         ValueError, match="split must be 'train' or 'valid_seen' or 'valid_unseen', got 'test'"
     ):
         build.build_episodes(1, builder=Seasons, actions="token", model=FakeBackbone("token"), split="test")
+
+
+def test_the_json_of_a_spec_names_the_model_as_it_was_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = functools.partial(FakeBackbone, "latent")
+    monkeypatch.setattr("cola_agents.decoding.loading.make_backbone", lambda *given, **settings: load())
+    env = gym.make("CoLA-Arithmetic-v0", model=Path("some/model"), tokenizer="some/tokenizer", level=2)
+    for made in (env, pickle.loads(pickle.dumps(env.unwrapped))):
+        kwargs = json.loads(made.spec.to_json())["kwargs"]
+        assert (kwargs["model"], kwargs["tokenizer"], kwargs["level"]) == ("some/model", "some/tokenizer", 2)
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.unwrapped.episodes.backbone is not env.unwrapped.episodes.backbone
+    assert env.spec.kwargs["model"] is env.unwrapped.episodes.backbone
+    for other in (
+        gym.make(env.spec, model=FakeBackbone()),
+        gym.make("CoLA-Arithmetic-v0", model=FakeBackbone()),
+    ):
+        with pytest.raises(
+            TypeError, match="model was passed as a FakeBackbone, which JSON does not hold: pass"
+        ):
+            other.spec.to_json()
 
 
 def test_the_number_of_rows_is_no_keyword_of_an_environment() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
 from cola_envs.infos import batch_infos
@@ -325,6 +326,19 @@ def test_snapshots_of_all_rows_restore_and_fork() -> None:
     assert env.unwrapped.episodes.tokens(2) == list(states[0].tokens)
 
 
+@pytest.mark.parametrize("rows", [[1.9], [1.0], ["1"], [True], [None], [7], [-1]])
+def test_rows_that_are_no_indices_are_refused_and_nothing_is_restored(rows: list) -> None:
+    vector = make(2)
+    vector.reset(seed=0)
+    (state,) = vector.snapshot([0])
+    for call in (lambda: vector.restore([state], rows=rows), lambda: vector.snapshot(rows)):
+        with pytest.raises((TypeError, ValueError), match="rows must be "):
+            call()
+    assert vector.episodes.seed(1) == 1
+    vector.restore([state], rows=np.array([1]))
+    assert vector.episodes.seed(1) == 0
+
+
 def test_action_masks_have_a_row_an_env() -> None:
     masks = tokens().unwrapped.action_masks()
     assert masks.shape == (3, 260)
@@ -333,6 +347,28 @@ def test_action_masks_have_a_row_an_env() -> None:
     assert max(space.sample().max() for _ in range(1000)) == 256
     assert space.sample() in space
     assert np.array([1, 2, 257]) not in space
+
+
+@pytest.mark.parametrize("mode", ["sync", "vector_entry_point"])
+def test_forbidden_actions_are_in_no_space_of_a_vector_of_environments(mode: str) -> None:
+    model = FakeBackbone("token")
+    vector = gym.make_vec(
+        "CoLA-Arithmetic-Token-v0", num_envs=2, model=model, vectorization_mode=mode, max_tokens=9
+    )
+    vector.action_space.seed(0)
+    vector.reset(seed=0)
+    for _ in range(100):
+        vector.step(vector.action_space.sample())
+    allowed = model.action_mask()
+    forbidden = int(np.flatnonzero(~allowed)[0])
+    assert not vector.action_space.contains(np.array([1, forbidden]))
+    for one in (vector.single_action_space, vector.action_space[0]):
+        assert 1 in one
+        assert forbidden not in one
+    assert np.array([1, forbidden]) not in vector.action_space[:2]
+    spaces = batch_space(vector.single_action_space, 3)
+    assert all(allowed[action] for _ in range(100) for action in spaces.sample())
+    vector.close()
 
 
 def test_rendering_gives_a_text_a_row(capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,3 +111,28 @@ def test_other_environments_and_settings_are_refused() -> None:
         TianshouVectorEnv(make(2, "disabled"), 4)
     with pytest.raises(TypeError, match="CoLAVectorEnv"):
         TianshouVectorEnv(gym.make_vec("CartPole-v1", num_envs=2))
+
+
+def test_seeds_of_every_form_are_one_a_row_and_others_are_refused_at_once() -> None:
+    env = TianshouVectorEnv(make(3, "disabled"))
+    assert (
+        env.seed(5)
+        == env.seed([5, 6, 7])
+        == env.seed((5, 6, 7))
+        == env.seed(np.array([5, 6, 7]))
+        == [[5], [6], [7]]
+    )
+    env.reset(seed=[8, 9, 10])
+    assert [env.env.episodes.seed(row) for row in range(3)] == [8, 9, 10]
+    for call in (env.seed, lambda seed: env.reset(seed=seed)):
+        for bad in ([1, 2], "5", 1.5, [1, 2, "3"], [1, 2, -3]):
+            with pytest.raises((TypeError, ValueError), match="seed"):
+                call(bad)
+
+
+def test_an_attribute_is_set_for_all_rows_or_none() -> None:
+    env = TianshouVectorEnv(make(3, "disabled"))
+    env.set_env_attr("note", 1)
+    assert env.get_env_attr("note") == [1, 1, 1]
+    with pytest.raises(ValueError, match="the rows share one environment: 'note' can only be set for all"):
+        env.set_env_attr("note", 2, [0])

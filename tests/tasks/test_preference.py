@@ -222,3 +222,11 @@ def test_training_and_evaluation_show_the_held_out_score_beside_the_rewarded_one
     report = evaluate("CoLA-Preference-v0", episodes=4, env_kwargs=settings)
     assert report["held_out_score"] == -1.5
     assert report["distinct_problems"] <= 4
+
+
+def test_a_state_of_other_prompts_is_refused() -> None:
+    there, here = task(), task(prompts={"train": ["Story:", "Poem:"]})
+    start(there)
+    with pytest.raises(ValueError, match=r"the state is of the problem .*'Tell me of .*: restore it into"):
+        here.restore(0, there.snapshot(0))
+    here.restore(0, task(prompts={"train": ["Story:", "Poem:"]}).snapshot(0))

@@ -244,3 +244,16 @@ def test_an_episode_that_the_wrapped_task_cuts_is_cut() -> None:
 
     turn = ThinkingPrompt(Cut()).step("x")
     assert (turn.done, turn.truncated) == (False, True)
+
+
+def test_a_task_without_stop_strings_is_wrapped() -> None:
+    class Plain:
+        def reset(self, rng: np.random.Generator) -> str:
+            return "?"
+
+        def step(self, text: str) -> Turn:
+            return Turn()
+
+    assert ThinkingPrompt(Plain()).stop == ()  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"task\.stop must be a tuple of non-empty strings, got 'x'"):
+        ThinkingPrompt(type("Bad", (Plain,), {"stop": "x"})())
