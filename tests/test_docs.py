@@ -94,7 +94,8 @@ TUTORIAL_CHANGES = {
     "MODEL": "base",
     "max_tokens=64": "max_tokens=8",
     "--episodes 32": "--episodes 2",
-    "--problems 64 --n 4": "--problems 40 --n 2",
+    "--problems 256 --n 2": "--problems 40 --n 2",
+    "--problems 16 --n 2": "--problems 4 --n 2",
     "--num-envs 64 --timesteps 10000": "--num-envs 8 --timesteps 64 --quiet",
     "--set prompts=8 --set group_size=8": "--set prompts=2 --set group_size=4",
     "--steps 200 --rows 4 --length 256": "--steps 2 --rows 2 --length 64",
@@ -113,7 +114,7 @@ def test_the_tutorial_on_a_language_model_runs_from_the_first_command_to_the_cur
         for line in code.splitlines():
             assert main(shlex.split(line)[1:]) == 0, line
     assert "<html" in Path("curve.html").read_text()
-    assert "chat" in Path("world/training.json").read_text()
+    assert '"prompt_format": "chat"' in Path("own.jsonl").read_text()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page != TUTORIAL])

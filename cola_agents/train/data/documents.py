@@ -67,8 +67,46 @@ class Conversation:
         ]
 
 
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """An episode that ``cola generate`` recorded, as the token ids that the model read and wrote.
+
+    Attributes:
+        tokens: all of them.
+        start: how many stand before the first action: the prompt, with system text and worked examples.
+        answer: text that stands in what follows, by which the tokenizer is checked; None for no check.
+        where: file and line, for errors.
+    """
+
+    tokens: tuple[int, ...]
+    start: int
+    answer: str | None
+    where: str
+
+    @property
+    def text(self) -> str:
+        return self.answer or self.where
+
+    def ids(self, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt and of what follows, without an end of the text, which all documents get.
+
+        Raises:
+            ValueError: for ids that the tokenizer has not, or that say something else in it.
+        """
+        prompt, answer = list(self.tokens[: self.start]), list(self.tokens[self.start :])
+        largest = getattr(tokenizer, "largest_id", len(tokenizer) - 1)
+        if max(self.tokens) > largest or (self.answer or "") not in tokenizer.decode(answer):
+            raise ValueError(
+                f"{self.where}: the episode was recorded with another tokenizer than the model's: take the "
+                "model that it was recorded with, or write its texts as prompt and response"
+            )
+        if answer and answer[-1] == tokenizer.eos_token_id:
+            answer.pop()
+        return prompt, answer
+
+
 #: What a stream of documents holds.
-AnyDocument = Document | Conversation
+AnyDocument = Document | Conversation | RecordedEpisode
 
 
 @runtime_checkable

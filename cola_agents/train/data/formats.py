@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from cola_agents.train.data.documents import AnyDocument, Conversation, Document
+from cola_agents.rl.recording import KIND, check_episode
+from cola_agents.train.data.documents import AnyDocument, Conversation, Document, RecordedEpisode
 from cola_envs.contract import checked_text
 from cola_envs.prompts import Message
 
@@ -16,15 +17,18 @@ Template = Literal["plain", "dialogue", "chat"]
 TURNS = {"system": "System: {}\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
 ANSWER = "Assistant: "
 _CONTINUATIONS = ("response", "continuation")
+#: Fields by which an object is an episode of a recording.
+_EPISODE = {"ids", "positions", "actions"}
 
 
 @dataclass(frozen=True)
 class RowFormat:
     """The fields of an object that make up a document, and the template.
 
-    An object has one of three forms: a complete text; a prompt and a response; or ``messages``, a list of
-    objects with ``role`` (system, user, assistant) and ``content``, of which the last is an assistant's. All
-    messages before the last form the prompt.
+    An object has one of four forms: a complete text; a prompt and a response; ``messages``, a list of
+    objects with ``role`` (system, user, assistant) and ``content``, of which the last is an assistant's; or
+    an episode of ``cola generate``, whose token ids are taken as they are. All messages before the last form
+    the prompt.
 
     Attributes:
         text: the field of a complete text; None for ``text`` if the object has it.
@@ -65,11 +69,16 @@ class RowFormat:
             where: its place (file and line, for instance), for errors.
 
         Raises:
-            ValueError: naming ``where``, for an object that has none of the three forms, or several; for a
-                complete text where there is a template for prompts; for text with a lone surrogate.
+            ValueError: naming ``where``, for an object that has none of the four forms, or several; for a
+                complete text or an episode where there is a template for prompts; for text with a lone
+                surrogate.
         """
         if not isinstance(row, Mapping):
             raise ValueError(f"{where}: an object with named fields is needed, got {type(row).__name__}")
+        if row.get("kind") == KIND:  # the first line of a recording
+            return Document("", "")
+        if row.keys() >= _EPISODE:
+            return self._episode(row, where)
         forms = self._forms(row)
         if len(forms) != 1:
             names = f"has the fields {', '.join(map(repr, row)) or '(none)'}"
@@ -103,6 +112,27 @@ class RowFormat:
             return Document(*values)
         return self._laid_out(
             [{"role": "user", "content": values[0]}, {"role": "assistant", "content": values[1]}]
+        )
+
+    def _episode(self, row: Mapping[str, object], where: str) -> RecordedEpisode:
+        if self != RowFormat():
+            raise ValueError(
+                f"{where}: a recorded episode is trained on as it was played: leave text=, prompt=, "
+                "response= and template= out"
+            )
+        try:
+            check_episode(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        episode: Any = row
+        if not episode["positions"]:
+            raise ValueError(f"{where}: the episode holds no action")
+        text = episode["info"].get("text")
+        return RecordedEpisode(
+            tuple(episode["ids"]),
+            episode["positions"][0] + 1,
+            text if isinstance(text, str) and "\ufffd" not in text else None,
+            where,
         )
 
     @property

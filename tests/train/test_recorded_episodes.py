@@ -1,0 +1,84 @@
+"""Episodes that `cola generate` recorded are training data, token for token as they were played."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cola_agents.model.text import PlainTokenizer
+from cola_agents.rl.generate import generate
+from cola_agents.train.data.formats import RowFormat
+from cola_agents.train.data.packing import PackedBatches
+from cola_agents.train.data.sources import FileDocuments
+from tests.model.test_chat import chat_tokenizer
+from tests.tiny import make_base, make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four answers of a random model, prompted in a chat template with a worked example."""
+    path = tmp_path_factory.mktemp("recorded") / "own.jsonl"
+    generate(
+        "CoLA-Arithmetic-Token-v0",
+        path,
+        problems=2,
+        n=2,
+        num_envs=4,
+        env_kwargs={
+            "model": make_base(),
+            "tokenizer": chat_tokenizer(),
+            "max_tokens": 6,
+            "shots": 1,
+            "prompt_format": "chat",
+        },
+    )
+    return path
+
+
+def episodes(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+
+def test_a_recording_is_read_as_its_tokens_each_with_one_end_of_text(recording: Path) -> None:
+    tokenizer = PlainTokenizer(chat_tokenizer())
+    read = [document.ids(tokenizer) for document in FileDocuments(recording, epochs=1)]
+    played = episodes(recording)
+    assert len(read) == len(played) == 4
+    for (prompt, answer), episode in zip(read, played, strict=True):
+        assert prompt == episode["ids"][: episode["positions"][0] + 1]
+        ended = episode["ids"][-1] == tokenizer.eos_token_id
+        assert prompt + answer == (episode["ids"][:-1] if ended else episode["ids"])
+    (batch,) = PackedBatches(FileDocuments(recording, epochs=1), tokenizer, rows=4, length=256)
+    assert batch.ids[0, : len(read[0][0])].tolist() == read[0][0]
+
+
+def test_another_tokenizer_is_refused_by_its_text_and_by_its_size(recording: Path, tmp_path: Path) -> None:
+    tokenizer = PlainTokenizer(make_tokenizer())
+    for change in ({"ids": 10_000}, {"info": {"text": "another text"}}):
+        line = episodes(recording)[0]
+        if "ids" in change:
+            line["ids"][-1] = change["ids"]
+        else:
+            line |= change
+        path = tmp_path / "changed.jsonl"
+        path.write_text(json.dumps(line) + "\n")
+        with pytest.raises(ValueError, match=r"changed\.jsonl, line 1: .*another tokenizer than the model's"):
+            next(FileDocuments(path)).ids(tokenizer)
+
+
+@pytest.mark.parametrize("given", [{"template": "chat"}, {"prompt": "question", "response": "answer"}])
+def test_an_episode_takes_no_template_and_no_fields(given: dict[str, Any], recording: Path) -> None:
+    with pytest.raises(ValueError, match=r"own\.jsonl, line 2: .* leave text=, prompt=, response="):
+        next(FileDocuments(recording, rows=RowFormat(**given)))
+
+
+def test_a_damaged_episode_is_named(recording: Path, tmp_path: Path) -> None:
+    line = episodes(recording)[0]
+    path = tmp_path / "damaged.jsonl"
+    for change in ({"positions": "x"}, {"positions": [], "actions": [], "log_probs": [], "rewards": []}):
+        path.write_text(json.dumps({**line, **change}) + "\n")
+        with pytest.raises(ValueError, match=r"damaged\.jsonl, line 1: the episode"):
+            next(FileDocuments(path))
