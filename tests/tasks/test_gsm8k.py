@@ -169,9 +169,11 @@ def test_a_worked_example_ends_in_the_boxed_answer_without_calculator_marks():
 
 
 def test_problems_to_be_tested_on_are_no_worked_examples():
-    with pytest.raises(ValueError, match=r"problems was passed with split='test'"):
+    with pytest.raises(
+        ValueError, match=r"with split='test' there is no train split beside the problems that were passed"
+    ):
         GSM8K(1, problems=OWN, split="test").worked_example(_rng())
-    with pytest.raises(ValueError, match="no problem of problems has a worked solution"):
+    with pytest.raises(ValueError, match="no problem of the problems that were passed has a worked solution"):
         GSM8K(1, problems=[{"problem": "2+2?", "answer": "4"}]).worked_example(_rng())
 
 
