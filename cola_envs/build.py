@@ -44,9 +44,9 @@ SPLITS = ("train", "test")
 
 
 class _Checked(Exception):
-    """All arguments of an environment but its model were checked; holds the tasks that were built."""
+    """All arguments of an environment but its model were checked; holds the tasks that were built, if any."""
 
-    def __init__(self, tasks: TaskBatch) -> None:
+    def __init__(self, tasks: TaskBatch | None) -> None:
         super().__init__()
         self.tasks = tasks
 
@@ -57,10 +57,12 @@ _SHELL = ("render_mode", "max_episode_steps", "autoreset_mode")
 NO_MODEL: Any = object()
 
 
-def check_environment(env_id: str, /, **settings: Any) -> TaskBatch:
+def check_environment(env_id: str, /, **settings: Any) -> TaskBatch | None:
     """Check the arguments of an environment before its model is loaded, or whatever else takes long.
 
-    The task is built for one row, and closed again. ``device`` and ``dtype`` and what the model says of the
+    A task of this package is built for one row, and closed again. One that starts processes, and one of the
+    user's own, which may count how often it is built, are built with the environment alone: here the names
+    of their arguments are checked, not the values. ``device`` and ``dtype`` and what the model says of the
     prompt format are checked with the model.
 
     Args:
@@ -69,7 +71,7 @@ def check_environment(env_id: str, /, **settings: Any) -> TaskBatch:
             episodes (``render_mode``, ``max_episode_steps``, ``autoreset_mode``) are not looked at.
 
     Returns:
-        The task, closed: to read how many problems it has.
+        The task, closed: to read how many problems it has. None for one that was not built.
 
     Raises:
         TypeError, ValueError: as ``gym.make``; also for an id of another package.
@@ -145,6 +147,9 @@ def build_episodes(
     num_rows = int(num_rows)
     known = splits_of(builder) or SPLITS
     split = check_choice("split", split, known)
+    if model is NO_MODEL and not _may_be_built_twice(builder):
+        check_task(load(builder), split, task_kwargs)
+        raise _Checked(None)
     tasks = build_tasks(num_rows, load(builder), split=split, **task_kwargs)
     try:
         shots = read_shots(shots, tasks)
@@ -172,18 +177,29 @@ def build_tasks(num_rows: int, builder: Builder, /, *, split: str = "train", **k
         TypeError: for a keyword that neither the environments nor the builder take.
         ValueError: for a split other than ``"train"`` if the task has no splits.
     """
+    check_task(builder, split, kwargs)
+    if splits_of(builder):
+        kwargs["split"] = split
+    if "num_rows" in _parameters(builder):
+        return _checked_batch(builder(num_rows, **kwargs), builder)
+    return EachRow(lambda: builder(**kwargs), num_rows)
+
+
+def check_task(builder: Builder, split: str, kwargs: Mapping[str, object]) -> None:
+    """Raise TypeError or ValueError as :func:`build_tasks` does, for what can be told without a call."""
     parameters = _parameters(builder)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in kwargs:
         if name == "num_rows" or not (open_ended or name in parameters):
             raise ArgumentError(_unknown(name, parameters))
-    if splits_of(builder):
-        kwargs["split"] = split
-    elif split != SPLITS[0]:
+    if split != SPLITS[0] and not splits_of(builder):
         raise ValueError(f"this task has no splits: leave out split={split!r}")
-    if "num_rows" in parameters:
-        return _checked_batch(builder(num_rows, **kwargs), builder)
-    return EachRow(lambda: builder(**kwargs), num_rows)
+
+
+def _may_be_built_twice(builder: str | Builder) -> bool:
+    """Whether a task is one of this package that starts no processes."""
+    ours = isinstance(builder, str) and builder.startswith("cola_envs.tasks.")
+    return ours and not getattr(load(builder), "starts_processes", False)
 
 
 def splits_of(builder: str | Builder) -> tuple[str, ...]:

@@ -358,17 +358,17 @@ def _defaults(registered: JsonObject) -> JsonObject:
     return repeatable({name: value for name, value in registered.items() if name not in named})
 
 
-def _num_problems(tasks: TaskBatch, episodes: int | None) -> int:
+def _num_problems(tasks: TaskBatch | None, episodes: int | None) -> int:
     """The number of problems to play.
 
     Args:
-        tasks: the tasks, which may be a set in order.
+        tasks: the tasks, which may be a set in order; None if they are not made yet.
         episodes: the number that was given; None for the whole of a small set, or else 256.
 
     Raises:
         ValueError: for more than the set has: they would be played again and be counted as new ones.
     """
-    order = order_of(tasks)
+    order = None if tasks is None else order_of(tasks)
     if order is None:
         return episodes or DEFAULT_EPISODES
     if episodes is None:

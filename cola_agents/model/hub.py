@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -43,8 +45,9 @@ CARD = "README.md"
 HUB_OPTIONS = frozenset(("cache_dir", "local_files_only", "revision", "subfolder", "token"))
 
 
-#: The folder within a model's, in which a save is written before its files replace those of the last one.
-_UNFINISHED = ".saving"
+#: How the name of a folder within a model's begins, in which a save is written before its files replace those
+#: of the last one; and the seconds after which one that nobody wrote to is what a kill left behind.
+_UNFINISHED, _LEFTOVER = ".saving-", 3600.0
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 #: The arguments of transformers' ``save_pretrained`` in their order, and those that only a push reads.
 _POSITIONAL = ("is_main_process", "state_dict", "push_to_hub", "max_shard_size", "variant", "token")
@@ -60,9 +63,9 @@ def _replacing(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: where a file cannot be written.
     """
-    new = folder / _UNFINISHED
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(new, ignore_errors=True)
+    _remove_leftovers(folder)
+    new = folder / f"{_UNFINISHED}{uuid.uuid4().hex[:8]}"
     new.mkdir()
     try:
         with disk_errors(folder):
@@ -73,6 +76,15 @@ def _replacing(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(new, ignore_errors=True)
     flush(folder)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed saves left in a folder; what another process writes now stays."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        with suppress(FileNotFoundError):  # the other process was faster
+            written = max(part.stat().st_mtime for part in (path, *path.glob("*")))
+            if time.time() - written > _LEFTOVER:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace(folder: Path, new: Path) -> None:
@@ -145,7 +157,7 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
                 source = reachable(source)
             if not isinstance(kwargs.get("config"), CoLAConfig):
                 check_config(source, **kwargs)
-            _check_saved(source, kwargs)
+            _check_saved(cls, source, kwargs)
             check_files(source)
             parts = saved_parts(source, base, **{k: v for k, v in kwargs.items() if k in HUB_OPTIONS})
         if parts is None and base is not None:
@@ -329,7 +341,7 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
         return self
 
 
-def _check_saved(source: str | Path, options: dict[str, Any]) -> None:
+def _check_saved(model_class: type[CoLAPreTrainedModel], source: str | Path, options: dict[str, Any]) -> None:
     """Raise ValueError for another kind of model, or another span than ``span`` or ``config`` ask for."""
     config = options.get("config")
     asked = config.span if isinstance(config, CoLAConfig) else options.get("span")
@@ -341,7 +353,8 @@ def _check_saved(source: str | Path, options: dict[str, Any]) -> None:
             f"CoLAForCausalLM.from_official, or write it in ours by `cola convert {source} TARGET`, without "
             "--whole and --base"
         )
-    if (kind := fields.get("model_type", CoLAConfig.model_type)) != CoLAConfig.model_type:
+    own = {CoLAConfig.model_type, model_class.config_class.model_type}
+    if (kind := fields.get("model_type", CoLAConfig.model_type)) not in own:
         raise ValueError(
             f"{source} holds a {kind} model, not a latent-action model: grow one around it with "
             f"CoLAForCausalLM.from_base or `cola pretrain world --model {source}`"

@@ -36,7 +36,7 @@ def acting_states(trunk: Any, states: Tensor, ids: Tensor, lengths: Tensor, mask
     if not all(untouched(part) for part in trunk.modules() if type(part).__module__ == home):
         return None
     *earlier, last = trunk.layers[: trunk.config.num_hidden_layers]
-    shared = shared_prompts(ids, lengths, mask) if earlier else None
+    shared = shared_prompts(ids, lengths, mask, states.shape[-1]) if earlier else None
     if shared is None:
         visible = None  # causal
         positions = torch.arange(states.shape[1], device=states.device)[None]

@@ -37,11 +37,11 @@ def make_rows(env_id: str, num_rows: int, /, **kwargs: Any) -> CoLAVectorEnv:
     return made
 
 
-def check_rows(env_id: str, /, **kwargs: Any) -> TaskBatch:
+def check_rows(env_id: str, /, **kwargs: Any) -> TaskBatch | None:
     """Check the arguments of :func:`make_rows` before a model is loaded, as :func:`check_environment` does.
 
     Returns:
-        The task, closed.
+        The task, closed; None for one that was not built.
 
     Raises:
         TypeError, ValueError: as :func:`make_rows`, but for what the model decides.

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: The share of all tokens that must be saved. Below it the mask costs more than it saves: with one, attention
-#: reads the other answers of the group, and what comes later, too.
+#: What sharing may cost at most, of what the separate episodes cost (:func:`_cost`).
 WORTH = 0.5
 
 
@@ -54,29 +53,32 @@ class SharedPrompts:
         return (earlier & (own | self.prompt[:, None, :]))[:, None]
 
 
-def shared_prompts(ids: Tensor, lengths: Tensor, mask: Tensor) -> SharedPrompts | None:
-    """The layout of episodes, or None where less than :data:`WORTH` of their tokens would be saved.
+def shared_prompts(ids: Tensor, lengths: Tensor, mask: Tensor, width: int) -> SharedPrompts | None:
+    """The layout of episodes, or None where it would cost more than :data:`WORTH` of the separate episodes.
+
+    So it is None for prompts that are short, and for answers that are many or long: with the layout's mask
+    attention reads the other answers of the group, too, and all groups are padded to the longest.
 
     Args:
         ids: token ids [N, T], padded on the right.
         lengths: real tokens of each episode, [N].
         mask: [N, T] bool, True where an action follows. A prompt ends with the first of them.
+        width: D of the decoder.
     """
     ends, rows = (mask.int().argmax(1) + 1).tolist(), ids.tolist()
     groups: dict[tuple[int, ...], list[int]] = {}
     for n, end in enumerate(ends):
         groups.setdefault(tuple(rows[n][:end]), []).append(n)
     counts = lengths.tolist()
-    saved = sum((len(members) - 1) * len(prompt) for prompt, members in groups.items())
-    if saved < WORTH * sum(counts):
-        return None
-    width = max(
+    size = max(
         len(prompt) + sum(counts[n] - len(prompt) for n in members) for prompt, members in groups.items()
     )
+    if _cost(len(groups), size, width) > WORTH * _cost(*ids.shape, width):
+        return None
     group = torch.empty(len(rows), dtype=torch.long)
     slots = torch.zeros(ids.shape, dtype=torch.long)
-    episodes, positions = torch.zeros(2, len(groups), width, dtype=torch.long)
-    prompts, pads = torch.zeros(2, len(groups), width, dtype=torch.bool)
+    episodes, positions = torch.zeros(2, len(groups), size, dtype=torch.long)
+    prompts, pads = torch.zeros(2, len(groups), size, dtype=torch.bool)
     for g, (prompt, members) in enumerate(groups.items()):
         end = at = len(prompt)
         group[members] = g
@@ -92,3 +94,11 @@ def shared_prompts(ids: Tensor, lengths: Tensor, mask: Tensor) -> SharedPrompts 
         pads[g, at:] = True
     parts = group, slots, episodes, positions, prompts, pads
     return SharedPrompts(*(part.to(ids.device) for part in parts))
+
+
+def _cost(rows: int, length: int, width: int) -> float:
+    """The time of a pass over rows [rows, length], in tokens: of matrix products and of attention.
+
+    A layer's products take about 24 D^2 operations a token, attention 4 D for each key.
+    """
+    return rows * length * (1 + length / (6 * width))

@@ -165,7 +165,7 @@ def in_parts(rollout: Rollout, size: int | None) -> list[np.ndarray]:
     if size is None or size >= len(here):
         return [here] if len(here) else []
     order = [rollout.lengths]
-    shared = shared_prompts(rollout.ids, rollout.lengths, rollout.mask)
+    shared = shared_prompts(rollout.ids, rollout.lengths, rollout.mask, rollout.hidden.shape[-1])
     if shared is not None:
         order.append(shared.group)
     here = here[np.lexsort([key.cpu().numpy()[here] for key in order])]

@@ -101,6 +101,8 @@ class EngineTask:
 
     stop: tuple[str, ...] = ("\n",)
     plain_frame = ("", "\n>")
+    #: Its engines run in processes of their own, so that it is not made to check its arguments alone.
+    starts_processes = True
 
     def __init__(
         self,

@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -19,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model import hub as hub_module
 from cola_agents.model.base_reference import REFERENCE, Base, digest_of
+from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.shards import find_tensors
 from tests.model.test_hub import REPO, FolderHub, hub  # noqa: F401 (a fixture)
@@ -133,7 +136,8 @@ def kill_at_file(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     move, moved = os.replace, count()
 
     def moving(one: Path, other: Path) -> None:
-        if ".saving" in Path(one).parts and ".saving" not in Path(other).parts and next(moved) == number:
+        leaves = Path(one).parent.name.startswith(".saving-") and Path(other).parent == Path(one).parents[1]
+        if leaves and next(moved) == number:
             raise Killed
         move(one, other)
 
@@ -172,7 +176,40 @@ def test_a_save_that_is_killed_leaves_the_old_model_or_the_new_one(
     monkeypatch.undo()
     again = CoLAForCausalLM.from_pretrained(folder)
     assert same(again, model) or same(again, new)
-    assert not (folder / ".saving").exists()
+    assert not list(folder.glob(".saving*"))
+
+
+def test_two_writers_of_one_folder_do_not_meet(base, tmp_path) -> None:
+    model, folder = grown(base), tmp_path / "saved"
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(model.save_pretrained, folder) for _ in range(6)]:
+            done.result()
+    assert same(CoLAForCausalLM.from_pretrained(folder), model)
+    assert not list(folder.glob(".saving*"))
+
+
+def test_a_save_removes_what_a_kill_left_behind_an_hour_ago_and_nothing_younger(base, tmp_path) -> None:
+    folder = tmp_path / "saved"
+    for name, age in (("old", 4000), ("new", 10)):
+        left = folder / f".saving-{name}"
+        left.mkdir(parents=True)
+        (left / "config.json").write_text("{}")
+        for path in (left / "config.json", left):
+            os.utime(path, 2 * (time.time() - age,))
+    grown(base).save_pretrained(folder)
+    assert [path.name for path in folder.glob(".saving*")] == [".saving-new"]
+
+
+def test_a_subclass_with_a_configuration_of_its_own_is_loaded(base, tmp_path) -> None:
+    class OwnConfig(CoLAConfig):
+        model_type = "own-cola"
+
+    class Own(CoLAForCausalLM):
+        config_class = OwnConfig
+
+    model = Own(OwnConfig.from_dict(grown(base).config.to_dict()))
+    model.save_pretrained(tmp_path / "own", whole=True)
+    assert same(Own.from_pretrained(tmp_path / "own"), model)
 
 
 @pytest.mark.parametrize("whole", [None, True])

@@ -94,7 +94,7 @@ def test_a_prompt_that_episodes_share_is_computed_once_with_the_same_states_and_
     stack = stack_of(config, **{**changed, "num_hidden_layers": 3}).double()
     states, ids, lengths, mask = two_groups()
     ours, theirs = states.double().requires_grad_(), states.double().requires_grad_()
-    monkeypatch.setattr(sharing, "WORTH", 0.4)
+    monkeypatch.setattr(sharing, "WORTH", 1.0)
     read = []
     forward = type(stack.layers[0]).forward
     monkeypatch.setattr(
@@ -113,12 +113,27 @@ def test_a_prompt_that_episodes_share_is_computed_once_with_the_same_states_and_
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5)
 
 
-def test_prompts_are_shared_only_where_at_least_half_of_the_tokens_are_saved() -> None:
-    _, ids, lengths, mask = two_groups()
-    assert shared_prompts(ids, lengths, mask) is None  # 2 * 7 + 6 of 43 tokens
-    twice = [2, 4, 4, 2]
-    assert shared_prompts(ids[twice], lengths[twice], mask[twice]) is not None  # 7 + 6 of 26
-    assert shared_prompts(IDS, LENGTHS, some_episodes()[1]) is None
+def answers_of(prompts: list[int], answers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, lengths and mask of episodes; prompts of one length are the same prompt."""
+    lengths = torch.tensor(prompts) + torch.tensor(answers)
+    ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
+    at = torch.arange(ids.shape[1])
+    for n, prompt in enumerate(prompts):
+        ids[n, :prompt] = prompt
+    mask = (at >= torch.tensor(prompts)[:, None] - 1) & (at < lengths[:, None])
+    return ids, lengths, mask
+
+
+def test_prompts_are_shared_only_where_that_costs_at_most_half() -> None:
+    few, wide = answers_of([200] * 8, [40] * 8), answers_of([300] * 32, [280] * 32)
+    assert shared_prompts(*few, 576) is not None
+    assert shared_prompts(*answers_of([20] * 8, [40] * 8), 576) is None  # answers longer than prompts
+    # One row of 9,260 tokens: its attention is more than what is saved.
+    assert shared_prompts(*wide, 64) is None
+    # All groups are padded to the one with long answers.
+    skewed = answers_of([200 + g for g in range(8) for _ in range(8)], [500] * 8 + [5] * 56)
+    assert shared_prompts(*skewed, 576) is None
+    assert shared_prompts(IDS, LENGTHS, some_episodes()[1], 576) is None
 
 
 @pytest.mark.parametrize("alpha", [0, -1.0, float("nan")])

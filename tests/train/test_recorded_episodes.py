@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.rl.generate import generate
 from cola_agents.train.data.formats import RowFormat
@@ -53,6 +54,17 @@ def test_a_recording_is_read_as_its_tokens_each_with_one_end_of_text(recording: 
         assert prompt + answer == (episode["ids"][:-1] if ended else episode["ids"])
     (batch,) = PackedBatches(FileDocuments(recording, epochs=1), tokenizer, rows=4, length=256)
     assert batch.ids[0, : len(read[0][0])].tolist() == read[0][0]
+
+
+@pytest.mark.parametrize("level", ["", "-Token"])
+def test_episodes_of_several_turns_are_read_with_the_replies_between_them(level: str, tmp_path: Path) -> None:
+    path = tmp_path / "rooms.jsonl"
+    generate(f"CoLA-TextRooms{level}-v0", path, problems=2, n=2, num_envs=4, env_kwargs={"max_tokens": 24})
+    tokenizer = make_backbone(level="token").tokenizer
+    for document, episode in zip(FileDocuments(path, epochs=1), episodes(path), strict=True):
+        prompt, answer = document.ids(tokenizer)
+        assert [*prompt, *answer] == episode["ids"][: len(prompt) + len(answer)]
+        assert "\n" in tokenizer.decode(answer)
 
 
 def test_another_tokenizer_is_refused_by_its_text_and_by_its_size(recording: Path, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ class RecordedEpisode:
     Attributes:
         tokens: all of them.
         start: how many stand before the first action: the prompt, with system text and worked examples.
-        answer: text that stands in what follows, by which the tokenizer is checked; None for no check.
+        answer: text of the agent, whose lines stand in what follows, in this order: by it the tokenizer is
+            checked. None for no check.
         where: file and line, for errors.
     """
 
@@ -95,7 +96,7 @@ class RecordedEpisode:
         """
         prompt, answer = list(self.tokens[: self.start]), list(self.tokens[self.start :])
         largest = getattr(tokenizer, "largest_id", len(tokenizer) - 1)
-        if max(self.tokens) > largest or (self.answer or "") not in tokenizer.decode(answer):
+        if max(self.tokens) > largest or not self._says(tokenizer.decode(answer)):
             raise ValueError(
                 f"{self.where}: the episode was recorded with another tokenizer than the model's: take the "
                 "model that it was recorded with, or write its texts as prompt and response"
@@ -103,6 +104,16 @@ class RecordedEpisode:
         if answer and answer[-1] == tokenizer.eos_token_id:
             answer.pop()
         return prompt, answer
+
+    def _says(self, text: str) -> bool:
+        """Whether a text holds the lines of the answer, between which a task's replies may stand."""
+        at = 0
+        for line in (self.answer or "").splitlines():
+            at = text.find(line, at)
+            if at < 0:
+                return False
+            at += len(line)
+        return True
 
 
 #: What a stream of documents holds.
