@@ -73,7 +73,7 @@ def shared_prompts(ids: Tensor, lengths: Tensor, mask: Tensor, width: int) -> Sh
     size = max(
         len(prompt) + sum(counts[n] - len(prompt) for n in members) for prompt, members in groups.items()
     )
-    if _cost(len(groups), size, width) > WORTH * _cost(*ids.shape, width):
+    if _cost(len(groups), size, width) > WORTH * _cost(len(ids), ids.shape[1], width):
         return None
     group = torch.empty(len(rows), dtype=torch.long)
     slots = torch.zeros(ids.shape, dtype=torch.long)
