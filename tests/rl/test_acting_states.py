@@ -113,6 +113,23 @@ def test_a_prompt_that_episodes_share_is_computed_once_with_the_same_states_and_
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5)
 
 
+def test_adapters_learn_the_same_behind_a_shared_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = stack_of(num_hidden_layers=3).requires_grad_(False)
+    add_adapters(stack, 4, None, seed=0)
+    with torch.no_grad():
+        for name, parameter in stack.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.1 * torch.randn_like(parameter)
+    states, ids, lengths, mask = two_groups()
+    found = []
+    for worth in (0.0, 1.0):
+        monkeypatch.setattr(sharing, "WORTH", worth)
+        found.append(gradients(stack, acting_states(stack, states, ids, lengths, mask)))
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-4, rtol=1e-4)
+
+
 def answers_of(prompts: list[int], answers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, lengths and mask of episodes; prompts of one length are the same prompt."""
     lengths = torch.tensor(prompts) + torch.tensor(answers)
