@@ -62,17 +62,14 @@ def random_rollout(
 ) -> Rollout:
     """Whole episodes of random tokens and actions, an action a token.
 
-    At latent level with the hidden states that playing them would have kept, made of ``micro`` episodes
-    at a time.
+    They come with the hidden states that playing them would have kept, made of ``micro`` episodes at a time.
     """
     base: Any = backbone.base
     device, source = backbone.model.device, torch.Generator().manual_seed(1)
     size = (episodes, length)
     num_actions = int(backbone.action_space.n)
     ids = torch.randint(backbone.vocab_size, size, generator=source).to(device)
-    hidden = torch.empty(*size, 0, device=device, dtype=backbone.model.dtype)
-    if isinstance(backbone, LatentBackbone):
-        hidden = torch.cat([base(part, use_cache=False).last_hidden_state for part in ids.split(micro)])
+    hidden = torch.cat([base(part, use_cache=False).last_hidden_state for part in ids.split(micro)])
     rewards = torch.zeros(size)
     rewards[:, -1] = torch.rand(episodes, generator=source)
     return Rollout(

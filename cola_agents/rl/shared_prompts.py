@@ -96,9 +96,9 @@ def shared_prompts(ids: Tensor, lengths: Tensor, mask: Tensor, width: int) -> Sh
     return SharedPrompts(*(part.to(ids.device) for part in parts))
 
 
-def _cost(rows: int, length: int, width: int) -> float:
-    """The time of a pass over rows [rows, length], in tokens: of matrix products and of attention.
+def _cost(rows: int, length: int, width: int) -> int:
+    """The operations of a layer over rows [rows, length], over 4 D: of matrix products and of attention.
 
-    A layer's products take about 24 D^2 operations a token, attention 4 D for each key.
+    The products take about 24 D^2 operations a token, attention 4 D for each key.
     """
-    return rows * length * (1 + length / (6 * width))
+    return rows * length * (6 * width + length)
