@@ -20,7 +20,8 @@ from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Backbone, Level
 from cola_envs.checks import ArgumentError, check_choice, check_settings, check_stop
 from cola_envs.episodes import Episodes
-from cola_envs.prompts import FormatName, Shots, check_format, read_shots
+from cola_envs.prompts import FormatName, check_format
+from cola_envs.shots import Shots, as_lists, read_shots
 from cola_envs.task import EachRow, TaskBatch
 
 #: A factory of tasks: of one row's :class:`~cola_envs.task.Task`, or of the TaskBatch of all rows.
@@ -327,14 +328,14 @@ def repeatable(settings: Settings) -> Settings:
 
     Raises:
         FileNotFoundError, TypeError, ValueError: for worked examples that cannot be read
-            (:func:`~cola_envs.prompts.read_shots`).
+            (:func:`~cola_envs.shots.read_shots`).
     """
     read = {key: list(value) if isinstance(value, Iterator) else value for key, value in settings.items()}
     shots = read.get("shots", 0)
     if isinstance(shots, np.integer):
         read["shots"] = int(shots)
     elif not isinstance(shots, int):
-        read["shots"] = [list(pair) for pair in read_shots(read["shots"])]  # lists: as JSON reads them again
+        read["shots"] = as_lists(read_shots(read["shots"]))
     return read
 
 

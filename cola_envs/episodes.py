@@ -19,8 +19,9 @@ from cola_envs.backbone import Backbone, DeferringSession, Session
 from cola_envs.checks import ActionCheck, Actions, check_rows, check_seeds, check_settings
 from cola_envs.fields import Info
 from cola_envs.order import order_of
-from cola_envs.prompts import FormatName, Shots
+from cola_envs.prompts import FormatName
 from cola_envs.segments import StopStrings
+from cola_envs.shots import Shots, read_shots
 from cola_envs.spaces import masked
 from cola_envs.state import Row, State
 from cola_envs.task import ChecksState, TaskBatch, Turn
@@ -63,7 +64,7 @@ class Episodes:
             (:func:`cola_envs.prompts.prompt_format`).
         system: text in front of the conversation: the system message in the chat format.
         shots: worked examples in front of the prompt, or how many of the task's own
-            (:func:`~cola_envs.prompts.read_shots`).
+            (:func:`~cola_envs.shots.read_shots`).
         chat_template_kwargs: variables of the chat template, such as ``enable_thinking``.
 
     Raises:
@@ -132,7 +133,7 @@ class Episodes:
             backbone.tokenizer,
             prompt_format,
             system=system,
-            shots=prompts.read_shots(shots, tasks),
+            shots=read_shots(shots, tasks),
             frame=getattr(tasks, "plain_frame", ("", "")),
             chat_template_kwargs=chat_template_kwargs,
         )

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal, Protocol, TypedDict, runtime_checkable
 
-import numpy as np
-
 from cola_envs.backbone import Tokenizer
-from cola_envs.checks import WrongType, check_list
+from cola_envs.checks import WrongType
 from cola_envs.contract import checked_text
-from cola_envs.jsonl import read
-from cola_envs.task import HasExamples
+from cola_envs.shots import Shot
 from cola_envs.text import end_ids
 
 FormatName = Literal["plain", "chat"]
-#: A worked example: a prompt of the task, and an answer to it.
-Shot = tuple[str, str]
-#: How worked examples are given (:func:`read_shots`).
-Shots = int | str | Path | Sequence[Shot]
-#: The random stream that worked examples are drawn from.
-_SHOTS = 4
 #: Stands for the agent's text where a template is rendered to see what surrounds it.
 _PROBE = "written-by-the-agent"
 
@@ -73,8 +63,8 @@ class PlainFormat:
     def __init__(self, tokenizer: Tokenizer, system: str | None = None, shots: Sequence[Shot] = ()) -> None:
         self._encode = tokenizer.encode
         self.end_ids = end_ids(tokenizer)
-        parts = [*([system] if system else []), *(prompt + answer for prompt, answer in shots)]
-        self._before = "".join(f"{part}\n\n" for part in parts)
+        examples = ["".join(text + answer for text, answer in shot) for shot in shots]
+        self._before = "".join(f"{part}\n\n" for part in [*([system] if system else []), *examples])
 
     def first(self, text: str) -> list[int]:
         """Ids of a context that begins with a task's prompt."""
@@ -127,8 +117,8 @@ class ChatFormat:
         self._kwargs = dict(chat_template_kwargs or {})
         self._frame = frame
         self._before: list[Message] = [{"role": "system", "content": system}] if system is not None else []
-        for prompt, answer in shots:
-            self._before.append({"role": "user", "content": self._content(prompt)})
+        for text, answer in (exchange for shot in shots for exchange in shot):
+            self._before.append({"role": "user", "content": self._content(text)})
             self._before.append({"role": "assistant", "content": answer.strip()})
         marker = self._encode(self._between("Hello."))[:1]
         self.marker: int | None = marker[0] if marker and marker[0] in tokenizer.special_ids else None
@@ -222,62 +212,3 @@ def check_format(name: object, system: object, chat_template_kwargs: object) -> 
         raise WrongType(f"chat_template_kwargs must be a dict or None, got {chat_template_kwargs!r:.80}")
     if name == "plain" and chat_template_kwargs:
         raise ValueError(_NO_TEMPLATE)
-
-
-def read_shots(shots: Shots, task: object = None) -> list[Shot]:
-    """Worked examples: (prompt, answer) pairs, a JSON-lines file of objects with these keys, or a number.
-
-    A number takes the first examples of the task's own train split; they are the same in every episode.
-
-    Args:
-        shots: the examples.
-        task: the task, whose ``worked_example`` is called for a number.
-
-    Raises:
-        FileNotFoundError: a path without a file.
-        TypeError, ValueError: an example that is not two texts, the prompt non-empty; names its place.
-    """
-    if isinstance(shots, (int, np.integer)):
-        if isinstance(shots, bool) or shots < 0:
-            raise ValueError(
-                f"shots must be a number from 0 on, (prompt, answer) pairs or a file, got {shots}"
-            )
-        try:
-            if not isinstance(task, HasExamples):
-                raise ValueError(f"{type(task).__name__} has no worked examples")
-            return [task.worked_example(np.random.default_rng([_SHOTS, i])) for i in range(shots)]
-        except ValueError as error:
-            raise ValueError(
-                f"shots={shots}: {error}; pass (prompt, answer) pairs or a file instead of a number"
-            ) from error
-    given: list[tuple[str, object]]
-    if isinstance(shots, (str, Path)):
-        if not Path(shots).is_file():
-            raise FileNotFoundError(
-                f"shots={str(shots)!r} is no file; pass a JSON-lines file, a number or (prompt, answer) pairs"
-            )
-        given = [(where, _pair_of(row)) for where, row in read(Path(shots))]
-        if not given:
-            raise ValueError(
-                f"{shots} holds no worked examples: a line each, an object with the keys prompt and answer"
-            )
-    else:
-        form = "a number, (prompt, answer) pairs or a file"
-        given = [(f"shots[{i}]", shot) for i, shot in enumerate(check_list("shots", shots, form))]
-    pairs: list[Shot] = []
-    for where, shot in given:
-        if not (
-            isinstance(shot, (tuple, list)) and len(shot) == 2 and all(isinstance(text, str) for text in shot)
-        ):
-            raise TypeError(f"{where} must be a pair of texts (prompt, answer), got {shot!r:.80}")
-        if not shot[0]:
-            raise ValueError(f"{where} has an empty prompt")
-        for text in shot:
-            checked_text(text, f"a text of {where}")
-        pairs.append((shot[0], shot[1]))
-    return pairs
-
-
-def _pair_of(row: object) -> object:
-    """The pair of a line's object; anything else as it is."""
-    return (row.get("prompt"), row.get("answer")) if isinstance(row, dict) else row

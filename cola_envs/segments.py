@@ -1,11 +1,12 @@
-"""Detect the end of a segment without decoding it at every token, and read the command in it."""
+"""Detect the end of a segment without decoding it at every token, and read and write commands as segments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cola_envs.backbone import Tokenizer
 from cola_envs.checks import check_stop
+from cola_envs.task import Exchange
 
 REPLACEMENT = "\ufffd"  # the replacement character, which a decoder writes for an incomplete character
 
@@ -17,6 +18,21 @@ def command_of(text: str) -> str:
     One with nothing but newlines, at the beginning of a segment, is an empty command.
     """
     return text.lstrip("\n").partition("\n")[0]
+
+
+def played(prompt: str, commands: Sequence[str], respond: Callable[[str], str]) -> list[Exchange]:
+    """The worked example of a game: each text of the game, and the command that answers it.
+
+    Args:
+        prompt: the game's first text.
+        commands: those that win the game.
+        respond: plays a segment and returns the game's next text.
+    """
+    example = []
+    for command in commands[:-1]:
+        example.append((prompt, f" {command}\n"))
+        prompt = respond(f" {command}\n")
+    return [*example, (prompt, f" {commands[-1]}")]
 
 
 class StopStrings:

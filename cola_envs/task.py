@@ -18,6 +18,11 @@ import numpy as np
 from cola_envs.checks import check_count, check_stop
 from cola_envs.fields import Info
 
+#: A text of a task, and an answer to it.
+Exchange = tuple[str, str]
+#: A solved problem: the prompt and its answer, or all texts and answers of a task of several turns.
+WorkedExample = Exchange | Sequence[Exchange]
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -81,8 +86,8 @@ class KeepsState(Protocol):
 class HasExamples(Protocol):
     """A task that can show how it is solved: ``shots=2`` puts two of its examples in front of each prompt."""
 
-    def worked_example(self, rng: np.random.Generator) -> tuple[str, str]:
-        """A prompt of the train split, drawn from ``rng``, and an answer that earns the full reward."""
+    def worked_example(self, rng: np.random.Generator) -> WorkedExample:
+        """A problem of the train split, drawn from ``rng``, with answers that earn the full reward."""
 
 
 @runtime_checkable
@@ -208,7 +213,7 @@ class EachRow:
         elif stop != self.stop:
             raise ValueError(f"every row's task must have the same stop strings, {self.stop!r}")
 
-    def worked_example(self, rng: np.random.Generator) -> tuple[str, str]:
+    def worked_example(self, rng: np.random.Generator) -> WorkedExample:
         """An example of the rows' task.
 
         Raises:

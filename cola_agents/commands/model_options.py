@@ -40,7 +40,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, prompts: bool = True, 
         type=_shots,
         metavar="N|FILE",
         help="worked examples in front of every prompt: how many of the task's own train split, or a JSONL "
-        "file of objects with the keys prompt and answer",
+        "file of objects with the keys prompt and answer (a game: messages)",
     )
 
 

@@ -13,8 +13,8 @@ from cola_envs.engines.pool import EnginePool, Transcript
 from cola_envs.engines.protocol import Failure, Opening, Reply
 from cola_envs.fields import Info
 from cola_envs.order import Order, draw
-from cola_envs.segments import command_of
-from cola_envs.task import Turn, foreign_state
+from cola_envs.segments import command_of, played
+from cola_envs.task import Exchange, Turn, foreign_state
 
 #: No space follows, because most tokenizers put a space at the front of the next word: a text that ends in a
 #: space has other tokens than the same text within a transcript.
@@ -90,6 +90,8 @@ class EngineTask:
             then a place in that order: :class:`~cola_envs.order.Order`); otherwise each game is drawn from
             the row's generator.
         info: fields of every episode, such as the data set's name and versions.
+        examples: makes this task with one row that plays games of the train split, on an engine that has the
+            query ``walkthrough`` (commands that win); None for a task without worked examples.
 
     Attributes:
         num_problems: number of games, if ``games`` is a sequence.
@@ -115,6 +117,7 @@ class EngineTask:
         admissible: Literal["none", "list"] = "none",
         sequential: bool = False,
         info: Mapping[str, object] | None = None,
+        examples: Callable[[], EngineTask] | None = None,
     ) -> None:
         num_rows = check_count("num_rows", num_rows)
         self.max_commands, self.invalid_penalty = check_game_settings(
@@ -135,6 +138,7 @@ class EngineTask:
         self._games = games
         self.order = Order(len(games)) if sequential and not callable(games) else None
         self._info = dict(info or {})
+        self._examples = examples
         self._rows: list[_Row | None] = [None] * num_rows
 
     def reset(
@@ -170,6 +174,25 @@ class EngineTask:
         """The fields of the row's game and of the data set."""
         state = self._row(row)
         return {**self._info, **state.game.info, **state.info}
+
+    def worked_example(self, rng: np.random.Generator) -> list[Exchange]:
+        """A game of the train split, won by its walkthrough on an engine that is started for it.
+
+        Raises:
+            GameError, EngineError, FileNotFoundError: where the train split has no game that can be played.
+            ValueError: for a task without worked examples.
+        """
+        if self._examples is None:
+            raise ValueError(f"{type(self).__name__} has no worked examples")
+        task = self._examples()
+        try:
+            (prompt,) = task.reset([0], [rng])
+            commands = task.query(0, "walkthrough")
+            if not (commands and isinstance(commands, tuple)):
+                raise ValueError(f"the game {task.info(0).get('unique_id')!r} has no walkthrough")
+            return played(prompt, commands, lambda text: task.step([0], [text])[0].text)
+        finally:
+            task.close()
 
     def snapshot(self, row: int) -> object:
         """The row's game, its counts and its commands so far."""

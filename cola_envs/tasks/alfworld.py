@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +66,9 @@ class ALFWorld(EngineTask):
     ``split``, ``goal``, ``dataset`` (``"alfworld-json_2.1.1"``), ``engine`` (names and versions), ``games``
     (number of games loaded) and ``games_sha256`` (of their ids and files); after each command ``command``,
     ``valid``, ``commands`` and ``invalid`` (counts so far); at the end ``success``.
+
+    **Worked examples.** ``shots=1`` puts a game of the train split in front, won by its walkthrough on an
+    engine that is started for it.
 
     **Data and licence.** The files that ``alfworld-download`` writes to
     ``$ALFWORLD_DATA/json_2.1.1/{train,valid_seen,valid_unseen}`` (3,553, 140 and 134 games); this task
@@ -136,6 +140,9 @@ class ALFWorld(EngineTask):
                 "games": len(listed.games),
                 "games_sha256": listed.sha256,
             },
+            examples=partial(
+                ALFWorld, 1, data=data, task_types=task_types, admissible=admissible, deadline=deadline
+            ),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -49,6 +50,9 @@ class Household(EngineTask):
     ``commands`` and ``invalid`` (counts so far); at the end ``success``. ``query(row, "walkthrough")``
     returns commands that win from the start, ``query(row, "plan")`` the planner's commands from the current
     state.
+
+    **Worked examples.** ``shots=1`` puts a game of the train split in front, won by its walkthrough on an
+    engine that is started for it.
 
     **Data and licence.** A game is generated from the row's generator only, so that a problem seed determines
     it. ``valid_unseen`` uses room layouts that the other splits never use, and ``valid_seen`` games that
@@ -115,6 +119,9 @@ class Household(EngineTask):
             invalid_penalty=invalid_penalty,
             admissible=admissible,
             info={"dataset": NAME, "engine": described(versions)},
+            examples=partial(
+                Household, 1, level=level, task_types=types, admissible=admissible, deadline=deadline
+            ),
         )
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from cola_envs.checks import check_choice, check_game_settings
 from cola_envs.fields import Info
-from cola_envs.segments import command_of
-from cola_envs.task import Turn
+from cola_envs.segments import command_of, played
+from cola_envs.task import Exchange, Turn
 from cola_envs.tasks.arithmetic import SPLITS, Split, split_of
 
 ROOMS = ("hall", "kitchen", "garden", "cellar", "attic", "study")
@@ -293,6 +293,9 @@ class TextRooms:
     (number of commands of a shortest solution), ``difficulty``, ``split``, ``dataset`` and ``unique_id`` (a
     hash of the whole game, which tells games with equal openings apart).
 
+    **Worked examples.** ``shots=1`` puts a game of the train split in front, of this difficulty, won by a
+    shortest list of commands.
+
     **Data and licence.** Generated; no licence applies.
 
     **Versions.** v0: first version.
@@ -333,6 +336,13 @@ class TextRooms:
     def reset(self, rng: np.random.Generator) -> str:
         seed = int(rng.integers(1 << 60))
         return self.begin(generate(seed, difficulty=self.difficulty, split=self.split))
+
+    def worked_example(self, rng: np.random.Generator) -> list[Exchange]:
+        """A game of the train split, won by a shortest list of commands."""
+        task = TextRooms(self.difficulty, admissible=self.admissible)
+        prompt, commands = task.reset(rng), task.game.plan(task.game.start)
+        assert commands  # every game can be won
+        return played(prompt, commands, lambda text: task.step(text).text)
 
     def begin(self, game: Game) -> str:
         """Start an episode of a given game and return the prompt.

@@ -89,7 +89,10 @@ class ThinkingPrompt:
         make = getattr(self.task, "worked_example", None)
         if make is None:
             raise ValueError(f"{type(self.task).__name__} has no worked examples")
-        prompt, answer = make(rng)
+        example = make(rng)
+        if not (len(example) == 2 and all(isinstance(text, str) for text in example)):
+            raise ValueError(f"{type(self.task).__name__} has worked examples of several turns")
+        prompt, answer = example
         thoughts, boxed = answer.strip(), extract_boxed(answer)
         final = thoughts if boxed is None else boxed
         thoughts = thoughts.replace(f"\\boxed{{{boxed}}}", final)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from cola_envs.build import load
-from cola_envs.prompts import ChatFormat, Message, PlainFormat, prompt_format, read_shots
+from cola_envs.prompts import ChatFormat, Message, PlainFormat, prompt_format
+from cola_envs.shots import as_lists, read_shots
 from cola_envs.task import TaskBatch, Turn
 from cola_envs.tasks.countdown import CountdownTask
 from cola_envs.tasks.math500 import Math500
@@ -82,7 +83,7 @@ def backbone(tokenizer: ByteTokenizer) -> FakeBackbone:
 
 
 def test_a_chat_prompt_is_a_user_turn_without_the_frame_of_plain_text() -> None:
-    chat = ChatFormat(ChatBytes(), "Be brief.", [("Q: 1\nA:", " one")], ("Q: ", "\nA:"), {"think": False})
+    chat = ChatFormat(ChatBytes(), "Be brief.", [[("Q: 1\nA:", " one")]], ("Q: ", "\nA:"), {"think": False})
     text = ChatBytes().spell(chat.first("Q: hello\nA:"))
     assert text == (
         "[[system: Be brief.]][[user: 1]][[assistant: one]][[user: hello]][[assistant: (no thoughts)"
@@ -131,8 +132,26 @@ def test_the_default_format_is_that_which_the_model_was_tuned_for(
 
 
 def test_shots_stand_in_front_of_a_plain_prompt() -> None:
-    plain = PlainFormat(ByteTokenizer(), "Be brief.", [("Q: 1\nA:", " one")])
+    plain = PlainFormat(ByteTokenizer(), "Be brief.", [[("Q: 1\nA:", " one")]])
     assert ByteTokenizer().decode(plain.first("Q: 2\nA:")) == "Be brief.\n\nQ: 1\nA: one\n\nQ: 2\nA:"
+
+
+GAME = [("Goal: win.\n>", " look\n"), ("A door.\n>", " open door")]
+
+
+def test_a_worked_example_of_several_turns_reads_as_the_game_does_in_either_format() -> None:
+    plain = PlainFormat(ByteTokenizer(), None, [GAME])
+    assert (
+        ByteTokenizer().decode(plain.first("Goal: win.\n>"))
+        == "Goal: win.\n> look\nA door.\n> open door\n\nGoal: win.\n>"
+    )
+    chat = ChatFormat(ChatBytes(), None, [GAME], frame=("", "\n>"))
+    played = ChatFormat(ChatBytes(), frame=("", "\n>"))
+    ids = played.first("Goal: win.\n>")
+    for answer, text in (("look", "A door.\n>"), ("open door", "Goal: win.\n>")):
+        ids = [*ids, *ChatBytes().encode(answer)]
+        ids += played.next(text, ids, False)
+    assert chat.first("Goal: win.\n>") == ids
 
 
 def test_shots_are_read_from_a_file(tmp_path) -> None:
@@ -140,7 +159,20 @@ def test_shots_are_read_from_a_file(tmp_path) -> None:
     path.write_text(
         "".join(json.dumps({"prompt": p, "answer": a}) + "\n" for p, a in [("1", "a"), ("2", "b")])
     )
-    assert read_shots(path) == read_shots([("1", "a"), ("2", "b")]) == [("1", "a"), ("2", "b")]
+    assert read_shots(path) == read_shots([("1", "a"), ("2", "b")]) == [[("1", "a")], [("2", "b")]]
+    messages = [
+        {"role": ("user", "assistant")[n % 2], "content": text}
+        for n, text in enumerate(text for exchange in GAME for text in exchange)
+    ]
+    path.write_text(json.dumps({"messages": messages}) + '\n{"prompt": "1", "answer": "a"}\n')
+    assert read_shots(path) == read_shots([GAME, ("1", "a")]) == [GAME, [("1", "a")]]
+    assert as_lists(read_shots(path)) == [[list(exchange) for exchange in GAME], ["1", "a"]]
+    path.write_text(json.dumps({"messages": [{"role": "system", "content": "x"}, *messages]}))
+    with pytest.raises(ValueError, match=r"line 1: messages must be of user and assistant in turn"):
+        read_shots(path)
+    path.write_text(json.dumps({"messages": messages, "prompt": "1"}))
+    with pytest.raises(ValueError, match=r"line 1 has messages beside prompt or answer"):
+        read_shots(path)
     path.write_text('{"prompt": "1", "answer": "a"}\n{"prompt": "2"}\n')
     with pytest.raises(TypeError, match=r"line 2 must be a pair of texts"):
         read_shots(path)
@@ -163,6 +195,11 @@ def test_shots_are_read_from_a_file(tmp_path) -> None:
         ({"shots": 2.0}, "shots must be a number, .* got 2.0"),
         ({"shots": [("\ud800", "y")]}, r"a text of shots\[0\] is not Unicode text"),
         ({"shots": [("only",)]}, r"shots\[0\] must be a pair of texts"),
+        (
+            {"shots": [[("x", "y"), ("z",)]]},
+            r"shots\[0\] must be a pair of texts .*, or a list of such pairs",
+        ),
+        ({"shots": [[]]}, r"shots\[0\] must be a pair of texts"),
         ({"shots": [("x" * 600, "y")]}, "the context holds 512"),
     ],
 )

@@ -103,6 +103,31 @@ def test_an_evaluation_plays_each_game_of_a_split_once(template: Path, monkeypat
         tasks.close()
 
 
+def test_a_worked_example_is_a_train_game_won_by_its_walkthrough(data: Path) -> None:
+    tasks = games_of(data, "valid_seen", task_types=TASK_TYPES[:2], admissible="list")
+    train = ALFWorld(1, data=data, task_types=TASK_TYPES[:2], admissible="list", num_workers=1)
+    try:
+        example = tasks.worked_example(np.random.default_rng(1))
+        assert tasks.pool.pids == ()
+        (text,) = train.reset([0], [np.random.default_rng(1)])
+        for n, (shown, answer) in enumerate(example, start=1):
+            assert shown == text
+            turn = train.step([0], [answer])[0]
+            assert turn.done is (n == len(example))
+            text = turn.text
+        assert turn.info["success"]
+        for file in data.rglob("train/**/game.tw-pddl"):
+            change(file, walkthrough=None)
+        with pytest.raises(ValueError, match=r"the game '.*trial_T2026.*' has no walkthrough"):
+            tasks.worked_example(np.random.default_rng(1))
+        shutil.rmtree(data / FOLDER / "train")
+        with pytest.raises(FileNotFoundError, match="alfworld-download"):
+            tasks.worked_example(np.random.default_rng(1))
+    finally:
+        tasks.close()
+        train.close()
+
+
 def test_games_are_drawn_by_the_rows_generators(template: Path) -> None:
     tasks = games_of(template)
     try:

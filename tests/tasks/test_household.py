@@ -275,6 +275,19 @@ def test_an_agent_that_writes_the_walkthrough_wins_token_by_token() -> None:
 
 
 @needs_engine
+def test_worked_examples_are_put_in_front_of_the_game() -> None:
+    backbone = FakeBackbone("token", max_length=8000)
+    env = gym.make("CoLA-Household-Token-v0", model=backbone, split="valid_unseen", level=1, shots=1)
+    try:
+        env.reset(seed=0)
+        text = backbone.tokenizer.decode(env.unwrapped.episodes.tokens(0))
+        assert text.count("Your task is to: ") == 2
+        assert "You arrive at" in text
+    finally:
+        env.close()
+
+
+@needs_engine
 def test_one_problem_seed_is_one_game_whatever_the_row() -> None:
     tasks = Household(3, level=1, num_workers=1)
     try:

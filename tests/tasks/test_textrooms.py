@@ -304,6 +304,23 @@ def test_the_task_conforms():
     check_env("CoLA-Text-v0", task=TextRooms, model=FakeBackbone(), max_tokens=12)
 
 
+@pytest.mark.parametrize("admissible", ["none", "list"])
+@pytest.mark.parametrize("difficulty", SHAPES)
+def test_a_worked_example_is_a_train_game_as_it_is_played_until_it_is_won(difficulty, admissible):
+    for seed in range(10):
+        own = TextRooms(difficulty, "test", admissible, max_commands=1)
+        example = own.worked_example(np.random.default_rng(seed))
+        game = TextRooms(difficulty, "train", admissible)
+        text = game.reset(np.random.default_rng(seed))
+        for n, (shown, answer) in enumerate(example, start=1):
+            assert shown == text
+            turn = game.step(answer)
+            assert turn.done is (n == len(example))
+            text = turn.text
+        assert turn.info["success"]
+        assert turn.info["commands"] == game.info["plan_length"]
+
+
 def test_its_own_snapshot_is_what_replaying_the_commands_gives():
     class Replayed:
         """The same game without snapshots of its own."""

@@ -147,6 +147,11 @@ def test_a_worked_example_is_in_the_format_without_a_box_and_earns_everything():
             assert turn.info["format"] is turn.info["success"] is True, answer
 
 
+def test_worked_examples_of_several_turns_are_refused():
+    with pytest.raises(ValueError, match="TextRooms has worked examples of several turns"):
+        ThinkingPrompt(TextRooms()).worked_example(np.random.default_rng(0))
+
+
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
