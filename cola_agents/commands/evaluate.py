@@ -40,6 +40,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--greedy", action="store_true", help="take the most probable action instead of sampling"
     )
+    parser.add_argument(
+        "--random",
+        action="store_true",
+        help="take uniformly random actions: the floor that an agent has to beat",
+    )
     parser.add_argument("--seed", type=int, default=10_000)
     parser.add_argument("--num-envs", type=int, default=64, help="rows that play in parallel, at most")
     parser.add_argument(
@@ -89,6 +94,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "samples": arguments.samples,
         "split": arguments.split,
         "greedy": arguments.greedy,
+        "random": arguments.random,
         "seed": arguments.seed,
         "num_envs": arguments.num_envs,
     }

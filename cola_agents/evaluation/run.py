@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from cola_agents.common.arguments import environment_arguments
 from cola_agents.common.provenance import provenance
@@ -121,6 +123,7 @@ def evaluate(
     samples: int = 1,
     split: str | None = None,
     greedy: bool = False,
+    random: bool = False,
     seed: int = 10_000,
     num_envs: int = 64,
     search: SearchConfig | MCTSQConfig | None = None,
@@ -144,6 +147,8 @@ def evaluate(
             that gives other problems at each play (``repeatable`` False) takes one.
         split: one of the task's; None for ``"test"``, or the last one where there is no ``"test"``.
         greedy: take the likeliest action in place of a draw.
+        random: take uniformly random actions, in place of the model's own policy: the floor that an agent has
+            to beat.
         seed: problem ``i`` is drawn with seed ``seed + i``; of a finite set it is the set's i-th, whatever
             the seed.
         num_envs: the largest number of parallel rows; use fewer for engines that need much memory.
@@ -164,8 +169,13 @@ def evaluate(
     Raises:
         ValueError: for a number below 1, an id that is no CoLA environment, more episodes than a finite set
             has problems, several greedy tries (they are all the same) or several at a task that is not
-            repeatable, a search that uses the task's rewards, or ``q`` or ``judge`` without a search.
+            repeatable, a search that uses the task's rewards, ``q`` or ``judge`` without a search, or
+            ``random`` beside an agent, ``greedy`` or a search.
     """
+    if random and (agent is not None or greedy or search is not None):
+        raise ValueError(
+            "random actions are drawn without a policy: leave out agent= (--agent), greedy and search"
+        )
     seed = check_count("seed", seed, 0)
     env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "evaluate"))
     for name in ("model", "tokenizer"):
@@ -216,6 +226,8 @@ def evaluate(
         played = envs.episodes
         episodes = _num_problems(played.tasks, episodes)
         _check_repeatable(played.tasks, samples)
+        if random:
+            player = replace(player, policy=_Uniform(played.action_mask), how="uniformly random")
         with fitting_threads(played.backbone):
             made_by = provenance()
             if search is None:
@@ -334,6 +346,17 @@ class _Player:
     drawing: Drawing
     how: str
     fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class _Uniform:
+    """The uniform policy over the actions that ``mask`` [A] allows."""
+
+    mask: np.ndarray
+
+    def attach(self, session: object) -> Callable[[Sequence[int]], Tensor]:
+        logits = torch.zeros(len(self.mask)).masked_fill(~torch.from_numpy(self.mask), -torch.inf)
+        return lambda rows: logits.expand(len(rows), -1)
 
 
 def _player(model: object, agent: Agent | None, greedy: bool) -> _Player:

@@ -458,6 +458,8 @@ def test_a_searched_agent_draws_its_play_outs_as_the_agent_does_and_the_report_s
         ({"episodes": 0}, "episodes must be at least 1"),
         ({"samples": 2, "greedy": True}, "greedy tries are all alike"),
         ({"agent": "run", "model": "other"}, "not both"),
+        ({"random": True, "greedy": True}, "random actions are drawn without a policy"),
+        ({"random": True, "agent": "run"}, "random actions are drawn without a policy"),
         ({"q": "no/q"}, "q= values what a search finds, and there is no search"),
         ({"judge": "policy"}, "judge= values what a search finds, and there is no search"),
     ],
@@ -465,6 +467,28 @@ def test_a_searched_agent_draws_its_play_outs_as_the_agent_does_and_the_report_s
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         evaluate("CoLA-Arithmetic-v0", **arguments)
+
+
+@pytest.mark.parametrize("twin", ["", "-Token"])
+def test_random_actions_are_uniform_over_all_actions(twin, monkeypatch):
+    drawn, choose = [], run.collect
+
+    def recorded(*args, **kwargs):
+        drawn.append(choose(*args, **kwargs))
+        return drawn[-1]
+
+    monkeypatch.setattr(run, "collect", recorded)
+    report = evaluate(f"CoLA-Arithmetic{twin}-v0", random=True, episodes=64)
+    assert report["actions"] == "uniformly random"
+    (rollout,) = drawn
+    count = 768 if twin else 64
+    assert rollout.log_probs[rollout.mask].numpy() == pytest.approx(-math.log(count), abs=1e-5)
+    assert len(rollout.actions[rollout.mask].unique()) > count / 2
+
+
+def test_random_actions_leave_out_those_that_stand_for_nothing():
+    logits = run._Uniform(np.array([True, False, True])).attach(None)([0, 4])
+    assert logits.softmax(-1).tolist() == [[0.5, 0, 0.5]] * 2
 
 
 # The command
