@@ -1,6 +1,7 @@
 """Stable-Baselines3's DQN over 64 latent actions, with observations kept as float16 in its replay buffer.
 
-A piece of plumbing: after 60,000 steps it is no better than random codes (.46). To learn, see sb3_ppo.py.
+It shows the wiring; DQN is not reliable here: over three seeds .97, .00 and .00 of the test problems were answered in the
+form, where uniformly random codes earn .12. To learn, see sb3_ppo.py.
 """
 
 from typing import Any
@@ -30,7 +31,7 @@ class Half(VecEnvWrapper):
 
 
 def main(timesteps: int = 60_000, num_envs: int = 32, test_episodes: int = 128) -> float:
-    venv = Half(SB3VecEnv("CoLA-Arithmetic-v0", num_envs=num_envs))
+    venv = Half(SB3VecEnv("CoLA-Thinking-v0", num_envs=num_envs))
     agent = sb3.DQN(
         "MlpPolicy",
         venv,
@@ -48,10 +49,10 @@ def main(timesteps: int = 60_000, num_envs: int = 32, test_episodes: int = 128) 
     )
     agent.learn(timesteps)
     print(f"observations in the replay buffer: {agent.replay_buffer.observations.dtype}")
-    test = Half(SB3VecEnv("CoLA-Arithmetic-v0", num_envs=num_envs, env_kwargs={"split": "test"}))
+    test = Half(SB3VecEnv("CoLA-Thinking-v0", num_envs=num_envs, env_kwargs={"split": "test"}))
     test.seed(0)
     reward, _ = evaluate_policy(agent, test, n_eval_episodes=test_episodes)
-    print(f"share of test problems solved: {reward:.3f}")
+    print(f"share of test problems answered in the form: {reward:.3f}")
     return float(reward)
 
 

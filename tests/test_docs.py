@@ -248,9 +248,9 @@ def test_the_table_of_the_readme_has_the_figures_of_its_results():
 
     report = json.loads((folder / "thinking/report.json").read_text())
     times = [report["arms"][arm]["times"] for arm in arms]
-    cells = [f"{one['episodes']['median']:,.0f}, {one['cpu_s']['median']:.1f}" for one in times]
+    cells = [f"{one['episodes']['median']:,.0f} ({one['cpu_s']['median']:.1f} s)" for one in times]
     constant = short(report["floors"]["constant-code"]["reward"]["mean"])
-    assert rows["format reward: rollouts, CPU-seconds to .9"] == [*cells, f"earns {constant}"]
+    assert rows["format reward: rollouts to .9 (CPU time)"] == [*cells, f"earns {constant}"]
 
     runs = [json.loads(line) for line in (folder / "thinking/runs.jsonl").read_text().splitlines()]
     cells = []
@@ -262,3 +262,38 @@ def test_the_table_of_the_readme_has_the_figures_of_its_results():
         )
         cells.append(f"{short(before)} → {short(after)}")
     assert rows["level-1 arithmetic, after format training without KL (4 runs)"] == [*cells, ""]
+
+
+def test_the_table_of_the_environments_has_the_figures_and_budgets_of_its_records():
+    rows = {
+        cells[0].strip("`"): cells[2:]
+        for line in (ROOT / "docs/environments.md").read_text().splitlines()
+        if line.startswith("| `CoLA-") and len(cells := [cell.strip() for cell in line.split("|")[1:-1]]) == 5
+    }
+    budgets = {name: int(cells[2].replace(",", "")) for name, cells in rows.items()}
+    registered = {key: spec.kwargs for key, spec in gym.registry.items() if "builder" in spec.kwargs}
+    assert budgets == {
+        key: kwargs["default_max_tokens"]
+        for key, kwargs in registered.items()
+        if kwargs["actions"] == "latent"
+    }
+
+    card = json.loads((ROOT / "cola_agents/bundled/metrics.json").read_text())["cola"]
+    for name, measures in (
+        ("Arithmetic", {"arithmetic": "arithmetic_1", "arithmetic_level_2": "arithmetic_2"}),
+        ("Math500", {"word_problems": "math500"}),
+        ("Thinking", {"format_reward": "thinking"}),
+        ("Countdown", {"countdown": "countdown"}),
+        ("TextRooms", {"text_rooms": "textrooms"}),
+    ):
+        before, floors, _ = rows[f"CoLA-{name}-v0"]
+        assert re.findall(r"\.\d\d", before) == [f"{card[key]:.2f}"[1:] for key in measures]
+        records = [
+            json.loads((ROOT / f"benchmarks/results/random_codes/{record}.json").read_text())
+            for record in measures.values()
+        ]
+        assert floors.split(", ") == [f"{record['reward']:.2f}"[1:] for record in records]
+        for record in records:
+            assert record["fingerprint"] == card["fingerprint"]
+            assert record["actions"] == "uniformly random"
+            assert record["episodes"] == card["episodes"]
