@@ -229,7 +229,7 @@ def _codebook(name: str, codebook: JsonObject) -> str:
 
 
 _SAYS = {
-    "longer": "the base trained on for as many tokens as the latent-action stages read",
+    "longer": "the base after further training, on as many tokens as the latent-action stages read",
     "fta": "`cola` after FTA-I on the tokens that `longer` read, its policy cloned again",
 }
 
