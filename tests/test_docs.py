@@ -51,6 +51,7 @@ CHANGED = {
     "docs/tutorials/own_model.md": {'"steps": 100': '"steps": 2'},
     "docs/tutorials/search.md": {"simulations=32": "simulations=2", "range(16)": "range(2)"},
     "docs/libraries.md": {"learn(100_000)": "learn(64)"},
+    "docs/saving.md": {"learn(50_000)": "learn(64)"},
     "docs/scaling.md": {"path/or/hub-id": "cola", 'device="cuda"': 'device="cpu"'},
     "docs/agent_tasks.md": {"range(16)": "range(1)"},
     "docs/training.md": {
