@@ -62,7 +62,7 @@ def no_weights(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         (["eval", "--agent", "ag", "--simulations", "5"], "need a search"),
         (["eval", "--agent", "ag", "--search", "mcts-q", "--judge", "policy"], "MCTS-Q needs q="),
         # what is played, and what is read around it
-        (["eval", "--task", "CoLA-TextRooms-Token-v0", "--shots", "1"], "has no worked examples"),
+        (["eval", *TASK, "--shots", "file"], "holds no worked examples"),
         (["eval", "--task", "CoLA-Math500-v0", "--episodes", "100000"], "problems of this set"),
         (["eval", *TASK, "--tokenizer", "nofolder"], "no tokenizer found at 'nofolder'"),
         (["eval", "--agent", "ag", "--env", "nonsense=1"], "unknown keyword argument 'nonsense'"),
