@@ -10,7 +10,7 @@ needs several pre-trained models. Each seed gives three that share a tokenizer, 
 
 With ``--controls`` there are two more, which tell what the latent-action stages themselves give:
 
-- ``longer``: the base trained on for as many tokens as the stages read;
+- ``longer``: the base after further training, on as many tokens as the stages read;
 - ``fta``: ``cola`` after FTA-I on the same tokens.
 
 ``--variants`` adds latent-action models that differ from ``cola`` in one thing: ``codes-16``, ``codes-256``

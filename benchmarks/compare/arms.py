@@ -2,7 +2,7 @@
 
 All arms run the same GRPO over the same problems in the same order. They differ in what an action is, and in
 which weights are trained. All stand on one base, but for two controls of what the latent-action stages
-themselves give, whose base was trained on for as many tokens as those stages read.
+themselves give, whose base was trained further, on as many tokens as those stages read.
 """
 
 from __future__ import annotations
@@ -199,14 +199,14 @@ ARMS = {
         ),
         Arm(
             "latent-fta",
-            "codes after FTA-I, which trained the base on for as many tokens as the stages read",
+            "codes after FTA-I, which trained the base further, on as many tokens as the stages read",
             "latent",
             "fta",
             lrs=_LATENT,
         ),
         Arm(
             "token-longer",
-            "tokens, all weights, on the base trained on for as many tokens as the stages read",
+            "tokens, all weights, on a base trained further, on as many tokens as the stages read",
             "token",
             "longer",
         ),

@@ -1,8 +1,8 @@
 """The recipe of the bundled models: from a seed to a base, a latent-action model around it, and controls.
 
 Both arms of a comparison stand on one base: ``base`` is the frozen base inside ``cola``. The controls tell
-what the stages themselves give: ``longer`` is the base trained on for as many tokens as the stages read,
-``fta`` is ``cola`` after FTA-I on the same tokens.
+what the stages themselves give: ``longer`` is the base after further training, on as many tokens as the
+stages read, ``fta`` is ``cola`` after FTA-I on the same tokens.
 """
 
 from __future__ import annotations
