@@ -80,7 +80,7 @@ def search_above_greedy(inputs: Inputs) -> Finding:
     if others:
         cause += f" Difference from the same search over tokens: {'; '.join(others)}."
     if tries:
-        cause += f" Difference from greedy without a search, at the same budget: {'; '.join(tries)}."
+        cause += f" Without a search, the difference from greedy at the same budget: {'; '.join(tries)}."
     return Finding(verdict, ours, interval(apart).partition(" ")[2], cause, {"minus": line["minus"]})
 
 
