@@ -26,7 +26,7 @@ from cola_agents.commands import (
     train_reward,
 )
 from cola_agents.commands.completion import Completion
-from cola_agents.commands.helps import add_defaults_and_example
+from cola_agents.commands.helps import add_defaults_and_example, add_descriptions
 from cola_agents.common.interrupts import Terminated, exit_status, sigterm_as_interrupt
 
 COMMANDS = (
@@ -108,6 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="command")
     for command in COMMANDS:
         command.add(commands)
+    add_descriptions(parser)
     for own in leaf_parsers(parser):
         add_defaults_and_example(own)
         own.add_argument(

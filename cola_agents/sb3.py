@@ -70,7 +70,7 @@ class SB3VecEnv(VecEnv):
     """A Gymnasium vector environment as a Stable-Baselines3 VecEnv; all rows step in one batch.
 
     ``infos`` hold a dict for each row. At an episode's end it has the final info (``text``, ``success``,
-    ``num_tokens``, the task's fields) and ``terminal_observation`` [D], ``TimeLimit.truncated`` (cut, not
+    ``num_tokens``, the task's fields) and ``terminal_observation``, ``TimeLimit.truncated`` (cut, not
     ended: SB3 then adds gamma times the value of the terminal observation), ``is_success`` and
     ``episode`` (``r`` return, ``l`` length, ``t`` seconds since this object was made), so that
     ``rollout/ep_rew_mean``, ``ep_len_mean`` and ``success_rate`` are logged without a Monitor. The
@@ -84,6 +84,7 @@ class SB3VecEnv(VecEnv):
             same-step autoreset.
         num_envs: N, with an id only; 32 if None.
         env_kwargs: further arguments of ``gym.make_vec``, with an id only.
+        direct: arguments of the environment, deprecated: give them in ``env_kwargs``.
 
     Raises:
         TypeError: for another kind of ``env``, or ``num_envs`` or ``env_kwargs`` with a vector environment.
@@ -135,7 +136,11 @@ class SB3VecEnv(VecEnv):
     # ---------------------------------------------------------------- episodes
 
     def reset(self) -> np.ndarray:
-        """Start an episode in every row, with the seeds and options that were set; returns [N, D]."""
+        """Start an episode in every row, with the seeds and options that were set.
+
+        Returns:
+            observations [N, D] float32, or [N, context length] int32 with ``observation="tokens"``.
+        """
         seeds = None if self._seeds[0] is None else list(self._seeds)
         # Gymnasium's signature says int; its vector environments take one seed a row as well.
         observations, infos = self.env.reset(seed=seeds, options=self._options[0] or None)  # type: ignore[arg-type]
@@ -151,7 +156,10 @@ class SB3VecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Take the step: observations [N, D], rewards [N] float32, dones [N] bool, infos.
+        """Take the step.
+
+        Returns:
+            observations, as from :meth:`reset`, rewards [N] float32, dones [N] bool and N info dicts.
 
         Raises:
             RuntimeError: without a :meth:`step_async` before it.
@@ -417,10 +425,10 @@ def sb3_defaults(algorithm: str, venv: VecEnv) -> dict[str, Any]:
     """Keyword arguments for SB3's PPO or A2C that suit these environments.
 
     In them a reward comes at an episode's end and is often rare. So gamma and GAE's lambda are 1 (with the
-    usual .95 nothing of the reward reaches the first token of a long text), and rollouts are short: about
-    2,048 steps over all rows, more only if an episode would not fit (SB3's own 2,048 steps a row would be one
-    update in 65,536 steps). Minibatches divide the rollouts. The learning rate is lower at token level, where
-    larger steps damage the language model.
+    usual lambda of .95 a reward reaches an action a hundred steps earlier as .006 of it), and rollouts are
+    short: about 2,048 steps over all rows, more only if an episode would not fit (SB3's own 2,048 steps a row
+    would be one update in 65,536 steps). Minibatches divide the rollouts. The learning rate is lower at token
+    level, where larger steps damage the language model.
 
     PPO is recommended. A2C makes one step for each rollout, without normalised advantages (which would scale
     rollouts without reward to full size). It learns if rewards are frequent, and did not in 160,000 steps

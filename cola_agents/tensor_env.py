@@ -6,7 +6,7 @@ Shapes: N rows, D hidden, A actions.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -23,17 +23,17 @@ from cola_envs.build import spec_of
 from cola_envs.checks import Actions, Options
 from cola_envs.episodes import Stepped
 from cola_envs.infos import Batched
+from cola_envs.state import State
 from cola_envs.vector import CoLAVectorEnv, Seeds
 
 
 class TensorVectorEnv(CoLAVectorEnv):
     """``num_envs`` episodes as a Gymnasium vector environment whose arrays are torch tensors.
 
-    ``reset`` and ``step`` have Gymnasium's signatures. Observations [N, D], in float32, do not leave the
-    model's device. Actions are an integer tensor [N] there; rewards [N] float32, ``terminated`` and
-    ``truncated`` [N] bool are put there. ``infos`` are as in :class:`~cola_envs.vector.CoLAVectorEnv`, apart
-    from ``final_obs``, whose entries are tensors. Texts end and are graded on the host: it reads the actions
-    and their tokens in one copy a step on a GPU.
+    ``reset`` and ``step`` have Gymnasium's signatures. Observations [N, D] float32 do not leave the model's
+    device. ``infos`` are as in :class:`~cola_envs.vector.CoLAVectorEnv`, apart from ``final_obs``, whose
+    entries are tensors [D]. Texts end and are graded on the host: it reads the actions and their tokens in
+    one copy a step on a GPU.
 
     It is made by :func:`make_tensor_vec`; arguments are those of ``CoLAVectorEnv``.
 
@@ -54,22 +54,27 @@ class TensorVectorEnv(CoLAVectorEnv):
         self.device = session.device
 
     def reset(self, *, seed: Seeds = None, options: Options | None = None) -> tuple[Any, Batched]:
-        """As :meth:`.CoLAVectorEnv.reset`; ``reset_mask`` of the options may be a tensor."""
+        """Start episodes: observations [N, D] float32 on the model's device, and infos.
+
+        Arguments and errors are those of :meth:`.CoLAVectorEnv.reset`. ``reset_mask`` of the options may also
+        be a tensor, [N] bool.
+        """
         if isinstance(options, Mapping) and isinstance(mask := options.get("reset_mask"), Tensor):
             options = {**options, "reset_mask": mask.cpu().numpy()}
         return super().reset(seed=seed, options=options)
 
     def step(self, actions: Actions | Tensor) -> tuple[Any, Any, Any, Any, Batched]:
-        """Take a step.
+        """Take one action in each row; autoreset and errors are those of :meth:`.CoLAVectorEnv.step`.
 
         Args:
             actions: [N] integers, a tensor on any device; an array or a list is taken, too.
 
         Returns:
-            observations, rewards, terminated, truncated and infos; see the class.
+            observations [N, D] float32, rewards [N] float32, terminated and truncated [N] bool, all on the
+            model's device, and infos.
 
         Raises:
-            gymnasium.error.InvalidAction: as :meth:`.CoLAVectorEnv.step`; nothing changes then.
+            gymnasium.error.InvalidAction: also for a tensor of another shape, of floats or of bools.
         """
         taken = self._on_host(actions) if isinstance(actions, Tensor) else actions
         observations, rewards, terminated, truncated, infos = super().step(taken)
@@ -91,8 +96,17 @@ class TensorVectorEnv(CoLAVectorEnv):
                 return np.array([one.action for one in ahead])
         return to_host(actions)
 
+    def restore(
+        self,
+        states: Sequence[State],
+        rows: Sequence[int] | None = None,
+        reseed: Sequence[int] | None = None,
+    ) -> Any:
+        """As :meth:`.CoLAVectorEnv.restore`; returns [len(rows), D] float32 on the model's device."""
+        return super().restore(states, rows, reseed)
+
     def action_masks(self) -> Any:
-        """The allowed actions, [N, A] bool."""
+        """The allowed actions, [N, A] bool, on the model's device."""
         return to_device(super().action_masks(), self.device)
 
     def _stepped(self, rows: list[int], actions: Actions, *, observe: bool = True) -> Stepped:

@@ -10,6 +10,7 @@ It imports numpy and gymnasium only: torch is loaded when an environment is made
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 from gymnasium.envs.registration import parse_env_id, register, registry
@@ -42,7 +43,7 @@ __all__ = [
 
 def register_task(
     name: str,
-    builder: str,
+    builder: str | Callable[..., object],
     max_tokens: int,
     *,
     nondeterministic: bool = False,
@@ -53,8 +54,9 @@ def register_task(
 
     Args:
         name: the task's name in the ids.
-        builder: ``"module:name"`` of the task's class or factory; see :func:`cola_envs.build.build_episodes`.
-        max_tokens: default token budget of an episode.
+        builder: the task's class or factory, or its name ``"module:name"``, which is imported when an
+            environment is made; see :func:`cola_envs.build.build_episodes`.
+        max_tokens: default token budget of an episode, at least 1.
         nondeterministic: whether the same seed and actions may give different episodes (Gymnasium's flag).
         on_task_error: default of ``on_task_error``, ``"raise"`` or ``"truncate"``.
         task_kwargs: defaults of the task's own arguments.

@@ -221,7 +221,7 @@ def evaluation_split(builder: str | Builder) -> str:
 
 
 def own_task(num_rows: int, *, task: str | Builder | None = None) -> TaskBatch:
-    """The tasks of ``CoLA-Text-v0``: your own, one object for each row.
+    """A task of your own, given as ``task=``.
 
     **Prompt.** The text that the task's ``reset(rng)`` returns.
 

@@ -27,10 +27,11 @@ from cola_envs.state import State, next_seed
 
 
 class CoLAEnv(gym.Env[np.ndarray, np.int64]):
-    """A language model writes text, one token for each action, and a task rewards it.
+    """A language model writes text, one or several tokens for each action, and a task rewards it.
 
     ## Action space
     ``Discrete(A)``: the codes of a latent-action model, or at token level (``-Token-v0``) the vocabulary.
+    An action writes one token; a code of a model with spans, up to ``span`` tokens.
     :meth:`action_masks` returns the allowed actions; any other is an error.
 
     ## Observation space
@@ -45,13 +46,16 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
 
     ## Episode end
     Terminated: the task ends the episode, or the token budget is spent and ``budget_end="terminate"``.
-    Truncated: the budget is spent and ``budget_end="truncate"``, the context is full, or the task failed and
-    ``on_task_error="truncate"``.
+    Truncated: the task cuts the episode short (a limit of commands, say), the budget is spent and
+    ``budget_end="truncate"``, the context is full, the task failed and ``on_task_error="truncate"``, or
+    ``max_episode_steps`` of ``gym.make`` is reached.
 
     ## Info
-    At reset: ``prompt`` and the task's fields. Every step: ``token``, ``action``. At the end: ``text``,
-    ``success``, ``num_tokens`` and the task's fields; also ``error`` (the cause) if a failing task truncated
-    the episode. A field has one type in every episode.
+    At reset: ``prompt``, ``prompt_format`` and the task's fields. Every step: ``token``, ``action``, and
+    ``tokens`` if the action gave several. After each segment also the fields of its ``Turn.info``. At the
+    end also ``text``, ``success``, ``num_tokens`` and the task's fields; ``error`` (the cause) if a failing
+    task truncated the episode. A field has one type in every episode. :mod:`cola_envs.fields` describes
+    those that the environment itself writes.
 
     ## Reset
     ``seed`` determines the problem and the sampling. Without it, the seed follows from the last episode's.
@@ -63,10 +67,14 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
     without it.
 
     ## Arguments
-    See :func:`cola_envs.build.build_episodes`. ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns
-    the text so far with the action behind each token), ``"human"`` (the same, printed as it is written, each
-    character when it is whole), ``"rgb_array"`` (a frame, [480, 640, 3] uint8, with a text colour for each
-    action) or ``"html"``
+    ``docs/environments.md`` has a table of them. ``model``, ``tokenizer``, ``device``, ``dtype``, ``split``,
+    ``max_tokens`` and the task's own: :func:`cola_envs.build.build_episodes`. ``budget_end``,
+    ``world_temperature``, ``observation``, ``prior_coef``, ``on_task_error``, ``prompt_format``, ``system``,
+    ``shots`` and ``chat_template_kwargs``: :class:`~cola_envs.episodes.Episodes`.
+
+    ``render_mode`` is None, ``"ansi"`` (:meth:`render` returns the text so far with the action behind each
+    token), ``"human"`` (the same, printed as it is written, each character when it is whole),
+    ``"rgb_array"`` (a frame, [480, 640, 3] uint8, with a text colour for each action) or ``"html"``
     (:meth:`render` returns an HTML page that also shows the tokens that the other actions would have given;
     every step then computes them all).
 
@@ -110,6 +118,22 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
             self.episodes.name_twin(twin_id(spec.id))
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[np.ndarray, Info]:
+        """Start an episode; one that is running is dropped.
+
+        Args:
+            seed: an integer >= 0 for the problem and the sampling. None for the seed that follows the last
+                episode's; before the first, for a random one.
+            options: ``{"problem_seed": int}`` draws the problem from this seed (>= 0) instead.
+
+        Returns:
+            the observation ([D] float32, or [context length] int32 with ``observation="tokens"``) and
+            ``info``.
+
+        Raises:
+            gymnasium.error.Error: for a seed that is no integer or below 0.
+            TypeError, ValueError: for other options, or a prompt that is no text, is empty or fills the
+                context. An error of the task's ``reset`` is raised as it is.
+        """
         seed = int(seed) if isinstance(seed, np.integer) else seed
         super().reset(seed=seed)
         options = check_options(options, ("problem_seed",))
@@ -126,6 +150,19 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         return observation, self.episodes.reset_infos([0])[0]
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
+        """Take one action, an allowed integer from 0 to A - 1.
+
+        Returns:
+            the observation, as from :meth:`reset`, the reward (float), terminated, truncated and ``info``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset, and after the end of the episode.
+            gymnasium.error.InvalidAction: for an action of the wrong type, out of range or not allowed.
+                After either error nothing has changed.
+            FloatingPointError: if the model gives NaN or infinite values.
+            TypeError, ValueError: with ``on_task_error="raise"``, for an invalid turn. Then an error of the
+                task's ``step`` is raised, too.
+        """
         if self._log is not None and self.episodes.running(0):
             self._log.look(action)
         observations, rewards, terminated, truncated, infos = self.episodes.step([0], [action])
@@ -143,9 +180,13 @@ class CoLAEnv(gym.Env[np.ndarray, np.int64]):
         return self.episodes.snapshot(0)
 
     def restore(self, state: State, reseed: int | None = None) -> np.ndarray:
-        """Restore a snapshot and return its observation [D]; ``reseed`` starts a new sampling stream.
+        """Restore a snapshot and return its observation, as from :meth:`reset`.
 
-        Human mode goes on in a new line, and prints what is written after the snapshot.
+        ``reseed`` starts a new sampling stream. Human mode goes on in a new line, and prints what is written
+        after the snapshot.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as :meth:`.Episodes.restore`.
         """
         running = self.episodes.running(0)
         observation: np.ndarray = self.episodes.restore([0], [state], None if reseed is None else [reseed])[0]

@@ -60,7 +60,7 @@ class Episodes:
         prior_coef: adds ``prior_coef * log pi0(action | state)`` to every reward; pi0 is the frozen initial
             policy.
         on_task_error: ``"raise"`` or ``"truncate"``.
-        prompt_format: ``"plain"``, ``"chat"``, or None for what the model was tuned for
+        prompt_format: ``"plain"``, ``"chat"``, or None for the model's default
             (:func:`cola_envs.prompts.prompt_format`).
         system: text in front of the conversation: the system message in the chat format.
         shots: worked examples in front of the prompt, or how many of the task's own
@@ -241,10 +241,10 @@ class Episodes:
             problem_seeds: B seeds of the problems. None, for all or in the list, means the row seed, or the
                 next problem if they are played in order (:class:`~cola_envs.order.Order`). Rows with equal
                 problem seeds get the same problem.
-            observe: False for no observations, [0, D].
+            observe: False for no observations, [0, ...].
 
         Returns:
-            Observations [B, D] float32.
+            Observations [B, D] float32, or [B, context length] int32 with ``observation="tokens"``.
 
         Raises:
             TypeError: for a prompt that is not a string.
@@ -287,10 +287,10 @@ class Episodes:
             rows: B different row indices.
             states: B states from :meth:`snapshot` of any Episodes over the same model and task.
             reseed: B new row seeds: the rows keep their problem and text, and sample from new streams.
-            observe: False for no observations, [0, D].
+            observe: False for no observations, [0, ...].
 
         Returns:
-            Observations [B, D] float32.
+            Observations, as from :meth:`reset`.
 
         Raises:
             TypeError: for something other than a :class:`State`.
@@ -348,11 +348,11 @@ class Episodes:
         Args:
             rows: B different row indices, all running.
             actions: B integers.
-            observe: False for no observations, [0, D].
+            observe: False for no observations, [0, ...].
 
         Returns:
-            Observations [B, D] float32, rewards [B] float64, terminated [B] bool, truncated [B] bool and
-            B info dicts: ``token`` (the first id), ``tokens`` (a tuple, if the action gave several) and
+            Observations, as from :meth:`reset`, rewards [B] float64, terminated [B] bool, truncated [B] bool
+            and B info dicts: ``token`` (the first id), ``tokens`` (a tuple, if the action gave several) and
             ``action``; after a finished segment also ``Turn.info``; at an episode's end also ``text`` (all of
             the agent's text), ``success``, ``num_tokens`` and ``tasks.info(row)``.
 

@@ -172,7 +172,7 @@ def prompt_format(
     frame: tuple[str, str] = ("", ""),
     chat_template_kwargs: Mapping[str, object] | None = None,
 ) -> PlainFormat | ChatFormat:
-    """The format that ``name`` asks for, or by default the one that the model was tuned for.
+    """The format that ``name`` asks for, or the model's default.
 
     The default is ``"chat"`` where the tokenizer has a chat template whose end marker of an assistant's turn
     is among the ids that end the model's texts; a base model's tokenizer may carry a template, but a model

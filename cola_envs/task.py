@@ -36,8 +36,8 @@ class Turn:
             Gymnasium's ``truncated``, for either value of ``done``.
         info: the task's fields, by name. A field has one type in all episodes (for example ``""``, not None,
             where a text is missing), because Gymnasium's vector environments make arrays of them. All loggers
-            read ``success`` (bool); at the end of an episode it defaults to whether the turn is ``done``, not
-        ``truncated``, and has a reward above 0.
+            read ``success`` (bool). If the last turn of an episode has none, it is True where that turn is
+            ``done``, not ``truncated``, and has a reward above 0.
 
     :mod:`cola_envs.contract` checks these types when the turn reaches an episode.
     """
@@ -56,8 +56,19 @@ class Task(Protocol):
     ``stop`` holds the strings that end a segment, besides the model's end-of-text tokens. A segment includes
     the stop string that ended it and special tokens such as tags and chat markers, but no end-of-text token.
 
-    A task may define ``plain_frame``, the two strings before and behind its texts for a model that continues
-    plain text, such as ``("User: ", "\\nAssistant: ")``. They are left out of the messages of a chat.
+    A task may also define:
+
+    - ``info``: a dict of fields about the problem, typed as those of :class:`Turn`; a copy is shown at reset
+      and at the end of an episode.
+    - ``close()``: release engines, processes and files. It may be called more than once, and ``reset`` may
+      follow it.
+    - ``snapshot()`` and ``restore(state)`` (:class:`~cola_envs.task.KeepsState`): its state as a picklable
+      object, and back. Without them a row is restored by a reset with the same ``rng`` and its segments so
+      far.
+    - ``worked_example(rng)`` (:class:`~cola_envs.task.HasExamples`): a solved problem as (prompt, answer), or
+      a list of such pairs for a task of several turns. ``shots=N`` puts N of them in front of each prompt.
+    - ``plain_frame``: the two strings before and behind its texts for a model that continues plain text, such
+      as ``("User: ", "\\nAssistant: ")``. They are left out of the messages of a chat.
     """
 
     @property
@@ -87,7 +98,12 @@ class HasExamples(Protocol):
     """A task that can show how it is solved: ``shots=2`` puts two of its examples in front of each prompt."""
 
     def worked_example(self, rng: np.random.Generator) -> WorkedExample:
-        """A problem of the train split, drawn from ``rng``, with answers that earn the full reward."""
+        """A problem of the train split, drawn from ``rng``, with answers that earn the full reward.
+
+        Returns:
+            (prompt, answer); for a task of several turns a list of pairs: the prompt and the first answer,
+            then each later text of the task and the answer to it.
+        """
 
 
 @runtime_checkable
@@ -166,9 +182,8 @@ class EachRow:
 
     A row's snapshot is the initial generator state of its episode and its segments so far. Restoring it
     replays the segments, and raises RuntimeError if the replay gives other turns: the state of a task with
-    other arguments, or a task whose randomness is its own. A task that can copy its state cheaply may define
-    ``snapshot()`` and ``restore(state)``, which are used instead. If a task has an attribute ``info``, a
-    dict, its fields are shown at reset and at the end of the episode.
+    other arguments, or a task whose randomness is its own. A task's own ``snapshot()`` and
+    ``restore(state)`` are used instead, if it has them; its other optional members are in :class:`Task`.
 
     Raises:
         TypeError: if the factory returns something that is not a task, or ``stop`` is not a tuple of strings.
@@ -225,6 +240,7 @@ class EachRow:
         return task.worked_example(rng)
 
     def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
+        """Start an episode of each row's task and return the prompts."""
         prompts = []
         for row, rng in zip(rows, rngs, strict=True):
             self._origin[row] = dict(rng.bit_generator.state)
@@ -246,6 +262,11 @@ class EachRow:
         return turn
 
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Turn]:
+        """Give each row's task its segment and return the turns.
+
+        Raises:
+            Exception: the first that a task raised, after all were asked; see :func:`answered`.
+        """
         answers: list[Turn | Exception] = []
         for row, text in zip(rows, texts, strict=True):
             try:
@@ -256,10 +277,12 @@ class EachRow:
         return answered(answers)
 
     def info(self, row: int) -> Info:
+        """A copy of the ``info`` of the row's task; empty for a task without it."""
         # A deep copy: users keep the dict, and a task may change its own.
         return copy.deepcopy(getattr(self.tasks[row], "info", {}))
 
     def snapshot(self, row: int) -> object:
+        """The task's own snapshot, or else what a replay of the row's episode needs."""
         task = self.tasks[row]
         name = type(task).__name__
         if isinstance(task, KeepsState):
@@ -276,6 +299,12 @@ class EachRow:
             raise foreign_state(state[1], name)
 
     def restore(self, row: int, state: object) -> None:
+        """Restore a row to a state that :meth:`snapshot` returned.
+
+        Raises:
+            TypeError, ValueError: as :meth:`check_state`.
+            RuntimeError: if the replay of a task without its own ``restore`` gives another prompt or turns.
+        """
         self.check_state(state)
         assert isinstance(state, tuple)
         kind, _, *payload = state

@@ -42,12 +42,6 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             the fields of an episode's end.)
         settings: as in ``CoLAEnv``.
 
-    ``reset`` takes ``seed`` (an int s gives row i the seed s + i; a list gives one seed for each row; None
-    continues from the row's last episode) and the options ``problem_seed`` (one int for all rows, which gives
-    all the same problem, or a list) and ``reset_mask`` ([N] bool). With a task's ``sequential=True`` the rows
-    of a reset take the next problems of the set, in their order; a reset that gives each of its rows a seed
-    starts the order again, so that its first row has the set's first problem.
-
     Pickling works as for ``CoLAEnv``. ``close`` ends the task's processes; ``reset`` and
     ``restore`` start them again.
     """
@@ -103,6 +97,29 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self.episodes.name_twin(twin_id(spec.id))
 
     def reset(self, *, seed: Seeds = None, options: Options | None = None) -> tuple[np.ndarray, Batched]:
+        """Start an episode in every row, or in those of ``reset_mask``; those that run there are dropped.
+
+        With a task's ``sequential=True`` the rows of a reset take the next problems of the set, in their
+        order; a reset that gives each of its rows a seed starts the order again, so that its first row has
+        the set's first problem.
+
+        Args:
+            seed: an int s gives row i the seed s + i; a list gives one seed (an integer >= 0, or None) for
+                each row. None continues from the row's last episode; before the first it is random.
+            options: ``problem_seed``, one int for all rows, which gives all the same problem, or a list;
+                ``reset_mask`` ([N] bool), the rows to reset.
+
+        Returns:
+            the observations of all rows ([N, D] float32, or [N, context length] int32 with
+            ``observation="tokens"``), and ``infos`` of those that were reset: Gymnasium's dict of arrays
+            [N], each with a mask ``_name`` [N] bool.
+
+        Raises:
+            gymnasium.error.ResetNeeded: for a mask that leaves out a row that was never reset.
+            gymnasium.error.Error: for a single seed below 0.
+            TypeError, ValueError: for other seeds or options, or a prompt that is no text, is empty or fills
+                the context. An error of the task's ``reset`` is raised as it is.
+        """
         options = check_options(options, ("problem_seed", "reset_mask"))
         rows = self._masked_rows(options.get("reset_mask"))
         if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
@@ -119,6 +136,25 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._observe(self._all), batch_infos(self.num_envs, rows, self.episodes.reset_infos(rows))
 
     def step(self, actions: Actions) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
+        """Take one action in each row, with autoreset as ``autoreset_mode`` says.
+
+        Args:
+            actions: [N] integers from 0 to A - 1. With ``autoreset_mode="next_step"`` that of a row whose
+                episode has ended is ignored.
+
+        Returns:
+            the observations of all rows, as from :meth:`reset`, rewards [N] float64, terminated and
+            truncated [N] bool, and ``infos``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset; with ``autoreset_mode="disabled"`` also for
+                a row whose episode has ended.
+            gymnasium.error.InvalidAction: for an action of the wrong type, out of range or not allowed, or
+                another number of them. After either error nothing has changed.
+            FloatingPointError: if the model gives NaN or infinite values.
+            TypeError, ValueError: with ``on_task_error="raise"``, for an invalid turn. Then an error of the
+                task's ``step`` is raised, too.
+        """
         # Rows that are reset share the forward pass of those that step.
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             with self.episodes.deferred():
@@ -213,9 +249,12 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rows: Sequence[int] | None = None,
         reseed: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Restore snapshots into ``rows`` (all, if None) and return their observations [len(rows), D].
+        """Restore snapshots into ``rows`` (all, if None) and return the observations of these rows.
 
-        ``reseed``, one seed for each row, starts new sampling streams.
+        They are as from :meth:`reset`. ``reseed``, one seed for each row, starts new sampling streams.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as :meth:`.Episodes.restore`.
         """
         self.closed = False
         chosen = self._all if rows is None else check_rows(rows, self.num_envs)

@@ -157,6 +157,11 @@ def test_capability_without_kl_needs_no_harm_of_latent_and_more_of_token(tmp_pat
     assert holds.verdict == HOLDS
     assert holds.figures["token_lost_more"]["arithmetic"]["mean"] == pytest.approx(0.2, abs=0.02)
     assert holds.figures["options"]["latent"] == NO_KL
+    gained = without_kl(tmp_path / "e", {"arithmetic": 0.9}, {"arithmetic": 0.7})
+    assert gained.ours == (
+        "arithmetic: codes gained 0.407 (no harm), tokens lost 0.203 more than codes (worse); "
+        "grammar: codes lost 0.000 (no harm), tokens lost 0.004 less than codes (equal)"
+    )
     assert without_kl(tmp_path / "b", {"arithmetic": 0.3}, {"arithmetic": 0.1}).verdict == FAILS
     both = without_kl(tmp_path / "c", {"noise": 0.003}, {"noise": 0.003})
     assert both.verdict == FAILS
@@ -224,6 +229,7 @@ def test_diversity_is_judged_at_matched_validity():
     assert finding.interval == "[-0.300, -0.100]"
     assert "With the world model sampled: 0.000 [-0.100, 0.100]" in finding.cause
     assert "token 1.70" in finding.cause
+    assert "90 % of the texts are grammatical: codes 0.400, tokens 0.600, difference -0.200" in finding.ours
 
 
 def searched(low, high):

@@ -78,9 +78,9 @@ def search_above_greedy(inputs: Inputs) -> Finding:
     ]
     cause = "The policy is the cloned one, before RL."
     if others:
-        cause += f" Less the same search over tokens: {'; '.join(others)}."
+        cause += f" Difference from the same search over tokens: {'; '.join(others)}."
     if tries:
-        cause += f" Less greedy at the same budget, without a search: {'; '.join(tries)}."
+        cause += f" Without a search, the difference from greedy at the same budget: {'; '.join(tries)}."
     return Finding(verdict, ours, interval(apart).partition(" ")[2], cause, {"minus": line["minus"]})
 
 
@@ -102,18 +102,21 @@ def semantic_diversity(inputs: Inputs) -> Finding:
     )
     cause = f"1 / mean similarity at temperature 1, grammatical or not: {official}." if official else ""
     if figures is None or "difference" not in figures:
-        return Finding(OPEN, f"an arm is never {VALIDITY:g} grammatical on its temperatures", "", cause)
+        text = f"at no temperature of some arm are {100 * VALIDITY:g} % of the texts grammatical"
+        return Finding(OPEN, text, "", cause)
     apart = figures["difference"]["diversity"]
     sampled = matched["arms"].get(SAMPLED_TEXTS)
     if sampled is not None and "difference" in sampled:
-        cause = f"With the world model sampled: {interval(sampled['difference']['diversity'])}. {cause}"
+        told = interval(sampled["difference"]["diversity"])
+        cause = f"With the world model sampled: {told}, codes minus tokens. {cause}"
     if figures["difference"]["reached"] < 0.95:
         verdict = OPEN
     else:
         verdict = HOLDS if apart["low"] > 0 else FAILS if apart["high"] < 0 else OPEN
-    words = figures["difference"]["distinct_2"]
+    tokens = matched["arms"][matched["reference"]]
     ours = (
-        f"1 - similarity at {VALIDITY:g} grammatical: {number(figures['diversity']['mean'])}, less token's "
-        f"{number(apart['mean'])}; distinct-2 less token's {interval(words)}"
+        f"1 - similarity where {100 * VALIDITY:g} % of the texts are grammatical: codes "
+        f"{number(figures['diversity']['mean'])}, tokens {number(tokens['diversity']['mean'])}, difference "
+        f"{number(apart['mean'])}; distinct-2: difference {interval(figures['difference']['distinct_2'])}"
     )
     return Finding(verdict, ours, interval(apart).partition(" ")[2], cause, {"matched": matched})

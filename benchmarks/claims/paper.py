@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import RESULTS, Commands
 from benchmarks.claims.findings import Finding, Inputs
+from benchmarks.claims.runs import FEWEST_MODELS
 from benchmarks.claims.table import CLAIMS, Claim
 from benchmarks.compare.page import bullets
 from benchmarks.compare.records import Comparison, read
@@ -111,7 +112,11 @@ def page(results: Mapping[str, Any]) -> str:
     blocks = [
         "# The paper's claims at the bundled scale",
         "The paper's figures are of an 8B model, ours of models of a million parameters: a verdict is about "
-        "the claim at this scale, and no measurement of the paper's.",
+        "the claim at this scale, and no measurement of the paper's. Codes are the arm `latent`, tokens the "
+        "arm `token`; a difference between the two is codes minus tokens.",
+        "*Holds*: the criterion below the table is met. *Does not hold*: by the same criterion the "
+        "measurement excludes the claim. *Undecided*: it does neither. RL runs over fewer than "
+        f"{FEWEST_MODELS} pre-trained models decide nothing.",
         table(["claim", "the paper's", "ours", "95 % interval", "verdict"], rows),
         "What decided each, written down before the runs, and what the control arms show:",
         bullets(

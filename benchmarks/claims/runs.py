@@ -46,8 +46,8 @@ CONTROLS = {
     "token-truncated": "cutting the tail of sampling is enough",
     "pushforward": "taking the gradient through codes rather than tokens is not needed",
     "rank": "64 actions are enough, learned or not",
-    "latent-fta": "a base trained on under the codes is as good",
-    "token-longer": "as many tokens more for the base are enough",
+    "latent-fta": "a base that was trained further under the codes is as good",
+    "token-longer": "further training of the base on as many tokens is enough",
 }
 #: A claim about pre-trained models is left open over fewer of them.
 FEWEST_MODELS = 4
@@ -77,7 +77,7 @@ def reward_after(tasks: Sequence[str], name: str) -> Callable[[Inputs], Finding]
             mean(nested(_of(comparison.main(arm), common), quantity.value)) for arm in (REFERENCE, BASELINE)
         ]
         ours = (
-            f"{comparison.task}: {number(means[0])} against {number(means[1])}, "
+            f"{comparison.task}: codes {number(means[0])}, tokens {number(means[1])}, "
             f"difference {number(one.estimate.mean)}"
         )
         cause = _few(bounds.models) + _start(comparison, name)
@@ -145,8 +145,8 @@ def half(axis: str) -> Callable[[Inputs], Finding]:
         verdict = _ratio_verdict(low, high, len(sides[0]), late)
         return Finding(
             verdict,
-            f"{number(means[0])} against {number(means[1])} {word} (restricted means), ratio {share:.2f}; "
-            f"not there in time: {late[0]} and {late[1]} of {len(common)}",
+            f"codes {number(means[0])}, tokens {number(means[1])} {word} (restricted means), ratio "
+            f"{share:.2f}; not there in time: {late[0]} and {late[1]} of {len(common)} runs",
             f"[{low:.2f}, {high:.2f}]",
             _few(len(sides[0]))
             + controls(
@@ -216,13 +216,15 @@ def kept_without_kl(inputs: Inputs) -> Finding:
     else:
         verdict = OPEN
     parts = [
-        f"{name}: latent lost {number(harmless[name].estimate.mean)} ({_HARM[harmless[name].verdict]}), "
-        f"token {number(more[name].estimate.mean)} more ({more[name].verdict})"
+        f"{name}: codes {_lost(harmless[name].estimate.mean)} ({_HARM[harmless[name].verdict]}), tokens lost "
+        f"{_more(more[name].estimate.mean)} than codes ({_WORSE[more[name].verdict]})"
         for name in harmless
         if name in more
     ]
     bounds = "; ".join(
-        f"{name} {_bounds(harmless[name])}, {_bounds(more[name])}" for name in harmless if name in more
+        f"{name}: loss of codes {_bounds(harmless[name])}, of tokens beyond it {_bounds(more[name])}"
+        for name in harmless
+        if name in more
     )
     cause = _few(models) + " ".join(
         f"{LABELS[name].capitalize()} lost without KL. "
@@ -237,7 +239,18 @@ def kept_without_kl(inputs: Inputs) -> Finding:
     return Finding(verdict, "; ".join(parts), bounds, cause, figures)
 
 
-_HARM = {"equivalent": "no harm", "less": "a gain", "more": "harm", "undecided": "undecided"}
+_HARM = {"equivalent": "no harm", "less": "no harm", "more": "harm", "undecided": "undecided"}
+_WORSE = {"equivalent": "equal", "less": "better", "more": "worse", "undecided": "undecided"}
+
+
+def _lost(loss: float) -> str:
+    """A loss in words, which below zero is a gain."""
+    return f"gained {number(-loss)}" if round(loss, 3) < 0 else f"lost {number(loss)}"
+
+
+def _more(difference: float) -> str:
+    """How much more was lost, in words, or below zero how much less."""
+    return f"{number(-difference)} less" if round(difference, 3) < 0 else f"{number(difference)} more"
 
 
 def _without_kl(comparison: Comparison, arm: str) -> list[Run]:

@@ -58,7 +58,7 @@ CLAIMS = (
     ),
     Claim(
         "Format reward in half the rollouts",
-        "half the computation time with thinking prompts",
+        "half the computation time with thinking prompts (read by us as rollouts)",
         ABSTRACT,
         "Rollouts to a training reward of .9, restricted mean, latent over token, each with the options that "
         "the search chose (the fastest that keep what the comparison names): the 95 % interval of the ratio "
@@ -95,7 +95,7 @@ CLAIMS = (
     ),
     Claim(
         "Time per update",
-        "half the computation time with thinking prompts",
+        "half the computation time with thinking prompts (read by us as that of an update)",
         ABSTRACT,
         "CPU-seconds of an update from the same number of episodes, latent over token: at or below .5 in "
         "every turn of the measurement, for PPO and for GRPO; above it in every turn where it does not hold.",

@@ -45,7 +45,9 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="take uniformly random actions: the floor that an agent has to beat",
     )
-    parser.add_argument("--seed", type=int, default=10_000)
+    parser.add_argument(
+        "--seed", type=int, default=10_000, help="problem i has seed + i; a finite set is played in its order"
+    )
     parser.add_argument("--num-envs", type=int, default=64, help="rows that play in parallel, at most")
     parser.add_argument(
         "--search",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 
 EXAMPLES = {
     "demo": "cola demo",
@@ -18,7 +19,7 @@ EXAMPLES = {
     "fetch": "cola data fetch math500",
     "verify": "cola data verify math500",
     "path": "cola data path math500",
-    "convert": "cola convert --help",
+    "convert": "cola convert LAMDA-RL/Llama-3.1-CoLA-10B cola-10b --dtype bfloat16",
     "world": "cola pretrain world --model MODEL --data corpus.txt --out world",
     "policy": "cola pretrain policy --model world --data corpus.txt --out policy",
     "fta": "cola pretrain fta --model policy --data corpus.txt --out tuned",
@@ -38,6 +39,17 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
         if action.default is False or action.default in (None, [], (), argparse.SUPPRESS) or not action.help:
             return action.help
         return super()._get_help_string(action)
+
+
+def add_descriptions(parser: argparse.ArgumentParser) -> None:
+    """Make a command without a description show what the list of commands says of it, and so on below it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            said = {listed.dest: listed.help or "" for listed in action._choices_actions}
+            for name, own in action.choices.items():
+                if own.description is None:
+                    own.description = textwrap.fill(f"{said[name][:1].upper()}{said[name][1:]}.", 80)
+                add_descriptions(own)
 
 
 def add_defaults_and_example(parser: argparse.ArgumentParser) -> None:

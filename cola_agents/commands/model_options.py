@@ -31,8 +31,8 @@ def add_model_options(parser: argparse.ArgumentParser, *, prompts: bool = True, 
     parser.add_argument(
         "--prompt-format",
         choices=("plain", "chat"),
-        help="chat: the task's texts are turns in the model's chat template; by default chat for a model "
-        "that was tuned on its template, else plain",
+        help="chat: the task's texts are turns in the model's chat template; by default chat if the "
+        "template ends a turn with one of the model's end-of-text tokens, else plain",
     )
     parser.add_argument("--system", metavar="TEXT", help="system message, in front of every prompt")
     parser.add_argument(

@@ -24,7 +24,9 @@ def add(commands: Commands) -> None:
         "play", help="play a task yourself: type text, or choose codes and see the token of each"
     )
     parser.add_argument("task", nargs="?", help=f"{TASK_HELP}; by default the agent's")
-    parser.add_argument("--codes", action="store_true", help="choose codes, one per token")
+    parser.add_argument(
+        "--codes", action="store_true", help="choose codes, from a table of what each would say next"
+    )
     parser.add_argument("--model", help="folder or hub id; by default the bundled model")
     add_agent(parser, "folder of a saved agent to watch; with --codes, show its policy")
     parser.add_argument(

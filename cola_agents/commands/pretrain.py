@@ -31,9 +31,9 @@ learning rate then follows the longer schedule). q, outcome and base start anew,
 and card need a folder that bundled wrote.
 """
 _DATA = """SOURCE[,key=value]...: a text or JSON-lines file, .parquet, or a folder of them; hub:owner/name;
-generated; or a .json file with a list of such descriptions. Several are mixed by weight=. Keys: weight,
-name, epochs, unit (line, paragraph, file), text, prompt, response (fields), template (plain, dialogue, chat),
-subset, split, seed"""
+generated; or a .json file with a list of such descriptions. May be repeated: several are mixed by weight=.
+Keys: weight, name, epochs, unit (line, paragraph, file), text, prompt, response (fields), template (plain,
+dialogue, chat), subset, split, seed (default: generated)"""
 
 
 def _id_or_text(given: str) -> int | str:
@@ -46,20 +46,33 @@ _SWITCH: JsonObject = {"action": "store_true", "default": None}
 #: Every option of any stage, by its flags.
 _OPTIONS: dict[str, JsonObject] = {
     "--out": {"type": Path, "required": True, "help": "folder to write"},
-    "--seed": {"type": int, "help": "0, or 42 with the preset paper"},
+    "--seed": {"type": int, "help": "seed of new weights, data and noise"},
     "--tensorboard": {**_SWITCH, "help": "require TensorBoard (by default it is used if installed)"},
-    "--model --source": {"dest": "model", "help": "folder or hub id of the model to start from"},
-    "--tokenizer": {"help": "folder or hub id (the model's)"},
-    "--dtype": {"help": "type to load the weights in (float32)"},
+    "--model --source": {"dest": "model", "help": "folder or hub id of the model to start from; needed"},
+    "--tokenizer": {"help": "folder or hub id (default: the model's)"},
+    "--dtype": {"help": "type to load the weights in (default: float32)"},
     "--device": {"help": "e.g. cuda; accelerate chooses it for several processes"},
     "--data": {"action": "append", "metavar": "SPEC", "help": _DATA},
-    "--held-out": {"action": "append", "metavar": "SPEC", "help": "data to measure a finished policy on"},
-    "--held-out-tokens": {"type": int, "help": "tokens of it to score (as many as take two minutes)"},
+    "--held-out": {
+        "action": "append",
+        "metavar": "SPEC",
+        "help": "data to measure a finished policy on (default: the generated corpus where that alone was "
+        "trained on)",
+    },
+    "--held-out-tokens": {
+        "type": int,
+        "help": "tokens of it to score (default: as many as take two minutes)",
+    },
     "--long": {
         "choices": ("chunk", "cut", "error"),
-        "help": "split, cut or refuse documents longer than a row",
+        "help": "split, cut or refuse documents longer than a row (default: cut in fta and on the generated "
+        "corpus, else chunk)",
     },
-    "--preset": {"choices": ("tiny", "paper"), "help": "defaults of the options that are not given (tiny)"},
+    "--preset": {
+        "choices": ("tiny", "paper"),
+        "help": "defaults of the options that are not given; those of paper are named where they are others "
+        "(default: tiny)",
+    },
     "--steps": {"type": int, "help": "optimiser steps"},
     "--tokens": {"type": float, "help": "tokens instead of steps, e.g. 1e9"},
     "--epochs": {"type": int, "help": "passes through finite data, instead of steps"},
@@ -69,11 +82,15 @@ _OPTIONS: dict[str, JsonObject] = {
     "--lr": {"type": float, "help": "peak learning rate"},
     "--warmup": {"type": int, "help": "steps of warm-up"},
     "--precision": {"choices": ("float32", "bf16"), "help": "of the computation"},
-    "--gradient-checkpointing": _SWITCH,
+    "--gradient-checkpointing": {
+        **_SWITCH,
+        "help": "compute activations again in the backward pass: less memory, about a third more arithmetic",
+    },
     "--states": {"metavar": "FOLDER", "help": "cache of the frozen base's states, made and read here"},
     "--attention": {
         "choices": ("mask", "documents"),
-        "help": "within documents by a mask, or document by document (in rows of more than 512 tokens)",
+        "help": "within documents by a mask, or document by document (default: documents in rows of more "
+        "than 512 tokens)",
     },
     "--liger": {**_SWITCH, "help": "the vocabulary's cross-entropy by Liger's kernel, on a GPU"},
     "--compile": {**_SWITCH, "help": "compile the trained layers by torch.compile"},
@@ -81,10 +98,14 @@ _OPTIONS: dict[str, JsonObject] = {
     "--keep": {"type": int, "help": "number of checkpoints to keep"},
     "--log-every": {"type": int, "help": "steps between log records"},
     "--codes": {"dest": "num_codes", "type": int, "help": "size of the codebook"},
-    "--inverse-layers": {"dest": "num_inverse_layers", "type": int},
-    "--merge-layers": {"dest": "num_merge_layers", "type": int},
-    "--policy-layers": {"dest": "num_policy_layers", "type": int},
-    "--span": {"type": int, "help": "tokens that one code decides (1)"},
+    "--inverse-layers": {
+        "dest": "num_inverse_layers",
+        "type": int,
+        "help": "decoder layers of the inverse dynamics",
+    },
+    "--merge-layers": {"dest": "num_merge_layers", "type": int, "help": "gated MLPs of the world model"},
+    "--policy-layers": {"dest": "num_policy_layers", "type": int, "help": "decoder layers of the policy"},
+    "--span": {"type": int, "help": "tokens that one code decides (default: 1)"},
     "--span-ends": {
         "type": _id_or_text,
         "nargs": "+",
@@ -96,7 +117,10 @@ _OPTIONS: dict[str, JsonObject] = {
         "metavar": "NATS",
         "help": "end a span early where the base's prediction has a larger entropy",
     },
-    "--readout": {"choices": ("difference", "state", "normed_difference")},
+    "--readout": {
+        "choices": ("difference", "state", "normed_difference"),
+        "help": "how the world model's state becomes logits of tokens",
+    },
     "--tau": {"type": float, "help": "Gumbel temperature"},
     "--entropy": {"type": float, "help": "weight of the per-position regulariser"},
     "--marginal": {"type": float, "help": "weight of the batch-marginal regulariser"},
@@ -106,7 +130,10 @@ _OPTIONS: dict[str, JsonObject] = {
     },
     "--no-reclone": {**_SWITCH, "help": "FTA-I without cloning the policy again"},
     "--lora-rank": {"type": int, "help": "train low-rank adapters instead of the weights"},
-    "--lora-alpha": {"type": float, "help": "their scale times the rank (twice the rank)"},
+    "--lora-alpha": {
+        "type": float,
+        "help": "the adapters' scale is this, divided by the rank (default: twice the rank)",
+    },
     "--keep-adapters": {**_SWITCH, "help": "write the adapters beside an unchanged base"},
     "--whole": {
         **_SWITCH,
@@ -121,7 +148,10 @@ _OPTIONS: dict[str, JsonObject] = {
         "type": algorithm_name,
         "help": f"class of --agent, if it is your own: {OWN_ALGO_HELP}",
     },
-    "--trunk": {"choices": ("policy", "model"), "help": "decoder to copy under the head"},
+    "--trunk": {
+        "choices": ("policy", "model"),
+        "help": "decoder to copy under the head (default: policy over codes, model over tokens)",
+    },
     "--gamma": {"type": float, "help": "discount per action"},
     "--held-out-problems": {
         "type": int,
@@ -129,9 +159,21 @@ _OPTIONS: dict[str, JsonObject] = {
     },
 }
 #: Options that mean something else in some stages, whose help replaces that of :data:`_OPTIONS`.
-_SEED_OF_RECIPE: dict[str, JsonObject] = {"--seed": {"type": int, "help": "0 if not given"}}
+_SEED_OF_RECIPE: dict[str, JsonObject] = {
+    "--seed": {"type": int, "help": "seed of weights, data and noise (default: 0)"}
+}
+_OF_BUNDLED: dict[str, JsonObject] = {
+    "--out": {"type": Path, "required": True, "help": "the folder that `cola pretrain bundled` wrote"},
+    "--seed": {"type": int, "help": "that of `cola pretrain bundled`, if it was given one"},
+    "--steps": {"type": int, "help": "those of `cola pretrain bundled`, if it was given any"},
+}
 _ON_TRIES: dict[str, JsonObject] = {
-    "--data": {"action": "append", "help": "a file from `cola generate`"},
+    "--model --source": {
+        "dest": "model",
+        "help": "folder or hub id of the model that played the data (default: the bundled model)",
+    },
+    "--device": {"help": "e.g. cuda"},
+    "--data": {"action": "append", "help": "a file from `cola generate`; needed; may be repeated"},
     "--steps": {"type": int, "help": "optimiser steps"},
     "--rows": {"type": int, "help": "recorded episodes of a step"},
     "--lr": {"type": float, "help": "learning rate"},
@@ -146,7 +188,8 @@ _OPTIONS_OF: dict[str, dict[str, JsonObject]] = {
         "--out": {"type": Path, "required": True, "help": "folder to write the outcome model to"},
         **_ON_TRIES,
     },
-    **dict.fromkeys(("base", "bundled", "controls", "card"), _SEED_OF_RECIPE),
+    **dict.fromkeys(("base", "bundled"), _SEED_OF_RECIPE),
+    **dict.fromkeys(("controls", "card"), _OF_BUNDLED),
 }
 #: The options of the stages q and outcome that are fields of ``FitConfig``, by the attribute that they are
 #: parsed to.
@@ -183,12 +226,60 @@ class _OtherStage(argparse.Action):
 
 
 class _StageParser(argparse.ArgumentParser):
-    """A stage's parser; the help of q and outcome has the defaults of classes whose import needs torch."""
+    """A stage's parser; its help has the defaults of classes whose import needs torch."""
 
     def format_help(self) -> str:
-        if self.prog.endswith((" q", " outcome")):
+        stage = self.prog.split()[-1]
+        if stage in ("q", "outcome"):
             self.set_defaults(**_defaults_on_tries())
+        defaults = _preset_defaults(stage)
+        for flags, settings in _OPTIONS.items():
+            words = defaults.get(dest := _dest(flags))
+            for action in self._actions:
+                if words and action.dest == dest:
+                    action.help = f"{settings['help']} ({words})"
         return super().format_help()
+
+
+def _dest(flags: str) -> str:
+    """The attribute that an option of :data:`_OPTIONS` is parsed to."""
+    own: str = _OPTIONS[flags].get("dest", flags.split()[0][2:].replace("-", "_"))
+    return own
+
+
+def _preset_defaults(stage: str) -> dict[str, str]:
+    """What the presets or the recipe of the bundled models give where an option is left out, in words."""
+    if stage in ("base", "bundled"):
+        from cola_agents.train.bundled.recipe import Recipe
+
+        recipe = Recipe()
+        each = ", ".join(f"{name} {getattr(recipe, name).steps}" for name in ("base", "world", "policy"))
+        one = f"default: {recipe.base.steps}"
+        return {"steps": one if stage == "base" else f"of each stage; default: {each}"}
+    if stage not in ("world", "policy", "fta"):
+        return {}
+    from cola_agents.train.presets import PRESETS
+
+    known = {}
+    for name, preset in PRESETS.items():
+        steps = 1 if (stage, name) == ("fta", "paper") else None  # any: it has no length of its own
+        config = dataclasses.asdict(preset.config(stage, steps, {}))
+        config["micro_rows"] = config["micro_rows"] or "all"
+        known[name] = {**config, **preset.grow, **dataclasses.asdict(preset.codes), "seed": preset.seed}
+    words = {}
+    for name, value in known["tiny"].items():
+        parts = [] if value is None or value is False else [f"default: {_word(value)}"]
+        parts += [f"paper: {_word(known['paper'][name])}"] if known["paper"][name] != value else []
+        words[name] = "; ".join(parts)
+    if stage == "fta":
+        length = f"default: {known['tiny']['steps']}; paper: none, give --epochs 1"
+        words |= {"steps": length, "warmup": "default: 3 %% of all steps"}
+    return words
+
+
+def _word(value: object) -> str:
+    """A value of a preset, as it is typed."""
+    return "on" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _defaults_on_tries() -> JsonObject:
@@ -206,7 +297,7 @@ def add(commands: Commands) -> None:
         required=True, metavar="stage", dest="stage", parser_class=_StageParser
     )
     for name, (words, run, options) in _STAGES.items():
-        parser = stages.add_parser(name, help=words, description=words)
+        parser = stages.add_parser(name, help=words)
         lengths = parser.add_mutually_exclusive_group() if "--tokens" in options else parser
         for flags, settings in (_OPTIONS | _OPTIONS_OF.get(name, {})).items():
             if flags in ("--out", *options):
@@ -247,8 +338,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _given(arguments: argparse.Namespace, flags: Sequence[str]) -> JsonObject:
     """The values of the ``flags`` that were given, by attribute."""
-    fields = [_OPTIONS[flag].get("dest", flag[2:].replace("-", "_")) for flag in flags]
-    return {name: value for name in fields if (value := getattr(arguments, name, None)) is not None}
+    return {
+        name: value for name in map(_dest, flags) if (value := getattr(arguments, name, None)) is not None
+    }
 
 
 def _run(arguments: argparse.Namespace) -> Run:
@@ -469,6 +561,10 @@ _STAGES: dict[str, tuple[str, Callable[[argparse.Namespace], int], tuple[str, ..
     ),
     "base": ("the bundled models' base", _recipe, _RECIPE),
     "bundled": ("both bundled models: the base, and the latent-action model around it", _recipe, _RECIPE),
-    "controls": ("controls of bundled models in --out: the base trained on, and FTA-I", _recipe, _RECIPE),
+    "controls": (
+        "controls of the bundled models in --out: the base after further training, and FTA-I",
+        _recipe,
+        _RECIPE,
+    ),
     "card": ("the model card of the bundled models in --out", _recipe, ("--seed",)),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cola_agents.commands import Commands
@@ -33,7 +33,8 @@ def _tasks(arguments: argparse.Namespace) -> int:
 
     if arguments.task is not None:
         env_id, kwargs = named_task(arguments.task, ())
-        builder = kwargs.get("task") or spec_of(env_id).kwargs.get("builder")
+        registered = spec_of(env_id).kwargs
+        builder = kwargs.get("task") or registered.get("builder")
         if builder is None:
             raise ValueError(f"{arguments.task} is not one of the CoLA environments")
         task = load_own(builder)
@@ -41,6 +42,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
         print(f"{arguments.task}: {_description(task, load(wrapped) if wrapped else None)}")
         if "task" in kwargs:
             print(f"\nPlayed as {env_id}. `cola_envs.register_task` gives it an id and arguments of its own.")
+            print(_of_every_environment(registered))
             return 0
         own = [
             "  " + str(parameter).replace(repr(parameter.annotation), str(parameter.annotation), 1)
@@ -50,6 +52,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
         print(
             "\nArguments (--env KEY=VALUE):" if own else "\nIt has no arguments of its own.", *own, sep="\n"
         )
+        print(_of_every_environment(registered))
         return 0
     for env_id, spec in sorted(gym.registry.items()):
         builder = spec.kwargs.get("builder")
@@ -59,6 +62,25 @@ def _tasks(arguments: argparse.Namespace) -> int:
             print(f"{env_id:22} {first} (splits: {splits})")
     print("\nEach has a twin over tokens, e.g. CoLA-Arithmetic-Token-v0. Your own task: --task module:Class.")
     return 0
+
+
+def _of_every_environment(registered: Mapping[str, Any]) -> str:
+    """What an id decides of the arguments that are not the task's own, and where these are explained.
+
+    Args:
+        registered: the keywords of the id's registration.
+    """
+    from cola_envs.build import build_episodes
+
+    parameters = inspect.signature(build_episodes).parameters
+    budget, failing = (
+        registered.get(name, parameters[name].default) for name in ("default_max_tokens", "on_task_error")
+    )
+    return (
+        f"\nToken budget of an episode: {budget}, unless max_tokens is given. If the task fails: "
+        f"on_task_error={failing!r}.\nArguments of every environment: docs/environments.md, or "
+        "help(cola_envs.CoLAEnv) in Python."
+    )
 
 
 def described_class(builder: Callable[..., Any]) -> Any:

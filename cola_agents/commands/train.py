@@ -74,7 +74,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--model", help="folder or hub id; by default the bundled model")
     parser.add_argument("--tokenizer", help="folder or hub id; by default the model's")
     parser.add_argument("--num-envs", type=int, default=32, help="rows that play in parallel")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of problems, draws and minibatches")
     add_model_options(parser, agents=False)
     parser.add_argument(
         "--save-every",

@@ -17,10 +17,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or absent")
     parser.add_argument("--lr", type=float, default=9e-6, help="peak learning rate")
     parser.add_argument("--batch-size", type=int, default=256, help="pairs per step")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=1, help="passes over the pairs")
     parser.add_argument("--max-length", type=int, default=512, help="tokens of prompt and response")
     parser.add_argument("--held-out", type=float, default=0.05, help="share of the pairs to evaluate on")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the order, the held-out pairs and the head"
+    )
     parser.add_argument("--device", help="e.g. cuda")
     parser.set_defaults(run=_train_reward)
 

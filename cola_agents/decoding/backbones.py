@@ -181,6 +181,11 @@ class LatentBackbone(_Backbone):
         return self.model.compose(hidden, log_actions, targets)
 
     def session(self, num_rows: int, max_length: int | None = None) -> LatentSession:
+        """Open a session of ``num_rows`` empty rows of at most ``max_length`` tokens, by default the context.
+
+        Raises:
+            ValueError: for a ``max_length`` beyond the model's context.
+        """
         return LatentSession(self, num_rows, self._length(max_length))
 
 
@@ -231,6 +236,7 @@ class TokenBackbone(_Backbone):
         return log_actions.gather(-1, targets[:, None]).squeeze(-1)
 
     def session(self, num_rows: int, max_length: int | None = None) -> TokenSession:
+        """As :meth:`.LatentBackbone.session`, over token ids."""
         return TokenSession(self, num_rows, self._length(max_length))
 
 

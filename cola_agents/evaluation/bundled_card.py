@@ -209,9 +209,9 @@ def _saturation(figures: JsonObject) -> str:
     before, after = figures["base"]["cross_entropy"], figures["longer"]["cross_entropy"]
     met = "is met" if before - after <= SATURATED else "is missed"
     return (
-        f"The base was to be trained until as many tokens more as the stages read (`longer`) would lower its "
-        f"held-out cross-entropy by at most {SATURATED:g} nats a token: they lower it from {before:.4f} to "
-        f"{after:.4f}, by {before - after:.4f}, so this {met}.\n\n"
+        f"The base was to be trained until further training on as many tokens as the stages read (`longer`) "
+        f"would lower its held-out cross-entropy by at most {SATURATED:g} nats a token: it lowers it from "
+        f"{before:.4f} to {after:.4f}, by {before - after:.4f}, so this {met}.\n\n"
     )
 
 

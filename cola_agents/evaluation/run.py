@@ -160,6 +160,7 @@ def evaluate(
             :class:`~cola_agents.search.judges.OutcomeModel`, or its folder.
         device, dtype: of a model or of an agent's folder, as in ``gym.make``; None for the agent's own.
         env_kwargs: further arguments of the environment (``prompt_format``, ``system``, ``shots``, ...).
+        direct: arguments of the environment, deprecated: give them in ``env_kwargs``.
 
     Returns:
         A JSON-ready report (see :func:`cola_agents.evaluation.reports.summary`). ``dataset`` names the

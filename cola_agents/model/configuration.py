@@ -153,12 +153,15 @@ class CoLAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' types
 
     @property
     def hidden_size(self) -> int:
+        """The width of the base, D."""
         return int(self.text_config.hidden_size)
 
     @property
     def vocab_size(self) -> int:
+        """The size of the base's vocabulary, V."""
         return int(self.text_config.vocab_size)
 
     @property
     def max_position_embeddings(self) -> int:
+        """The longest context of the base, in tokens."""
         return int(self.text_config.max_position_embeddings)

@@ -67,7 +67,7 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         env_kwargs: further arguments of the environment (``max_tokens``, ``level``, ``task``, ...).
         verbose: 1 to log to stdout if no logger is set.
         tensorboard_log: a folder for TensorBoard logs if no logger is set.
-        options: fields of the agent's options class.
+        options: fields of :attr:`options_class`, which the docstring of each agent lists.
 
     Attributes:
         policy: evaluates actions under the trained policy and the initial one.
@@ -94,7 +94,12 @@ class Agent(PlayingMixin, SavingMixin, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nOptions:\n{listed(cls.options_class)}"
+        bundled = cls.__module__.startswith("cola_agents.rl.")
+        algo = cls.__name__.lower() if bundled else f"module:{cls.__name__}"
+        cls.__doc__ = (
+            f"{inspect.cleandoc(cls.__doc__ or '')}\n\n``cola train --algo {algo} --help`` says what each "
+            f"option means.\n\nOptions:\n{listed(cls.options_class)}"
+        )
 
     def __init__(
         self,
@@ -246,10 +251,15 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         return stream.integers(2**53, size=len(problems)), problems
 
     def play(self, seeds: np.ndarray, problem_seeds: np.ndarray, *, greedy: bool = False) -> Rollout:
-        """Play an episode for each of the seeds [N] and count them. Each process plays its share.
+        """Play an episode for each of the seeds and count them. Each process plays its share.
 
         Args:
+            seeds: N row seeds.
+            problem_seeds: N seeds of the problems.
             greedy: take the likeliest action in place of a draw.
+
+        Returns:
+            all N episodes, in the order of their seeds.
         """
         timesteps, episodes = self.num_timesteps, self.num_episodes
         share = self.workers.share(len(seeds))
@@ -442,7 +452,8 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         Several processes return together, after the agent is saved; an error in one is raised in all.
 
         Args:
-            total_timesteps: actions (one for each token), counted over all rows, as in Stable-Baselines3.
+            total_timesteps: actions, counted over all rows, as in Stable-Baselines3. A code that lasts
+                several tokens is one.
             callback: one of Stable-Baselines3's callbacks, a list of them, or a function of (locals,
                 globals) that returns False to stop. It is called after each step of all rows; its locals
                 hold ``infos``, ``dones``, ``rewards`` and ``actions`` of the rows that stepped. An agent

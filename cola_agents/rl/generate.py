@@ -136,6 +136,7 @@ def generate(
         num_envs: rows that play in parallel.
         watch: is called with the number of episodes written so far.
         env_kwargs: further arguments of the environment, such as ``model`` and ``split``.
+        direct: arguments of the environment, deprecated: give them in ``env_kwargs``.
 
     Returns:
         Number of episodes, share of successes, mean reward, the share of problems that some episode solved,

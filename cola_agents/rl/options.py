@@ -22,14 +22,16 @@ class AgentOptions:
             models. The official scripts use 5e-7 to 1e-5 at 8B.
         warmup: number of first gradient steps over which the learning rate rises linearly to ``lr``; None for
             0 on latent and 10 on token actions. Adam's first steps move every weight by about ``lr``, however
-            small its gradient, which a pre-trained model whose weights are all trained can lose by.
+            small its gradient. Where all weights of a pre-trained model are trained, that can damage it.
         minibatch: episodes per gradient step; None for the whole batch.
         micro_batch: episodes in memory at once, for gradient accumulation; None for the whole minibatch.
         temperature, top_k, top_p: sampling options, as in :func:`cola_agents.model.sampling.sample`. The
             trained policy is this truncated and normalised distribution; its KL is to the initial policy at
             the same temperature, not truncated. An action that was taken is not truncated later.
         kl_coef: weight of the KL to the initial policy; with ``kl_target`` the initial weight.
-        kl_in: ``"loss"`` adds the KL to the loss, ``"reward"`` subtracts it from each action's reward.
+        kl_in: ``"loss"`` adds the KL to the loss. ``"reward"`` subtracts it: PPO from each action's reward,
+            GRPO and ReMax the sum over an action and all later ones from its advantage, RLOO the sum over the
+            episode from the episode's reward.
         kl_estimator: in the loss ``"exact"``, the sum over all actions, or ``"k3"``, which reads the actions
             taken only. In the reward ``"k1"``, the log ratio of the action taken. None for ``"exact"`` or
             ``"k1"``.

@@ -68,6 +68,11 @@ class PlayingMixin:
             split: a split of the task; None for ``"test"`` if there is one, else the last.
             env_kwargs: further arguments of the environment; on the agent's own task they override the
                 agent's.
+            direct: arguments of the environment, deprecated: give them in ``env_kwargs``.
+
+        Raises:
+            TypeError: for an argument or option of the agent in ``env_kwargs``.
+            ValueError: for an id of the other action level or of another package, or an unknown split.
         """
         num_envs = check_count("num_envs", self.num_envs if num_envs is None else num_envs)
         arguments = environment_arguments(env_kwargs, direct, "vec_env")
@@ -155,7 +160,18 @@ class PlayingMixin:
             greedy: take the likeliest action in place of a draw.
             seed: problem ``i`` has seed ``seed + i``, so that all agents get the same problems; of a task
                 whose problems come in order the first ones are played.
-            env_kwargs: further arguments, over the agent's own on its own task.
+            env_kwargs: further arguments of the environment; on the agent's own task they override the
+                agent's.
+            direct: arguments of the environment, deprecated: give them in ``env_kwargs``.
+
+        Returns:
+            a :class:`~cola_agents.rl.rollout.Rollout` of N episodes, in the order of their seeds.
+
+        Raises:
+            TypeError: for an argument or option of the agent in ``env_kwargs``.
+            ValueError: for an id of the other action level or of another package, an unknown split, or fewer
+                than one episode.
+            FloatingPointError: for policy logits that are not finite.
         """
         num_episodes, seed = check_count("num_episodes", num_episodes), check_count("seed", seed, 0)
         arguments = environment_arguments(env_kwargs, direct, "evaluate")

@@ -32,8 +32,8 @@ class PPOOptions(ClippedOptions):
     Attributes:
         episodes: episodes per update.
         gamma, lam: of generalised advantage estimation. Both 1 by default, so that a reward at the end
-            reaches the first action undiminished. (Of the official code's lambda of .95 nothing is left
-            after a hundred tokens.)
+            reaches the first action undiminished. (Under the official code's lambda of .95 it reaches an
+            action a hundred steps earlier as .006 of it.)
         value_coef: weight of the value loss.
         value_clip: clipping range of the value.
     """

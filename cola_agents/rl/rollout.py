@@ -243,7 +243,11 @@ def collect(
             [B] and ``infos`` of the rows that stepped; an ended row's info has ``episode`` (``r`` return,
             ``l`` length). An error that it raises ends the collection.
 
+    Returns:
+        a :class:`Rollout` of N episodes, in the order of their seeds.
+
     Raises:
+        TypeError: for something other than Episodes, or a third party's session in which no policy can act.
         ValueError: for an empty ``seeds``, a seed that is no integer >= 0, another number of problem seeds,
             or a task that gives two prompts for one problem seed.
         FloatingPointError: for policy logits that are not finite, naming row, step and token.

@@ -95,6 +95,7 @@ class QFunction(Trunk):
 
     @property
     def num_actions(self) -> int:
+        """The number of actions that it has values for, A."""
         return self.head.out_features
 
     def forward(self, rollout: Rollout) -> Tensor:

@@ -81,6 +81,7 @@ class MCTS:
         seed: seed of the search, combined with the seed of each problem: a problem's result does not depend
             on the other problems, nor on ``num_trees`` except for the order of floating-point sums.
         env_kwargs: keyword arguments of ``gym.make``, where ``env`` is an id.
+        direct: arguments of the environment, deprecated: give them in ``env_kwargs``.
 
     Raises:
         TypeError: where ``env`` is neither an id nor Episodes; for arguments that exclude one another.

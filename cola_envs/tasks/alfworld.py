@@ -50,11 +50,11 @@ class ALFWorld(EngineTask):
     ALFRED! =-\n\nYou are in the middle of a room. ...\n\nYour task is to: ..."``. Each later text of the
     game is a user's message too.
 
-    **Actions.** A command, ended by a newline, as in :class:`~cola_envs.tasks.household.Household`; each game
+    **Actions.** A command, ended by a newline, as in ``CoLA-Household-v0``; each game
     file has its own copy of the domain and grammar.
 
     **Observation.** The engine's response, a newline and ``>``. The response to a command that is not
-    admissible is ``Nothing happens.`` See :class:`~cola_envs.engines.EngineTask`.
+    admissible is ``Nothing happens.`` See :class:`cola_envs.engines.EngineTask`.
 
     **Reward.** 1.0 for the command that reaches the goal, else 0.0; less ``invalid_penalty`` for a command
     that is not admissible.

@@ -273,8 +273,9 @@ class ArithmeticTask:
     unless ``budget_end="truncate"``.
 
     **Info.** At reset and at the end ``question``, ``answer`` (the correct int), ``kind``, ``level``,
-    ``split``, ``dataset`` and ``set_hash`` (see :func:`set_hash`); at the end also ``given`` (the agent's
-    integer as a string, ``""`` if there is none) and ``success``.
+    ``split``, ``dataset`` and ``set_hash`` (sha256 of the first 100 questions and answers of these
+    arguments); at the end also ``given`` (the agent's integer as a string, ``""`` if there is none) and
+    ``success``.
 
     **Data and licence.** Generated; no licence applies.
 
@@ -283,7 +284,7 @@ class ArithmeticTask:
     Args:
         level: difficulty, 1 (single digits) to 5 (three digits; unknowns on both sides).
         split: ``"train"`` or ``"test"``, which share no question, whatever the order of its terms.
-        kinds: the kinds of problems, of :data:`ALL_KINDS`, drawn with equal probability.
+        kinds: the kinds of problems, drawn with equal probability; see Kinds for their names.
 
     Raises:
         ValueError: for an unknown level, split or kind.

@@ -223,15 +223,19 @@ class CountdownTask:
 
     **Observation.** The prompt and the agent's text; the task adds nothing.
 
-    **Reward.** 1.0 if :func:`score` accepts the expression in the last ``\boxed{...}``, or without a box in
-    the last ``<answer>...</answer>``, else 0.0.
+    **Reward.** 1.0 if the expression in the last ``\boxed{...}``, or without a box in the last
+    ``<answer>...</answer>``, uses each number exactly once and no other, and makes the target in exact
+    arithmetic, else 0.0. Allowed are integers, ``+ - * /`` (also as ``× · ÷ −`` or ``\times \cdot \div``),
+    signs in front of a term, round brackets and spaces, up to 200 characters and 20 levels.
 
     **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too,
     unless ``budget_end="truncate"``.
 
     **Info.** At reset and at the end ``unique_id``, ``numbers`` (tuple), ``target``, ``solution`` (a correct
     one), ``difficulty``, ``split`` and ``dataset``; at the end also ``expression`` (the agent's, ``""`` if
-    there is none), ``status`` (see :class:`Score`) and ``success``.
+    there is none), ``success`` and ``status``: ``"ok"``, or why the expression was refused, ``"missing"``
+    (there is none), ``"long"`` (beyond the limits of length and levels), ``"syntax"``, ``"numbers"`` (not
+    each number exactly once), ``"division"`` (by zero) or ``"value"`` (not the target).
 
     **Data and licence.** Generated; no licence applies.
 
@@ -295,7 +299,7 @@ def thinking_countdown(
     It is a :class:`ThinkingPrompt` around :class:`CountdownTask`.
 
     Args:
-        difficulty, split: of :class:`CountdownTask`.
+        difficulty, split: of the wrapped task, :class:`CountdownTask`.
         instruction: text in front of each prompt.
         format_weight, answer_weight: rewards for the format and for the correct answer. The defaults give 0.1
             for the format alone and 1.0 for both together, as TinyZero's Countdown reward does; unlike

@@ -33,8 +33,8 @@ class GSM8K(ProblemSet):
     **Episode end.** Terminated after the segment. A segment that fills the token budget is graded too,
     unless ``budget_end="truncate"``.
 
-    **Info.** The fields of :class:`~cola_envs.tasks.math500.Math500`. ``subject`` is ``""``, ``level`` is -1,
-    and ``unique_id`` is for example ``"GSM8K/test/17"``, with the line's number in its file, from 0.
+    **Info.** The fields of ``CoLA-Math500-v0``. ``subject`` is ``""``, ``level`` is -1, and ``unique_id`` is
+    for example ``"GSM8K/test/17"``, with the line's number in its file, from 0.
 
     **Data and licence.** GSM8K (Cobbe et al. 2021), 7,473 training and 1,319 test problems, MIT licence, not
     part of this package. ``cola data fetch gsm8k`` downloads them to ``$COLA_DATA``, by default

@@ -37,7 +37,7 @@ class Household(EngineTask):
     too.
 
     **Observation.** The engine's response, a newline and ``>``. The response to a command that is not
-    admissible is ``Nothing happens.`` See :class:`~cola_envs.engines.EngineTask`.
+    admissible is ``Nothing happens.`` See :class:`cola_envs.engines.EngineTask`.
 
     **Reward.** 1.0 for the command that reaches the goal, else 0.0; less ``invalid_penalty`` for a command
     that is not admissible.

@@ -69,7 +69,7 @@ class Preference(FiniteTask):
         stop: strings that end a response, besides the model's end-of-text token.
         device: the device of a reward model that is passed by its path.
         sequential: play the split's prompts in order, for an evaluation; a problem seed is then a prompt's
-            place in that order (:class:`~cola_envs.order.Order`).
+            place in that order.
 
     Raises:
         TypeError: without prompts or scorer, or for one of the wrong type.

@@ -53,7 +53,7 @@ class ScienceWorld(EngineTask):
     cancels the choice and is executed as usual. ``reset task`` is not available.
 
     **Observation.** The engine's response, with ``admissible="list"`` the line ``Commands:``, a newline and
-    ``>``; after the last command only the response. See :class:`~cola_envs.engines.EngineTask`.
+    ``>``; after the last command only the response. See :class:`cola_envs.engines.EngineTask`.
 
     **Reward.** The change of the engine's score (0 to 100) divided by 100, so that an episode's rewards sum
     to (last score - ``baseline``) / 100. ``baseline`` is the score at the start, above 0 in some tasks with
@@ -92,7 +92,8 @@ class ScienceWorld(EngineTask):
         split: ``"train"``, ``"dev"`` or ``"test"``, the engine's lists of variations.
         tasks: use only these tasks, by name (``"find-plant"``) or number (``"4-2"``).
         variations: use only these variations; each must exist for every task, in the split.
-        simplifications: ``""``, ``"easy"``, or names from :data:`SIMPLIFICATIONS` joined by commas.
+        simplifications: ``""``, ``"easy"``, or some of ``teleportAction``, ``selfWateringFlowerPots``,
+            ``openContainers``, ``openDoors`` and ``noElectricalAction``, joined by commas without spaces.
         max_commands: commands before the episode is truncated.
         invalid_penalty: subtracted for each command that the engine does not understand.
         admissible: ``"list"`` adds the sensible commands to every observation, which takes about 50 ms for

@@ -23,7 +23,8 @@ class ThinkingPrompt:
     **Prompt.** ``Use <think></think> and <answer></answer>.`` on a line, then the wrapped task's prompt.
 
     **Prompt formats.** Plain text: ``"Use <think></think> and <answer></answer>.\nQ: 4-1+5-8=?\nA:"``. In
-    a chat, the user's message: ``"Use <think></think> and <answer></answer>.\nQ: 4-1+5-8=?"``.
+    a chat, the user's message: ``"Use <think></think> and <answer></answer>.\nQ: 4-1+5-8=?"``. Both with a
+    problem of ``CoLA-Thinking-v0``.
 
     **Actions.** The whole answer, one segment, up to the model's end-of-text token, a stop string of the
     wrapped task or the token budget.
@@ -32,9 +33,10 @@ class ThinkingPrompt:
 
     **Reward.** ``format_weight`` if the whole segment matches
     ``\s*<think>[^<]+</think>\s*<answer>[^<]+</answer>\s*``, plus ``answer_weight`` if the wrapped task counts
-    the answer as correct, with or without the format. By default ``CoLA-Thinking-v0`` rewards only the
-    format, and ``info["correct"]`` reports the answer. The wrapped task grades the text behind ``</think>``
-    where an ``<answer>`` follows, so that a box in the thoughts is no answer; else the whole segment.
+    the answer as correct, with or without the format. By default ``CoLA-Thinking-v0`` rewards the format
+    alone (1.0 and 0.0) and ``CoLA-Countdown-v0`` both (0.1 and 0.9); ``info["correct"]`` reports the answer
+    in either. The wrapped task grades the text behind ``</think>`` where an ``<answer>`` follows, so that a
+    box in the thoughts is no answer; else the whole segment.
 
     **Episode end.** That of the wrapped task, after the segment.
 
@@ -136,7 +138,7 @@ def thinking_arithmetic(
     It is a :class:`ThinkingPrompt` around :class:`~cola_envs.tasks.arithmetic.ArithmeticTask`.
 
     Args:
-        level, split, kinds: of :class:`~cola_envs.tasks.arithmetic.ArithmeticTask`.
+        level, split, kinds: of the wrapped task, :class:`~cola_envs.tasks.arithmetic.ArithmeticTask`.
         instruction: text in front of each prompt.
         format_weight, answer_weight: rewards for the format and for the correct answer.
     """

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from gymnasium.envs.registration import registry
 
 from cola_agents import GRPO
 from cola_agents.cli import leaf_parsers, main, make_parser
@@ -136,7 +137,7 @@ def test_help_says_defaults_an_example_and_the_options_of_algorithms(capsys):
     ("task", "of_the_wrapped"),
     [
         ("CoLA-Thinking-v0", r"**Reward.** 1.0 if the integer in the last ``\boxed{...}`` is the answer"),
-        ("CoLA-Countdown-Token-v0", "**Reward.** 1.0 if ``score`` accepts the expression"),
+        ("CoLA-Countdown-Token-v0", r"**Reward.** 1.0 if the expression in the last ``\boxed{...}``"),
     ],
 )
 def test_a_task_around_another_is_described_with_it(task, of_the_wrapped, capsys):
@@ -152,6 +153,56 @@ def test_a_task_around_another_is_described_with_it(task, of_the_wrapped, capsys
         assert words in said
     assert "a task that ends after one segment; its" not in said, "the task that is wrapped is no argument"
     assert not re.search(r":\w+:`", said), "a role of Sphinx"
+
+
+@pytest.mark.parametrize("level", ["", "-Token"])
+def test_the_description_of_a_task_has_its_token_budget_and_where_other_arguments_are(level, capsys):
+    said = {}
+    for name in ("CoLA-Arithmetic", "CoLA-ScienceWorld", "CoLA-Preference"):
+        assert main(["tasks", f"{name}{level}-v0"]) == 0
+        said[name] = capsys.readouterr().out
+        assert "Arguments of every environment: docs/environments.md" in said[name]
+    assert "Token budget of an episode: 48, unless max_tokens is given." in said["CoLA-Arithmetic"]
+    assert "Token budget of an episode: 1024, " in said["CoLA-ScienceWorld"]
+    assert "on_task_error='truncate'" in said["CoLA-ScienceWorld"]
+    assert "on_task_error='raise'" in said["CoLA-Preference"]
+
+
+def test_the_description_of_a_task_names_nothing_that_a_terminal_cannot_follow(capsys):
+    unknown = ("(see ``set_hash``)", "``ALL_KINDS``", "``SIMPLIFICATIONS``", "``Score``", "``Order``")
+    for spec in list(registry.values()):
+        if str(spec.kwargs.get("builder", "")).startswith("cola_envs."):
+            assert main(["tasks", spec.id]) == 0
+            said = capsys.readouterr().out
+            assert not [name for name in unknown if name in said], spec.id
+
+
+def test_every_command_says_what_it_does_and_what_each_option_means():
+    for parser in leaf_parsers(make_parser()):
+        assert parser.description, parser.prog
+        assert not [action for action in parser._actions if not action.help], parser.prog
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ("world", {"lr": "0.003; paper: 0.0001", "seed": "0; paper: 42", "num_policy_layers": "1; paper: 8"}),
+        ("policy", {"steps": "805; paper: 610352", "micro_rows": "all; paper: 4"}),
+        ("fta", {"steps": "200; paper: none, give --epochs 1", "warmup": "3 % of all steps"}),
+        ("base", {"steps": "12000"}),
+    ],
+)
+def test_the_help_of_a_stage_has_the_defaults_of_its_preset(stage, expected):
+    (parser,) = (one for one in leaf_parsers(make_parser()) if one.prog == f"cola pretrain {stage}")
+    assert parser.format_help() == parser.format_help()
+    said = " ".join(parser.format_help().split())
+    for dest, default in expected.items():
+        (flag, *_), text = next(
+            (action.option_strings, action.help or "") for action in parser._actions if action.dest == dest
+        )
+        plain = text.replace("%%", "%")
+        assert plain.endswith(f"(default: {default})"), flag
+        assert plain in said, flag
 
 
 def test_every_command_has_an_example_and_every_example_is_shown():

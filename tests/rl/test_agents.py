@@ -886,6 +886,16 @@ def test_every_option_is_documented_and_read():
             assert re.search(rf"(o|options|self)\.{name}\b", source), f"{cls.__name__}.{name} is read nowhere"
 
 
+def test_the_docstring_of_an_agent_says_where_its_options_are_explained():
+    class Reinforce(GRPO):
+        """An algorithm of one's own."""
+
+    for cls, name in ((GRPO, "grpo"), (PPO, "ppo"), (Reinforce, "module:Reinforce")):
+        said = cls.__doc__ or ""
+        assert f"``cola train --algo {name} --help`` says what each option means." in said
+        assert "    kl_coef: float = 0.01" in said.partition("\nOptions:\n")[2]
+
+
 def test_save_never_replaces_a_folder_that_is_no_agent(tmp_path, models):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
