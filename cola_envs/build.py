@@ -121,7 +121,10 @@ def build_episodes(
             returns a :class:`~cola_envs.task.Task`.
         actions: ``"latent"`` or ``"token"``, the level of the Backbone.
         default_max_tokens: the token budget if ``max_tokens`` is None.
-        model, tokenizer, device, dtype: see :func:`cola_envs.build.resolve`.
+        model: the language model: a path, a hub id, a model object or a Backbone; None for the bundled one.
+        tokenizer: a path, a hub id or a tokenizer object; None for the model's own.
+        device: the device of the model; None for the CPU, or for where a model object is.
+        dtype: the type of a model's weights that is loaded by path or hub id.
         split: ``"train"``, ``"test"`` or one of the builder's ``splits``; passed to builders with splits.
         task_kwargs: passed to the builder.
 

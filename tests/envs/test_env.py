@@ -52,6 +52,14 @@ def test_gymnasium_and_sb3_checkers_pass(
         sb3_checker.check_env(make(env_id, **settings).unwrapped, skip_render_check=False)
 
 
+@pytest.mark.parametrize("cls", [cola_envs.CoLAEnv, cola_envs.CoLAVectorEnv])
+def test_the_help_of_reset_and_step_is_not_gymnasiums(cls: type) -> None:
+    for name in ("reset", "step"):
+        said = getattr(cls, name).__doc__ or ""
+        assert "Raises:\n" in said
+        assert "int32" in said or "float" in said
+
+
 def test_observations_are_float32_and_unbounded() -> None:
     env = make(model=FakeBackbone(hidden_size=5))
     assert env.observation_space == gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
