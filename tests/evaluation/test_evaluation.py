@@ -647,6 +647,14 @@ def test_the_demo_closes_every_engine_that_it_opens_also_after_an_error(monkeypa
     assert Engine.open == set()
 
 
+def test_an_arm_of_the_demo_passes_over_an_update_that_measures_no_kl(monkeypatch):
+    monkeypatch.setattr(demo, "probe", lambda agent, episodes: Probe(0.5, 0.5, 0.5, 0.5, 0.5, episodes))
+    arm = demo.Arm("latent", "CoLA-Text-v0", {"kl_coef": 0.0})
+    kwargs = {"task": Engine, "max_tokens": 1}
+    (record,) = demo.run_arm(arm, updates=1, seed=0, episodes=2, env_kwargs=kwargs)["history"]
+    assert "kl" not in record
+
+
 @pytest.mark.parametrize("twin", ["", "-Token"])
 def test_the_probe_asks_agents_that_were_trained_on_its_tasks_the_same_as_all_others(twin):
     def figures(name: str, **env_kwargs: Any) -> list[float]:
