@@ -36,6 +36,9 @@ def stability(
 ) -> dict[str, Any]:
     """Make the runs that ``out`` does not hold yet, and write each as it ends.
 
+    A run that diverges has ``failed``, the reason, and the figures up to there. A figure that an update has
+    none of is None.
+
     Args:
         runs: arms with options, ``"arm:option=value,option=value"``.
         pretrained: the folder of a pre-trained seed, as ``benchmarks models`` writes it.
@@ -75,17 +78,28 @@ def _arm(run: str) -> tuple[Arm, dict[str, Any]]:
 
 def _one(run: str, seed: int, agent: Agent, protocol: Protocol, every: int) -> dict[str, Any]:
     started = time.process_time()
-    tests = {0: _test(agent, protocol)}
-    for update in range(1, protocol.updates + 1):
-        agent.update()
-        if update % every == 0:
-            tests[update] = _test(agent, protocol)
-    agent.close()
+    tests: dict[int, float] = {}
+    failed = {}
+    try:
+        tests[0] = _test(agent, protocol)
+        for update in range(1, protocol.updates + 1):
+            agent.update()
+            if update % every == 0:
+                tests[update] = _test(agent, protocol)
+    except FloatingPointError as error:
+        # A rate that is too high is a result; the next attempt would end alike.
+        failed = {"failed": str(error)}
+    finally:
+        agent.close()
     return {
         "run": run,
         "seed": seed,
+        **failed,
         "test": tests,
-        "curves": {k: [round(record.get(k, float("nan")), 4) for record in agent.history] for k in CURVES},
+        "curves": {
+            name: [round(record[name], 4) if name in record else None for record in agent.history]
+            for name in CURVES
+        },
         "cpu_s": round(time.process_time() - started, 1),
     }
 
@@ -96,15 +110,21 @@ def _test(agent: Agent, protocol: Protocol) -> float:
 
 
 def stability_table(results: dict[str, Any]) -> str:
-    """Sampled test reward by update, means over the seeds with the lowest seed beside them, as Markdown."""
+    """Sampled test reward by update, means over the seeds with the lowest seed beside them, as Markdown.
+
+    Where a seed had diverged, those that had not; the number of seeds says how many did.
+    """
     by_run: dict[str, list[dict[str, Any]]] = {}
     for one in results["runs"]:
-        by_run.setdefault(one["run"], []).append(one["test"])
-    updates = sorted({int(update) for tests in by_run.values() for one in tests for update in one})
+        by_run.setdefault(one["run"], []).append(one)
+    updates = sorted({int(update) for one in results["runs"] for update in one["test"]})
     rows = []
-    for run, tests in by_run.items():
+    for run, ones in by_run.items():
+        tests = [one["test"] for one in ones]
         cells = [[one[key] for one in tests for key in one if int(key) == update] for update in updates]
-        rows.append([run, str(len(tests)), *(f"{np.mean(c):.3f} ({min(c):.3f})" if c else "" for c in cells)])
+        diverged = sum("failed" in one for one in ones)
+        seeds = f"{len(ones)}, {diverged} diverged" if diverged else str(len(ones))
+        rows.append([run, seeds, *(f"{np.mean(c):.3f} ({min(c):.3f})" if c else "" for c in cells)])
     return table(["run", "seeds", *(f"after {update}" for update in updates)], rows)
 
 

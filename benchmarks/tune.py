@@ -34,6 +34,8 @@ def tune(
 ) -> dict[str, Any]:
     """Run what ``out`` does not hold yet, and write each run as it ends; either arm has the same grid.
 
+    A run that diverges has ``failed``, the reason, in place of figures.
+
     Raises:
         ValueError: for an ``out`` that was begun with other settings.
     """
@@ -46,15 +48,19 @@ def tune(
             continue
         name, lr, kl, seed = run
         arm = Arm(name, ENVS[name], {"lr": lr, "kl_coef": kl})
-        figures = run_arm(arm, updates=updates, seed=seed, episodes=episodes)
-        del figures["history"]
+        try:
+            figures = run_arm(arm, updates=updates, seed=seed, episodes=episodes)
+            del figures["history"]
+        except FloatingPointError as error:
+            # A rate that is too high is a result; the next attempt would end alike.
+            figures = {"arm": name, "options": arm.options, "seed": seed, "failed": str(error)}
         known.append(figures)
         write_json(out, results, indent=1)
     return results
 
 
 def tuning_table(results: dict[str, Any]) -> str:
-    """One row per configuration, means over the seeds, as Markdown."""
+    """One row per configuration, means over the seeds that did not diverge, as Markdown."""
     head = ["arm", "lr", "KL", "rollouts to .9", "format", "arithmetic", "grammar", "held-out CE", "CPU-s"]
     rows = []
     configurations: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -62,7 +68,13 @@ def tuning_table(results: dict[str, Any]) -> str:
         key = (run["arm"], run["options"]["lr"], run["options"]["kl_coef"])
         configurations.setdefault(key, []).append(run)
     for (arm, lr, kl), runs in configurations.items():
-        reached = ", ".join(str(run["rollouts_to_threshold"] or "never") for run in runs)
+        reached = ", ".join(
+            "diverged" if "failed" in run else str(run["rollouts_to_threshold"] or "never") for run in runs
+        )
+        runs = [run for run in runs if "failed" not in run]
+        if not runs:
+            rows.append([arm, f"{lr:g}", f"{kl:g}", reached, *[""] * 5])
+            continue
         means = [
             f"{_mean(runs, 'before', measure):.3f} → {_mean(runs, 'after', measure):.3f}"
             for measure in ("format", "arithmetic", "grammar", "cross_entropy")

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import models
+from benchmarks import models, tune
 from benchmarks.__main__ import main
 from benchmarks.compare import campaign
 from benchmarks.speed import decoding, growth, limits, shapes
@@ -332,6 +332,24 @@ def test_record_passes_sees_every_forward_of_a_session():
     session = make_backbone(level="latent").session(2)
     passes = record_passes(lambda: (session.load([0, 1], [[5, 6], [5, 6]]), session.extend([0], [[7]])))
     assert passes == [(2, 2), (1, 1)]
+
+
+def test_a_run_of_tune_that_diverges_is_recorded_and_the_next_one_is_made(tmp_path, monkeypatch):
+    def run_arm(arm, **_):
+        if arm.options["lr"] > 1:
+            raise FloatingPointError("the loss is nan")
+        figures = dict.fromkeys(("format", "arithmetic", "grammar", "cross_entropy"), 0.5)
+        told = {"before": figures, "after": figures, "rollouts_to_threshold": None, "train_cpu_s": 1.0}
+        return {"arm": arm.name, "options": arm.options, "history": [], "seed": 7, **told}
+
+    monkeypatch.setattr(tune, "run_arm", run_arm)
+    out = tmp_path / "tune.json"
+    grid = {"learning_rates": (30.0, 1e-3), "kl_weights": (0.0,), "seeds": (7,)}
+    runs = tune.tune(out, **grid)["runs"]
+    assert [run.get("failed") for run in runs] == ["the loss is nan", None] * 2
+    assert tune.tune(out, **grid)["runs"] == runs
+    assert "| latent | 30 | 0 | diverged |  |" in tune.tuning_table({"runs": runs})
+    assert "| latent | 0.001 | 0 | never | 0.500 → 0.500 |" in tune.tuning_table({"runs": runs})
 
 
 def test_tune_writes_runs_and_prints_the_table(tmp_path, capsys):

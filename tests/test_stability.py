@@ -50,6 +50,20 @@ def test_the_table_gives_the_mean_and_the_lowest_seed():
     assert "| a:lr=1 | 2 | 0.500 (0.500) | 0.500 (0.250) |" in stability_table({"runs": runs})
 
 
+def test_a_run_that_diverges_is_recorded_and_the_next_one_is_made(pretrained, tmp_path):
+    protocol, path = replace(SMALL, updates=2), tmp_path / "stability.json"
+    runs = ["latent:lr=1e30,kl_coef=0.1", "latent:lr=1e-3,kl_coef=0"]
+    first, second = stability(runs, protocol, pretrained, path, seeds=1, every=1)["runs"]
+    assert "not finite" in first["failed"]
+    assert list(first["test"]) == [0]
+    assert "failed" not in second
+    assert list(second["test"]) == [0, 1, 2]
+    assert stability(runs, protocol, pretrained, path, seeds=1, every=1)["runs"][0]["failed"]
+    read = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert read["runs"][1]["curves"]["kl"] == [None, None], "an update without a signal measures none"
+    assert f"| {runs[0]} | 1, 1 diverged |" in stability_table(read)
+
+
 def test_an_unknown_arm_is_named_before_anything_runs(pretrained, tmp_path):
     with pytest.raises(ValueError, match=r"unknown arm 'tokens' in 'tokens:lr=1'.*latent"):
         stability([RUNS[0], "tokens:lr=1"], SMALL, pretrained, tmp_path / "out.json")

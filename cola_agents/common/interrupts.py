@@ -53,9 +53,10 @@ def sigterm_as_interrupt() -> Iterator[list[int]]:
 
 @contextmanager
 def hold_interrupts(*, patient: bool = False) -> Iterator[None]:
-    """Delay Ctrl-C, and SIGTERM where it has a handler, to the end of the block.
+    """Delay Ctrl-C, and SIGTERM where it has a handler, to the end of the block, also where the block raises.
 
-    Outside the main thread, where no signals arrive, nothing changes.
+    An interrupt that is raised then has the block's error as its ``__context__``. Outside the main thread,
+    where no signals arrive, nothing changes.
 
     Args:
         patient: True to delay every signal; False to print a notice and to raise at once for a second Ctrl-C.
@@ -81,8 +82,8 @@ def hold_interrupts(*, patient: bool = False) -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])
+        for signalled in dict.fromkeys(received):
+            signal.raise_signal(signalled)
 
 
 def _in_main_thread() -> bool:

@@ -150,7 +150,7 @@ def run_arm(
         before, answer_before = _measured(agent, episodes)
         for _ in (bar := tqdm(range(updates), desc=f"{arm.name:>6} RL", unit="update")):
             record = agent.update()
-            bar.set_postfix(reward=f"{record['reward']:.2f}", kl=f"{record['kl']:.2f}")
+            bar.set_postfix({name: f"{record[name]:.2f}" for name in ("reward", "kl") if name in record})
         after, answer_after = _measured(agent, episodes)
     return {
         "arm": arm.name,

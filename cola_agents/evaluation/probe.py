@@ -2,24 +2,31 @@
 
 RL can cost a language model abilities that its reward does not pay for. The probe measures three of them for
 any agent: arithmetic, graded whatever the form of the answer; grammatical English; and the cross-entropy of
-held-out text.
+held-out text. Its tasks are the same for all agents, also for those that were trained on one of them.
 """
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.families import decoder_mask
+from cola_agents.model.sampling import Drawing
 from cola_agents.rl.actors import LatentActor
 from cola_agents.rl.agent import Agent
+from cola_agents.rl.playing import carried
+from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rows import make_rows
 from cola_agents.train.bundled.corpus import HELD_OUT, documents
 from cola_agents.train.bundled.english import check_story
 from cola_agents.train.data.packing import IGNORED, packed_batches
+from cola_envs.build import evaluation_split, spec_of
 from cola_envs.fields import TEXT
 from cola_envs.task import Turn
 
@@ -43,8 +50,9 @@ class Probe:
     """Figures of :func:`probe`.
 
     Attributes:
-        arithmetic: share of test problems solved, actions drawn as the agent draws them: with its own options
-            ``temperature``, ``top_k`` and ``top_p``. Agents with other options are not compared by it alone.
+        arithmetic: share of test problems of level 1 solved, actions drawn as the agent draws them: with its
+            own options ``temperature``, ``top_k`` and ``top_p``. Agents with other options are not compared
+            by it alone.
         arithmetic_greedy: the same with the likeliest action.
         grammar: share of stories, drawn likewise, in which every sentence is grammatical.
         distinct_2: distinct word pairs among all word pairs of those stories; depends on their number.
@@ -81,13 +89,9 @@ def probe(
         seed: of the problems; the same seed gives every agent the same ones.
         num_batches: of held-out documents, 2,048 tokens each; 0 leaves the cross-entropy out (NaN).
     """
-    twin = "" if isinstance(agent.actor, LatentActor) else "-Token"
-    arithmetic = f"CoLA-Arithmetic{twin}-v0"
-    sampled = agent.evaluate(arithmetic_episodes or episodes, env_id=arithmetic, seed=seed)
-    greedy = agent.evaluate(episodes, env_id=arithmetic, seed=seed, greedy=True)
-    stories = agent.evaluate(
-        episodes, env_id=f"CoLA-Text{twin}-v0", seed=seed, env_kwargs={"task": StoryTask}
-    )
+    sampled = _played(agent, "Arithmetic", arithmetic_episodes or episodes, seed, level=1)
+    greedy = _played(agent, "Arithmetic", episodes, seed, greedy=True, level=1)
+    stories = _played(agent, "Text", episodes, seed, task=StoryTask)
     return Probe(
         arithmetic=sampled.episode_rewards.mean().item(),
         arithmetic_greedy=greedy.episode_rewards.mean().item(),
@@ -96,6 +100,19 @@ def probe(
         cross_entropy=held_out_cross_entropy(agent, num_batches=num_batches),
         episodes=episodes,
     )
+
+
+def _played(
+    agent: Agent, name: str, episodes: int, seed: int, *, greedy: bool = False, **arguments: Any
+) -> Rollout:
+    """Episodes of a task with these arguments alone, not with the agent's own of the same task."""
+    env_id = f"CoLA-{name}{'' if isinstance(agent.actor, LatentActor) else '-Token'}-v0"
+    split = evaluation_split(spec_of(env_id).kwargs["builder"])
+    arguments = {**carried(agent.env_kwargs), **arguments, "split": split}
+    rows = make_rows(env_id, min(episodes, max(64, agent.num_envs)), model=agent.backbone, **arguments)
+    drawing: Drawing = {"temperature": 0.0} if greedy else agent.options.drawing
+    with closing(rows):
+        return collect(rows.episodes, agent.actor, seeds=range(seed, seed + episodes), **drawing)
 
 
 def distinct(texts: list[str], n: int) -> float:

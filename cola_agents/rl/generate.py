@@ -91,7 +91,7 @@ class Recorded:
         seeds, problems = (
             np.array([episode[name] for episode in self.episodes]) for name in ("seed", "problem_seed")
         )
-        names = [field.name for field in fields(Episode)]
+        names = [field.name for field in fields(Episode) if field.name != "written"]
         episodes = [Episode(**{name: episode[name] for name in names}) for episode in self.episodes]
         return side_by_side(episodes, seeds, problems, hidden)
 

@@ -35,7 +35,7 @@ class GRPO(Agent):
         rollout = self.play(*self.draw_seeds(o.prompts, o.group_size))
         groups = rollout.episode_rewards, o.group_size, rollout.reward_sizes
         figures = {"frac_zero_advantage": zero_groups(*groups)}
-        decision_mask = macro_starts(rollout.mask, o.macro)
+        decision_mask = macro_starts(rollout.mask, o.macro, rollout.written)
         return self.same_for_all_actions(rollout, group_advantages(*groups), decision_mask, figures)
 
     def loss(self, part: Batch) -> tuple[Tensor, Record]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -134,21 +135,24 @@ def rewards_to_go(rewards: Tensor) -> Tensor:
     return rewards.flip(1).cumsum(1).flip(1)
 
 
-def macro_starts(mask: Tensor, length: int) -> Tensor:
+def macro_starts(mask: Tensor, length: int, written: Tensor | None = None) -> Tensor:
     """The starts of macro actions, [B, T] bool: every ``length``-th action of a run of consecutive ones.
 
     A run ends with its episode, or at text of the environment; its last macro action may be shorter.
 
     Args:
         mask: [B, T], 1 at acting positions.
+        written: [B, T], 1 at tokens that an action wrote, of which it may write several; None where each
+            wrote one.
 
     Source: Chai et al. 2024 (MA-RLHF, arXiv 2410.02743), section 3.2.1, fixed n-grams.
     """
     mask = mask.bool()
-    place = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    # The last position before t without an action gives the place of t in its run.
-    gap = torch.where(mask, torch.full_like(place, -1), place).cummax(1).values
-    return mask & ((place - gap - 1) % length == 0)
+    written = functional.pad(mask[:, :-1], (1, 0)) if written is None else written.bool()
+    before = mask.long().cumsum(1) - mask.long()
+    # The actions before the last text of the environment are those before the run.
+    first = before.masked_fill(written, 0).cummax(1).values
+    return mask & ((before - first) % length == 0)
 
 
 def sum_macros(values: Tensor, mask: Tensor, starts: Tensor) -> Tensor:

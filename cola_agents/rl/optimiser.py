@@ -1,14 +1,20 @@
-"""Adam for weights of any type."""
+"""Adam for weights of any type, its learning rate, and a plain loop of its steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+#: The share of the steps of :func:`fit_batches` over which the learning rate rises.
+WARMUP = 0.03
 
 
 class Optimiser(Protocol):
@@ -150,6 +156,58 @@ class Adam32:
             raise ValueError(f"this is no state of an optimiser: {error!r}") from error
         if not fits:
             raise ValueError("this is the state of an optimiser of other weights: shapes or types differ")
+
+
+def scheduled_rate(step: int, *, steps: int, warmup: int, final: float) -> float:
+    """Learning rate of step ``step`` of ``steps``, counted from 1, as a share of its peak.
+
+    It rises linearly over ``warmup`` steps, from ``1 / warmup`` and not from 0, and a cosine takes it to
+    ``final``.
+    """
+    if step <= warmup:
+        return step / warmup
+    progress = (step - 1 - warmup) / max(1, steps - warmup)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def fit_batches(
+    model: nn.Module,
+    batches: Iterable[T],
+    steps: int,
+    loss: Callable[[T], tuple[Tensor, dict[str, float]]],
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    clip: float = 1.0,
+    final: float = 1.0,
+    name: str,
+) -> Iterator[dict[str, float]]:
+    """Make a step of :class:`Adam32` on each batch; yields a record after each: step, loss, and its figures.
+
+    Args:
+        model: trained in place.
+        batches: ``steps`` of them.
+        loss: maps a batch to its loss, a scalar, and further figures.
+        lr: peak learning rate, after a warm-up over :data:`WARMUP` of the steps, at least one; a cosine takes
+            it to ``final`` times that.
+        clip: the largest gradient norm.
+        name: of the bar and of errors.
+
+    Raises:
+        FloatingPointError: when the loss is not finite, naming the step, or the gradient is not.
+    """
+    optimiser, warmup = Adam32(model.parameters(), lr=lr, betas=betas), max(1, round(WARMUP * steps))
+    bar = tqdm(batches, total=steps, desc=name, unit="step", mininterval=2.0)
+    for step, batch in enumerate(bar, start=1):
+        value, figures = loss(batch)
+        if not torch.isfinite(value):
+            raise FloatingPointError(f"{name}: loss is {value.item()} at step {step}; lower lr={lr}")
+        optimiser.zero_grad()
+        value.backward()
+        for group in optimiser.adam.param_groups:
+            group["lr"] = lr * scheduled_rate(step, steps=steps, warmup=warmup, final=final)
+        optimiser.step(clip)
+        yield {"step": step, "loss": value.item(), **figures}
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:

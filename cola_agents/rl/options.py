@@ -151,7 +151,8 @@ class ClippedOptions(AgentOptions):
     Attributes:
         epochs: passes over each batch of episodes.
         clip: the ratio's clipping range.
-        macro: number of consecutive actions that form one decision (a macro action).
+        macro: number of consecutive actions that form one decision (a macro action), whether an action
+            writes one token or several.
     """
 
     epochs: int = 1

@@ -218,8 +218,11 @@ class PlayingMixin:
 
 def kwargs_on(env_id: str, own_id: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """The environment arguments for a task of an agent that was trained on ``own_id`` with ``own``."""
-    if env_id == own_id:
-        return dict(own)
+    return dict(own) if env_id == own_id else carried(own)
+
+
+def carried(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the environment arguments of an agent those that belong to its policy and not to its task."""
     kept = ("world_temperature", "prompt_format", "chat_template_kwargs")
     return {name: own[name] for name in kept if name in own}
 

@@ -80,7 +80,7 @@ class PPO(Agent):
         totals = rollout.episode_rewards
         equal = alike(totals.min(), totals.max(), rollout.reward_sizes.max())
         kl, kl_figures = self.policy.kl_in_reward(rollout)
-        decision_mask = macro_starts(rollout.mask, o.macro)
+        decision_mask = macro_starts(rollout.mask, o.macro, rollout.written)
         paid = (rollout.rewards - self.kl_coef * kl)[rollout.mask]
         rewards = torch.zeros_like(rollout.rewards)
         rewards[decision_mask] = sum_macros(paid, rollout.mask, decision_mask)

@@ -94,6 +94,7 @@ class Episode:
         ids: token ids, T of them.
         positions: of each action, the index of the last token before it.
         actions, log_probs, rewards: an entry for each action.
+        written: of each token, whether an action wrote it; empty if that is not known.
         terminated: True if the episode ended, False if it was cut.
         info: of the last step.
     """
@@ -103,6 +104,7 @@ class Episode:
     actions: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    written: list[bool] = field(default_factory=list)
     terminated: bool = False
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -129,6 +131,8 @@ class Rollout:
         infos: the info dict of each episode's last step.
         reference: [N, T, K], 0 elsewhere than at acting positions; see
             :meth:`~cola_agents.rl.policy.TrainedPolicy.with_reference`. None if it was not computed.
+        written: [N, T] bool, True at tokens that an action wrote; None if that is not known, as of episodes
+            read from a file: then each is taken to have written one.
         held: for episodes of several processes: the row of ``hidden`` with each episode's states [N], -1 for
             an episode of another process. None if row n of ``hidden`` is episode n.
     """
@@ -145,6 +149,7 @@ class Rollout:
     problem_seeds: np.ndarray
     infos: list[dict[str, Any]]
     reference: Tensor | None = None
+    written: Tensor | None = None
     held: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -406,6 +411,7 @@ class _Played:
                 number = self.running.pop(row)
                 episode.ids = list(self._session.tokens[row])
                 episode.actions = self._rows.actions(row)
+                episode.written = [step >= 0 for step in self._rows.origins(row)]
                 episode.terminated, episode.info = bool(terminated[i]), infos[i]
                 session = self._session
                 self.hidden[number] = (
@@ -444,6 +450,7 @@ def side_by_side(
     actions = torch.zeros(shape, dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.bool)
     log_probs, rewards = torch.zeros(shape), torch.zeros(shape)
+    written = torch.zeros(shape, dtype=torch.bool) if all(one.written for one in episodes) else None
     for n, episode in enumerate(episodes):
         ids[n, : len(episode.ids)] = torch.tensor(episode.ids)
         states[n, : len(hidden[n])] = hidden[n]
@@ -452,6 +459,8 @@ def side_by_side(
         actions[n, at] = torch.tensor(episode.actions)
         log_probs[n, at] = torch.tensor(episode.log_probs)
         rewards[n, at] = torch.tensor(episode.rewards, dtype=torch.float32)
+        if written is not None:
+            written[n, : len(episode.ids)] = torch.tensor(episode.written)
     device = states.device
     return Rollout(
         ids=ids.to(device),
@@ -465,4 +474,5 @@ def side_by_side(
         seeds=seeds,
         problem_seeds=problem_seeds,
         infos=[episode.info for episode in episodes],
+        written=None if written is None else written.to(device),
     )

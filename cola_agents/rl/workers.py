@@ -203,8 +203,8 @@ class RolloutWorkers(Workers):
             anywhere = np.any([has_gradient for _, has_gradient in exchanged], axis=0)
             for part in _pieces([p for p, summed in zip(parameters, anywhere, strict=True) if summed]):
                 gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in part]
-                sums = torch.cat([gradient.flatten().float() for gradient in gradients])
-                self._call(torch.distributed.all_reduce, sums, device=sums.device.type)
+                # The sum begins with an exchange, where one that has no memory for this tells the others.
+                sums = self.sum(torch.cat([gradient.flatten().float() for gradient in gradients]))
                 for p, piece in zip(part, sums.split([p.numel() for p in part]), strict=True):
                     p.grad = piece.view_as(p).to(p.dtype, copy=True)
         names = dict.fromkeys(name for each, _ in exchanged for name in each)

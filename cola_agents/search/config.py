@@ -59,7 +59,8 @@ class SearchConfig:
             defaults are AlphaZero's.
         unvisited: Q of an unvisited edge: ``"zero"``, as published, or ``"parent"``, the mean return of its
             node.
-        discount: discount factor per action.
+        discount: discount factor per action. The estimated value of a finished episode counts as a reward of
+            its last action.
         width: edges per node, for the likeliest actions; None for all actions.
         span: actions per edge: the first identifies the edge, the others are the policy's likeliest. An edge
             ends early where the episode does. (``CoLAConfig.span`` is the number of tokens of an action.)

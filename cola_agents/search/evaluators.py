@@ -26,7 +26,7 @@ class RolloutEvaluator:
         policy: gives action logits, as in :func:`cola_agents.rl.rollout.collect`; None for the model's own.
         temperature, top_k, top_p: sampling options of the rollouts, as in :func:`cola_agents.collect`;
             temperature 0 takes the likeliest action. Priors are the policy's probabilities whatever they are.
-        discount: discount factor of the return, per action.
+        discount: discount factor of the return, per action; an estimate is a reward of the last action.
         seed: one seed, or one per row, beginning with row 0. Each row has a random stream of its own, which
             successive evaluations continue.
         q: maps rows to action values [B, A]. With it, the value of an ending is Q of its last action and the

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from cola_agents.common.threads import fitting_threads
-from cola_agents.rl.optimiser import Adam32
+from cola_agents.rl.optimiser import fit_batches
 from cola_agents.rl.rollout import Rollout
 from cola_agents.search.config import check_fields
 
@@ -92,26 +90,24 @@ def fit(
                 "compares: hold out more problems, or record more answers to each"
             )
         best, best_weights = -1.0, None
-        optimiser = Adam32(model.parameters(), lr=config.lr, betas=(0.9, 0.999))
-        warmup = max(1, round(0.03 * config.steps))
-        schedule = LambdaLR(optimiser.adam, lambda step: min(1.0, (step + 1) / warmup))
-        rng = np.random.default_rng(config.seed)
-        size = min(config.batch_size, len(rollout))
+        rng, size = np.random.default_rng(config.seed), min(config.batch_size, len(rollout))
+        batches = (
+            rollout.select(rng.choice(len(rollout), size=size, replace=False)) for _ in range(config.steps)
+        )
         records = []
-        for step in tqdm(range(1, config.steps + 1), desc=name, unit="step", mininterval=2.0):
-            batch = rollout.select(rng.choice(len(rollout), size=size, replace=False))
-            value, figures = loss(batch)
-            if not torch.isfinite(value):
-                raise FloatingPointError(
-                    f"{name}: loss is {value.item()} at step {step}; lower lr={config.lr}"
-                )
-            optimiser.zero_grad()
-            value.backward()
-            optimiser.step(config.clip)
-            schedule.step()
+        for record in fit_batches(
+            model,
+            batches,
+            config.steps,
+            loss,
+            lr=config.lr,
+            betas=(0.9, 0.999),
+            clip=config.clip,
+            name=name,
+        ):
+            step = int(record["step"])
             if after_step is not None:
                 after_step(step)
-            record = {"step": step, "loss": value.item(), **figures}
             if held_out is not None and (step % config.check_every == 0 or step == config.steps):
                 record["held_out"] = ordering(held_out) or 0.0
                 if record["held_out"] > best:

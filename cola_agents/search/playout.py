@@ -44,7 +44,10 @@ class ActionScores(NamedTuple):
 
 @dataclass
 class _Playout:
-    """A running rollout: the row's token and action counts at its start, and the return so far."""
+    """A running rollout: the row's token and action counts at its start, and the return so far.
+
+    ``discount`` is that of the next action's reward.
+    """
 
     start_tokens: int
     start_actions: int
@@ -65,7 +68,8 @@ class Player:
         streams: a random generator per row; each action takes one draw.
         drawing: sampling options, as in :func:`cola_agents.collect`; None for draws at temperature 1 from all
             actions.
-        discount: discount factor of an ending's value, per action.
+        discount: discount factor of an ending's value, per action; an estimate counts as a reward of the last
+            action.
         q: maps rows to action values [B, A]. With it, the value of an ending is Q of its last action and the
             task's rewards are not read.
         judge: gives the value of an ending, in place of Q's and of the task's rewards.
@@ -146,17 +150,19 @@ class Player:
         for i, row in enumerate(rows):
             playout, reward = self._playouts[row], float(rewards[i])
             playout.reward += reward
-            if scores.values is None:
+            if row in judged:
+                playout.value = playout.discount * judged[row]
+            elif scores.values is None:
                 playout.value += playout.discount * reward
             else:
-                playout.value = float(scores.values[i, actions[i]])
+                playout.value = playout.discount * float(scores.values[i, actions[i]])
             playout.discount *= self.discount
             if row in over:
                 del self._playouts[row]
                 endings[row] = Ending(
                     text=infos[i]["text"],
                     actions=tuple(self.episodes.actions(row)[playout.start_actions :]),
-                    value=judged.get(row, playout.value),
+                    value=playout.value,
                     reward=playout.reward,
                     info=infos[i],
                     spent=len(self.episodes.tokens(row)) - playout.start_tokens,

@@ -301,11 +301,10 @@ class _PUCT:
                 forest.reward[tree, node, edge] = value if self.config.rewards == "environment" else 0.0
                 running[tree] = path
             else:
-                if row in estimates:
-                    value = estimates[row]
-                elif self.config.rewards == "estimated":
+                if self.config.rewards == "estimated":
                     values = self.action_values[tree].get(node)
-                    value = float(forest.value[tree, node] if values is None else values[edge])
+                    of_node = float(forest.value[tree, node] if values is None else values[edge])
+                    value = self.config.discount ** (len(line) - 1) * estimates.get(row, of_node)
                 forest.terminal[tree, child] = True
                 forest.reward[tree, node, edge] = value
                 self._add_ending(tree, child, Ending(info["text"], line, value, reward, info), node)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -13,12 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    get_cosine_with_min_lr_schedule_with_warmup,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from cola_agents.common.files import whole_folder
 from cola_agents.common.provenance import provenance
@@ -31,7 +25,7 @@ from cola_agents.model.reach import reachable
 from cola_agents.model.shards import disk_errors
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.rl.losses import alike
-from cola_agents.rl.optimiser import Adam32
+from cola_agents.rl.optimiser import fit_batches
 from cola_envs import jsonl
 from cola_envs.contract import checked_text
 from cola_envs.jsonl import JsonObject
@@ -277,27 +271,19 @@ def _fit(
     for epoch in range(config.epochs):
         order = np.random.default_rng([config.seed, epoch]).permutation(len(pairs))
         batches += [order[i : i + config.batch_size] for i in range(0, len(pairs), config.batch_size)]
-    optimiser = Adam32(network.parameters(), lr=config.lr)
-    schedule = get_cosine_with_min_lr_schedule_with_warmup(
-        optimiser.adam, math.ceil(0.03 * len(batches)), len(batches), min_lr_rate=0.1
-    )
-    for step, batch in enumerate(tqdm(batches, desc="reward", unit="step", mininterval=2.0), start=1):
+
+    def loss(batch: np.ndarray) -> tuple[Tensor, dict[str, float]]:
         texts = [(pairs[i].prompt, pairs[i].chosen) for i in batch]
         texts += [(pairs[i].prompt, pairs[i].rejected) for i in batch]
         rows = [encode(tokenizer, *text, config.max_length) for text in texts]
         chosen, rejected = score_rows(network, rows).chunk(2)
-        difference = chosen - rejected
-        loss = -functional.logsigmoid(difference).mean()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"reward: loss is {loss.item()} at step {step}; lower lr={config.lr}")
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step(1.0)
-        schedule.step()
+        accuracy = (chosen > rejected).float().mean().item()
+        return -functional.logsigmoid(chosen - rejected).mean(), {"accuracy": accuracy}
+
+    for record in fit_batches(network, batches, len(batches), loss, lr=config.lr, final=0.1, name="reward"):
         if watch:
-            accuracy = (difference > 0).float().mean().item()
-            watch({"step": step, "loss": loss.item(), "accuracy": accuracy})
-    return loss.item()
+            watch(record)
+    return record["loss"]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cola_agents.model.documents import DocumentMask
 from cola_agents.model.families import Mask
+from cola_agents.rl.optimiser import scheduled_rate
 from cola_agents.train.cross_entropy import head_cross_entropy
 from cola_agents.train.data.packing import Batch
 from cola_envs.jsonl import JsonObject
@@ -154,10 +155,7 @@ class StageConfig:
 
     def rate(self, step: int) -> float:
         """Learning rate of step ``step``, counted from 1, as a share of ``lr``."""
-        if step <= self.warmup:
-            return step / self.warmup
-        progress = (step - 1 - self.warmup) / max(1, self.steps - self.warmup)
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return scheduled_rate(step, steps=self.steps, warmup=self.warmup, final=self.final)
 
 
 _PAPER: JsonObject = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -75,20 +76,44 @@ def test_sigterm_waits_for_the_end_of_a_held_block(handler, patient, capsys):
 
 
 def test_a_handler_of_the_callers_own_is_held_too(handler):
-    with hold_interrupts():
+    @hold_interrupts(patient=True)
+    def improve() -> None:
         signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
         assert handler == []
+
+    with pytest.raises(KeyboardInterrupt):
+        improve()
     assert handler == [signal.SIGTERM]
 
 
-def test_an_error_in_a_held_block_is_not_hidden_by_an_interrupt(handler):
-    @hold_interrupts()
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_signal_that_a_held_block_kept_is_not_lost_where_the_block_fails(handler, patient):
+    @hold_interrupts(patient=patient)
     def improve() -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
         raise FloatingPointError
 
     with pytest.raises(FloatingPointError):
         improve()
+    assert handler == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_of_a_block_that_fails_is_raised_and_tells_of_the_error(handler, number):
+    """So that whoever passes over the error of a run, to make the next one, stops all the same."""
+
+    @sigterm_as_interrupt()
+    def runs() -> None:
+        for _ in range(2):
+            with suppress(FloatingPointError), hold_interrupts():
+                signal.raise_signal(number)
+                raise FloatingPointError
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        runs()
+    assert isinstance(raised.value, Terminated) == (number == signal.SIGTERM)
+    assert isinstance(raised.value.__context__, FloatingPointError)
 
 
 def test_a_forked_child_dies_of_sigterm(handler):

@@ -7,7 +7,7 @@ import json
 import math
 import tracemalloc
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -17,10 +17,11 @@ from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.commands.settings import settings
 from cola_agents.evaluation import demo, run
-from cola_agents.evaluation.probe import Probe, probe
+from cola_agents.evaluation.probe import Probe, StoryTask, probe
 from cola_agents.evaluation.reports import Played, summary, table
 from cola_agents.evaluation.run import evaluate
 from cola_agents.evaluation.scores import Tries, interval, majority, pass_at_k, scores, wilson
+from cola_agents.rl.rows import make_rows
 from cola_agents.search import SearchConfig, playout
 from cola_agents.search.fitting import concordance
 from cola_envs import register_task
@@ -668,6 +669,36 @@ def test_the_demo_closes_every_engine_that_it_opens_also_after_an_error(monkeypa
     with pytest.raises(ZeroDivisionError):
         demo.run_arm(arm, updates=1, seed=0, **given)
     assert Engine.open == set()
+
+
+def test_an_arm_of_the_demo_passes_over_an_update_that_measures_no_kl(monkeypatch):
+    monkeypatch.setattr(demo, "probe", lambda agent, episodes: Probe(0.5, 0.5, 0.5, 0.5, 0.5, episodes))
+    arm = demo.Arm("latent", "CoLA-Text-v0", {"kl_coef": 0.0})
+    kwargs = {"task": Engine, "max_tokens": 1}
+    (record,) = demo.run_arm(arm, updates=1, seed=0, episodes=2, env_kwargs=kwargs)["history"]
+    assert "kl" not in record
+
+
+@pytest.mark.parametrize("twin", ["", "-Token"])
+def test_the_probe_asks_agents_that_were_trained_on_its_tasks_the_same_as_all_others(twin):
+    def figures(name: str, **env_kwargs: Any) -> list[float]:
+        agent = GRPO(f"CoLA-{name}{twin}-v0", num_envs=2, env_kwargs=env_kwargs)
+        return list(probe(agent, episodes=16, num_batches=0).as_dict().values())[:4]
+
+    asked = figures("Thinking")
+    assert figures("Arithmetic", level=3, max_tokens=8, shots=[("1 + 1 = ?", "2")]) == asked
+    assert figures("Text", task=StoryTask, max_tokens=4) == asked
+
+
+def test_the_probe_plays_with_the_world_and_the_format_of_the_agent(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "cola_agents.evaluation.probe.make_rows",
+        lambda env_id, count, **given: (made.append(given), make_rows(env_id, count, **given))[1],
+    )
+    kwargs = {"world_temperature": 0.5, "prompt_format": "plain"}
+    probe(GRPO("CoLA-Arithmetic-v0", num_envs=2, env_kwargs=kwargs), episodes=2, num_batches=0)
+    assert [kwargs.items() <= given.items() for given in made] == [True] * 3
 
 
 def test_the_probe_draws_as_the_agent_does():

@@ -186,6 +186,19 @@ def test_macro_actions_begin_anew_behind_foreign_text():
     assert macro_starts(mask, 99).sum() == 4
 
 
+def test_macro_actions_count_actions_that_write_several_tokens():
+    """Actions of two, three, one and two tokens; one of the environment's; actions of three and two."""
+    mask = torch.tensor([[0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0]])
+    written = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]])
+    at = [1, 3, 6, 7, 10, 13]
+    for length, wanted in {1: at, 2: [1, 6, 10], 3: [1, 7, 10], 99: [1, 10]}.items():
+        assert macro_starts(mask, length, written)[0].nonzero().flatten().tolist() == wanted
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1, 0, 0, 1, 1], [1, 0, 1, 1, 1, 1, 0, 0, 0, 0]])
+    written = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 0, 0, 1], [0, 1, 0, 1, 1, 1, 1, 0, 0, 0]])
+    for length in (1, 2, 3, 99):
+        assert torch.equal(macro_starts(mask, length, written), macro_starts(mask, length))
+
+
 def test_sampled_kl_by_hand():
     """p = .5, q = .25: log ratio log 2; k3 = .5 - 1 + log 2. Both have the KL as their mean."""
     p, q = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cola_agents import GRPO
-from cola_agents.rl.optimiser import Adam32
+from cola_agents.rl.optimiser import Adam32, fit_batches
 
 
 def moved(optimiser: Adam32, weight: nn.Parameter) -> float:
@@ -42,6 +42,22 @@ def test_a_loaded_optimiser_goes_on_inside_the_warm_up():
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     assert moved(other, twin) == moved(one, weight) == pytest.approx(0.075, rel=1e-4)
     assert [group["lr"] for group in other.adam.param_groups] == [0.1]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 100])
+def test_the_first_of_any_number_of_batches_is_learned_from_and_none_is_lost(steps):
+    model = nn.Linear(1, 1, bias=False)
+    moves, before = [], model.weight.item()
+    loss = lambda batch: (batch * model.weight.sum(), {"batch": batch})  # noqa: E731
+    for record in fit_batches(model, [1.0] * steps, steps, loss, lr=0.1, final=0.1, name="fit"):
+        assert (record["step"], record["batch"]) == (len(moves) + 1, 1.0)
+        moves.append(before - model.weight.item())
+        before = model.weight.item()
+    peak = max(1, round(0.03 * steps)) - 1
+    assert moves[: peak + 1] == pytest.approx([0.1 * (i + 1) / (peak + 1) for i in range(peak + 1)], rel=1e-3)
+    assert moves[peak:] == sorted(moves[peak:], reverse=True)
+    assert len(moves) == steps
+    assert min(moves) > 0.009
 
 
 @pytest.mark.parametrize(

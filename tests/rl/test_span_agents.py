@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import islice
+import math
+from dataclasses import replace
+from itertools import islice, pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -80,6 +82,26 @@ def test_every_algorithm_learns_from_the_states_in_which_it_chose(span_backbone,
     agent.update()
     assert not torch.equal(before, torch.cat([p.detach().flatten() for p in agent.actor.parameters()]))
     assert np.isfinite(agent.history[-1]["reward"])
+
+
+class Paid(Turns):
+    """Each segment is paid 1, so that rewards tell where one ends."""
+
+    def step(self, text: str) -> Turn:
+        return replace(super().step(text), reward=1.0)
+
+
+@pytest.mark.parametrize("macro", [1, 2, 1000])
+@pytest.mark.parametrize("cls", [GRPO, PPO])
+def test_a_macro_action_is_as_many_codes_of_a_segment_whatever_these_write(span_backbone, cls, macro):
+    kwargs = {"task": Paid, "max_tokens": 24, "budget_end": "terminate"}
+    batch = cls(ENV, num_envs=8, model=span_backbone, env_kwargs=kwargs, macro=macro, **SMALL[cls]).batch()
+    wanted = []
+    for rewards, mask in zip(batch.rollout.rewards, batch.rollout.mask, strict=True):
+        ends = [0, *(rewards[mask].nonzero().flatten() + 1).tolist()]
+        wanted.append(sum(math.ceil((end - start) / macro) for start, end in pairwise(ends)))
+    assert batch.decision_mask.sum(1).tolist() == wanted
+    assert (batch.num_decisions < batch.rollout.num_actions) == (macro > 1)
 
 
 def test_recorded_episodes_are_read_as_they_were_played(span_backbone, tmp_path):

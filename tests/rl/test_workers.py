@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from cola_agents.cli import main as cola
+from cola_agents.rl import workers
 from cola_agents.rl.agent import Agent
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.ppo import PPO
@@ -126,6 +128,7 @@ def main(out: Path) -> None:
     found["command"] = command(out / "run", rank)
     found["last"] = interrupted(rank, 1)
     found["torn"] = torn(rank)
+    found["no memory"] = no_memory(rank)
     found["broken"] = broken()
     found["closed"] = closed()
     found["lost"] = lost(rank)
@@ -273,6 +276,26 @@ def torn(rank: int) -> dict[str, Any]:
     before = state_of(agent)
     agent.update()
     return {"said": said, "before": before, "weights": state_of(agent), "history": timeless(agent.history)}
+
+
+def no_memory(rank: int) -> list[str]:
+    """One process cannot make room for the second piece of the gradients; afterwards both go on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "WAIT", timedelta(seconds=20))
+        patch.setattr(workers, "GRADIENTS_AT_ONCE", 1)
+        agent = make("grpo latent")
+        pieces = workers._pieces
+
+        def fails(parameters: Any) -> Any:
+            yield next(pieces(parameters))
+            raise MemoryError("no room for the gradients")
+
+        if rank == 1:
+            patch.setattr(workers, "_pieces", fails)
+        said = refused(agent.update)
+        patch.setattr(workers, "_pieces", pieces)
+        agent.update()
+    return [said, f"{agent.num_updates} updates"]
 
 
 def broken() -> list[str]:
@@ -431,6 +454,12 @@ def test_processes_that_were_torn_apart_go_on_with_the_weights_of_the_first(foun
     for name, tensor in one["weights"].items():
         assert torch.equal(tensor, two["weights"][name]), name
     assert one["history"] == two["history"]
+
+
+def test_an_error_between_the_sums_of_gradients_is_raised_in_both_at_once(found):
+    own = "MemoryError: no room for the gradients"
+    assert found[0]["no memory"] == [f"RuntimeError: process 1 failed: {own}", "1 updates"]
+    assert found[1]["no memory"] == [own, "1 updates"]
 
 
 def test_a_connection_that_breaks_in_a_sum_is_a_lost_process(found):

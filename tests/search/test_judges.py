@@ -30,8 +30,9 @@ from cola_agents.search import (
 )
 from cola_agents.search.baselines import CompleteEpisodes
 from cola_agents.search.config import Ending
-from cola_agents.search.evaluators import RolloutEvaluator
+from cola_agents.search.evaluators import RolloutEvaluator, prior_evaluation
 from cola_agents.search.fitting import FitConfig, split_problems
+from cola_agents.search.playout import ActionScores
 from cola_agents.search.puct import vote
 from cola_envs import EachRow, Episodes
 from tests.envs.tiny import Talk
@@ -215,6 +216,41 @@ def test_tries_puct_and_mcts_q_value_endings_by_the_judge_alone() -> None:
         shares = [ending.actions.count(code("a")) / len(ending.actions) for ending in endings]
         assert [ending.value for ending in endings] == pytest.approx(shares), how
         assert answer.value == max(ending.value for ending in endings), how
+
+
+class Lines(Words):
+    """A letter at a time, to the first c or three letters."""
+
+    stop = ("c",)
+
+
+@pytest.mark.parametrize("span", [1, 3])
+@pytest.mark.parametrize("by", ["judge", "q", "action values"])
+def test_an_estimate_is_discounted_as_a_reward_of_the_last_action_wherever_its_ending_was_found(
+    by: str, span: int
+) -> None:
+    """As the return of an ending whose reward is 1 is, so that equal answers have equal values."""
+    policy = logits(a=1.0, b=1.0, c=1.0)
+    episodes = letters_played(Lines, max_tokens=3)
+    ones = lambda rows: torch.ones(len(rows), 257)  # noqa: E731
+    evaluate: Any = RolloutEvaluator(
+        episodes,
+        lambda session, rows: policy(rows),
+        discount=0.5,
+        q=ones if by == "q" else None,
+        judge=(lambda rows: torch.ones(len(rows))) if by == "judge" else None,
+    )
+    if by == "action values":
+        evaluate = lambda rows: prior_evaluation(ActionScores(policy(rows), ones(rows)))  # noqa: E731
+    config = SearchConfig(
+        simulations=60, rewards="estimated", answer="value", discount=0.5, span=span, c_init=20.0
+    )
+    result = search(episodes, [0], evaluate, config, follow=policy)
+    assert {len(ending.actions) for ending in result.endings[0]} >= {1, 3}
+    for ending in result.endings[0]:
+        assert ending.value == 0.5 ** (len(ending.actions) - 1), ending
+    assert result.answers[0] is not None
+    assert result.answers[0].text == "c"
 
 
 def test_a_weighted_vote_adds_up_the_values_of_equal_answers() -> None:

@@ -47,6 +47,21 @@ def test_training_on_pairs_tells_stories_from_shuffled_words(trained) -> None:
     assert scorer.std == report["reward_std"]
 
 
+def test_pairs_of_one_batch_are_learned_from(tmp_path) -> None:
+    """Their only step is the first and the last of the schedule."""
+    before = tiny.make_base()
+    before.save_pretrained(tmp_path / "base")
+    tiny.make_tokenizer().save_pretrained(tmp_path / "base")
+    train_reward(
+        tmp_path / "base", [shuffled(seed) for seed in range(8)], tmp_path / "out", RewardConfig(lr=1e-2)
+    )
+    after = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    for name, parameter in before.named_parameters():
+        if name.startswith("model.layers"):
+            step = (after.get_parameter(name) - parameter).abs().max().item()
+            assert step == pytest.approx(1e-2, rel=0.05), "the whole rate, which Adam's first step moves by"
+
+
 def test_a_bfloat16_file_is_trained_in_small_steps_and_saved_in_its_type(tmp_path) -> None:
     """Most steps are smaller than the spacing of bfloat16 numbers; the float32 twins add them up."""
     drift, pairs = {}, [shuffled(seed) for seed in range(24)]
