@@ -44,6 +44,15 @@ def test_a_loaded_optimiser_goes_on_inside_the_warm_up():
     assert [group["lr"] for group in other.adam.param_groups] == [0.1]
 
 
+def test_the_state_of_weights_of_another_type_is_refused():
+    half, full = (
+        Adam32([nn.Parameter(torch.zeros(1, dtype=kind))], 0.1) for kind in (torch.half, torch.float)
+    )
+    for one, other in ((half, full), (full, half)):
+        with pytest.raises(ValueError, match="optimiser of other weights"):
+            one.load_state_dict(copy.deepcopy(other.state_dict()))
+
+
 @pytest.mark.parametrize(
     ("env_id", "options", "expected"),
     [
