@@ -226,30 +226,15 @@ def reached(x: Sequence[float], y: Sequence[float], threshold: float, *, window:
     return Reached(None, float(x[-1]))
 
 
-def restricted_mean(times: Sequence[Reached]) -> float:
-    """Mean time to the threshold, each counted up to the common horizon, so that censored runs count.
-
-    Raises:
-        ValueError: where the horizons differ: then the runs were not given the same chance.
-    """
-    _check_horizon(times)
-    return sum(time.horizon if time.at is None else time.at for time in times) / len(times)
-
-
-def _check_horizon(times: Sequence[Reached]) -> None:
-    """Raise ValueError where censored times have no common horizon."""
-    horizons = {time.horizon for time in times}
-    if len(horizons) != 1:
-        raise ValueError(f"censored times need one horizon, got {sorted(horizons)}")
-
-
 def median_time(times: Sequence[Reached]) -> float | None:
     """The Kaplan-Meier median under one common horizon; None where fewer than half got there.
 
     Raises:
-        ValueError: as :func:`restricted_mean`.
+        ValueError: where the horizons differ: then the runs were not given the same chance.
     """
-    _check_horizon(times)
+    horizons = {time.horizon for time in times}
+    if len(horizons) != 1:
+        raise ValueError(f"censored times need one horizon, got {sorted(horizons)}")
     got = sorted(time.at for time in times if time.at is not None)
     middle = math.ceil(len(times) / 2)
     return got[middle - 1] if len(got) >= middle else None

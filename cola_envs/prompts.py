@@ -12,8 +12,8 @@ from cola_envs.shots import Shot
 from cola_envs.text import end_ids
 
 FormatName = Literal["plain", "chat"]
-#: Stands for the agent's text where a template is rendered to see what surrounds it.
-_PROBE = "written-by-the-agent"
+#: Stand for the agent's text and a user's where a template is rendered to see what surrounds them.
+_PROBE, _ASKED = "written-by-the-agent", "Hello."
 
 
 class Message(TypedDict):
@@ -80,7 +80,7 @@ class ChatFormat:
 
     The agent writes the assistant's turns. Its token ids stay as it wrote them; only what the template puts
     between two turns is encoded and appended. Where the agent did not write the end marker of its turn (a
-    stop string or a budget ended it), the marker is added.
+    stop string or a budget ended it), the marker is added, with what the template puts in front of it.
 
     Args:
         tokenizer: the model's tokenizer, with a chat template.
@@ -91,7 +91,11 @@ class ChatFormat:
         chat_template_kwargs: variables of the template, such as ``enable_thinking``.
 
     Attributes:
-        end_ids: the ids that end a segment: those that end a text, and the end marker of an assistant's turn.
+        marker: the end marker of an assistant's turn: of the special tokens between the assistant's text and
+            the next user's the first that ends the model's texts, or else the first; None without any.
+        ending: the ids from the assistant's text to the marker: the marker alone, or with white space (Llama
+            2) or other text before it; empty without one.
+        end_ids: the ids that end a segment: those that end a text, and the marker.
 
     Raises:
         ValueError: no template, one that fails, or one that drops the assistant's text.
@@ -120,9 +124,12 @@ class ChatFormat:
         for text, answer in (exchange for shot in shots for exchange in shot):
             self._before.append({"role": "user", "content": self._content(text)})
             self._before.append({"role": "assistant", "content": answer.strip()})
-        marker = self._encode(self._between("Hello."))[:1]
-        self.marker: int | None = marker[0] if marker and marker[0] in tokenizer.special_ids else None
-        self.end_ids = end_ids(tokenizer) | frozenset(marker if self.marker is not None else ())
+        closing = list(self._encode(self._between(_ASKED).partition(_ASKED)[0]))
+        markers = [token for token in closing if token in tokenizer.special_ids]
+        markers = [token for token in markers if token in end_ids(tokenizer)] or markers
+        self.marker: int | None = markers[0] if markers else None
+        self.ending: list[int] = closing[: closing.index(markers[0]) + 1] if markers else []
+        self.end_ids = end_ids(tokenizer) | frozenset(markers[:1])
 
     def first(self, text: str) -> list[int]:
         """Ids of a conversation up to the beginning of the assistant's first turn."""
@@ -137,7 +144,9 @@ class ChatFormat:
         if done and not text:
             return []
         ids = list(self._encode(self._between(text)))
-        return ids[1:] if ids and tokens and ids[0] == tokens[-1] == self.marker else ids
+        if tokens and tokens[-1] == self.marker and self.marker in ids:
+            return ids[ids.index(self.marker) + 1 :]
+        return ids
 
     def _content(self, text: str) -> str:
         before, behind = self._frame

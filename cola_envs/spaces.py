@@ -80,6 +80,14 @@ def reach(mask: np.ndarray) -> int:
     return int(np.flatnonzero(mask)[-1]) + 1
 
 
+def widths(mask: np.ndarray) -> tuple[int, ...]:
+    """The A that logits, values or probabilities [B, A] of actions may have, rising.
+
+    It is n of ``mask`` [n], or :func:`reach`: a token policy may leave out the ids beyond its tokenizer's.
+    """
+    return tuple(sorted({reach(mask), len(mask)}))
+
+
 def masked(space: Discrete, mask: np.ndarray) -> Discrete:
     """``space``, or a :class:`MaskedDiscrete` if the mask forbids an action."""
     return space if mask.all() else MaskedDiscrete(mask)

@@ -73,6 +73,8 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._all = list(range(self.num_envs))
+        #: Rows whose end a step has told, which the next one resets (next-step autoreset).
+        self._over: set[int] = set()
         self._spec: EnvSpec | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -133,6 +135,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if all(seeds[row] is not None for row in rows):
             self.episodes.restart_order()
         self.episodes.reset(rows, chosen, [problems[row] for row in rows], observe=False)
+        self._over -= set(rows)
         return self._observe(self._all), batch_infos(self.num_envs, rows, self.episodes.reset_infos(rows))
 
     def step(self, actions: Actions) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
@@ -159,13 +162,17 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             with self.episodes.deferred():
                 return self._step_and_start(actions)
-        over = [row for row in self._all if self.episodes.seed(row) is not None]
-        over = [row for row in over if not self.episodes.running(row)]
-        if over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+        # Other rows that do not run were stopped by an error: an end that no step has told.
+        over = sorted(row for row in self._over if not self.episodes.running(row))
+        if over:
             with self.episodes.deferred():
-                return self._step_some(actions, over)
-        observations, rewards, terminated, truncated, infos = self._stepped(self._all, actions)
-        return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
+                observations, rewards, terminated, truncated, batched = self._step_some(actions, over)
+        else:
+            observations, rewards, terminated, truncated, infos = self._stepped(self._all, actions)
+            batched = batch_infos(self.num_envs, self._all, infos)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            self._over = set(np.flatnonzero(terminated | truncated).tolist())
+        return observations, rewards, terminated, truncated, batched
 
     def _step_and_start(
         self, actions: Actions
@@ -259,6 +266,9 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.closed = False
         chosen = self._all if rows is None else check_rows(rows, self.num_envs)
         self.episodes.restore(chosen, states, reseed, observe=False)
+        self._over -= set(chosen)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            self._over |= {row for row in chosen if not self.episodes.running(row)}
         return self._observe(chosen)
 
     def render(self) -> tuple[str | np.ndarray, ...] | None:
@@ -274,6 +284,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return tuple(transcript(self.episodes, row) for row in self._all)
 
     def close_extras(self, **kwargs: Any) -> None:
+        self._over.clear()
         self.episodes.close()
 
     def _print(self, rows: Sequence[int]) -> None:
@@ -281,7 +292,12 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             print(f"[row {row}] {transcript(self.episodes, row)}", flush=True)
 
     def _start(self, rows: list[int]) -> None:
-        self.episodes.reset(rows, [self._seed(row, None) for row in rows], observe=False)
+        """Start the next episodes in a step; an error stops the other rows too, whose step nobody is told."""
+        try:
+            self.episodes.reset(rows, [self._seed(row, None) for row in rows], observe=False)
+        except BaseException:
+            self.episodes.cut(self._all)
+            raise
 
     def _seed(self, row: int, seed: int | None) -> int:
         """``seed``, or the one that follows the row's last; other rows have no influence on it."""

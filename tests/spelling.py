@@ -27,7 +27,8 @@ def byte_tokenizer(
 
     Args:
         special, extra: added tokens; the former are special ones.
-        start: the beginning-of-text token, one of ``special`` or START, which then begins every text.
+        start: the beginning-of-text token, one of ``special`` or START, which then begins every text; or
+            several, with blanks between them.
         template: of a whole text, such as ``"<bos> $A"``; not read if ``start`` is given.
     """
     if start is not None:
@@ -40,12 +41,12 @@ def byte_tokenizer(
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([AddedToken(token, normalized=False) for token in (END, START, *special)])
     raw.add_tokens([AddedToken(token, normalized=False) for token in extra])
-    named = [(token, raw.token_to_id(token)) for token in (*added, start) if token and token in template]
+    named = [(token, raw.token_to_id(token)) for token in added if token in template.split()]
     raw.post_processor = processors.TemplateProcessing(single=template, special_tokens=named)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
         eos_token=END,
-        bos_token=start or START,
+        bos_token=start.split()[0] if start else START,
         pad_token=END,
         clean_up_tokenization_spaces=False,
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformAction
 from stable_baselines3.common.env_checker import check_env
@@ -203,6 +204,19 @@ def test_stepping_without_actions_is_refused() -> None:
     venv.reset()
     with pytest.raises(RuntimeError, match="step_async"):
         venv.step_wait()
+
+
+def test_no_episode_follows_one_that_a_tasks_error_stopped() -> None:
+    class Failing(Numbered):
+        def step(self, text: str) -> Turn:
+            raise RuntimeError("the grader is gone")
+
+    venv = fake(2, task=Failing, max_tokens=1)
+    venv.reset()
+    with pytest.raises(RuntimeError, match="the grader is gone"):
+        venv.step(np.zeros(2, dtype=int))
+    with pytest.raises(ResetNeeded):
+        venv.step(np.zeros(2, dtype=int))
 
 
 def test_rewards_may_be_changed_by_the_learner() -> None:

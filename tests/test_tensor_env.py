@@ -59,6 +59,21 @@ def test_rows_are_reset_by_a_mask_where_autoreset_is_disabled() -> None:
     envs.reset(options={"reset_mask": done.numpy()})
 
 
+@pytest.mark.parametrize("mode", ["next_step", "same_step", "disabled"])
+def test_no_episode_follows_one_that_a_tasks_error_stopped(mode: str) -> None:
+    class Failing(Long):
+        def step(self, text: str) -> Any:
+            raise RuntimeError("the grader is gone")
+
+    _, envs = pair("state", False, autoreset_mode=mode, max_tokens=1, task=Failing)
+    envs.reset(seed=0)
+    actions = torch.zeros(ROWS, dtype=torch.long)
+    with pytest.raises(RuntimeError, match="the grader is gone"):
+        envs.step(actions)
+    with pytest.raises(ResetNeeded):
+        envs.step(actions)
+
+
 @pytest.mark.parametrize("observation", ["hidden", "features"])
 def test_a_step_waits_once_and_no_observation_comes_to_the_host(observation: str, reads: Reads) -> None:  # noqa: F811
     _, envs = pair("state", True, autoreset_mode="next_step", observation=observation, max_tokens=9)

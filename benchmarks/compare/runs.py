@@ -331,8 +331,8 @@ def splits(env_id: str) -> tuple[str, str]:
 def _prompts(agent: GRPO, rollout: Rollout) -> str:
     """sha256 of the texts of the problems, which are the same for every arm and model."""
     digest = hashlib.sha256()
-    for ids, mask in zip(rollout.ids.tolist(), rollout.mask.tolist(), strict=True):
-        digest.update(agent.backbone.tokenizer.decode(ids[: mask.index(True) + 1]).encode() + b"\0")
+    for prompt in rollout.prompts:
+        digest.update(agent.backbone.tokenizer.decode(prompt).encode() + b"\0")
     return digest.hexdigest()
 
 

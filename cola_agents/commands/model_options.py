@@ -18,13 +18,14 @@ def add_model_options(parser: argparse.ArgumentParser, *, prompts: bool = True, 
     """Add ``--device`` and ``--dtype``, and with ``prompts`` the options of the prompt format.
 
     Args:
-        agents: whether the command takes saved agents, whose own device and type are the defaults.
+        agents: whether the command takes saved agents, whose own device is the default, and whose type stays.
     """
     usual = "the saved agent's, or " if agents else ""
     parser.add_argument("--device", help=f"cpu, cuda, cuda:1, mps, ...; by default {usual}cpu")
     parser.add_argument(
         "--dtype",
-        help=f"type of the weights: float32, bfloat16 or float16; by default {usual}float32",
+        help="type of the weights: float32, bfloat16 or float16; by default float32"
+        + (", and a saved agent keeps its own" if agents else ""),
     )
     if not prompts:
         return

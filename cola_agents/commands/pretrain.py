@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
-from cola_agents.commands.tasks import OWN_ALGO_HELP, algorithm_name, load_playing, named_task
+from cola_agents.commands.tasks import OWN_ALGO_HELP, algorithm_name, load_playing, own_task
 from cola_agents.common.files import LOCK, first_process, one_writer
 
 if TYPE_CHECKING:
@@ -422,12 +422,7 @@ def _backbone_of(arguments: argparse.Namespace, level: Level) -> LatentBackbone 
         )
     if given := _given(arguments, ("--model --source", *_PLACE)):
         raise ValueError(f"--agent has its own model: leave out {', '.join(f'--{n}' for n in given)}")
-    own = {} if arguments.task is None else named_task(arguments.task, ())[1]
-    if arguments.task is not None and "task" not in own:
-        raise ValueError(
-            f"--task {arguments.task}: an agent keeps its environment; --task names the class of a task of "
-            "your own, module:Class, where the agent's files cannot hold it"
-        )
+    own = own_task(arguments.task, "an agent")
     with closing(load_playing(arguments.agent, own, arguments.algo)) as agent:
         backbone = agent.backbone
     if not isinstance(backbone, (LatentBackbone, TokenBackbone)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cola_agents.commands import Commands
 from cola_agents.commands.settings import whole_number
-from cola_agents.commands.tasks import OWN_ALGO_HELP, algorithm_name, load_playing, named_task
+from cola_agents.commands.tasks import OWN_ALGO_HELP, algorithm_name, load_playing, own_task
 from cola_agents.commands.train import go_on, read_settings, write_settings, writing
 from cola_agents.common.files import SETTINGS
 
@@ -42,13 +42,7 @@ def _resume(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{out} holds no run of `cola train`: there is no {SETTINGS} in it{hint}")
     with writing(out):
         settings = read_settings(out)
-        own = {} if arguments.task is None else named_task(arguments.task, ())[1]
-        if arguments.task is not None and "task" not in own:
-            raise ValueError(
-                f"--task {arguments.task}: a run keeps its environment; --task names the class of a task of "
-                "your own, module:Class, where the run cannot hold it"
-            )
-        agent = load_playing(out, own, arguments.algo)
+        agent = load_playing(out, own_task(arguments.task, "a run"), arguments.algo)
         if arguments.timesteps is not None:
             if agent.num_timesteps >= arguments.timesteps:
                 agent.close()

@@ -87,6 +87,24 @@ def named_task(task: str, env: Sequence[str]) -> tuple[str, JsonObject]:
     return OWN_TASK_ID, {"task": task, **kwargs}
 
 
+def own_task(task: str | None, whose: str) -> JsonObject:
+    """The environment's arguments that ``--task`` gives back to a saved environment; none without it.
+
+    Args:
+        whose: environment it is, ``"a run"``, for the error.
+
+    Raises:
+        ValueError: for a task that is no class of one's own.
+    """
+    own = {} if task is None else named_task(task, ())[1]
+    if task is not None and "task" not in own:
+        raise ValueError(
+            f"--task {task}: {whose} keeps its environment; --task names the class of a task of your own, "
+            "module:Class, where its files cannot hold it"
+        )
+    return own
+
+
 def _look_in_working_directory() -> None:
     """Put the working directory on ``sys.path``, as ``python -m`` does."""
     here = os.getcwd()

@@ -32,6 +32,7 @@ from cola_envs import jsonl
 from cola_envs.checks import check_count
 from cola_envs.contract import checked_text
 from cola_envs.jsonl import JsonObject
+from cola_envs.page.pieces import own_text
 from cola_envs.shown import escaped, shown_line
 
 if TYPE_CHECKING:
@@ -211,9 +212,7 @@ class _Words:
         return visible(self._spell(ids))
 
     def token(self, token: int) -> str:
-        # Twice, because some tokenizers drop the space before the first token of a text.
-        shown = self.text([token, token]).removeprefix(self.text([token]))
-        return shown if shown and "\ufffd" not in shown else f"#{token}"
+        return own_text(self.text, token)
 
 
 _SHOWN = {" ": "␣", "\n": "↵", "\t": "⇥"}

@@ -170,7 +170,7 @@ class _Player:
                     return
         else:
             code = outlook.code_of(line)
-            if code is None:
+            if code is None or not self.episodes.action_mask[code]:
                 self.say(
                     f"{line!r} is no code of 0 to {len(outlook.prior) - 1} and no word that one leads to. "
                 )

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs
 
 import numpy as np
 import torch
+from gymnasium.error import InvalidAction
 
 from cola_agents.evaluation.play import typed_ids
 from cola_agents.rl.rollout import AnyPolicy, attach
@@ -119,14 +120,17 @@ class Game:
         """Take actions, up to the end of the episode; :meth:`back` undoes them together.
 
         Raises:
-            ValueError: for one that there is not, or after the end; then none is taken.
+            ValueError: for none, for one that there is not or that is not allowed, or after the end; then
+                none is taken.
         """
         if self.ended:
             raise ValueError("the episode is over: step back, or begin the next one")
-        last = int(self.env.episodes.action_space.n) - 1
-        for action in actions:
-            if not 0 <= action <= last:
-                raise ValueError(f"actions are 0 to {last}, got {action}")
+        if not actions:
+            raise ValueError("nothing was written")
+        try:
+            self.env.episodes.check_actions(actions, len(actions))
+        except InvalidAction as error:
+            raise ValueError(str(error)) from error
         self._before.append((self.env.snapshot(), self.reward))
         for action in actions:
             _, reward, terminated, truncated, _ = self.env.step(action)
@@ -160,7 +164,8 @@ class Game:
         if self.ended:
             return []
         episodes, prior = self.env.episodes, self.policy()
-        order = np.argsort(-prior, kind="stable")[:OFFERED].tolist()
+        ranks = np.argsort(-prior, kind="stable").tolist()
+        order = [action for action in ranks if episodes.action_mask[action]][:OFFERED]
         groups: dict[tuple[int, ...], list[int]] = {}
         for action, tokens in zip(order, self._written(order), strict=True):
             groups.setdefault(tokens, []).append(action)

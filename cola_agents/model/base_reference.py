@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 
 from cola_agents.common.files import write_json
 from cola_agents.model.loading import check_files, load_config, load_model
-from cola_agents.model.reach import FILES, reachable
+from cola_agents.model.reach import FILES, HUB_ID, reachable
 from cola_agents.model.shards import DTYPES, Stored, find_tensors, read_tensors
 from cola_envs import jsonl
 
@@ -33,7 +33,6 @@ REFERENCE = "base.json"
 BASE_PARTS = ("base.", "lm_head.")
 #: Arguments of ``from_pretrained`` with which the base of a model of the hub is read too.
 _SHARED = ("cache_dir", "local_files_only", "token")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/?$")
 
 
@@ -59,7 +58,7 @@ class Base:
             return cls(f"{match[1]}/{match[2]}", match[3])
         if Path(source).is_dir():
             return cls(str(Path(source).resolve()))
-        return cls(str(source), revision) if _HUB_ID.fullmatch(str(source)) else None
+        return cls(str(source), revision) if HUB_ID.fullmatch(str(source)) else None
 
     @property
     def is_folder(self) -> bool:
@@ -230,7 +229,7 @@ def _base_of(folder: Path, fields: Mapping[str, Any], local: bool) -> Base:
     """The base that :data:`REFERENCE` names."""
     hub, path = fields.get("hub"), fields.get("folder")
     revision = fields.get("revision")
-    if isinstance(hub, str) and _HUB_ID.fullmatch(hub) and isinstance(revision, str | None):
+    if isinstance(hub, str) and HUB_ID.fullmatch(hub) and isinstance(revision, str | None):
         return Base(hub, revision)
     if not isinstance(path, str):
         raise ValueError(f"{folder / REFERENCE} names no base: it needs folder, or hub (owner/name)")

@@ -16,7 +16,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from cola_envs.contract import one_line
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+#: A hub id, ``owner/name``.
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 #: Seconds without an answer of the hub before a warning.
 _SILENCE = 1.0
 
@@ -46,7 +47,7 @@ def reachable(source: str | Path, name: str = "model", revision: str | None = No
     if Path(source).exists():
         return source
     problem = f"{name}={source!r} is no folder here"
-    if Path(source).is_absolute() or not _HUB_ID.fullmatch(source):
+    if Path(source).is_absolute() or not HUB_ID.fullmatch(source):
         raise FileNotFoundError(f"{problem}, and no hub id (owner/name)")
     failure = _asked(source, revision)
     if failure is None:

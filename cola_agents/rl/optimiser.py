@@ -131,9 +131,9 @@ class Adam32:
         if keep_lr:
             for group, rate in zip(self.adam.param_groups, rates, strict=True):
                 group["lr"] = rate
-        for twin, parameter, saved in zip(self._twins, self.parameters, state["twins"], strict=True):
-            if saved is not None or twin is not parameter:  # None: the saved weight was float32
-                twin.copy_(parameter if saved is None else saved)
+        for twin, saved in zip(self._twins, state["twins"], strict=True):
+            if saved is not None:
+                twin.copy_(saved)
 
     def _check(self, state: Any) -> None:
         """Raise ValueError for a state that is not of these weights."""
@@ -144,7 +144,8 @@ class Adam32:
                 groups == [len(self._twins)]
                 and set(averages) <= set(range(len(self._twins)))
                 and all(
-                    one is None or _alike(one, twin) for one, twin in zip(twins, self._twins, strict=True)
+                    (one is None) == (twin is parameter) and (one is None or _alike(one, twin))
+                    for one, twin, parameter in zip(twins, self._twins, self.parameters, strict=True)
                 )
                 and all(
                     _alike(averages[i][name], self._twins[i])

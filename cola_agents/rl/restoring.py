@@ -203,9 +203,7 @@ class SavingMixin:
             )
         for name, parameter in trained.items():
             weight = weights[name]
-            if weight.shape != parameter.shape or (
-                "dtype" not in changed and weight.dtype != parameter.dtype
-            ):
+            if (weight.shape, weight.dtype) != (parameter.shape, parameter.dtype):
                 raise ValueError(
                     f"{path} holds {name} as {weight.dtype} of shape {tuple(weight.shape)}, and this agent "
                     f"trains it as {parameter.dtype} of shape {tuple(parameter.shape)}"

@@ -23,7 +23,7 @@ from cola_agents.model.sampling import sample
 from cola_envs.checks import check_seeds
 from cola_envs.episodes import Episodes
 from cola_envs.order import check_prompts
-from cola_envs.spaces import reach
+from cola_envs.spaces import widths
 
 #: Tells a policy's stream from the streams that Episodes draws from with the same row seed.
 _POLICY_STREAM = 3
@@ -427,10 +427,9 @@ def _check_logits(logits: Any, num_rows: int, episodes: Episodes) -> None:
         raise TypeError(
             f"a policy must return a floating tensor of action logits, got {type(logits).__name__}"
         )
-    known = reach(episodes.action_mask)  # a token policy may leave out ids beyond the tokenizer's
-    sizes = {int(episodes.action_space.n), known}
-    if logits.dim() != 2 or len(logits) != num_rows or logits.shape[1] not in sizes:
-        wanted = " or ".join(f"[{num_rows}, {size}]" for size in sorted(sizes))
+    shapes = [(num_rows, width) for width in widths(episodes.action_mask)]
+    if logits.shape not in shapes:
+        wanted = " or ".join(str(list(shape)) for shape in shapes)
         raise ValueError(f"a policy must return action logits {wanted}, got {list(logits.shape)}")
 
 

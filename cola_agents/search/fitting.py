@@ -168,9 +168,7 @@ def check_held_out(total: int, count: int) -> None:
 def _problems(rollout: Rollout) -> np.ndarray:
     """The problem number of each episode [N], by first appearance; a prompt identifies a problem."""
     numbers: dict[tuple[int, ...], int] = {}
-    starts = rollout.mask.int().argmax(1).tolist()
-    prompts = [tuple(ids[: start + 1]) for ids, start in zip(rollout.ids.tolist(), starts, strict=True)]
-    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
+    return np.array([numbers.setdefault(tuple(prompt), len(numbers)) for prompt in rollout.prompts])
 
 
 def concordance(values: np.ndarray, rewards: np.ndarray) -> float | None:

@@ -14,7 +14,7 @@ from cola_agents.decoding.finite import NotFiniteError
 from cola_agents.model.sampling import Drawing, sample
 from cola_agents.search.config import Ending
 from cola_envs.episodes import Episodes
-from cola_envs.spaces import reach
+from cola_envs.spaces import widths
 
 #: Maps rows to action logits or action values [B, A].
 Values = Callable[[Sequence[int]], Tensor]
@@ -205,7 +205,7 @@ def checked_values(values: Tensor, rows: Sequence[int], episodes: Episodes) -> T
         FloatingPointError: for a value that is not finite.
         ValueError: where the number of values is not that of the actions.
     """
-    sizes = sorted({reach(episodes.action_mask), len(episodes.action_mask)})
+    sizes = widths(episodes.action_mask)
     if values.shape[-1] not in sizes:
         raise ValueError(
             f"the Q-function has {values.shape[-1]} actions and the environment has "

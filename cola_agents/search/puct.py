@@ -16,7 +16,7 @@ from cola_agents.search.playout import ActionScores, judged_endings, streams
 from cola_envs.checks import check_rows
 from cola_envs.episodes import Episodes
 from cola_envs.fields import given_answer
-from cola_envs.spaces import reach
+from cola_envs.spaces import widths
 from cola_envs.state import State
 
 #: (node, edge) pairs from a root; empty for the root itself.
@@ -457,11 +457,8 @@ class _PUCT:
         """The prior [B, A] and value [B] of an evaluation; ValueError for a malformed evaluation."""
         prior = np.asarray(evaluation.prior, dtype=np.float64)
         value = np.asarray(evaluation.value, dtype=np.float64)
-        num_allowed = reach(
-            self.episodes.action_mask
-        )  # a token policy may leave out the ids beyond its tokens
-        shapes = {(count, self.num_actions), (count, num_allowed)}
-        allowed = " or ".join(str(list(shape)) for shape in sorted(shapes))
+        shapes = [(count, width) for width in widths(self.episodes.action_mask)]
+        allowed = " or ".join(str(list(shape)) for shape in shapes)
         if prior.shape not in shapes or value.shape != (count,):
             raise ValueError(
                 f"an evaluator must give a prior {allowed} and a value [{count}], got "

@@ -263,7 +263,9 @@ class EnginePool:
                     for message in messages:
                         failure = failure or self._take(worker, queue, answers, message)
                         due[index] = now + self.deadline
-                    if ended and failure is None:
+                    if ended and not queue:
+                        self._discard(index)  # it died with its last answer
+                    elif ended and failure is None:
                         failure = self._died(index)
                 elif now >= due[index]:
                     failure = self._overdue(index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,10 +55,13 @@ def pieces(episodes: Episodes, row: int) -> Iterator[Piece]:
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
     """A token's text; ``""`` for one that ends a text, ``#id`` for a part of a character."""
-    if token in end_ids(tokenizer):
-        return ""
+    return "" if token in end_ids(tokenizer) else own_text(tokenizer.decode, token)
+
+
+def own_text(decode: Callable[[Sequence[int]], str], token: int) -> str:
+    """What ``decode`` makes of a token inside a text; ``#id`` for a part of a character, or for nothing."""
     # Decoded twice, because some decoders drop the space in front of a text's first token.
-    text = tokenizer.decode([token, token]).removeprefix(tokenizer.decode([token]))
+    text = decode([token, token]).removeprefix(decode([token]))
     return text if text and REPLACEMENT not in text else f"#{token}"
 
 

@@ -38,7 +38,9 @@ def test_every_command_that_plays_has_the_same_options() -> None:
     for name in ("train", "eval", "generate", "play", "demo", "look"):
         for option in OPTIONS:
             action = commands.choices[name]._option_string_actions[option]
-            words = action.help.replace("the saved agent's, or ", "")  # which a demo has none of
+            words = action.help
+            for of_agents in ("the saved agent's, or ", ", and a saved agent keeps its own"):
+                words = words.replace(of_agents, "")  # a demo has none
             helps[option].add((words, action.default))
     assert {option: len(seen) for option, seen in helps.items()} == dict.fromkeys(OPTIONS, 1)
 
@@ -130,7 +132,9 @@ def test_float16_on_a_cpu_is_said_to_be_slow():
 
 
 def test_a_demo_trains_its_own_agents_and_names_no_saved_ones(capsys):
-    for command, words in (("demo", "by default cpu"), ("eval", "by default the saved agent's, or cpu")):
+    keeps = "by default float32, and a saved agent keeps its own"
+    own = [("eval", "by default the saved agent's, or cpu"), ("eval", keeps)]
+    for command, words in [("demo", "by default cpu"), *own]:
         with pytest.raises(SystemExit):
             main([command, "--help"])
         assert words in " ".join(capsys.readouterr().out.split())

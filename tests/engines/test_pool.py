@@ -101,6 +101,24 @@ def test_a_worker_killed_between_steps_is_replaced_without_a_trace(pool: EngineP
     assert killed not in pool.pids
 
 
+def test_answers_are_kept_where_a_worker_dies_with_the_last_of_them(
+    pool: EnginePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    select, dying = pool._select, pool.pids[0]
+    restarts = pool.usage.restarts
+
+    def late(due: Any, wait: float) -> set[int]:
+        assert wait_for_end([dying]) == []  # before the answers are read, as on a busy machine
+        return select(due, wait)
+
+    monkeypatch.setattr(pool, "_select", late)
+    assert texts(pool.step([0, 1, 2], ["add 1", "add 2", "last"])) == ["Now 1.", "Now 12.", "Now 20."]
+    assert pool.usage.restarts == restarts + 1
+    monkeypatch.undo()
+    assert texts(pool.step([0, 1, 2], ["add 1"] * 3)) == ["Now 2.", "Now 13.", "Now 21."]
+    assert dying not in pool.pids
+
+
 def test_a_worker_that_reads_no_more_is_given_up(pool: EnginePool) -> None:
     stopped = pool.pids[1]
     os.kill(stopped, signal.SIGSTOP)

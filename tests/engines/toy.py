@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -41,6 +42,8 @@ class ToyEngine:
             print("noise " * 10_000, flush=True)
             print("noise", file=sys.stderr, flush=True)
             os.write(1, b"native noise")
+        elif name == "last":
+            threading.Timer(0.1, os._exit, (1,)).start()  # a moment after the answer
         elif name == "child":
             self.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1e6)"])
             return Reply(str(self.child.pid))

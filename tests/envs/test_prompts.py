@@ -98,6 +98,28 @@ def test_the_end_marker_of_a_turn_stands_once_whoever_wrote_it() -> None:
     assert chat.next("", [66], True) == []
 
 
+def test_text_before_the_end_marker_of_a_turn_comes_with_it_and_hides_no_marker() -> None:
+    class Closes(ChatBytes):
+        def chat(self, messages, **settings) -> str:
+            rendered = super().chat(messages, **settings)
+            return re.sub(r"(\[\[assistant: [^][]*)\]\]", r"\1\n-- end\n]]", rendered)
+
+    chat = prompt_format(Closes())
+    assert isinstance(chat, ChatFormat)
+    assert (chat.marker, Closes().spell(chat.ending)) == (CLOSE, "\n-- end\n]]")
+    assert Closes().spell(chat.next("go", [66], False)) == "\n-- end\n]][[user: go]][[assistant: "
+    assert Closes().spell(chat.next("go", [66, CLOSE], False)) == "[[user: go]][[assistant: "
+
+
+def test_the_mark_of_the_next_assistants_turn_ends_none() -> None:
+    class Unmarked(ChatBytes):
+        def chat(self, messages, **settings) -> str:
+            return "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "[[assistant: "
+
+    assert ChatFormat(Unmarked()).marker is None
+    assert ChatFormat(Unmarked()).end_ids == Unmarked.end_ids
+
+
 def test_an_episode_in_chat_format_alternates_turns_and_keeps_the_agents_ids() -> None:
     env = gym.make(
         "CoLA-Text-Token-v0", task=Echo, model=backbone(ChatBytes()), max_tokens=9, prompt_format="chat"

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
+from cola_envs import Turn
 from cola_envs.infos import batch_infos
 from cola_envs.testing import FakeBackbone
 from tests.envs.tiny import COUNTS_SAME_STEPS, Copy, Talk
@@ -195,6 +196,95 @@ def test_the_action_of_a_row_that_is_reset_may_be_anything() -> None:
     for few in ([A], A):
         with pytest.raises((InvalidAction, ValueError), match="2"):
             env.step(few)
+
+
+class Breaks(Copy):
+    """Its grader or its prompts fail where ``broken`` names them."""
+
+    broken = ""
+
+    def reset(self, rng: np.random.Generator) -> str:
+        if self.broken == "reset":
+            raise RuntimeError("no more problems")
+        return super().reset(rng)
+
+    def step(self, text: str) -> Turn:
+        if self.broken == "step":
+            raise RuntimeError("the grader is gone")
+        return super().step(text)
+
+
+@pytest.fixture
+def breaks() -> type[Breaks]:
+    return type("Breaks", (Breaks,), {})
+
+
+@pytest.mark.parametrize("mode", ["next_step", "same_step", "disabled"])
+def test_no_episode_follows_one_that_a_tasks_error_stopped(mode: str, breaks: Any) -> None:
+    env = tokens(num_envs=2, autoreset_mode=mode, task=breaks)
+    env.reset(seed=0)
+    env.step([A, A])
+    breaks.broken = "step"
+    with pytest.raises(RuntimeError, match="the grader is gone"):
+        env.step([STOP, A])
+    breaks.broken = ""
+    for _ in range(2):
+        with pytest.raises(ResetNeeded):
+            env.step([A, A])
+    env.reset()
+    assert env.step([A, A])[4]["_token"].tolist() == [True, True]
+
+
+@pytest.mark.parametrize("mode", ["next_step", "same_step"])
+def test_no_row_goes_on_after_a_step_whose_reset_failed(mode: str, breaks: Any) -> None:
+    env = tokens(num_envs=2, autoreset_mode=mode, task=breaks)
+    env.reset(seed=0)
+    if mode == "next_step":
+        env.step([STOP, A])
+    breaks.broken = "reset"
+    with pytest.raises(RuntimeError, match="no more problems"):
+        env.step([STOP, A])  # what row 1 was paid for it is lost
+    breaks.broken = ""
+    with pytest.raises(ResetNeeded):
+        env.step([A, A])
+    over = np.array([True, False])
+    env.reset(options={"reset_mask": over})
+    with pytest.raises(ResetNeeded):
+        env.step([A, A])
+    env.reset(options={"reset_mask": ~over})
+    env.step([A, A])
+
+
+def test_no_episode_follows_a_reset_that_failed(breaks: Any) -> None:
+    env = tokens(num_envs=2, autoreset_mode="next_step", task=breaks)
+    env.reset(seed=0)
+    breaks.broken = "reset"
+    with pytest.raises(RuntimeError, match="no more problems"):
+        env.reset(seed=1)
+    breaks.broken = ""
+    with pytest.raises(ResetNeeded):
+        env.step([A, A])
+
+
+def test_no_episode_follows_one_that_others_played_over() -> None:
+    env = tokens(num_envs=2, autoreset_mode="next_step")
+    env.reset(seed=0)
+    env.unwrapped.episodes.cut([0, 1])  # as collect and searches over these rows do
+    with pytest.raises(ResetNeeded):
+        env.step([A, A])
+
+
+def test_ends_that_were_told_are_followed_by_an_episode_whatever_was_refused_or_restored_between() -> None:
+    env = tokens(num_envs=2, autoreset_mode="next_step")
+    env.reset(seed=0)
+    env.step([STOP, A])
+    ended = env.unwrapped.snapshot([0])
+    with pytest.raises(InvalidAction):
+        env.step([A, 999])
+    assert env.step([A, A])[4]["_token"].tolist() == [False, True]
+    env.unwrapped.restore(ended, rows=[0])
+    assert env.step([A, A])[4]["_token"].tolist() == [False, True]
+    assert env.step([A, A])[4]["_token"].tolist() == [True, True]
 
 
 def test_disabled_mode_resets_masked_rows_only() -> None:

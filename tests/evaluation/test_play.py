@@ -11,6 +11,7 @@ import pytest
 from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.evaluation.play import Outlook, code_table, play
+from cola_envs.testing import FakeBackbone
 
 
 def script(*lines: str):
@@ -94,6 +95,23 @@ def test_what_is_no_code_is_explained_and_nothing_is_lost() -> None:
     )
     assert any("is no code" in text for text in said)
     assert any("'64' is no code of 0 to 63" in text for text in said)
+
+
+def test_codes_that_are_not_allowed_are_no_codes() -> None:
+    class Masked(FakeBackbone):
+        def action_mask(self) -> np.ndarray:
+            return np.arange(8) < 2
+
+    said: list[str] = []
+    play(
+        "CoLA-Arithmetic-v0",
+        codes=True,
+        env_kwargs={"model": Masked()},
+        ask=script("5", "1"),
+        say=said.append,
+    )
+    assert sum("is no code" in text for text in said) == 1
+    assert any("'5' is no code" in text for text in said)
 
 
 def test_a_negative_seed_is_refused_by_name_before_anything_is_played(capsys) -> None:

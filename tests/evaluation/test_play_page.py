@@ -11,6 +11,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 
 from cola_agents.cli import main
@@ -19,6 +20,7 @@ from cola_agents.evaluation.play import make_playable
 from cola_agents.evaluation.play_page import Game, PlayServer
 from cola_envs import Turn
 from cola_envs.page.pieces import span_texts, span_tokens
+from cola_envs.testing import FakeBackbone
 from tests import tiny
 from tests.browser import NAMES, browser, chromium
 
@@ -131,6 +133,36 @@ def test_actions_that_cannot_be_taken_are_a_message_and_lose_nothing(serve):
     assert server.game.env.episodes.actions(0) == []
     request(server, "POST", f"{home}act", back="1")  # at the beginning: nothing, and the message goes
     assert 'id="message"' not in request(server, "GET", home)[1]
+
+
+class Masked(FakeBackbone):
+    """Has eight codes, of which two may be taken."""
+
+    def action_mask(self) -> np.ndarray:
+        return np.arange(8) < 2
+
+
+def test_actions_that_are_not_allowed_are_a_message_and_none_is_offered(serve):
+    server = serve("CoLA-Text-v0", task=Hostile, model=Masked())
+    home = f"/{server.secret}/"
+    offered = server.game.next_tokens()
+    assert {code for one in offered for code in one.actions} == {0, 1}
+    assert request(server, "POST", f"{home}act", action="5")[0] == 303
+    assert "action 5 is not allowed" in request(server, "GET", home)[1]
+    request(server, "POST", f"{home}act", action="1")
+    request(server, "POST", f"{home}act", action="5")
+    request(server, "POST", f"{home}act", back="1")  # what was taken, not what was refused
+    assert server.game.env.episodes.actions(0) == []
+
+
+def test_a_line_of_no_tokens_is_nothing_to_undo(serve, monkeypatch):
+    game = serve("CoLA-TextRooms-v0", codes=False).game
+    game.write(" look")
+    monkeypatch.setattr("cola_agents.evaluation.play_page.typed_ids", lambda episodes, text: [])
+    with pytest.raises(ValueError, match="nothing was written"):
+        game.write("")
+    game.back()
+    assert game.env.episodes.actions(0) == []
 
 
 def test_only_who_has_the_address_gets_an_answer(serve):

@@ -754,8 +754,9 @@ def test_an_agent_of_another_shape_is_refused_by_the_name_of_the_weight(models, 
         "env_kwargs": {"task": FirstIsAscii},
     }
     for wrong in (torch.zeros(2, 2), read.weights[name].double()):
-        with pytest.raises(ValueError, match=f"holds {name} as torch.float"):
-            GRPO.restored(replace(read, weights={**read.weights, name: wrong}), **given)
+        for more in ({}, {"dtype": "float32"}):
+            with pytest.raises(ValueError, match=f"holds {name} as torch.float"):
+                GRPO.restored(replace(read, weights={**read.weights, name: wrong}), **given, **more)
     agent = make(models)
     agent.update()
     agent.save(tmp_path / "run")

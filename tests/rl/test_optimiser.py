@@ -60,6 +60,15 @@ def test_the_first_of_any_number_of_batches_is_learned_from_and_none_is_lost(ste
     assert min(moves) > 0.009
 
 
+def test_the_state_of_weights_of_another_type_is_refused():
+    half, full = (
+        Adam32([nn.Parameter(torch.zeros(1, dtype=kind))], 0.1) for kind in (torch.half, torch.float)
+    )
+    for one, other in ((half, full), (full, half)):
+        with pytest.raises(ValueError, match="optimiser of other weights"):
+            one.load_state_dict(copy.deepcopy(other.state_dict()))
+
+
 @pytest.mark.parametrize(
     ("env_id", "options", "expected"),
     [

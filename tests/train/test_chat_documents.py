@@ -7,7 +7,7 @@ from cola_agents.model.text import PlainTokenizer
 from cola_agents.train.data.documents import Document
 from cola_agents.train.data.formats import RowFormat
 from cola_agents.train.data.packing import IGNORED, PackedBatches
-from tests.model.test_chat import chat_tokenizer
+from tests.model.test_chat import TEMPLATE, chat_tokenizer
 from tests.tiny import make_base, make_tokenizer
 
 ASK, ANSWER = "What is 2+3?", "2+3=5"
@@ -43,6 +43,13 @@ def test_an_answer_ends_with_the_marker_of_a_turn_and_the_end_of_text_once_each(
     else:
         text.eos_token_id = text.encode("<think>")[0]
         assert row.ids(text)[1] == [*text.encode(ANSWER), tokenizer.eos_token_id]
+
+
+def test_an_answer_ends_with_what_the_template_puts_before_the_marker():
+    tokenizer = chat_tokenizer(TEMPLATE.replace("{{ eos_token }}", " {{ eos_token }}"))
+    row = CHAT.document({"messages": [message("user", ASK), message("assistant", ANSWER)]}, "")
+    _, continuation = row.ids(PlainTokenizer(tokenizer))
+    assert tokenizer.decode(continuation) == f"{ANSWER} "
 
 
 def message(role, content):

@@ -47,8 +47,8 @@ class Conversation:
     def ids(self, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, to the template's generation prompt, and of the last message.
 
-        The last message ends with the marker of an assistant's turn, unless that is the end-of-text token,
-        which ends every document.
+        The last message ends as an assistant's turn does in the template, without the end-of-text token, if
+        that is its end marker: every document ends with it.
 
         Raises:
             ValueError: for a tokenizer without a chat template, or a template that fails.
@@ -59,8 +59,8 @@ class Conversation:
                 "template='dialogue' or 'plain'"
             )
         prompt = tokenizer.chat(self.messages[:-1], add_generation_prompt=True, chat_template_kwargs={})
-        marker = ChatFormat(tokenizer).marker
-        ending = [] if marker in (None, tokenizer.eos_token_id) else [marker]
+        chat = ChatFormat(tokenizer)
+        ending = chat.ending[:-1] if chat.marker == tokenizer.eos_token_id else chat.ending
         return list(tokenizer.encode(prompt)), [
             *tokenizer.encode(self.messages[-1]["content"].strip()),
             *ending,
