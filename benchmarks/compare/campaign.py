@@ -305,18 +305,18 @@ def _search(
         if plan.candidates:
             enough = True
         elif count is None:
-            enough = tried >= plan.settings or not any(edges(scored) for scored in scores.values())
+            enough = tried >= plan.settings or not any(map(edges, scores.values()))
         else:
             enough = tried >= count
         if enough:
             return {
                 arm: {
-                    **dict(_options(best(scored))),
-                    "harmless": scored[best(scored)].harmless,
+                    **dict(_options(best(own))),
+                    "harmless": own[best(own)].harmless,
                     "settings": tried,
-                    "edges": [axis for axis in edges(scored) if _varies(scored, axis)],
+                    "edges": [axis for axis in edges(own) if _varies(own, axis)],
                 }
-                for arm, scored in scores.items()
+                for arm, own in scores.items()
             }
         for arm, tries in wanted.items():
             tries.append(next_setting(scores[arm]))
