@@ -64,7 +64,7 @@ class Session(Protocol):
         """Drop all rows' ids and caches; the rows must be loaded again."""
 
     def extend(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
-        """Append one or more ids to each row, in one forward pass."""
+        """Append one or more ids to each row, in as few forward passes as can be."""
 
     def decode(
         self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None = None, temperature: float = 0.0

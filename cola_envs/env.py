@@ -27,7 +27,7 @@ from cola_envs.state import State, next_seed
 
 
 class CoLAEnv(gym.Env[np.ndarray, np.int64]):
-    """A language model writes text, one token for each action, and a task rewards it.
+    """A language model writes text, a token or several for each action, and a task rewards it.
 
     ## Action space
     ``Discrete(A)``: the codes of a latent-action model, or at token level (``-Token-v0``) the vocabulary.

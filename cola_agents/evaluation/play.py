@@ -53,8 +53,8 @@ def play(
 
     Args:
         task: an environment id, latent or token level.
-        codes: pick codes, one a token, with a table of what they would say next; else type text, which is
-            sent token by token.
+        codes: pick codes, with a table of what they would say next; else type text, which is sent token by
+            token.
         agent: plays in place of the player, who watches; with ``codes`` its policy is the one that is shown.
         seed: of the first episode; the next ones follow.
         ask: reads a line after a prompt; None for ``input``.

@@ -442,7 +442,8 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         Several processes return together, after the agent is saved; an error in one is raised in all.
 
         Args:
-            total_timesteps: actions (one for each token), counted over all rows, as in Stable-Baselines3.
+            total_timesteps: actions, counted over all rows, as in Stable-Baselines3; a code that writes
+                several tokens is one.
             callback: one of Stable-Baselines3's callbacks, a list of them, or a function of (locals,
                 globals) that returns False to stop. It is called after each step of all rows; its locals
                 hold ``infos``, ``dones``, ``rewards`` and ``actions`` of the rows that stepped. An agent
