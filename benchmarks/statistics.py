@@ -15,6 +15,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from cola_agents.evaluation.scores import first_reached
+
 try:
     from scipy.stats import sem
     from scipy.stats import t as student
@@ -219,11 +221,8 @@ class Reached:
 
 
 def reached(x: Sequence[float], y: Sequence[float], threshold: float, *, window: int = 1) -> Reached:
-    """The first ``x`` at which the mean of the last ``window`` values of ``y`` is at least ``threshold``."""
-    for end in range(window, len(y) + 1):
-        if math.fsum(y[end - window : end]) / window >= threshold:
-            return Reached(float(x[end - 1]), float(x[-1]))
-    return Reached(None, float(x[-1]))
+    """When :func:`~cola_agents.evaluation.scores.first_reached` is, or that it is not by the last ``x``."""
+    return Reached(first_reached(x, y, threshold, window=window), float(x[-1]))
 
 
 def median_time(times: Sequence[Reached]) -> float | None:

@@ -128,6 +128,7 @@ def test_a_threshold_is_reached_by_the_mean_of_a_window() -> None:
     assert reached(x, y, 0.9) == Reached(2.0, 4.0)
     assert reached(x, y, 0.75, window=2) == Reached(3.0, 4.0)
     assert reached(x, y, 0.9, window=3) == Reached(None, 4.0)
+    assert reached([10, 20, 30, 40], [0.0, 1.0, 1.0, 0.7], 0.9, window=3) == Reached(40, 40.0)
 
 
 def test_runs_that_never_got_there_count_in_the_median_and_are_not_dropped() -> None:

@@ -23,7 +23,7 @@ from benchmarks import Commands
 from benchmarks.compare.arms import ARMS
 from benchmarks.compare.journal import Journal, held_models
 from benchmarks.compare.runs import FLOORS, Cell, Protocol, run
-from benchmarks.compare.summary import TRAINED
+from benchmarks.compare.summary import LOST, TRAINED
 from benchmarks.compare.tuning import (
     GRID,
     Score,
@@ -46,8 +46,6 @@ TUNING_SEED = 9_000
 SEEDS_OF_A_MODEL = 100
 #: Models that options are searched on by default, if there are as many.
 TUNING_MODELS = 2
-#: Figures that a search can keep: they are measured in it, and fall when something is lost.
-KEPT = ("arithmetic", "arithmetic_greedy", "grammar", "distinct_2")
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,8 @@ class Plan:
         model_seeds: of the pre-trained models, each a folder of that name.
         seeds: RL seeds over each model.
         tuning_models: how many of the models options are searched on, a run each.
-        keep: what a setting must not lose in the search, one of :data:`KEPT`; None for nothing. It must be
-            no figure that the task itself is paid for.
+        keep: what a setting must not lose in the search, one of ``benchmarks.compare.summary.LOST``; None for
+            nothing. It must be no figure that the task itself is paid for.
         allowed: by how much it may fall.
         settings: how many an arm is given, at most; where an edge still wins then, it is said.
         given: by arm, a setting that is not searched for.
@@ -98,8 +96,8 @@ class Plan:
             self._check_candidates()
         if self.keep is not None and self.protocol.task_only:
             raise ValueError(f"{self.keep} is not measured where the task alone is: keep 'nothing'")
-        if self.keep is not None and self.keep not in KEPT:
-            raise ValueError(f"a search can keep {', '.join(KEPT)} or 'nothing', got {self.keep!r}")
+        if self.keep is not None and self.keep not in LOST:
+            raise ValueError(f"a search can keep {', '.join(LOST)} or 'nothing', got {self.keep!r}")
         if self.keep in TRAINED.get(self.protocol.task, ()):
             raise ValueError(
                 f"CoLA-{self.protocol.task}-v0 itself is paid for {self.keep}: choose another figure to "
@@ -305,18 +303,18 @@ def _search(
         if plan.candidates:
             enough = True
         elif count is None:
-            enough = tried >= plan.settings or not any(edges(scored) for scored in scores.values())
+            enough = tried >= plan.settings or not any(map(edges, scores.values()))
         else:
             enough = tried >= count
         if enough:
             return {
                 arm: {
-                    **dict(_options(best(scored))),
-                    "harmless": scored[best(scored)].harmless,
+                    **dict(_options(best(own))),
+                    "harmless": own[best(own)].harmless,
                     "settings": tried,
-                    "edges": [axis for axis in edges(scored) if _varies(scored, axis)],
+                    "edges": [axis for axis in edges(own) if _varies(own, axis)],
                 }
-                for arm, scored in scores.items()
+                for arm, own in scores.items()
             }
         for arm, tries in wanted.items():
             tries.append(next_setting(scores[arm]))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.compare.records import PARTS
-from benchmarks.compare.summary import FEWEST_MODELS, HARMLESS, LABELS, REFERENCE, WINDOW
+from benchmarks.compare.summary import FEWEST_MODELS, HARMLESS, LABELS, LOST, REFERENCE, WINDOW
 from cola_agents.common.markdown import table
 
 #: The quantities that the page's first part has a sentence on.
@@ -366,9 +366,6 @@ def _frontier(summary: Mapping[str, Any]) -> str:
         note += f", and those on a frontier of {'; '.join(measured)}"
     note += ". *: no other setting of the arm has as much reward for as little of it."
     return table(head, rows) + "\n\n" + note
-
-
-LOST = ("arithmetic", "arithmetic_greedy", "grammar", "distinct_2")
 
 
 def _method(summary: Mapping[str, Any]) -> str:

@@ -40,6 +40,8 @@ HARMLESS = {
     "cross_entropy": 0.05,
     "distinct_2": 0.01,
 }
+#: Those that fall when something is lost, which a search for options can keep.
+LOST = tuple(name for name in HARMLESS if name != "cross_entropy")
 #: Of a share: differences of rewards and of losses within this much are a tie.
 TIE = 0.05
 #: Figures that say nothing of damage where the task itself is paid for them.

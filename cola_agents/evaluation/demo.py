@@ -22,6 +22,7 @@ from cola_agents.common.provenance import provenance
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
+from cola_agents.evaluation.scores import first_reached
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout, collect
 from cola_agents.rl.rows import check_rows, make_rows
@@ -152,6 +153,8 @@ def run_arm(
             record = agent.update()
             bar.set_postfix({name: f"{record[name]:.2f}" for name in ("reward", "kl") if name in record})
         after, answer_after = _measured(agent, episodes)
+    rollouts, rewards = ([record[name] for record in agent.history] for name in ("episodes", "reward"))
+    reached = first_reached(rollouts, rewards, THRESHOLD, window=3)
     return {
         "arm": arm.name,
         "env_id": arm.env_id,
@@ -161,7 +164,7 @@ def run_arm(
         "before": before,
         "after": after,
         "answers": [answer_before, answer_after],
-        "rollouts_to_threshold": rollouts_to(agent.history, THRESHOLD),
+        "rollouts_to_threshold": None if reached is None else int(reached),
         "train_cpu_s": round(sum(record["cpu_s"] for record in agent.history), 1),
         "history": agent.history,
     }
@@ -177,14 +180,6 @@ def _measured(agent: GRPO, episodes: int) -> tuple[JsonObject, str]:
 def _reward_key(env_id: str) -> str:
     """The name of the mean reward in results: ``"format"`` on :data:`TASK`, as in its earlier results."""
     return "format" if env_id in (TASK, twin_id(TASK)) else "reward"
-
-
-def rollouts_to(history: list[dict[str, float]], threshold: float, window: int = 3) -> int | None:
-    """Rollouts until the mean reward of ``window`` updates reached ``threshold``; None if it never did."""
-    for end in range(window, len(history) + 1):
-        if sum(record["reward"] for record in history[end - window : end]) / window >= threshold:
-            return int(history[end - 1]["episodes"])
-    return None
 
 
 #: Arguments of an environment that the demo decides, and why.

@@ -132,3 +132,16 @@ def scores(problems: Sequence[Tries]) -> JsonObject:
         report[name] = round(float(np.mean(values)), 4)
         report[f"{name}_95"] = [round(low, 4), round(high, 4)]
     return report
+
+
+def first_reached(
+    x: Sequence[float], y: Sequence[float], threshold: float, *, window: int = 1
+) -> float | None:
+    """The first ``x`` at which the mean of the last ``window`` values of ``y`` is at least ``threshold``.
+
+    None where it never is; ``x`` and ``y`` are of one length.
+    """
+    for end in range(window, len(y) + 1):
+        if math.fsum(y[end - window : end]) / window >= threshold:
+            return x[end - 1]
+    return None

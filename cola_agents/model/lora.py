@@ -25,6 +25,17 @@ def shared_copy(module: M) -> M:
     return copy.deepcopy(module, memo)
 
 
+def alpha_of(rank: int, alpha: float | None) -> float:
+    """``alpha`` of adapters, or twice their rank for None; their scale is ``alpha / rank``.
+
+    Raises:
+        ValueError: for an alpha that is not positive.
+    """
+    if alpha is not None and not alpha > 0:
+        raise ValueError(f"the adapters' alpha must be positive, got {alpha}: with 0 they would do nothing")
+    return 2 * rank if alpha is None else alpha
+
+
 def add_adapters(stack: nn.Module, rank: int, alpha: float | None, seed: int) -> None:
     """Insert adapters into every linear layer of a stack, in place; only they are trainable then.
 
@@ -45,11 +56,9 @@ def add_adapters(stack: nn.Module, rank: int, alpha: float | None, seed: int) ->
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ImportError("lora_rank needs peft: pip install 'cola-rl[train]'") from error
-    if alpha is not None and not alpha > 0:
-        raise ValueError(f"the adapters' alpha must be positive, got {alpha}: with 0 they would do nothing")
+    alpha = alpha_of(rank, alpha)
     linear = [name.rpartition(".")[2] for name, part in stack.named_modules() if isinstance(part, nn.Linear)]
-    scale = 2 * rank if alpha is None else alpha
-    config = LoraConfig(r=rank, lora_alpha=scale, target_modules=sorted(set(linear)))  # type: ignore[arg-type]
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(set(linear)))  # type: ignore[arg-type]
     with drawn_from(seed):
         inject_adapter_in_model(config, stack)
     stack.eval()

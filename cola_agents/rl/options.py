@@ -35,8 +35,8 @@ class AgentOptions:
         kl_estimator: in the loss ``"exact"``, the sum over all actions, or ``"k3"``, which reads the actions
             taken only. In the reward ``"k1"``, the log ratio of the action taken. None for ``"exact"`` or
             ``"k1"``.
-        kl_target: the mean KL per action to which ``kl_coef`` is adapted after every update; None for a
-            constant ``kl_coef``.
+        kl_target: the mean KL per action, whatever ``loss_mean`` is, to which ``kl_coef`` is adapted after
+            every update; None for a constant ``kl_coef``.
         kl_gain: the largest relative change of ``kl_coef`` under ``kl_target`` is 0.2 times this; below 5,
             so that the coefficient stays above 0.
         entropy_coef: weight of the entropy bonus.

@@ -153,13 +153,16 @@ class TrainedPolicy:
         return kl, {"kl": average(kl[rollout.mask], rollout.mask, "token").item()}
 
     def regularised(self, loss: Tensor, part: Batch, now: Evaluated, kl_coef: float) -> tuple[Tensor, Record]:
-        """Add the entropy bonus to a loss and, with ``kl_in="loss"``, the KL; also returns their figures."""
+        """Add the entropy bonus to a loss and, with ``kl_in="loss"``, the KL; also returns their figures.
+
+        The figure ``kl``, which ``kl_target`` steers, is this part's share of the mean over all actions of
+        the minibatch.
+        """
         entropy = part.mean(now.entropy)
         figures = {"entropy": entropy.item()}
         if self.options.kl_in == "loss":
-            kl = part.mean(now.kl)
-            loss = loss + kl_coef * kl
-            figures["kl"] = kl.item()
+            loss = loss + kl_coef * part.mean(now.kl)
+            figures["kl"] = (now.kl.sum() / (part.parent or part).rollout.num_actions).item()
         return loss - self.options.entropy_coef * entropy, figures
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from cola_agents.common.randomness import drawn_from
 from cola_agents.model import loading
+from cola_agents.model.lora import alpha_of
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.shards import disk_errors, read_header, some
 from cola_envs import jsonl
@@ -42,8 +43,7 @@ class LoRA:
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.targets:
             raise ValueError(f"a rank of at least 1 (--lora-rank) and targets are needed, got {self}")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"alpha must be positive (--lora-alpha), got {self.alpha}")
+        alpha_of(self.rank, self.alpha)
 
 
 class Adapters:
@@ -64,7 +64,7 @@ class Adapters:
         peft = _peft()
         settings = peft.LoraConfig(
             r=config.rank,
-            lora_alpha=2 * config.rank if config.alpha is None else config.alpha,
+            lora_alpha=alpha_of(config.rank, config.alpha),
             target_modules=list(config.targets),
         )
         self._model = model

@@ -15,7 +15,6 @@ from cola_agents.cli import leaf_parsers, main, make_parser
 from cola_agents.commands.helps import EXAMPLES
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.evaluation import demo
-from cola_agents.evaluation.demo import rollouts_to
 from cola_agents.evaluation.probe import Probe
 from cola_agents.evaluation.run import evaluate
 from cola_agents.search import QConfig
@@ -302,12 +301,6 @@ def test_module_runs_as_a_program():
         [sys.executable, "-m", "cola_agents.cli", "--help"], capture_output=True, text=True, check=True
     )
     assert "demo" in done.stdout
-
-
-def test_rollouts_to_counts_a_mean_over_three_updates():
-    history = [{"reward": r, "episodes": 10 * (i + 1)} for i, r in enumerate([0.0, 1.0, 1.0, 0.7, 1.0, 1.0])]
-    assert rollouts_to(history, 0.9) == 40
-    assert rollouts_to(history, 0.99) is None
 
 
 def test_eval_plays_every_problem_of_a_test_set_once(tmp_path, capsys):

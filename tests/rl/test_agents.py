@@ -454,6 +454,17 @@ def test_kl_in_the_reward_is_paid_by_all_actions_before_it(cls, models):
             assert paid.advantages[n, t].item() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("kl_in", ["loss", "reward"])
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_the_kl_that_is_steered_is_per_action_whatever_the_mean_of_the_loss(models, kl_in, micro_batch):
+    agent = moved(GRPO, models, kl_in=kl_in, loss_mean="sequence", micro_batch=micro_batch, lr=1e-9)
+    batch = agent.batch()
+    assert len(set(batch.rollout.mask.sum(1).tolist())) > 1, "the episodes weigh otherwise in the other mean"
+    wanted = agent.policy.kl(batch.rollout)[batch.rollout.mask].mean().item()
+    agent.update()  # of the same episodes
+    assert agent.history[0]["kl"] == pytest.approx(wanted, rel=1e-5)
+
+
 def test_kl_in_the_reward_is_part_of_what_rloo_compares(models):
     batch = (agent := moved(RLOO, models, kl_in="reward", kl_coef=0.5, prompts=2, group_size=3)).batch()
     net = batch.rollout.episode_rewards - 0.5 * agent.policy.kl(batch.rollout).sum(1)
