@@ -35,6 +35,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             and resets it), ``"same_step"`` (the step that ends an episode returns the next one's first
             observation; the last one is in ``info["final_obs"]``, the end's fields in
             ``info["final_info"]``) or ``"disabled"`` (reset ended rows with ``options={"reset_mask": ...}``).
+            In every mode rows that an error of a task stopped must be reset.
         render_mode: None, ``"ansi"``, ``"human"`` (episodes are printed when they end) or ``"rgb_array"``.
         max_episode_steps: truncates an episode after this number of steps, as Gymnasium's TimeLimit does for
             a single environment: the unfinished segment is not graded, and ``info`` is that of the step.
