@@ -91,8 +91,9 @@ class ChatFormat:
         chat_template_kwargs: variables of the template, such as ``enable_thinking``.
 
     Attributes:
-        marker: the end marker of an assistant's turn: of the special tokens between the assistant's text and
-            the next user's the first that ends the model's texts, or else the first; None without any.
+        marker: the end marker of an assistant's turn: of the tokens between the assistant's text and the next
+            user's the first that ends the model's texts, or else a special token right behind the text; None
+            where there is neither.
         ending: the ids from the assistant's text to the marker: the marker alone, or with white space (Llama
             2) or other text before it; empty without one.
         end_ids: the ids that end a segment: those that end a text, and the marker.
@@ -125,8 +126,10 @@ class ChatFormat:
             self._before.append({"role": "user", "content": self._content(text)})
             self._before.append({"role": "assistant", "content": answer.strip()})
         closing = list(self._encode(self._between(_ASKED).partition(_ASKED)[0]))
-        markers = [token for token in closing if token in tokenizer.special_ids]
-        markers = [token for token in markers if token in end_ids(tokenizer)] or markers
+        special = [token for token in closing if token in tokenizer.special_ids]
+        markers = [token for token in special if token in end_ids(tokenizer)]
+        if not markers and closing[:1] == special[:1]:  # further on it would open the user's turn
+            markers = special
         self.marker: int | None = markers[0] if markers else None
         self.ending: list[int] = closing[: closing.index(markers[0]) + 1] if markers else []
         self.end_ids = end_ids(tokenizer) | frozenset(markers[:1])

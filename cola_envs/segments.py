@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cola_envs.backbone import Tokenizer
 from cola_envs.checks import check_stop
-from cola_envs.task import Exchange
+from cola_envs.task import Exchange, Turn
 
 REPLACEMENT = "\ufffd"  # the replacement character, which a decoder writes for an incomplete character
 
@@ -20,19 +20,30 @@ def command_of(text: str) -> str:
     return text.lstrip("\n").partition("\n")[0]
 
 
-def played(prompt: str, commands: Sequence[str], respond: Callable[[str], str]) -> list[Exchange]:
+def played(prompt: str, commands: Sequence[str], step: Callable[[str], Turn]) -> list[Exchange]:
     """The worked example of a game: each text of the game, and the command that answers it.
 
     Args:
         prompt: the game's first text.
         commands: those that win the game.
-        respond: plays a segment and returns the game's next text.
+        step: plays a segment.
+
+    Raises:
+        ValueError: for commands of which not the last, and that alone, wins.
     """
     example = []
-    for command in commands[:-1]:
-        example.append((prompt, f" {command}\n"))
-        prompt = respond(f" {command}\n")
-    return [*example, (prompt, f" {commands[-1]}")]
+    for n, command in enumerate(commands, start=1):
+        last = n == len(commands)
+        segment = f" {command}" if last else f" {command}\n"
+        turn = step(segment)
+        if turn.truncated or turn.done is not last or (last and not turn.info.get("success")):
+            said = turn.info.get("error") or turn.text.strip()
+            raise ValueError(
+                f"{len(commands)} commands do not win the game: {command!r}, number {n}, gave {said!r:.200}"
+            )
+        example.append((prompt, segment))
+        prompt = turn.text
+    return example
 
 
 class StopStrings:

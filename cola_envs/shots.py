@@ -57,7 +57,7 @@ def read_shots(shots: Shots, task: object = None) -> list[Shot]:
             raise ValueError(f"{shots} holds no worked examples: a line each, {_LINE}")
     else:
         given = [(f"shots[{i}]", shot) for i, shot in enumerate(check_list("shots", shots, _FORM))]
-    return [_checked(shot, where) for where, shot in given]
+    return [checked_shot(shot, where) for where, shot in given]
 
 
 def as_lists(shots: Sequence[Shot]) -> list[list[Any]]:
@@ -74,7 +74,7 @@ def _own_examples(count: int, task: object) -> list[Shot]:
         raise ValueError(
             f"shots={count}: {error}; pass (prompt, answer) pairs or a file instead of a number"
         ) from error
-    return [_checked(example, f"{type(task).__name__}'s worked example") for example in examples]
+    return [checked_shot(example, f"{type(task).__name__}'s worked example") for example in examples]
 
 
 def _is_exchange(value: object) -> bool:
@@ -83,7 +83,7 @@ def _is_exchange(value: object) -> bool:
     )
 
 
-def _checked(shot: object, where: str) -> Shot:
+def checked_shot(shot: object, where: str) -> Shot:
     """A worked example as a list of exchanges, each with a text of the task and an answer."""
     exchanges = [shot] if _is_exchange(shot) else shot
     if not (isinstance(exchanges, (tuple, list)) and exchanges and all(map(_is_exchange, exchanges))):

@@ -135,8 +135,8 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         chosen = [self._seed(row, seeds[row]) for row in rows]
         if all(seeds[row] is not None for row in rows):
             self.episodes.restart_order()
+        self._over -= set(rows)  # also if the reset fails: such rows must be reset again
         self.episodes.reset(rows, chosen, [problems[row] for row in rows], observe=False)
-        self._over -= set(rows)
         return self._observe(self._all), batch_infos(self.num_envs, rows, self.episodes.reset_infos(rows))
 
     def step(self, actions: Actions) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
@@ -266,7 +266,11 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         self.closed = False
         chosen = self._all if rows is None else check_rows(rows, self.num_envs)
-        self.episodes.restore(chosen, states, reseed, observe=False)
+        try:
+            self.episodes.restore(chosen, states, reseed, observe=False)
+        except RuntimeError:  # the rows must be reset again
+            self._over -= set(chosen)
+            raise
         self._over -= set(chosen)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             self._over |= {row for row in chosen if not self.episodes.running(row)}

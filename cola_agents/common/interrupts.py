@@ -82,7 +82,7 @@ def hold_interrupts(*, patient: bool = False) -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for signalled in dict.fromkeys(received):
+        for signalled in sorted(set(received), reverse=True):  # SIGTERM first: the first may raise
             signal.raise_signal(signalled)
 
 

@@ -158,7 +158,8 @@ def evaluate(
         judge: what values finished answers instead: ``"policy"`` or ``"base"``, their likelihood under the
             policy or the base LM (:func:`~cola_agents.search.judges.likelihood_judge`), an
             :class:`~cola_agents.search.judges.OutcomeModel`, or its folder.
-        device, dtype: of a model or of an agent's folder, as in ``gym.make``; None for the agent's own.
+        device: of a model or of an agent's folder, as in ``gym.make``; None for the agent's own.
+        dtype: of a model; an agent keeps its own.
         env_kwargs: further arguments of the environment (``prompt_format``, ``system``, ``shots``, ...).
         direct: arguments of the environment, deprecated: give them in ``env_kwargs``.
 

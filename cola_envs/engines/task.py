@@ -180,7 +180,7 @@ class EngineTask:
 
         Raises:
             GameError, EngineError, FileNotFoundError: where the train split has no game that can be played.
-            ValueError: for a task without worked examples.
+            ValueError: for a task without worked examples, or a walkthrough that does not win.
         """
         if self._examples is None:
             raise ValueError(f"{type(self).__name__} has no worked examples")
@@ -188,9 +188,14 @@ class EngineTask:
         try:
             (prompt,) = task.reset([0], [rng])
             commands = task.query(0, "walkthrough")
+            game = f"the game {task.info(0).get('unique_id')!r}"
             if not (commands and isinstance(commands, tuple)):
-                raise ValueError(f"the game {task.info(0).get('unique_id')!r} has no walkthrough")
-            return played(prompt, commands, lambda text: task.step([0], [text])[0].text)
+                raise ValueError(f"{game} has no walkthrough")
+            task.max_commands = max(task.max_commands, len(commands))
+            try:
+                return played(prompt, commands, lambda text: task.step([0], [text])[0])
+            except ValueError as error:
+                raise ValueError(f"the walkthrough of {game} is no example: {error}") from error
         finally:
             task.close()
 

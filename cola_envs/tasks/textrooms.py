@@ -342,7 +342,7 @@ class TextRooms:
         task = TextRooms(self.difficulty, admissible=self.admissible)
         prompt, commands = task.reset(rng), task.game.plan(task.game.start)
         assert commands  # every game can be won
-        return played(prompt, commands, lambda text: task.step(text).text)
+        return played(prompt, commands, task.step)
 
     def begin(self, game: Game) -> str:
         """Start an episode of a given game and return the prompt.

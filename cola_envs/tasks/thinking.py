@@ -10,6 +10,7 @@ from cola_envs.checks import check_number, check_stop
 from cola_envs.contract import checked_text, checked_turn
 from cola_envs.fields import Info
 from cola_envs.grading.extract import extract_boxed
+from cola_envs.shots import checked_shot
 from cola_envs.task import Task, Turn
 from cola_envs.tasks.arithmetic import KINDS, ArithmeticTask, Split
 
@@ -86,15 +87,15 @@ class ThinkingPrompt:
         """An example of the wrapped task with its answer in the format, and without a box in the thoughts.
 
         Raises:
-            ValueError: for a wrapped task without worked examples.
+            TypeError, ValueError: for a wrapped task without worked examples of one turn.
         """
         make = getattr(self.task, "worked_example", None)
         if make is None:
             raise ValueError(f"{type(self.task).__name__} has no worked examples")
-        example = make(rng)
-        if not (len(example) == 2 and all(isinstance(text, str) for text in example)):
+        example = checked_shot(make(rng), f"{type(self.task).__name__}'s worked example")
+        if len(example) > 1:
             raise ValueError(f"{type(self.task).__name__} has worked examples of several turns")
-        prompt, answer = example
+        ((prompt, answer),) = example
         thoughts, boxed = answer.strip(), extract_boxed(answer)
         final = thoughts if boxed is None else boxed
         thoughts = thoughts.replace(f"\\boxed{{{boxed}}}", final)

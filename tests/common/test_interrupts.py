@@ -99,6 +99,17 @@ def test_a_signal_that_a_held_block_kept_is_not_lost_where_the_block_fails(handl
     assert handler == [signal.SIGTERM]
 
 
+def test_a_sigterm_behind_a_held_ctrl_c_is_not_lost(handler):
+    @hold_interrupts(patient=True)
+    def improve() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+
+    with sigterm_as_interrupt() as received, pytest.raises(KeyboardInterrupt):
+        improve()
+    assert received == [signal.SIGTERM]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_of_a_block_that_fails_is_raised_and_tells_of_the_error(handler, number):
     """So that whoever passes over the error of a run, to make the next one, stops all the same."""

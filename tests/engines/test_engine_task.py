@@ -56,6 +56,43 @@ def test_admissible_commands_are_written_where_they_are_asked_for(pool: EnginePo
     assert listing.step([0], ["add 1\n"])[0].text == "Now 11.\nCommands: add 1, win\n>"
 
 
+class Shown(EngineTask):
+    """Its engine's games have this walkthrough."""
+
+    walkthrough: tuple[str, ...] = ()
+
+    def query(self, row: int, name: str, *arguments: object) -> object:
+        return self.walkthrough if name == "walkthrough" else super().query(row, name, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("walkthrough", "said"),
+    [
+        (("add 1", "win"), ""),
+        (("add 1",) * 60 + ("win",), ""),
+        (("add 1", "crash", "win"), "'crash', number 2, gave .*ended"),
+        (("add 1", "add 1", "crash"), "'crash', number 3, gave .*ended"),
+        (("win", "add 1"), "'win', number 1, gave 'Won.'"),
+        (("add 1", "nonsense"), "'nonsense', number 2, gave 'What"),
+        ((), "the game 'game 10' has no walkthrough"),
+    ],
+)
+def test_a_worked_example_is_a_game_that_its_walkthrough_wins(walkthrough: Any, said: str) -> None:
+    def shown() -> EngineTask:
+        made = Shown(1, pool=EnginePool(TOY, num_rows=1, num_workers=1), games=GAMES[:1])
+        made.walkthrough = walkthrough
+        return made
+
+    own = EngineTask(1, pool=EnginePool(TOY, num_rows=1, num_workers=1), games=GAMES, examples=shown)
+    if said:
+        with pytest.raises(ValueError, match=said):
+            own.worked_example(rngs(0)[0])
+        return
+    example = own.worked_example(rngs(0)[0])
+    assert [answer for _, answer in example] == [*(f" {command}\n" for command in walkthrough[:-1]), " win"]
+    assert [text for text, _ in example[:2]] == ["Begin at 10.\n>", "Now 11.\n>"]
+
+
 @pytest.mark.parametrize("text", ["add 1\nadd 2\n", "add 1\n>", "\nadd 1", "\n\n add 1 \n\n"])
 def test_the_first_line_is_sent_and_the_response_begins_a_line(pool: EnginePool, text: str) -> None:
     turns = task(pool, sequential=True)

@@ -255,9 +255,12 @@ def test_no_row_goes_on_after_a_step_whose_reset_failed(mode: str, breaks: Any) 
     env.step([A, A])
 
 
-def test_no_episode_follows_a_reset_that_failed(breaks: Any) -> None:
+@pytest.mark.parametrize("ended", [False, True])
+def test_no_episode_follows_a_reset_that_failed(breaks: Any, ended: bool) -> None:
     env = tokens(num_envs=2, autoreset_mode="next_step", task=breaks)
     env.reset(seed=0)
+    if ended:
+        assert env.step([STOP, STOP])[2].all()
     breaks.broken = "reset"
     with pytest.raises(RuntimeError, match="no more problems"):
         env.reset(seed=1)

@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from cola_agents.model.text import PlainTokenizer
 from cola_envs.prompts import ChatFormat, PlainFormat, prompt_format
+from cola_envs.text import end_ids
 from tests.spelling import base_for, byte_tokenizer
 
 PAGE = Path(__file__).parents[2] / "docs/tokens.md"
@@ -173,6 +174,22 @@ def test_the_table_of_the_page_says_what_is_computed(name):
 def test_every_kind_of_the_table_is_computed():
     rows = re.findall(r"^\| (.+?) \|", PAGE.read_text().partition("## What each kind")[2], re.MULTILINE)
     assert [name for name in rows if name != "kind"] == list(KINDS)
+
+
+ROLES = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}"
+BOS_A_TURN = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token }}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }} {% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [ROLES, BOS_A_TURN])
+def test_what_opens_the_users_turn_is_no_end_of_the_assistants(template):
+    special = ("<s>", "</s>", "<|user|>", "<|assistant|>")
+    tokenizer = tokenizer_of(Kind(template, special, "</s>", "<s>"))
+    chat = ChatFormat(tokenizer)
+    assert (chat.marker, chat.ending, chat.end_ids) == (None, [], end_ids(tokenizer))
+    assert prompt_format(tokenizer).name == "plain"
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "base model"])

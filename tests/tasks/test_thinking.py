@@ -147,9 +147,21 @@ def test_a_worked_example_is_in_the_format_without_a_box_and_earns_everything():
             assert turn.info["format"] is turn.info["success"] is True, answer
 
 
-def test_worked_examples_of_several_turns_are_refused():
+def test_worked_examples_that_are_not_of_one_turn_are_refused():
+    rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="TextRooms has worked examples of several turns"):
-        ThinkingPrompt(TextRooms()).worked_example(np.random.default_rng(0))
+        ThinkingPrompt(TextRooms()).worked_example(rng)
+
+    class Own(ArithmeticTask):
+        def worked_example(self, rng: Any) -> Any:
+            return self.example
+
+    for example in (None, 3, ("p", 1)):
+        Own.example = example
+        with pytest.raises(TypeError, match="Own's worked example must be a pair of texts"):
+            ThinkingPrompt(Own()).worked_example(rng)
+    Own.example = [("p", "a")]
+    assert ThinkingPrompt(Own()).worked_example(rng)[1] == "<think>a</think><answer>a</answer>"
 
 
 @pytest.mark.parametrize(
