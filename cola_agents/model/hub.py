@@ -31,6 +31,7 @@ from cola_agents.model.base_reference import (
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.loading import (
     OFFICIAL,
+    ONE_AT_A_TIME,
     check_config,
     check_files,
     load_config,
@@ -166,7 +167,8 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
                 "or put that file back"
             )
         if parts is None:
-            model, report = super().from_pretrained(source, *args, **options, output_loading_info=True)
+            with ONE_AT_A_TIME:
+                model, report = super().from_pretrained(source, *args, **options, output_loading_info=True)
         else:
             model, report = cls._joined(parts, str(source), options)
         for kind in ("missing_keys", "unexpected_keys"):
@@ -193,14 +195,11 @@ class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
         if dtype in (None, "auto"):
             dtype = config.dtype or torch.float32
         dtype = float_type(dtype)
-        model, report = super().from_pretrained(
-            None,
-            config=config,
-            state_dict=parts.state(dtype),
-            dtype=dtype,
-            **options,
-            output_loading_info=True,
-        )
+        state = parts.state(dtype)
+        with ONE_AT_A_TIME:
+            model, report = super().from_pretrained(
+                None, config=config, state_dict=state, dtype=dtype, **options, output_loading_info=True
+            )
         if (parts.folder / "generation_config.json").is_file():
             model.generation_config = load_generation_config(parts.folder)
         model.name_or_path = model.config.name_or_path = source

@@ -7,6 +7,7 @@ code can be loaded by the user and passed as an object.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,9 @@ IMPLEMENTATIONS = ("eager", "sdpa", "grouped_mm")
 #: The field that marks the configuration of an official checkpoint. Its ``auto_map`` names the authors' code;
 #: :mod:`cola_agents.model.official` reads the files without it.
 OFFICIAL = "num_code"
+#: Held while transformers makes a model: to load one it replaces methods of its classes, such as that which
+#: ties weights. Of two threads one would get an untied model, and they could stay replaced for good.
+ONE_AT_A_TIME = threading.RLock()
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _INSTEAD = "where you trust it, load it with transformers yourself and pass the object as model= (tokenizer=)"
 
@@ -89,7 +93,8 @@ def load_model(
     """
     config = load_config(source) if config is None else config
     check_files(source)
-    return kind.from_pretrained(source, config=config, **safe_options(options))
+    with ONE_AT_A_TIME:
+        return kind.from_pretrained(source, config=config, **safe_options(options))
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

@@ -43,7 +43,7 @@ from cola_agents.model.families import (
     token_head,
 )
 from cola_agents.model.hub import CoLAPreTrainedModel
-from cola_agents.model.loading import load_config, load_model
+from cola_agents.model.loading import ONE_AT_A_TIME, load_config, load_model
 from cola_agents.model.official import DeviceMap, from_official
 from cola_agents.model.reach import reachable
 from cola_agents.model.sampling import sample
@@ -235,7 +235,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
         # The path of the base is private, and not needed to load the model.
         text = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
         whole = CoLAConfig(text_config=text, **fields)
-        with drawn_from(seed):
+        with drawn_from(seed), ONE_AT_A_TIME:
             model: CoLAForCausalLM = cls._from_config(whole, dtype=base.dtype)
         model.base.load_state_dict(base.model.state_dict())
         model.lm_head.load_state_dict(base.lm_head.state_dict())

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model import hub as hub_module
@@ -186,6 +186,15 @@ def test_two_writers_of_one_folder_do_not_meet(base, tmp_path) -> None:
             done.result()
     assert same(CoLAForCausalLM.from_pretrained(folder), model)
     assert not list(folder.glob(".saving*"))
+
+
+def test_threads_that_load_at_once_get_tied_models_and_leave_transformers_as_it_was(tmp_path) -> None:
+    make_base(tie_word_embeddings=True).save_pretrained(tmp_path)
+    ties = PreTrainedModel.tie_weights
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: CoLAForCausalLM.from_base(tmp_path, **GROWN), range(12)))
+    assert PreTrainedModel.tie_weights is ties
+    assert all(model.lm_head.weight is model.base.embed_tokens.weight for model in models)
 
 
 def test_a_save_removes_what_a_kill_left_behind_an_hour_ago_and_nothing_younger(base, tmp_path) -> None:
