@@ -131,10 +131,10 @@ class Rollout:
         infos: the info dict of each episode's last step.
         reference: [N, T, K], 0 elsewhere than at acting positions; see
             :meth:`~cola_agents.rl.policy.TrainedPolicy.with_reference`. None if it was not computed.
-        written: [N, T] bool, True at tokens that an action wrote; None if that is not known, as of episodes
-            read from a file: then each is taken to have written one.
         held: for episodes of several processes: the row of ``hidden`` with each episode's states [N], -1 for
             an episode of another process. None if row n of ``hidden`` is episode n.
+        written: [N, T] bool, True at tokens that an action wrote; None if that is not known, as of episodes
+            read from a file: then each is taken to have written one.
     """
 
     ids: Tensor
@@ -149,8 +149,8 @@ class Rollout:
     problem_seeds: np.ndarray
     infos: list[dict[str, Any]]
     reference: Tensor | None = None
-    written: Tensor | None = None
     held: np.ndarray | None = None
+    written: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
