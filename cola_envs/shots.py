@@ -84,7 +84,12 @@ def _is_exchange(value: object) -> bool:
 
 
 def checked_shot(shot: object, where: str) -> Shot:
-    """A worked example as a list of exchanges, each with a text of the task and an answer."""
+    """A worked example as a list of exchanges, each with a text of the task and an answer.
+
+    Raises:
+        TypeError: for something other than a pair of texts or a list of such pairs; names ``where``.
+        ValueError: for an empty prompt, or a text with a lone surrogate.
+    """
     exchanges = [shot] if _is_exchange(shot) else shot
     if not (isinstance(exchanges, (tuple, list)) and exchanges and all(map(_is_exchange, exchanges))):
         raise TypeError(

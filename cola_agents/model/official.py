@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 
 from cola_agents.model.configuration import CoLAConfig
-from cola_agents.model.loading import OFFICIAL, load_generation_config
+from cola_agents.model.loading import OFFICIAL, ONE_AT_A_TIME, load_generation_config
 from cola_agents.model.reach import FILES
 from cola_agents.model.shards import (
     DTYPES,
@@ -107,7 +107,7 @@ def from_official(
     """
     folder = local_folder(source)
     config = read_config(folder)
-    with torch.device("meta"):
+    with torch.device("meta"), ONE_AT_A_TIME:
         model: Model = kind(config)
     stored = find_tensors(folder)
     names = _matched(model, stored, folder)

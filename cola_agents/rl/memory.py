@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from cola_agents.common.threads import SMALL
 from cola_agents.decoding.kv import capacity
 from cola_agents.decoding.lean import is_plain
+from cola_agents.model.loading import ONE_AT_A_TIME
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.rl.policy import LOGITS_AT_ONCE
 from cola_envs.backbone import Level
@@ -159,7 +160,7 @@ def activation_bytes(text: Any, size: int, lora_rank: int | None = None) -> int:
 
 def _parts(config: Any, level: Level) -> tuple[Any, Any, nn.Linear]:
     """The frozen model, and the policy's trunk and head in it, on the meta device."""
-    with torch.device("meta"):
+    with torch.device("meta"), ONE_AT_A_TIME:
         if level == "latent":
             model = CoLAForCausalLM._from_config(config)
             return model, model.policy_trunk, model.policy_head
