@@ -79,8 +79,8 @@ def attend(
     count, key_heads, size = len(qkv), keys.shape[2], keys.shape[3]
     width = out.shape[1]
     half, group = size // 2, width // (key_heads * size)
-    scores = np.empty(positions.max() + 1, dtype=np.float32)
-    gathered = np.empty(size, dtype=np.float32)
+    heads = key_heads * group
+    scores = np.empty((heads, positions.max() + 1), dtype=np.float32)
     factor = np.float32(scaling)
     for i in range(count):
         row, position, length = rows[i], positions[i], positions[i] + 1
@@ -96,27 +96,31 @@ def attend(
             for j in range(size):
                 keys[row, position, head, j] = qkv[i, at + j]
                 values[row, position, head, j] = qkv[i, at + key_heads * size + j]
-        for query in range(key_heads * group):
-            head, at = query // group, query * size
-            largest = np.float32(-np.inf)
-            for s in range(length):
+        for s in range(length):
+            for query in range(heads):
+                head, at = query // group, query * size
                 score = np.float32(0.0)
                 for j in range(size):
                     score += qkv[i, at + j] * keys[row, s, head, j]
-                score *= factor
-                scores[s] = score
-                largest = max(largest, score)
+                scores[query, s] = score * factor
+        for query in range(heads):
+            largest = np.float32(-np.inf)
+            for s in range(length):
+                largest = max(largest, scores[query, s])
             total = np.float32(0.0)
             for s in range(length):
-                scores[s] = math.exp(scores[s] - largest)
-                total += scores[s]
-            gathered[:] = 0.0
+                scores[query, s] = math.exp(scores[query, s] - largest)
+                total += scores[query, s]
             for s in range(length):
-                weight = scores[s]
+                scores[query, s] /= total
+        for j in range(width):
+            out[i, j] = 0.0
+        for s in range(length):
+            for query in range(heads):
+                head, at = query // group, query * size
+                weight = scores[query, s]
                 for j in range(size):
-                    gathered[j] += weight * values[row, s, head, j]
-            for j in range(size):
-                out[i, at + j] = gathered[j] / total
+                    out[i, at + j] += weight * values[row, s, head, j]
 
 
 @compiled
