@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from benchmarks import libraries, models, plain_networks, readouts, real, stability, tasks, tune
+from benchmarks import libraries, models, plain_networks, readouts, real, stability
 from benchmarks.claims import paper
 from benchmarks.compare import campaign, report
 from benchmarks.credit import credit, diversity
@@ -32,8 +32,6 @@ MODULES = (
     stages,
     memory,
     engines,
-    tasks,
-    tune,
     models,
     real,
     readouts,
