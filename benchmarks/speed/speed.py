@@ -34,7 +34,7 @@ from transformers.cache_utils import DynamicCache
 import cola_envs  # noqa: F401 (registers the ids)
 from benchmarks import RESULTS, Commands
 from benchmarks.speed.decoding import decoding_table, measure_decoding
-from benchmarks.speed.turns import in_turn
+from benchmarks.speed.turns import in_turn, median_ratio
 from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
@@ -92,9 +92,7 @@ def measure_rows(num_rows: int, steps: int, repeats: int) -> dict[str, Any]:
     return {
         "rows": num_rows,
         "steps_per_cpu_s": {name: round(steps * num_rows / value) for name, value in median.items()},
-        "env_of_bare_loop": round(
-            statistics.median(b / e for b, e in zip(times["bare_loop"], times["env"], strict=True)), 3
-        ),
+        "env_of_bare_loop": median_ratio(times["bare_loop"], times["env"]),
         "cpu_s": {name: [round(value, 4) for value in values] for name, values in times.items()},
         "forward_passes_per_step": round(len(passes) / steps, 3),
     }
@@ -215,9 +213,7 @@ def measure_sb3(repeats: int, num_envs: int = 32) -> dict[str, Any]:
         "num_envs": num_envs,
         "n_steps": steps,
         "collect_steps_per_cpu_s": round(steps * num_envs / statistics.median(collecting)),
-        "collect_of_plain_stepping": round(
-            statistics.median(p / c for p, c in zip(plain, collecting, strict=True)), 3
-        ),
+        "collect_of_plain_stepping": median_ratio(plain, collecting),
         "update_cpu_s": round(statistics.median(updating), 3),
         "collect_cpu_s": round(statistics.median(collecting), 3),
     }

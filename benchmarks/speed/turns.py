@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 Output = TypeVar("Output")
@@ -39,3 +40,15 @@ def in_turn(contenders: Mapping[str, Callable[[], Callable[[], Output]]], repeat
                 times.cpu[name].append(time.process_time() - cpu)
                 times.wall[name].append(time.perf_counter() - wall)
     return times
+
+
+def ratios(over: Sequence[float], under: Sequence[float], digits: int = 3) -> dict[str, float]:
+    """The ratio of two contenders turn by turn: its median, minimum and maximum."""
+    quotients = [a / b for a, b in zip(over, under, strict=True)]
+    found = {"median": statistics.median(quotients), "low": min(quotients), "high": max(quotients)}
+    return {name: round(value, digits) for name, value in found.items()}
+
+
+def median_ratio(over: Sequence[float], under: Sequence[float], digits: int = 3) -> float:
+    """The median of :func:`ratios`."""
+    return ratios(over, under, digits)["median"]
