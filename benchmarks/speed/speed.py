@@ -26,7 +26,6 @@ import gymnasium as gym
 import numpy as np
 import stable_baselines3 as sb3
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
@@ -34,7 +33,7 @@ from transformers.cache_utils import DynamicCache
 import cola_envs  # noqa: F401 (registers the ids)
 from benchmarks import RESULTS, Commands
 from benchmarks.speed.decoding import decoding_table, measure_decoding
-from benchmarks.speed.turns import in_turn, median_ratio
+from benchmarks.speed.turns import PlayingTimes, in_turn, median_ratio
 from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
@@ -170,23 +169,6 @@ class BareLoop:
         return cache, self.model.base(ids, use_cache=True, **cache_argument(cache)).last_hidden_state[:, -1]
 
 
-class _PhaseTimes(BaseCallback):
-    """CPU seconds that SB3 spends collecting, one figure a rollout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.collecting: list[float] = []
-
-    def _on_rollout_start(self) -> None:
-        self._started = time.process_time()
-
-    def _on_rollout_end(self) -> None:
-        self.collecting.append(time.process_time() - self._started)
-
-    def _on_step(self) -> bool:
-        return True
-
-
 def measure_sb3(repeats: int, num_envs: int = 32) -> dict[str, Any]:
     """SB3's PPO: its ``collect_rollouts`` beside plain stepping, and its update, apart."""
     venv = SB3VecEnv(ENV_ID, num_envs=num_envs)
@@ -201,14 +183,14 @@ def measure_sb3(repeats: int, num_envs: int = 32) -> dict[str, Any]:
         started = time.process_time()
         _step_all(envs.step, actions)
         stepped = time.process_time() - started
-        phases = _PhaseTimes()
+        phases = PlayingTimes(time.process_time)
         started = time.process_time()
         agent.learn(steps * num_envs, callback=phases, reset_num_timesteps=False)
         whole = time.process_time() - started
         if turn:
             plain.append(stepped)
-            collecting.append(sum(phases.collecting))
-            updating.append(whole - sum(phases.collecting))
+            collecting.append(sum(phases.seconds))
+            updating.append(whole - sum(phases.seconds))
     return {
         "num_envs": num_envs,
         "n_steps": steps,
