@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, options
 from benchmarks.compare.arms import ARMS
 from benchmarks.credit.similarity import Embed, NGramEmbedding, mean_similarity
 from benchmarks.statistics import interval_text
@@ -391,14 +391,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    results = diversity(
-        speakers(arguments.models),
-        temperatures=arguments.temperatures,
-        validities=arguments.validities,
-        prefixes=arguments.prefixes,
-        samples=arguments.samples,
-        seed=arguments.seed,
-    )
+    names = ("temperatures", "validities", "prefixes", "samples", "seed")
+    results = diversity(speakers(arguments.models), **options(arguments, *names))
     write_json(arguments.out, results, indent=1)
     page = diversity_table(results)
     write_whole(arguments.out.with_suffix(".md"), (page + "\n").encode())

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, options
 from benchmarks.peak_memory import PeakMemory, free_memory
 from benchmarks.speed.decoding import base_tokens, random_model
 from benchmarks.speed.limits import synchronise
@@ -287,7 +287,7 @@ def _run(arguments: argparse.Namespace) -> None:
     partial = arguments.out.with_suffix(".partial.json")
     names = ("model", "shape", "device", "env", "updates")
     results = measure_iterations(
-        **{name: getattr(arguments, name) for name in names},
+        **options(arguments, *names),
         save=lambda so_far: write_json(partial, so_far, indent=1),
     )
     partial.replace(arguments.out)

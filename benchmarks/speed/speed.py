@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 import cola_envs  # noqa: F401 (registers the ids)
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, options
 from benchmarks.speed.decoding import decoding_table, measure_decoding
 from benchmarks.speed.turns import PlayingTimes, in_turn, median_ratio
 from cola_agents.commands.settings import positive
@@ -230,13 +230,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    results = measure_speed(
-        rows=tuple(arguments.rows),
-        steps=arguments.steps,
-        repeats=arguments.repeats,
-        long_steps=arguments.long_steps,
-        decode_tokens=arguments.decode_tokens,
-    )
+    names = ("rows", "steps", "repeats", "long_steps", "decode_tokens")
+    results = measure_speed(**options(arguments, *names))
     write_json(arguments.out, results, indent=1)
     print(json.dumps(results, indent=1))
     print(decoding_table(results["decoding"]))
