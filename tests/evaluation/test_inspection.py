@@ -36,9 +36,9 @@ from cola_agents.train.bundled.corpus import HELD_OUT, documents
 from cola_agents.train.data.documents import Document
 from cola_agents.train.data.packing import IGNORED, packed_batches
 from cola_agents.train.health import CodebookWarning, health_warnings
-from cola_agents.train.loop import StageConfig
 from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, measure, mutual_information, perplexity
 from cola_agents.train.records import RecordLog
+from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import CodeConfig, pretrain_world
 from tests import tiny
 
