@@ -28,6 +28,11 @@ def model_folder(arguments: argparse.Namespace) -> Path:
     return folder
 
 
+def options(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Some options of a benchmark, as keyword arguments of the function that it runs."""
+    return {name: getattr(arguments, name) for name in names}
+
+
 def held_runs(out: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs of a result file that goes on; none where there is no file yet.
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from benchmarks import libraries, models, plain_networks, readouts, real, stability, tasks, tune
+from benchmarks import libraries, models, plain_networks, readouts, real, stability
 from benchmarks.claims import paper
 from benchmarks.compare import campaign, report
 from benchmarks.credit import credit, diversity
-from benchmarks.peers import command as peers
+from benchmarks.peers import report as peers
 from benchmarks.search import command as search
 from benchmarks.speed import engines, growth, iterations, memory, shapes, speed, stages
 from cola_agents.common.interrupts import exit_status, sigterm_as_interrupt
@@ -32,8 +32,6 @@ MODULES = (
     stages,
     memory,
     engines,
-    tasks,
-    tune,
     models,
     real,
     readouts,

@@ -18,7 +18,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
-from benchmarks import Commands, add_model, held_runs, model_folder
+from benchmarks import Commands, add_model, held_runs, model_folder, options
 from benchmarks.compare.arms import ARMS, Arm
 from benchmarks.compare.runs import TEST_SEED, splits
 from benchmarks.libraries import load
@@ -183,15 +183,6 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    results = plain_networks(
-        arguments.tasks,
-        arguments.arms,
-        arguments.algorithms,
-        model_folder(arguments),
-        arguments.out,
-        seeds=arguments.seeds,
-        tokens=arguments.tokens,
-        num_envs=arguments.num_envs,
-        episodes=arguments.episodes,
-    )
+    names = ("tasks", "arms", "algorithms", "out", "seeds", "tokens", "num_envs", "episodes")
+    results = plain_networks(pretrained=model_folder(arguments), **options(arguments, *names))
     print(networks_table(results))

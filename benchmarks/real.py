@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from benchmarks import Commands
+from benchmarks import Commands, options
 from cola_agents.common.files import whole_folder, write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
@@ -374,21 +374,9 @@ def _run(arguments: argparse.Namespace) -> None:
             given = [f"{arguments.folder / text},template={template}" for text in default]
         return tuple(parse_data(given))
 
-    names = (
-        "model",
-        "out",
-        "readout",
-        "rows",
-        "length",
-        "points",
-        "seed",
-        "lr",
-        "device",
-        "compile",
-        "hours",
-    )
+    names = ("model", "out", "readout", "rows", "length", "points", "seed", "lr", "device", "compile")
     setting = Setting(
-        **{name: getattr(arguments, name) for name in (*names, "measured_tokens", "measured_states")},
+        **options(arguments, *names, "hours", "measured_tokens", "measured_states"),
         data=specs(arguments.data, TRAINING),
         held_out=specs(arguments.held_out, HELD_OUT),
         tokens=int(arguments.tokens),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import Commands, add_model, held_runs, model_folder
+from benchmarks import Commands, add_model, held_runs, model_folder, options
 from benchmarks.compare.arms import ARMS, Arm
 from benchmarks.compare.runs import TEST_SEED, Protocol, make_agent
 from cola_agents.commands.settings import positive, settings
@@ -146,20 +146,8 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    protocol = Protocol(
-        arguments.task,
-        settings(arguments.env, "--env"),
-        updates=arguments.updates,
-        prompts=arguments.prompts,
-        group_size=arguments.group_size,
-        episodes=arguments.episodes,
-    )
-    results = stability(
-        arguments.runs,
-        protocol,
-        model_folder(arguments),
-        arguments.out,
-        seeds=arguments.seeds,
-        every=arguments.every,
-    )
+    played = options(arguments, "updates", "prompts", "group_size", "episodes")
+    protocol = Protocol(arguments.task, settings(arguments.env, "--env"), **played)
+    given = options(arguments, "runs", "out", "seeds", "every")
+    results = stability(protocol=protocol, pretrained=model_folder(arguments), **given)
     print(stability_table(results))

@@ -6,14 +6,13 @@ import json
 import pytest
 import torch
 
-from benchmarks import models, tune
+from benchmarks import held_runs, models
 from benchmarks.__main__ import main
 from benchmarks.compare import campaign
 from benchmarks.speed import decoding, growth, limits, shapes
 from benchmarks.speed.limits import Cost, Machine, decode_cost, measure_machine
 from benchmarks.speed.shapes import SHAPES, measure_shapes, shapes_table
 from benchmarks.speed.speed import BareLoop, record_passes
-from benchmarks.tasks import works
 from cola_agents.common.provenance import command_line
 from cola_agents.decoding import follower, kv, session
 from cola_agents.decoding.backbones import LatentBackbone
@@ -67,15 +66,6 @@ def test_readouts_writes_how_far_each_is_from_the_base(tmp_path, capsys):
     assert "| state | " in capsys.readouterr().out
 
 
-def test_tasks_writes_a_rate_for_every_kind_of_work(tmp_path, capsys):
-    out = tmp_path / "tasks.json"
-    assert main(["tasks", "--turns", "1", "--out", str(out)]) == 0
-    rates = json.loads(out.read_text())["per_cpu_second"]
-    assert set(rates) == set(works())
-    assert all(rate > 0 for rate in rates.values())
-    assert "TextRooms games" in capsys.readouterr().out
-
-
 CONTENDERS = {
     "base",
     "cola",
@@ -121,7 +111,7 @@ def test_growth_measures_every_axis_and_draws_it(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["growth --tokens 0", "speed --repeats 0", "tasks --turns 0", "stability --every 0", "peers --tokens -3"],
+    ["growth --tokens 0", "speed --repeats 0", "stability --every 0", "peers --tokens -3"],
 )
 def test_a_count_below_one_is_refused_before_anything_runs(command, capsys):
     with pytest.raises(SystemExit):
@@ -334,45 +324,15 @@ def test_record_passes_sees_every_forward_of_a_session():
     assert passes == [(2, 2), (1, 1)]
 
 
-def test_a_run_of_tune_that_diverges_is_recorded_and_the_next_one_is_made(tmp_path, monkeypatch):
-    def run_arm(arm, **_):
-        if arm.options["lr"] > 1:
-            raise FloatingPointError("the loss is nan")
-        figures = dict.fromkeys(("format", "arithmetic", "grammar", "cross_entropy"), 0.5)
-        told = {"before": figures, "after": figures, "rollouts_to_threshold": None, "train_cpu_s": 1.0}
-        return {"arm": arm.name, "options": arm.options, "history": [], "seed": 7, **told}
-
-    monkeypatch.setattr(tune, "run_arm", run_arm)
-    out = tmp_path / "tune.json"
-    grid = {"learning_rates": (30.0, 1e-3), "kl_weights": (0.0,), "seeds": (7,)}
-    runs = tune.tune(out, **grid)["runs"]
-    assert [run.get("failed") for run in runs] == ["the loss is nan", None] * 2
-    assert tune.tune(out, **grid)["runs"] == runs
-    assert "| latent | 30 | 0 | diverged |  |" in tune.tuning_table({"runs": runs})
-    assert "| latent | 0.001 | 0 | never | 0.500 → 0.500 |" in tune.tuning_table({"runs": runs})
-
-
-def test_tune_writes_runs_and_prints_the_table(tmp_path, capsys):
-    out = tmp_path / "tune.json"
-    argv = ["tune", "--updates", "1", "--episodes", "4", "--lr", "1e-3", "--kl", "0.1", "--seeds", "7"]
-    assert main([*argv, "--out", str(out)]) == 0
-    assert {run["arm"] for run in json.loads(out.read_text())["runs"]} == {"latent", "token"}
-    assert "| latent | 0.001 | 0.1 | never |" in capsys.readouterr().out
-    held = json.loads(out.read_text())
-    for run in held["runs"]:
-        run["seed"] = 7
-    out.write_text(json.dumps({**held, "runs": held["runs"][:1]}))
-    assert main([*argv, "--out", str(out)]) == 0
-    again = json.loads(out.read_text())["runs"]
-    assert again[0] == held["runs"][0], "it is not run again"
-    assert [run["arm"] for run in again] == ["latent", "token"]
-    out.write_text(json.dumps({"runs": again}))
-    assert main([*argv, "--out", str(out)]) == 2
-    assert "does not say its updates" in capsys.readouterr().err
-    out.write_text(json.dumps(held))
-    argv[2] = "2"
-    assert main([*argv, "--out", str(out)]) == 2
-    assert "was begun with updates=1 and is now to go on with 2" in capsys.readouterr().err
+def test_a_result_file_goes_on_with_the_settings_that_it_was_begun_with(tmp_path):
+    out, runs = tmp_path / "runs.json", [{"seed": 7}]
+    assert held_runs(out, {"updates": 1}) == []
+    out.write_text(json.dumps({"updates": 1, "runs": runs}))
+    assert held_runs(out, {"updates": 1}) == runs
+    with pytest.raises(ValueError, match="was begun with updates=1 and is now to go on with 2"):
+        held_runs(out, {"updates": 2})
+    with pytest.raises(ValueError, match="does not say its episodes"):
+        held_runs(out, {"updates": 1, "episodes": 4})
 
 
 @pytest.mark.parametrize(
@@ -417,8 +377,8 @@ def test_a_comparison_passes_arguments_on_to_its_environments(monkeypatch, tmp_p
         ),
         (["/somewhere/bin/cola", "demo", "--seeds", "3"], "cola demo --seeds 3"),
         (
-            ["/a/benchmarks/__main__.py", "tune", "--out", "/b/c.json"],
-            "python -m benchmarks tune --out c.json",
+            ["/a/benchmarks/__main__.py", "growth", "--out", "/b/c.json"],
+            "python -m benchmarks growth --out c.json",
         ),
     ],
 )

@@ -15,7 +15,6 @@ from benchmarks.credit.diversity import (
     MEASURES,
     Continuation,
     Speaker,
-    Uniform,
     at_validity,
     diversity,
     diversity_table,
@@ -23,6 +22,7 @@ from benchmarks.credit.diversity import (
     speakers,
 )
 from benchmarks.credit.similarity import NGramEmbedding, mean_similarity
+from cola_agents.evaluation.run import Uniform
 from cola_agents.rl.rollout import InitialPolicy
 from cola_agents.train.bundled.english import story
 from cola_envs.testing import check_task
@@ -153,7 +153,7 @@ def arms(latent_backbone, token_backbone) -> list[Speaker]:
         Speaker("latent", latent_backbone, InitialPolicy()),
         Speaker("sampled", latent_backbone, world="sampled"),
         Speaker("token", token_backbone),
-        Speaker("uniform", token_backbone, Uniform(), temperatures=(1.0,)),
+        Speaker("uniform", token_backbone, Uniform(token_backbone.action_mask()), temperatures=(1.0,)),
     ]
 
 
@@ -211,15 +211,6 @@ def test_one_temperature_has_figures_and_nothing_at_matched_validity(arms):
     assert [len(arm["points"]) for arm in results["arms"]] == [1] * len(arms)
     assert results["matched"] == []
     assert "token" in diversity_table(results)
-
-
-def test_uniform_actions_leave_out_what_is_not_allowed(token_backbone):
-    session = token_backbone.session(1)
-    session.load([0], [[5, 6]])
-    logits = Uniform().attach(session)([0])
-    known = token_backbone.action_mask()
-    assert (logits[0, known] == 0).all()
-    assert np.isneginf(logits[0, ~known].numpy()).all()
 
 
 def test_the_command_writes_figures_table_and_plot(tmp_path, capsys):

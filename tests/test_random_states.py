@@ -22,10 +22,10 @@ from cola_agents.search import MCTS, MCTSQConfig, SearchConfig
 from cola_agents.search.q import QConfig, QFunction, train_q
 from cola_agents.train.adapters import LoRA, load_adapters
 from cola_agents.train.bundled import recipe
-from cola_agents.train.loop import StageConfig
 from cola_agents.train.reward import Pair, RewardConfig, RewardModel, train_reward
 from cola_agents.train.runs import Run
 from cola_agents.train.specs import DataSpec
+from cola_agents.train.stage import StageConfig
 from cola_agents.train.training import train
 
 DRAWN = ["Arithmetic", "Thinking", "Countdown", "TextRooms", "Math500"]

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.search import add
 from benchmarks.search.accuracy import GOING_ON, LINES, by_then, difference, judge, point
 from benchmarks.search.arms import Recipe, narrowed, player_of
+from benchmarks.search.command import add
 from benchmarks.search.engine import measure_engine
 from benchmarks.search.methods import JUDGES, METHODS, Found, Stage, beam, play, read, write
 from benchmarks.search.report import best_look, table

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, make_output_format
 
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents import cli
 from cola_agents.evaluation import inspection, reports
-from cola_agents.evaluation.play import code_table, play
+from cola_agents.evaluation.play import Outlook, play
 from cola_agents.rl.logs import write_record
 from cola_agents.search import draw_tree, tree_text
 from cola_envs.shown import shown, shown_line
@@ -73,7 +74,8 @@ def codes(folder: Path, capsys: Any) -> str:
     env: Any = gym.make("CoLA-Arithmetic-v0").unwrapped
     env.reset(seed=0)
     backbone = SimpleNamespace(tokenizer=hostile_tokenizer())
-    return code_table(SimpleNamespace(session=env.episodes.session, backbone=backbone))  # type: ignore[arg-type]
+    hostile: Any = SimpleNamespace(session=env.episodes.session, backbone=backbone)
+    return Outlook.of(hostile, np.exp(env.episodes.session.prior([0])[0])).table()
 
 
 def evaluation(folder: Path, capsys: Any) -> str:

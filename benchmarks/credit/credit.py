@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, options
 from benchmarks.compare.arms import ARMS
 from benchmarks.credit.branching import Branched, Visited, credit, states_along
 from benchmarks.credit.gradients import Signal, gradient_snr
@@ -415,19 +415,9 @@ def _run(arguments: argparse.Namespace) -> None:
     arms = arguments.arms
     if arms is None:
         arms = ["latent", "token", *(["rank"] if (arguments.models / "rank").is_dir() else [])]
-    studies = measure_credit(
-        tasks=arguments.tasks,
-        arms=arms,
-        models=arguments.models,
-        groups=arguments.groups,
-        group_size=arguments.group_size,
-        problems=arguments.problems,
-        positions=arguments.positions,
-        continuations=arguments.continuations,
-        max_actions=arguments.max_actions,
-        split=arguments.split,
-        seed=arguments.seed,
-    )
+    measured = ("tasks", "models", "groups", "group_size", "seed")
+    played = ("problems", "positions", "continuations", "max_actions", "split")
+    studies = measure_credit(arms=arms, **options(arguments, *measured, *played))
     results = results_of(studies)
     write_json(arguments.out, results)
     page = credit_table(results)

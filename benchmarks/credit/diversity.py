@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, options
 from benchmarks.compare.arms import ARMS
 from benchmarks.credit.similarity import Embed, NGramEmbedding, mean_similarity
 from benchmarks.statistics import interval_text
@@ -33,6 +32,7 @@ from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.evaluation.probe import distinct
+from cola_agents.evaluation.run import Uniform
 from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.train.bundled.english import check_story, story
@@ -74,13 +74,6 @@ class Continuation:
     def step(self, text: str) -> Turn:
         verdicts = check_story(self.prefix + text)
         return Turn(reward=float(bool(verdicts) and all(verdicts)), info={"prefix": self.prefix})
-
-
-class Uniform:
-    """A policy that draws allowed actions uniformly."""
-
-    def attach(self, session: Any) -> Callable[[Sequence[int]], torch.Tensor]:
-        return lambda rows: torch.where(torch.isneginf(logits := session.policy(rows)), logits, 0.0)
 
 
 @dataclass(frozen=True)
@@ -143,8 +136,8 @@ def speakers(models: Path = BUNDLED) -> list[Speaker]:
         Speaker("latent, sampled world", latent, world="sampled"),
         *spans,
         Speaker("token", token),
-        Speaker("uniform codes, argmax world", latent, Uniform(), temperatures=(1.0,)),
-        Speaker("uniform tokens", token, Uniform(), temperatures=(1.0,)),
+        Speaker("uniform codes, argmax world", latent, Uniform(latent.action_mask()), temperatures=(1.0,)),
+        Speaker("uniform tokens", token, Uniform(token.action_mask()), temperatures=(1.0,)),
     ]
 
 
@@ -398,14 +391,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    results = diversity(
-        speakers(arguments.models),
-        temperatures=arguments.temperatures,
-        validities=arguments.validities,
-        prefixes=arguments.prefixes,
-        samples=arguments.samples,
-        seed=arguments.seed,
-    )
+    names = ("temperatures", "validities", "prefixes", "samples", "seed")
+    results = diversity(speakers(arguments.models), **options(arguments, *names))
     write_json(arguments.out, results, indent=1)
     page = diversity_table(results)
     write_whole(arguments.out.with_suffix(".md"), (page + "\n").encode())

@@ -1,20 +1,25 @@
-"""The comparison with peers: its parts in order, the targets, and a table."""
+"""``python -m benchmarks peers``: its parts in order, the targets, and a table."""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import RESULTS, Commands
 from benchmarks.peers import trl_grpo
 from benchmarks.peers.python_work import measure_python_work
 from benchmarks.peers.rollouts import measure_rollouts
 from benchmarks.peers.setting import PeerSetting, Weights
 from benchmarks.peers.updates import measure_updates
 from benchmarks.targets import judged, targets_table
+from cola_agents.commands.settings import positive
+from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 
@@ -28,43 +33,26 @@ NOTE = (
 )
 
 
-def measure_peers(
-    *,
-    prompts: tuple[int, ...] = (4, 16),
-    group_size: int = 8,
-    tokens: int = 48,
-    repeats: int = 7,
-    ppo_episodes: int = 32,
-    ppo_passes: int = 2,
-    ppo_minibatches: int = 4,
-    ppo_repeats: int = 5,
-    work_rows: tuple[int, int] = (32, 128),
-    with_trl: bool = True,
-    weights: Weights | None = None,
-) -> dict[str, Any]:
-    """Every part, JSON-ready.
-
-    Args:
-        prompts: of a GRPO iteration, one measurement each.
-        group_size, tokens: answers to a prompt, and tokens of each.
-        repeats: turns of rollouts and iterations, after one that is not counted.
-        ppo_episodes, ppo_passes, ppo_minibatches, ppo_repeats: of the PPO updates.
-        work_rows: at which the Python work of a step is counted.
-        with_trl: whether TRL takes part.
-        weights: None for the bundled ones.
+def measure_peers(given: argparse.Namespace) -> dict[str, Any]:
+    """Every part, JSON-ready; ``given`` are the options of :func:`add`.
 
     Raises:
         ModuleNotFoundError: without TRL, where it is to take part; before anything is measured.
     """
+    with_trl, tokens, repeats = not given.without_trl, given.tokens, given.repeats
     if with_trl:
         trl_grpo.require_trl()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    weights = weights or Weights()
-    settings = [PeerSetting(prompts=count, group_size=group_size, tokens=tokens) for count in prompts]
-    if ppo_episodes % group_size:
-        raise ValueError(f"{ppo_episodes} PPO episodes do not divide into prompts of {group_size} answers")
-    ppo = PeerSetting(prompts=ppo_episodes // group_size, group_size=group_size, tokens=tokens)
+    weights = Weights()
+    sizes = {"group_size": given.group_size, "tokens": tokens}
+    settings = [PeerSetting(prompts=count, **sizes) for count in given.prompts]
+    prompts, rest = divmod(given.ppo_episodes, given.group_size)
+    if rest:
+        raise ValueError(
+            f"{given.ppo_episodes} PPO episodes do not divide into prompts of {given.group_size} answers"
+        )
+    ppo = PeerSetting(prompts=prompts, **sizes)
     rollouts = [measure_rollouts(setting, weights, repeats, with_trl=with_trl) for setting in settings]
     results: dict[str, Any] = {
         **provenance(),
@@ -84,11 +72,13 @@ def measure_peers(
         "grpo": rollouts,
         "grpo_differences": list(trl_grpo.DIFFERENCES) if with_trl else [],
         "updates": {
-            **measure_updates(ppo, weights, ppo_repeats, passes=ppo_passes, minibatches=ppo_minibatches),
+            **measure_updates(
+                ppo, weights, given.ppo_repeats, passes=given.ppo_passes, minibatches=given.ppo_minibatches
+            ),
             "grpo": [_grpo_update(part) for part in rollouts],
         },
         "python_work": measure_python_work(
-            weights, rows=work_rows, tokens=(max(1, tokens // 3), tokens), repeats=repeats
+            weights, rows=tuple(given.work_rows), tokens=(max(1, tokens // 3), tokens), repeats=repeats
         ),
     }
     results["targets"] = targets(results)
@@ -176,3 +166,31 @@ def peers_table(results: dict[str, Any]) -> str:
 
 def _spread(ratio: dict[str, Any]) -> str:
     return f"{ratio['median']} ({ratio['low']} to {ratio['high']})"
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "peers", help="rollouts and updates beside TRL's GRPOTrainer and per-token rows"
+    )
+    parser.add_argument(
+        "--prompts", type=positive, nargs="+", default=[4, 16], help="of a GRPO iteration, each a measurement"
+    )
+    parser.add_argument("--group-size", type=positive, default=8)
+    parser.add_argument("--tokens", type=positive, default=48, help="of every answer")
+    parser.add_argument("--repeats", type=positive, default=7, help="turns of rollouts and iterations")
+    parser.add_argument("--ppo-episodes", type=positive, default=32)
+    parser.add_argument("--ppo-passes", type=positive, default=2)
+    parser.add_argument("--ppo-minibatches", type=positive, default=4, help="gradient steps of a pass")
+    parser.add_argument("--ppo-repeats", type=positive, default=5)
+    parser.add_argument(
+        "--work-rows", type=int, nargs=2, default=[32, 128], help="rows at which Python's work is counted"
+    )
+    parser.add_argument("--without-trl", action="store_true", help="run the rest where TRL is not installed")
+    parser.add_argument("--out", type=Path, default=RESULTS / "peers.json")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    results = measure_peers(arguments)
+    write_json(arguments.out, results, indent=1)
+    print(peers_table(results))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.peers.figures import ratios, seconds
 from benchmarks.peers.setting import Clock, PeerSetting, TurnGRPO, Weights
 from benchmarks.peers.trl_grpo import TRLRun
+from benchmarks.speed.turns import ratios
 
 
 def measure_rollouts(
@@ -67,10 +67,10 @@ def _figures(setting: PeerSetting, clock: Clock, trl: TRLRun | None) -> dict[str
         "group_size": setting.group_size,
         "tokens_per_answer": setting.tokens,
         "tokens_per_turn": tokens,
-        "seconds": seconds(clock),
+        "seconds": clock.seconds(),
         "tokens_per_cpu_s": {
             name.removesuffix(" rollout"): round(tokens / median["cpu_s"], 1)
-            for name, median in seconds(clock).items()
+            for name, median in clock.seconds().items()
             if name.endswith(" rollout")
         },
     }

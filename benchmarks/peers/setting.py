@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -126,6 +127,17 @@ class Clock:
         yield
         self.cpu[name].append(time.process_time() - started)
         self.wall[name].append(time.perf_counter() - began)
+
+    def seconds(self) -> dict[str, Any]:
+        """Median CPU and wall seconds by name, and every measurement's CPU seconds."""
+        return {
+            name: {
+                "cpu_s": round(statistics.median(times), 5),
+                **({"wall_s": round(statistics.median(self.wall[name]), 5)} if name in self.wall else {}),
+                "all_cpu_s": [round(value, 5) for value in times],
+            }
+            for name, times in self.cpu.items()
+        }
 
 
 class TurnGRPO(GRPO):

@@ -7,9 +7,9 @@ from typing import Any
 import stable_baselines3 as sb3
 import torch
 
-from benchmarks.peers.figures import ratios, seconds
 from benchmarks.peers.rows import rows_ppo
 from benchmarks.peers.setting import Clock, PeerSetting, TurnPPO, Weights
+from benchmarks.speed.turns import ratios
 from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.update import Batch
 
@@ -64,8 +64,8 @@ def measure_updates(
         "actions": rollouts["token"].num_actions,
         "passes": passes,
         "gradient_steps": passes * minibatches,
-        "seconds": seconds(clock),
-        **{f"{name}_cpu_s": figures["cpu_s"] for name, figures in seconds(clock).items()},
+        "seconds": clock.seconds(),
+        **{f"{name}_cpu_s": figures["cpu_s"] for name, figures in clock.seconds().items()},
         "token_of_latent": ratios(cpu["token"], cpu["latent"]),
         "rows_of_token": ratios(cpu["rows"], cpu["token"]),
         "rows_of_latent": ratios(cpu["rows"], cpu["latent"]),

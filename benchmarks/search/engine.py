@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.turns import in_turn
+from benchmarks.speed.turns import in_turn, median_ratio
 from cola_agents.search import MCTS, SearchConfig
 
 TASK = "CoLA-Arithmetic-v0"
@@ -40,12 +40,11 @@ def measure_engine(
         name: [int(results[name].simulations.sum()) / seconds for seconds in times.cpu[name]]
         for name in solvers
     }
-    ratio = statistics.median(a / b for a, b in zip(rates["together"], rates["alone"], strict=True))
     return {
         "task": TASK,
         "trees": trees,
         "simulations_per_cpu_s": {name: round(statistics.median(rates[name]), 1) for name in rates},
-        "together_of_alone": round(ratio, 2),
+        "together_of_alone": median_ratio(rates["together"], rates["alone"], 2),
         "forwarded_of_new": {
             name: round(results[name].forwarded / int(results[name].new_tokens.sum()), 3) for name in results
         },

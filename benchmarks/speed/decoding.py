@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.cache_utils import DynamicCache
 
 from benchmarks.speed.limits import Machine, decode_cost, measure_machine, synchronise
-from benchmarks.speed.turns import in_turn
+from benchmarks.speed.turns import in_turn, median_ratio
 from cola_agents.common.markdown import table
 from cola_agents.common.randomness import drawn_from
 from cola_agents.decoding.backbones import LatentBackbone, LatentSession, TokenBackbone, TokenSession
@@ -151,14 +151,14 @@ def measure_rows(model: CoLAForCausalLM, rows: int, tokens: int, repeats: int) -
             name: round(statistics.median(times) / tokens * 1e3, 4) for name, times in wall.items()
         },
         "faster_than_transformers_loop": {
-            name: _median_ratio(cpu[PEER], cpu[name]) for name in ("base", "base_static")
+            name: median_ratio(cpu[PEER], cpu[name]) for name in ("base", "base_static")
         },
         "faster_than_transformers_generate": {
-            name: _median_ratio(cpu["transformers_generate"], cpu[name]) for name in ("base", "base_static")
+            name: median_ratio(cpu["transformers_generate"], cpu[name]) for name in ("base", "base_static")
         },
         "cola_of_base": {
-            "session": _median_ratio(cpu["cola"], cpu["base"]),
-            "static": _median_ratio(cpu["cola_static"], cpu["base_static"]),
+            "session": median_ratio(cpu["cola"], cpu["base"]),
+            "static": median_ratio(cpu["cola_static"], cpu["base_static"]),
             "bytes": round(costs["cola"].bytes / costs["base"].bytes, 3),
         },
         "copy_gb_per_s": {kind: round(m.copy_bandwidth / 1e9, 2) for kind, m in machine.items()},
@@ -230,10 +230,6 @@ def generating(whole: Any, prompts: list[list[int]], tokens: int) -> Prepared:
         return generated.cpu()
 
     return run
-
-
-def _median_ratio(over: list[float], under: list[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(over, under, strict=True)), 3)
 
 
 def decoding_table(measured: list[dict[str, Any]]) -> str:

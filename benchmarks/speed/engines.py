@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, options
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
 from cola_envs.engines import EnginePool, Reply
@@ -227,6 +227,6 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     names = ("rows", "workers", "level", "commands", "tokens", "resets", "stock_commands")
-    results = measure_engines(**{name: getattr(arguments, name) for name in names})
+    results = measure_engines(**options(arguments, *names))
     write_json(arguments.out, results, indent=1)
     print(json.dumps(results, indent=1))

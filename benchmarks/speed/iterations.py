@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, options
 from benchmarks.peak_memory import PeakMemory, free_memory
 from benchmarks.speed.decoding import base_tokens, random_model
 from benchmarks.speed.limits import synchronise
 from benchmarks.speed.shapes import SHAPES, is_out_of_memory
+from benchmarks.speed.turns import PlayingTimes
 from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
@@ -101,26 +101,6 @@ class Filled:
 
     def get_vocab(self) -> dict[str, int]:
         return self._own.get_vocab() | {f"<{i}>": i for i in range(len(self._own), self._size)}
-
-
-class _Clock(BaseCallback):
-    """Wall seconds of one iteration's episodes (PPO's values and a KL in the reward included)."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self._device = device
-        self.playing = 0.0
-
-    def _on_rollout_start(self) -> None:
-        synchronise(self._device)
-        self._started = time.perf_counter()
-
-    def _on_rollout_end(self) -> None:
-        synchronise(self._device)
-        self.playing = time.perf_counter() - self._started
-
-    def _on_step(self) -> bool:
-        return True
 
 
 def measure_iterations(
@@ -218,17 +198,20 @@ def _measure(
             lr=1e-6,
             **work.options(algorithm, level),
         )
-        clock = _Clock(device)
+
+        def clock() -> float:
+            synchronise(device)
+            return time.perf_counter()
+
+        rollouts = PlayingTimes(clock)
         seconds, playing, tokens, longest = [], [], [], 0
         try:
             for number in range(updates + 1):
-                synchronise(device)
-                before, started = agent.num_timesteps, time.perf_counter()
-                agent.learn(1, callback=clock)
-                synchronise(device)
+                before, started = agent.num_timesteps, clock()
+                agent.learn(1, callback=rollouts)
                 if number:
-                    seconds.append(time.perf_counter() - started)
-                    playing.append(clock.playing)
+                    seconds.append(clock() - started)
+                    playing.append(rollouts.seconds[-1])
                     tokens.append(agent.num_timesteps - before)
                 longest = max(longest, *map(len, agent.episodes.session.tokens))  # type: ignore[attr-defined]
         finally:
@@ -304,7 +287,7 @@ def _run(arguments: argparse.Namespace) -> None:
     partial = arguments.out.with_suffix(".partial.json")
     names = ("model", "shape", "device", "env", "updates")
     results = measure_iterations(
-        **{name: getattr(arguments, name) for name in names},
+        **options(arguments, *names),
         save=lambda so_far: write_json(partial, so_far, indent=1),
     )
     partial.replace(arguments.out)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, options
 from benchmarks.speed.shapes import SHAPES
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    work = {name: getattr(arguments, name) for name in WORK}
+    work = options(arguments, *WORK)
     by_arm = plans(work)
     rounded = {arm: {part: round(gib, 3) for part, gib in plan.items()} for arm, plan in by_arm.items()}
     results = {**provenance(), "work": work, "plans_gib": rounded}

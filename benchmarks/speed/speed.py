@@ -26,15 +26,14 @@ import gymnasium as gym
 import numpy as np
 import stable_baselines3 as sb3
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 import cola_envs  # noqa: F401 (registers the ids)
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, options
 from benchmarks.speed.decoding import decoding_table, measure_decoding
-from benchmarks.speed.turns import in_turn
+from benchmarks.speed.turns import PlayingTimes, in_turn, median_ratio
 from cola_agents.commands.settings import positive
 from cola_agents.common.files import write_json
 from cola_agents.common.provenance import provenance
@@ -92,9 +91,7 @@ def measure_rows(num_rows: int, steps: int, repeats: int) -> dict[str, Any]:
     return {
         "rows": num_rows,
         "steps_per_cpu_s": {name: round(steps * num_rows / value) for name, value in median.items()},
-        "env_of_bare_loop": round(
-            statistics.median(b / e for b, e in zip(times["bare_loop"], times["env"], strict=True)), 3
-        ),
+        "env_of_bare_loop": median_ratio(times["bare_loop"], times["env"]),
         "cpu_s": {name: [round(value, 4) for value in values] for name, values in times.items()},
         "forward_passes_per_step": round(len(passes) / steps, 3),
     }
@@ -172,23 +169,6 @@ class BareLoop:
         return cache, self.model.base(ids, use_cache=True, **cache_argument(cache)).last_hidden_state[:, -1]
 
 
-class _PhaseTimes(BaseCallback):
-    """CPU seconds that SB3 spends collecting, one figure a rollout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.collecting: list[float] = []
-
-    def _on_rollout_start(self) -> None:
-        self._started = time.process_time()
-
-    def _on_rollout_end(self) -> None:
-        self.collecting.append(time.process_time() - self._started)
-
-    def _on_step(self) -> bool:
-        return True
-
-
 def measure_sb3(repeats: int, num_envs: int = 32) -> dict[str, Any]:
     """SB3's PPO: its ``collect_rollouts`` beside plain stepping, and its update, apart."""
     venv = SB3VecEnv(ENV_ID, num_envs=num_envs)
@@ -203,21 +183,19 @@ def measure_sb3(repeats: int, num_envs: int = 32) -> dict[str, Any]:
         started = time.process_time()
         _step_all(envs.step, actions)
         stepped = time.process_time() - started
-        phases = _PhaseTimes()
+        phases = PlayingTimes(time.process_time)
         started = time.process_time()
         agent.learn(steps * num_envs, callback=phases, reset_num_timesteps=False)
         whole = time.process_time() - started
         if turn:
             plain.append(stepped)
-            collecting.append(sum(phases.collecting))
-            updating.append(whole - sum(phases.collecting))
+            collecting.append(sum(phases.seconds))
+            updating.append(whole - sum(phases.seconds))
     return {
         "num_envs": num_envs,
         "n_steps": steps,
         "collect_steps_per_cpu_s": round(steps * num_envs / statistics.median(collecting)),
-        "collect_of_plain_stepping": round(
-            statistics.median(p / c for p, c in zip(plain, collecting, strict=True)), 3
-        ),
+        "collect_of_plain_stepping": median_ratio(plain, collecting),
         "update_cpu_s": round(statistics.median(updating), 3),
         "collect_cpu_s": round(statistics.median(collecting), 3),
     }
@@ -252,13 +230,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    results = measure_speed(
-        rows=tuple(arguments.rows),
-        steps=arguments.steps,
-        repeats=arguments.repeats,
-        long_steps=arguments.long_steps,
-        decode_tokens=arguments.decode_tokens,
-    )
+    names = ("rows", "steps", "repeats", "long_steps", "decode_tokens")
+    results = measure_speed(**options(arguments, *names))
     write_json(arguments.out, results, indent=1)
     print(json.dumps(results, indent=1))
     print(decoding_table(results["decoding"]))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import RESULTS, Commands
+from benchmarks import RESULTS, Commands, options
 from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
@@ -182,16 +182,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    work = Work(
-        arguments.model,
-        arguments.data,
-        tuple(arguments.layers),
-        arguments.steps,
-        arguments.rows,
-        arguments.length,
-    )
-    results = compared(work)
-    about = {name: getattr(arguments, name) for name in ("layers", "steps", "rows", "length")}
+    about = options(arguments, "layers", "steps", "rows", "length")
+    results = compared(Work(arguments.model, arguments.data, **about))
     found = summary(results)
     write_json(arguments.out, {**provenance(), **about, "arms": results, "summary": found}, indent=1)
     print(stage_table(results))

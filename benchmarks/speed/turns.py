@@ -1,10 +1,16 @@
-"""Contenders timed in one process, in turn, so that a machine's slow minutes meet all of them."""
+"""Contenders timed in one process, in turn, so that a machine's slow minutes meet all of them.
+
+The playing of an agent that learns is timed by a callback.
+"""
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
+
+from stable_baselines3.common.callbacks import BaseCallback
 
 Output = TypeVar("Output")
 
@@ -39,3 +45,39 @@ def in_turn(contenders: Mapping[str, Callable[[], Callable[[], Output]]], repeat
                 times.cpu[name].append(time.process_time() - cpu)
                 times.wall[name].append(time.perf_counter() - wall)
     return times
+
+
+def ratios(over: Sequence[float], under: Sequence[float], digits: int = 3) -> dict[str, float]:
+    """The ratio of two contenders turn by turn: its median, minimum and maximum."""
+    quotients = [a / b for a, b in zip(over, under, strict=True)]
+    found = {"median": statistics.median(quotients), "low": min(quotients), "high": max(quotients)}
+    return {name: round(value, digits) for name, value in found.items()}
+
+
+def median_ratio(over: Sequence[float], under: Sequence[float], digits: int = 3) -> float:
+    """The median of :func:`ratios`."""
+    return ratios(over, under, digits)["median"]
+
+
+class PlayingTimes(BaseCallback):
+    """The seconds of each rollout that an agent of ours or of Stable-Baselines3's collects.
+
+    Of ours they include PPO's values and a KL in the reward.
+
+    Args:
+        clock: seconds now, of whatever is counted.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+        self.seconds: list[float] = []
+
+    def _on_rollout_start(self) -> None:
+        self._started = self._clock()
+
+    def _on_rollout_end(self) -> None:
+        self.seconds.append(self._clock() - self._started)
+
+    def _on_step(self) -> bool:
+        return True

@@ -8,13 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
-from cola_agents.commands.model_options import (
-    add_given,
-    add_model_options,
-    add_prompt_settings,
-    pop_loading,
-)
-from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, named_task, saved_agent, task_of_agent
+from cola_agents.commands.model_options import add_model_options
+from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, played_by
 
 if TYPE_CHECKING:
     from cola_agents.model.sampling import Drawing
@@ -46,24 +41,16 @@ def _generate(arguments: argparse.Namespace) -> int:
     from cola_agents.rl.generate import check_tries, generate
     from cola_agents.rl.rows import check_rows
 
-    task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
-    add_given(arguments, kwargs, "model", "split")
-    add_prompt_settings(arguments, kwargs)
-    loading = pop_loading(arguments, kwargs)
-    policy = None
-    drawing: Drawing = {}
     given: Drawing = {} if arguments.temperature is None else {"temperature": arguments.temperature}
     check_tries(arguments.problems, arguments.n, num_envs=arguments.num_envs, seed=arguments.seed, **given)
-    if arguments.agent is not None:
-        if "model" in kwargs:
-            raise ValueError("give --model or --agent, not both: an agent knows its model")
-        folder = saved_agent(arguments.agent, kwargs, arguments.algo, **loading)
+    task, kwargs, folder = played_by(arguments)
+    policy = None
+    drawing: Drawing = {}
+    if folder is not None:
         kwargs = {**folder.kwargs_on(task), **kwargs}
         check_rows(task, **kwargs)
         agent = folder.load()
-        kwargs["model"], policy, drawing = agent.backbone, agent.actor, {**agent.options.drawing}
-    else:
-        kwargs |= loading
+        kwargs["model"], policy, drawing = agent.backbone, agent.actor, agent.options.drawing
     drawing = {**drawing, **given}
     figures = generate(
         task,

@@ -6,13 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
-from cola_agents.commands.model_options import (
-    add_given,
-    add_model_options,
-    add_prompt_settings,
-    pop_loading,
-)
-from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, named_task, saved_agent, task_of_agent
+from cola_agents.commands.model_options import add_model_options
+from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, played_by
 
 if TYPE_CHECKING:
     from cola_agents.evaluation.run import AgentFolder
@@ -60,17 +55,7 @@ def _play(arguments: argparse.Namespace) -> int:
     from cola_envs.checks import check_count
 
     check_count("seed", arguments.seed, 0)
-    task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
-    add_given(arguments, kwargs, "model", "split")
-    add_prompt_settings(arguments, kwargs)
-    loading = pop_loading(arguments, kwargs)
-    agent = None
-    if arguments.agent is not None:
-        if "model" in kwargs:
-            raise ValueError("give --model or --agent, not both: an agent knows its model")
-        agent = saved_agent(arguments.agent, kwargs, arguments.algo, **loading)
-    else:
-        kwargs |= loading
+    task, kwargs, agent = played_by(arguments)
     if arguments.browser:
         return _serve(task, arguments, agent, kwargs)
     returns = play(task, codes=arguments.codes, seed=arguments.seed, agent=agent, env_kwargs=kwargs)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cola_agents.commands.model_options import add_given, add_prompt_settings, pop_loading
 from cola_agents.commands.settings import settings
 
 if TYPE_CHECKING:
@@ -207,3 +208,23 @@ def saved_agent(folder: Path, env_kwargs: JsonObject, algo: str | None = None, *
 def load_playing(folder: Path, env_kwargs: JsonObject, algo: str | None = None, **loading: Any) -> Agent:
     """Load :func:`saved_agent`, with the same arguments."""
     return saved_agent(folder, env_kwargs, algo, **loading).load()
+
+
+def played_by(arguments: argparse.Namespace) -> tuple[str, JsonObject, AgentFolder | None]:
+    """The task of a command, its environment's arguments, and the saved agent that plays in place of a model.
+
+    The command has the options of :func:`add_agent`, :func:`add_env` and ``add_model_options``, and
+    ``--task``, ``--model`` and ``--split``.
+
+    Raises:
+        ValueError: for a model beside an agent, and as the functions that read these options do.
+    """
+    task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
+    add_given(arguments, kwargs, "model", "split")
+    add_prompt_settings(arguments, kwargs)
+    loading = pop_loading(arguments, kwargs)
+    if arguments.agent is None:
+        return task, kwargs | loading, None
+    if "model" in kwargs:
+        raise ValueError("give --model or --agent, not both: an agent knows its model")
+    return task, kwargs, saved_agent(arguments.agent, kwargs, arguments.algo, **loading)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,14 +23,15 @@ from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.train.bundled.corpus import HELD_OUT, documents
-from cola_agents.train.data.documents import AnyDocument, Document, Mixture
+from cola_agents.train.data.documents import AnyDocument, Mixture
+from cola_agents.train.data.formats import RowFormat
 from cola_agents.train.data.packing import IGNORED, Batch, PackedBatches
+from cola_agents.train.data.sources import FileDocuments
 from cola_agents.train.health import health_warnings
 from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, first_targets, perplexity
 from cola_agents.train.specs import DataSpec, once, open_data
 from cola_envs import jsonl
 from cola_envs.checks import check_count
-from cola_envs.contract import checked_text
 from cola_envs.jsonl import JsonObject
 from cola_envs.page.pieces import own_text
 from cola_envs.shown import escaped, shown_line
@@ -223,40 +224,29 @@ def visible(text: str) -> str:
     return "".join(_SHOWN.get(char) or (char if char.isprintable() else escaped(char)) for char in text)
 
 
-def read_documents(path: Path) -> Iterator[AnyDocument]:
-    """The documents of a local file, one a line: text, or in a JSON-lines file objects with a field ``text``.
-
-    The file's name says which (:func:`cola_envs.jsonl.names_lines`). Blank lines are skipped.
+def read_documents(path: Path) -> FileDocuments:
+    """The documents of a file, each once: its lines, or in a JSON-lines file the field ``text`` of each.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for a line that is not of this form, naming it, or a file without any text.
+        FileNotFoundError, ValueError: as :class:`~cola_agents.train.data.sources.FileDocuments`.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path} to read text from")
-    empty = True
-    for text in _texts(path) if jsonl.names_lines(path) else _lines(path):
-        if text.strip():
-            empty = False
-            yield Document("", text)
-    if empty:
-        raise ValueError(f"{path} holds no text")
+    return FileDocuments(path, rows=RowFormat(text="text") if jsonl.names_lines(path) else None, epochs=1)
 
 
-def _texts(path: Path) -> Iterator[str]:
-    """The field ``text`` of each object of a JSON-lines file."""
-    for where, item in jsonl.read(path):
-        if not isinstance(item, dict) or not isinstance(item.get("text"), str):
-            raise ValueError(
-                f"{where}: every line must be an object with a text in the field 'text': {item!r:.60}"
-            )
-        yield checked_text(item["text"], f"{where}: the field 'text'")
+def text_source(
+    text: Path | None, data: Sequence[DataSpec] = ()
+) -> tuple[Iterable[AnyDocument] | Mixture, str]:
+    """The documents to measure on, and their name.
 
-
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file without their ends."""
-    for line in jsonl.lines(path):
-        yield jsonl.text_line(line.raw, path, line.number).strip("\r\n")
+    Args:
+        text: as in :func:`read_documents`.
+        data: in its place, data described as for training. With neither, held-out documents of the corpus.
+    """
+    if data:
+        return open_data(once(data), HELD_OUT), ", ".join(Path(spec.source).name for spec in data)
+    if text is not None:
+        return read_documents(text), text.name
+    return documents(HELD_OUT), f"the generated corpus (held-out seed {HELD_OUT})"
 
 
 # ------------------------------------------------------------------ reporting
@@ -405,15 +395,6 @@ def _printable(text: str, longest: int = 14) -> str:
     return drawn if len(drawn) <= longest else drawn[: longest - 1] + "…"
 
 
-def _source(text: Path | None, data: Sequence[DataSpec]) -> tuple[Iterable[AnyDocument] | Mixture, str]:
-    """The documents to measure on, and their name."""
-    if data:
-        return open_data(once(data), HELD_OUT), ", ".join(Path(spec.source).name for spec in data)
-    if text is not None:
-        return read_documents(text), text.name
-    return documents(HELD_OUT), f"the generated corpus (held-out seed {HELD_OUT})"
-
-
 def run_inspection(
     out: Path,
     *,
@@ -447,7 +428,7 @@ def run_inspection(
     for name, count in (("tokens", tokens), ("states", states)):
         if count is not None:
             check_count(name, count)
-    source, named = _source(text, data)
+    source, named = text_source(text, data)
     backbone = make_backbone(model, level="latent", device=device, dtype=dtype)  # last: it takes longest
     assert isinstance(backbone, LatentBackbone)
     inspection = inspect_codebook(backbone, source, tokens=tokens, states=states, named=named)

@@ -15,7 +15,7 @@ from cola_agents.common.arguments import environment_arguments
 from cola_agents.evaluation.run import AgentFolder, loaded
 from cola_agents.model.sampling import Drawing, sample
 from cola_agents.rl.agent import Agent
-from cola_agents.rl.rollout import attach
+from cola_agents.rl.rollout import Act, attach
 from cola_envs.build import check_environment, spec_of, twin_id
 from cola_envs.checks import check_count
 from cola_envs.env import CoLAEnv
@@ -116,6 +116,13 @@ def make_playable(
     return env, playing
 
 
+@torch.no_grad()
+def probabilities(logits: Act) -> np.ndarray:
+    """A policy's probabilities of the actions in the first row, [A]."""
+    prior: np.ndarray = logits([0])[0].float().softmax(-1).cpu().numpy()
+    return prior
+
+
 def typed_ids(episodes: Episodes, line: str) -> list[int]:
     """A typed line as token ids, with what sends it: a line break, or else the end-of-text token."""
     tokenizer, stops = episodes.backbone.tokenizer, tuple(episodes.tasks.stop)
@@ -192,9 +199,7 @@ class _Player:
                 ended = self._step(int(sample(logits, u.to(logits.device), **self._drawing)[0]))
 
     def _prior(self) -> np.ndarray:
-        """The policy's probabilities of the actions, [A]."""
-        with torch.no_grad():
-            return self._logits([0])[0].float().softmax(-1).cpu().numpy()
+        return probabilities(self._logits)
 
     def _line(self, prompt: str) -> str | None:
         """A line of the player's, or None where it was an order or the end of the input."""
@@ -253,13 +258,13 @@ class Outlook:
     certain: np.ndarray
 
     @classmethod
-    def of(cls, episodes: Episodes, prior: np.ndarray, row: int = 0) -> Outlook:
-        """What is seen in a row, under a policy's probabilities [A]."""
-        ids, log_probs = episodes.session.outcomes([row])
+    def of(cls, episodes: Episodes, prior: np.ndarray) -> Outlook:
+        """What is seen in the first row, under a policy's probabilities [A]."""
+        ids, log_probs = episodes.session.outcomes([0])
         decode, ends = episodes.backbone.tokenizer.decode, end_ids(episodes.backbone.tokenizer)
         tokens = ids[0, :, 0].tolist()
         if getattr(episodes.session, "draws", 1) > 1:
-            words = span_texts(episodes, row, range(len(tokens)))
+            words = span_texts(episodes, 0, range(len(tokens)))
         else:
             words = ["<end>" if token in ends else decode([token]) for token in tokens]
         return cls(words, prior, np.exp(log_probs[0, :, 0]))
@@ -295,8 +300,3 @@ class Outlook:
                 f"codes {named}{more}"
             )
         return "\n".join(lines)
-
-
-def code_table(episodes: Episodes, row: int = 0) -> str:
-    """What the codes would say next in a row, under the model's own policy; see :meth:`Outlook.table`."""
-    return Outlook.of(episodes, np.exp(episodes.session.prior([row])[0]), row).table()

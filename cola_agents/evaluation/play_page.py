@@ -5,25 +5,22 @@ The page is made by the server and has no script: each button is a form. Shapes:
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from urllib.parse import parse_qs
 
 import numpy as np
-import torch
 from gymnasium.error import InvalidAction
 
-from cola_agents.evaluation.play import typed_ids
+from cola_agents.evaluation.play import probabilities, typed_ids
 from cola_agents.rl.rollout import AnyPolicy, attach
 from cola_envs.env import CoLAEnv
 from cola_envs.page.pieces import pieces, span_text, span_tokens, token_text
+from cola_envs.page.write import own_file, source_digest
 from cola_envs.shown import shown
 from cola_envs.state import State
 
@@ -207,8 +204,7 @@ class Game:
 
     def policy(self) -> np.ndarray:
         """The policy's probabilities of the actions, [A]."""
-        with torch.no_grad():
-            return self._logits([0])[0].float().softmax(-1).cpu().numpy()
+        return probabilities(self._logits)
 
 
 def page_of(game: Game, title: str) -> tuple[str, str]:
@@ -216,10 +212,7 @@ def page_of(game: Game, title: str) -> tuple[str, str]:
     episodes = game.env.episodes
     used = sorted(set(episodes.actions(0)))
     colours = [f".c{one} {{ background: hsl({one * 222.5 % 360:.0f} 70% 50% / .3); }}" for one in used]
-    style = (
-        files("cola_envs.page").joinpath("look.css").read_text(encoding="utf-8") + _STYLE + "\n".join(colours)
-    )
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    style = own_file("look.css") + _STYLE + "\n".join(colours)
     actions = episodes.actions(0)
     text = [f'<span class="given">{_escaped(episodes.prompt(0))}</span>']
     for piece in pieces(episodes, 0):
@@ -243,7 +236,7 @@ def page_of(game: Game, title: str) -> tuple[str, str]:
         write=write,
         rows="".join(map(_row, game.next_tokens())),
     )
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'self'; base-uri 'none'"
+    policy = f"default-src 'none'; style-src '{source_digest(style)}'; form-action 'self'; base-uri 'none'"
     return page, policy
 
 

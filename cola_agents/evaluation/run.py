@@ -229,7 +229,7 @@ def evaluate(
         episodes = _num_problems(played.tasks, episodes)
         _check_repeatable(played.tasks, samples)
         if random:
-            player = replace(player, policy=_Uniform(played.action_mask), how="uniformly random")
+            player = replace(player, policy=Uniform(played.action_mask), how="uniformly random")
         with fitting_threads(played.backbone):
             made_by = provenance()
             if search is None:
@@ -351,7 +351,7 @@ class _Player:
 
 
 @dataclass(frozen=True)
-class _Uniform:
+class Uniform:
     """The uniform policy over the actions that ``mask`` [A] allows."""
 
     mask: np.ndarray

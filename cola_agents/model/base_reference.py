@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from transformers.utils import cached_file
 from cola_agents.common.files import write_json
 from cola_agents.model.loading import check_files, load_config, load_model
 from cola_agents.model.reach import FILES, HUB_ID, reachable
-from cola_agents.model.shards import DTYPES, Stored, find_tensors, read_tensors
+from cola_agents.model.shards import DTYPES, Stored, find_tensors, read_tensors, some
 from cola_envs import jsonl
 
 #: The file with the reference, in the folder of the latent parts.
@@ -262,10 +262,5 @@ def reference_for(state: Mapping[str, Tensor], base: Base, dtype: torch.dtype) -
     except (OSError, ValueError) as error:
         return None, f"its base {base.source} cannot be read: {error}"
     if changed:
-        return None, f"{some_of(changed)} of its base differ from those of {base.source}"
+        return None, f"{some(changed)} of its base differ from those of {base.source}"
     return digest, ""
-
-
-def some_of(names: Iterable[str]) -> str:
-    first, *others = names
-    return f"{first} and {len(others)} other weights" if others else first

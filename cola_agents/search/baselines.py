@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -88,9 +87,7 @@ class CompleteEpisodes:
         raise ValueError(f"how must be 'first', 'value', 'vote' or 'weighted', got {how!r}")
 
 
-def beam_search(
-    episodes: Episodes, rows: Sequence[int], policy: Values, *, length_penalty: float = 0.0
-) -> tuple[list[Ending], int]:
+def beam_search(episodes: Episodes, rows: Sequence[int], policy: Values) -> tuple[list[Ending], int]:
     """Beam search over actions for the likeliest endings under the policy.
 
     Codes that give the same token are not merged: they are different actions with the same text.
@@ -99,11 +96,10 @@ def beam_search(
         episodes: the environments of ``rows``, which are restored afterwards.
         rows: one row per beam, each of which has been reset; the problem is that of the first row.
         policy: maps rows to action logits [B, A].
-        length_penalty: the score of an ending is its log-probability divided by its length to this power.
 
     Returns:
-        Up to ``len(rows)`` endings, best first, with the score as their value; and the number of tokens
-        generated.
+        Up to ``len(rows)`` endings, best first, with the log-probability as their value; and the number of
+        tokens generated.
 
     Raises:
         gymnasium.error.ResetNeeded: where the episode of the first row is over.
@@ -140,8 +136,7 @@ def beam_search(
                     beam.append((score, reward, state))
                     continue
                 line = state.actions[start:]
-                value = score / math.pow(len(line), length_penalty)
-                endings.append(Ending(TEXT.of(infos[i]), line, value, reward, infos[i], new_tokens))
+                endings.append(Ending(TEXT.of(infos[i]), line, score, reward, infos[i], new_tokens))
     finally:
         episodes.restore(rows, originals)
     return sorted(endings, key=lambda ending: -ending.value)[:width], new_tokens

@@ -54,7 +54,6 @@ def fit(
     *,
     held_out: Rollout | None = None,
     after_step: Callable[[int], None] | None = None,
-    watch: Callable[[dict[str, float]], None] | None = None,
     name: str,
 ) -> list[dict[str, float]]:
     """Train a model on recorded episodes; returns a log record per step.
@@ -72,7 +71,6 @@ def fit(
             ones, and later overfits. The maximum of several evaluations is biased upwards: that of an
             uninformative model exceeds .5 too.
         after_step: called with the number of each step, after it.
-        watch: called with every record.
         name: of the bar and of errors.
 
     Raises:
@@ -113,8 +111,6 @@ def fit(
                 if record["held_out"] > best:
                     best, best_weights = record["held_out"], copy.deepcopy(model.state_dict())
             records.append(record)
-            if watch:
-                watch(record)
         if best_weights is not None:
             model.load_state_dict(best_weights)
         model.eval()

@@ -10,7 +10,7 @@ Shapes: B rows, N episodes, T tokens, D hidden.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,7 +195,6 @@ def train_outcome(
     config: FitConfig | None = None,
     *,
     held_out: Rollout | None = None,
-    watch: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train an outcome model on recorded episodes; returns a log record per step.
 
@@ -204,7 +203,7 @@ def train_outcome(
     Args:
         model: trained in place.
         rollout: N episodes; with their hidden states where the trunk reads those.
-        held_out, watch: as in :func:`~cola_agents.search.fitting.fit`.
+        held_out: as in :func:`~cola_agents.search.fitting.fit`.
 
     Raises:
         ValueError: where all answers are right, or all are wrong.
@@ -217,6 +216,4 @@ def train_outcome(
         error = functional.binary_cross_entropy_with_logits(model(batch), right)
         return error, {"right": right.mean().item()}
 
-    return fit(
-        model, rollout, config or FitConfig(), loss, model, held_out=held_out, watch=watch, name="outcome"
-    )
+    return fit(model, rollout, config or FitConfig(), loss, model, held_out=held_out, name="outcome")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.contract import PolicySession
 from cola_agents.rl.rollout import Rollout
-from cola_agents.search.config import Evaluation, check_fields
+from cola_agents.search.config import Evaluate, Evaluation, check_fields
 from cola_agents.search.fitting import FitConfig, fit
 from cola_agents.search.playout import Values
 from cola_agents.search.trunk import Kind, Trunk, copied, read_description
@@ -172,7 +172,6 @@ def train_q(
     config: QConfig | None = None,
     *,
     held_out: Rollout | None = None,
-    watch: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train a Q-function on recorded episodes; returns a log record per step.
 
@@ -184,7 +183,7 @@ def train_q(
     Args:
         q: trained in place.
         rollout: N episodes; with their hidden states where the trunk reads those.
-        held_out, watch: as in :func:`~cola_agents.search.fitting.fit`.
+        held_out: as in :func:`~cola_agents.search.fitting.fit`.
 
     Raises:
         ValueError, FloatingPointError: as :func:`~cola_agents.search.fitting.fit`.
@@ -210,7 +209,6 @@ def train_q(
         partial(ending_values, q),
         held_out=held_out,
         after_step=copy_to_target,
-        watch=watch,
         name="q",
     )
 
@@ -252,29 +250,22 @@ def acting(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return positions, rewards, mask, has_target
 
 
-class QEvaluator:
+def q_evaluator(logits: Values, q: Values) -> Evaluate:
     """Priors from a policy, values from a Q-function: the value of a state is that of its best action.
 
     Args:
         logits: maps rows to the policy's action logits [B, A].
         q: maps rows to action values [B, A]; attached to the same session.
-        width: the best action is chosen among this many likeliest ones; None for all. Q is unreliable for
-            actions that no recorded episode took.
     """
 
-    def __init__(self, logits: Values, q: Values, width: int | None = None) -> None:
-        self.logits, self.q, self.width = logits, q, width
-
     @torch.no_grad()
-    def __call__(self, rows: Sequence[int], /) -> Evaluation:
-        logits, values = self.logits(rows), self.q(rows)
-        prior = torch.softmax(logits.double(), -1)
-        candidates = values[:, : logits.shape[1]]
-        if self.width is not None:
-            likeliest = logits.topk(min(self.width, logits.shape[1]), dim=-1).indices
-            candidates = candidates.gather(1, likeliest)
-        best = candidates.amax(-1)
+    def evaluate(rows: Sequence[int], /) -> Evaluation:
+        given, values = logits(rows), q(rows)
+        prior = torch.softmax(given.double(), -1)
+        best = values[:, : given.shape[1]].amax(-1)
         return Evaluation(prior.cpu().numpy(), best.double().cpu().numpy(), values.double().cpu().numpy())
+
+    return evaluate
 
 
 def td_target(rewards: Tensor, online: Tensor, target: Tensor, mask: Tensor, *, gamma: float) -> Tensor:

@@ -15,7 +15,7 @@ from cola_agents.search.evaluators import RolloutEvaluator
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
 from cola_agents.search.playout import Judge, checked_logits
 from cola_agents.search.puct import search
-from cola_agents.search.q import QEvaluator, QFunction
+from cola_agents.search.q import QFunction, q_evaluator
 from cola_envs.episodes import Episodes
 from cola_envs.seeds import derived_seed
 
@@ -194,7 +194,7 @@ class MCTS:
         evaluate = self._evaluate
         if evaluate is None and self._leaves == "q":
             assert self._values is not None
-            evaluate = QEvaluator(self._logits, self._values)
+            evaluate = q_evaluator(self._logits, self._values)
         if evaluate is None:
             q = self._values if self.config.rewards == "estimated" and self._judge is None else None
             evaluate = RolloutEvaluator(

@@ -36,8 +36,6 @@ from cola_envs.jsonl import JsonObject
 #: What ``compile`` compiles, where it is trained: decoder layers, and layers of the world model.
 _LAYERS = (GradientCheckpointingLayer, MergeLayer)
 
-__all__ = ["StageConfig", "StageLoss", "run_stage"]
-
 #: Fields of the configuration that may differ when a run is resumed: they change nothing but the order of
 #: additions.
 _RESUMABLE = frozenset(

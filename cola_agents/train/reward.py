@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -200,7 +200,6 @@ def train_reward(
     config: RewardConfig | None = None,
     *,
     device: str | None = None,
-    watch: Callable[[dict[str, float]], None] | None = None,
 ) -> JsonObject:
     """Train a reward model on pairs and save it to ``out``.
 
@@ -213,7 +212,6 @@ def train_reward(
         model: folder or hub id of a causal LM or of a sequence classifier with one output.
         pairs: at least two; the share ``config.held_out`` of them, and at least one, is not trained on.
         out: folder to write; absent or empty.
-        watch: called with the figures of every step.
 
     Returns:
         ``accuracy`` on the held-out pairs, their number, ``reward_mean``, ``reward_std``, the last loss, and
@@ -242,7 +240,7 @@ def train_reward(
         count = min(len(pairs) - 1, max(1, round(config.held_out * len(pairs))))
         held_out = [pairs[i] for i in order[:count]]
         with fitting_threads(network):
-            loss = _fit(network, plain, [pairs[i] for i in order[count:]], config, watch)
+            loss = _fit(network, plain, [pairs[i] for i in order[count:]], config)
             network.eval()
             figures: JsonObject = {**_evaluate(network, plain, held_out, config), "loss": round(loss, 5)}
         network.config.reward_mean, network.config.reward_std = figures["reward_mean"], figures["reward_std"]
@@ -259,12 +257,11 @@ def _fit(
     tokenizer: PlainTokenizer,
     pairs: list[Pair],
     config: RewardConfig,
-    watch: Callable[[dict[str, float]], None] | None,
 ) -> float:
     """Train on the pairs; return the loss of the last step.
 
     transformers' Trainer would be longer: it needs a data set, a collator, a sampler for the order, a
-    subclass for the loss and callbacks for ``watch`` and for a loss that is not finite. TRL's RewardTrainer
+    subclass for the loss and a callback for a loss that is not finite. TRL's RewardTrainer
     tokenises prompt and response in another way than :func:`encode`.
     """
     batches = []
@@ -280,10 +277,8 @@ def _fit(
         accuracy = (chosen > rejected).float().mean().item()
         return -functional.logsigmoid(chosen - rejected).mean(), {"accuracy": accuracy}
 
-    for record in fit_batches(network, batches, len(batches), loss, lr=config.lr, final=0.1, name="reward"):
-        if watch:
-            watch(record)
-    return record["loss"]
+    *_, last = fit_batches(network, batches, len(batches), loss, lr=config.lr, final=0.1, name="reward")
+    return last["loss"]
 
 
 @torch.no_grad()

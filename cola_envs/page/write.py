@@ -29,16 +29,17 @@ def page(data: JsonObject) -> str:
     Raises:
         ValueError: for a page that would be larger than :data:`LARGEST`, or a number that is not finite.
     """
-    script, style = "\n".join(map(_own, _SCRIPTS)), _own("look.css")
+    script, style = "\n".join(map(own_file, _SCRIPTS)), own_file("look.css")
+    digests = source_digest(script), source_digest(style)
     filled = {
         "title": html.escape(shown(str(data["title"]))),
-        "policy": f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'",
+        "policy": "default-src 'none'; script-src '{}'; style-src '{}'".format(*digests),
         "style": style,
         "data": in_script(data),
         "script": script,
     }
     # All at once, so that text that was filled in is not searched for further placeholders.
-    parts = _own("look.html").split("@@")
+    parts = own_file("look.html").split("@@")
     text = "".join(filled[part] if i % 2 else part for i, part in enumerate(parts))
     size = len(text.encode())
     if size > LARGEST:
@@ -61,9 +62,11 @@ def in_script(data: JsonObject) -> str:
     return text
 
 
-def _own(name: str) -> str:
+def own_file(name: str) -> str:
+    """The text of a file of this folder."""
     return files("cola_envs.page").joinpath(name).read_text(encoding="utf-8")
 
 
-def _digest(text: str) -> str:
+def source_digest(text: str) -> str:
+    """What a content security policy calls a script or a style by."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

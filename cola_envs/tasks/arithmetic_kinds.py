@@ -51,8 +51,6 @@ class _Sheet:
 
 # ------------------------------------------------------------------ fractions
 
-_SIGNS = {"+": 1, "-": -1}
-
 
 def _fraction(draw: Draw, level: int) -> Drawn:
     """``1/2+1/3=?/6``; level 1 equal denominators, 2 multiples, 3 any, 4 a product, 5 three terms."""

@@ -23,10 +23,7 @@ from cola_envs.datasets.problems import (
 from cola_envs.tasks import substitute
 from cola_envs.tasks.problem_set import INSTRUCTION, PROMPT, ProblemSet, split_of, training_part
 
-__all__ = ["INSTRUCTION", "LEVELS", "PROMPT", "SUBJECTS", "Math500", "SubstituteWarning"]
-
-SUBJECTS = substitute.SUBJECTS
-LEVELS = substitute.LEVELS
+__all__ = ["INSTRUCTION", "PROMPT", "Math500", "SubstituteWarning"]
 
 _SUBSTITUTE_TRAIN_SIZE = 1_000_000
 _HASHED_OF_GENERATED = 100

@@ -13,7 +13,7 @@ from cola_agents.evaluation import bundled_card
 from cola_agents.evaluation.bundled_card import write_card
 from cola_agents.train.bundled import recipe
 from cola_agents.train.health import CodebookWarning
-from cola_agents.train.loop import StageConfig
+from cola_agents.train.stage import StageConfig
 
 
 @pytest.fixture(scope="module")

@@ -488,7 +488,7 @@ def test_random_actions_are_uniform_over_all_actions(twin, monkeypatch):
 
 
 def test_random_actions_leave_out_those_that_stand_for_nothing():
-    logits = run._Uniform(np.array([True, False, True])).attach(None)([0, 4])
+    logits = run.Uniform(np.array([True, False, True])).attach(None)([0, 4])
     assert logits.softmax(-1).tolist() == [[0.5, 0, 0.5]] * 2
 
 

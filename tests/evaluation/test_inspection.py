@@ -36,9 +36,9 @@ from cola_agents.train.bundled.corpus import HELD_OUT, documents
 from cola_agents.train.data.documents import Document
 from cola_agents.train.data.packing import IGNORED, packed_batches
 from cola_agents.train.health import CodebookWarning, health_warnings
-from cola_agents.train.loop import StageConfig
 from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, measure, mutual_information, perplexity
 from cola_agents.train.records import RecordLog
+from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import CodeConfig, pretrain_world
 from tests import tiny
 
@@ -463,12 +463,12 @@ def bad_files(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("empty.txt", "holds no text"),
-        ("blank.jsonl", "holds no text"),
+        ("empty.txt", "holds no document with any text"),
+        ("blank.jsonl", "holds no document with any text"),
         ("broken.jsonl", "line 2 is not JSON"),
-        ("nofield.jsonl", "line 1: every line must be an object with a text in the field 'text'"),
-        ("number.jsonl", "line 1: every line must be an object with a text in the field 'text'"),
-        ("list.NDJSON", "line 1: every line must be an object with a text in the field 'text'"),
+        ("nofield.jsonl", "line 1 has the fields"),
+        ("number.jsonl", "line 1: the field 'text' must be a string, got int"),
+        ("list.NDJSON", "line 1: an object with named fields is needed, got list"),
         ("cut.jsonl.gz", "is truncated"),
         ("latin.txt", "line 1 is not UTF-8 text"),
         ("missing.txt", "there is no file"),

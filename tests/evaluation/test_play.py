@@ -10,7 +10,7 @@ import pytest
 
 from cola_agents import GRPO
 from cola_agents.cli import main
-from cola_agents.evaluation.play import Outlook, code_table, play
+from cola_agents.evaluation.play import Outlook, play
 from cola_envs.testing import FakeBackbone
 
 
@@ -55,11 +55,12 @@ def test_the_table_groups_codes_by_the_token_that_each_gives_next() -> None:
     env = gym.make("CoLA-Arithmetic-v0").unwrapped
     env.reset(seed=0)
     prior = np.exp(env.episodes.session.prior([0])[0])
-    groups = Outlook.of(env.episodes, prior).groups()
+    outlook = Outlook.of(env.episodes, prior)
+    groups = outlook.groups()
     assert sorted(code for codes in groups.values() for code in codes) == list(range(64))
     shown = {str(code): word for word, codes in groups.items() for code in codes}
     first = next(iter(groups.values()))
-    assert f"codes {' '.join(map(str, first[:12]))}" in code_table(env.episodes).splitlines()[0]
+    assert f"codes {' '.join(map(str, first[:12]))}" in outlook.table().splitlines()[0]
     state = env.snapshot()
     for code in (0, 17, 63):
         env.restore(state)

@@ -40,7 +40,7 @@ from cola_agents.train.base import pretrain_base
 from cola_agents.train.bundled.corpus import CorpusConfig
 from cola_agents.train.bundled.recipe import corpus_batches
 from cola_agents.train.data.packing import IGNORED, collate
-from cola_agents.train.loop import StageConfig
+from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import pretrain_world
 from cola_envs import Turn
 from tests import tiny

@@ -18,11 +18,11 @@ from cola_agents.search.fitting import split_problems, within_problems
 from cola_agents.search.judges import OutcomeModel
 from cola_agents.search.q import (
     QConfig,
-    QEvaluator,
     QFunction,
     acting,
     ending_values,
     episode_targets,
+    q_evaluator,
     td_target,
     train_q,
 )
@@ -279,14 +279,12 @@ def test_a_discount_outside_0_to_1_is_refused(gamma: Any, latent_backbone: Laten
         QFunction.over(latent_backbone, gamma=gamma)
 
 
-def test_a_state_is_worth_its_best_action_among_the_likeliest() -> None:
+def test_a_state_is_worth_its_best_action() -> None:
     logits = torch.tensor([[3.0, 2.0, 0.0]])
     values = torch.tensor([[0.1, 0.5, 0.9]])
-    every = QEvaluator(lambda rows: logits, lambda rows: values)([0])
-    two = QEvaluator(lambda rows: logits, lambda rows: values, width=2)([0])
-    assert every.value[0] == pytest.approx(0.9)
-    assert two.value[0] == pytest.approx(0.5)
-    np.testing.assert_allclose(every.prior.sum(-1), 1.0)
+    prior, value, *_ = q_evaluator(lambda rows: logits, lambda rows: values)([0])
+    assert value[0] == pytest.approx(0.9)
+    np.testing.assert_allclose(prior.sum(-1), 1.0)
 
 
 def test_a_policy_trunk_at_token_level_is_refused(token_backbone: TokenBackbone) -> None:

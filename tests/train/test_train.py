@@ -25,9 +25,8 @@ from cola_agents.train.clone import POLICY_MODULES, clone_policy
 from cola_agents.train.data.documents import Document
 from cola_agents.train.data.packing import IGNORED, collate, packed_batches
 from cola_agents.train.learner import Learner
-from cola_agents.train.loop import StageConfig
 from cola_agents.train.metrics import measure
-from cola_agents.train.stage import row_generators
+from cola_agents.train.stage import StageConfig, row_generators
 from cola_agents.train.world import WORLD_MODULES, CodeConfig, pretrain_world
 from tests import tiny
 

@@ -18,9 +18,9 @@ from cola_agents.train.code_losses import mean_distribution, negative_marginal_e
 from cola_agents.train.cross_entropy import target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.learner import filled
-from cola_agents.train.loop import StageConfig, StageLoss, run_stage
+from cola_agents.train.loop import run_stage
 from cola_agents.train.runs import Run
-from cola_agents.train.stage import row_generators
+from cola_agents.train.stage import StageConfig, StageLoss, row_generators
 from cola_agents.train.world import CodeConfig, WorldLoss
 from tests import tiny
 from tests.train.training_runs import Batches, config, run

@@ -22,7 +22,7 @@ from cola_agents.train.base import pretrain_base
 from cola_agents.train.bundled.corpus import documents
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.packing import Batch, packed_batches
-from cola_agents.train.loop import StageConfig
+from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import CodeConfig, pretrain_world
 from tests import tiny
 

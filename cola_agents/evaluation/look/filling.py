@@ -11,14 +11,13 @@ from typing import Any
 
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.backbones import LatentBackbone
-from cola_agents.evaluation.inspection import inspect_codebook, read_documents
+from cola_agents.evaluation.inspection import inspect_codebook, text_source
 from cola_agents.evaluation.look.book import codebook, tree
 from cola_agents.evaluation.look.follow import Known, Player, known
 from cola_agents.model.sampling import Drawing
 from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.search import MCTS, SearchConfig
-from cola_agents.train.bundled.corpus import HELD_OUT, documents
 from cola_envs.build import twin_id
 from cola_envs.episodes import Episodes
 from cola_envs.jsonl import JsonObject
@@ -104,9 +103,7 @@ class Filling:
     def add_codebook(self, backbone: object) -> None:
         """Measure the codebook of a latent backbone."""
         if self.wanted.tokens and isinstance(backbone, LatentBackbone):
-            text = self.wanted.text
-            source = documents(HELD_OUT) if text is None else read_documents(text)
-            named = f"the generated corpus (held-out seed {HELD_OUT})" if text is None else text.name
+            source, named = text_source(self.wanted.text)
             inspection = inspect_codebook(backbone, source, tokens=self.wanted.tokens, named=named)
             self.data["codebook"] = codebook(inspection)
 

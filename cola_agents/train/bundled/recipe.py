@@ -29,9 +29,9 @@ from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.packing import PackedBatches, packed_batches
 from cola_agents.train.data.sources import GeneratedDocuments
 from cola_agents.train.fta import tune_base
-from cola_agents.train.loop import StageConfig
 from cola_agents.train.metrics import CodebookMetrics, measure
 from cola_agents.train.records import RecordLog
+from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import CodeConfig, pretrain_world
 from cola_envs import jsonl
 
