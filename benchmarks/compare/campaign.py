@@ -22,7 +22,7 @@ from tqdm import tqdm
 from benchmarks import Commands
 from benchmarks.compare.arms import ARMS
 from benchmarks.compare.journal import Journal, held_models
-from benchmarks.compare.runs import FLOORS, Cell, Protocol, run
+from benchmarks.compare.runs import FLOORS, Cell, Protocol, probe_of, run
 from benchmarks.compare.summary import LOST, TRAINED
 from benchmarks.compare.tuning import (
     GRID,
@@ -147,6 +147,7 @@ def _described(
             for seed in plan.model_seeds
         },
         "plan": asdict(plan),
+        "probe": probe_of(plan.protocol),
     }
 
 
