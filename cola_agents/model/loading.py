@@ -7,6 +7,7 @@ code can be loaded by the user and passed as an object.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,14 @@ OFFICIAL = "num_code"
 #: Held while transformers makes a model: to load one it replaces methods of its classes, such as that which
 #: ties weights. Of two threads one would get an untied model, and they could stay replaced for good.
 ONE_AT_A_TIME = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A fork waits for another thread's load: the child would have the held lock and the replaced methods, and
+    # no thread to give them back. The load may use an executor, whose lock a fork has to take after this one.
+    os.register_at_fork(
+        before=ONE_AT_A_TIME.acquire,
+        after_in_parent=ONE_AT_A_TIME.release,
+        after_in_child=ONE_AT_A_TIME.release,
+    )
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _INSTEAD = "where you trust it, load it with transformers yourself and pass the object as model= (tokenizer=)"
 
