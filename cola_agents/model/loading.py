@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from cola_agents.common.files import finish_moves
 from cola_agents.model.shards import check_weights, refuse_pickles
 from cola_envs import jsonl
 
@@ -177,6 +178,8 @@ def safe_options(options: Mapping[str, object]) -> dict[str, object]:
 
 def check_config(source: str | Path, **options: object) -> None:
     """Raise ForeignCodeError for a ``config.json`` that asks for code; options as in ``from_pretrained``."""
+    if Path(source).is_dir():
+        finish_moves(Path(source))
     fields, _ = PretrainedConfig.get_config_dict(source, **options)
     _check_fields(fields, f"config.json of {source}", allowed=("auto_map",) if OFFICIAL in fields else ())
 
@@ -185,6 +188,7 @@ def check_files(source: str | Path) -> None:
     """Raise for a folder with pickled weights, weights outside it, or adapters that ask for code."""
     folder = Path(source)
     if folder.is_dir():
+        finish_moves(folder)
         check_weights(folder)
         if (folder / ADAPTER).is_file():
             check_adapters(folder)
