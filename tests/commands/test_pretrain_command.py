@@ -611,6 +611,11 @@ def test_more_steps_make_a_run_longer_on_the_longer_schedule(ended, start, tmp_p
         monkeypatch.undo()
         before = rates(out)[:2]
     capsys.readouterr()
+    if not ended:
+        assert pretrain(*settings, "--steps", 8, "--seed", 1) == 2
+        refused = capsys.readouterr()
+        assert "was begun with seed=0, and now it is 1" in refused.err
+        assert "goes on to 8" not in refused.out
     assert pretrain(*settings, "--steps", 8) == 0
     said = capsys.readouterr().out
     assert "was begun for 4 steps and goes on to 8" in said
