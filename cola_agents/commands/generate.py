@@ -43,8 +43,10 @@ def add(commands: Commands) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from cola_agents.rl.generate import check_tries, generate
+    from cola_agents.rl.generate import check_tries, first_line, generate
+    from cola_agents.rl.recording import check_begun
     from cola_agents.rl.rows import check_rows
+    from cola_envs.build import repeatable
 
     task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
     add_given(arguments, kwargs, "model", "split")
@@ -60,6 +62,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         folder = saved_agent(arguments.agent, kwargs, arguments.algo, **loading)
         kwargs = {**folder.kwargs_on(task), **kwargs}
         check_rows(task, **kwargs)
+        known = first_line(task, arguments.n, arguments.seed, given, repeatable(kwargs))
+        check_begun(arguments.out, known)
         agent = folder.load()
         kwargs["model"], policy, drawing = agent.backbone, agent.actor, {**agent.options.drawing}
     else:

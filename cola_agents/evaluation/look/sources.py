@@ -173,6 +173,11 @@ def _recording(
     recorded = read(path)
     about = recorded.about
     kwargs = {**about["env_kwargs"], **given}
+    if about.get("own_task") and "task" not in kwargs:
+        raise ValueError(
+            f"{path.name} was recorded with the task {about['own_task']}, and no code is run because a file "
+            "names it: give it as --task module:Class"
+        )
     actor = None
     if agent is not None:
         loading = {name: kwargs.pop(name) for name in ("device", "dtype") if name in given}
