@@ -48,7 +48,7 @@ _MAKING = set(inspect.signature(gym.make_vec).parameters) - {"kwargs"}
 
 
 def name_of_task(task: object) -> str | None:
-    """``module:Class`` of a task of one's own that is an object; None for none, and for one that is a name."""
+    """``module:Class`` of a task of one's own that is an object; None for none, and for a name."""
     if task is None or isinstance(task, str):
         return None
     named = task if hasattr(task, "__qualname__") else type(task)
