@@ -594,6 +594,19 @@ def test_a_search_among_candidates_tries_these_alone(models, fake_runs, tmp_path
     assert not fake_runs
 
 
+def test_a_candidate_that_is_named_twice_is_one(models, fake_runs, tmp_path):
+    pair = ((1e-3, 0.01), (3e-3, 0.01))
+    campaign(_plan(candidates={"latent": (*pair, pair[0]), "token": pair}), models, tmp_path / "c")
+    assert sum(cell.phase == "tuning" for cell in fake_runs) == 4
+    held = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert {one["settings"] for one in held["chosen"].values()} == {2}
+    assert held["plan"]["candidates"]["latent"] == [list(setting) for setting in pair]
+    assert "2 settings an arm" in write_report(tmp_path / "c")
+    # An arm that joins gets as many distinct ones as the others had, however often one is named.
+    joining = {"latent": pair, "token": pair, "rank": (*pair, pair[1])}
+    campaign(_plan(arms=("latent", "token", "rank"), candidates=joining), models, tmp_path / "c")
+
+
 def test_arms_are_searched_among_as_many_candidates():
     pair = ((1e-3, 0.01), (3e-3, 0.01))
     for candidates in (
