@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import Commands, options
-from cola_agents.common.files import whole_folder, write_json
+from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.model.loading import load_tokenizer
@@ -314,8 +314,7 @@ def _measured(setting: Setting, model: CoLAForCausalLM, *, full: bool = False) -
 
 def write_latent(model: CoLAForCausalLM, folder: Path) -> list[int]:
     """Save the latent parts in bfloat16, in files below 48 MB; return the files' sizes."""
-    with whole_folder(folder, replaces=lambda path: True) as new:
-        model.to(torch.bfloat16).save_pretrained(new, whole=False, max_shard_size=_FILE)
+    model.to(torch.bfloat16).save_pretrained(folder, whole=False, max_shard_size=_FILE)
     return [path.stat().st_size for path in sorted(folder.glob("*.safetensors"))]
 
 

@@ -20,7 +20,7 @@ from benchmarks.compare import campaign as campaigns
 from benchmarks.compare import runs
 from benchmarks.compare.arms import ARMS
 from benchmarks.compare.campaign import Plan, campaign
-from benchmarks.compare.journal import Journal
+from benchmarks.compare.journal import Journal, _check_probe
 from benchmarks.compare.pushforward import EMPTY, code_groups, pushed, sampled_world_kl
 from benchmarks.compare.rank import RankBackbone, RankLoss, ranks
 from benchmarks.compare.report import write_report
@@ -224,6 +224,78 @@ def test_a_folder_that_is_older_than_a_setting_goes_on(models, fake_runs, tmp_pa
     assert not fake_runs
     with pytest.raises(ValueError, match="was begun with protocol="):
         campaign(_plan(protocol=replace(SMALL, task_only=True), keep=None), models, tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("task", "own", "held"),
+    [
+        ("Arithmetic", {"level": 2}, {"level": 2}),
+        ("Arithmetic", {"max_tokens": 8}, {"level": 1, "max_tokens": 8}),
+        ("Text", {"max_tokens": 8}, {"max_tokens": 8, "task": "StoryTask"}),
+    ],
+)
+def test_runs_whose_side_effects_were_measured_on_other_tasks_get_no_further_arms(
+    task, own, held, models, fake_runs, tmp_path
+):
+    """Records of before do not say on what; they were measured with the comparison's own level, say."""
+    plan = _plan(protocol=replace(SMALL, task=task, env_kwargs=own), keep=None)
+    folder = tmp_path / "c"
+    campaign(plan, models, folder)
+    config = json.loads((folder / "config.json").read_text())
+    new = config.pop("probe")
+    assert new == {"Arithmetic": {"level": 1}, "Text": {"task": "StoryTask"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    del fake_runs[:]
+    more = replace(plan, arms=(*plan.arms, "rank"))
+    with pytest.raises(ValueError, match="another --out") as error:
+        campaign(more, models, folder)
+    for part in (json.dumps({**new, task: held}), json.dumps(new), "has no 'probe'", "benchmarks report"):
+        assert part in str(error.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not fake_runs
+    # What is said to have been measured as now goes on, and what is said to have been measured otherwise not.
+    (folder / "config.json").write_text(json.dumps({**config, "probe": {**new, "Arithmetic": {"level": 3}}}))
+    with pytest.raises(ValueError, match=r'measured on \{"Arithmetic": \{"level": 3\}') as error:
+        campaign(more, models, folder)
+    assert "no 'probe'" not in str(error.value)
+    (folder / "config.json").write_text(json.dumps({**config, "probe": new}))
+    campaign(more, models, folder)
+    assert {cell.arm for cell in fake_runs} == {"rank"}
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        SMALL,
+        replace(SMALL, task="Arithmetic", env_kwargs={"level": 1, "prompt_format": "plain"}),
+        replace(SMALL, task="Arithmetic", env_kwargs={"level": 2}, task_only=True, kl_episodes=0),
+    ],
+)
+def test_older_folders_whose_side_effects_were_measured_as_now_or_not_at_all_go_on(
+    protocol, models, fake_runs, tmp_path
+):
+    plan = _plan(protocol=protocol, keep=None)
+    campaign(plan, models, tmp_path / "c")
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    del config["probe"], fake_runs[:]
+    (tmp_path / "c" / "config.json").write_text(json.dumps(config))
+    campaign(replace(plan, arms=(*plan.arms, "rank")), models, tmp_path / "c")
+    assert {cell.arm for cell in fake_runs} == {"rank"}
+
+
+@pytest.mark.parametrize("name", ["compare", "controls"])
+def test_the_recorded_arithmetic_gets_no_further_arms(name):
+    """Its probe asked level 2, as a fault made it; that of new runs asks level 1."""
+    config = json.loads((ROOT / "benchmarks/results" / name / "arithmetic/config.json").read_text())
+    now = {**config, "probe": runs.probe_of(runs.Protocol(**config["plan"]["protocol"]))}
+    with pytest.raises(ValueError, match=r'were measured on \{"Arithmetic": \{"level": 2\}'):
+        _check_probe(config, now, Path(name))
+
+
+def test_a_record_says_on_what_its_side_effects_were_measured(records, models):
+    assert all(one["probe"] == runs.probe_of(SMALL) for one in records.values())
+    assert runs.probe_of(replace(SMALL, task_only=True, kl_episodes=0)) is None
 
 
 # ---------------------------------------------------------------- pushforward
@@ -520,6 +592,19 @@ def test_a_search_among_candidates_tries_these_alone(models, fake_runs, tmp_path
     del fake_runs[:]
     campaign(plan, models, tmp_path / "c")
     assert not fake_runs
+
+
+def test_a_candidate_that_is_named_twice_is_one(models, fake_runs, tmp_path):
+    pair = ((1e-3, 0.01), (3e-3, 0.01))
+    campaign(_plan(candidates={"latent": (*pair, pair[0]), "token": pair}), models, tmp_path / "c")
+    assert sum(cell.phase == "tuning" for cell in fake_runs) == 4
+    held = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert {one["settings"] for one in held["chosen"].values()} == {2}
+    assert held["plan"]["candidates"]["latent"] == [list(setting) for setting in pair]
+    assert "2 settings an arm" in write_report(tmp_path / "c")
+    # An arm that joins gets as many distinct ones as the others had, however often one is named.
+    joining = {"latent": pair, "token": pair, "rank": (*pair, pair[1])}
+    campaign(_plan(arms=("latent", "token", "rank"), candidates=joining), models, tmp_path / "c")
 
 
 def test_arms_are_searched_among_as_many_candidates():

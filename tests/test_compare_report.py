@@ -299,10 +299,14 @@ def test_a_line_that_was_cut_off_is_left_out_and_said(tmp_path):
         (lambda one: one.update(options={"lr": 1.0}), "two settings in the main phase"),
         (lambda one: one.update(seed=0), "this run twice"),
         (lambda one: one.update(prompts_sha256="b"), "2 sets of problems"),
+        (lambda one: one.update(probe={"Arithmetic": {"level": 2}}), "measured on different tasks"),
     ],
 )
 def test_records_that_would_mislead_are_refused(tmp_path, change, message):
-    records = [record("latent", 0, seed) | {"prompts_sha256": "a"} for seed in (0, 1)]
+    records = [
+        record("latent", 0, seed) | {"prompts_sha256": "a", "probe": {"Arithmetic": {"level": 1}}}
+        for seed in (0, 1)
+    ]
     change(records[1])
     write(tmp_path, records)
     text = (tmp_path / "runs.jsonl").read_text()

@@ -99,11 +99,12 @@ def test_latent_weights_are_cut_into_files_of_a_limited_size(
     tiny.make_base().save_pretrained(tmp_path / "base")
     model = CoLAForCausalLM.from_base(tmp_path / "base")
     (tmp_path / "latent").mkdir()
-    (tmp_path / "latent" / "old.txt").write_text("of an earlier run")
+    earlier = tmp_path / "latent" / "model-00009-of-00009.safetensors"
+    earlier.write_text("weights of an earlier run")
     sizes = real.write_latent(model, tmp_path / "latent")
     assert len(sizes) > 2
     assert max(sizes) < 20_000 + 3_000  # a header beside the weights
-    assert not (tmp_path / "latent" / "old.txt").exists()
+    assert not earlier.exists()
 
 
 def test_the_steps_that_fit_the_hours_by_hand() -> None:

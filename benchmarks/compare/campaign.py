@@ -22,7 +22,7 @@ from tqdm import tqdm
 from benchmarks import Commands
 from benchmarks.compare.arms import ARMS
 from benchmarks.compare.journal import Journal, held_models
-from benchmarks.compare.runs import FLOORS, Cell, Protocol, run
+from benchmarks.compare.runs import FLOORS, Cell, Protocol, probe_of, run
 from benchmarks.compare.summary import LOST, TRAINED
 from benchmarks.compare.tuning import (
     GRID,
@@ -64,7 +64,7 @@ class Plan:
         settings: how many an arm is given, at most; where an edge still wins then, it is said.
         given: by arm, a setting that is not searched for.
         candidates: by arm, the settings that the search tries, in place of a grid that grows; as many for
-            each arm whose setting is not given.
+            each arm whose setting is not given. One that is named twice is tried once.
 
     Raises:
         ValueError: for an unknown arm or figure to keep, a figure that is not measured, a number out of
@@ -93,6 +93,8 @@ class Plan:
         if idle:
             raise ValueError(f"options are given for {idle[0]!r}, which is none of the arms {self.arms}")
         if self.candidates:
+            distinct = {arm: tuple(dict.fromkeys(tried)) for arm, tried in self.candidates.items()}
+            object.__setattr__(self, "candidates", distinct)
             self._check_candidates()
         if self.keep is not None and self.protocol.task_only:
             raise ValueError(f"{self.keep} is not measured where the task alone is: keep 'nothing'")
@@ -121,7 +123,7 @@ class Plan:
         both = sorted(set(self.given) & set(self.candidates))
         if both:
             raise ValueError(f"{both[0]} has a setting that is given, and candidates too: leave one out")
-        counts = {arm: len(set(self.candidates.get(arm, ()))) for arm in self.arms if arm not in self.given}
+        counts = {arm: len(self.candidates.get(arm, ())) for arm in self.arms if arm not in self.given}
         if min(counts.values()) < 2 or len(set(counts.values())) > 1:
             raise ValueError(
                 "every arm is searched among as many different candidates, two at least, got "
@@ -147,6 +149,7 @@ def _described(
             for seed in plan.model_seeds
         },
         "plan": asdict(plan),
+        "probe": probe_of(plan.protocol),
     }
 
 

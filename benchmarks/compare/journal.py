@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.runs import Cell, Protocol
+from benchmarks.compare.runs import Cell, Protocol, former_probe_of
 from benchmarks.compare.tuning import Setting
 from cola_agents.common.files import write_json
 from cola_envs import jsonl
@@ -27,13 +27,13 @@ class Journal:
 
     Args:
         folder: made if need be.
-        config: of the comparison that begins or goes on; ``plan`` and ``models`` are compared with what is
-            held.
+        config: of the comparison that begins or goes on; ``plan``, ``models`` and ``probe`` are compared with
+            what is held.
 
     Raises:
-        ValueError: for a folder that was begun with another plan or other models, and for a damaged record
-            that others follow, naming its line. A last one that is damaged is cut off, and its run is made
-            again.
+        ValueError: for a folder that was begun with another plan or other models, or whose side effects were
+            measured on other tasks, and for a damaged record that others follow, naming its line. A last one
+            that is damaged is cut off, and its run is made again.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
@@ -44,6 +44,7 @@ class Journal:
             held = jsonl.read_object(self._config, "plan", "models")
             _check_held(held, self._config)
             _check(held, self.config, folder)
+            _check_probe(held, self.config, folder)
             self.config["chosen"] = held.get("chosen")
             _keep(self.config, held)
         self._records = self._read()
@@ -163,3 +164,19 @@ def _check(held: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
             f"{folder} was begun with {name}={before} and is now to go on with {after}: use another --out, "
             "or the same arguments"
         )
+
+
+def _check_probe(held: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError where held runs' side effects were measured on other tasks than new ones would be."""
+    plan, now, told = config["plan"], config["probe"], "probe" in held
+    was = held["probe"] if told else json.loads(json.dumps(former_probe_of(Protocol(**plan["protocol"]))))
+    if was == now:
+        return
+    before, after = (json.dumps(probe, sort_keys=True) for probe in (was, now))
+    where = "" if told else f", as far as {folder / CONFIG} tells, which has no 'probe'"
+    known = "" if told else f'. If they are known to be measured as now, add "probe": {after} to it'
+    raise ValueError(
+        f"{folder} cannot go on: the side effects of its runs were measured on {before}{where}, and those of "
+        f"new ones would be measured on {after}. Run all arms under another --out; "
+        f"`python -m benchmarks report` still reads this one{known}"
+    )

@@ -40,6 +40,8 @@ class Run:
         fingerprint: of the model that RL began with; None where it is not said.
         commit: of the code that ran it.
         prompts_sha256: of the test problems; None where it is not said.
+        probe: what side effects were measured on: by task its arguments; None where they were not measured or
+            it is not said.
     """
 
     phase: str
@@ -55,6 +57,7 @@ class Run:
     fingerprint: str | None = None
     commit: str | None = None
     prompts_sha256: str | None = None
+    probe: dict[str, Any] | None = None
 
     def change(self, name: str) -> float | None:
         """The figure after RL less the figure before; None where either is undefined."""
@@ -134,8 +137,8 @@ def read(folder: Path) -> Comparison:
     Raises:
         FileNotFoundError: without ``config.json`` or ``runs.jsonl``.
         ValueError: for a line before the last that is no record, a figure that is not finite, a run that is
-            there twice, several tasks or sets of test problems, or an arm with two settings in the main
-            phase.
+            there twice, several tasks, sets of test problems or probes, or an arm with two settings in the
+            main phase.
     """
     folder = Path(folder)
     for name in ("config.json", "runs.jsonl"):
@@ -224,6 +227,12 @@ def _check(runs: tuple[Run, ...]) -> None:
     prompts = {run.prompts_sha256 for run in runs if run.prompts_sha256 is not None}
     if len(prompts) > 1:
         raise ValueError(f"the runs were tested on {len(prompts)} sets of problems: they cannot be compared")
+    probes = {json.dumps(run.probe, sort_keys=True) for run in runs if run.probe is not None}
+    if len(probes) > 1:
+        raise ValueError(
+            f"the side effects of the runs were measured on different tasks, {' and '.join(sorted(probes))}: "
+            "they cannot be compared. Put the runs of each into a folder of their own"
+        )
     for run in runs:
         if over.setdefault((run.arm, run.model_seed), run.fingerprint) != run.fingerprint:
             raise ValueError(f"arm {run.arm} has runs over two different models of seed {run.model_seed}")

@@ -23,10 +23,11 @@ from benchmarks.peak_memory import PeakMemory
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.evaluation.demo import FixedCodes, best_constant_code, constant_codes
-from cola_agents.evaluation.probe import probe
+from cola_agents.evaluation.probe import probe, probed_on
 from cola_agents.evaluation.scores import pass_at_k
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.losses import categorical_kl
+from cola_agents.rl.playing import carried
 from cola_agents.rl.policy import evaluate_actions
 from cola_agents.rl.rollout import Rollout, collect
 from cola_agents.rl.rows import make_rows
@@ -89,6 +90,23 @@ class Protocol:
             )
 
 
+def probe_of(protocol: Protocol) -> dict[str, Any] | None:
+    """What a run's side effects are measured on: by task its arguments; None where they are not measured."""
+    return None if protocol.task_only else probed_on()
+
+
+def former_probe_of(protocol: Protocol) -> dict[str, Any] | None:
+    """The same of records that do not say it, as far as their settings tell.
+
+    The probe then played the comparison's own task with the arguments of the comparison, its level say.
+    """
+    if (probe := probe_of(protocol)) and protocol.task in probe:
+        own = {name: value for name, value in protocol.env_kwargs.items() if not carried({name: value})}
+        probe[protocol.task] |= own
+        probe["Text"] |= probed_on()["Text"]
+    return probe
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run.
@@ -141,6 +159,7 @@ def run(cell: Cell, protocol: Protocol, models: Path) -> dict[str, Any]:
         "trained_parameters": sum(p.numel() for p in agent.actor.trained().values()),
         "fingerprint": agent.fingerprint,
         "prompts_sha256": prompts,
+        "probe": probe_of(protocol),
         "curve": _curve(agent.history),
         "before": before,
         "after": after,

@@ -38,8 +38,10 @@ def add(commands: Commands) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from cola_agents.rl.generate import check_tries, generate
+    from cola_agents.rl.generate import check_tries, first_line, generate
+    from cola_agents.rl.recording import check_begun
     from cola_agents.rl.rows import check_rows
+    from cola_envs.build import repeatable
 
     given: Drawing = {} if arguments.temperature is None else {"temperature": arguments.temperature}
     check_tries(arguments.problems, arguments.n, num_envs=arguments.num_envs, seed=arguments.seed, **given)
@@ -49,6 +51,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     if folder is not None:
         kwargs = {**folder.kwargs_on(task), **kwargs}
         check_rows(task, **kwargs)
+        known = first_line(task, arguments.n, arguments.seed, given, repeatable(kwargs))
+        check_begun(arguments.out, known)
         agent = folder.load()
         kwargs["model"], policy, drawing = agent.backbone, agent.actor, agent.options.drawing
     drawing = {**drawing, **given}

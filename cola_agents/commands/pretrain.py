@@ -274,6 +274,8 @@ def _preset_defaults(stage: str) -> dict[str, str]:
     if stage == "fta":
         length = f"default: {known['tiny']['steps']}; paper: none, give --epochs 1"
         words |= {"steps": length, "warmup": "default: 3 %% of all steps"}
+    else:
+        words["warmup"] += "; at most an eighth of all steps"
     return words
 
 
@@ -489,6 +491,7 @@ def _recipe(arguments: argparse.Namespace) -> int:
     """Run ``bundled``, ``controls``, ``base`` or ``card``."""
     from cola_agents.evaluation.bundled_card import write_card
     from cola_agents.train.bundled import recipe as stages
+    from cola_agents.train.stage import short_warmup
     from cola_envs import jsonl
 
     with one_writer(arguments.out):
@@ -503,9 +506,10 @@ def _recipe(arguments: argparse.Namespace) -> int:
             return 0
         changed = _given(arguments, ("--steps", "--tensorboard"))
         names = ("base",) if arguments.stage == "base" else ("base", "world", "policy")
-        recipe = dataclasses.replace(
-            recipe, **{name: dataclasses.replace(getattr(recipe, name), **changed) for name in names}
-        )
+        configs = {name: dataclasses.replace(getattr(recipe, name), **changed) for name in names}
+        for name, config in configs.items():
+            configs[name] = dataclasses.replace(config, warmup=short_warmup(config.steps, config.warmup))
+        recipe = dataclasses.replace(recipe, **configs)
         if arguments.stage == "base":
             _check_empty(arguments.out)
             stages.train_base(recipe, arguments.out)

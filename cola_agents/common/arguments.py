@@ -47,6 +47,14 @@ _LOADING = ("model", "tokenizer", "device", "dtype")
 _MAKING = set(inspect.signature(gym.make_vec).parameters) - {"kwargs"}
 
 
+def name_of_task(task: object) -> str | None:
+    """``module:Class`` of a task of one's own that is an object; None for none, and for a name."""
+    if task is None or isinstance(task, str):
+        return None
+    named = task if hasattr(task, "__qualname__") else type(task)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
 def environment_arguments(
     env_kwargs: Mapping[str, Any] | None, keywords: Mapping[str, Any], caller: str
 ) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import shutil
 import socket
 import stat
 import threading
+import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,11 @@ LOCK = ".writer.lock"
 SETTINGS = "run.json"
 #: Environment variables in which launchers of several processes set the rank of each.
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+
+
+#: How the name of a folder begins whose files are moved to the folder around it, and the list of the moves.
+_MOVING, _STEPS = ".moving-", ".steps.json"
+Step = Literal["move", "remove"]
 
 
 class InUseError(OSError):
@@ -72,23 +78,21 @@ def write_json(path: Path, value: object, *, indent: int | None = None) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path, replaces: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+def whole_folder(path: Path) -> Iterator[Path]:
     """Write a folder atomically: yield a temporary one, which is renamed to ``path`` at the block's end.
 
     After an error it is removed. Its files are flushed to the disk before it is renamed, so that a new folder
-    is whole after a crash of the machine. A folder that is replaced is renamed first: a crash between the two
-    renames leaves it beside the new one, under ``.NAME-...-old``.
+    is whole after a crash of the machine. It is renamed once, so that no kill leaves half of it: what is to
+    replace the files of another is for :func:`move_files`.
 
     Args:
-        path: the folder to write, or a link to it, which stays one; its parents are created.
-        replaces: whether an existing file or folder at ``path`` may be replaced; an empty folder always is.
+        path: the folder to write, absent or empty, or a link to it, which stays one; its parents are created.
 
     Raises:
-        FileExistsError: where ``path`` exists and may not be replaced; before anything is written.
+        FileExistsError: where ``path`` exists and is no empty folder; before anything is written.
     """
     path = path.resolve()
-    empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not empty and not (replaces and replaces(path)):
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} is not an empty folder: nothing was written")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
@@ -99,20 +103,84 @@ def whole_folder(path: Path, replaces: Callable[[Path], bool] | None = None) -> 
             for file in files:
                 flush(Path(folder, file))
             flush(Path(folder))
-        if path.exists():
-            old = temporary.with_name(temporary.name + "-old")
-            os.replace(path, old)
-            try:
-                os.replace(temporary, path)
-            except BaseException:
-                os.replace(old, path)
-                raise
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
+        os.replace(temporary, path)
         flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_files(new: Path, steps: Sequence[tuple[Step, str]]) -> None:
+    """Move files of a folder to the folder that it is in, and remove files there, as one step.
+
+    The steps are written down first. After a kill between two of them :func:`finish_moves` makes the others,
+    so that whoever calls it before reading finds all or none of them done.
+
+    Args:
+        new: the folder with the files, flushed to the disk; it is gone afterwards.
+        steps: in their order, ``("move", name)`` or ``("remove", name)``. A file that is moved may be removed
+            before, but not after.
+
+    Raises:
+        OSError: where it cannot be done; :func:`finish_moves` tries again.
+    """
+    write_json(new / _STEPS, {"steps": steps})
+    moving = new.with_name(f"{_MOVING}{uuid.uuid4().hex[:8]}")
+    with _alone(new):
+        os.replace(new, moving)
+        flush(moving.parent)
+        _make_steps(moving)
+
+
+def finish_moves(folder: Path) -> None:
+    """Make the steps of :func:`move_files` that a kill has left; returns at once where there are none.
+
+    Raises:
+        OSError: where they cannot be made, as in a folder that is read-only.
+    """
+    for moving in sorted(folder.glob(f"{_MOVING}*")):
+        with suppress(FileNotFoundError), _alone(moving):  # its writer was faster
+            try:
+                _make_steps(moving)
+            except PermissionError as error:
+                raise PermissionError(
+                    f"{folder} holds a save that was killed while its files were moved, and they cannot be "
+                    f"moved now: {error}. Load it once where it can be written"
+                ) from error
+
+
+def _make_steps(moving: Path) -> None:
+    if (moving / _STEPS).is_file():
+        steps: list[tuple[Step, str]] = json.loads((moving / _STEPS).read_text())["steps"]
+        moved = {name for step, name in steps if step == "move"}
+        for step, name in steps:
+            source, target = inside(moving, name), inside(moving.parent, name)
+            if step == "move" and source.exists():
+                os.replace(source, target)
+            elif step == "remove" and (name not in moved or source.exists()):
+                target.unlink(missing_ok=True)
+        flush(moving.parent)
+        (moving / _STEPS).unlink()
+    shutil.rmtree(moving, ignore_errors=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, also under a new name; other threads or processes hold it for moments."""
+    import fcntl  # only on POSIX
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        for _ in range(1000):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    break  # a file system without locks
+                time.sleep(0.01)  # after ten seconds its holder is taken for a child of one that was killed
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -105,8 +105,10 @@ class CodeTable:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the table, without the weights."""
-        return sum(t.numel() * t.element_size() for layer in self.layers for t in (layer.gate, layer.up))
+        """Memory of the table and of the compiled layers' copies, once they are made; without weights."""
+        table = sum(t.numel() * t.element_size() for layer in self.layers for t in (layer.gate, layer.up))
+        whole: tuple[_Whole, ...] = self.__dict__.get("_whole", ())  # a property that was not read has none
+        return table + sum(part.nbytes for one in whole for part in (one.terms, one.state, one.down))
 
     def world(self, h: Tensor, codes: Tensor, phase: int = 0) -> Tensor:
         """As :meth:`CoLAForCausalLM.world`, without a gradient for codebook, phases and merge layers.

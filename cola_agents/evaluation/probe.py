@@ -45,6 +45,16 @@ class StoryTask:
         return Turn(reward=float(good), info={"success": good, "sentences": len(verdicts)})
 
 
+#: The tasks that :func:`probe` plays, and their arguments.
+ARITHMETIC: dict[str, Any] = {"level": 1}
+STORIES: dict[str, Any] = {"task": StoryTask}
+
+
+def probed_on() -> dict[str, dict[str, Any]]:
+    """By task the arguments that :func:`probe` plays it with, as JSON: figures of others do not compare."""
+    return {"Arithmetic": dict(ARITHMETIC), "Text": {"task": STORIES["task"].__name__}}
+
+
 @dataclass(frozen=True)
 class Probe:
     """Figures of :func:`probe`.
@@ -89,9 +99,9 @@ def probe(
         seed: of the problems; the same seed gives every agent the same ones.
         num_batches: of held-out documents, 2,048 tokens each; 0 leaves the cross-entropy out (NaN).
     """
-    sampled = _played(agent, "Arithmetic", arithmetic_episodes or episodes, seed, level=1)
-    greedy = _played(agent, "Arithmetic", episodes, seed, greedy=True, level=1)
-    stories = _played(agent, "Text", episodes, seed, task=StoryTask)
+    sampled = _played(agent, "Arithmetic", arithmetic_episodes or episodes, seed, **ARITHMETIC)
+    greedy = _played(agent, "Arithmetic", episodes, seed, greedy=True, **ARITHMETIC)
+    stories = _played(agent, "Text", episodes, seed, **STORIES)
     return Probe(
         arithmetic=sampled.episode_rewards.mean().item(),
         arithmetic_greedy=greedy.episode_rewards.mean().item(),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cola_agents.common.arguments import environment_arguments
+from cola_agents.common.arguments import environment_arguments, name_of_task
 from cola_agents.common.provenance import provenance
 from cola_agents.common.threads import fitting_threads
 from cola_agents.evaluation.reports import Played, summary
@@ -244,7 +244,7 @@ def evaluate(
     finally:
         envs.close()
     return {
-        "task": own_task if isinstance(own_task, str) else task,
+        "task": own_task if isinstance(own_task, str) else name_of_task(own_task) or task,
         "split": SPLIT.get(rounds[0][0].info, split) or None,
         **prompt_fields(played, env_kwargs),
         **summary(rounds),

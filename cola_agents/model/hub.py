@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -18,7 +17,7 @@ import torch
 from huggingface_hub import HfApi
 from transformers import PretrainedConfig, PreTrainedModel
 
-from cola_agents.common.files import flush
+from cola_agents.common.files import Step, finish_moves, flush, move_files
 from cola_agents.model.base_reference import (
     REFERENCE,
     Base,
@@ -59,12 +58,14 @@ _OF_PUSH = ("repo_id", "commit_message", "commit_description", "private", "revis
 def _replacing(folder: Path) -> Iterator[Path]:
     """A new folder within ``folder``; at the block's end its files replace those of the model there.
 
-    After an error in the block, or a kill in it, the model in ``folder`` is as it was.
+    After an error in the block, or a kill in it, the model in ``folder`` is as it was. After a kill while its
+    files are moved, the next load or save moves the others.
 
     Raises:
         OSError: where a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    finish_moves(folder)
     _remove_leftovers(folder)
     new = folder / f"{_UNFINISHED}{uuid.uuid4().hex[:8]}"
     new.mkdir()
@@ -73,10 +74,9 @@ def _replacing(folder: Path) -> Iterator[Path]:
             yield new
         for file in new.iterdir():
             flush(file)
-        _replace(folder, new)
+        move_files(new, _steps(folder, new))
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    flush(folder)
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -88,25 +88,22 @@ def _remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _replace(folder: Path, new: Path) -> None:
-    """Move the files of a save to ``folder``, and delete the weights and the reference that it did not write.
+def _steps(folder: Path, new: Path) -> list[tuple[Step, str]]:
+    """How a save's files come to ``folder``, and the weights and the reference that it did not write go.
 
-    A reference to a base is of no effect beside the weights of a whole model: it comes before the parts that
-    replace these, and goes after the parts that these replace. One to another base is removed first and
-    written last, so that a kill never leaves parts beside the reference of another base.
+    Their order is for who reads the folder meanwhile. A reference to a base is of no effect beside the
+    weights of a whole model: it comes before the parts that replace these, and goes after the parts that
+    these replace. One to another base is removed first and written last, so that parts are never beside the
+    reference of another base.
     """
     names = {path.name for path in new.iterdir()}
     older = {path.name for pattern in _WEIGHTS for path in folder.glob(pattern)} - names
     reference, before = new / REFERENCE, folder / REFERENCE
     another = reference.exists() and before.exists() and reference.read_bytes() != before.read_bytes()
-    if another:
-        before.unlink()
-    for name in sorted(names, key=lambda name: ((name == REFERENCE) == another, name)):
-        os.replace(new / name, folder / name)
-    for name in older:
-        (folder / name).unlink()
-    if REFERENCE not in names:
-        before.unlink(missing_ok=True)
+    steps: list[tuple[Step, str]] = [("remove", REFERENCE)] if another else []
+    steps += [("move", name) for name in sorted(names, key=lambda one: ((one == REFERENCE) == another, one))]
+    steps += [("remove", name) for name in sorted(older)]
+    return steps if REFERENCE in names else [*steps, ("remove", REFERENCE)]
 
 
 class CoLAPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformers' types are not read

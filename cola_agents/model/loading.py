@@ -7,6 +7,7 @@ code can be loaded by the user and passed as an object.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from cola_agents.common.files import finish_moves
 from cola_agents.model.shards import check_weights, refuse_pickles
 from cola_envs import jsonl
 
@@ -47,6 +49,14 @@ OFFICIAL = "num_code"
 #: Held while transformers makes a model: to load one it replaces methods of its classes, such as that which
 #: ties weights. Of two threads one would get an untied model, and they could stay replaced for good.
 ONE_AT_A_TIME = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A fork waits for another thread's load: the child would have the held lock and the replaced methods, and
+    # no thread to give them back. The load may use an executor, whose lock a fork has to take after this one.
+    os.register_at_fork(
+        before=ONE_AT_A_TIME.acquire,
+        after_in_parent=ONE_AT_A_TIME.release,
+        after_in_child=ONE_AT_A_TIME.release,
+    )
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _INSTEAD = "where you trust it, load it with transformers yourself and pass the object as model= (tokenizer=)"
 
@@ -168,6 +178,8 @@ def safe_options(options: Mapping[str, object]) -> dict[str, object]:
 
 def check_config(source: str | Path, **options: object) -> None:
     """Raise ForeignCodeError for a ``config.json`` that asks for code; options as in ``from_pretrained``."""
+    if Path(source).is_dir():
+        finish_moves(Path(source))
     fields, _ = PretrainedConfig.get_config_dict(source, **options)
     _check_fields(fields, f"config.json of {source}", allowed=("auto_map",) if OFFICIAL in fields else ())
 
@@ -176,6 +188,7 @@ def check_files(source: str | Path) -> None:
     """Raise for a folder with pickled weights, weights outside it, or adapters that ask for code."""
     folder = Path(source)
     if folder.is_dir():
+        finish_moves(folder)
         check_weights(folder)
         if (folder / ADAPTER).is_file():
             check_adapters(folder)

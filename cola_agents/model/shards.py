@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cola_agents.common.files import inside
+from cola_agents.common.files import finish_moves, inside
 from cola_envs import jsonl
 from cola_envs.shown import shown_line
 
@@ -45,6 +45,7 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
         ValueError: for pickled weights, a damaged file, a tensor in two files, or an index with wrong files
             or files outside the folder.
     """
+    finish_moves(folder)
     files, index = _weight_files(folder)
     stored: dict[str, Stored] = {}
     for file in files:

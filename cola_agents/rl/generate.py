@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from cola_agents.common.arguments import environment_arguments
+from cola_agents.common.arguments import environment_arguments, name_of_task
 from cola_agents.common.files import one_writer
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.sampling import Drawing, distribution
-from cola_agents.rl.recording import KIND, Recording, check_episode, check_header
+from cola_agents.rl.recording import KIND, Recording, check_begun, check_episode, check_header
 from cola_agents.rl.rollout import AnyPolicy, Episode, InitialPolicy, Rollout, collect, side_by_side
 from cola_agents.rl.rows import make_rows
 from cola_envs import jsonl
@@ -151,32 +151,25 @@ def generate(
     problems, n, num_envs, seed, drawing = check_tries(
         problems, n, num_envs=num_envs, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p
     )
-    temperature, top_k, top_p = drawing["temperature"], drawing["top_k"], drawing["top_p"]
     if not (policy is None or callable(policy) or hasattr(policy, "attach")):
         raise TypeError(
             f"policy must be None, a policy or a function of a session and rows, got {policy!r:.80}"
         )
     env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "generate"))
     path = Path(path)
+    settings = first_line(task, n, seed, drawing, env_kwargs)
+    check_begun(path, settings, absent=("top_k", "top_p", "env_kwargs_digests"))
     env = make_rows(task, min(num_envs, problems * n), **env_kwargs)
     with closing(env), one_writer(path, "file"):
         episodes: Episodes = env.episodes
         about = {
-            "kind": KIND,
-            "task": task,
+            **settings,
             "actions": episodes.backbone.level,
             "num_actions": int(episodes.action_space.n),
             "fingerprint": episodes.backbone.fingerprint,
-            "n": n,
-            "temperature": temperature,
-            "seed": seed,
             "policy": policy_name(policy),
             "prompt_format": episodes.format.name,
-            "env_kwargs": {key: value for key, value in env_kwargs.items() if _plain(value)},
-            **_others(env_kwargs),
         }
-        if top_k is not None or top_p < 1:
-            about |= {"top_k": top_k, "top_p": top_p}
         recording = Recording(path, about, n)
         policy = policy or InitialPolicy()
         per_round = max(1, episodes.num_rows // n)
@@ -188,6 +181,29 @@ def generate(
                 if watch:
                     watch((first + count) * n)
     return recording.figures()
+
+
+def first_line(
+    task: str, n: int, seed: int, drawing: Drawing, env_kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a file's first line says of the settings without a model: all but those that the model decides.
+
+    Args:
+        drawing: the sampling options as far as they are known.
+    """
+    drawn: dict[str, Any] = {name: drawing[name] for name in ("temperature",) if name in drawing}
+    if drawing.get("top_k") is not None or drawing.get("top_p", 1.0) < 1:
+        drawn |= {"top_k": drawing.get("top_k"), "top_p": drawing.get("top_p", 1.0)}
+    return {
+        "kind": KIND,
+        "task": task,
+        "n": n,
+        **drawn,
+        "seed": seed,
+        "own_task": name_of_task(env_kwargs.get("task")),
+        "env_kwargs": {key: value for key, value in env_kwargs.items() if _plain(value)},
+        **_others(env_kwargs),
+    }
 
 
 def check_tries(

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from cola_agents.common.threads import SMALL
 from cola_agents.decoding.kv import capacity
-from cola_agents.decoding.lean import is_plain
+from cola_agents.decoding.lean import SILU, is_plain
 from cola_agents.model.loading import ONE_AT_A_TIME
-from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.modeling import CoLAForCausalLM, MergeLayer
 from cola_agents.rl.policy import LOGITS_AT_ONCE
 from cola_envs.backbone import Level
 
@@ -53,7 +53,8 @@ def memory_plan(
     ``base_cache``          R C L 2 K e; C, the cache's length, grows by a half or a third up to T or more
     ``row_states``          R C D e: the base's hidden states while episodes run
     ``policy_cache``        as ``base_cache`` for the policy's layers; 0 at token level, where it is the base
-    ``code_table``          see :mod:`cola_agents.decoding.code_table`
+    ``code_table``          see :mod:`cola_agents.decoding.code_table`; with the copies of its compiled
+                            layers, of small models in float32
     ``episodes``            N T D e: the hidden states of the episodes, for learning; twice with several
                             ``epochs``, for the initial policy's features
     ``collecting``          the same, while single episodes are joined to a batch
@@ -107,7 +108,7 @@ def memory_plan(
     step = min(minibatch or episodes, episodes)
     part = min(micro_batch or step, step) * length
     actions = head.out_features
-    table = 0 if whole else config.num_codes * config.num_merge_layers * 2 * text.intermediate_size * size
+    table = 0 if whole else _table_numbers(frozen, compiled=size == 4) * size
     stacks = [trunk] if lora_rank is None else []
     if not whole:
         stacks.append(frozen.base)
@@ -174,6 +175,19 @@ def _fused_numbers(stack: Any) -> int:
         return 0
     names = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
     return sum(_numbers(part) for name, part in stack.layers.named_modules() if name.endswith(names))
+
+
+def _table_numbers(model: CoLAForCausalLM, *, compiled: bool) -> int:
+    """Numbers in the table of codes and, of a small model, in the copies of its compiled layers."""
+    layers = [layer for layer in model.merge if isinstance(layer, MergeLayer)]
+    codes = int(model.config.num_codes) * int(model.config.span)
+    terms = codes * sum(2 * layer.gate_proj.out_features for layer in layers)
+    read = [model.codebook, *layers, *([] if model.phases is None else [model.phases])]
+    sizes = [size for layer in layers for size in layer.down_proj.weight.shape]
+    silu = all(isinstance(layer.activation, SILU) for layer in layers)
+    if not (compiled and silu) or any(size % 8 for size in sizes) or sum(map(_numbers, read)) >= SMALL:
+        return terms
+    return 2 * terms + sum(3 * layer.down_proj.weight.numel() for layer in layers)
 
 
 def _numbers(module: nn.Module) -> int:

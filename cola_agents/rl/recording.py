@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ KIND = "cola-episodes"
 #: The fields of an episode: lists of numbers, one for each action (``ids``: for each token), and values.
 _LISTS = {"ids": int, "positions": int, "actions": int, "log_probs": float, "rewards": float}
 #: Fields of the first line that files of earlier versions lack.
-_ADDED = ("prompt_format",)
+_ADDED = ("prompt_format", "own_task")
 #: Fields that a first line lacks where they have these values.
 _LEFT_OUT = {"top_k": None, "top_p": 1.0}
 _VALUES = {"terminated": bool, "seed": int, "problem_seed": int, "info": dict}
@@ -54,6 +55,33 @@ def _differing(held: dict[str, Any], new: dict[str, Any]) -> list[str]:
         and name != "provenance"
         and held.get(name, _LEFT_OUT.get(name)) != new.get(name, _LEFT_OUT.get(name))
     ]
+
+
+def check_begun(path: Path, about: dict[str, Any], absent: Sequence[str] = ()) -> None:
+    """Check some fields of a recording's first line before a model is loaded, which the others need.
+
+    Args:
+        about: the fields.
+        absent: names of those that the line must not have where ``about`` has them not.
+
+    Raises:
+        ValueError: for a file that was made with other values of them, naming them.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with suppress(StopIteration, EOFError):  # what is no recording is refused by Recording
+        _, held = next(
+            iter(jsonl.records(path, lambda item, line: check_header(item) if line == 1 else None))
+        )
+        known = {name: held[name] for name in (*about, *absent) if name in held}
+        _refuse(path, known, json.loads(json.dumps(about)))
+
+
+def _refuse(path: Path, held: dict[str, Any], new: dict[str, Any]) -> None:
+    if differing := _differing(held, new):
+        raise ValueError(
+            f"{path} was made otherwise ({', '.join(differing)} differ): write to another file, or remove it"
+        )
 
 
 class Recording:
@@ -95,11 +123,7 @@ class Recording:
         )
         for line, item in lines:
             if last is None:
-                if differing := _differing(item, about):
-                    raise ValueError(
-                        f"{self._path} was made otherwise ({', '.join(differing)} differ): write to another "
-                        "file, or remove it"
-                    )
+                _refuse(self._path, item, about)
                 last = line
                 continue
             if problem and item["problem_seed"] != problem[0]["problem_seed"]:

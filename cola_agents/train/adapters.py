@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from cola_agents.common.files import write_json
 from cola_agents.common.randomness import drawn_from
 from cola_agents.model import loading
 from cola_agents.model.lora import alpha_of
@@ -19,6 +22,10 @@ from cola_envs import jsonl
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 #: What `peft` puts before the names of an adapted model's layers.
 _PREFIX = "base_model.model."
+#: The file beside saved adapters with the digests of the base that they were trained on.
+BASE = "base.json"
+#: Types in which a base is compared: one that was saved, or is loaded, in another type is the same, rounded.
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,16 @@ class Adapters:
     def save(self, folder: Path) -> None:
         """Save the adapters in `peft`'s format, for :func:`load_adapters` and ``peft.PeftModel``.
 
+        Digests of the base go beside them, in :data:`BASE`.
+
         Raises:
             OSError: where they cannot be written.
         """
         with disk_errors(folder):
+            (folder / BASE).unlink(missing_ok=True)  # a kill leaves no digests of another base
             self._wrapped.save_pretrained(str(folder))
+            digests = {str(kind): _digest(self._model.base, kind) for kind in _TYPES}
+            write_json(folder / BASE, {"sha256": digests}, indent=1)
 
     def remove(self) -> None:
         """Remove the adapters, which restores the base."""
@@ -101,14 +113,15 @@ def load_adapters(model: CoLAForCausalLM, folder: str | Path) -> None:
         ImportError: without `peft`.
         FileNotFoundError: for a folder without adapters.
         ValueError: for adapters that are pickled or require the execution of code, and for those of a model
-            with other layers or widths; the model is unchanged then. Another base of the same shapes is not
-            noticed: the adapters hold no digest of theirs.
+            with other layers or widths, or with other weights in its base; the model is unchanged then. Of
+            adapters that earlier versions saved only layers and widths are compared.
     """
     _peft()
     if not (Path(folder) / loading.ADAPTER).is_file():
         raise FileNotFoundError(f"{folder} holds no adapters: there is no {loading.ADAPTER} in it")
     loading.check_adapters(Path(folder))
     _check_shapes(model.base, Path(folder))
+    _check_weights(model.base, Path(folder))
     with drawn_from(None):  # peft draws random adapters before it loads the saved ones
         adapted = loading.load_adapters(model.base, Path(folder))
     adapted.merge_and_unload()
@@ -140,6 +153,35 @@ def _check_shapes(base: nn.Module, folder: Path) -> None:
                 f"{folder} holds adapters of another model: there are none for {some(missing)} of this base. "
                 "Give the model that they were trained on"
             )
+
+
+def _check_weights(base: nn.Module, folder: Path) -> None:
+    """Raise ValueError for adapters that were trained on a base with other weights; old ones do not tell."""
+    if not (folder / BASE).is_file():
+        return
+    digests = jsonl.read_object(folder / BASE, "sha256")["sha256"]
+    if not isinstance(digests, dict) or not any(str(kind) in digests for kind in _TYPES):
+        raise ValueError(
+            f"{folder / BASE} is damaged: its sha256 are those of the base in {', '.join(map(str, _TYPES))}, "
+            f"got {digests!r:.80}"
+        )
+    if not any(str(kind) in digests and digests[str(kind)] == _digest(base, kind) for kind in _TYPES):
+        raise ValueError(
+            f"{folder} holds adapters that were trained on a base with other weights than this model's: "
+            "another base, or one that was trained further, has other states. Give the model that they were "
+            "trained on; `cola pretrain --keep-adapters` wrote it into the folder above the adapters"
+        )
+
+
+def _digest(base: nn.Module, kind: torch.dtype) -> str:
+    """sha256 of a base's weights, without adapters in it: names, shapes and values, rounded to a type."""
+    digest = hashlib.sha256(str(kind).encode())
+    for name, weight in sorted(base.named_parameters()):
+        if "lora_" not in name:
+            digest.update(f"{name.replace('.base_layer', '')} {tuple(weight.shape)}".encode())
+            rounded = weight.detach().to("cpu", kind).contiguous()
+            digest.update(rounded.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _peft() -> Any:

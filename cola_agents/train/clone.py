@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -75,6 +75,7 @@ def clone_policy(
     *,
     checkpoints: Path | None = None,
     states: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train the policy to predict from past tokens the codes that the inverse dynamics infers from the next.
 
@@ -90,4 +91,6 @@ def clone_policy(
     trained = trained_parameters(model, POLICY_MODULES)
     with opened(states, model, config.precision) as cache:
         objective = CloneLoss(model, cache)
-        return run_stage("policy", objective, trained, batches, config, log=log, checkpoints=checkpoints)
+        return run_stage(
+            "policy", objective, trained, batches, config, log=log, checkpoints=checkpoints, say=say
+        )

@@ -9,7 +9,7 @@ code (``train_sft_intention`` with ``--train_model`` and ``--train_policy``; ``t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -116,6 +116,7 @@ def tune_base(
     *,
     adapters: Adapters | None = None,
     checkpoints: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train the base under codes: the first step of FTA-I, or FTA-P.
 
@@ -142,4 +143,4 @@ def tune_base(
             parameter.requires_grad_(True)
     name = {"inverse": "fta-i", "policy": "fta-p"}[codes]
     objective = TuneLoss(model, codes, adapters)
-    return run_stage(name, objective, trained, batches, config, log=log, checkpoints=checkpoints)
+    return run_stage(name, objective, trained, batches, config, log=log, checkpoints=checkpoints, say=say)

@@ -24,7 +24,7 @@ from cola_agents.common.processes import Workers
 from cola_agents.common.threads import SMALL, fitting_threads
 from cola_agents.model.documents import document_attention, takes_documents
 from cola_agents.model.modeling import MergeLayer
-from cola_agents.train.checkpoints import CONFIGURATION, TYPES, Checkpoints, Saved
+from cola_agents.train.checkpoints import CONFIGURATION, TYPES, Checkpoints, Saved, begun_steps
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.data.prefetch import Prefetched
 from cola_agents.train.learner import Cut, Learner
@@ -63,6 +63,7 @@ def run_stage(
     log: Path | None = None,
     watch: Callable[[dict[str, float]], None] | None = None,
     checkpoints: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train a stage and return its log records.
 
@@ -92,6 +93,7 @@ def run_stage(
             ``step``, ``loss``, the objective's figures, ``grad_norm`` before clipping, ``lr`` and ``cpu_s``.
         watch: called with every record.
         checkpoints: a folder for checkpoints; None for none.
+        say: told how the schedule of a run goes on that was begun for fewer steps, once nothing refuses it.
 
     Raises:
         ValueError: for rows that do not divide into micro-batches of all processes, a stream that is empty or
@@ -118,8 +120,11 @@ def run_stage(
         stream = _numbered(name, batches, done, config.steps)
         # Read one batch before anything is written, so that an empty stream leaves no files.
         first = list(itertools.islice(stream, 1))
+        longer = _longer(checkpoints, config) if checkpoints else None
         if keeper:
             workers.first(partial(_begin, keeper, log, name, done))
+        if longer and say:
+            say(longer)
         if saved and done == config.steps:
             objective.eval()
             return saved.records
@@ -153,6 +158,20 @@ def run_stage(
                     workers.first(partial(keeper.save, step, *state, **records.state()))
         objective.eval()
         return records.all
+
+
+def _longer(checkpoints: Path, config: StageConfig) -> str | None:
+    """How the schedule of a run goes on that was begun for fewer steps; None for another."""
+    before = begun_steps(checkpoints)
+    if before is None or before >= config.steps:
+        return None
+    schedules = (dataclasses.replace(config, steps=steps) for steps in (before, config.steps))
+    old, new = (schedule.rate(before) * schedule.lr for schedule in schedules)
+    return (
+        f"The run in {checkpoints} was begun for {before} steps and goes on to {config.steps}. From its last "
+        f"checkpoint on, the learning rate follows the schedule of {config.steps} steps: at step {before} it "
+        f"is {new:.2e}, and was {old:.2e}."
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 from cola_agents.model.configuration import GROWTH, PAPER_GROWTH
 from cola_agents.train.bundled.recipe import Recipe
 from cola_agents.train.fta import paper_fta
-from cola_agents.train.stage import StageConfig
+from cola_agents.train.stage import StageConfig, short_warmup
 from cola_agents.train.world import CodeConfig
 
 #: Optimiser steps of FTA on models of the bundled size.
@@ -39,7 +39,9 @@ def _tiny(stage: str, steps: int | None, changed: Mapping[str, Any]) -> StageCon
     if stage != "fta":
         # As in the recipe of the bundled models.
         config: StageConfig = getattr(Recipe(), stage)
-        return replace(config, **{**changed, "steps": steps or config.steps})
+        steps = steps or config.steps
+        warmup = short_warmup(steps, config.warmup)
+        return replace(config, **{"warmup": warmup, **changed, "steps": steps})
     steps = steps or TINY_FTA_STEPS
     defaults = {"lr": 1e-3, "warmup": math.ceil(0.03 * steps), "final": 0.1, "weight_decay": 0.0}
     return StageConfig(**{**defaults, **changed, "steps": steps})
@@ -52,7 +54,9 @@ def _paper(stage: str, steps: int | None, changed: Mapping[str, Any]) -> StageCo
         return paper_fta(steps, **changed)
     if steps is not None:
         changed = {**changed, "steps": steps}
-    return StageConfig.paper_world(**changed) if stage == "world" else StageConfig.paper_policy(**changed)
+    make = StageConfig.paper_world if stage == "world" else StageConfig.paper_policy
+    config = make(**changed)
+    return replace(config, **{"warmup": short_warmup(config.steps, config.warmup), **changed})
 
 
 PRESETS = {

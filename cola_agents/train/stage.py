@@ -158,6 +158,11 @@ class StageConfig:
         return scheduled_rate(step, steps=self.steps, warmup=self.warmup, final=self.final)
 
 
+def short_warmup(steps: int, warmup: int) -> int:
+    """Steps of warm-up of a stage that may be short: ``warmup``, or an eighth of all where that is less."""
+    return min(warmup, math.ceil(steps / 8))
+
+
 _PAPER: JsonObject = {
     "rows": 512,
     "micro_rows": 4,

@@ -94,8 +94,7 @@ def train(run: Run, say: Callable[[str], None] = lambda text: None) -> CodebookM
         with drawn_from(run.seeded + 7):
             adapters = Adapters(model, run.lora) if run.lora else None
         workers = Workers(config.precision)
-        _say_if_longer(run, config, say)
-        _run_stages(run, model, adapters, batches, config)
+        _run_stages(run, model, adapters, batches, config, say)
         sharded = any(isinstance(p, DTensor) for p in model.parameters())
         weights = whole_state(model) if sharded else None
         if adapters and not run.keep_adapters:
@@ -308,39 +307,31 @@ def _ids(tokenizer: PlainTokenizer, given: Sequence[int | str]) -> list[int]:
     return ids
 
 
-def _say_if_longer(run: Run, config: StageConfig, say: Callable[[str], None]) -> None:
-    """Say how the schedule of a run goes on that was begun for fewer steps."""
-    for folder in sorted((run.out / CHECKPOINTS).glob("*")):
-        before = begun_steps(folder)
-        if before is not None and before < config.steps:
-            old, new = (
-                replace(config, steps=steps).rate(before) * config.lr for steps in (before, config.steps)
-            )
-            say(
-                f"{run.out} was begun for {before} steps and goes on to {config.steps}. From its last "
-                f"checkpoint on, the learning rate follows the schedule of {config.steps} steps: at step "
-                f"{before} it is {new:.2e}, and was {old:.2e}."
-            )
-
-
 def _run_stages(
-    run: Run, model: CoLAForCausalLM, adapters: Adapters | None, batches: PackedBatches, config: StageConfig
+    run: Run,
+    model: CoLAForCausalLM,
+    adapters: Adapters | None,
+    batches: PackedBatches,
+    config: StageConfig,
+    say: Callable[[str], None],
 ) -> None:
     """Train the model by the run's stage; after FTA-I, clone the policy again on the same documents."""
     log = run.out / LOG
     first, *then = [run.out / CHECKPOINTS / name for name in run.checkpoints]
     states = Path(run.states) if run.states else None
     if run.stage == "world":
-        pretrain_world(model, batches, config, run.code_config(), log, checkpoints=first, states=states)
+        pretrain_world(
+            model, batches, config, run.code_config(), log, checkpoints=first, states=states, say=say
+        )
         return
     if run.stage == "policy":
-        clone_policy(model, batches, config, log, checkpoints=first, states=states)
+        clone_policy(model, batches, config, log, checkpoints=first, states=states, say=say)
         return
     start = batches.state_dict()
-    tune_base(model, run.tune, batches, config, log, adapters=adapters, checkpoints=first)
+    tune_base(model, run.tune, batches, config, log, adapters=adapters, checkpoints=first, say=say)
     for cloning in then:
         batches.load_state_dict(start)
-        clone_policy(model, batches, config, log, checkpoints=cloning)
+        clone_policy(model, batches, config, log, checkpoints=cloning, say=say)
 
 
 def _held_out(run: Run, tokenizer: PlainTokenizer, config: StageConfig) -> PackedBatches | None:

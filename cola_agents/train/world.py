@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -171,6 +171,7 @@ def pretrain_world(
     *,
     checkpoints: Path | None = None,
     states: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train inverse dynamics, codebook and world model together.
 
@@ -197,4 +198,5 @@ def pretrain_world(
             log=log,
             watch=CollapseWatch(model.config.num_codes, config.warmup),
             checkpoints=checkpoints,
+            say=say,
         )

@@ -59,8 +59,8 @@ class EngineTask:
 
     **Actions.** A command, ended by a newline, without surrounding spaces. Newlines in front of it,
     in its first token, do not count, nor does what the token that ends it holds after the newline; a newline
-    that is a token of its own is an empty command. A segment that ends without a newline
-    (end of text, token budget) is a command too.
+    that is a token of its own is an empty command, which counts as any other. A segment that ends without a
+    newline (end of text, token budget) is a command too.
 
     **Observation.** The engine's response, with ``admissible="list"`` the line ``Commands:``, a newline and
     ``>``. If the agent's text does not end in a newline, one is put before the response. After the last

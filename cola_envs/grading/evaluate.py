@@ -8,6 +8,7 @@ quadrature. All work is bounded: too large numbers and too costly evaluations ra
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -39,6 +40,8 @@ _QUADRATURE_BITS = 80
 #: Bits at which numbers differ if the longest possible answers to them differ in a digit.
 LAST_BITS = 2600
 _LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child would have the lock that another thread holds, for good
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
 
 class TooBig(ValueError):

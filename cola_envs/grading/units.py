@@ -1,7 +1,8 @@
 r"""The words behind a number: parse them as a unit, and compare two units.
 
 A unit, simple or compound, may be left out or added: ``18``, ``18 \text{ km/h}`` and ``18 km per hour``
-agree, and so may any noun (``18 \text{ students}``). Where both sides have words, they must be the same, and
+agree, and so may any noun (``18 \text{ students}``), also with an adjective before it
+(``10 \text{ five-dollar bills}``). Where both sides have words, they must be the same, and
 so must the divisors: people are not people per hour. Units of one quantity are converted
 (:func:`size_ratio`; their sizes are in :data:`.vocabulary.SIZES`).
 Words that change the meaning are not units: a.m. is not p.m. and north is not south. They may be added to a
@@ -36,6 +37,10 @@ _CHANGES_A_NUMBER = re.compile(
 )
 #: A large number word: the known ones multiply a number where they come first.
 _LARGE_NUMBER = re.compile(r"[a-z]+illion(?:th)?s?")
+#: An adjective in front of a noun that is written with hyphens: the five-dollar of "five-dollar bills".
+_ADJECTIVE = re.compile(r"(?<![\w-])[A-Za-z]+(?:-[A-Za-z]+)+(?=\s+([A-Za-z]+))")
+#: What stands for a hyphen in a word: a letter, which no unit has.
+_HYPHEN = "\ua78f"
 _HALF_DAY = re.compile(r"\b([AaPp])\s?\.?\s?[Mm]\b\.?")
 
 
@@ -111,6 +116,41 @@ def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
     return (*tokens[:start], *read)
 
 
+def _one_word(match: re.Match[str]) -> str:
+    """An adjective with hyphens as one word, or as it was: then the text is no unit.
+
+    It does not change the number before it where its last part is no number and nothing that changes one,
+    none of the others negates or hedges, and a noun follows: 10 five-dollar bills are 10, and 10 twenty-five
+    and 10 five-dollar are not. A multiplier in front may belong to the number (5 million-dollar homes).
+    """
+    parts, noun = match[0].lower().split("-"), match[1].lower()
+    changes = {*vocabulary.NOT_A_UNIT, *vocabulary.SCALES, "per"}
+    before = changes - {*vocabulary.NUMBER_WORDS, *_SINGULAR_PARTS}
+    bad = (
+        parts[0] in vocabulary.SCALES
+        or any(part in before - vocabulary.SCALES.keys() for part in parts[:-1])
+        or (_changes_a_number(parts[-1]) and parts != ["non", "negative"])
+        or noun in {*changes, *vocabulary.FILLERS, *vocabulary.MARKS, *vocabulary.CHANGES_ALONE}
+    )
+    return match[0] if bad else _HYPHEN.join(parts)
+
+
+#: Parts of one that may begin an adjective: half-mile laps, quarter-inch screws, double-sided pages.
+_SINGULAR_PARTS = ("half", "quarter", "double", "all")
+
+
+def _changes_a_number(word: str) -> bool:
+    """Whether a word at the end of an adjective is a number, a part of one, or what negates or hedges."""
+    return bool(
+        word in vocabulary.NOT_A_UNIT
+        or word in vocabulary.CHANGES_ALONE
+        or word in vocabulary.DENOMINATORS
+        or _singular(word) in vocabulary.SCALES
+        or word == "per"
+        or _LARGE_NUMBER.fullmatch(word)
+    )
+
+
 def _spelt(tail: Sequence[Token]) -> str:
     """Spell a unit in one line: a fraction as ``(a)/(b)``."""
     out: list[str] = []
@@ -153,6 +193,7 @@ def _read(text: str) -> tuple[Unit, Fraction]:
     if _CHANGES_A_NUMBER.search(text):
         raise ParseError("words that are no unit")
     text = _A_DAY.sub("per ", text)
+    text = _ADJECTIVE.sub(_one_word, text)
     text = re.sub(r"(?<=[A-Za-z])\.", " ", text).replace("o'clock", "clock")
     pieces = _PIECE.findall(text)
     if "".join(pieces) != re.sub(r"[\s,']", "", text):

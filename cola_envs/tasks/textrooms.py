@@ -269,9 +269,10 @@ class TextRooms:
     **Actions.** A command, ended by a newline or the model's end-of-text token: ``go east``, ``take coin``,
     ``open box``, ``put coin in box`` or ``look``. Case, spaces and articles do not matter, nor do newlines in
     front of the command that share its first token, or what the token that ends it holds after the newline.
-    A newline that is a token of its own is an empty command, which is not possible. ``go`` needs an exit;
-    ``take`` an item in the room or in an open container there; ``open`` a closed container in the room;
-    ``put`` a carried item and an open container in the room.
+    A newline that is a token of its own is an empty command, as at a terminal: it is not possible, and counts
+    and costs as any other that is not. ``go`` needs an exit; ``take`` an item in the room or in an open
+    container there; ``open`` a closed container in the room; ``put`` a carried item and an open container in
+    the room.
 
     **Observation.** After each command a new line with the game's response and a line with ``>``. The
     response is the room's description after ``go`` and ``look``, else ``Taken.``, ``Opened: coin.``,

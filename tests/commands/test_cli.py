@@ -187,6 +187,7 @@ def test_every_command_says_what_it_does_and_what_each_option_means():
     [
         ("world", {"lr": "0.003; paper: 0.0001", "seed": "0; paper: 42", "num_policy_layers": "1; paper: 8"}),
         ("policy", {"steps": "805; paper: 610352", "micro_rows": "all; paper: 4"}),
+        ("policy", {"warmup": "50; paper: 100; at most an eighth of all steps"}),
         ("fta", {"steps": "200; paper: none, give --epochs 1", "warmup": "3 % of all steps"}),
         ("base", {"steps": "12000"}),
     ],

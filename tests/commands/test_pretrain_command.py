@@ -230,6 +230,18 @@ def test_tokens_and_the_papers_preset_become_a_configuration(tmp_path):
     assert Run("world", "m", tmp_path, config={"lr": 1.0}).stage_config().lr == 1.0
 
 
+@pytest.mark.parametrize(("preset", "usual"), [("tiny", 50), ("paper", 100)])
+def test_the_default_warmup_is_at_most_an_eighth_of_the_steps(preset, usual, tmp_path):
+    for stage in ("world", "policy"):
+        assert Run(stage, "m", tmp_path, preset=preset).stage_config().warmup == usual
+        for steps, warmup in ((1, 1), (20, 3), (8 * usual - 8, usual - 1), (8 * usual, usual)):
+            config = Run(stage, "m", tmp_path, preset=preset, steps=steps).stage_config()
+            assert config.warmup == warmup
+            assert config.rate(warmup) == pytest.approx(1)
+        given = Run(stage, "m", tmp_path, preset=preset, steps=20, config={"warmup": 19})
+        assert given.stage_config().warmup == 19
+
+
 @pytest.mark.filterwarnings("error:the learning rate rises")
 def test_a_run_that_is_longer_than_its_warmup_is_not_warned_of_it(start, tmp_path):
     def begin(warmup):
@@ -611,6 +623,11 @@ def test_more_steps_make_a_run_longer_on_the_longer_schedule(ended, start, tmp_p
         monkeypatch.undo()
         before = rates(out)[:2]
     capsys.readouterr()
+    if not ended:
+        assert pretrain(*settings, "--steps", 8, "--seed", 1) == 2
+        refused = capsys.readouterr()
+        assert "was begun with seed=0, and now it is 1" in refused.err
+        assert "goes on to 8" not in refused.out
     assert pretrain(*settings, "--steps", 8) == 0
     said = capsys.readouterr().out
     assert "was begun for 4 steps and goes on to 8" in said

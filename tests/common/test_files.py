@@ -11,12 +11,21 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cola_agents.common.files import LOCK, InUseError, one_writer, whole_folder, write_whole
+from cola_agents.common.files import (
+    LOCK,
+    InUseError,
+    finish_moves,
+    move_files,
+    one_writer,
+    whole_folder,
+    write_whole,
+)
 
 KINDS = pytest.mark.parametrize("kind", ["folder", "file"])
 
@@ -216,22 +225,77 @@ def test_what_is_whole_is_on_the_disk_with_its_names(tmp_path, monkeypatch):
     assert calls == ["file", "inner", folder.name, "-> new", tmp_path.name]
 
 
-def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+def test_what_is_there_already_is_no_whole_folder_to_write(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old").write_text("old")
+    for name in ("a", "a/old"):
+        with pytest.raises(FileExistsError, match="nothing was written"), whole_folder(tmp_path / name):
+            pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "old"]
+
+
+def test_a_whole_folder_comes_with_one_rename_also_where_an_empty_one_is(tmp_path, monkeypatch):
+    """A kill between two would leave none."""
     replace, calls = os.replace, []
-
-    def fails(source, target):
-        calls.append(target)
-        if len(calls) == 2:
-            raise OSError("no space")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", fails)
-    with pytest.raises(OSError, match="no space"), whole_folder(tmp_path / "a", lambda path: True) as new:
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append(paths), replace(*paths)))
+    (tmp_path / "a").mkdir()
+    with whole_folder(tmp_path / "a") as new:
         (new / "new").write_text("new")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a" / "old").read_text() == "old"
+    assert len(calls) == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "new"]
+
+
+STEPS: list[tuple[Any, str]] = [
+    ("remove", "b"),
+    ("move", "a"),
+    ("move", "b"),
+    ("move", "c"),
+    ("remove", "old"),
+    ("remove", "never"),
+]
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_moves_that_were_killed_anywhere_are_finished_or_have_not_begun(tmp_path, number):
+    """A child is killed before its ``number``-th rename, removal or flush."""
+    for name in ("a", "b", "old", "other"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "new").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "new" / name).write_text("new")
+
+    def killed() -> None:
+        left = iter(range(number))
+
+        def counted(real: Any, *given: Any, **options: Any) -> Any:
+            if next(left, None) is None:
+                os._exit(9)
+            return real(*given, **options)
+
+        os.replace, os.fsync = partial(counted, os.replace), partial(counted, os.fsync)
+        os.unlink = partial(counted, os.unlink)  # which Path.unlink calls
+        move_files(tmp_path / "new", STEPS)
+
+    assert status_of(forked(killed)) == 9
+    finish_moves(tmp_path)
+    found = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
+    begun = not (tmp_path / "new").exists()
+    after = {"a": "new", "b": "new", "c": "new", "other": "old"}
+    assert found == (after if begun else {"a": "old", "b": "old", "old": "old", "other": "old"})
+    assert not list(tmp_path.glob(".moving*"))
+    assert begun or number < 6
+    before = found
+    finish_moves(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_moves_that_lead_out_of_the_folder_are_refused(tmp_path):
+    (tmp_path / "in" / ".moving-1").mkdir(parents=True)
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "in" / ".moving-1" / ".steps.json").write_text('{"steps": [["remove", "../a"]]}')
+    with pytest.raises(ValueError, match="only plain names"):
+        finish_moves(tmp_path / "in")
+    assert (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -94,7 +94,13 @@ def test_in_bfloat16_it_errs_by_at_most_1_3_times_what_the_world_does(readout):
 def test_its_memory_is_two_inner_vectors_a_code_and_layer(tiny_cola):
     table = code_table(tiny_cola)
     inner = tiny_cola.config.text_config.intermediate_size
-    assert table.num_bytes == tiny.CODES * 2 * inner * 2 * 4
+    terms = tiny.CODES * 2 * inner * 2 * 4
+    assert table.num_bytes == terms
+    hidden = tiny_cola.config.text_config.hidden_size
+    with torch.no_grad():
+        table.world(some_states(2), torch.arange(2))
+    copies = terms + 2 * 3 * inner * hidden * 4 if table._kernels is not None else 0
+    assert table.num_bytes == terms + copies, "the compiled layers have weights and terms of their own"
     for layer, merge in zip(table.layers, tiny_cola.merge, strict=True):
         assert layer.gate_state.data_ptr() == merge.gate_proj.weight.data_ptr()
         assert layer.up_state.data_ptr() == merge.up_proj.weight.data_ptr()

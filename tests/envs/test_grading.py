@@ -256,6 +256,27 @@ def test_number_words_behind_a_number_multiply_it_in_the_plural_too():
     assert _graded([("5", rf"5\text{{ {words}}}") for words in other], False) == []
 
 
+def test_an_adjective_with_hyphens_in_front_of_a_noun_leaves_the_number_as_it_is():
+    adjectives = ["five-dollar bills", "two-digit even numbers", "half-mile laps", "left-handed batters", "one-hundred-dollar bills"]
+    adjectives += ["non-negative integers", "fifth-grade students", "crisp five-dollar bills", "six-sided dice", "quarter-inch screws", "well-known men"]
+    answers = [rf"10\text{{ {words}}}" for words in adjectives]
+    assert _graded([("10", answer) for answer in answers], True) == []
+    assert _graded([(answer, "10") for answer in answers], True) == []
+    assert _graded([(answer, answer) for answer in answers], True) == []
+    assert _graded([("11", answer) for answer in answers] + [("50", answers[0]), ("5", answers[0])], False) == []
+    # Another adjective, and the unit within one, are other words.
+    bills = answers[0]
+    assert _graded([(bills, r"10\text{ ten-dollar bills}"), (r"10\text{ dollars}", bills), (r"\$10", bills), (bills, r"\$10")], False) == []
+
+
+def test_words_with_hyphens_that_change_a_number_or_have_no_noun_are_no_unit():
+    changing = ["five-dollar", "five-", "twenty-five bills", "or-so bills", "and-a-half hours", "one-half cups", "two-thirds cups", "three-quarter cups"]
+    changing += ["million-dollar homes", "hundred-dollar bills", "half-dozen eggs", "minus-five bills", "five-dollar per hour", "not-quite bills"]
+    changing += ["five-dollar or six bills", "point-five bills", "negative-five bills", "five-dollar long", "times-two bills", "less-than bills"]
+    changing += ["twenty-fifth parts", "per-hour rates", "about-five bills", "hundred-thousandth parts", "five-dollar left", "five-million bills"]
+    assert _graded([("10", rf"10\text{{ {words}}}") for words in changing] + [("20", r"20\text{-five bills}")], False) == []
+
+
 def test_words_that_change_a_number_are_no_nouns():
     changing = ["point five", "five", "and a half", "negative", "reciprocal", "inverse", "infinity", "imaginary", "root two", "incorrect"]
     changing += ["basis points", "permille", "per mille", "per thousand", "reciprocal of it", "binary", "x", "i", "cannot be"]

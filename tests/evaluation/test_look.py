@@ -277,3 +277,14 @@ def test_a_step_over_codes_of_several_tokens_tells_what_each_would_write_whole()
         log.paid(*env.step(action)[1:])
     assert seen == 3
     assert log.as_dict("one")["span"] == 3
+
+
+def test_arguments_of_the_environment_are_taken_as_those_of_evaluate_are() -> None:
+    wanted = Wanted(episodes=1, **BARE)
+    told = look(None, wanted, env_kwargs={"max_tokens": 3})
+    with pytest.warns(DeprecationWarning, match=r"look takes .* as env_kwargs=\{'max_tokens': 3\}"):
+        assert look(None, wanted, max_tokens=3) == told
+    with pytest.raises(TypeError, match="unknown keyword argument 'levle'"):
+        look(None, wanted, env_kwargs={"levle": 3})
+    with pytest.raises(TypeError, match="look got 'max_tokens' twice"):
+        look(None, wanted, env_kwargs={"max_tokens": 3}, max_tokens=3)

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cola_agents.decoding.loading import make_backbone
-from cola_agents.model import hub as hub_module
 from cola_agents.model.base_reference import REFERENCE, Base, digest_of
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.modeling import CoLAForCausalLM
@@ -136,26 +135,34 @@ def kill_at_file(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     move, moved = os.replace, count()
 
     def moving(one: Path, other: Path) -> None:
-        leaves = Path(one).parent.name.startswith(".saving-") and Path(other).parent == Path(one).parents[1]
+        leaves = Path(one).parent.name.startswith(".moving-") and Path(other).parent == Path(one).parents[1]
         if leaves and next(moved) == number:
             raise Killed
         move(one, other)
 
-    monkeypatch.setattr(hub_module.os, "replace", moving)
+    monkeypatch.setattr(os, "replace", moving)
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_save_that_is_killed_leaves_no_parts_beside_the_reference_of_another_base(
-    base, tmp_path, monkeypatch, number
+@pytest.mark.parametrize("reader", ["load", "weights", "save"])
+def test_a_save_over_another_model_that_is_killed_is_finished_by_who_comes_next(
+    base, tmp_path, monkeypatch, number, reader
 ) -> None:
+    """The other one has another base and more codes, so that no file of one goes with those of the other."""
     make_base(seed=1).save_pretrained(tmp_path / "other")
-    grown(base).save_pretrained(tmp_path / "saved")
+    grown(base).save_pretrained(tmp_path / "saved", max_shard_size="20KB")
+    new = CoLAForCausalLM.from_base(tmp_path / "other", **{**GROWN, "num_codes": 12}, seed=0)
     kill_at_file(monkeypatch, number)
     with pytest.raises(Killed):
-        grown(tmp_path / "other").save_pretrained(tmp_path / "saved")
-    with pytest.raises(ValueError, match="contradict its config"):
-        CoLAForCausalLM.from_pretrained(tmp_path / "saved")
+        new.save_pretrained(tmp_path / "saved")
     monkeypatch.undo()
+    if reader == "save":
+        grown(base).save_pretrained(tmp_path / "saved")
+    elif reader == "weights":
+        assert find_tensors(tmp_path / "saved")["codebook.weight"].shape[0] == 12
+    if reader != "save":
+        assert same(CoLAForCausalLM.from_pretrained(tmp_path / "saved"), new)
+    assert not list((tmp_path / "saved").glob(".moving*"))
     grown(tmp_path / "other").save_pretrained(tmp_path / "saved")
     assert same(CoLAForCausalLM.from_pretrained(tmp_path / "saved"), grown(tmp_path / "other"))
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import pickle
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, redirect_stderr
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +26,15 @@ import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.cli import main
 from cola_agents.common.sealed import SEAL, sealed
 from cola_agents.decoding.loading import BUNDLED, make_backbone
-from cola_agents.model.loading import ForeignCodeError, load_config, load_tokenizer
+from cola_agents.model.loading import ONE_AT_A_TIME, ForeignCodeError, load_config, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.shards import find_tensors
 from cola_agents.rl.ppo import PPO
 from cola_agents.train.adapters import load_adapters
 from cola_agents.train.reward import Pair, RewardModel, train_reward
+from cola_envs.grading import evaluate
 from tests import tiny
+from tests.common.test_files import forked, status_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -331,3 +338,38 @@ def test_no_loader_goes_around_the_one_place() -> None:
 )
 def test_the_search_finds_what_it_is_for(line: str) -> None:
     assert any(goes_around("cola_agents/new.py", *call) for call in calls(ast.parse(line)))
+
+
+@pytest.mark.parametrize("lock", [ONE_AT_A_TIME, evaluate._LOCK], ids=["loading", "grading"])
+def test_a_child_that_is_forked_while_another_thread_loads_or_grades_can_do_so_too(lock, tmp_path) -> None:
+    tiny.make_cola().save_pretrained(tmp_path)
+    held, done = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        with lock:
+            held.set()
+            time.sleep(0.3)
+            done.set()
+
+    def child() -> None:
+        with evaluate.precision(64):
+            CoLAForCausalLM.from_pretrained(tmp_path)
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    held.wait()
+    pid = forked(child)
+    waited = done.is_set()
+    killer = threading.Timer(60, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    try:
+        assert waited, "what the other thread has replaced is put back before the fork"
+        assert status_of(pid) == 0
+    finally:
+        killer.cancel()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lock.acquire, timeout=5).result(), "the parent gives it back"
+        pool.submit(lock.release).result()
+    thread.join()

@@ -18,11 +18,15 @@ import torch
 from cola_agents import GRPO
 from cola_agents.cli import main
 from cola_agents.decoding.loading import make_backbone
+from cola_agents.evaluation.look.filling import Wanted
+from cola_agents.evaluation.look.sources import look
+from cola_agents.evaluation.run import evaluate
 from cola_agents.rl.generate import generate, policy_name, read
 from cola_agents.rl.recording import Recording
 from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.search.q import QConfig, QFunction, train_q
 from cola_envs import jsonl
+from cola_envs.task import Turn
 from tests.common.test_files import hold, status_of
 
 TASK = "CoLA-Arithmetic-v0"
@@ -110,6 +114,65 @@ def test_a_file_of_problems_of_ones_own_is_not_continued_without_them(tmp_path):
     generate("CoLA-Math500-v0", path, problems=1, n=1, env_kwargs={"max_tokens": 2, "problems": problems})
     with pytest.raises(ValueError, match="env_kwargs_digests differ"):
         generate("CoLA-Math500-v0", path, problems=2, n=1, env_kwargs={"max_tokens": 2})
+
+
+@pytest.mark.parametrize("by_agent", [False, True])
+def test_a_file_of_other_settings_is_refused_before_a_model_is_loaded(
+    by_agent, tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "a.jsonl"
+    argv = ["generate", "--task", TASK, "--out", str(path), "--env", "max_tokens=2"]
+    if by_agent:
+        GRPO(TASK, num_envs=8, env_kwargs={"max_tokens": 2}).save(tmp_path / "agent")
+        argv += ["--agent", str(tmp_path / "agent")]
+    argv += ["--temperature", "0.7", "--problems"]
+    assert main([*argv, "1", "--n", "3"]) == 0
+    before = path.read_bytes()
+    for loads in ("cola_agents.rl.generate.make_rows", "cola_agents.evaluation.run.AgentFolder.load"):
+        monkeypatch.setattr(loads, lambda *args, **kwargs: pytest.fail("a model is loaded"))
+    for other, what in (
+        (["--n", "4"], "n"),
+        (["--n", "3", "--seed", "1"], "seed"),
+        (["--n", "3", "--temperature", "0.5"], "temperature"),
+        (["--n", "3", "--env", "level=2"], "env_kwargs"),
+    ):
+        assert main([*argv, "2", *other]) == 2
+        assert f"made otherwise ({what} differ)" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"made otherwise \(top_k differ\)"):
+        generate(TASK, path, problems=2, n=3, temperature=0.7, top_k=3, env_kwargs={"max_tokens": 2})
+    assert path.read_bytes() == before
+
+
+class OwnTask:
+    """A task that a recording names."""
+
+    stop = ()
+
+    def reset(self, rng):
+        return "Say a number:"
+
+    def step(self, text):
+        return Turn(reward=0.0, info={"success": False})
+
+
+def test_a_recording_of_a_task_of_ones_own_names_it_and_another_task_does_not_continue_it(tmp_path):
+    class Other(OwnTask):
+        pass
+
+    path, sizes = tmp_path / "a.jsonl", {"problems": 1, "n": 1}
+    generate("CoLA-Text-v0", path, env_kwargs={"task": OwnTask, "max_tokens": 2}, **sizes)
+    about = json.loads(path.read_text().splitlines()[0])
+    assert about["own_task"] == f"{__name__}:OwnTask"
+    with pytest.raises(ValueError, match=r"made otherwise \(own_task differ\)"):
+        generate("CoLA-Text-v0", path, env_kwargs={"task": Other, "max_tokens": 2}, **sizes)
+    with pytest.raises(ValueError, match=r"recorded with the task .*:OwnTask.*give it as --task"):
+        look(path, Wanted())
+    # A file of an earlier version does not say it, and goes on.
+    del about["own_task"]
+    path.write_text(json.dumps(about) + "\n" + "".join(path.read_text().splitlines(keepends=True)[1:]))
+    generate("CoLA-Text-v0", path, env_kwargs={"task": OwnTask, "max_tokens": 2}, problems=2, n=1)
+    report = evaluate("CoLA-Text-v0", episodes=1, env_kwargs={"task": OwnTask, "max_tokens": 2})
+    assert report["task"] == f"{__name__}:OwnTask"
 
 
 @pytest.mark.parametrize("key", ["kind_of_day", "policy", "num_actions"])

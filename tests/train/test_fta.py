@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from itertools import islice
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from cola_agents.model.modeling import CoLAForCausalLM, shift_codes
 from cola_agents.model.text import PlainTokenizer
-from cola_agents.train.adapters import Adapters, LoRA, load_adapters
+from cola_agents.train.adapters import BASE, Adapters, LoRA, load_adapters
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.documents import Document
 from cola_agents.train.data.packing import IGNORED, Batch, PackedBatches, collate
@@ -262,6 +263,36 @@ def test_adapters_of_another_model_are_refused_and_change_nothing(tmp_path, othe
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(tensor.equal(before[name]) for name, tensor in after.items())
+
+
+def test_adapters_of_another_base_of_the_same_shapes_are_refused_and_change_nothing(tmp_path):
+    made = tiny.make_cola(base=tiny.make_base(0))
+    adapters = Adapters(made, LoRA(rank=2))
+    with torch.no_grad():
+        for weight in adapters.parameters:
+            weight.normal_()
+    adapters.save(tmp_path / "adapters")
+    adapters.remove()
+    trained_further = copy.deepcopy(made)
+    with torch.no_grad():
+        trained_further.base.layers[1].mlp.up_proj.weight[0, 0] += 0.5
+    for model in (tiny.make_cola(base=tiny.make_base(1)), trained_further):
+        before = snapshot(model)
+        with pytest.raises(ValueError, match=r"a base with other weights than this model's.*Give the model"):
+            load_adapters(model, tmp_path / "adapters")
+        assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    # The same base in another type is the same base, and what was saved without digests is loaded as before.
+    low = made.to(torch.bfloat16)
+    again = copy.deepcopy(low).float()
+    for model in (low, again):
+        before = snapshot(model)
+        load_adapters(model, tmp_path / "adapters")
+        assert moved(before, model) == {"base"}
+    (tmp_path / "adapters" / BASE).write_text('{"sha256": "abc"}')
+    with pytest.raises(ValueError, match=r"base\.json is damaged.*got 'abc'"):
+        load_adapters(trained_further, tmp_path / "adapters")
+    (tmp_path / "adapters" / BASE).unlink()
+    load_adapters(trained_further, tmp_path / "adapters")
 
 
 def test_adapters_that_cannot_be_are_refused(monkeypatch):

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from cola_agents.common.arguments import check_not_making
+from cola_agents.common.arguments import check_not_making, environment_arguments
 from cola_agents.common.threads import fitting_threads
 from cola_agents.evaluation.look.book import curves, samples
 from cola_agents.evaluation.look.filling import ROWS, Filling, Wanted
@@ -38,6 +38,7 @@ def look(
     device: str | None = None,
     dtype: str | None = None,
     env_kwargs: JsonObject | None = None,
+    **direct: Any,
 ) -> JsonObject:
     """Collect a page's data.
 
@@ -54,13 +55,14 @@ def look(
         model: the model of a recording or a run, where that does not name it.
         device, dtype: of a loaded model.
         env_kwargs: further arguments of the environment.
+        direct: arguments of the environment, deprecated: give them in ``env_kwargs``.
 
     Raises:
         FileNotFoundError: where ``what`` is not there.
         ValueError: for arguments that do not apply to ``what``; for a recording of another model, or whose
             replay differs.
     """
-    env_kwargs = env_kwargs or {}
+    env_kwargs = environment_arguments(env_kwargs, direct, "look")
     for name in env_kwargs:
         if name in _OWN:
             raise ValueError(f"--env {name}=... has an option of its own: give --{name}")
@@ -173,6 +175,11 @@ def _recording(
     recorded = read(path)
     about = recorded.about
     kwargs = {**about["env_kwargs"], **given}
+    if about.get("own_task") and "task" not in kwargs:
+        raise ValueError(
+            f"{path.name} was recorded with the task {about['own_task']}, and no code is run because a file "
+            "names it: give it as --task module:Class"
+        )
     actor = None
     if agent is not None:
         loading = {name: kwargs.pop(name) for name in ("device", "dtype") if name in given}
