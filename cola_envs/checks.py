@@ -175,7 +175,9 @@ def check_rows(rows: Sequence[int], num_rows: int) -> list[int]:
         WrongType: for an index that is no integer.
         ValueError: unless they are one or more different indices below ``num_rows``.
     """
-    checked = [check_count("rows", row, None) for row in check_list("rows", rows, "a list of row indices")]
+    checked = check_list("rows", rows, "a list of row indices")
+    if set(map(type, checked)) != {int}:  # Python's own integers need no further look
+        checked = [check_count("rows", row, None) for row in checked]
     if not checked:
         raise ValueError("rows is empty: pass at least one row")
     if min(checked) < 0 or max(checked) >= num_rows or len(set(checked)) != len(checked):

@@ -138,7 +138,6 @@ class Episodes:
             chat_template_kwargs=chat_template_kwargs,
         )
         self._rows: list[Row | None] = [None] * self.num_rows
-        self._checked: list[int] = []
 
     # ---------------------------------------------------------------- reading a row
 
@@ -522,10 +521,7 @@ class Episodes:
         return state
 
     def _check_rows(self, rows: Sequence[int]) -> list[int]:
-        rows = list(rows)
-        if not rows or rows != self._checked:
-            self._checked = check_rows(rows, self.num_rows)
-        return list(self._checked)
+        return check_rows(list(rows), self.num_rows)
 
     def _located(self, error: FloatingPointError, rows: list[int], ahead: int) -> FloatingPointError:
         """``error`` with the step number (from 1) of the row that it names, or of all rows."""

@@ -205,7 +205,8 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """A step with next-step autoreset: rows in ``over`` are reset, the others take their action."""
         if not hasattr(actions, "__len__") or len(actions) != self.num_envs:
             self.episodes.check_actions(actions, self.num_envs)  # raises: there must be an action a row
-        live = [row for row in self._all if row not in over]
+        starting = set(over)
+        live = [row for row in self._all if row not in starting]
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, dtype=bool)
         truncated = np.zeros(self.num_envs, dtype=bool)

@@ -133,8 +133,8 @@ class CodeTable:
             return self.model.readout(z, h)
         z = h
         for layer in self.layers:
-            gate = _sum(layer.gate[codes], z, layer.gate_state)
-            up = _sum(layer.up[codes], z, layer.up_state)
+            gate = _sum(nn.functional.embedding(codes, layer.gate), z, layer.gate_state)
+            up = _sum(nn.functional.embedding(codes, layer.up), z, layer.up_state)
             z = _sum(z, layer.activation(gate) * up, layer.down)
         return self.model.readout(z, h)
 

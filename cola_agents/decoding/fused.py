@@ -70,11 +70,11 @@ class Packed:
 
     def lay(self, chunks: Sequence[Sequence[int]]) -> Tensor:
         """The rows' new ids packed, [n]."""
-        return torch.tensor([token for chunk in chunks for token in chunk])
+        return torch.from_numpy(np.array([token for chunk in chunks for token in chunk], dtype=np.int64))
 
     def ends(self, states: Tensor) -> Tensor:
         """The state of each row's last token, [B, D], of states [n, D]."""
-        return states if self._single else states[self._ends]
+        return states if self._single else states.index_select(0, self._ends)
 
 
 class Room(Protocol):

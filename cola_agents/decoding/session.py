@@ -141,10 +141,11 @@ class Rows:
         if self._steps is not None:
             self._accept(rows, tokens)
         for row, chunk in zip(rows, tokens, strict=True):
-            beyond = self._beyond.pop(row, ())
             self.tokens[row].extend(chunk)
-            if known := _common_prefix(beyond, chunk):
-                self._regain(row, known)
+        if self._beyond:
+            for row, chunk in zip(rows, tokens, strict=True):
+                if known := _common_prefix(self._beyond.pop(row, ()), chunk):
+                    self._regain(row, known)
         self._behind = True
         if not self._deferred:
             self.compute(rows)
@@ -505,7 +506,7 @@ class Rows:
         if self.every(rows):
             return self._last
         with self.threads:
-            return self._last[list(rows)]
+            return self._last.index_select(0, to_device(rows, self.device))
 
     def at(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Hidden states at ``positions`` of ``rows``, of one shape; after a row's end any state."""

@@ -445,33 +445,33 @@ def side_by_side(
     lengths = torch.tensor([len(episode.ids) for episode in episodes])
     shape = (len(episodes), int(lengths.max()))
     states = hidden[0].new_zeros((*shape, hidden[0].shape[-1]))
-    ids = torch.zeros(shape, dtype=torch.long)
-    actions = torch.zeros(shape, dtype=torch.long)
-    mask = torch.zeros(shape, dtype=torch.bool)
-    log_probs, rewards = torch.zeros(shape), torch.zeros(shape)
-    written = torch.zeros(shape, dtype=torch.bool) if all(one.written for one in episodes) else None
+    # Many short lists: numpy reads each in a fraction of the time that torch takes.
+    ids, actions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    log_probs, rewards = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    mask = np.zeros(shape, dtype=bool)
+    written = np.zeros(shape, dtype=bool) if all(one.written for one in episodes) else None
     for n, episode in enumerate(episodes):
-        ids[n, : len(episode.ids)] = torch.tensor(episode.ids)
+        ids[n, : len(episode.ids)] = episode.ids
         states[n, : len(hidden[n])] = hidden[n]
-        at = torch.tensor(episode.positions)
+        at = episode.positions
         mask[n, at] = True
-        actions[n, at] = torch.tensor(episode.actions)
-        log_probs[n, at] = torch.tensor(episode.log_probs)
-        rewards[n, at] = torch.tensor(episode.rewards, dtype=torch.float32)
+        actions[n, at] = episode.actions
+        log_probs[n, at] = episode.log_probs
+        rewards[n, at] = episode.rewards
         if written is not None:
-            written[n, : len(episode.ids)] = torch.tensor(episode.written)
+            written[n, : len(episode.ids)] = episode.written
     device = states.device
     return Rollout(
-        ids=ids.to(device),
+        ids=torch.from_numpy(ids).to(device),
         lengths=lengths.to(device),
         hidden=states,
-        mask=mask.to(device),
-        actions=actions.to(device),
-        log_probs=log_probs.to(device),
-        rewards=rewards.to(device),
+        mask=torch.from_numpy(mask).to(device),
+        actions=torch.from_numpy(actions).to(device),
+        log_probs=torch.from_numpy(log_probs).to(device),
+        rewards=torch.from_numpy(rewards).to(device),
         terminated=torch.tensor([episode.terminated for episode in episodes], device=device),
         seeds=seeds,
         problem_seeds=problem_seeds,
         infos=[episode.info for episode in episodes],
-        written=None if written is None else written.to(device),
+        written=None if written is None else torch.from_numpy(written).to(device),
     )
