@@ -195,10 +195,10 @@ def test_a_stopped_run_goes_on_to_the_same_weights_by_the_same_command(start, tm
 
 
 def test_without_data_the_world_stage_is_the_recipes_but_for_its_start(start, tmp_path):
-    stage = StageConfig(steps=2, rows=2, length=64)
+    stage = StageConfig(steps=2, rows=2, length=64, warmup=1)
     made = recipe.Recipe(world=stage)
     recipe.train_world(made, start / "base", tmp_path / "recipe")
-    argv = ("--steps", "2", "--rows", "2", "--length", "64", "--whole")
+    argv = ("--steps", "2", "--rows", "2", "--length", "64", "--warmup", "1", "--whole")
     assert pretrain("world", "--source", start / "base", "--out", tmp_path / "command", *argv) == 0
     assert same(tmp_path / "recipe", tmp_path / "command")
 
