@@ -359,7 +359,7 @@ class LatentSession(Rows):
         """The index of each row's largest logit, the first of equal ones: [B] of [B, V]."""
         if self._steps is None and logits.dtype == torch.float32 and logits.device.type == "cpu":
             # Over 768 logits numpy is ten times as fast as torch; in fixed memory operations must be torch's.
-            return torch.from_numpy(logits.numpy().argmax(-1))
+            return torch.from_numpy(logits.detach().numpy().argmax(-1))
         return logits.max(-1).indices
 
     def weights(self) -> list[Tensor]:

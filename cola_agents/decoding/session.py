@@ -506,7 +506,7 @@ class Rows:
         if self.every(rows):
             return self._last
         with self.threads:
-            return self._last.index_select(0, to_device(rows, self.device))
+            return self._last.index_select(0, to_device(np.array(rows, dtype=np.int64), self.device))
 
     def at(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Hidden states at ``positions`` of ``rows``, of one shape; after a row's end any state."""

@@ -23,8 +23,8 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 #: What `peft` puts before the names of an adapted model's layers.
 _PREFIX = "base_model.model."
 #: The file beside saved adapters with the digests of the base that they were trained on.
-BASE = "base.json"
-#: Types in which a base is compared: one that was saved, or is loaded, in another type is the same, rounded.
+BASE = "adapter_base.json"
+#: Types in which a base is compared: one that was rounded to another type when it was loaded is the same.
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -116,37 +116,37 @@ def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
     return (*tokens[:start], *read)
 
 
+#: Words that may begin an adjective, though they change a number elsewhere: half-mile laps.
+_MAY_BEGIN = {*vocabulary.NUMBER_WORDS, *vocabulary.DENOMINATORS, "double", "all"} - {"halves", "quarters"}
+
+
 def _one_word(match: re.Match[str]) -> str:
     """An adjective with hyphens as one word, or as it was: then the text is no unit.
 
-    It does not change the number before it where its last part is no number and nothing that changes one,
-    none of the others negates or hedges, and a noun follows: 10 five-dollar bills are 10, and 10 twenty-five
-    and 10 five-dollar are not. A multiplier in front may belong to the number (5 million-dollar homes).
+    It leaves the number before it as it is where none of its words changes a number, but for a number in
+    front, and a noun follows: 10 five-dollar bills are 10; 10 twenty-five, 10 five-dollar, 10 tenth-of inches
+    and 5 million-dollar homes are not.
     """
     parts, noun = match[0].lower().split("-"), match[1].lower()
-    changes = {*vocabulary.NOT_A_UNIT, *vocabulary.SCALES, "per"}
-    before = changes - {*vocabulary.NUMBER_WORDS, *_SINGULAR_PARTS}
-    bad = (
-        parts[0] in vocabulary.SCALES
-        or any(part in before - vocabulary.SCALES.keys() for part in parts[:-1])
-        or (_changes_a_number(parts[-1]) and parts != ["non", "negative"])
-        or noun in {*changes, *vocabulary.FILLERS, *vocabulary.MARKS, *vocabulary.CHANGES_ALONE}
-    )
+    rest = parts
+    while len(rest) > 1 and (rest[0] in _MAY_BEGIN or (rest is not parts and rest[0] in vocabulary.SCALES)):
+        rest = rest[1:]
+    changes = any(part in vocabulary.LINKS or _changes_a_number(part) for part in (*rest, noun))
+    bad = (changes and parts not in _NEGATED) or noun in vocabulary.FILLERS or noun in vocabulary.MARKS
     return match[0] if bad else _HYPHEN.join(parts)
 
 
-#: Parts of one that may begin an adjective: half-mile laps, quarter-inch screws, double-sided pages.
-_SINGULAR_PARTS = ("half", "quarter", "double", "all")
+#: Adjectives that name a kind of number.
+_NEGATED = (["non", "negative"], ["non", "zero"])
 
 
 def _changes_a_number(word: str) -> bool:
-    """Whether a word at the end of an adjective is a number, a part of one, or what negates or hedges."""
+    """Whether a word is a number, a part of one, or what negates or hedges."""
     return bool(
         word in vocabulary.NOT_A_UNIT
         or word in vocabulary.CHANGES_ALONE
         or word in vocabulary.DENOMINATORS
         or _singular(word) in vocabulary.SCALES
-        or word == "per"
         or _LARGE_NUMBER.fullmatch(word)
     )
 

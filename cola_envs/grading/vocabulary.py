@@ -170,6 +170,11 @@ CHANGES_ALONE = _ORDINALS | _set(
     "negative imaginary infinite inverse reciprocal opposite conjugate incorrect false untrue invalid binary "
     "octal hexadecimal hex"
 )
+#: Words of quantities and links that make no adjective with hyphens: half-of, score-odd, half-as-many.
+LINKS = _set(
+    "a again an and as at but by few fewer for from grand gross in less many more most odd of off on or out "
+    "over per plus score some than the to under up with"
+)
 #: Letters that are not a unit in words either: constants, unknowns, and the k of a thousand.
 NOT_A_UNIT_LETTER = frozenset("eiknxyz")
 #: Words that change the meaning of a number (a.m., north), with their canonical form.

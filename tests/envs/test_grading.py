@@ -258,7 +258,7 @@ def test_number_words_behind_a_number_multiply_it_in_the_plural_too():
 
 def test_an_adjective_with_hyphens_in_front_of_a_noun_leaves_the_number_as_it_is():
     adjectives = ["five-dollar bills", "two-digit even numbers", "half-mile laps", "left-handed batters", "one-hundred-dollar bills"]
-    adjectives += ["non-negative integers", "fifth-grade students", "crisp five-dollar bills", "six-sided dice", "quarter-inch screws", "well-known men"]
+    adjectives += ["non-negative integers", "fifth-grade students", "crisp five-dollar bills", "six-sided dice", "quarter-inch screws", "well-known men", "non-zero digits", "twenty-five-dollar bills"]
     answers = [rf"10\text{{ {words}}}" for words in adjectives]
     assert _graded([("10", answer) for answer in answers], True) == []
     assert _graded([(answer, "10") for answer in answers], True) == []
@@ -274,6 +274,9 @@ def test_words_with_hyphens_that_change_a_number_or_have_no_noun_are_no_unit():
     changing += ["million-dollar homes", "hundred-dollar bills", "half-dozen eggs", "minus-five bills", "five-dollar per hour", "not-quite bills"]
     changing += ["five-dollar or six bills", "point-five bills", "negative-five bills", "five-dollar long", "times-two bills", "less-than bills"]
     changing += ["twenty-fifth parts", "per-hour rates", "about-five bills", "hundred-thousandth parts", "five-dollar left", "five-million bills"]
+    changing += ["half-of apples", "millions-of dollars", "gross-of eggs", "score-odd years", "tenth-of inches", "half-as-many apples"]
+    changing += ["third-as many apples", "half-an hours", "quarter-of-an hours", "half-again bills", "half-score years", "ten-odd bills"]
+    changing += ["one-hundredth inches", "half-tenth inches", "half-hundred eggs", "half-million dollars", "all-but bills", "dozen-odd eggs"]
     assert _graded([("10", rf"10\text{{ {words}}}") for words in changing] + [("20", r"20\text{-five bills}")], False) == []
 
 
