@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -12,7 +13,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -109,25 +110,41 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def move_files(new: Path, steps: Sequence[tuple[Step, str]]) -> None:
+def move_files(new: Path, plan: Callable[[], Sequence[tuple[Step, str]]]) -> None:
     """Move files of a folder to the folder that it is in, and remove files there, as one step.
 
     The steps are written down first. After a kill between two of them :func:`finish_moves` makes the others,
-    so that whoever calls it before reading finds all or none of them done.
+    so that whoever calls it before reading finds all or none of them done. A lock on the folder around is
+    held from the plan to the last step, so that another writer's steps come before or after; not on a file
+    system without locks. A link is replaced or removed itself, not the file that it leads to.
 
     Args:
-        new: the folder with the files, flushed to the disk; it is gone afterwards.
-        steps: in their order, ``("move", name)`` or ``("remove", name)``. A file that is moved may be removed
-            before, but not after.
+        new: the folder with the files, flushed to the disk; it is gone after steps that move all of them.
+        plan: gives the steps in their order, ``("move", name)`` or ``("remove", name)``. A file that is moved
+            may be removed before, but not after. It is called while the lock is held, and must not wait for
+            another save into the folder.
 
     Raises:
+        ValueError: for a name that is not a plain one; nothing was moved.
+        IsADirectoryError: where a folder has the name of a file to move or to remove; nothing was moved.
         OSError: where it cannot be done; :func:`finish_moves` tries again.
     """
-    write_json(new / _STEPS, {"steps": steps})
-    moving = new.with_name(f"{_MOVING}{uuid.uuid4().hex[:8]}")
-    with _alone(new):
+    folder = new.parent
+    with _alone(folder):
+        _finish(folder)
+        steps = plan()
+        for _, name in steps:
+            if not _is_plain(name):
+                raise ValueError(f"{name!r} is no plain name of a file in {folder}: nothing was moved")
+            if (folder / name).is_dir() and not (folder / name).is_symlink():
+                raise IsADirectoryError(
+                    f"{folder / name} is a folder, and a file of that name is to be written or removed: "
+                    "nothing was changed; move it away, or give another folder"
+                )
+        write_json(new / _STEPS, {"steps": steps})
+        moving = folder / f"{_MOVING}{uuid.uuid4().hex[:8]}"
         os.replace(new, moving)
-        flush(moving.parent)
+        flush(folder)
         _make_steps(moving)
 
 
@@ -136,36 +153,75 @@ def finish_moves(folder: Path) -> None:
 
     Raises:
         OSError: where they cannot be made, as in a folder that is read-only.
+        ValueError: where the list of the steps is damaged.
     """
-    for moving in sorted(folder.glob(f"{_MOVING}*")):
-        with suppress(FileNotFoundError), _alone(moving):  # its writer was faster
-            try:
-                _make_steps(moving)
-            except PermissionError as error:
-                raise PermissionError(
-                    f"{folder} holds a save that was killed while its files were moved, and they cannot be "
-                    f"moved now: {error}. Load it once where it can be written"
-                ) from error
+    if _begun(folder):
+        with _alone(folder):
+            _finish(folder)
+
+
+def _begun(folder: Path) -> list[Path]:
+    """The folders in a folder with a name as :func:`move_files` gives it; a link is none."""
+    found = sorted(folder.glob(f"{_MOVING}*"))
+    name = re.compile(re.escape(_MOVING) + "[0-9a-f]{8}")
+    return [path for path in found if name.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+
+
+def _finish(folder: Path) -> None:
+    """As :func:`finish_moves`, while the lock is held; an empty one, without a list of steps, is removed."""
+    for moving in _begun(folder):
+        try:
+            _make_steps(moving)
+        except FileNotFoundError:
+            continue  # its writer was faster, on a file system without locks
+        except OSError as error:
+            raise type(error)(
+                f"{folder} holds a save that was interrupted while its files were moved, and those left in "
+                f"{moving.name} cannot be moved now: {error}. Load it once where it can be written and "
+                "nothing is in their way"
+            ) from error
 
 
 def _make_steps(moving: Path) -> None:
+    """Make the steps that are written down in a folder, and remove it if it is empty then."""
     if (moving / _STEPS).is_file():
-        steps: list[tuple[Step, str]] = json.loads((moving / _STEPS).read_text())["steps"]
+        steps = _read_steps(moving)
         moved = {name for step, name in steps if step == "move"}
         for step, name in steps:
-            source, target = inside(moving, name), inside(moving.parent, name)
-            if step == "move" and source.exists():
+            source, target = moving / name, moving.parent / name
+            if step == "move" and os.path.lexists(source):
                 os.replace(source, target)
-            elif step == "remove" and (name not in moved or source.exists()):
+            elif step == "remove" and (name not in moved or os.path.lexists(source)):
                 target.unlink(missing_ok=True)
         flush(moving.parent)
         (moving / _STEPS).unlink()
-    shutil.rmtree(moving, ignore_errors=True)
+    with suppress(OSError):
+        moving.rmdir()
+
+
+def _read_steps(moving: Path) -> list[tuple[Step, str]]:
+    try:
+        steps = json.loads((moving / _STEPS).read_bytes())["steps"]
+        if all(step in ("move", "remove") and _is_plain(name) for step, name in steps):
+            return [(step, name) for step, name in steps]
+        cause = "it holds other steps than to move or remove files with plain names"
+    except (ValueError, KeyError, TypeError) as error:
+        cause = repr(error)
+    raise ValueError(
+        f"{moving / _STEPS} is damaged ({cause}): a save into {moving.parent} was interrupted while its "
+        f"files were moved, and which are left is not known. Remove {moving} and save the model again; what "
+        "is beside it may be of two saves"
+    )
+
+
+def _is_plain(name: object) -> bool:
+    """Whether something is the name of a file, without a path."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, also under a new name; other threads or processes hold it for moments."""
+    """Hold the lock of a folder; other threads or processes hold it for moments."""
     import fcntl  # only on POSIX
 
     descriptor = os.open(folder, os.O_RDONLY)
@@ -180,6 +236,8 @@ def _alone(folder: Path) -> Iterator[None]:
                 time.sleep(0.01)  # after ten seconds its holder is taken for a child of one that was killed
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone leaves it to a child forked meanwhile
         os.close(descriptor)
 
 

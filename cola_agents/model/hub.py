@@ -59,10 +59,12 @@ def _replacing(folder: Path) -> Iterator[Path]:
     """A new folder within ``folder``; at the block's end its files replace those of the model there.
 
     After an error in the block, or a kill in it, the model in ``folder`` is as it was. After a kill while its
-    files are moved, the next load or save moves the others.
+    files are moved, the next load or save moves the others. Of two saves at once one replaces the
+    other's files.
 
     Raises:
-        OSError: where a file cannot be written.
+        OSError: where a file cannot be written, or a folder has its name.
+        ValueError: where what a killed save wrote down is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     finish_moves(folder)
@@ -74,7 +76,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
             yield new
         for file in new.iterdir():
             flush(file)
-        move_files(new, _steps(folder, new))
+        move_files(new, lambda: _steps(folder, new))
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

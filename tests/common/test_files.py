@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,7 @@ STEPS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("number", range(15))
 def test_moves_that_were_killed_anywhere_are_finished_or_have_not_begun(tmp_path, number):
     """A child is killed before its ``number``-th rename, removal or flush."""
     for name in ("a", "b", "old", "other"):
@@ -273,8 +274,8 @@ def test_moves_that_were_killed_anywhere_are_finished_or_have_not_begun(tmp_path
             return real(*given, **options)
 
         os.replace, os.fsync = partial(counted, os.replace), partial(counted, os.fsync)
-        os.unlink = partial(counted, os.unlink)  # which Path.unlink calls
-        move_files(tmp_path / "new", STEPS)
+        os.unlink, os.rmdir = partial(counted, os.unlink), partial(counted, os.rmdir)  # which Path calls
+        move_files(tmp_path / "new", lambda: STEPS)
 
     assert status_of(forked(killed)) == 9
     finish_moves(tmp_path)
@@ -289,13 +290,132 @@ def test_moves_that_were_killed_anywhere_are_finished_or_have_not_begun(tmp_path
     assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_moves_that_lead_out_of_the_folder_are_refused(tmp_path):
-    (tmp_path / "in" / ".moving-1").mkdir(parents=True)
+def begun(folder: Path, steps: str, name: str = ".moving-0123abcd") -> Path:
+    """A save of the file ``a`` into a folder that was killed after its steps were written down."""
+    (folder / name).mkdir(parents=True)
+    (folder / name / ".steps.json").write_text(steps)
+    (folder / name / "a").write_text("new")
+    return folder / name
+
+
+def every(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+MOVE_A = '{"steps": [["move", "a"]]}'
+DAMAGED = [
+    "",
+    "[]",
+    "{}",
+    '{"steps": 1}',
+    '{"steps": [["move"]]}',
+    '{"steps": [["move", 1]]}',
+    "\xff",
+    MOVE_A[:-1],
+]
+OUTSIDE = [json.dumps({"steps": [["remove", name]]}) for name in ("../a", "..", ".", "", "/a", "b/a")]
+
+
+@pytest.mark.parametrize("steps", DAMAGED + OUTSIDE)
+def test_damaged_steps_and_those_out_of_the_folder_are_refused_and_what_to_do_is_said(tmp_path, steps):
+    moving = begun(tmp_path / "in", steps)
     (tmp_path / "a").write_text("a")
-    (tmp_path / "in" / ".moving-1" / ".steps.json").write_text('{"steps": [["remove", "../a"]]}')
-    with pytest.raises(ValueError, match="only plain names"):
+    before = every(tmp_path)
+    with pytest.raises(ValueError, match=r"is damaged .*in/\.moving-0123abcd and save the model again"):
         finish_moves(tmp_path / "in")
-    assert (tmp_path / "a").exists()
+    assert every(tmp_path) == before
+    for path in moving.iterdir():
+        path.unlink()
+    finish_moves(tmp_path / "in")
+    assert not moving.exists()
+
+
+@pytest.mark.parametrize("name", ["../b", "..", ".", "", "in/b"])
+def test_moves_out_of_the_folder_are_refused_before_any(tmp_path, name):
+    (tmp_path / "in" / "new").mkdir(parents=True)
+    (tmp_path / "in" / "new" / "a").write_text("a")
+    with pytest.raises(ValueError, match="no plain name"):
+        move_files(tmp_path / "in" / "new", lambda: [("move", "a"), ("remove", name)])
+    assert every(tmp_path) == {"in/new/a": "a"}
+
+
+def test_a_link_is_replaced_or_removed_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "store" / "folder").mkdir(parents=True)
+    (tmp_path / "in" / "new").mkdir(parents=True)
+    for name, to in {"a": "kept", "b": "folder", "c": "absent", "old": "kept"}.items():
+        (tmp_path / "in" / name).symlink_to(tmp_path / "store" / to)
+        (tmp_path / "in" / "new" / name).write_text("new")
+    (tmp_path / "in" / "new" / "old").unlink()
+    (tmp_path / "store" / "kept").write_text("kept")
+    move_files(tmp_path / "in" / "new", lambda: [*(("move", one) for one in "abc"), ("remove", "old")])
+    assert every(tmp_path) == {"store/kept": "kept", "in/a": "new", "in/b": "new", "in/c": "new"}
+    assert not any(path.is_symlink() for path in (tmp_path / "in").iterdir())
+    assert (tmp_path / "store" / "folder").is_dir()
+
+
+@pytest.mark.parametrize("step", ["move", "remove"])
+def test_a_folder_with_the_name_of_a_file_is_refused_before_any_move(tmp_path, step):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "new").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "new" / name).write_text("new")
+    with pytest.raises(IsADirectoryError, match=r"b is a folder.*nothing was changed"):
+        move_files(tmp_path / "new", lambda: [("move", "a"), (step, "b")])
+    assert every(tmp_path) == {"new/a": "new", "new/b": "new"}
+
+
+def test_a_folder_in_the_way_of_a_killed_save_is_named_and_the_save_finished_without_it(tmp_path):
+    begun(tmp_path, MOVE_A)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"interrupted while its files were moved.*\.moving-0123abcd"):
+        finish_moves(tmp_path)
+    (tmp_path / "a").rmdir()
+    finish_moves(tmp_path)
+    assert every(tmp_path) == {"a": "new"}
+
+
+def test_folders_of_others_and_links_are_left_alone(tmp_path):
+    begun(tmp_path / "elsewhere", MOVE_A)
+    begun(tmp_path / "in", MOVE_A, ".moving-pictures")
+    begun(tmp_path / "in", MOVE_A, ".moving-01234567")
+    (tmp_path / "in" / ".moving-01234567" / ".steps.json").unlink()
+    (tmp_path / "in" / ".moving-89abcdef").symlink_to(tmp_path / "elsewhere" / ".moving-0123abcd")
+    before = every(tmp_path)
+    finish_moves(tmp_path / "in")
+    assert every(tmp_path) == before
+    (tmp_path / "in" / "new").mkdir()
+    move_files(tmp_path / "in" / "new", list)
+    assert every(tmp_path) == before
+
+
+def test_a_child_that_is_forked_in_a_save_does_not_keep_its_lock(tmp_path):
+    (tmp_path / "new").mkdir()
+    children: list[int] = []
+
+    def plan() -> list[Any]:
+        with pytest.raises(BlockingIOError), locked(tmp_path):
+            pass
+        children.append(forked(partial(time.sleep, 60)))
+        return []
+
+    move_files(tmp_path / "new", plan)
+    try:
+        with locked(tmp_path):
+            pass
+    finally:
+        os.kill(children[0], signal.SIGKILL)
+        status_of(children[0])
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The lock of a folder itself, if nobody has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cola_agents.decoding.loading import make_backbone
+from cola_agents.model import hub as hub_module
 from cola_agents.model.base_reference import REFERENCE, Base, digest_of
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.modeling import CoLAForCausalLM
@@ -193,6 +195,52 @@ def test_two_writers_of_one_folder_do_not_meet(base, tmp_path) -> None:
             done.result()
     assert same(CoLAForCausalLM.from_pretrained(folder), model)
     assert not list(folder.glob(".saving*"))
+
+
+def test_of_two_saves_at_once_one_follows_the_other(tmp_path, monkeypatch) -> None:
+    """The second begins when the first has planned its moves, and would come between without a lock."""
+    folder, steps = tmp_path / "saved", hub_module._steps
+    first, second = (grown(make_base(), num_codes=codes) for codes in (8, 12))
+    threads: list[threading.Thread] = []
+
+    def planned(*given: Path) -> Any:
+        planned_steps = steps(*given)
+        if not threads:
+            threads.append(threading.Thread(target=second.save_pretrained, args=(folder,)))
+            threads[0].start()
+            threads[0].join(2)
+        return planned_steps
+
+    monkeypatch.setattr(hub_module, "_steps", planned)
+    first.save_pretrained(folder, max_shard_size="20KB")
+    threads[0].join()
+    assert same(CoLAForCausalLM.from_pretrained(folder), second)
+    assert not [path.name for path in folder.glob("model-*")]
+
+
+def test_a_save_into_a_folder_of_links_replaces_the_links(base, tmp_path) -> None:
+    store, folder = tmp_path / "store", tmp_path / "saved"
+    grown(base).save_pretrained(store, whole=True)
+    before = {path.name: path.read_bytes() for path in store.iterdir()}
+    folder.mkdir()
+    for path in store.iterdir():
+        (folder / path.name).symlink_to(path)
+    new = grown(base, num_codes=12)
+    new.save_pretrained(folder, whole=True)
+    assert same(CoLAForCausalLM.from_pretrained(folder), new)
+    assert {path.name: path.read_bytes() for path in store.iterdir()} == before
+    kept = [path.name for path in folder.iterdir() if path.is_symlink()]
+    assert kept == ["README.md"]  # a card that is there is kept
+
+
+def test_a_save_where_a_folder_has_the_name_of_a_file_changes_nothing(base, tmp_path) -> None:
+    model, folder = grown(base), tmp_path / "saved"
+    model.save_pretrained(folder)
+    (folder / "model.safetensors.index.json").mkdir()
+    with pytest.raises(IsADirectoryError, match="nothing was changed"):
+        grown(base, num_codes=12).save_pretrained(folder, whole=True, max_shard_size="20KB")
+    assert same(CoLAForCausalLM.from_pretrained(folder), model)
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def test_threads_that_load_at_once_get_tied_models_and_leave_transformers_as_it_was(tmp_path) -> None:
