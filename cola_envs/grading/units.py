@@ -117,7 +117,9 @@ def letters_as_units(tokens: Sequence[Token]) -> tuple[Token, ...] | None:
 
 
 #: Words that may begin an adjective, though they change a number elsewhere: half-mile laps.
-_MAY_BEGIN = {*vocabulary.NUMBER_WORDS, *vocabulary.DENOMINATORS, "double", "all"} - {"halves", "quarters"}
+_MAY_BEGIN = {*vocabulary.NUMBER_WORDS, "double", "all"}.union(
+    part for part in vocabulary.DENOMINATORS if not part.endswith("s")
+)
 
 
 def _one_word(match: re.Match[str]) -> str:

@@ -277,6 +277,7 @@ def test_words_with_hyphens_that_change_a_number_or_have_no_noun_are_no_unit():
     changing += ["half-of apples", "millions-of dollars", "gross-of eggs", "score-odd years", "tenth-of inches", "half-as-many apples"]
     changing += ["third-as many apples", "half-an hours", "quarter-of-an hours", "half-again bills", "half-score years", "ten-odd bills"]
     changing += ["one-hundredth inches", "half-tenth inches", "half-hundred eggs", "half-million dollars", "all-but bills", "dozen-odd eggs"]
+    changing += ["thirds-full glasses", "halves-full glasses", "twelfths-note bars"]
     assert _graded([("10", rf"10\text{{ {words}}}") for words in changing] + [("20", r"20\text{-five bills}")], False) == []
 
 
