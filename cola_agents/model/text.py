@@ -47,6 +47,7 @@ class PlainTokenizer:
         self.eos_token_id: int | None = ends[0] if ends else None
         # transformers' wrapper around a fast tokenizer costs several times the tokenizing.
         self._fast = getattr(tokenizer, "backend_tokenizer", None)
+        self._decoder = self._fast if _decodes_as_its_backend(tokenizer) else None
         self.start_ids = self._start()
         added = getattr(tokenizer, "added_tokens_decoder", {}).items()
         # A byte-level decoder reads the é of a tag as a byte; an added token is spelt as it was added.
@@ -118,6 +119,8 @@ class PlainTokenizer:
         return frozenset(getattr(self.source, "added_tokens_decoder", ()))
 
     def _decoded(self, ids: Iterable[int]) -> str:
+        if self._decoder is not None:
+            return str(self._decoder.decode(list(ids), skip_special_tokens=False))
         plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
         return str(self.source.decode(list(ids), **plain))
 
@@ -130,6 +133,15 @@ class PlainTokenizer:
             f"the tokenizer's template makes {whole} of a text whose own tokens are {plain}; a template may "
             "only add tokens in front of a text and behind it"
         )
+
+
+def _decodes_as_its_backend(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether decoding only calls the fast tokenizer; some classes change the ids or the text themselves."""
+    from transformers import PreTrainedTokenizerFast  # here, because it takes seconds to import
+
+    kind = type(tokenizer)
+    own = (getattr(kind, "decode", None), getattr(kind, "_decode", None))
+    return own == (PreTrainedTokenizerFast.decode, PreTrainedTokenizerFast._decode)
 
 
 def check_fits(tokenizer: PlainTokenizer, vocab_size: int) -> None:

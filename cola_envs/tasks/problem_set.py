@@ -62,6 +62,7 @@ class ProblemSet(FiniteTask):
         self.dataset = source.name
         self.dataset_sha256 = source.sha256
         self.items = source.items
+        self._chosen: list[tuple[int, Item] | None] = [None] * len(self._indices)
         self.set_hash = hash_of(islice(source.items, hash_first))
 
     def training_problems(self) -> Problems:
@@ -126,7 +127,11 @@ class ProblemSet(FiniteTask):
         }
 
     def _item(self, row: int) -> Item:
-        return self.items[self._index(row)]
+        """The row's problem, kept as long as the row has it: an item of a generated set is made anew."""
+        index, chosen = self._index(row), self._chosen[row]
+        if chosen is None or chosen[0] != index:
+            chosen = self._chosen[row] = index, self.items[index]
+        return chosen[1]
 
 
 def boxed_solution(item: Item) -> str | None:

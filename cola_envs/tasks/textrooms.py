@@ -131,24 +131,36 @@ class Game:
     def _execute(self, state: State, command: str) -> tuple[State, str]:
         """The next state and the response of an admissible command."""
         words = command.split()
+        following = self._following(state, words)
+        return following, self._response(state, following, words)
+
+    def _following(self, state: State, words: list[str]) -> State:
+        """The next state after an admissible command."""
         verb = words[0]
         if verb == "look":
-            return state, self.describe(state)
+            return state
         if verb == "go":
-            state = state._replace(room=dict(self.exits[state.room])[words[1]])
-            return state, self.describe(state)
+            return state._replace(room=dict(self.exits[state.room])[words[1]])
         if verb == "open":
             container = self.containers.index(words[1])
             if self.locked[container] and KEY not in self._carried(state):
-                return state, LOCKED
-            state = state._replace(opened=_set(state.opened, container, True))
-            inside = [self.items[i] for i, p in enumerate(state.places) if p == len(self.rooms) + container]
-            return state, f"Opened: {', '.join(inside) or 'empty'}."
-        item = self.items.index(words[1])
-        if verb == "take":
-            return state._replace(places=_set(state.places, item, _CARRIED)), "Taken."
-        place = len(self.rooms) + self.containers.index(words[3])
-        return state._replace(places=_set(state.places, item, place)), "Done."
+                return state
+            return state._replace(opened=_set(state.opened, container, True))
+        place = _CARRIED if verb == "take" else len(self.rooms) + self.containers.index(words[3])
+        return state._replace(places=_set(state.places, self.items.index(words[1]), place))
+
+    def _response(self, state: State, following: State, words: list[str]) -> str:
+        """The response to an admissible command that leads from ``state`` to ``following``."""
+        verb = words[0]
+        if verb in ("look", "go"):
+            return self.describe(following)
+        if verb == "open":
+            if following == state:
+                return LOCKED
+            place = len(self.rooms) + self.containers.index(words[1])
+            inside = [self.items[i] for i, p in enumerate(state.places) if p == place]
+            return f"Opened: {', '.join(inside) or 'empty'}."
+        return "Taken." if verb == "take" else "Done."
 
     def won(self, state: State) -> bool:
         """Whether the goal is reached."""
@@ -174,7 +186,7 @@ class Game:
                 words = command.split()
                 if words[0] == "look" or (words[0] in ("take", "put") and words[1] not in relevant):
                     continue
-                following, _ = self._execute(current, command)
+                following = self._following(current, words)
                 if following not in plans:
                     plans[following] = (*plans[current], command)
                     queue.append(following)
@@ -194,6 +206,12 @@ def generate(seed: int, *, difficulty: int = 1, split: Split = "train") -> Game:
     Raises:
         ValueError: for an unknown difficulty or split.
     """
+    game, _ = _generate(seed, difficulty, split)
+    return game
+
+
+def _generate(seed: int, difficulty: int, split: Split) -> tuple[Game, tuple[str, ...]]:
+    """The game that :func:`generate` returns, and its plan."""
     difficulty = check_choice("difficulty", difficulty, SHAPES)
     check_choice("split", split, SPLITS)
     rng = random.Random(seed * 4 + difficulty)
@@ -204,7 +222,7 @@ def generate(seed: int, *, difficulty: int = 1, split: Split = "train") -> Game:
             continue
         plan = game.plan(game.start)
         if plan is not None and 2 <= len(plan) <= limit:
-            return game
+            return game, plan
 
 
 def _draw(rng: random.Random, shape: Shape) -> Game:
@@ -336,7 +354,7 @@ class TextRooms:
 
     def reset(self, rng: np.random.Generator) -> str:
         seed = int(rng.integers(1 << 60))
-        return self.begin(generate(seed, difficulty=self.difficulty, split=self.split))
+        return self._begin(*_generate(seed, self.difficulty, self.split))
 
     def worked_example(self, rng: np.random.Generator) -> list[Exchange]:
         """A game of the train split, won by a shortest list of commands."""
@@ -354,6 +372,9 @@ class TextRooms:
         plan = game.plan(game.start)
         if not plan:
             raise ValueError(f"a game must take at least one command to win; this one has the plan {plan}")
+        return self._begin(game, plan)
+
+    def _begin(self, game: Game, plan: tuple[str, ...]) -> str:
         self.game, self.state, self.commands, self.invalid = game, game.start, 0, 0
         self.info = {
             "task_type": game.task_type,

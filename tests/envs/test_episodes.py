@@ -281,6 +281,58 @@ def test_end_info_holds_the_tasks_fields() -> None:
     assert episodes.reset_infos([0])[0].keys() == {"prompt", "prompt_format", "digit"}
 
 
+class Tagged(str):
+    """A text with a list that can change."""
+
+    def __init__(self, text: str) -> None:
+        self.tags = [text]
+
+
+class Holder:
+    def __init__(self) -> None:
+        self.held = [0]
+
+
+@pytest.mark.parametrize(
+    ("field", "inner"),
+    [
+        (["a"], lambda field: field),
+        ({"a": [0]}, lambda field: field["a"]),
+        ((1, ("b", [0])), lambda field: field[1][1]),
+        (np.zeros(2), lambda field: field),
+        (Holder(), lambda field: field.held),
+        (Tagged("a"), lambda field: field.tags),
+    ],
+    ids=["list", "dict", "tuple", "array", "object", "derived text"],
+)
+def test_the_info_that_a_user_keeps_shares_nothing_with_the_tasks_own(field: Any, inner: Any) -> None:
+    tasks = EachRow(Copy, 1)
+    task: Any = tasks.tasks[0]
+    task.info = {"plain": "a", "field": field}
+    info: Any = tasks.info(0)
+    assert type(info["field"]) is type(field)
+    assert inner(info["field"]) is not inner(field)
+    assert np.array_equal(inner(info["field"]), inner(field))
+
+
+def test_info_of_plain_fields_is_a_dict_of_the_users_own() -> None:
+    tasks = EachRow(Copy, 1)
+    task: Any = tasks.tasks[0]
+    task.info = own = {
+        "text": "a",
+        "number": 1,
+        "share": 0.5,
+        "truth": True,
+        "none": None,
+        "pair": (1, ("b",)),
+    }
+    info = tasks.info(0)
+    assert info == own
+    assert [type(value) for value in info.values()] == [type(value) for value in own.values()]
+    own["text"] = "b"
+    assert info["text"] == "a"
+
+
 # ---------------------------------------------------------------- actions of several tokens
 
 

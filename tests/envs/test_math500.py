@@ -94,6 +94,20 @@ def test_the_problem_follows_from_the_rows_own_generator():
     assert Math500(1).reset([0], [_rng(6)]) == [prompts[1]]
 
 
+def test_a_generated_problem_is_made_once_an_episode(monkeypatch):
+    made = []
+    make = math500.substitute.train_item
+    monkeypatch.setattr(math500.substitute, "train_item", lambda *where: made.append(where) or make(*where))
+    task = Math500(2)
+    made.clear()
+    for seed in range(3):
+        task.reset([0, 1], [_rng(seed), _rng(seed + 9)])
+        task.info(0)
+        task.step([0, 1], ["", ""])
+        task.info(1)
+    assert len(made) == 6
+
+
 def test_a_restored_row_has_its_problem_again():
     task = Math500(2)
     task.reset([0], [_rng(1)])

@@ -95,7 +95,7 @@ def test_a_tag_beyond_ascii_is_spelt_as_it_was_added():
     assert plain.decode(plain.encode(text)) == text
 
 
-def test_a_sentencepiece_like_decoder_shows_special_tokens_and_joins_bytes():
+def sentencepiece_like() -> Any:
     pieces = ["<unk>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "▁a", "<", ">"]
     raw = Tokenizer(
         models.BPE({p: i for i, p in enumerate(pieces)}, [("▁", "a")], byte_fallback=True, unk_token="<unk>")
@@ -104,11 +104,58 @@ def test_a_sentencepiece_like_decoder_shows_special_tokens_and_joins_bytes():
     raw.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token="</s>", unk_token="<unk>", additional_special_tokens=["<t>"]
     )
-    plain = PlainTokenizer(tokenizer)
+
+
+def word_pieces() -> Any:
+    """One whose own decoding, unlike a task's text, takes the spaces before signs away."""
+    raw = Tokenizer(
+        models.WordPiece({"[UNK]": 0, "a": 1, ".": 2, "##b": 3, "'": 4, "s": 5}, unk_token="[UNK]")
+    )
+    raw.decoder = decoders.WordPiece(cleanup=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token="[UNK]", eos_token="[END]", clean_up_tokenization_spaces=True
+    )
+
+
+def test_a_sentencepiece_like_decoder_shows_special_tokens_and_joins_bytes():
+    plain = PlainTokenizer(sentencepiece_like())
     assert plain.decode([*plain.encode("a a é日"), *plain.encode("<t>"), 1]) == "a a é日<t>"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: byte_tokenizer(special=TAGS),
+        lambda: byte_tokenizer(extra=["<a b>"], holes=2),
+        sentencepiece_like,
+        word_pieces,
+    ],
+    ids=["bytes", "bytes and holes", "sentencepiece", "word pieces"],
+)
+def test_ids_are_spelt_as_transformers_decodes_them(make):
+    source = make()
+    plain = PlainTokenizer(source)
+    ids, rng = sorted(plain.ids), np.random.default_rng(0)
+    texts = [[], *([token] for token in ids), *(rng.choice(ids, size).tolist() for size in [2, 3, 9] * 200)]
+    assert {*plain.special_ids, plain.eos_token_id} < plain.ids
+    for text in texts:  # also of special tokens, and of a part of a character's bytes
+        assert plain.spell(text) == source.decode(
+            text, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+
+@pytest.mark.parametrize("method", ["decode", "_decode"])
+def test_a_tokenizer_with_a_decoder_of_its_own_is_asked(method):
+    def shouted(self: Any, *args: Any, **kwargs: Any) -> str:
+        return getattr(PreTrainedTokenizerFast, method)(self, *args, **kwargs).upper()
+
+    source = word_pieces()
+    source.__class__ = type("Shouting", (PreTrainedTokenizerFast,), {method: shouted})
+    a, stop = source.convert_tokens_to_ids(["a", "."])
+    assert PlainTokenizer(source).spell([a, stop]) == "A ."
 
 
 def test_recordings_see_what_the_task_sees(tmp_path):

@@ -170,6 +170,14 @@ def test_a_seed_gives_one_game_for_ever():
     assert game.plan(game.start) == ("go north", "take cup")
 
 
+@pytest.mark.parametrize("difficulty", SHAPES)
+def test_a_drawn_game_begins_as_it_does_when_it_is_given(difficulty):
+    for seed in range(20):
+        drawn, given = TextRooms(difficulty), TextRooms(difficulty)
+        assert drawn.reset(np.random.default_rng(seed)) == given.begin(drawn.game)
+        assert drawn.info == given.info
+
+
 # ------------------------------------------------------------------ turns
 
 
