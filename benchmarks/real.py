@@ -4,7 +4,15 @@ Unattended: the stages ``world`` and ``policy`` on the train splits of GSM8K and
 template where the environments prompt it so by default and else as plain dialogues, over one
 cache of the base's states; after each, every kept checkpoint is measured on the test splits. The same command
 goes on after an interruption. With ``--hours`` a few steps are timed first, and both stages get as many
-tokens as fit, ``--tokens`` at most; a plan that was made is kept.
+tokens as fit, ``--tokens`` at most.
+
+With larger ``--hours`` or ``--tokens`` the same command makes a run longer, also one that has ended. The
+hours are for the whole: what ran before counts by the timings in the plan. The stage ``world`` goes on where
+it ended, with the warm-up and the distance between checkpoints that it began with. The policy, whose world
+model has changed then, is dropped and trained anew. Limits that allow no more than the plan change nothing.
+
+A stage keeps its last checkpoints, one more than ``--points``. The figures of those that a longer run deletes
+stay; but in a run that is made more than about twice as long, some are deleted before they are measured.
 
 The folder holds the stages' runs (``world``, ``policy``), the cache (``states``), ``plan.json``, ``latent``
 (the weights that are not the base's, in bfloat16, in files below 48 MB) and ``real.json``, the figures.
@@ -25,13 +33,13 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import Commands, options
-from cola_agents.common.files import write_json
+from cola_agents.common.files import one_writer, write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.model.loading import load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.text import PlainTokenizer
-from cola_agents.train.checkpoints import TRAINED
+from cola_agents.train.checkpoints import TRAINED, begun_steps
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.formats import Template
 from cola_agents.train.data.packing import PackedBatches
@@ -54,7 +62,9 @@ HELD_OUT = (
     "math500_test.jsonl,prompt=problem,response=solution",
 )
 STAGES = ("world", "policy")
-PLAN, FIGURES, LATENT = "plan.json", "real.json", "latent"
+PLAN, POINTS, FIGURES, LATENT = "plan.json", "points.json", "real.json", "latent"
+#: Tokens of each stage, at most, where a new run is given no other number.
+_TOKENS = 20_000_000
 #: Bytes of a file of latent weights, at most.
 _FILE = 47_000_000
 #: The share of the hours that the stages get; the rest is for measuring and loading.
@@ -71,12 +81,13 @@ class Setting:
         model: folder or hub id of a causal LM.
         out: the folder to write.
         data, held_out: text to train and to measure on.
-        tokens: of each stage, at most.
+        tokens: of each stage, at most; None for 20 million, or what the plan of the folder says.
         layers: of inverse dynamics, world model and policy.
         readout: of the world model.
         rows, length, lr: of a step.
         device, precision, compile: of the computation.
-        hours: of both stages and the measurements: CPU hours on a CPU, else wall hours; None for no limit.
+        hours: of both stages and the measurements: CPU hours on a CPU, else wall hours; None for no limit,
+            or what the plan of the folder says.
         points: checkpoints of a stage that are kept and measured.
         measured_tokens, measured_states: of a measurement; None for the default budget.
         seed: of weights, data and noise.
@@ -86,7 +97,7 @@ class Setting:
     out: Path
     data: tuple[DataSpec, ...]
     held_out: tuple[DataSpec, ...]
-    tokens: int = 20_000_000
+    tokens: int | None = None
     layers: tuple[int, int, int] = (4, 2, 8)
     readout: str = "state"
     rows: int = 8
@@ -102,7 +113,7 @@ class Setting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.tokens, self.points, *self.layers) < 1:
+        if min(self.most_tokens, self.points, *self.layers) < 1:
             raise ValueError(f"tokens, points and layers must be at least 1, got {self}")
         if self.hours is not None and not self.hours > 0:
             raise ValueError(f"hours must be positive, got {self.hours}")
@@ -117,11 +128,15 @@ class Setting:
         return {**dict(zip(names, self.layers, strict=True)), "readout": self.readout}
 
     @property
+    def most_tokens(self) -> int:
+        return _TOKENS if self.tokens is None else self.tokens
+
+    @property
     def most_steps(self) -> int:
-        return math.ceil(self.tokens / (self.rows * self.length))
+        return math.ceil(self.most_tokens / (self.rows * self.length))
 
     def config(self, steps: int) -> JsonObject:
-        """The changes to a stage's configuration."""
+        """The changes to the configuration of a stage that is begun for ``steps``."""
         save_every = math.ceil(steps / self.points)
         return {
             "rows": self.rows,
@@ -135,8 +150,8 @@ class Setting:
             "log_every": max(1, steps // 200),
         }
 
-    def run(self, stage: str, steps: int) -> Run:
-        """The run of a stage."""
+    def run(self, stage: str, steps: int, began: int | None = None) -> Run:
+        """The run of a stage, which was begun for ``began`` steps; None for ``steps``."""
         return Run(
             stage=stage,
             model=self.model if stage == "world" else str(self.out / "world"),
@@ -144,7 +159,7 @@ class Setting:
             data=self.data,
             steps=steps,
             seed=self.seed,
-            config=self.config(steps),
+            config=self.config(began or steps),
             grow=self.grow if stage == "world" else {},
             states=str(self.out / "states"),
             device=self.device,
@@ -158,7 +173,9 @@ def make(setting: Setting, say: Any = print) -> JsonObject:
     plan = planned(setting, say)
     figures: JsonObject = {"plan": plan, "points": {}}
     for stage in STAGES:
-        run = setting.run(stage, plan["steps"])
+        if stage == "policy":
+            _drop_earlier_policy(setting, plan["steps"], say)
+        run = setting.run(stage, plan["steps"], plan["began"] if stage == "world" else None)
         train(run, say)
         figures["points"][stage] = _points(setting, stage, say)
         figures[f"log of {stage}"] = [json.loads(line) for line in (run.out / LOG).read_text().splitlines()]
@@ -173,30 +190,68 @@ def make(setting: Setting, say: Any = print) -> JsonObject:
     return figures
 
 
+def _drop_earlier_policy(setting: Setting, steps: int, say: Any) -> None:
+    """Remove a policy that was trained on a world model of fewer steps."""
+    folder = setting.out / "policy"
+    dropped = folder.with_name("policy.dropped")
+    begun = begun_steps(folder / CHECKPOINTS / "policy")
+    if begun is not None and begun < steps:
+        with one_writer(folder):
+            folder.rename(dropped)  # at once, so that a kill leaves no half of it to go on with
+        say(
+            f"Dropped {folder}, its checkpoints and its {POINTS}: it was trained on the world model of "
+            f"{begun} steps. A policy of that of {steps} is trained anew."
+        )
+    shutil.rmtree(dropped, ignore_errors=True)
+
+
 # ------------------------------------------------------------------ how long
 
 
 def planned(setting: Setting, say: Any = print) -> JsonObject:
-    """The steps of each stage, by the clock where hours are limited; those of ``plan.json`` if it is there.
+    """The steps of each stage, by the clock where hours are limited, and those that the first one began with.
+
+    A plan that is in the folder is made longer by limits that allow more steps, and never shorter.
 
     Raises:
-        ValueError: where the limit leaves no step.
+        ValueError: where the limit leaves no step, and for a plan of steps with other rows or lengths.
     """
     path = setting.out / PLAN
-    if path.exists():
-        plan: JsonObject = json.loads(path.read_text())
-        say(f"Goes on by {path}: {plan['steps']} steps in each stage, whatever --tokens and --hours say now.")
-        return plan
-    plan = {"steps": setting.most_steps, "rows": setting.rows, "length": setting.length}
-    if setting.hours is not None:
-        plan |= _timed(setting)
-        steps = affordable(setting.most_steps, plan, setting.hours * 3600 * _TRAINING_SHARE)
-        if steps < 1:
-            raise ValueError(f"no step fits {setting.hours} hours: a step takes {plan['first_s']:.0f} s")
-        plan["steps"] = steps
+    new: JsonObject = {"steps": 0, "rows": setting.rows, "length": setting.length}
+    plan: JsonObject = json.loads(path.read_text()) if path.exists() else new
+    before = plan["steps"]
+    shape = plan["rows"], plan["length"]
+    if shape != (setting.rows, setting.length):
+        raise ValueError(
+            f"{path} plans steps of {shape[0]} rows of {shape[1]} tokens, and now they are {setting.rows} of "
+            f"{setting.length}: give --rows {shape[0]} --length {shape[1]}, or another --out"
+        )
+    if not before or setting.tokens is not None or setting.hours is not None:
+        plan["steps"] = max(before, _allowed(setting, plan))
+    if not plan["steps"]:
+        raise ValueError(f"no step fits {setting.hours} hours: a step takes {plan['first_s']:.0f} s")
+    plan.setdefault("began", before or plan["steps"])  # older versions did not write it
     write_json(path, plan, indent=1)
-    say(f"Plan: {plan['steps']} steps of {setting.rows * setting.length:,} tokens in each stage.")
+    tokens = f"of {setting.rows * setting.length:,} tokens in each stage"
+    if not before:
+        say(f"Plan: {plan['steps']} steps {tokens}.")
+    elif plan["steps"] > before:
+        say(
+            f"Plan made longer: {plan['steps']} steps {tokens} instead of {before}. "
+            "The policy is trained anew."
+        )
+    else:
+        say(f"Goes on by {path}: {before} steps in each stage; only larger --hours or --tokens change that.")
     return plan
+
+
+def _allowed(setting: Setting, plan: JsonObject) -> int:
+    """The most steps within the limits; timings that they need and the plan lacks are added to it."""
+    if setting.hours is None:
+        return setting.most_steps
+    if "first_s" not in plan:
+        plan.update(_timed(setting))
+    return affordable(setting.most_steps, plan, setting.hours * 3600 * _TRAINING_SHARE)
 
 
 def affordable(most: int, timed: JsonObject, seconds: float) -> int:
@@ -256,9 +311,10 @@ def _packed(setting: Setting, specs: tuple[DataSpec, ...], epochs: int | None = 
 def _points(setting: Setting, stage: str, say: Any) -> list[JsonObject]:
     """The metrics of every kept checkpoint of a stage; those that were measured are read from its folder.
 
-    Where another text or budget was measured, they are measured again.
+    Those of checkpoints that a longer run has deleted stay. Where another text or budget was measured, the
+    kept ones are measured again.
     """
-    path = setting.out / stage / "points.json"
+    path = setting.out / stage / POINTS
     held: JsonObject = json.loads(path.read_text()) if path.exists() else {}
     on = json.loads(
         json.dumps(
@@ -343,13 +399,24 @@ def template_of(model: str) -> Template:
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add_parser("real", help="make and measure a CoLA of a real LM, unattended")
+    parser = commands.add_parser(
+        "real",
+        help="make and measure a CoLA of a real LM, unattended",
+        description="Make and measure a latent-action model of a language model. The same command goes on "
+        "after an interruption. Larger --hours or --tokens make the run of a folder longer: the world model "
+        "goes on where it ended, and the policy is dropped and trained anew.",
+    )
     parser.add_argument("--model", required=True, help="folder or hub id of a causal LM")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, or to go on in")
     parser.add_argument("--folder", type=Path, default=Path("../shared/data"), help="of GSM8K and MATH")
     parser.add_argument("--data", action="append", help="instead of their train splits: see `cola pretrain`")
     parser.add_argument("--held-out", action="append", help="instead of their test splits")
-    parser.add_argument("--tokens", type=float, default=20e6, help="of each stage, at most")
+    parser.add_argument(
+        "--tokens",
+        type=float,
+        help="of each stage, at most: 20e6 by default, or what the plan of the folder says; a larger number "
+        "makes its run longer",
+    )
     parser.add_argument("--layers", type=int, nargs=3, default=Setting.layers, metavar="N")
     parser.add_argument("--readout", default=Setting.readout)
     for name in ("rows", "length", "points", "seed"):
@@ -358,7 +425,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("float32", "bf16"), help="bf16 on a GPU, else float32")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--hours", type=float, help="CPU hours on a CPU, else wall hours")
+    parser.add_argument("--hours", type=float, help="of the whole: CPU hours on a CPU, else wall hours")
     parser.add_argument("--measured-tokens", type=int, help="tokens of a measurement")
     parser.add_argument(
         "--measured-states", type=int, help="states of a measurement in which codes are compared"
@@ -378,7 +445,7 @@ def _run(arguments: argparse.Namespace) -> None:
         **options(arguments, *names, "hours", "measured_tokens", "measured_states"),
         data=specs(arguments.data, TRAINING),
         held_out=specs(arguments.held_out, HELD_OUT),
-        tokens=int(arguments.tokens),
+        tokens=None if arguments.tokens is None else int(arguments.tokens),
         layers=tuple(arguments.layers),
         precision=arguments.precision or ("float32" if arguments.device == "cpu" else "bf16"),
     )

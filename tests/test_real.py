@@ -67,7 +67,7 @@ def test_a_stopped_run_goes_on_to_the_same_model_and_figures(
     monkeypatch.undo()
 
     figures = json.loads((out / "real.json").read_text())
-    assert figures["plan"] == {"steps": 8, "rows": 2, "length": 64}
+    assert figures["plan"] == {"steps": 8, "began": 8, "rows": 2, "length": 64}
     for stage in ("world", "policy"):
         points = figures["points"][stage]
         assert [point["tokens"] for point in points] == [512, 1024]
@@ -132,6 +132,96 @@ def test_hours_are_planned_by_timing_and_the_plan_is_kept(
     monkeypatch.setattr(real, "_timed", lambda setting: pytest.fail("timed twice"))
     assert main([*given, "--hours", "1"]) == 2
     assert torch.is_grad_enabled()
+
+
+def test_more_tokens_continue_the_world_model_and_train_its_policy_anew(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, whole, steps = tmp_path / "out", Learner.step, []
+
+    def counted(self: Learner, step: int, batch: Any) -> Any:
+        steps.append(step)
+        return whole(self, step, batch)
+
+    def lengthened(tokens: int) -> list[str]:
+        place = given.index("--tokens") + 1
+        return [*given[:place], str(tokens), *given[place + 1 :]]
+
+    assert main(given) == 0
+    first = json.loads((out / "real.json").read_text())
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan.pop("began") == 8  # as an earlier version wrote it
+    (out / "plan.json").write_text(json.dumps(plan))
+    monkeypatch.setattr(Learner, "step", counted)
+    assert main(given) == 0
+    assert main(lengthened(512)) == 0
+    assert not steps, "limits that allow no more change nothing"
+    capsys.readouterr()
+
+    assert main(lengthened(2048)) == 0
+    assert steps == [*range(9, 17), *range(1, 17)]
+    said = capsys.readouterr().out
+    assert f"Dropped {out / 'policy'}, its checkpoints and its points.json" in said
+    figures = json.loads((out / "real.json").read_text())
+    assert figures["plan"] == {"steps": 16, "began": 8, "rows": 2, "length": 64}
+    world, policy = (figures["points"][stage] for stage in ("world", "policy"))
+    assert [point["step"] for point in world] == [4, 8, 12, 16]
+    assert world[:2] == first["points"]["world"]
+    assert not (out / "world" / "checkpoints" / "world" / "step-00000004").exists()
+    assert [point["step"] for point in policy] == [8, 16]
+    assert figures["final"] == policy[-1]["metrics"]
+    now, before = (CoLAForCausalLM.from_pretrained(out / name) for name in ("policy", "world"))
+    assert now.codebook.weight.equal(before.codebook.weight)
+    configs = [json.loads((out / stage / "training.json").read_text())["config"] for stage in real.STAGES]
+    assert [config["save_every"] for config in configs] == [4, 8]
+
+    steps.clear()
+    assert main(lengthened(2048)) == 0
+    assert not steps, "the longer run has ended"
+
+
+def test_more_hours_are_counted_from_the_start_of_the_run(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = {"first_s": 3.0, "later_s": 1.0, "policy_s": 1.0, "epoch_steps": 10}
+    plan = {"steps": 5, "rows": 2, "length": 64, **timed}
+    monkeypatch.setattr(real, "_timed", lambda setting: pytest.fail("timed again"))
+    path = tmp_path / "out" / "plan.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(plan))
+    monkeypatch.setattr(real, "train", lambda run, say: (_ for _ in ()).throw(ValueError("planned")))
+    given[given.index("--tokens") + 1] = "100000"
+
+    def planned(seconds: float) -> dict[str, Any]:
+        assert main([*given, "--hours", str(seconds / 3600 / 0.85 + 1e-9)]) == 2
+        return dict(json.loads(path.read_text()))
+
+    assert planned(46.0) == {**plan, "steps": 13, "began": 5}
+    assert planned(20.0) == {**plan, "steps": 13, "began": 5}
+    assert planned(50.0) == {**plan, "steps": 15, "began": 5}
+
+
+def test_a_plan_is_not_made_longer_in_other_steps_or_without_being_asked(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(real, "train", lambda run, say: (_ for _ in ()).throw(ValueError("planned")))
+    assert main(given) == 2
+    path = tmp_path / "out" / "plan.json"
+    plan = path.read_text()
+    place = given.index("--tokens")
+    assert main([*given[:place], *given[place + 2 :]]) == 2
+    assert "only larger --hours or --tokens" in capsys.readouterr().out
+    given[place + 1] = "4096"
+    assert main([*given, "--rows", "1"]) == 2
+    assert "give --rows 2 --length 64" in capsys.readouterr().err
+    assert path.read_text() == plan
+
+
+def test_a_kill_while_the_policy_is_dropped_leaves_none_of_it(given: list[str], tmp_path: Path) -> None:
+    dropped = tmp_path / "out" / "policy.dropped"
+    (dropped / "checkpoints").mkdir(parents=True)
+    assert main(given) == 0
+    assert not dropped.exists()
 
 
 def test_points_of_another_text_are_measured_again(given: list[str], tmp_path: Path) -> None:

@@ -27,10 +27,9 @@ _FIRST_CAPACITY = 64
 
 
 def capacity(length: int, limit: int) -> int:
-    """The number of positions to allocate, or to read, for rows of ``length``: at most half as many again.
+    """The number of positions to allocate for rows of ``length``: at most half as many again.
 
-    It is 64 times a power of two, or one and a half times that: so buffers are copied rarely, and fixed
-    shapes (:mod:`cola_agents.decoding.static`) are few.
+    It is 64 times a power of two, or one and a half times that: so buffers are copied rarely.
     """
     room = _FIRST_CAPACITY
     while room < length:

@@ -7,8 +7,10 @@ else the host reads. The base runs over a token before the session holds it: :me
 finds the work done where the token is appended, and drops it otherwise.
 
 The number of rows and the number of positions that attention reads are rounded up (:func:`bucket`,
-:func:`~.kv.capacity`). There is one CUDA graph for each pair, captured at its first use. Elsewhere than on a
-GPU the same function is called directly, if a backbone is made with ``static=True``.
+:func:`positions_read`). There is one CUDA graph for each pair, captured at its first use: rows that grow to
+2,048 positions need 20. The graphs are dropped where memory grows, in larger steps (:func:`~.kv.capacity`),
+and after :meth:`~.session.Rows.forget`, as at the start of each collection: its tables move. Elsewhere than
+on a GPU the same function is called directly, if a backbone is made with ``static=True``.
 
 Attention reads the caches of all rows in place; a step of some of the rows gathers theirs first. A value that
 is not finite is found in what comes back, without a further copy.
@@ -36,8 +38,10 @@ from cola_agents.decoding.kv import KVRows, Window, capacity
 from cola_agents.decoding.lean import Plan, lean_forward
 from cola_agents.decoding.transfer import to_host
 
-#: The most graphs that a session keeps: a few for each number of rows and of positions.
-MOST_GRAPHS = 64
+#: The most graphs that a session keeps: those of six numbers of rows that grow to 2,048 positions.
+MOST_GRAPHS = 128
+#: The number of positions that attention reads is a multiple of it, up to the most that a row may hold.
+_FEWEST_READ = 32
 #: Draws actions [B] and their log-probabilities [B] from logits [B, A] and uniforms [B].
 Draw = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -170,7 +174,7 @@ class Steps:
         self._inputs = torch.zeros(rows, 5, dtype=torch.long, device=device)
         self._keys = torch.arange(session.max_length, device=device)
         self._outputs: Tensor | None = None
-        self._length = 0  # positions that there is room for
+        self._room = 0  # positions that there is room for
 
     @torch.no_grad()
     def run(
@@ -200,7 +204,8 @@ class Steps:
         if act is not None and act.reader is not None:
             act.reader.catch_up(rows)
         at = [len(session.tokens[row]) for row in rows]
-        size, length = bucket(count, session.num_rows), capacity(max(at) + 1, session.max_length)
+        needed, most = max(at) + 1, session.max_length
+        size, length = bucket(count, session.num_rows), positions_read(needed, most)
         followers = tuple(follower for follower in session.followers if follower.keeps_up(rows))
         observed = session.observed(followers)
         every = rows == list(range(session.num_rows))
@@ -214,7 +219,7 @@ class Steps:
         self._inputs[:size].copy_(self._sent[:size], non_blocking=True)
         if isinstance(actions, Tensor):
             self._inputs[:count, 2] = actions
-        own, theirs = self._make_room(length, followers, act)
+        own, theirs = self._make_room(capacity(needed, most), followers, act)
         assert self._outputs is not None
         memory = self._inputs, self._outputs, self._keys
         step = _Step(session, *memory, followers, act, draw, temperature, (*own, *theirs))
@@ -244,19 +249,19 @@ class Steps:
         return ahead, received[:, 3].copy().view(np.float32)
 
     def _make_room(
-        self, length: int, followers: tuple[Reader, ...], act: DeviceAct | None
+        self, room: int, followers: tuple[Reader, ...], act: DeviceAct | None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Grow all buffers to ``length`` positions.
+        """Grow all buffers to ``room`` positions.
 
         Returns:
             the tensors of the session that a graph reads and writes, and those of the followers and of the
             policy.
         """
         session = self._session
-        if length > self._length:
+        if room > self._room:
             self._graphs.drop()  # they hold the buffers that grow now
-            self._length = length
-        states = session.states_of(length)
+            self._room = room
+        states = session.states_of(room)
         if self._outputs is None:
             self._outputs = torch.zeros(
                 session.num_rows, 4 + states.shape[-1], dtype=torch.int32, device=states.device
@@ -265,8 +270,8 @@ class Steps:
         def of_stack(kv: Any, stack: nn.Module) -> list[Tensor]:
             plan: Plan = kv.plan_for(stack)
             like = plan.norm.new_empty(1, 1, plan.key_heads, plan.head_dim)
-            rooms = [kv.room(layer.cache_layer, length, like) for layer in plan.layers]
-            return [*chain(*rooms), plan.angles.table(length, like), *plan.weights]
+            rooms = [kv.room(layer.cache_layer, room, like) for layer in plan.layers]
+            return [*chain(*rooms), plan.angles.table(room, like), *plan.weights]
 
         base: Any = session.base
         own = [states, base.embed_tokens.weight, *session.weights(), *of_stack(session.kv, base)]
@@ -414,3 +419,13 @@ class Graphs:
 def bucket(count: int, limit: int) -> int:
     """The number of rows of a step: the least power of two that is not below ``count``, up to ``limit``."""
     return min(1 << (count - 1).bit_length(), limit)
+
+
+def positions_read(length: int, limit: int) -> int:
+    """The number of positions that attention reads for rows of ``length``, up to ``limit``.
+
+    It is a multiple of 32 and beyond 128 one of four numbers between a power of two and the next, so that it
+    is at most 1.25 times ``length`` there.
+    """
+    step = max(_FEWEST_READ, (1 << (length - 1).bit_length()) // 8)
+    return min(-(-length // step) * step, limit)
