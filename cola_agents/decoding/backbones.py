@@ -260,11 +260,11 @@ class LatentSession(Rows):
         self._any_unused = bool(backbone.unused_ids.any())
         self._policy: Follower | None = None
         self._table: CodeTable | None = None
-        self._table_possible = True
+        self._table_possible, self._table_valid = True, False
 
     def forget(self) -> None:
         super().forget()
-        self._table, self._table_possible = None, True
+        self._table_possible, self._table_valid = True, False
 
     @torch.no_grad()
     def decode(
@@ -372,9 +372,10 @@ class LatentSession(Rows):
 
     def _refresh_table(self) -> None:
         """Make the table of codes, again after a change of the weights that it is made of."""
-        if self._table_possible and (self._table is None or not self._table.holds()):
-            self._table = code_table(self._model, compiled=self._steps is None)
-            self._table_possible = self._table is not None
+        if self._table_possible and not (self._table_valid and self._table and self._table.holds()):
+            memory = None if self._steps is None else self._table
+            self._table = code_table(self._model, compiled=self._steps is None, memory=memory)
+            self._table_possible = self._table_valid = self._table is not None
 
     def _token_logits(self, h: Tensor, codes: Tensor, phase: int = 0) -> Tensor:
         """Token logits [..., V] for states [..., D] and codes that broadcast with them, in one phase."""

@@ -147,11 +147,18 @@ def _sum(to: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def code_table(model: CoLAForCausalLM, *, compiled: bool = True) -> CodeTable | None:
+def code_table(
+    model: CoLAForCausalLM, *, compiled: bool = True, memory: CodeTable | None = None
+) -> CodeTable | None:
     """The table of a model, or None for a world model that must run as it is.
 
     That is one with an adapter or a hook, one spread over several devices, or one with weights that do not
     count their changes (made under ``torch.inference_mode``).
+
+    Args:
+        compiled: as in :class:`CodeTable`.
+        memory: an earlier table, which is written over if it is of the same size, type and device: a CUDA
+            graph may read it.
     """
     parts = [model.codebook, *(part for layer in model.merge for part in layer.modules())]
     if model.phases is not None:
@@ -169,12 +176,14 @@ def code_table(model: CoLAForCausalLM, *, compiled: bool = True) -> CodeTable | 
     if model.phases is not None:
         vectors = (vectors[:, None] + model.phases.weight).flatten(0, 1)
     layers = []
-    for layer in _merge_layers(model):
+    merge = list(_merge_layers(model))
+    held = memory.layers if memory is not None and len(memory.layers) == len(merge) else [None] * len(merge)
+    for layer, before in zip(merge, held, strict=True):
         gate, up = layer.gate_proj.weight, layer.up_proj.weight
         layers.append(
             _Layer(
-                gate=vectors @ gate[:, size:].t(),
-                up=vectors @ up[:, size:].t(),
+                gate=_into(None if before is None else before.gate, vectors @ gate[:, size:].t()),
+                up=_into(None if before is None else before.up, vectors @ up[:, size:].t()),
                 gate_state=gate[:, :size],
                 up_state=up[:, :size],
                 down=layer.down_proj.weight.detach(),
@@ -182,6 +191,14 @@ def code_table(model: CoLAForCausalLM, *, compiled: bool = True) -> CodeTable | 
             )
         )
     return CodeTable(tuple(layers), model, marks(weights), compiled)
+
+
+def _into(memory: Tensor | None, values: Tensor) -> Tensor:
+    """``values``, in ``memory`` if they fit there."""
+    if memory is None or memory.is_inference():
+        return values
+    fits = (memory.shape, memory.dtype, memory.device) == (values.shape, values.dtype, values.device)
+    return memory.copy_(values) if fits else values
 
 
 def _merge_layers(model: CoLAForCausalLM) -> Iterator[MergeLayer]:

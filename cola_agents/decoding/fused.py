@@ -124,7 +124,7 @@ class FusedStack:
     """
 
     def __init__(self, plan: Plan, kernels: Any) -> None:
-        self._plan = plan
+        self.plan = plan
         self._kernels = kernels
         self._made_of = marks(plan.weights)
         self._layers = tuple(_side_by_side(plan))
@@ -164,12 +164,12 @@ class FusedStack:
         few = len(hidden) <= FEW and self._layers[0].whole is not None
         (self._whole_layers if few else self._layers_in_parts)(hidden, packed, cache)
         h = hidden.numpy()
-        self._kernels.rms_norm(h, self._norm, self._plan.eps, h)
+        self._kernels.rms_norm(h, self._norm, self.plan.eps, h)
         return hidden
 
     def _whole_layers(self, hidden: Tensor, packed: Packed, cache: Room) -> None:
         """Run the layers in place, each as one compiled call."""
-        plan, layer = self._plan, self._kernels.decoder_layer
+        plan, layer = self.plan, self._kernels.decoder_layer
         rows, positions = (part.numpy() for part in packed.where)
         angles, h = plan.angles.table(packed.length, hidden).numpy(), hidden.numpy()
         for one in self._layers:
@@ -178,7 +178,7 @@ class FusedStack:
 
     def _layers_in_parts(self, hidden: Tensor, packed: Packed, cache: Room) -> None:
         """Run the layers in place: products by torch, what is between them compiled."""
-        plan, kernels = self._plan, self._kernels
+        plan, kernels = self.plan, self._kernels
         rows, positions = (part.numpy() for part in packed.where)
         angles = plan.angles.table(packed.length, hidden).numpy()
         first, count = self._layers[0], len(hidden)
@@ -274,6 +274,7 @@ def fused_stack(stack: nn.Module, plan: Plan) -> FusedStack | None:
     made = _made.get(stack)
     if made is None or not made.holds(plan) or not made.equals(plan):
         made = _made[stack] = FusedStack(plan, kernels)
+    made.plan = plan  # its angles are those that the stack has now
     return made
 
 

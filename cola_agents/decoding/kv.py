@@ -156,7 +156,7 @@ class KVRows:
     def plan_for(self, stack: nn.Module) -> Plan | None:
         """The plan of ``stack``, made once; None if it must run as it is."""
         if self._stack is not stack:
-            self._stack, self._plan = stack, plan(stack)
+            self._stack, self._plan = stack, plan(stack, self._plan)
             plain = self._plan is None or self.spare
             self._fused = None if plain or self._plan is None else fused_stack(stack, self._plan)
         return self._plan

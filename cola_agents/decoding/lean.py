@@ -67,6 +67,16 @@ class Angles:
             table = self._table = self._make(max(_FIRST_ANGLES, 1 << (length - 1).bit_length()), like)
         return table
 
+    def renewed(self, rotary: nn.Module) -> Angles:
+        """The angles of ``rotary``, in the same memory, which a CUDA graph may read."""
+        self._rotary = rotary
+        table = self._table
+        if table is not None and table.is_inference():  # which can only be written to in inference mode
+            self._table = None
+        elif table is not None:
+            table.copy_(self._make(len(table), table))
+        return self
+
     @torch.no_grad()
     def _make(self, length: int, like: Tensor) -> Tensor:
         cos, sin = self._rotary(like, position_ids=torch.arange(length, device=like.device)[None])
@@ -140,11 +150,12 @@ def is_plain(stack: nn.Module) -> bool:
     return rope_types(config).issubset(ROPES)
 
 
-def plan(stack: PreTrainedModel) -> Plan | None:
+def plan(stack: PreTrainedModel, before: Plan | None = None) -> Plan | None:
     """The plan of a stack, or None for a stack that is not plain and must run as it is.
 
-    A session makes the plan at its first pass and after :meth:`~cola_agents.decoding.session.Rows.forget`. A
-    hook that is registered in between is not called.
+    It takes over the memory for angles of the plan ``before`` it. A session makes the plan at its first pass
+    and after :meth:`~cola_agents.decoding.session.Rows.forget`. A hook that is registered in between is not
+    called.
     """
     if not is_plain(stack) or stack.training:
         return None
@@ -165,7 +176,7 @@ def plan(stack: PreTrainedModel) -> Plan | None:
         head_dim=attention.head_dim,
         key_heads=config.num_key_value_heads,
         scaling=attention.scaling,
-        angles=Angles(stack.rotary_emb),
+        angles=Angles(stack.rotary_emb) if before is None else before.angles.renewed(stack.rotary_emb),
     )
 
 

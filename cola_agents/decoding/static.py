@@ -9,8 +9,8 @@ finds the work done where the token is appended, and drops it otherwise.
 The number of rows and the number of positions that attention reads are rounded up (:func:`bucket`,
 :func:`positions_read`). There is one CUDA graph for each pair, captured at its first use: rows that grow to
 2,048 positions need 20. The graphs are dropped where memory grows, in larger steps (:func:`~.kv.capacity`),
-and after :meth:`~.session.Rows.forget`, as at the start of each collection: its tables move. Elsewhere than
-on a GPU the same function is called directly, if a backbone is made with ``static=True``.
+or weights move; tables that are made again are written to the same memory. Elsewhere than on a GPU the same
+function is called directly, if a backbone is made with ``static=True``.
 
 Attention reads the caches of all rows in place; a step of some of the rows gathers theirs first. A value that
 is not finite is found in what comes back, without a further copy.
