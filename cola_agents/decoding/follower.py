@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cola_agents.decoding.finite import NotFiniteError, not_finite
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, KVRows, run_rows
+from cola_agents.decoding.sharing import beginnings, without_twins
 from cola_agents.decoding.static import DeviceRows
 from cola_agents.decoding.transfer import to_device
 
@@ -147,13 +148,30 @@ class Follower:
     @torch.no_grad()
     def _run(self, leaving: list[_LastTaken], rows: Sequence[int]) -> None:
         """Run the passes over what is new in texts that are ``leaving`` and in rows."""
+        tokens, copies = self._session.tokens, dict[int, list[int]]()
+        if not leaving:  # whose tokens attend to what their rows held before
+            rows, copies = without_twins(tokens, self._held, rows)
+            for row, others, end in beginnings(tokens, self._held, rows):
+                start = self._held[row]
+                for _, chunk in self.kv.passes(self.trunk, [row], [start], [end - start]):
+                    self._catch_up(chunk, [], [row])
+                self._copy(row, others, end)
         members = [text.row for text in leaving] + list(rows)
         starts = [text.start for text in leaving] + [self._held[row] for row in rows]
-        ends = [len(text.states) for text in leaving] + [len(self._session.tokens[row]) for row in rows]
+        ends = [len(text.states) for text in leaving] + [len(tokens[row]) for row in rows]
         widths = [end - start for start, end in zip(starts, ends, strict=True)]
         for group, chunk in self.kv.passes(self.trunk, members, starts, widths):
             texts = [text for i, text in enumerate(leaving) if i in group]
             self._catch_up(chunk, texts, [members[i] for i in group])
+        for row, twins in copies.items():
+            self._copy(row, twins, len(tokens[row]))
+
+    def _copy(self, row: int, to: Sequence[int], end: int) -> None:
+        """Give rows the keys and values of their new tokens up to ``end``, and the last state of ``row``."""
+        self.kv.copy(row, to, self._held[to[0]], end)
+        for other in to:
+            self.last[other] = self.last[row]
+            self._held[other] = end
 
     def _catch_up(self, chunk: Chunk | Packed, leaving: Sequence[_LastTaken], rows: list[int]) -> None:
         """Run one pass over new tokens of rows, the first of which are of texts that are ``leaving``."""

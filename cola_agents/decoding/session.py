@@ -18,12 +18,10 @@ from cola_agents.decoding.finite import NotFiniteError, not_finite
 from cola_agents.decoding.follower import Follower
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
+from cola_agents.decoding.sharing import beginnings, common_prefix, without_twins
 from cola_agents.decoding.static import Ahead, DeviceAct, DeviceRows, Draw, Steps
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import check_family
-
-#: The fewest new tokens of a row that are copied from a row with the same tokens instead of computed again.
-WORTH_A_COPY = 32
 
 
 @dataclass
@@ -112,7 +110,7 @@ class Rows:
             self.compute()
         growing, chunks = [], []
         for row, ids in zip(rows, tokens, strict=True):
-            keep = _common_prefix(self.tokens[row], ids)
+            keep = common_prefix(self.tokens[row], ids)
             self._roll_back(row, keep)
             if keep < len(ids):
                 growing.append(row)
@@ -144,7 +142,7 @@ class Rows:
             self.tokens[row].extend(chunk)
         if self._beyond:
             for row, chunk in zip(rows, tokens, strict=True):
-                if known := _common_prefix(self._beyond.pop(row, ()), chunk):
+                if known := common_prefix(self._beyond.pop(row, ()), chunk):
                     self._regain(row, known)
         self._behind = True
         if not self._deferred:
@@ -383,12 +381,15 @@ class Rows:
         """Run the passes over all new tokens, and fill in the states that :meth:`take` promised."""
         leaving, self._leaving = self._leaving, []
         growing = [row for row in self._order if self._held[row] < len(self.tokens[row])]
-        growing, copies = self._without_twins(growing)
-        members = [text.row for text in leaving] + growing
-        starts = [text.start for text in leaving] + [self._held[row] for row in growing]
-        chunks = [text.tokens for text in leaving] + [self.tokens[row][self._held[row] :] for row in growing]
-        widths = [len(chunk) for chunk in chunks]
+        growing, copies = without_twins(self.tokens, self._held, growing)
         try:
+            if not leaving:  # whose tokens attend to what their rows held before
+                self._compute_beginnings(growing)
+            members = [text.row for text in leaving] + growing
+            starts = [text.start for text in leaving] + [self._held[row] for row in growing]
+            chunks = [text.tokens for text in leaving]
+            chunks += [self.tokens[row][self._held[row] :] for row in growing]
+            widths = [len(chunk) for chunk in chunks]
             for group, placed in self.kv.passes(self.base, members, starts, widths):
                 self._forward(
                     placed,
@@ -401,39 +402,27 @@ class Rows:
                 self.tokens[row] = self.tokens[row][: self._held[row]]
             raise
         for row, twins in copies.items():
-            self._copy(row, twins)
+            self._copy(row, twins, len(self.tokens[row]))
         for text in self._taken:
             assert self._states.data is not None
             text.states[text.start :] = self._states.data[text.row, text.start : len(text.states)]
         self._taken, self._behind = [], False
 
-    def _without_twins(self, growing: Sequence[int]) -> tuple[list[int], dict[int, list[int]]]:
-        """Leave out rows that will hold the same tokens as another: the rows of one prompt, say.
+    def _compute_beginnings(self, rows: Sequence[int]) -> None:
+        """Compute what rows of different texts begin alike with, once for all of them."""
+        for row, others, end in beginnings(self.tokens, self._held, rows):
+            start = self._held[row]
+            for _, placed in self.kv.passes(self.base, [row], [start], [end - start]):
+                self._forward(placed, [], [row], [self.tokens[row][start:end]])
+            self._copy(row, others, end)
 
-        Returns:
-            the rows to compute, and by row those that hold the same.
-        """
-        firsts: dict[tuple[int, tuple[int, ...]], int] = {}
-        rows: list[int] = []
-        copies: dict[int, list[int]] = {}
-        for row in growing:
-            tokens, held = self.tokens[row], self._held[row]
-            first = row
-            if len(tokens) - held >= WORTH_A_COPY:
-                first = firsts.setdefault((held, tuple(tokens)), row)
-            if first == row:
-                rows.append(row)
-            else:
-                copies.setdefault(first, []).append(row)
-        return rows, copies
-
-    def _copy(self, row: int, twins: Sequence[int]) -> None:
-        """Give rows the states, keys and values of the new tokens that ``row`` has computed."""
-        start, length = self._held[twins[0]], len(self.tokens[row])
-        self.kv.copy(row, twins, start, length)
-        self._states.copy(row, twins, start, length)
-        for twin in twins:
-            self._held[twin] = length
+    def _copy(self, row: int, to: Sequence[int], end: int) -> None:
+        """Give rows the states, keys and values of their new tokens up to ``end``, which ``row`` has."""
+        start = self._held[to[0]]
+        self.kv.copy(row, to, start, end)
+        self._states.copy(row, to, start, end)
+        for twin in to:
+            self._held[twin] = end
             if self._steps is None:
                 assert self._last is not None
                 self._last[twin] = self._last[row]
@@ -479,8 +468,8 @@ class Rows:
                 if self._last is None:
                     self._last = h.new_zeros(self.num_rows, h.shape[-1])
                 self._last[changed] = last
-        for row in rows:
-            self._held[row] = len(self.tokens[row])
+        for row, chunk in zip(rows, chunks[len(leaving) :], strict=True):
+            self._held[row] += len(chunk)
 
     def every(self, rows: Sequence[int]) -> bool:
         """Whether ``rows`` are all rows in order, so that nothing needs to be gathered."""
@@ -607,10 +596,3 @@ def last_states(trunk: nn.Module, session: PolicySession) -> Callable[[Sequence[
         return cache.last(rows)
 
     return last
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    for index, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return index
-    return min(len(a), len(b))

@@ -14,7 +14,7 @@ import torch
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.finite import NotFiniteError
-from cola_agents.decoding.session import WORTH_A_COPY
+from cola_agents.decoding.sharing import WORTH_A_COPY
 from cola_agents.rl.actors import make_actor
 from cola_agents.rl.rollout import collect
 from tests import tiny
@@ -279,10 +279,39 @@ def test_rows_that_begin_with_the_same_tokens_compute_them_once(latent_backbone,
     with session.deferred() if deferred else nullcontext():
         session.load(range(6), texts)
         kept = session.take(4)
-    assert session.tokens_forwarded == 60 + 60 + 45 - 3 * start  # one, its near double, and other
+    shared = 59 - start  # by one and its near double
+    assert session.tokens_forwarded == shared + 1 + 1 + 45 - start
     h, _ = full_forward(model, one)
     torch.testing.assert_close(kept, h, atol=1e-4, rtol=0)
     check_against_full_forward(session, follower, model, list(range(6)), ask=True)
+    session.extend(range(6), [[row + 1, 3] for row in range(6)])
+    check_against_full_forward(session, follower, model, [5, 0, 4], ask=True)
+    check_against_full_forward(session, follower, model, list(range(6)), ask=True)
+
+
+@pytest.mark.parametrize("start", [0, 3])
+@pytest.mark.parametrize("deferred", [False, True])
+def test_what_different_prompts_begin_with_is_computed_once(latent_backbone, start, deferred, monkeypatch):
+    """As worked examples in front of different problems; a row may hold nothing else."""
+    rng = random.Random(7)
+    session, model = latent_backbone.session(6), latent_backbone.model
+    follower = session.follow(model.policy_trunk)
+    examples, other = some_ids(rng, 50), some_ids(rng, 70)
+    ends = [[7], [8, 9], [7, 9, 3], []]
+    texts = [examples + end for end in ends] + [[*other, 4], [*other, 5]]
+    if start:
+        session.load(range(6), [text[:start] for text in texts])
+        follower.features(range(6))
+    read = []
+    passes = follower.kv.passes
+    monkeypatch.setattr(follower.kv, "passes", lambda *a: (read.append(sum(a[3])), passes(*a))[1])
+    session.tokens_forwarded = 0
+    with session.deferred() if deferred else nullcontext():
+        session.load(range(6), texts)
+    assert session.tokens_forwarded == 49 - start + 2 + 3 + 4 + 1 + 70 - start + 2
+    check_against_full_forward(session, follower, model, list(range(6)), ask=True)
+    again = 2 if start else 0  # a follower runs again over the last token that a row kept, once a group
+    assert sum(read) == session.tokens_forwarded + again
     session.extend(range(6), [[row + 1, 3] for row in range(6)])
     check_against_full_forward(session, follower, model, [5, 0, 4], ask=True)
     check_against_full_forward(session, follower, model, list(range(6)), ask=True)
