@@ -157,6 +157,10 @@ class Episodes:
         """The number of steps of the episode so far."""
         return len(self._row(row).actions)
 
+    def tokens_left(self, row: int) -> int:
+        """The number of tokens until the row's budget or context is full."""
+        return self._row(row).left
+
     def prompt(self, row: int) -> str:
         """The row's prompt, the text that the task returned."""
         return self._row(row).prompt

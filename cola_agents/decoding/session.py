@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from cola_agents.decoding.follower import Follower
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
 from cola_agents.decoding.sharing import beginnings, common_prefix, without_twins
-from cola_agents.decoding.static import Ahead, DeviceAct, DeviceRows, Draw, Steps
+from cola_agents.decoding.static import STEPS_AHEAD, Ahead, DeviceAct, DeviceRows, Draw, Steps
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import check_family
 
@@ -80,7 +81,7 @@ class Rows:
         self.kv = KVRows(num_rows, max_length, spare=int(static))
         self._states = GrowingRows(num_rows + int(static), max_length)
         self._steps = Steps(self) if static else None
-        self._ahead: dict[int, Ahead] = {}
+        self._ahead: dict[int, deque[Ahead]] = {}  # of each row what its next tokens gave, never empty
         config: Any = base.config
         self.num_actions: int = config.vocab_size
         self._observed: str | None = None
@@ -192,41 +193,64 @@ class Rows:
             return None
         if not isinstance(actions, Tensor):
             pairs = zip(rows, actions, strict=True)
-            kept = [self._ahead[row] for row, action in pairs if self._is_ahead(row, action)]
+            kept = [self._ahead[row][0] for row, action in pairs if self._is_ahead(row, action)]
             if len(kept) == len(rows) and not world.get("temperature"):
                 return kept
         assert self._steps is not None
         with self.threads:
-            kept, _ = self._steps.run(list(rows), actions, **world)
-        self._ahead.update(zip(rows, kept, strict=True))
-        return kept
+            made = self._steps.run(list(rows), actions, **world)
+        self._ahead.update(zip(rows, map(deque, made), strict=True))
+        return [one for (one,) in made]
 
     def act(
         self, rows: Sequence[int], act: DeviceAct, draw: Draw, u: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Draw actions in the same step as their tokens; :meth:`decode` of these actions finds it done.
 
+        Args:
+            u: uniforms [B], or [B, k] for the next k actions of each row: :meth:`drawn` returns those behind
+                the first while :meth:`decode` and :meth:`extend` follow them.
+
         Returns:
-            actions [B] int64 and their log-probabilities [B] float32; None if this is not possible.
+            the first actions [B] int64 and their log-probabilities [B] float32; None if this is not possible.
+
+        Raises:
+            ValueError: for a k beyond :data:`~.static.STEPS_AHEAD`.
         """
+        u = u.reshape(len(rows), -1)
+        if not 0 < u.shape[1] <= STEPS_AHEAD:
+            raise ValueError(f"act draws 1 to {STEPS_AHEAD} actions a row, got uniforms {list(u.shape)}")
         self.compute(rows)
-        if not self._can_step(rows):
+        if not self._can_step(rows, u.shape[1]):
             return None
         assert self._steps is not None
         with self.threads:
-            ahead, log_probs = self._steps.run(list(rows), u=u, act=act, draw=draw)
-        self._ahead.update(zip(rows, ahead, strict=True))
-        return np.array([one.action for one in ahead]), log_probs
+            made = self._steps.run(list(rows), u=u, act=act, draw=draw)
+        self._ahead.update(zip(rows, map(deque, made), strict=True))
+        return self.drawn(rows)
+
+    def drawn(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
+        """The next actions [B] of rows and their log-probabilities [B], if :meth:`act` has drawn them all."""
+        heads = [self._ahead[row][0] for row in rows if row in self._ahead]
+        log_probs = [one.log_prob for one in heads if one.log_prob is not None]
+        if len(log_probs) < len(rows):
+            return None
+        return np.array([one.action for one in heads]), np.array(log_probs, dtype=np.float32)
+
+    def rows_drawn(self, rows: Sequence[int]) -> list[int]:
+        """Those of ``rows`` whose next action :meth:`act` has drawn."""
+        return [row for row in rows if row in self._ahead and self._ahead[row][0].log_prob is not None]
 
     def _is_ahead(self, row: int, action: int) -> bool:
         """Whether the base has run over the token of an action, and the action can give no other."""
         ahead = self._ahead.get(row)
-        return ahead is not None and ahead.action == action and not ahead.drawn
+        return ahead is not None and ahead[0].action == action and not ahead[0].drawn
 
-    def _can_step(self, rows: Sequence[int]) -> bool:
+    def _can_step(self, rows: Sequence[int], steps: int = 1) -> bool:
         if self._steps is None or self.kv.plan_for(self.base) is None or self._states.data is None:
             return False
-        return all(0 < self._held[row] == len(self.tokens[row]) < self.max_length for row in rows)
+        longest = self.max_length - steps
+        return all(0 < self._held[row] == len(self.tokens[row]) <= longest for row in rows)
 
     def world_tokens(
         self, h: Tensor, actions: Tensor, u: Tensor, temperature: float
@@ -253,41 +277,53 @@ class Rows:
     def drop_ahead(self, rows: Sequence[int]) -> None:
         """Forget tokens that the base has run over and rows do not hold."""
         for row in rows:
-            ahead = self._ahead.pop(row, None)
-            if ahead is not None:
-                for follower in ahead.followers:
-                    follower.roll_back(row, len(self.tokens[row]))
+            if row in self._ahead:
+                followers, length = self._ahead[row][0].followers, len(self.tokens[row])
+                self._cut_ahead(row, length)
+                for follower in followers:
+                    follower.roll_back(row, length)
+
+    def _cut_ahead(self, row: int, at: int) -> None:
+        """Forget a row's tokens from position ``at`` on: numbers there that are not finite must not stay."""
+        for place, one in enumerate(self._ahead.pop(row, ()), start=at):
+            if not one.finite[1]:
+                self.kv.erase(row, place)
+                self._states.erase(row, place)
+            if not one.finite[2]:
+                for follower in one.followers:
+                    follower.kv.erase(row, place)
 
     def _accept(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Count the tokens that the base has run over as computed, where they begin the rows' chunks."""
         for row, chunk in zip(rows, tokens, strict=True):
-            ahead, at = self._ahead.get(row), len(self.tokens[row])
+            ahead, at = self._next(row), len(self.tokens[row])
             if ahead is not None and ahead.token == chunk[0] and not ahead.finite[1]:
                 self.drop_ahead(rows)
-                self.kv.erase(row, at)
-                for follower in ahead.followers:
-                    follower.kv.erase(row, at)
                 raise NotFiniteError(
                     row, f"hidden state of row {row} is not finite at position {at}, token {chunk[0]}"
                 )
         for row, chunk in zip(rows, tokens, strict=True):
-            ahead = self._ahead.get(row)
+            ahead = self._next(row)
             if ahead is None or ahead.token != chunk[0]:
                 self.drop_ahead([row])
                 self._observations.pop(row, None)
                 continue
             if not ahead.finite[2]:
                 self.drop_ahead([row])  # the follower finds it again, and refuses it
-                for follower in ahead.followers:
-                    follower.kv.erase(row, len(self.tokens[row]))
             else:
-                del self._ahead[row]
+                self._ahead[row].popleft()
+                if not self._ahead[row] or len(chunk) > 1:
+                    self._cut_ahead(row, len(self.tokens[row]) + 1)
                 for follower in ahead.followers:
                     follower.gain(row)
             self._held[row] += 1
             self._observations.pop(row, None)
             if ahead.observation is not None and len(chunk) == 1 and ahead.finite[2]:
                 self._observations[row] = ahead.observation
+
+    def _next(self, row: int) -> Ahead | None:
+        ahead = self._ahead.get(row)
+        return None if ahead is None else ahead[0]
 
     def observations(self, rows: Sequence[int], name: str) -> np.ndarray | None:
         """The observations that the last step brought to the host, [B, D]; None if they are not all here."""
@@ -357,7 +393,7 @@ class Rows:
             self._leaving.append(taken)
         self.tokens[row] = self.tokens[row][:keep]
         self._held[row] = min(self._held[row], keep)
-        self._ahead.pop(row, None)
+        self._cut_ahead(row, len(self.tokens[row]))
         self._beyond.pop(row, None)
         self._observations.pop(row, None)
         for follower in self.followers:

@@ -4,7 +4,8 @@ A step of a session's rows is: draw the actions (if a policy acts), turn them in
 these, and run the followers over its states. The host needs none of the numbers in between. It sends the
 rows and their positions in one copy, the device computes, and one copy brings back the tokens and whatever
 else the host reads. The base runs over a token before the session holds it: :meth:`~.session.Rows.extend`
-finds the work done where the token is appended, and drops it otherwise.
+finds the work done where the token is appended, and drops it otherwise. Where a policy acts, the host can
+wait for several steps at once (:data:`STEPS_AHEAD`): they need nothing more of it but uniforms.
 
 The number of rows and the number of positions that attention reads are rounded up (:func:`bucket`,
 :func:`positions_read`). There is one CUDA graph for each pair, captured at its first use: rows that grow to
@@ -40,6 +41,9 @@ from cola_agents.decoding.transfer import to_host
 
 #: The most graphs that a session keeps: those of six numbers of rows that grow to 2,048 positions.
 MOST_GRAPHS = 128
+#: The number of steps of a policy that the host waits for at once. What a row draws behind the end of its
+#: episode is dropped, so that the more they are, the more short episodes lose. Not tuned on a GPU.
+STEPS_AHEAD = 8
 #: The number of positions that attention reads is a multiple of it, up to the most that a row may hold.
 _FEWEST_READ = 32
 #: Draws actions [B] and their log-probabilities [B] from logits [B, A] and uniforms [B].
@@ -142,6 +146,7 @@ class Ahead:
 
     Attributes:
         action, token: the action, and the token that it gave.
+        log_prob: of an action that the step drew; None if it was given.
         drawn: whether the token was drawn, so that the action could give another.
         finite: whether the world model's logits are, the base's state and the followers' states.
         followers: those that have run over it, too.
@@ -150,6 +155,7 @@ class Ahead:
 
     action: int
     token: int
+    log_prob: float | None
     drawn: bool
     finite: tuple[bool, bool, bool]
     followers: tuple[Reader, ...]
@@ -168,12 +174,13 @@ class Steps:
         rows, device = session.num_rows, session.device
         self._graphs = Graphs(device)
         pinned = device.type == "cuda"
-        # Of each row: its number, the position of its next token, its action, and two uniforms.
-        self._sent = torch.zeros(rows, 5, dtype=torch.long, pin_memory=pinned)
+        # Of each step and row: its number, the position of its next token, its action, and two uniforms.
+        self._sent = torch.zeros(STEPS_AHEAD, rows, 5, dtype=torch.long, pin_memory=pinned)
         self._numbers = self._sent.numpy()  # the same memory
         self._inputs = torch.zeros(rows, 5, dtype=torch.long, device=device)
         self._keys = torch.arange(session.max_length, device=device)
         self._outputs: Tensor | None = None
+        self._several = torch.zeros(STEPS_AHEAD, rows, 4, dtype=torch.int32, device=device)
         self._room = 0  # positions that there is room for
 
     @torch.no_grad()
@@ -187,38 +194,37 @@ class Steps:
         draw: Draw | None = None,
         world_u: np.ndarray | None = None,
         temperature: float = 0.0,
-    ) -> tuple[list[Ahead], np.ndarray]:
-        """Take a step.
+    ) -> list[list[Ahead]]:
+        """Take a step, or k of them.
 
         Args:
-            rows: B rows, none of them full.
+            rows: B rows, each with room for k tokens.
             actions: [B], on the host or the device; None if they are drawn from ``act`` by ``draw`` with
-                uniforms ``u`` [B].
+                uniforms ``u`` [B, k], for k of at most :data:`STEPS_AHEAD` steps.
             world_u, temperature: for the world model's tokens; see :meth:`LatentSession.decode`.
 
         Returns:
-            what became of each row, and the log-probabilities of drawn actions, [B] float32.
+            of each row what became of it in each step.
         """
         session, count = self._session, len(rows)
+        steps = 1 if u is None else u.shape[1]
         session.drop_ahead(rows)
         if act is not None and act.reader is not None:
             act.reader.catch_up(rows)
         at = [len(session.tokens[row]) for row in rows]
-        needed, most = max(at) + 1, session.max_length
+        needed, most = max(at) + steps, session.max_length
         size, length = bucket(count, session.num_rows), positions_read(needed, most)
         followers = tuple(follower for follower in session.followers if follower.keeps_up(rows))
-        observed = session.observed(followers)
+        observed = session.observed(followers) if steps == 1 else None
         every = rows == list(range(session.num_rows))
-        sent = self._numbers
-        sent[:count, 0], sent[:count, 1], sent[count:size, :2] = rows, at, (session.num_rows, 1)
+        sent = self._numbers[:steps]
+        sent[:, :count, 0], sent[:, count:size, :2] = rows, (session.num_rows, 1)
+        sent[:, :count, 1] = np.add.outer(np.arange(steps), at)
         if isinstance(actions, np.ndarray):
-            sent[:count, 2] = actions
+            sent[:, :count, 2] = actions
         for column, uniforms in ((3, u), (4, world_u)):
             if uniforms is not None:
-                sent.view(np.float64)[:count, column] = uniforms
-        self._inputs[:size].copy_(self._sent[:size], non_blocking=True)
-        if isinstance(actions, Tensor):
-            self._inputs[:count, 2] = actions
+                sent.view(np.float64)[:, :count, column] = uniforms.T
         own, theirs = self._make_room(capacity(needed, most), followers, act)
         assert self._outputs is not None
         memory = self._inputs, self._outputs, self._keys
@@ -226,27 +232,39 @@ class Steps:
         drawing = getattr(draw, "func", draw), tuple(getattr(draw, "keywords", {}).items())
         # Which followers keep up changes from step to step of a search, and so do policies of an evaluation.
         reading = followers, None if act is None else act.owner, drawing, _addresses(theirs)
-        self._graphs.run(
-            (size, length, every, observed, temperature, reading),
-            _addresses(own),
-            lambda: step.run(size, length, every, observed),
-            [follower.last for follower in followers],
-        )
-        columns = 4 if observed is None else self._outputs.shape[1]
-        received = to_host(self._outputs[:count, :columns])
-        session.tokens_forwarded += count
-        ahead = [
-            Ahead(
-                action=int(line[2]),
-                token=int(line[0]),
-                drawn=temperature > 0,
-                finite=(not line[1] & 1, not line[1] & 2, not line[1] & 4),
-                followers=followers,
-                observation=None if observed is None else line[4:].view(np.float32),
+        addresses = _addresses(own)
+        for number in range(steps):
+            self._inputs[:size].copy_(self._sent[number, :size], non_blocking=True)
+            if isinstance(actions, Tensor):
+                self._inputs[:count, 2] = actions
+            self._graphs.run(
+                (size, length, every, observed, temperature, reading),
+                addresses,
+                lambda: step.run(size, length, every, observed),
+                [follower.last for follower in followers],
             )
-            for line in received
+            if steps > 1:
+                self._several[number, :count] = self._outputs[:count, :4]
+        columns = 4 if observed is None else self._outputs.shape[1]
+        made = self._several[:steps, :count] if steps > 1 else self._outputs[None, :count, :columns]
+        received = to_host(made)
+        session.tokens_forwarded += count * steps
+        log_probs = received[:, :, 3].copy().view(np.float32)
+        return [
+            [
+                Ahead(
+                    action=int(line[2]),
+                    token=int(line[0]),
+                    log_prob=None if act is None else float(log_prob),
+                    drawn=temperature > 0,
+                    finite=(not line[1] & 1, not line[1] & 2, not line[1] & 4),
+                    followers=followers,
+                    observation=None if observed is None else line[4:].view(np.float32),
+                )
+                for line, log_prob in zip(received[:, i], log_probs[:, i], strict=True)
+            ]
+            for i in range(count)
         ]
-        return ahead, received[:, 3].copy().view(np.float32)
 
     def _make_room(
         self, room: int, followers: tuple[Reader, ...], act: DeviceAct | None

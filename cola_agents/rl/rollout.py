@@ -17,7 +17,7 @@ from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicySession, missing
 from cola_agents.decoding.finite import NotFiniteError
 from cola_agents.decoding.session import Rows
-from cola_agents.decoding.static import DeviceAct, Draw
+from cola_agents.decoding.static import STEPS_AHEAD, DeviceAct, Draw
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.sampling import sample
 from cola_envs.checks import check_seeds
@@ -27,6 +27,8 @@ from cola_envs.spaces import widths
 
 #: Tells a policy's stream from the streams that Episodes draws from with the same row seed.
 _POLICY_STREAM = 3
+#: The uniforms of a row that are drawn at once.
+_UNIFORMS = 32
 
 #: From a session's rows to action logits, [B, A].
 Act = Callable[[Sequence[int]], Tensor]
@@ -304,7 +306,7 @@ def _play(
     """Step the rows of a collection until all of its episodes have ended."""
     played.refill(list(range(episodes.num_rows)))
     while played.running:
-        rows = sorted(played.running)
+        rows = played.due()
         actions = played.choose(rows, act, draw)
         _, rewards, terminated, truncated, infos = episodes.step(rows, actions, observe=False)
         ended = played.paid(rows, rewards, terminated, truncated, infos)
@@ -340,7 +342,8 @@ class _Played:
         self.problems = np.zeros(len(seeds), dtype=np.int64)
         self.running: dict[int, int] = {}
         self._waiting = list(range(len(seeds)))[::-1]
-        self._draws: dict[int, Callable[[], float]] = {}
+        self._streams: dict[int, np.random.Generator] = {}
+        self._uniforms: dict[int, list[float]] = {}  # of all actions of the row's episode, and more
         self._threads = fitting_threads(rows.backbone)
 
     def refill(self, free: list[int]) -> None:
@@ -355,15 +358,21 @@ class _Played:
         for row, number in zip(rows, numbers, strict=True):
             self.running[row] = number
             self.problems[number] = self._rows.problem_seed(row)
-            self._draws[row] = np.random.default_rng([self._seeds[number], _POLICY_STREAM]).random
+            self._streams[row] = np.random.default_rng([self._seeds[number], _POLICY_STREAM])
+            self._uniforms[row] = []
+
+    def due(self) -> list[int]:
+        """The rows whose next actions are drawn already; all that are running if there are none."""
+        rows = sorted(self.running)
+        drawn = self._session.rows_drawn(rows) if isinstance(self._session, Rows) else []
+        return drawn or rows
 
     @torch.no_grad()
     def choose(self, rows: list[int], act: Act, draw: Draw) -> np.ndarray:
         """Draw an action [B] for each row, and record its position and log-probability."""
-        uniforms = np.array([self._draws[row]() for row in rows])
         with self._threads:
             try:
-                drawn = self._in_a_step(rows, act, draw, uniforms)
+                drawn = self._in_steps(rows, act, draw)
                 if drawn is None:
                     logits = act(rows)
             except NotFiniteError as error:
@@ -372,7 +381,8 @@ class _Played:
                 raise NotFiniteError(error.row, f"{error} (at step {step} of row {error.row})") from error
             if drawn is None:
                 _check_logits(logits, len(rows), self._rows)
-                actions, log_probs = draw(logits, to_device(uniforms, logits.device))
+                uniforms = to_device(self._next_uniforms(rows, 1)[:, 0], logits.device)
+                actions, log_probs = draw(logits, uniforms)
                 drawn = to_host(actions), to_host(log_probs)
         for row, log_prob in zip(rows, drawn[1].tolist(), strict=True):
             episode, tokens = self.episodes[self.running[row]], self._session.tokens[row]
@@ -385,14 +395,33 @@ class _Played:
             episode.log_probs.append(log_prob)
         return drawn[0]
 
-    def _in_a_step(
-        self, rows: list[int], act: Act, draw: Draw, uniforms: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Actions and log-probabilities [B], drawn in the step that computes their tokens, if that can be."""
-        if not isinstance(self._session, Rows) or not isinstance(act, DeviceAct):
+    def _in_steps(self, rows: list[int], act: Act, draw: Draw) -> tuple[np.ndarray, np.ndarray] | None:
+        """Actions and log-probabilities [B], drawn in the steps that compute their tokens, if that can be.
+
+        Several steps are taken at once, as if no episode ended: what is drawn behind an end is dropped.
+        """
+        session = self._session
+        if not isinstance(session, Rows) or not isinstance(act, DeviceAct):
             return None
         # A token that is drawn needs a uniform of the row's own stream, which Episodes draws after this.
-        return None if self._rows.world_temperature else self._session.act(rows, act, draw, uniforms)
+        if self._rows.world_temperature:
+            return None
+        drawn = session.drawn(rows)
+        if drawn is not None:
+            return drawn
+        room = session.max_length - max(len(session.tokens[row]) for row in rows)
+        left = max(self._rows.tokens_left(row) for row in rows)
+        return session.act(rows, act, draw, self._next_uniforms(rows, min(STEPS_AHEAD, room, left)))
+
+    def _next_uniforms(self, rows: list[int], count: int) -> np.ndarray:
+        """The uniforms of the rows' next actions, [B, count]."""
+        uniforms = []
+        for row in rows:
+            at, own = len(self.episodes[self.running[row]].positions), self._uniforms[row]
+            if len(own) < at + count:
+                own += self._streams[row].random(_UNIFORMS).tolist()
+            uniforms.append(own[at : at + count])
+        return np.array(uniforms)
 
     def paid(
         self,
