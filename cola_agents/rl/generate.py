@@ -24,7 +24,7 @@ from cola_agents.common.files import one_writer
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.sampling import Drawing, distribution
-from cola_agents.rl.recording import KIND, Recording, check_begun, check_episode, check_header
+from cola_agents.rl.recording import KIND, REPLIES, Recording, check_begun, check_episode, check_header
 from cola_agents.rl.rollout import AnyPolicy, Episode, InitialPolicy, Rollout, collect, side_by_side
 from cola_agents.rl.rows import make_rows
 from cola_envs import jsonl
@@ -238,17 +238,27 @@ def _played(
     rollout = collect(episodes, policy, seeds=seeds, problem_seeds=problem_seeds.tolist(), **drawing)
     for i in range(len(rollout)):
         at = rollout.mask[i].nonzero().flatten()
+        length = int(rollout.lengths[i])
+        replies = [] if rollout.written is None else _replies(rollout.written[i, :length], int(at[0]) + 1)
         yield {
-            "ids": rollout.ids[i, : int(rollout.lengths[i])].tolist(),
+            "ids": rollout.ids[i, :length].tolist(),
             "positions": at.tolist(),
             "actions": rollout.actions[i, at].tolist(),
             "log_probs": [round(value, 6) for value in rollout.log_probs[i, at].tolist()],
             "rewards": rollout.rewards[i, at].tolist(),
+            **({REPLIES: replies} if replies else {}),
             "terminated": bool(rollout.terminated[i]),
             "seed": int(rollout.seeds[i]),
             "problem_seed": int(rollout.problem_seeds[i]),
             "info": {key: value for key, value in rollout.infos[i].items() if key in INFO and _plain(value)},
         }
+
+
+def _replies(written: Tensor, start: int) -> list[list[int]]:
+    """The ranges of tokens from ``start`` on that no action wrote; ``written`` [T] bool."""
+    alien = torch.cat([written.new_ones(1), written[start:], written.new_ones(1)]).logical_not().int()
+    turns = alien.diff().nonzero().flatten() + start
+    return turns.view(-1, 2).tolist()
 
 
 def read(*paths: str | Path) -> Recorded:

@@ -20,6 +20,9 @@ _LISTS = {"ids": int, "positions": int, "actions": int, "log_probs": float, "rew
 _ADDED = ("prompt_format", "own_task")
 #: Fields that a first line lacks where they have these values.
 _LEFT_OUT = {"top_k": None, "top_p": 1.0}
+#: Ranges ``[start, end]`` of tokens behind the first action that no action wrote: a task's replies. Episodes
+#: without any lack the field, and so do those of files of earlier versions.
+REPLIES = "replies"
 _VALUES = {"terminated": bool, "seed": int, "problem_seed": int, "info": dict}
 
 
@@ -44,6 +47,20 @@ def check_episode(item: Any) -> None:
             raise ValueError(f"the episode's {name} must be of type {kind.__name__}: {item[name]!r:.60}")
     if len({len(item[name]) for name in _LISTS if name != "ids"}) > 1:
         raise ValueError("the episode's positions, actions, log_probs and rewards differ in number")
+    end, length = 0, len(item["ids"])
+    for span in _ranges(item.get(REPLIES, [])):
+        if not end <= span[0] < span[1] <= length:
+            raise ValueError(f"the episode's replies must be ranges of its {length} tokens, in order: {span}")
+        end = span[1]
+
+
+def _ranges(given: Any) -> list[list[int]]:
+    """``given``, if it is a list of pairs of whole numbers."""
+    ranges: list[list[int]] = given if isinstance(given, list) else [[]]
+    for pair in ranges:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)):
+            raise ValueError(f"the episode's replies must be a list of ranges [start, end]: {given!r:.60}")
+    return ranges
 
 
 def _differing(held: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -67,6 +67,47 @@ def test_episodes_of_several_turns_are_read_with_the_replies_between_them(level:
         assert "\n" in tokenizer.decode(answer)
 
 
+@pytest.mark.parametrize("level", ["", "-Token"])
+@pytest.mark.parametrize("length", [128, 20])
+def test_a_tasks_replies_are_read_and_where_prompts_are_not_learned_not_learned(
+    level: str, length: int, tmp_path: Path
+) -> None:
+    """Also where a document is split, and packing goes on in the middle of it."""
+    path = tmp_path / "rooms.jsonl"
+    generate(f"CoLA-TextRooms{level}-v0", path, problems=2, n=2, num_envs=4, env_kwargs={"max_tokens": 24})
+    tokenizer = make_backbone(level="token").tokenizer
+    expected, parts = [], 0
+    for episode in episodes(path):
+        ids, own = episode["ids"], {position + 1 for position in episode["positions"]}
+        replied = {at for start, end in episode["replies"] for at in range(start, end)}
+        assert replied == set(range(min(own), len(ids))) - own
+        assert tokenizer.decode([ids[at] for at in sorted(replied)]).count("\n") >= 1
+        expected += [ids[at] for at in sorted(own)]
+        parts += 1 + len(ids) // length
+
+    def batches(**options: Any) -> PackedBatches:
+        return PackedBatches(FileDocuments(path, epochs=1), tokenizer, rows=1, length=length, **options)
+
+    learned, state, resumed = [], None, []
+    packed = batches(learn_prompts=False)
+    for number, batch in enumerate(packed):
+        learned += batch.targets[batch.targets >= 0].tolist()
+        resumed += batch.targets[batch.targets >= 0].tolist() if number == 0 else []
+        state = packed.state_dict() if number == 0 else state
+    end = tokenizer.eos_token_id
+    rest = iter([token for token in expected if token != end])
+    found = [token for token in learned if token != end]
+    assert all(token in rest for token in found), "in the order in which they were written, no others"
+    assert len(found) >= sum(token != end for token in expected) - (parts if length < 128 else 0)
+    again = batches(learn_prompts=False)
+    again.load_state_dict(json.loads(json.dumps(state)))
+    for batch in again:
+        resumed += batch.targets[batch.targets >= 0].tolist()
+    assert resumed == learned
+    whole = [token for batch in batches() for token in batch.targets[batch.targets >= 0].tolist()]
+    assert len(whole) > 2 * len(learned)
+
+
 def test_another_tokenizer_is_refused_by_its_text_and_by_its_size(recording: Path, tmp_path: Path) -> None:
     tokenizer = PlainTokenizer(make_tokenizer())
     for change in ({"ids": 10_000}, {"info": {"text": "another text"}}):
@@ -90,7 +131,15 @@ def test_an_episode_takes_no_template_and_no_fields(given: dict[str, Any], recor
 def test_a_damaged_episode_is_named(recording: Path, tmp_path: Path) -> None:
     line = episodes(recording)[0]
     path = tmp_path / "damaged.jsonl"
-    for change in ({"positions": "x"}, {"positions": [], "actions": [], "log_probs": [], "rewards": []}):
+    for change in (
+        {"positions": "x"},
+        {"positions": [], "actions": [], "log_probs": [], "rewards": []},
+        {"replies": [[3, 2]]},
+        {"replies": [[0, 3], [2, 4]]},
+        {"replies": [[1, 10_000]]},
+        {"replies": [1, 2]},
+        {"replies": {"1": 2}},
+    ):
         path.write_text(json.dumps({**line, **change}) + "\n")
         with pytest.raises(ValueError, match=r"damaged\.jsonl, line 1: the episode"):
             next(FileDocuments(path))

@@ -77,12 +77,14 @@ class RecordedEpisode:
         answer: text of the agent, whose lines stand in what follows, in this order: by it the tokenizer is
             checked. None for no check.
         where: file and line, for errors.
+        replies: ranges of tokens behind the first action that the task wrote.
     """
 
     tokens: tuple[int, ...]
     start: int
     answer: str | None
     where: str
+    replies: tuple[tuple[int, int], ...] = ()
 
     @property
     def text(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from cola_agents.rl.recording import KIND, check_episode
+from cola_agents.rl.recording import KIND, REPLIES, check_episode
 from cola_agents.train.data.documents import AnyDocument, Conversation, Document, RecordedEpisode
 from cola_envs.contract import checked_text
 from cola_envs.prompts import Message
@@ -133,6 +133,7 @@ class RowFormat:
             episode["positions"][0] + 1,
             text if isinstance(text, str) and "\ufffd" not in text else None,
             where,
+            tuple((start, end) for start, end in episode.get(REPLIES, ())),
         )
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cola_agents.train.data.documents import AnyDocument, Documents, Mixture
+from cola_agents.train.data.documents import AnyDocument, Documents, Mixture, RecordedEpisode
 from cola_envs.backbone import Tokenizer
 from cola_envs.jsonl import JsonObject
 from cola_envs.text import with_start_ids
@@ -70,10 +70,28 @@ class Piece:
     Attributes:
         ids: its token ids, including the document's start-of-text and end-of-text tokens.
         learned_from: index of the first token that is a target, at least 1.
+        skipped: ranges of later tokens that are no targets.
     """
 
     ids: list[int]
     learned_from: int = 1
+    skipped: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def learned(self) -> np.ndarray:
+        """Whether each token is a target, [T] bool."""
+        learned = np.arange(len(self.ids)) >= self.learned_from
+        for start, end in self.skipped:
+            learned[start:end] = False
+        return learned
+
+    def split(self, at: int) -> tuple[Piece, Piece]:
+        """The first ``at`` tokens, and the others."""
+        rest = tuple((max(start - at, 0), end - at) for start, end in self.skipped if end > at)
+        return (
+            Piece(self.ids[:at], self.learned_from, self.skipped),
+            Piece(self.ids[at:], max(1, self.learned_from - at), rest),
+        )
 
 
 def packed_batches(
@@ -134,7 +152,7 @@ class RowPacker:
         barren = 0
         while free > 1 and (self._pending or self._read_document()):
             piece = self._pending
-            if piece is None or piece.learned_from >= len(piece.ids):
+            if piece is None or not piece.learned.any():
                 self._pending = None
                 self.counts["dropped"] += 1
                 barren += 1
@@ -147,10 +165,10 @@ class RowPacker:
                 self._pending = None
                 return piece
             elif self._splitting:
-                rest = Piece(piece.ids[free:], max(1, piece.learned_from - free))
+                first, rest = piece.split(free)
                 self._pending = rest if len(rest.ids) > 1 else None
-                if piece.learned_from < free:
-                    return Piece(piece.ids[:free], piece.learned_from)
+                if first.learned.any():
+                    return first
             else:
                 return None
         return None
@@ -175,14 +193,22 @@ class RowPacker:
             self.counts["split" if self._splitting else "cut"] += 1
         if not self._splitting:
             ids = ids[: self._length]
-        self._pending = Piece(ids, 1 if self._learn_prompts else max(1, continuation))
+        if self._learn_prompts:
+            self._pending = Piece(ids)
+            return True
+        moved = continuation - len(prompt)
+        replies = document.replies if isinstance(document, RecordedEpisode) else ()
+        skipped = tuple((start + moved, end + moved) for start, end in replies)
+        self._pending = Piece(ids, max(1, continuation), skipped)
         return True
 
     def state_dict(self) -> JsonObject:
         """The position in the stream and the pending piece, as JSON values."""
+        piece = self._pending
+        skipped = [[start, end] for start, end in piece.skipped] if piece else []
         return {
             "documents": self._source().state_dict(),
-            "pending": self._pending and [self._pending.learned_from, self._splitting, self._pending.ids],
+            "pending": piece and [piece.learned_from, self._splitting, piece.ids, skipped],
             "rows": self._rows,
             "counts": dict(self.counts),
         }
@@ -194,8 +220,10 @@ class RowPacker:
         self._stream = iter(source)
         self._pending = None
         if state["pending"]:
-            learned_from, self._splitting, ids = state["pending"]
-            self._pending = Piece(list(ids), learned_from)
+            # Checkpoints of earlier versions have no ranges.
+            learned_from, self._splitting, ids, *skipped = state["pending"]
+            ranges = tuple((start, end) for start, end in (skipped[0] if skipped else ()))
+            self._pending = Piece(list(ids), learned_from, ranges)
         self._rows = state["rows"]
         self.counts = dict(state["counts"])
 
@@ -228,8 +256,8 @@ class PackedBatches:
         tokenizer: encodes without special tokens, has an end-of-text token, and may have ``start_ids``.
         rows, length: shape of a batch, in rows and tokens.
         long: treatment of a document longer than a row: see :data:`LongDocuments`.
-        learn_prompts: whether tokens of prompts are targets. A document without a target is dropped and
-            counted.
+        learn_prompts: whether tokens of prompts, and of a task's replies in recorded episodes, are targets. A
+            document without a target is dropped and counted.
 
     Raises:
         ValueError: for a tokenizer without end-of-text token; while iterating, for a source without any
@@ -361,7 +389,8 @@ def collate_pieces(rows: Sequence[Sequence[Piece]], length: int) -> Batch:
         for number, piece in enumerate(row):
             end = start + len(piece.ids)
             ids[r, start:end] = piece.ids
-            targets[r, start + piece.learned_from - 1 : end - 1] = ids[r, start + piece.learned_from : end]
+            learned = piece.learned[1:]
+            targets[r, start : end - 1][learned] = ids[r, start + 1 : end][learned]
             positions[r, start:end] = np.arange(end - start)
             segments[r, start:end] = number
             start = end
