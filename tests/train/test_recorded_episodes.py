@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from cola_agents.rl.generate import generate
 from cola_agents.train.data.formats import RowFormat
 from cola_agents.train.data.packing import PackedBatches
 from cola_agents.train.data.sources import FileDocuments
-from tests.model.test_chat import chat_tokenizer
+from tests.model.test_chat import TEMPLATE, chat_tokenizer
 from tests.tiny import make_base, make_tokenizer
 
 
@@ -65,6 +67,36 @@ def test_episodes_of_several_turns_are_read_with_the_replies_between_them(level:
         prompt, answer = document.ids(tokenizer)
         assert [*prompt, *answer] == episode["ids"][: len(prompt) + len(answer)]
         assert "\n" in tokenizer.decode(answer)
+
+
+def test_several_turns_of_a_chat_are_read_and_not_taken_for_another_tokenizers(tmp_path: Path) -> None:
+    """The agent's text has nothing between its turns, the tokens have marks and replies."""
+    bundled = make_backbone(level="token")
+    source = copy.deepcopy(bundled.tokenizer.source)
+    source.chat_template = TEMPLATE
+    path, tokenizer = tmp_path / "rooms.jsonl", PlainTokenizer(source)
+    generate(
+        "CoLA-TextRooms-Token-v0",
+        path,
+        problems=2,
+        n=2,
+        num_envs=4,
+        env_kwargs={
+            "model": bundled.model,
+            "tokenizer": source,
+            "max_tokens": 40,
+            "prompt_format": "chat",
+        },
+    )
+    turns = 0
+    for document in FileDocuments(path, epochs=1):
+        document.ids(tokenizer)
+        if document.answer and len(document.replies) > 1:
+            turns += len(document.replies)
+            wrong = dataclasses.replace(document, answer=document.answer + "a")
+            with pytest.raises(ValueError, match="another tokenizer"):
+                wrong.ids(tokenizer)
+    assert turns > 1
 
 
 @pytest.mark.parametrize("level", ["", "-Token"])

@@ -74,8 +74,7 @@ class RecordedEpisode:
     Attributes:
         tokens: all of them.
         start: how many stand before the first action: the prompt, with system text and worked examples.
-        answer: text of the agent, whose lines stand in what follows, in this order: by it the tokenizer is
-            checked. None for no check.
+        answer: text of the agent, all turns joined: by it the tokenizer is checked. None for no check.
         where: file and line, for errors.
         replies: ranges of tokens behind the first action that the task wrote.
     """
@@ -98,7 +97,7 @@ class RecordedEpisode:
         """
         prompt, answer = list(self.tokens[: self.start]), list(self.tokens[self.start :])
         largest = getattr(tokenizer, "largest_id", len(tokenizer) - 1)
-        if max(self.tokens) > largest or not self._says(tokenizer.decode(answer)):
+        if max(self.tokens) > largest or not self._says_answer(tokenizer):
             raise ValueError(
                 f"{self.where}: the episode was recorded with another tokenizer than the model's: take the "
                 "model that it was recorded with, or write its texts as prompt and response"
@@ -107,15 +106,29 @@ class RecordedEpisode:
             answer.pop()
         return prompt, answer
 
-    def _says(self, text: str) -> bool:
-        """Whether a text holds the lines of the answer, between which a task's replies may stand."""
+    def _says_answer(self, tokenizer: Tokenizer) -> bool:
+        """Whether the agent's tokens say its answer, apart from white space.
+
+        Where no replies are known, the lines of the answer need only stand in what follows the prompt.
+        """
         at = 0
-        for line in (self.answer or "").splitlines():
-            at = text.find(line, at)
-            if at < 0:
-                return False
-            at += len(line)
-        return True
+        if not self.replies:
+            text = tokenizer.decode(list(self.tokens[self.start :]))
+            for line in (self.answer or "").splitlines():
+                at = text.find(line, at)
+                if at < 0:
+                    return False
+                at += len(line)
+            return True
+        answer = "".join((self.answer or "").split())
+        borders = [self.start, *(border for span in self.replies for border in span), len(self.tokens)]
+        for start, end in zip(borders[::2], borders[1::2], strict=True):
+            turn = "".join(tokenizer.decode(list(self.tokens[start:end])).split())
+            for said, expected in zip(turn, answer[at:], strict=False):
+                if said != expected:  # the end marker of a chat template, behind the turn
+                    break
+                at += 1
+        return at == len(answer)
 
 
 #: What a stream of documents holds.
