@@ -28,6 +28,7 @@ from cola_agents.common.arguments import environment_arguments
 from cola_agents.model.families import CappedLinear
 from cola_agents.sb3_threads import fit_algorithms
 from cola_envs.build import spec_of
+from cola_envs.vector import CoLAVectorEnv, RowStep
 
 #: SB3's convention: the step that ends an episode returns the next one's first observation.
 SAME_STEP = AutoresetMode.SAME_STEP
@@ -167,32 +168,40 @@ class SB3VecEnv(VecEnv):
         if self._actions is None:
             raise RuntimeError("step_wait() without actions: call step_async(actions) first")
         actions, self._actions = self._actions, None
-        observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        dones = np.logical_or(terminated, truncated)
-        self._returns += rewards
+        step = self._step(actions)
+        dones = np.logical_or(step.terminated, step.truncated)
+        self._returns += step.rewards
         self._lengths += 1
-        rows = _rows(infos, self.num_envs)
         if dones.any():
-            self._finish(np.flatnonzero(dones).tolist(), rows, terminated, infos)
+            self._finish(np.flatnonzero(dones).tolist(), step)
         # A copy: SB3 adds bootstrapped values to the rewards in place.
-        return observations, np.array(rewards, dtype=np.float32), dones, rows
+        return step.observations, np.array(step.rewards, dtype=np.float32), dones, step.infos
 
-    def _finish(
-        self, ended: list[int], rows: list[dict[str, Any]], terminated: np.ndarray, infos: dict[str, Any]
-    ) -> None:
-        """Put the final infos of ``ended`` rows into ``rows``; what was there belongs to the next episode."""
+    def _step(self, actions: np.ndarray) -> RowStep:
+        """A step with a dict for each row; a wrapper's or another package's are taken out of its arrays."""
+        if isinstance(self.env, CoLAVectorEnv) and type(self.env).step is CoLAVectorEnv.step:
+            return self.env.step_rows(actions)
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        step = RowStep(observations, rewards, terminated, truncated, _rows(infos, self.num_envs))
+        ended = np.flatnonzero(np.logical_or(terminated, truncated)).tolist()
+        if ended:
+            finals = _rows(infos["final_info"], self.num_envs)
+            step.final_infos = {row: finals[row] for row in ended}
+            step.final_observations = {row: infos["final_obs"][row] for row in ended}
+        return step
+
+    def _finish(self, ended: list[int], step: RowStep) -> None:
+        """Put the final infos of ``ended`` rows in place of those of the next episodes' starts."""
         seconds = round(time.perf_counter() - self._started, 6)
-        finals = _rows(infos["final_info"], self.num_envs)
-        last = infos["final_obs"]
         for row in ended:
-            self.reset_infos[row] = rows[row]
-            final = finals[row]
-            final["terminal_observation"] = last[row]
-            final["TimeLimit.truncated"] = not terminated[row]
+            self.reset_infos[row] = step.infos[row]
+            final = step.final_infos[row]
+            final["terminal_observation"] = step.final_observations[row]
+            final["TimeLimit.truncated"] = not step.terminated[row]
             final["episode"] = {"r": float(self._returns[row]), "l": int(self._lengths[row]), "t": seconds}
             if "success" in final:
                 final["is_success"] = bool(final["success"])
-            rows[row] = final
+            step.infos[row] = final
         self._returns[ended] = 0
         self._lengths[ended] = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -22,6 +23,43 @@ from cola_envs.render import frame, transcript
 from cola_envs.state import State, next_seed
 
 Seeds = int | Sequence[int | None] | None
+
+
+@dataclass
+class RowStep:
+    """A step of N rows with an info dict for each row; see :meth:`CoLAVectorEnv.step_rows`.
+
+    Attributes:
+        observations: [N, ...].
+        rewards: [N] float64.
+        terminated, truncated: [N] bool.
+        infos: one a row; with same-step autoreset, of an ended row that of its next episode's start.
+        final_infos, final_observations: by ended row, with same-step autoreset.
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    infos: list[Info]
+    final_infos: dict[int, Info] = field(default_factory=dict)
+    final_observations: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def batched_infos(self) -> Batched:
+        """All infos in Gymnasium's format for vector environments."""
+        count = len(self.infos)
+        batched = batch_infos(count, range(count), self.infos)
+        if self.final_infos:
+            ended = list(self.final_infos)
+            final = np.full(count, None, dtype=object)
+            for row, observation in self.final_observations.items():
+                final[row] = observation
+            mask = np.zeros(count, dtype=bool)
+            mask[ended] = True
+            final_info = batch_infos(count, ended, list(self.final_infos.values()))
+            batched.update(final_obs=final, _final_obs=mask, final_info=final_info, _final_info=mask.copy())
+        return batched
 
 
 class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -159,6 +197,14 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             TypeError, ValueError: with ``on_task_error="raise"``, for an invalid turn. Then an error of the
                 task's ``step`` is raised, too.
         """
+        step = self.step_rows(actions)
+        return step.observations, step.rewards, step.terminated, step.truncated, step.batched_infos
+
+    def step_rows(self, actions: Actions) -> RowStep:
+        """:meth:`step` with the infos as a dict for each row, which joining them and taking them apart costs.
+
+        Gymnasium's wrappers around this environment do not see it.
+        """
         # Rows that are reset share the forward pass of those that step.
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             with self.episodes.deferred():
@@ -167,41 +213,29 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         over = sorted(row for row in self._over if not self.episodes.running(row))
         if over:
             with self.episodes.deferred():
-                observations, rewards, terminated, truncated, batched = self._step_some(actions, over)
+                step = self._step_some(actions, over)
         else:
-            observations, rewards, terminated, truncated, infos = self._stepped(self._all, actions)
-            batched = batch_infos(self.num_envs, self._all, infos)
+            step = RowStep(*self._stepped(self._all, actions))
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            self._over = set(np.flatnonzero(terminated | truncated).tolist())
-        return observations, rewards, terminated, truncated, batched
+            self._over = set(np.flatnonzero(step.terminated | step.truncated).tolist())
+        return step
 
-    def _step_and_start(
-        self, actions: Actions
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
+    def _step_and_start(self, actions: Actions) -> RowStep:
         """A step with same-step autoreset: rows that end are reset."""
         _, rewards, terminated, truncated, infos = self._stepped(self._all, actions, observe=False)
         ended = np.flatnonzero(terminated | truncated).tolist()
         if not ended:
-            observations = self._observe(self._all)
-            return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
+            return RowStep(self._observe(self._all), rewards, terminated, truncated, infos)
         last = self._final(ended)
-        final_info = batch_infos(self.num_envs, ended, [infos[row] for row in ended])
+        final_infos = {row: infos[row] for row in ended}
         self._start(ended)
         observations = self._observe(self._all)
         for row, info in zip(ended, self.episodes.reset_infos(ended), strict=True):
             infos[row] = info
-        batched = batch_infos(self.num_envs, self._all, infos)
-        final = np.full(self.num_envs, None, dtype=object)
-        for row, observation in zip(ended, last(), strict=True):
-            final[row] = observation
-        mask = np.zeros(self.num_envs, dtype=bool)
-        mask[ended] = True
-        batched.update(final_obs=final, _final_obs=mask, final_info=final_info, _final_info=mask.copy())
-        return observations, rewards, terminated, truncated, batched
+        final_observations = dict(zip(ended, last(), strict=True))
+        return RowStep(observations, rewards, terminated, truncated, infos, final_infos, final_observations)
 
-    def _step_some(
-        self, actions: Actions, over: list[int]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Batched]:
+    def _step_some(self, actions: Actions, over: list[int]) -> RowStep:
         """A step with next-step autoreset: rows in ``over`` are reset, the others take their action."""
         if not hasattr(actions, "__len__") or len(actions) != self.num_envs:
             self.episodes.check_actions(actions, self.num_envs)  # raises: there must be an action a row
@@ -220,8 +254,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._start(over)
         for row, info in zip(over, self.episodes.reset_infos(over), strict=True):
             infos[row] = info
-        observations = self._observe(self._all)
-        return observations, rewards, terminated, truncated, batch_infos(self.num_envs, self._all, infos)
+        return RowStep(self._observe(self._all), rewards, terminated, truncated, infos)
 
     def _stepped(self, rows: list[int], actions: Actions, *, observe: bool = True) -> Stepped:
         """A step of Episodes that truncates rows at ``max_episode_steps``; human mode prints ended rows."""

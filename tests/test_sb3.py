@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 from cola_agents.sb3 import ClonedPolicy, HeadBox, SB3VecEnv, sb3_defaults
 from cola_envs import Turn
 from cola_envs.testing import FakeBackbone
+from cola_envs.vector import CoLAVectorEnv
 from tests.envs.tiny import COUNTS_SAME_STEPS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -104,6 +105,51 @@ def test_rows_are_those_of_the_gymnasium_environment() -> None:
             assert ("text" in rows[row]) == dones[row]
         ends += dones.sum()
     assert ends > 10
+
+
+class Renamed(CoLAVectorEnv):
+    """An environment of one's own around ours: its step is what is called."""
+
+    def step(self, actions: Any) -> Any:
+        *arrays, infos = super().step(actions)
+        return (*arrays, {**infos, "mine": np.arange(self.num_envs)})
+
+
+@pytest.mark.parametrize("task", ["Arithmetic", "TextRooms", "Countdown"])
+def test_infos_are_the_same_whether_a_wrapper_stands_between_or_not(task: str) -> None:
+    settings: Any = {"model": FakeBackbone(), "autoreset_mode": "same_step", "max_tokens": 5}
+    inner = gym.make_vec(f"CoLA-{task}-v0", num_envs=4, **settings)
+    outer = gym.make_vec(f"CoLA-{task}-v0", num_envs=4, **settings)
+    venvs = SB3VecEnv(inner), SB3VecEnv(gym.wrappers.vector.TransformReward(outer, lambda reward: reward))
+    for venv in venvs:
+        venv.seed(3)
+    np.testing.assert_array_equal(*[venv.reset() for venv in venvs])  # type: ignore[arg-type]
+    ends = 0
+    for step in range(24):
+        one, other = (venv.step(np.array([step % 8, 2, 5, 1])) for venv in venvs)
+        for mine, theirs in zip(one[:3], other[:3], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        for mine, theirs in zip(
+            [*one[3], *venvs[0].reset_infos], [*other[3], *venvs[1].reset_infos], strict=True
+        ):
+            assert mine.keys() == theirs.keys()
+            for key, value in mine.items():
+                if key == "terminal_observation":
+                    np.testing.assert_array_equal(value, theirs[key])
+                elif key == "episode":
+                    assert (value["r"], value["l"]) == (theirs[key]["r"], theirs[key]["l"])
+                else:
+                    assert (type(value), value) == (type(theirs[key]), theirs[key]), key
+        ends += int(one[2].sum())
+    assert ends > 4
+
+
+def test_a_subclass_with_a_step_of_its_own_is_stepped_by_it() -> None:
+    venv = fake(3)
+    venv.env.__class__ = Renamed
+    venv.reset()
+    _, _, _, infos = venv.step(np.zeros(3, dtype=int))
+    assert [info["mine"] for info in infos] == [0, 1, 2]
 
 
 def test_the_terminal_observation_is_the_episodes_last_and_not_the_next_ones_first() -> None:
