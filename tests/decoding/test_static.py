@@ -172,9 +172,7 @@ def test_numbers_behind_an_end_that_are_not_finite_do_not_stay() -> None:
         one.extend([0], [one.decode([0], one.drawn([0])[0]).tokens[0].tolist()])
     assert one.tokens == [[1, 2, 5, 6]]
     one.extend([0], [[8]])
-    one.extend(
-        [0], [one.decode([0], np.array([9])).tokens[0].tolist()]
-    )  # reads behind its end, masked
+    one.extend([0], [one.decode([0], np.array([9])).tokens[0].tolist()])  # reads behind its end, masked
     fresh = backbone.session(1)
     fresh.load([0], [[1, 2, 5, 6, 8, 9]])
     np.testing.assert_allclose(one.hidden([0]), fresh.hidden([0]), atol=1e-5)
