@@ -37,11 +37,11 @@ from cola_agents.train.bundled.recipe import (
     METRICS,
     RECIPE,
     VARIANTS,
-    Recipe,
     train_bundled,
     train_controls,
     train_variant,
 )
+from cola_agents.train.bundled.settings import Recipe
 from cola_envs import jsonl
 
 #: Written last: a folder that has it is whole.

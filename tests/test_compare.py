@@ -28,8 +28,8 @@ from benchmarks.compare.runs import Cell, run, token_kl
 from benchmarks.compare.tuning import Score, best, edges, first_settings, next_setting, scored
 from cola_agents.common.files import LOCK, InUseError
 from cola_agents.decoding.backbones import LatentBackbone
-from cola_agents.model.configuration import GROWTH
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.sizes import GROWTH
 from cola_agents.rl.losses import categorical_kl
 from cola_agents.train.data.packing import IGNORED, Batch
 from tests import tiny

@@ -19,13 +19,14 @@ from cola_agents.rl.agent import Agent
 from cola_agents.rl.generate import generate, read
 from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.search import MCTS, MCTSQConfig, SearchConfig
-from cola_agents.search.q import QConfig, QFunction, train_q
+from cola_agents.search.q import QFunction, train_q
 from cola_agents.train.adapters import LoRA, load_adapters
 from cola_agents.train.bundled import recipe
+from cola_agents.train.bundled.settings import Recipe
+from cola_agents.train.options import QConfig, StageConfig
 from cola_agents.train.reward import Pair, RewardConfig, RewardModel, train_reward
 from cola_agents.train.runs import Run
 from cola_agents.train.specs import DataSpec
-from cola_agents.train.stage import StageConfig
 from cola_agents.train.training import train
 
 DRAWN = ["Arithmetic", "Thinking", "Countdown", "TextRooms", "Math500"]
@@ -103,7 +104,7 @@ def test_searching_and_the_q_function(tmp_path):
 
 def test_the_stages_of_the_bundled_models(tmp_path):
     short = StageConfig(**SHORT)
-    small = recipe.Recipe(base=short, world=short, policy=short, vocab_size=300)
+    small = Recipe(base=short, world=short, policy=short, vocab_size=300)
     recipe.train_base(small, tmp_path / "base")
     recipe.train_world(small, tmp_path / "base", tmp_path / "world")
 

@@ -19,10 +19,10 @@ from benchmarks.compare.rank import RankBackbone
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone, PolicySession
 from cola_agents.decoding.loading import make_backbone
-from cola_agents.model.configuration import GROWTH
 from cola_agents.model.families import Mask
 from cola_agents.model.loading import load_config
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.sizes import GROWTH
 from cola_agents.rl.acting_states import acting_states
 from cola_agents.rl.actors import Actor, run_trunk
 from cola_agents.rl.grpo import GRPO, GRPOOptions

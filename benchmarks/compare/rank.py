@@ -19,10 +19,11 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from cola_agents.decoding.backbones import LatentBackbone, LatentSession
-from cola_agents.model.configuration import GROWTH
 from cola_agents.model.loading import load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
-from cola_agents.train.bundled.recipe import Recipe, corpus_batches
+from cola_agents.model.sizes import GROWTH
+from cola_agents.train.bundled.recipe import corpus_batches
+from cola_agents.train.bundled.settings import Recipe
 from cola_agents.train.clone import POLICY_MODULES
 from cola_agents.train.cross_entropy import target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch

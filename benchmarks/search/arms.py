@@ -16,10 +16,11 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.rl.actors import Actor
 from cola_agents.rl.generate import generate, read
 from cola_agents.rl.rows import make_rows
-from cola_agents.search.fitting import FitConfig, split_problems
+from cola_agents.search.fitting import split_problems
 from cola_agents.search.judges import OutcomeModel, likelihood_judge, train_outcome
 from cola_agents.search.playout import Judge, Values
-from cola_agents.search.q import QConfig, QFunction, train_q
+from cola_agents.search.q import QFunction, train_q
+from cola_agents.train.options import FitConfig, QConfig
 from cola_envs import jsonl
 from cola_envs.episodes import Episodes
 

@@ -25,8 +25,9 @@ from cola_agents.common.files import write_json
 from cola_agents.common.markdown import table
 from cola_agents.common.provenance import provenance
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.model.configuration import GROWTH, CoLAConfig
+from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.sizes import GROWTH
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ def measured(work: Work) -> JsonObject:
     from cola_agents.train import cross_entropy
     from cola_agents.train.clone import clone_policy
     from cola_agents.train.data.packing import PackedBatches
+    from cola_agents.train.options import StageConfig
     from cola_agents.train.specs import open_data, parse_data
-    from cola_agents.train.stage import StageConfig
     from cola_agents.train.world import pretrain_world
 
     whole = work.arm == "whole"

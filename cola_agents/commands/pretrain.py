@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import json
 import math
 import sys
@@ -226,12 +225,12 @@ class _OtherStage(argparse.Action):
 
 
 class _StageParser(argparse.ArgumentParser):
-    """A stage's parser; its help has the defaults of classes whose import needs torch."""
+    """A stage's parser; its help has the defaults of the options, which are imported for it."""
 
     def format_help(self) -> str:
         stage = self.prog.split()[-1]
         if stage in ("q", "outcome"):
-            self.set_defaults(**_defaults_on_tries())
+            self.set_defaults(**_defaults_on_tries(stage))
         defaults = _preset_defaults(stage)
         for flags, settings in _OPTIONS.items():
             words = defaults.get(dest := _dest(flags))
@@ -250,7 +249,7 @@ def _dest(flags: str) -> str:
 def _preset_defaults(stage: str) -> dict[str, str]:
     """What the presets or the recipe of the bundled models give where an option is left out, in words."""
     if stage in ("base", "bundled"):
-        from cola_agents.train.bundled.recipe import Recipe
+        from cola_agents.train.bundled.settings import Recipe
 
         recipe = Recipe()
         each = ", ".join(f"{name} {getattr(recipe, name).steps}" for name in ("base", "world", "policy"))
@@ -284,12 +283,12 @@ def _word(value: object) -> str:
     return "on" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _defaults_on_tries() -> JsonObject:
-    """The default of each option of q and outcome that has one, by the attribute that it is parsed to."""
-    from cola_agents.search.q import QConfig, QFunction
+def _defaults_on_tries(stage: str) -> JsonObject:
+    """The default of each option of q or outcome that has one, by the attribute that it is parsed to."""
+    from cola_agents.train.options import DISCOUNT, FitConfig, QConfig
 
-    config, gamma = QConfig(), inspect.signature(QFunction.over).parameters["gamma"].default
-    return {"gamma": gamma} | {dest: getattr(config, field) for dest, field in _FIELDS_OF_FIT.items()}
+    config = QConfig if stage == "q" else FitConfig  # no instance, whose check of its fields needs NumPy
+    return {"gamma": DISCOUNT} | {dest: getattr(config, field) for dest, field in _FIELDS_OF_FIT.items()}
 
 
 def add(commands: Commands) -> None:
@@ -435,9 +434,10 @@ def _backbone_of(arguments: argparse.Namespace, level: Level) -> LatentBackbone 
 def _on_tries(arguments: argparse.Namespace) -> int:
     """Run ``q`` or ``outcome``, which learn from recorded episodes."""
     from cola_agents.rl.generate import read
-    from cola_agents.search.fitting import FitConfig, check_held_out, split_problems
+    from cola_agents.search.fitting import check_held_out, split_problems
     from cola_agents.search.judges import OutcomeModel, check_answers, train_outcome
-    from cola_agents.search.q import QConfig, QFunction, check_discount, train_q
+    from cola_agents.search.q import QFunction, check_discount, train_q
+    from cola_agents.train.options import FitConfig, QConfig
 
     if not arguments.data:
         raise ValueError(f"the stage {arguments.stage} needs --data: a file from `cola generate`")
@@ -491,11 +491,12 @@ def _recipe(arguments: argparse.Namespace) -> int:
     """Run ``bundled``, ``controls``, ``base`` or ``card``."""
     from cola_agents.evaluation.bundled_card import write_card
     from cola_agents.train.bundled import recipe as stages
-    from cola_agents.train.stage import short_warmup
+    from cola_agents.train.bundled.settings import Recipe
+    from cola_agents.train.options import short_warmup
     from cola_envs import jsonl
 
     with one_writer(arguments.out):
-        recipe = stages.Recipe(seed=arguments.seed or 0)
+        recipe = Recipe(seed=arguments.seed or 0)
         if arguments.stage == "card":
             held = arguments.out / stages.RECIPE
             seed = jsonl.read_object(held, "seed")["seed"] if held.is_file() else None

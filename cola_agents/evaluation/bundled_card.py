@@ -17,7 +17,8 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.rollout import Rollout
-from cola_agents.train.bundled.recipe import CONTROLS, RECIPE, Recipe
+from cola_agents.train.bundled.recipe import CONTROLS, RECIPE
+from cola_agents.train.bundled.settings import Recipe
 from cola_envs import jsonl
 from cola_envs.fields import TEXT
 from cola_envs.jsonl import JsonObject

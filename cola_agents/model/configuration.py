@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
 from cola_agents.model.families import check_family
 
 READOUTS = ("difference", "state", "normed_difference")
-#: What ``from_base`` and ``cola pretrain world`` grow where nothing else is given. The defaults of
-#: :class:`CoLAConfig` are the paper's sizes instead, and are not written into a saved ``config.json``.
-GROWTH: Mapping[str, Any] = {
-    "num_codes": 64,
-    "num_inverse_layers": 1,
-    "num_merge_layers": 2,
-    "num_policy_layers": 1,
-    "readout": "state",
-}
-#: The sizes of the paper's model: the official pre-training code.
-PAPER_GROWTH: Mapping[str, Any] = {
-    "num_codes": 64,
-    "num_inverse_layers": 4,
-    "num_merge_layers": 2,
-    "num_policy_layers": 8,
-    "readout": "difference",
-}
 
 
 def non_defaults(config: PretrainedConfig) -> dict[str, object]:

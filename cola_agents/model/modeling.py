@@ -32,7 +32,7 @@ from transformers.utils import ModelOutput
 from cola_agents.common.randomness import drawn_from
 from cola_agents.common.threads import check_fork
 from cola_agents.model.base_reference import origin_of
-from cola_agents.model.configuration import GROWTH, CoLAConfig
+from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.families import (
     Mask,
     activation,
@@ -47,6 +47,7 @@ from cola_agents.model.loading import ONE_AT_A_TIME, load_config, load_model
 from cola_agents.model.official import DeviceMap, from_official
 from cola_agents.model.reach import reachable
 from cola_agents.model.sampling import sample
+from cola_agents.model.sizes import GROWTH
 from cola_agents.model.spans import HeldCodes, code_posterior, find_spans
 from cola_agents.model.versions import cache_argument, cache_name
 
@@ -211,7 +212,7 @@ class CoLAForCausalLM(CoLAPreTrainedModel, GenerationMixin):  # type: ignore[mis
                 :func:`calibrate_readout`; None for 256 random ids.
             zero_start: False draws ``down_proj`` of the merge layers too, as the official code does.
             config: fields of :class:`~cola_agents.model.configuration.CoLAConfig` besides ``text_config``;
-                the others are :data:`~cola_agents.model.configuration.GROWTH`, as in ``cola pretrain world``.
+                the others are :data:`~cola_agents.model.sizes.GROWTH`, as in ``cola pretrain world``.
                 Where the base's head is tied to its embedding, so is the model's, unless
                 ``tie_word_embeddings=False``.
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cola_agents.common.rates import scheduled_rate
+
 T = TypeVar("T")
 
 #: The share of the steps of :func:`fit_batches` over which the learning rate rises.
@@ -157,18 +159,6 @@ class Adam32:
             raise ValueError(f"this is no state of an optimiser: {error!r}") from error
         if not fits:
             raise ValueError("this is the state of an optimiser of other weights: shapes or types differ")
-
-
-def scheduled_rate(step: int, *, steps: int, warmup: int, final: float) -> float:
-    """Learning rate of step ``step`` of ``steps``, counted from 1, as a share of its peak.
-
-    It rises linearly over ``warmup`` steps, from ``1 / warmup`` and not from 0, and a cosine takes it to
-    ``final``.
-    """
-    if step <= warmup:
-        return step / warmup
-    progress = (step - 1 - warmup) / max(1, steps - warmup)
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def fit_batches(

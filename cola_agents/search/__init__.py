@@ -10,9 +10,10 @@ from cola_agents.search.config import Ending, Evaluate, Evaluation, SearchConfig
 from cola_agents.search.judges import OutcomeModel, likelihood_judge, train_outcome
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
 from cola_agents.search.puct import search
-from cola_agents.search.q import QConfig, QFunction, train_q
+from cola_agents.search.q import QFunction, train_q
 from cola_agents.search.solver import MCTS
 from cola_agents.search.view import draw_tree, tree_text
+from cola_agents.train.options import QConfig
 
 __all__ = [
     "MCTS",

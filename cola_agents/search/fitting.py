@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,36 +12,7 @@ from torch import Tensor, nn
 from cola_agents.common.threads import fitting_threads
 from cola_agents.rl.optimiser import fit_batches
 from cola_agents.rl.rollout import Rollout
-from cola_agents.search.config import check_fields
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Options of :func:`fit`.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: episodes per step (official, of the Q-function: 256).
-        lr: Adam's learning rate; warmed up over 3 % of the steps, then constant (official: 5e-6 for an 8B
-            model).
-        clip: the largest gradient norm.
-        check_every: steps between two evaluations on the held-out episodes, if there are any.
-        seed: seed of the order of the episodes, 0 or above.
-    """
-
-    steps: int = 1000
-    batch_size: int = 64
-    lr: float = 1e-3
-    clip: float = 1.0
-    check_every: int = 25
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        counts, numbers = ("steps", "batch_size", "check_every"), ("lr", "clip")
-        check_fields(self, counts=counts, seeds=("seed",), numbers=numbers)
-        for name in numbers:
-            if getattr(self, name) == 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+from cola_agents.train.options import FitConfig
 
 
 def fit(

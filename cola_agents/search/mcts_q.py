@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cola_agents.common.checks import check_fields
 from cola_agents.model.sampling import Drawing, sample
-from cola_agents.search.config import Ending, SearchResult, check_fields
+from cola_agents.search.config import Ending, SearchResult
 from cola_agents.search.forest import NONE, Forest
 from cola_agents.search.playout import (
     Judge,

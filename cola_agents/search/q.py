@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +18,11 @@ from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.contract import PolicySession
 from cola_agents.rl.rollout import Rollout
-from cola_agents.search.config import Evaluate, Evaluation, check_fields
-from cola_agents.search.fitting import FitConfig, fit
+from cola_agents.search.config import Evaluate, Evaluation
+from cola_agents.search.fitting import fit
 from cola_agents.search.playout import Values
 from cola_agents.search.trunk import Kind, Trunk, copied, read_description
+from cola_agents.train.options import DISCOUNT, QConfig
 from cola_envs.checks import check_number
 
 #: Fields of a saved Q-function's ``q.json``.
@@ -59,7 +59,7 @@ class QFunction(Trunk):
         head: nn.Linear,
         reads: Literal["hidden", "ids"],
         fingerprint: str,
-        gamma: float = 0.99,
+        gamma: float = DISCOUNT,
         mask: np.ndarray | None = None,
     ) -> None:
         super().__init__(trunk, reads, fingerprint)
@@ -73,7 +73,7 @@ class QFunction(Trunk):
         backbone: LatentBackbone | TokenBackbone,
         *,
         trunk: Kind | None = None,
-        gamma: float = 0.99,
+        gamma: float = DISCOUNT,
     ) -> QFunction:
         """An untrained Q-function for a backbone's actions.
 
@@ -148,22 +148,6 @@ class QFunction(Trunk):
         q = cls.over(backbone, trunk=kind, gamma=description["gamma"])
         q.load_weights(path, "q")
         return q.eval()
-
-
-@dataclass(frozen=True)
-class QConfig(FitConfig):
-    """Options of :func:`train_q`: those of :class:`~cola_agents.search.fitting.FitConfig`, and one more.
-
-    Attributes:
-        target_every: steps between two copies of the weights to the target network (official: 50 micro
-            steps).
-    """
-
-    target_every: int = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_fields(self, counts=("target_every",))
 
 
 def train_q(

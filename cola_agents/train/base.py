@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from cola_agents.model.families import capped, mask_arguments
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.loop import run_stage
-from cola_agents.train.stage import StageConfig, StageLoss
+from cola_agents.train.options import StageConfig
+from cola_agents.train.stage import StageLoss
 
 
 def tiny_llama(vocab_size: int, eos_token_id: int) -> LlamaForCausalLM:

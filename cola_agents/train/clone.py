@@ -13,7 +13,8 @@ from cola_agents.model.spans import ends_from_everywhere, read_codes
 from cola_agents.train.cross_entropy import target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.loop import run_stage
-from cola_agents.train.stage import StageConfig, StageLoss
+from cola_agents.train.options import StageConfig
+from cola_agents.train.stage import StageLoss
 from cola_agents.train.states import StateCache, frozen_states, opened, settings_of
 from cola_agents.train.world import trained_parameters
 from cola_envs.jsonl import JsonObject

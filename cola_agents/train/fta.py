@@ -8,10 +8,9 @@ code (``train_sft_intention`` with ``--train_model`` and ``--train_policy``; ``t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,8 @@ from cola_agents.model.spans import read_codes
 from cola_agents.train.adapters import Adapters
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.loop import run_stage
-from cola_agents.train.stage import StageConfig, StageLoss
+from cola_agents.train.options import StageConfig
+from cola_agents.train.stage import StageLoss
 from cola_agents.train.world import random_spans
 from cola_envs.jsonl import JsonObject
 
@@ -29,31 +29,6 @@ from cola_envs.jsonl import JsonObject
 Codes = Literal["inverse", "policy"]
 #: The trained modules. The official code selects by name: ".layers", "lm_head", "embed_tokens", ".norm".
 BASE_MODULES = ("base", "lm_head")
-
-
-def paper_fta(steps: int, **changed: Any) -> StageConfig:
-    """The authors' configuration of all three steps of FTA; they train for one epoch, here ``steps`` steps.
-
-    Source: the official post-training scripts: ``learning_rate`` 5e-6, ``train_batch_size`` 256, ``max_len``
-    2,048 for NuminaMath-CoT (512 for the domains: ``length=512``), ``max_epochs`` 1; Adam, betas (.9, .95),
-    no decay, clip 1.0, cosine to a tenth, warm-up of 3 % of the steps, bf16. Their batch has 256 documents,
-    ours 256 rows, each packed with as many documents as fit. Micro-batches of 4 rows and activation
-    checkpointing are ours and do not change the result.
-    """
-    paper: JsonObject = {
-        "rows": 256,
-        "micro_rows": 4,
-        "length": 2048,
-        "lr": 5e-6,
-        "warmup": math.ceil(0.03 * steps),
-        "final": 0.1,
-        "weight_decay": 0.0,
-        "betas": (0.9, 0.95),
-        "clip": 1.0,
-        "precision": "bf16",
-        "gradient_checkpointing": True,
-    }
-    return StageConfig(steps=steps, **(paper | changed))
 
 
 class TuneLoss(StageLoss):

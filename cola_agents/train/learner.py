@@ -24,7 +24,8 @@ from cola_agents.common.processes import Workers
 from cola_agents.common.randomness import drawn_from
 from cola_agents.train.checkpoints import Saved
 from cola_agents.train.data.packing import IGNORED, Batch, collate
-from cola_agents.train.stage import StageConfig, StageLoss, row_generators
+from cola_agents.train.options import StageConfig
+from cola_agents.train.stage import StageLoss, row_generators
 
 
 class Cut:

@@ -28,8 +28,9 @@ from cola_agents.train.checkpoints import CONFIGURATION, TYPES, Checkpoints, Sav
 from cola_agents.train.data.packing import Batch
 from cola_agents.train.data.prefetch import Prefetched
 from cola_agents.train.learner import Cut, Learner
+from cola_agents.train.options import StageConfig
 from cola_agents.train.records import RecordLog, rewind
-from cola_agents.train.stage import StageConfig, StageLoss
+from cola_agents.train.stage import StageLoss
 from cola_agents.train.states import configuration_digest
 from cola_envs.jsonl import JsonObject
 

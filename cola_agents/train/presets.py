@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cola_agents.model.configuration import GROWTH, PAPER_GROWTH
-from cola_agents.train.bundled.recipe import Recipe
-from cola_agents.train.fta import paper_fta
-from cola_agents.train.stage import StageConfig, short_warmup
-from cola_agents.train.world import CodeConfig
+from cola_agents.model.sizes import GROWTH, PAPER_GROWTH
+from cola_agents.train.bundled.settings import Recipe
+from cola_agents.train.options import CodeConfig, StageConfig, paper_fta, short_warmup
 
 #: Optimiser steps of FTA on models of the bundled size.
 TINY_FTA_STEPS = 200

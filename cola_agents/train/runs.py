@@ -15,10 +15,9 @@ from cola_agents.model.shards import float_type
 from cola_agents.train.adapters import LoRA
 from cola_agents.train.data.packing import LongDocuments
 from cola_agents.train.fta import Codes
+from cola_agents.train.options import CodeConfig, StageConfig
 from cola_agents.train.presets import PRESETS, Preset
 from cola_agents.train.specs import DataSpec
-from cola_agents.train.stage import StageConfig
-from cola_agents.train.world import CodeConfig
 from cola_envs.jsonl import JsonObject
 
 STAGES = ("world", "policy", "fta")
@@ -65,9 +64,9 @@ class Run:
             ``tokens``, also after it has ended: see :meth:`is_longer_than`.
         seed: seed of new weights, data and noise; None for the preset's.
         config, grow, codes: changes to the preset, by field of
-            :class:`~cola_agents.train.stage.StageConfig`,
+            :class:`~cola_agents.train.options.StageConfig`,
             :class:`~cola_agents.model.configuration.CoLAConfig` and
-            :class:`~cola_agents.train.world.CodeConfig`.
+            :class:`~cola_agents.train.options.CodeConfig`.
         long: treatment of documents longer than a row; None for ``"cut"`` in ``fta`` and on the generated
             corpus, ``"chunk"`` elsewhere.
         tune: the source of the codes in ``fta``.

@@ -32,11 +32,11 @@ from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.packing import Batch, PackedBatches
 from cola_agents.train.fta import tune_base
 from cola_agents.train.metrics import Budget, CodebookMetrics, measure
+from cola_agents.train.options import StageConfig
 from cola_agents.train.presets import PRESETS
 from cola_agents.train.records import RecordLog, check_log
 from cola_agents.train.runs import Run, flag_of
 from cola_agents.train.specs import DataSpec, once, open_data
-from cola_agents.train.stage import StageConfig
 from cola_agents.train.world import pretrain_world
 from cola_envs import jsonl
 

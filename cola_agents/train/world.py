@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -24,44 +23,14 @@ from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.health import CollapseWatch
 from cola_agents.train.loop import run_stage
 from cola_agents.train.metrics import perplexity
-from cola_agents.train.stage import StageConfig, StageLoss
+from cola_agents.train.options import CodeConfig, StageConfig
+from cola_agents.train.stage import StageLoss
 from cola_agents.train.states import StateCache, frozen_states, opened, settings_of
 from cola_envs.jsonl import JsonObject
 
 WORLD_MODULES = ("inverse_trunk", "inverse_head", "codebook", "merge")
 #: Trained too in a model that has them: a norm of the readout's own, and vectors of a span's tokens.
 OPTIONAL_MODULES = ("readout_norm", "phases")
-
-
-@dataclass(frozen=True)
-class CodeConfig:
-    """Options of the code assignment in the training of the world model.
-
-    Attributes:
-        tau: Gumbel-softmax temperature. The official code uses 2.0; 1.0 trains better at small scale.
-        entropy: weight of the per-position regulariser (official: 0.001).
-        marginal: weight of the batch-marginal regulariser, which is not in the paper: without it the
-            codebook of a small model collapses to a handful of codes.
-
-    Raises:
-        ValueError: for a temperature that is not positive, or a number that is not finite.
-    """
-
-    tau: float = 1.0
-    entropy: float = 0.001
-    marginal: float = 0.02
-
-    def __post_init__(self) -> None:
-        if not 0 < self.tau < math.inf:
-            raise ValueError(f"the temperature tau (--tau) must be positive and finite, got {self.tau}")
-        for name in ("entropy", "marginal"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} (--{name}) must be a finite number, got {getattr(self, name)}")
-
-    @classmethod
-    def paper(cls) -> CodeConfig:
-        """The official code's options: temperature 2.0, only the per-position regulariser."""
-        return cls(tau=2.0, entropy=0.001, marginal=0.0)
 
 
 def trained_parameters(model: CoLAForCausalLM, modules: tuple[str, ...]) -> list[torch.nn.Parameter]:

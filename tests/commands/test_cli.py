@@ -218,7 +218,7 @@ def test_the_help_of_the_stage_q_has_the_defaults_of_its_config(monkeypatch, cap
         "Other", [("steps", int, 11), ("batch_size", int, 22), ("lr", float, 0.33), ("seed", int, 0)]
     )
     for config in (QConfig, other):
-        monkeypatch.setattr("cola_agents.search.q.QConfig", config)
+        monkeypatch.setattr("cola_agents.train.options.QConfig", config)
         with pytest.raises(SystemExit, match="0"):
             main(["pretrain", "q", "--help"])
         said = " ".join(capsys.readouterr().out.split())

@@ -30,12 +30,13 @@ from cola_agents.model.text import PlainTokenizer
 from cola_agents.train import training
 from cola_agents.train.adapters import load_adapters
 from cola_agents.train.bundled import recipe
+from cola_agents.train.bundled.settings import Recipe
 from cola_agents.train.checkpoints import Checkpoints
 from cola_agents.train.learner import Learner
+from cola_agents.train.options import StageConfig
 from cola_agents.train.records import LogWarning
 from cola_agents.train.runs import Run
 from cola_agents.train.specs import parse_data
-from cola_agents.train.stage import StageConfig
 from cola_agents.train.training import train
 from tests import tiny
 from tests.common.test_files import hold, status_of
@@ -196,7 +197,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_by_the_same_command(start, tm
 
 def test_without_data_the_world_stage_is_the_recipes_but_for_its_start(start, tmp_path):
     stage = StageConfig(steps=2, rows=2, length=64, warmup=1)
-    made = recipe.Recipe(world=stage)
+    made = Recipe(world=stage)
     recipe.train_world(made, start / "base", tmp_path / "recipe")
     argv = ("--steps", "2", "--rows", "2", "--length", "64", "--warmup", "1", "--whole")
     assert pretrain("world", "--source", start / "base", "--out", tmp_path / "command", *argv) == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import cola_agents
+from cola_agents.commands.pretrain import _STAGES
 
 HEAVY = {"torch", "transformers", "numba", "stable_baselines3", "sympy", "scipy", "matplotlib", "tensorboard"}
 COMMANDS = [
@@ -36,7 +37,17 @@ def loaded(code: str, *arguments: str) -> set[str]:
     return set(json.loads(lines[-1]))
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"], ["train", "--algo", "dqn"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["train", "--algo", "dqn"],
+        ["pretrain", "--help"],
+        *(["pretrain", stage, "--help"] for stage in _STAGES),
+    ],
+)
 def test_help_and_refused_arguments_import_neither_torch_nor_gymnasium(argv):
     assert not loaded(_RUN, json.dumps(argv)) & {*HEAVY, "numpy", "gymnasium", "cola_envs"}
 

@@ -12,8 +12,9 @@ import pytest
 from cola_agents.evaluation import bundled_card
 from cola_agents.evaluation.bundled_card import write_card
 from cola_agents.train.bundled import recipe
+from cola_agents.train.bundled.settings import Recipe
 from cola_agents.train.health import CodebookWarning
-from cola_agents.train.stage import StageConfig
+from cola_agents.train.options import StageConfig
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def trained(tmp_path_factory):
     """A folder of bundled models of two steps a stage, with their controls, and the recipe."""
     folder = tmp_path_factory.mktemp("bundled")
     stage = StageConfig(steps=2, rows=1, length=64, warmup=1)
-    small = recipe.Recipe(vocab_size=300, base=stage, world=stage, policy=stage)
+    small = Recipe(vocab_size=300, base=stage, world=stage, policy=stage)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", CodebookWarning)
         patch.setattr(recipe, "TOKENIZER_DOCUMENTS", 150)
@@ -101,6 +102,6 @@ def test_a_latent_action_model_on_another_base_is_refused(trained, measured, tmp
 def test_the_card_names_the_recipe_that_the_folder_holds(trained, measured, tmp_path):
     folder, small = trained
     shutil.copytree(folder, tmp_path / "models")
-    figures = write_card(tmp_path / "models", recipe.Recipe(seed=9), episodes=100)
+    figures = write_card(tmp_path / "models", Recipe(seed=9), episodes=100)
     assert figures["recipe"]["seed"] == small.seed
     assert figures["recipe"]["base"]["steps"] == small.base.steps

@@ -37,9 +37,9 @@ from cola_agents.train.data.documents import Document
 from cola_agents.train.data.packing import IGNORED, packed_batches
 from cola_agents.train.health import CodebookWarning, health_warnings
 from cola_agents.train.metrics import Budget, CodebookMetrics, Tally, measure, mutual_information, perplexity
+from cola_agents.train.options import CodeConfig, StageConfig
 from cola_agents.train.records import RecordLog
-from cola_agents.train.stage import StageConfig
-from cola_agents.train.world import CodeConfig, pretrain_world
+from cola_agents.train.world import pretrain_world
 from tests import tiny
 
 HEALTHY = CodebookMetrics(

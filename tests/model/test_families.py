@@ -37,10 +37,10 @@ from cola_agents.model.families import FAMILIES, CappedLinear, activation, cappe
 from cola_agents.model.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.rl.grpo import GRPO
 from cola_agents.train.base import pretrain_base
-from cola_agents.train.bundled.corpus import CorpusConfig
 from cola_agents.train.bundled.recipe import corpus_batches
+from cola_agents.train.bundled.settings import CorpusConfig
 from cola_agents.train.data.packing import IGNORED, collate
-from cola_agents.train.stage import StageConfig
+from cola_agents.train.options import StageConfig
 from cola_agents.train.world import pretrain_world
 from cola_envs import Turn
 from tests import tiny

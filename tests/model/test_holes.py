@@ -17,7 +17,8 @@ from cola_agents.model.sampling import sample
 from cola_agents.rl.actors import TokenActor, reference_actor
 from cola_agents.rl.rollout import InitialPolicy
 from cola_agents.search import MCTS, MCTSQConfig, SearchConfig
-from cola_agents.search.q import QConfig, QFunction, train_q
+from cola_agents.search.q import QFunction, train_q
+from cola_agents.train.options import QConfig
 from cola_envs import Turn
 from tests import tiny
 from tests.spelling import TAGS, base_for, byte_tokenizer

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig
 
-from cola_agents.model.configuration import GROWTH, CoLAConfig
+from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.modeling import CoLAForCausalLM, positions_of, shift_codes
+from cola_agents.model.sizes import GROWTH
 from cola_agents.train.presets import PRESETS
 from tests import tiny
 

@@ -20,8 +20,9 @@ from cola_agents.train.clone import POLICY_MODULES, clone_policy, span_codes
 from cola_agents.train.data.packing import IGNORED, Batch, collate, packed_batches
 from cola_agents.train.fta import BASE_MODULES, TuneLoss, tune_base
 from cola_agents.train.metrics import measure
-from cola_agents.train.stage import StageConfig, row_generators
-from cola_agents.train.world import WORLD_MODULES, CodeConfig, WorldLoss, pretrain_world, random_spans
+from cola_agents.train.options import CodeConfig, StageConfig
+from cola_agents.train.stage import row_generators
+from cola_agents.train.world import WORLD_MODULES, WorldLoss, pretrain_world, random_spans
 from tests import tiny
 
 A = tiny.CODES

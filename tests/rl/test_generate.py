@@ -24,7 +24,8 @@ from cola_agents.evaluation.run import evaluate
 from cola_agents.rl.generate import generate, policy_name, read
 from cola_agents.rl.recording import Recording
 from cola_agents.rl.rollout import InitialPolicy, collect
-from cola_agents.search.q import QConfig, QFunction, train_q
+from cola_agents.search.q import QFunction, train_q
+from cola_agents.train.options import QConfig
 from cola_envs import jsonl
 from cola_envs.task import Turn
 from tests.common.test_files import hold, status_of

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from cola_agents.train.checkpoints import Checkpoints, CheckpointWarning
+from cola_agents.train.options import CodeConfig
 from cola_agents.train.records import LogWarning, RecordLog, check_log, rewind
-from cola_agents.train.world import CodeConfig
 from tests import tiny
 from tests.train.training_runs import Batches, Stopped, run, timeless
 

@@ -31,9 +31,10 @@ from cola_agents.search import (
 from cola_agents.search.baselines import CompleteEpisodes
 from cola_agents.search.config import Ending
 from cola_agents.search.evaluators import RolloutEvaluator, prior_evaluation
-from cola_agents.search.fitting import FitConfig, split_problems
+from cola_agents.search.fitting import split_problems
 from cola_agents.search.playout import ActionScores
 from cola_agents.search.puct import vote
+from cola_agents.train.options import FitConfig
 from cola_envs import EachRow, Episodes
 from tests.envs.tiny import Talk
 from tests.search.test_mcts_q import UNSURE, logits

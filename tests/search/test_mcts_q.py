@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from cola_agents.search.config import SearchConfig
-from cola_agents.search.fitting import FitConfig
 from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
-from cola_agents.search.q import QConfig
+from cola_agents.train.options import FitConfig, QConfig
 from cola_envs import EachRow, Episodes, Turn
 from cola_envs.testing import FakeBackbone
 from tests.search.test_search import Words, code, played

@@ -17,7 +17,6 @@ from cola_agents.rl.rollout import InitialPolicy, Rollout, collect
 from cola_agents.search.fitting import split_problems, within_problems
 from cola_agents.search.judges import OutcomeModel
 from cola_agents.search.q import (
-    QConfig,
     QFunction,
     acting,
     ending_values,
@@ -26,6 +25,7 @@ from cola_agents.search.q import (
     td_target,
     train_q,
 )
+from cola_agents.train.options import QConfig
 from cola_envs import EachRow, Episodes, Turn
 from tests.envs.tiny import Talk
 

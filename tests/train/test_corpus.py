@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.train.bundled.corpus import (
-    CorpusConfig,
     Document,
     answer_in_style,
     countdown_document,
@@ -20,6 +19,7 @@ from cola_agents.train.bundled.corpus import (
     rooms_document,
 )
 from cola_agents.train.bundled.english import check_story, story
+from cola_agents.train.bundled.settings import CorpusConfig
 from cola_agents.train.bundled.tokenizer import EOS, TAGS, train_tokenizer
 from cola_envs.grading.extract import extract_boxed
 from cola_envs.tasks import countdown, substitute, textrooms

@@ -21,8 +21,8 @@ from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.documents import Document
 from cola_agents.train.data.packing import IGNORED, Batch, PackedBatches, collate
 from cola_agents.train.data.sources import GeneratedDocuments
-from cola_agents.train.fta import Codes, TuneLoss, paper_fta, tune_base
-from cola_agents.train.stage import StageConfig
+from cola_agents.train.fta import Codes, TuneLoss, tune_base
+from cola_agents.train.options import StageConfig, paper_fta
 from tests import tiny
 from tests.official import FIXTURES, read_model
 

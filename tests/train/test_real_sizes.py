@@ -21,7 +21,7 @@ from cola_agents.train.clone import clone_policy
 from cola_agents.train.cross_entropy import head_cross_entropy, target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch, collate
 from cola_agents.train.data.prefetch import Prefetched
-from cola_agents.train.stage import StageConfig
+from cola_agents.train.options import StageConfig
 from cola_agents.train.states import StateCache, StateCacheWarning
 from cola_agents.train.world import pretrain_world
 from tests.tiny import make_base, make_cola

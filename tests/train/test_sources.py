@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from cola_agents.train.bundled.corpus import CorpusConfig, documents
+from cola_agents.train.bundled.corpus import documents
+from cola_agents.train.bundled.settings import CorpusConfig
 from cola_agents.train.data.documents import Document, Documents, Mixture
 from cola_agents.train.data.formats import RowFormat
 from cola_agents.train.data.sources import (

@@ -21,13 +21,15 @@ from cola_agents.model.text import PlainTokenizer
 from cola_agents.train.base import pretrain_base, tiny_llama
 from cola_agents.train.bundled import recipe
 from cola_agents.train.bundled.corpus import documents
+from cola_agents.train.bundled.settings import Recipe
 from cola_agents.train.clone import POLICY_MODULES, clone_policy
 from cola_agents.train.data.documents import Document
 from cola_agents.train.data.packing import IGNORED, collate, packed_batches
 from cola_agents.train.learner import Learner
 from cola_agents.train.metrics import measure
-from cola_agents.train.stage import StageConfig, row_generators
-from cola_agents.train.world import WORLD_MODULES, CodeConfig, pretrain_world
+from cola_agents.train.options import CodeConfig, StageConfig
+from cola_agents.train.stage import row_generators
+from cola_agents.train.world import WORLD_MODULES, pretrain_world
 from tests import tiny
 
 
@@ -322,7 +324,7 @@ def test_a_fresh_state_model_starts_near_its_base(plain):
 def small_recipe(monkeypatch):
     monkeypatch.setattr(recipe, "TOKENIZER_DOCUMENTS", 150)
     stage = StageConfig(steps=2, rows=1, length=64, warmup=1, save_every=1)
-    return recipe.Recipe(seed=3, vocab_size=300, base=stage, world=stage, policy=stage)
+    return Recipe(seed=3, vocab_size=300, base=stage, world=stage, policy=stage)
 
 
 def weights_in(folder: Path) -> dict[str, bytes]:

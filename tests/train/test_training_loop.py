@@ -19,9 +19,10 @@ from cola_agents.train.cross_entropy import target_cross_entropy
 from cola_agents.train.data.packing import IGNORED, Batch
 from cola_agents.train.learner import filled
 from cola_agents.train.loop import run_stage
+from cola_agents.train.options import CodeConfig, StageConfig
 from cola_agents.train.runs import Run
-from cola_agents.train.stage import StageConfig, StageLoss, row_generators
-from cola_agents.train.world import CodeConfig, WorldLoss
+from cola_agents.train.stage import StageLoss, row_generators
+from cola_agents.train.world import WorldLoss
 from tests import tiny
 from tests.train.training_runs import Batches, config, run
 

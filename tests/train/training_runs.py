@@ -22,8 +22,8 @@ from cola_agents.train.base import pretrain_base
 from cola_agents.train.bundled.corpus import documents
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.packing import Batch, packed_batches
-from cola_agents.train.stage import StageConfig
-from cola_agents.train.world import CodeConfig, pretrain_world
+from cola_agents.train.options import CodeConfig, StageConfig
+from cola_agents.train.world import pretrain_world
 from tests import tiny
 
 SHAPE: dict[str, Any] = {"rows": 4, "length": 64}

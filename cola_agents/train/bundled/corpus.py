@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count
 
 from cola_agents.train.bundled.english import story
+from cola_agents.train.bundled.settings import CorpusConfig
 from cola_agents.train.data.documents import Document
 from cola_envs.tasks import countdown, textrooms
 from cola_envs.tasks.arithmetic import Problem, generate
@@ -27,45 +27,6 @@ from cola_envs.tasks.thinking import INSTRUCTION
 
 #: Seeds the held-out documents: far from every seed that a training stage uses.
 HELD_OUT = 7_000_000
-
-
-@dataclass(frozen=True)
-class CorpusConfig:
-    """Shares of the corpus.
-
-    Attributes:
-        arithmetic, english, countdown, rooms: shares of the documents; the rest are word problems.
-        levels: probability of each arithmetic level, level 1 first.
-        styles: probability of each answer style, for arithmetic and Countdown.
-        instructed: share of their prompts that have the thinking instruction.
-        obeyed: share of the instructed prompts that are answered in the thinking style.
-        word_levels: levels of the word problems.
-        countdown_difficulties, rooms_difficulties: probability of each difficulty, 1 first.
-        rooms_skilled: share of TextRooms games that follow a shortest plan; the others are random.
-        rooms_slips: share of random commands in a skilled game.
-        rooms_nonsense: share of random commands that need not have an effect.
-    """
-
-    arithmetic: float = 0.52
-    english: float = 0.22
-    countdown: float = 0.06
-    rooms: float = 0.10
-    levels: tuple[float, ...] = (0.8, 0.2, 0.0, 0.0, 0.0)
-    styles: tuple[tuple[str, float], ...] = (
-        ("direct", 0.327),
-        ("preface", 0.327),
-        ("steps", 0.17),
-        ("words", 0.15),
-        ("think", 0.026),
-    )
-    instructed: float = 0.5
-    obeyed: float = 0.012
-    word_levels: tuple[int, ...] = (1, 2)
-    countdown_difficulties: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0)
-    rooms_difficulties: tuple[float, ...] = (1.0, 0.0, 0.0)
-    rooms_skilled: float = 0.55
-    rooms_slips: float = 0.2
-    rooms_nonsense: float = 0.4
 
 
 _VERBS = {

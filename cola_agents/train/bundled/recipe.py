@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,21 +18,22 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerF
 
 from cola_agents.common.files import LOCK, unfinished, write_json
 from cola_agents.common.randomness import drawn_from
-from cola_agents.model.configuration import GROWTH
 from cola_agents.model.loading import load_config, load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
+from cola_agents.model.sizes import GROWTH
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.train.base import pretrain_base, tiny_llama
-from cola_agents.train.bundled.corpus import HELD_OUT, CorpusConfig, documents
+from cola_agents.train.bundled.corpus import HELD_OUT, documents
+from cola_agents.train.bundled.settings import CorpusConfig, Recipe
 from cola_agents.train.bundled.tokenizer import train_tokenizer
 from cola_agents.train.clone import clone_policy
 from cola_agents.train.data.packing import PackedBatches, packed_batches
 from cola_agents.train.data.sources import GeneratedDocuments
 from cola_agents.train.fta import tune_base
 from cola_agents.train.metrics import CodebookMetrics, measure
+from cola_agents.train.options import StageConfig
 from cola_agents.train.records import RecordLog
-from cola_agents.train.stage import StageConfig
-from cola_agents.train.world import CodeConfig, pretrain_world
+from cola_agents.train.world import pretrain_world
 from cola_envs import jsonl
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -51,33 +52,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     # On held-out text of the corpus its spans have 2.3 tokens on average.
     "span-8-unsure": {"span": 8, "span_entropy": 0.5},
 }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The settings of the bundled models.
-
-    Attributes:
-        seed: of weights, data and noise.
-        vocab_size: entries of the tokenizer.
-        base, world, policy: the stages.
-        codes, corpus: the code assignment and the composition of the corpus.
-    """
-
-    seed: int = 0
-    vocab_size: int = 768
-    base: StageConfig = field(default_factory=lambda: StageConfig(steps=12_000))
-    world: StageConfig = field(default_factory=lambda: StageConfig(steps=5_000))
-    policy: StageConfig = field(default_factory=lambda: StageConfig(steps=805))
-    codes: CodeConfig = field(default_factory=CodeConfig)
-    corpus: CorpusConfig = field(default_factory=CorpusConfig)
-
-    @property
-    def control(self) -> StageConfig:
-        """The training of a control: as many tokens as ``world`` and ``policy`` read together."""
-        steps = round((self.world.tokens + self.policy.tokens) / (self.base.rows * self.base.length))
-        # A third of the peak rate: the schedule starts again from a trained model.
-        return replace(self.base, steps=steps, lr=self.base.lr / 3)
 
 
 def corpus_batches(
@@ -111,7 +85,7 @@ def train_world(
     """Stage 1 around a trained base, saved to ``out`` with an untrained policy.
 
     Args:
-        grown: changes to :data:`~cola_agents.model.configuration.GROWTH`.
+        grown: changes to :data:`~cola_agents.model.sizes.GROWTH`.
     """
     tokenizer = load_tokenizer(base_path)
     base = load_model(LlamaForCausalLM, base_path)

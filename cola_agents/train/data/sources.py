@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cola_agents.model.loading import stream_dataset
-from cola_agents.train.bundled.corpus import CorpusConfig
 from cola_agents.train.bundled.corpus import documents as generated
+from cola_agents.train.bundled.settings import CorpusConfig
 from cola_agents.train.data.documents import AnyDocument, Document
 from cola_agents.train.data.formats import RowFormat
 from cola_envs import jsonl
