@@ -595,10 +595,12 @@ class Rows:
 
         The weights are read anew, however they were written.
         """
+        for row in list(self._ahead):
+            self._cut_ahead(row, len(self.tokens[row]))
         self.tokens = [[] for _ in range(self.num_rows)]
         self._held, self._behind = [0] * self.num_rows, False
         self._taken, self._leaving = [], []
-        self._ahead, self._observations, self._beyond = {}, {}, {}
+        self._observations, self._beyond = {}, {}
         self.kv.forget_plan()
         for follower in self.followers:
             follower.forget()

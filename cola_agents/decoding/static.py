@@ -200,21 +200,25 @@ class Steps:
         Args:
             rows: B rows, each with room for k tokens.
             actions: [B], on the host or the device; None if they are drawn from ``act`` by ``draw`` with
-                uniforms ``u`` [B, k], for k of at most :data:`STEPS_AHEAD` steps.
+                uniforms ``u`` [B, k], for k of at most :data:`STEPS_AHEAD` steps. A policy that cannot run
+                in fixed memory takes the first step alone.
             world_u, temperature: for the world model's tokens; see :meth:`LatentSession.decode`.
 
         Returns:
             of each row what became of it in each step.
         """
         session, count = self._session, len(rows)
-        steps = 1 if u is None else u.shape[1]
         session.drop_ahead(rows)
-        if act is not None and act.reader is not None:
-            act.reader.catch_up(rows)
+        reader = None if act is None else act.reader
+        if reader is not None:
+            reader.catch_up(rows)
+        followers = tuple(follower for follower in session.followers if follower.keeps_up(rows))
+        if u is not None and reader is not None and reader not in followers:
+            u = u[:, :1]  # it runs between the steps, not in them
+        steps = 1 if u is None else u.shape[1]
         at = [len(session.tokens[row]) for row in rows]
         needed, most = max(at) + steps, session.max_length
         size, length = bucket(count, session.num_rows), positions_read(needed, most)
-        followers = tuple(follower for follower in session.followers if follower.keeps_up(rows))
         observed = session.observed(followers) if steps == 1 else None
         every = rows == list(range(session.num_rows))
         sent = self._numbers[:steps]

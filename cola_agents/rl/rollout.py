@@ -403,8 +403,9 @@ class _Played:
         session = self._session
         if not isinstance(session, Rows) or not isinstance(act, DeviceAct):
             return None
-        # A token that is drawn needs a uniform of the row's own stream, which Episodes draws after this.
-        if self._rows.world_temperature:
+        # A token that is drawn needs a uniform of the row's own stream, which Episodes draws after this; and
+        # where Episodes reads the initial policy before it decodes, what was computed would be dropped.
+        if self._rows.world_temperature or self._rows.prior_coef:
             return None
         drawn = session.drawn(rows)
         if drawn is not None:

@@ -152,7 +152,8 @@ def test_rows_may_leave_what_was_drawn_ahead(kind: str) -> None:
     np.testing.assert_allclose(one.hidden(range(5)), plain.hidden(range(5)), atol=1e-4)
 
 
-def test_numbers_behind_an_end_that_are_not_finite_do_not_stay() -> None:
+@pytest.mark.parametrize("way", ["extend", "forget"])
+def test_numbers_behind_an_end_that_are_not_finite_do_not_stay(way: str) -> None:
     """A row draws a token with NaN after its episode has ended: it is dropped, with its keys and values."""
     model = copy.deepcopy(model_of("token"))
     with torch.no_grad():
@@ -171,6 +172,9 @@ def test_numbers_behind_an_end_that_are_not_finite_do_not_stay() -> None:
     for _ in range(2):
         one.extend([0], [one.decode([0], one.drawn([0])[0]).tokens[0].tolist()])
     assert one.tokens == [[1, 2, 5, 6]]
+    if way == "forget":
+        one.forget()
+        one.load([0], [[1, 2, 5, 6]])
     one.extend([0], [[8]])
     one.extend([0], [one.decode([0], np.array([9])).tokens[0].tolist()])  # reads behind its end, masked
     fresh = backbone.session(1)
@@ -193,6 +197,28 @@ def test_collections_are_the_same(kind: str, task: Any, world_temperature: float
         for i in range(8):
             same_episode(plain, i, fixed, i)
         torch.testing.assert_close(plain.hidden, fixed.hidden, atol=1e-4, rtol=0)
+
+
+def test_a_policy_that_cannot_run_in_fixed_memory_acts_on_every_token() -> None:
+    """Adapters, a hook: its states are computed between the steps."""
+    rollouts = []
+    for fixed in (False, True):
+        backbone = backbone_of("state", fixed)
+        actor = make_actor(backbone)
+        actor.trunk.layers[0].register_forward_hook(lambda *_: None)
+        rollouts.append(collect(episodes_of(backbone, num_rows=3, max_tokens=20), actor, seeds=range(6)))
+    for i in range(6):
+        same_episode(*(part for rollout in rollouts for part in (rollout, i)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"prior_coef": 0.1}, {"world_temperature": 0.5}])
+def test_few_tokens_are_computed_that_no_episode_has(settings: dict[str, float]) -> None:
+    forwarded = []
+    for fixed in (False, True):
+        episodes = episodes_of(backbone_of("state", fixed), num_rows=4, max_tokens=40, **settings)
+        collect(episodes, make_actor(backbone_of("state", fixed)), seeds=range(4))
+        forwarded.append(episodes.session.tokens_forwarded)
+    assert forwarded[1] < forwarded[0] + 4 * STEPS_AHEAD
 
 
 @pytest.mark.parametrize("observation", ["hidden", "features"])
