@@ -13,6 +13,7 @@ import pytest
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.model.text import PlainTokenizer
 from cola_agents.rl.generate import generate
+from cola_agents.train.data.documents import RecordedEpisode
 from cola_agents.train.data.formats import RowFormat
 from cola_agents.train.data.packing import PackedBatches
 from cola_agents.train.data.sources import FileDocuments
@@ -127,6 +128,7 @@ def test_a_tasks_replies_are_read_and_where_prompts_are_not_learned_not_learned(
         resumed += batch.targets[batch.targets >= 0].tolist() if number == 0 else []
         state = packed.state_dict() if number == 0 else state
     end = tokenizer.eos_token_id
+    assert learned.count(end) <= expected.count(end), "no end of the text that the agent did not write"
     rest = iter([token for token in expected if token != end])
     found = [token for token in learned if token != end]
     assert all(token in rest for token in found), "in the order in which they were written, no others"
@@ -138,6 +140,16 @@ def test_a_tasks_replies_are_read_and_where_prompts_are_not_learned_not_learned(
     assert resumed == learned
     whole = [token for batch in batches() for token in batch.targets[batch.targets >= 0].tolist()]
     assert len(whole) > 2 * len(learned)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_end_of_the_text_is_learned_where_the_agent_wrote_it(ended: bool) -> None:
+    tokenizer = PlainTokenizer(make_tokenizer())
+    end = tokenizer.eos_token_id
+    episode = RecordedEpisode((5, 6, 7, 8, *[end] * ended), 2, None, "here")
+    (batch,) = PackedBatches([episode], tokenizer, rows=1, length=8, learn_prompts=False)
+    assert batch.ids[0, :5].tolist() == [5, 6, 7, 8, end]
+    assert batch.targets[batch.targets >= 0].tolist() == [7, 8, *[end] * ended]
 
 
 def test_another_tokenizer_is_refused_by_its_text_and_by_its_size(recording: Path, tmp_path: Path) -> None:

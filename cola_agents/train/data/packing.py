@@ -16,7 +16,7 @@ from torch import Tensor
 from cola_agents.train.data.documents import AnyDocument, Documents, Mixture, RecordedEpisode
 from cola_envs.backbone import Tokenizer
 from cola_envs.jsonl import JsonObject
-from cola_envs.text import with_start_ids
+from cola_envs.text import end_ids, with_start_ids
 
 #: The target of positions that do not count.
 IGNORED = -100
@@ -196,9 +196,12 @@ class RowPacker:
         if self._learn_prompts:
             self._pending = Piece(ids)
             return True
-        moved = continuation - len(prompt)
-        replies = document.replies if isinstance(document, RecordedEpisode) else ()
-        skipped = tuple((start + moved, end + moved) for start, end in replies)
+        skipped: tuple[tuple[int, int], ...] = ()
+        if isinstance(document, RecordedEpisode):
+            moved = continuation - len(prompt)
+            skipped = tuple((start + moved, end + moved) for start, end in document.replies)
+            if document.tokens[-1] not in end_ids(self._tokenizer):  # a reply, or an answer that was cut
+                skipped += ((continuation + len(continued), continuation + len(continued) + 1),)
         self._pending = Piece(ids, max(1, continuation), skipped)
         return True
 
