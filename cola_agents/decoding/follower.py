@@ -58,6 +58,13 @@ class _LastTaken:
     last: Tensor
 
 
+def outdated(states: Tensor | None, stack: nn.Module) -> bool:
+    """Whether states were made in inference mode, so that they are read-only, or in another type."""
+    if states is None:
+        return False
+    return states.is_inference() or states.dtype != next(stack.parameters()).dtype
+
+
 class Follower:
     """A decoder stack over a session's hidden states, with its own cache.
 
@@ -76,10 +83,10 @@ class Follower:
         """Drop the cache, for example after a change of the trunk's weights."""
         self.drop_taken()
         self._held = [0] * self._session.num_rows
-        if self._fixed:  # the memory stays where it is
+        if self._fixed and not outdated(self._last, self.trunk):  # the memory stays where it is
             self.kv.forget_plan()
         else:
-            self.kv = KVRows(self._session.num_rows, self._session.max_length)
+            self.kv = KVRows(self._session.num_rows, self._session.max_length, self._session.kv.spare)
             self._last = None
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.contract import PolicySession
 from cola_agents.decoding.finite import NotFiniteError, not_finite
-from cola_agents.decoding.follower import Follower
+from cola_agents.decoding.follower import Follower, outdated
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
 from cola_agents.decoding.sharing import beginnings, common_prefix, without_twins
@@ -78,8 +78,8 @@ class Rows:
         self.threads = fitting_threads(base)
         self._order = list(range(num_rows))
         static = self.device.type == "cuda" if static is None else static
-        self.kv = KVRows(num_rows, max_length, spare=int(static))
-        self._states = GrowingRows(num_rows + int(static), max_length)
+        self._spare = int(static)
+        self._allocate()
         self._steps = Steps(self) if static else None
         self._ahead: dict[int, deque[Ahead]] = {}  # of each row what its next tokens gave, never empty
         config: Any = base.config
@@ -95,6 +95,11 @@ class Rows:
         self._leaving: list[_Taken] = []
         self.followers: weakref.WeakSet[Follower] = weakref.WeakSet()
         self.readers: weakref.WeakSet[Rows] = weakref.WeakSet()  # of this session's tokens by other models
+
+    def _allocate(self) -> None:
+        """Begin with empty memory for keys, values and states."""
+        self.kv = KVRows(self.num_rows, self.max_length, self._spare)
+        self._states = GrowingRows(self.num_rows + self._spare, self.max_length)
 
     def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Set the tokens of each row; the common prefix of old and new tokens is not computed again.
@@ -416,6 +421,7 @@ class Rows:
     def _compute(self) -> None:
         """Run the passes over all new tokens, and fill in the states that :meth:`take` promised."""
         leaving, self._leaving = self._leaving, []
+        held = list(self._held)
         growing = [row for row in self._order if self._held[row] < len(self.tokens[row])]
         growing, copies = without_twins(self.tokens, self._held, growing)
         try:
@@ -435,7 +441,9 @@ class Rows:
                 )
         except NotFiniteError:
             for row in [*growing, *(twin for twins in copies.values() for twin in twins)]:
-                self.tokens[row] = self.tokens[row][: self._held[row]]
+                if self._held[row] < len(self.tokens[row]):
+                    self.tokens[row] = self.tokens[row][: held[row]]
+                    self._held[row] = held[row]
             raise
         for row, twins in copies.items():
             self._copy(row, twins, len(self.tokens[row]))
@@ -602,6 +610,9 @@ class Rows:
         self._taken, self._leaving = [], []
         self._observations, self._beyond = {}, {}
         self.kv.forget_plan()
+        if outdated(self._states.data, self.base):
+            self._allocate()
+            self._last = None
         for follower in self.followers:
             follower.forget()
         for reader in self.readers:

@@ -56,7 +56,8 @@ class Recorded:
     Attributes:
         about: the file's first line: task, action level, the model's fingerprint, and settings.
         episodes: a dict each: ``ids``, ``positions`` (of the actions), ``actions``, ``log_probs``,
-            ``rewards`` (of each action), ``terminated``, ``seed``, ``problem_seed``, ``info``.
+            ``rewards`` (of each action), ``terminated``, ``seed``, ``problem_seed``, ``info``, ``replies``:
+            ranges of tokens that a task wrote; where there are none, it is left out.
     """
 
     about: dict[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,20 @@ def check_episode(item: Any) -> None:
             raise ValueError(f"the episode's {name} must be of type {kind.__name__}: {item[name]!r:.60}")
     if len({len(item[name]) for name in _LISTS if name != "ids"}) > 1:
         raise ValueError("the episode's positions, actions, log_probs and rewards differ in number")
-    end, length = 0, len(item["ids"])
-    for span in _ranges(item.get(REPLIES, [])):
-        if not end <= span[0] < span[1] <= length:
-            raise ValueError(f"the episode's replies must be ranges of its {length} tokens, in order: {span}")
-        end = span[1]
+    positions, length = item["positions"], len(item["ids"])
+    if any(not low < high for low, high in pairwise([-1, *positions, length - 1])):
+        raise ValueError(
+            f"the episode's positions must lie before the last of its {length} tokens, in order: "
+            f"{positions!r:.60}"
+        )
+    end, written = positions[0] + 1 if positions else 0, {position + 1 for position in positions}
+    for start, stop in _ranges(item.get(REPLIES, [])):
+        if not end <= start < stop <= length or not written.isdisjoint(range(start, stop)):
+            raise ValueError(
+                "the episode's replies must be ranges of tokens behind its first action that no action "
+                f"wrote, in order: {[start, stop]}"
+            )
+        end = stop
 
 
 def _ranges(given: Any) -> list[list[int]]:

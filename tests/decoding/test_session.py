@@ -393,6 +393,48 @@ def test_nan_in_a_prompt_of_several_rows_leaves_none_of_them_with_it(latent_back
     np.testing.assert_allclose(session.hidden([2])[0], session.hidden([0])[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("deferred", [False, True])
+def test_nan_behind_what_rows_begin_alike_with_leaves_none_of_them_with_half_a_text(
+    latent_backbone, deferred
+):
+    session = broken(latent_backbone, "base.embed_tokens", 33).session(3)
+    session.load(range(3), [[4], [5], [6]])
+    shared = [1] * (2 * WORTH_A_COPY)
+    with (
+        pytest.raises(NotFiniteError, match=r"row 1 .*token 33"),
+        session.deferred() if deferred else nullcontext(),
+    ):
+        session.load(range(3), [[*shared, 7], [*shared, 33], [9]])
+    assert session.tokens == [[], [], []]
+    session.load(range(3), 3 * [[4, 7]])
+    np.testing.assert_allclose(session.hidden([2])[0], session.hidden([0])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_forgotten_rows_may_go_on_after_inference_mode_and_in_another_type(static):
+    model = copy.deepcopy(tiny.make_cola("state"))
+    backbone = LatentBackbone(model, tiny.make_tokenizer(), static=static)
+    session = backbone.session(2)
+
+    def play():
+        session.forget()
+        session.load([0, 1], [[1, 2], [3]])
+        for _ in range(3):
+            session.prior([0, 1])
+            tokens = session.decode([0, 1], np.array([3, 4])).tokens
+            session.extend([0, 1], [ids.tolist() for ids in tokens])
+        return session.tokens, session.features([0, 1])
+
+    expected = play()
+    with torch.inference_mode():
+        assert play()[0] == expected[0]
+    again = play()
+    assert again[0] == expected[0]
+    np.testing.assert_allclose(again[1], expected[1], atol=1e-5)
+    model.to(torch.bfloat16)
+    np.testing.assert_allclose(play()[1], expected[1], atol=0.1)
+
+
 def test_a_row_recovers_from_nan_once_it_is_loaded_anew(latent_backbone):
     session = broken(latent_backbone, "base.embed_tokens", 33).session(2)
     with pytest.raises(FloatingPointError):

@@ -183,6 +183,11 @@ def test_a_damaged_episode_is_named(recording: Path, tmp_path: Path) -> None:
         {"replies": [[1, 10_000]]},
         {"replies": [1, 2]},
         {"replies": {"1": 2}},
+        {"replies": [[line["positions"][-1] + 1, line["positions"][-1] + 2]]},
+        {"replies": [[0, 1]]},
+        {"positions": [-3, *line["positions"][1:]]},
+        {"positions": [*line["positions"][:-1], len(line["ids"]) - 1]},
+        {"positions": line["positions"][::-1]},
     ):
         path.write_text(json.dumps({**line, **change}) + "\n")
         with pytest.raises(ValueError, match=r"damaged\.jsonl, line 1: the episode"):
