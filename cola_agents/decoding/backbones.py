@@ -289,7 +289,7 @@ class LatentSession(Rows):
         if ahead is not None:
             bad = [i for i, one in enumerate(ahead) if not one.finite[0]]
             if bad:
-                self.drop_ahead(rows)
+                self.ahead.drop(rows)
                 raise self._not_finite(rows[bad[0]], ahead[bad[0]].action)
             return Decoded(list(np.array([[one.token] for one in ahead])))
         codes, uniforms = to_device(taken, self.device), None if u is None else to_device(u, self.device)

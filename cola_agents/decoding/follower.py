@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from cola_agents.decoding.ahead import TokensAhead
 from cola_agents.decoding.finite import NotFiniteError, not_finite
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, KVRows, run_rows
@@ -38,7 +39,8 @@ class Followed(Protocol):
 
     def take(self, row: int) -> Tensor: ...
 
-    def drop_ahead(self, rows: Sequence[int]) -> None: ...
+    @property
+    def ahead(self) -> TokensAhead: ...
 
 
 @dataclass
@@ -146,7 +148,7 @@ class Follower:
 
     def catch_up(self, rows: Sequence[int]) -> None:
         """Run the trunk over all tokens of ``rows`` that it has not seen."""
-        self._session.drop_ahead(rows)
+        self._session.ahead.drop(rows)
         leaving, self._leaving = self._leaving, []
         self._session.compute(None if leaving else rows)
         with self._session.threads:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from cola_agents.common.threads import fitting_threads
+from cola_agents.decoding.ahead import Ahead, TokensAhead
 from cola_agents.decoding.contract import PolicySession
 from cola_agents.decoding.finite import NotFiniteError, not_finite
 from cola_agents.decoding.follower import Follower, outdated
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
 from cola_agents.decoding.sharing import beginnings, common_prefix, without_twins
-from cola_agents.decoding.static import STEPS_AHEAD, Ahead, DeviceAct, DeviceRows, Draw, Steps
+from cola_agents.decoding.static import STEPS_AHEAD, DeviceAct, DeviceRows, Draw, Steps
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import check_family
 
@@ -57,6 +57,7 @@ class Rows:
         tokens: the ids of each row.
         num_actions: A; of the base alone the size of its vocabulary.
         tokens_forwarded: the number of tokens that the base has run over.
+        ahead: tokens that it has run over and no row holds yet.
 
     Raises:
         ValueError: for ``num_rows`` or ``max_length`` below 1, or a base that is not supported
@@ -81,7 +82,7 @@ class Rows:
         self._spare = int(static)
         self._allocate()
         self._steps = Steps(self) if static else None
-        self._ahead: dict[int, deque[Ahead]] = {}  # of each row what its next tokens gave, never empty
+        self.ahead = TokensAhead(self)
         config: Any = base.config
         self.num_actions: int = config.vocab_size
         self._observed: str | None = None
@@ -100,6 +101,11 @@ class Rows:
         """Begin with empty memory for keys, values and states."""
         self.kv = KVRows(self.num_rows, self.max_length, self._spare)
         self._states = GrowingRows(self.num_rows + self._spare, self.max_length)
+
+    def erase(self, row: int, at: int) -> None:
+        """Zero a row's memory from position ``at`` on: a NaN there would spread even where it is masked."""
+        self.kv.erase(row, at)
+        self._states.erase(row, at)
 
     def load(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Set the tokens of each row; the common prefix of old and new tokens is not computed again.
@@ -197,14 +203,13 @@ class Rows:
         if not self._can_step(rows):
             return None
         if not isinstance(actions, Tensor):
-            pairs = zip(rows, actions, strict=True)
-            kept = [self._ahead[row][0] for row, action in pairs if self._is_ahead(row, action)]
-            if len(kept) == len(rows) and not world.get("temperature"):
+            kept = self.ahead.of(rows, actions)
+            if kept is not None and not world.get("temperature"):
                 return kept
         assert self._steps is not None
         with self.threads:
             made = self._steps.run(list(rows), actions, **world)
-        self._ahead.update(zip(rows, map(deque, made), strict=True))
+        self.ahead.put(rows, made)
         return [one for (one,) in made]
 
     def act(
@@ -213,7 +218,7 @@ class Rows:
         """Draw actions in the same step as their tokens; :meth:`decode` of these actions finds it done.
 
         Args:
-            u: uniforms [B], or [B, k] for the next k actions of each row: :meth:`drawn` returns those behind
+            u: uniforms [B], or [B, k] for the next k actions of each row: :attr:`ahead` holds those behind
                 the first while :meth:`decode` and :meth:`extend` follow them.
 
         Returns:
@@ -231,25 +236,8 @@ class Rows:
         assert self._steps is not None
         with self.threads:
             made = self._steps.run(list(rows), u=u, act=act, draw=draw)
-        self._ahead.update(zip(rows, map(deque, made), strict=True))
-        return self.drawn(rows)
-
-    def drawn(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """The next actions [B] of rows and their log-probabilities [B], if :meth:`act` has drawn them all."""
-        heads = [self._ahead[row][0] for row in rows if row in self._ahead]
-        log_probs = [one.log_prob for one in heads if one.log_prob is not None]
-        if len(log_probs) < len(rows):
-            return None
-        return np.array([one.action for one in heads]), np.array(log_probs, dtype=np.float32)
-
-    def rows_drawn(self, rows: Sequence[int]) -> list[int]:
-        """Those of ``rows`` whose next action :meth:`act` has drawn."""
-        return [row for row in rows if row in self._ahead and self._ahead[row][0].log_prob is not None]
-
-    def _is_ahead(self, row: int, action: int) -> bool:
-        """Whether the base has run over the token of an action, and the action can give no other."""
-        ahead = self._ahead.get(row)
-        return ahead is not None and ahead[0].action == action and not ahead[0].drawn
+        self.ahead.put(rows, made)
+        return self.ahead.drawn(rows)
 
     def _can_step(self, rows: Sequence[int], steps: int = 1) -> bool:
         if self._steps is None or self.kv.plan_for(self.base) is None or self._states.data is None:
@@ -279,56 +267,30 @@ class Rows:
         follower = self._follower_of(self._observed)
         return "base" if follower is None else follower if follower in followers else None
 
-    def drop_ahead(self, rows: Sequence[int]) -> None:
-        """Forget tokens that the base has run over and rows do not hold."""
-        for row in rows:
-            if row in self._ahead:
-                followers, length = self._ahead[row][0].followers, len(self.tokens[row])
-                self._cut_ahead(row, length)
-                for follower in followers:
-                    follower.roll_back(row, length)
-
-    def _cut_ahead(self, row: int, at: int) -> None:
-        """Forget a row's tokens from position ``at`` on: numbers there that are not finite must not stay."""
-        for place, one in enumerate(self._ahead.pop(row, ()), start=at):
-            if not one.finite[1]:
-                self.kv.erase(row, place)
-                self._states.erase(row, place)
-            if not one.finite[2]:
-                for follower in one.followers:
-                    follower.kv.erase(row, place)
-
     def _accept(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Count the tokens that the base has run over as computed, where they begin the rows' chunks."""
         for row, chunk in zip(rows, tokens, strict=True):
-            ahead, at = self._next(row), len(self.tokens[row])
+            ahead, at = self.ahead.next(row), len(self.tokens[row])
             if ahead is not None and ahead.token == chunk[0] and not ahead.finite[1]:
-                self.drop_ahead(rows)
+                self.ahead.drop(rows)
                 raise NotFiniteError(
                     row, f"hidden state of row {row} is not finite at position {at}, token {chunk[0]}"
                 )
         for row, chunk in zip(rows, tokens, strict=True):
-            ahead = self._next(row)
-            if ahead is None or ahead.token != chunk[0]:
-                self.drop_ahead([row])
-                self._observations.pop(row, None)
-                continue
-            if not ahead.finite[2]:
-                self.drop_ahead([row])  # the follower finds it again, and refuses it
-            else:
-                self._ahead[row].popleft()
-                if not self._ahead[row] or len(chunk) > 1:
-                    self._cut_ahead(row, len(self.tokens[row]) + 1)
-                for follower in ahead.followers:
-                    follower.gain(row)
-            self._held[row] += 1
+            ahead = self.ahead.next(row)
             self._observations.pop(row, None)
-            if ahead.observation is not None and len(chunk) == 1 and ahead.finite[2]:
+            if ahead is None or ahead.token != chunk[0]:
+                self.ahead.drop([row])
+                continue
+            self._held[row] += 1
+            if not ahead.finite[2]:
+                self.ahead.drop([row])  # the follower finds it again, and refuses it
+                continue
+            self.ahead.take(row, more=len(chunk) > 1)
+            for follower in ahead.followers:
+                follower.gain(row)
+            if ahead.observation is not None and len(chunk) == 1:
                 self._observations[row] = ahead.observation
-
-    def _next(self, row: int) -> Ahead | None:
-        ahead = self._ahead.get(row)
-        return None if ahead is None else ahead[0]
 
     def observations(self, rows: Sequence[int], name: str) -> np.ndarray | None:
         """The observations that the last step brought to the host, [B, D]; None if they are not all here."""
@@ -398,7 +360,7 @@ class Rows:
             self._leaving.append(taken)
         self.tokens[row] = self.tokens[row][:keep]
         self._held[row] = min(self._held[row], keep)
-        self._cut_ahead(row, len(self.tokens[row]))
+        self.ahead.cut(row, keep)
         self._beyond.pop(row, None)
         self._observations.pop(row, None)
         for follower in self.followers:
@@ -603,8 +565,7 @@ class Rows:
 
         The weights are read anew, however they were written.
         """
-        for row in list(self._ahead):
-            self._cut_ahead(row, len(self.tokens[row]))
+        self.ahead.clear()
         self.tokens = [[] for _ in range(self.num_rows)]
         self._held, self._behind = [0] * self.num_rows, False
         self._taken, self._leaving = [], []

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cola_agents.decoding.ahead import Ahead, RunsAhead, TokensAhead
 from cola_agents.decoding.kv import KVRows, Window, capacity
 from cola_agents.decoding.lean import Plan, lean_forward
 from cola_agents.decoding.transfer import to_host
@@ -72,11 +73,10 @@ class DeviceRows:
         return self.index[:, None], self.at[:, None]
 
 
-class Reader(Protocol):
+class Reader(RunsAhead, Protocol):
     """A follower, as a step runs it; see :class:`~.follower.Follower`."""
 
     trunk: nn.Module
-    kv: KVRows
 
     @property
     def last(self) -> Tensor: ...
@@ -84,10 +84,6 @@ class Reader(Protocol):
     def keeps_up(self, rows: Sequence[int]) -> bool: ...
 
     def catch_up(self, rows: Sequence[int]) -> None: ...
-
-    def gain(self, row: int) -> None: ...
-
-    def roll_back(self, row: int, length: int) -> None: ...
 
 
 class Stepped(Protocol):
@@ -115,9 +111,10 @@ class Stepped(Protocol):
 
     def states_of(self, length: int) -> Tensor: ...
 
-    def observed(self, followers: Sequence[Any]) -> object: ...
+    @property
+    def ahead(self) -> TokensAhead: ...
 
-    def drop_ahead(self, rows: Sequence[int]) -> None: ...
+    def observed(self, followers: Sequence[Any]) -> object: ...
 
 
 class DeviceAct:
@@ -138,28 +135,6 @@ class DeviceAct:
 
     def __call__(self, rows: Sequence[int] | DeviceRows) -> Tensor:
         return self._logits(rows)
-
-
-@dataclass
-class Ahead:
-    """A token that the base has run over before its row holds it.
-
-    Attributes:
-        action, token: the action, and the token that it gave.
-        log_prob: of an action that the step drew; None if it was given.
-        drawn: whether the token was drawn, so that the action could give another.
-        finite: whether the world model's logits are, the base's state and the followers' states.
-        followers: those that have run over it, too.
-        observation: of the state after it, [D] float32; None if nobody reads observations.
-    """
-
-    action: int
-    token: int
-    log_prob: float | None
-    drawn: bool
-    finite: tuple[bool, bool, bool]
-    followers: tuple[Reader, ...]
-    observation: np.ndarray | None
 
 
 class Steps:
@@ -208,7 +183,7 @@ class Steps:
             of each row what became of it in each step.
         """
         session, count = self._session, len(rows)
-        session.drop_ahead(rows)
+        session.ahead.drop(rows)
         reader = None if act is None else act.reader
         if reader is not None:
             reader.catch_up(rows)

@@ -364,7 +364,7 @@ class _Played:
     def due(self) -> list[int]:
         """The rows whose next actions are drawn already; all that are running if there are none."""
         rows = sorted(self.running)
-        drawn = self._session.rows_drawn(rows) if isinstance(self._session, Rows) else []
+        drawn = self._session.ahead.rows_drawn(rows) if isinstance(self._session, Rows) else []
         return drawn or rows
 
     @torch.no_grad()
@@ -407,7 +407,7 @@ class _Played:
         # where Episodes reads the initial policy before it decodes, what was computed would be dropped.
         if self._rows.world_temperature or self._rows.prior_coef:
             return None
-        drawn = session.drawn(rows)
+        drawn = session.ahead.drawn(rows)
         if drawn is not None:
             return drawn
         room = session.max_length - max(len(session.tokens[row]) for row in rows)

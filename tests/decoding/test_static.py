@@ -109,7 +109,7 @@ def test_several_steps_at_once_are_those_one_by_one(kind: str, several: int) -> 
         if t % several == 0:
             first = other.act(range(5), other.device_policy(), draw, u[:, t : t + several])
         actions, log_probs = one.act(range(5), one.device_policy(), draw, u[:, t])
-        drawn = other.drawn(range(5))
+        drawn = other.ahead.drawn(range(5))
         assert drawn[0].tolist() == actions.tolist()
         assert t % several or first[0].tolist() == actions.tolist()
         np.testing.assert_allclose(drawn[1], log_probs, atol=1e-5)
@@ -117,7 +117,7 @@ def test_several_steps_at_once_are_those_one_by_one(kind: str, several: int) -> 
             tokens = each.decode(range(5), actions).tokens
             each.extend(range(5), [ids.tolist() for ids in tokens])
     assert one.tokens == other.tokens
-    assert other.drawn(range(5)) is None
+    assert other.ahead.drawn(range(5)) is None
     assert other.tokens_forwarded == one.tokens_forwarded
     np.testing.assert_allclose(other.hidden(range(5)), one.hidden(range(5)), atol=1e-5)
     np.testing.assert_allclose(other.features(range(5)), one.features(range(5)), atol=1e-5)
@@ -131,21 +131,21 @@ def test_rows_may_leave_what_was_drawn_ahead(kind: str) -> None:
     one.act(range(5), one.device_policy(), partial(sample, temperature=1.0), np.full((5, 6), 0.4))
 
     def follow(rows: list[int]) -> None:
-        actions, _ = one.drawn(rows)
+        actions, _ = one.ahead.drawn(rows)
         for each in (one, plain):
             each.extend(rows, [ids.tolist() for ids in each.decode(rows, actions).tokens])
 
     follow([0, 1, 2, 3, 4])
     follow([1, 2, 3, 4])
-    assert one.rows_drawn(range(5)) == [0, 1, 2, 3, 4]
+    assert one.ahead.rows_drawn(range(5)) == [0, 1, 2, 3, 4]
     for each in (one, plain):
         tokens = each.decode([1], np.array([3])).tokens[0].tolist()  # not what was drawn
         each.extend([1], [tokens])
-    behind = one.decode([2], one.drawn([2])[0]).tokens[0].tolist()
+    behind = one.decode([2], one.ahead.drawn([2])[0]).tokens[0].tolist()
     for each in (one, plain):
         each.extend([2], [[*behind, 7, 9]])
         each.load([3], [[*PROMPTS[3], 4]])
-    assert one.rows_drawn(range(5)) == [0, 4]
+    assert one.ahead.rows_drawn(range(5)) == [0, 4]
     follow([4])
     np.testing.assert_allclose(one.features(range(5)), plain.features(range(5)), atol=1e-4)
     assert one.tokens == plain.tokens
@@ -170,7 +170,7 @@ def test_numbers_behind_an_end_that_are_not_finite_do_not_stay(way: str) -> None
 
     one.act([0], one.device_policy(), forced, (np.array([[5, 6, 3, 3, 33, 7]]) + 0.5) / width)
     for _ in range(2):
-        one.extend([0], [one.decode([0], one.drawn([0])[0]).tokens[0].tolist()])
+        one.extend([0], [one.decode([0], one.ahead.drawn([0])[0]).tokens[0].tolist()])
     assert one.tokens == [[1, 2, 5, 6]]
     if way == "forget":
         one.forget()
