@@ -100,17 +100,16 @@ class TokensAhead:
         """Those of ``rows`` whose next action a step has drawn."""
         return [row for row in rows if row in self._rows and self._rows[row][0].log_prob is not None]
 
-    def take(self, row: int, more: bool) -> Ahead:
-        """Take the token that follows a row, which appends it.
+    def take(self, row: int, more: bool) -> None:
+        """Remove the token that follows a row, which appends it.
 
         Args:
             more: whether the row appends more behind it, so that those that follow here are dropped.
         """
         ahead = self._rows[row]
-        first = ahead.popleft()
+        ahead.popleft()
         if more or not ahead:
             self.cut(row, len(self._session.tokens[row]) + 1)
-        return first
 
     def drop(self, rows: Iterable[int]) -> None:
         """Drop what follows rows; followers compute their states at the rows' last tokens again."""
