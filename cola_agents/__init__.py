@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from cola_agents.decoding.loading import load_bundled
     from cola_agents.model.configuration import CoLAConfig
     from cola_agents.model.modeling import CoLAForCausalLM
+    from cola_agents.rl.collecting import collect
     from cola_agents.rl.grpo import GRPO
     from cola_agents.rl.ppo import PPO
     from cola_agents.rl.remax import ReMax
     from cola_agents.rl.rloo import RLOO
-    from cola_agents.rl.rollout import Rollout, collect
+    from cola_agents.rl.rollout import Rollout
     from cola_agents.sb3 import ClonedPolicy, SB3VecEnv, sb3_defaults
     from cola_agents.tensor_env import TensorVectorEnv, make_tensor_vec
 
@@ -61,7 +62,7 @@ _MODULES = {
     "SB3VecEnv": "sb3",
     "TensorVectorEnv": "tensor_env",
     "TokenBackbone": "decoding.backbones",
-    "collect": "rl.rollout",
+    "collect": "rl.collecting",
     "load_bundled": "decoding.loading",
     "make_tensor_vec": "tensor_env",
     "sb3_defaults": "sb3",

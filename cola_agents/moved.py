@@ -16,7 +16,7 @@ _MOVED = {
     "decoding": "kv lean session static",
     "rl": (
         "acting actors agent generate grpo logs losses memory optimiser options ppo "
-        "registry remax rloo rollout saving workers"
+        "registry remax rloo saving workers"
     ),
     "evaluation": "demo inspection play probe reports scores",
     "common": "provenance threads",
@@ -28,6 +28,7 @@ _RENAMED = {
     "checkpoint": "model.official",
     "table": "decoding.code_table",
     "loop": "rl.callbacks",
+    "rollout": "rl.collecting",
     "updates": "rl.update",
     "folders": "common.files",
     "train.distributed": "common.processes",

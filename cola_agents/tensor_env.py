@@ -93,7 +93,7 @@ class TensorVectorEnv(CoLAVectorEnv):
         if running and not self.episodes.world_temperature:
             ahead = self._session.step(self._all, actions.to(self.device, torch.long))
             if ahead is not None:
-                return np.array([one.action for one in ahead])
+                return ahead.actions.astype(np.int64)
         return to_host(actions)
 
     def restore(

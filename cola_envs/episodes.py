@@ -391,6 +391,37 @@ class Episodes:
             np.add(result[1], self.prior_coef * prior, out=result[1])
         return result
 
+    def are_plain(self, rows: Sequence[int], tokens: np.ndarray) -> np.ndarray:
+        """Which of the rows' next tokens are known to end no segment, no budget and no context.
+
+        Args:
+            rows: B different row indices, all running.
+            tokens: the ids of the next K steps of each row, one a step, [K, B].
+
+        Returns:
+            [K, B] bool.
+        """
+        left = np.array([self._row(row).left for row in rows])
+        known: np.ndarray = self._stops.are_plain(tokens)
+        return known & (np.arange(len(tokens))[:, None] < left - 1)
+
+    def follow(self, rows: Sequence[int], actions: Sequence[list[int]], tokens: Sequence[list[int]]) -> None:
+        """Take steps that were decoded already and are plain (:meth:`are_plain`), several in each row.
+
+        They are those that :meth:`step` would take one by one. Their rewards are 0.
+
+        Args:
+            rows: B different row indices, all running.
+            actions, tokens: of each row the actions of its next steps, and their ids, one a step.
+        """
+        for row, codes, ids in zip(rows, actions, tokens, strict=True):
+            state = self._row(row)
+            state.origins += range(len(state.actions), len(state.actions) + len(codes))
+            state.tokens += ids
+            state.actions += codes
+            state.left -= len(ids)
+        self.session.extend(rows, tokens)
+
     def _uniforms(self, states: list[Row]) -> np.ndarray:
         """A number from each row's stream, [B]; of actions that give up to k tokens k numbers, [B, k]."""
         if self._draws == 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from cola_envs.backbone import Tokenizer
 from cola_envs.checks import check_stop
 from cola_envs.task import Exchange, Turn
@@ -65,8 +67,15 @@ class StopStrings:
         self.plain: set[int] = set()
         self._closing: set[int] = set()
         self._decode = tokenizer.decode
+        self._plain_ids = np.empty(0, dtype=np.int64)  # ``plain`` as an array
         self._last = {text[-1] for text in self.stop}
         self._wide = any(ord(char) > 127 for char in self._last)
+
+    def are_plain(self, tokens: np.ndarray) -> np.ndarray:
+        """Whether each of an array of ids is in :attr:`plain`, an array of bool."""
+        if len(self._plain_ids) != len(self.plain):  # it only grows
+            self._plain_ids = np.fromiter(self.plain, dtype=np.int64)
+        return np.isin(tokens, self._plain_ids)
 
     def ends(self, token: int, tokens: Sequence[int], start: int) -> bool:
         """Whether ``token``, the last of ``tokens``, completes a stop string since index ``start``."""

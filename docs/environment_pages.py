@@ -21,7 +21,7 @@ from PIL import Image
 import cola_envs  # noqa: F401 (registers the ids)
 from cola_agents.commands.tasks_list import WRAPPED, described_class
 from cola_agents.model.sampling import sample
-from cola_agents.rl.rollout import attach
+from cola_agents.rl.collecting import attach
 from cola_envs.build import build_tasks, load, splits_of, twin_id
 from cola_envs.env import CoLAEnv
 from cola_envs.render import ACROSS, COLUMNS, DOWN, coded_pieces, drawn, transcript

@@ -14,7 +14,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import cola_envs
 from cola_agents import CoLAForCausalLM, collect, load_bundled
 from cola_agents.decoding.loading import BUNDLED, make_backbone
-from cola_agents.rl.rollout import InitialPolicy
+from cola_agents.rl.collecting import InitialPolicy
 from cola_agents.train.bundled.corpus import HELD_OUT, documents
 from cola_agents.train.data.packing import packed_batches
 from cola_agents.train.metrics import measure

@@ -23,7 +23,7 @@ from benchmarks.credit.branching import (
 from benchmarks.credit.credit import results_of, study
 from benchmarks.credit.gradients import gradient_snr, group_gradients, products_of, signal_to_noise
 from cola_agents import GRPO, RLOO
-from cola_agents.rl.rollout import InitialPolicy
+from cola_agents.rl.collecting import InitialPolicy
 from cola_envs import EachRow, Episodes, State, Turn
 from cola_envs.seeds import derived_seed
 from tests import tiny

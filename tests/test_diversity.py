@@ -23,7 +23,7 @@ from benchmarks.credit.diversity import (
 )
 from benchmarks.credit.similarity import NGramEmbedding, mean_similarity
 from cola_agents.evaluation.run import Uniform
-from cola_agents.rl.rollout import InitialPolicy
+from cola_agents.rl.collecting import InitialPolicy
 from cola_agents.train.bundled.english import story
 from cola_envs.testing import check_task
 from tests import tiny

@@ -21,7 +21,7 @@ from benchmarks.peers.trl_grpo import TRLRun, endless_tokenizer
 from benchmarks.peers.updates import measure_updates, rows_beside
 from benchmarks.speed.turns import ratios
 from cola_agents.decoding import session as session_module
-from cola_agents.rl import rollout as rollout_module
+from cola_agents.rl import collecting
 from tests import tiny
 
 needs_trl = pytest.mark.skipif(
@@ -307,14 +307,14 @@ def test_work_that_grows_with_the_rows_is_seen(weights, monkeypatch):
         return (many - few) / 6
 
     before = added_by_a_row()
-    original = rollout_module.sample
+    original = collecting.sample
 
     def wasteful(logits, u, **kwargs):
         for _ in range(len(logits) ** 2):
             divmod(7, 3)
         return original(logits, u, **kwargs)
 
-    monkeypatch.setattr(rollout_module, "sample", wasteful)
+    monkeypatch.setattr(collecting, "sample", wasteful)
     assert added_by_a_row() - before == pytest.approx((81 - 9) / 6, abs=0.5)
 
 

@@ -16,8 +16,8 @@ from gymnasium.utils.env_checker import check_env
 
 from cola_agents import GRPO, RLOO, ReMax
 from cola_agents.evaluation.run import evaluate
+from cola_agents.rl.collecting import InitialPolicy, collect
 from cola_agents.rl.generate import generate, read
-from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.search import MCTS, SearchConfig
 from cola_envs import CoLAVectorEnv, EachRow, Episodes, Turn
 from cola_envs.build import load

@@ -16,8 +16,8 @@ from cola_agents.decoding.loading import BUNDLED
 from cola_agents.evaluation.run import evaluate
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.rl.agent import Agent
+from cola_agents.rl.collecting import InitialPolicy, collect
 from cola_agents.rl.generate import generate, read
-from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.search import MCTS, MCTSQConfig, SearchConfig
 from cola_agents.search.q import QFunction, train_q
 from cola_agents.train.adapters import LoRA, load_adapters

@@ -25,9 +25,10 @@ from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.sizes import GROWTH
 from cola_agents.rl.acting_states import acting_states
 from cola_agents.rl.actors import Actor, run_trunk
+from cola_agents.rl.collecting import Act
 from cola_agents.rl.grpo import GRPO, GRPOOptions
 from cola_agents.rl.policy import TrainedPolicy
-from cola_agents.rl.rollout import Act, Rollout
+from cola_agents.rl.rollout import Rollout
 from cola_envs.backbone import Level
 
 

@@ -25,11 +25,12 @@ from cola_agents.decoding.backbones import LatentBackbone
 from cola_agents.evaluation.demo import FixedCodes, best_constant_code, constant_codes
 from cola_agents.evaluation.probe import probe, probed_on
 from cola_agents.evaluation.scores import pass_at_k
+from cola_agents.rl.collecting import collect
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.losses import categorical_kl
 from cola_agents.rl.playing import carried
 from cola_agents.rl.policy import evaluate_actions
-from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.rows import make_rows
 from cola_envs.build import evaluation_split, splits_of
 

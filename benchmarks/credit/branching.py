@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cola_agents.model.sampling import distribution, sample
-from cola_agents.rl.rollout import Policy, attach, collect
+from cola_agents.rl.collecting import Policy, attach, collect
 from cola_agents.search.playout import checked_logits
 from cola_envs.episodes import Episodes
 from cola_envs.seeds import derived_seed

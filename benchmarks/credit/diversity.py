@@ -33,7 +33,7 @@ from cola_agents.common.provenance import provenance
 from cola_agents.decoding.loading import BUNDLED
 from cola_agents.evaluation.probe import distinct
 from cola_agents.evaluation.run import Uniform
-from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.rl.collecting import InitialPolicy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.train.bundled.english import check_story, story
 from cola_envs.seeds import derived_seed

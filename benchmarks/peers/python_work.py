@@ -19,8 +19,8 @@ from typing import Any
 
 from benchmarks.peers.setting import ENV_IDS, Weights
 from cola_agents.decoding.backbones import LatentSession, TokenSession
-from cola_agents.rl import rollout as rollout_module
-from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.rl import collecting
+from cola_agents.rl.collecting import InitialPolicy, collect
 from cola_agents.rl.rows import make_rows
 
 #: Calls that are named: those of at least so many a row and step.
@@ -167,7 +167,7 @@ def _timed(play: Callable[[], Any]) -> dict[str, float]:
 
         return timed
 
-    owners: list[tuple[Any, str, str]] = [(rollout_module, "sample", "sampler")]
+    owners: list[tuple[Any, str, str]] = [(collecting, "sample", "sampler")]
     for session in (LatentSession, TokenSession):
         owners += [(session, method, "session") for method in _MODEL]
     held = [(owner, name, owner.__dict__.get(name)) for owner, name, _ in owners]

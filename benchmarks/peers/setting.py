@@ -16,9 +16,10 @@ from benchmarks.speed.decoding import causal_lm
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.loading import load_bundled, make_backbone
 from cola_agents.model.text import PlainTokenizer
+from cola_agents.rl.collecting import collect
 from cola_agents.rl.grpo import GRPO
 from cola_agents.rl.ppo import PPO
-from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rollout import Rollout
 from cola_envs.state import PROBLEM
 from cola_envs.task import EachRow
 from cola_envs.tasks.arithmetic import ArithmeticTask

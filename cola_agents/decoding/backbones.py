@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cola_agents.decoding.ahead import LOGITS
 from cola_agents.decoding.code_table import CodeTable, code_table
 from cola_agents.decoding.finite import NotFiniteError, not_finite
 from cola_agents.decoding.follower import Follower
@@ -287,11 +288,11 @@ class LatentSession(Rows):
         taken = np.asarray(actions)
         ahead = self.step(rows, taken, world_u=u, temperature=temperature)
         if ahead is not None:
-            bad = [i for i, one in enumerate(ahead) if not one.finite[0]]
+            bad = np.flatnonzero(ahead.spoilt & LOGITS).tolist()
             if bad:
                 self.ahead.drop(rows)
-                raise self._not_finite(rows[bad[0]], ahead[bad[0]].action)
-            return Decoded(list(np.array([[one.token] for one in ahead])))
+                raise self._not_finite(rows[bad[0]], int(ahead.actions[bad[0]]))
+            return Decoded(list(ahead.tokens.astype(np.int64)[:, None]))
         codes, uniforms = to_device(taken, self.device), None if u is None else to_device(u, self.device)
         with self.threads:
             tokens, best = self.world_tokens(self.last(rows), codes, uniforms, temperature)

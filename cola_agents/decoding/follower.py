@@ -103,9 +103,9 @@ class Follower:
             return False
         return all(self._held[row] == len(self._session.tokens[row]) for row in rows)
 
-    def gain(self, row: int) -> None:
-        """Count a token that a step has run the trunk over."""
-        self._held[row] += 1
+    def gain(self, row: int, count: int) -> None:
+        """Count tokens of a row that steps have run the trunk over."""
+        self._held[row] += count
 
     def roll_back(self, row: int, length: int) -> None:
         """Drop a row's cache from its token ``length - 1`` on, which is the last that the session kept."""

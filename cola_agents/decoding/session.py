@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from cola_agents.common.threads import fitting_threads
-from cola_agents.decoding.ahead import Ahead, TokensAhead
+from cola_agents.decoding.ahead import FOLLOWER, STATE, STEPS_AHEAD, Made, TokensAhead, leading
 from cola_agents.decoding.contract import PolicySession
 from cola_agents.decoding.finite import NotFiniteError, not_finite
 from cola_agents.decoding.follower import Follower, outdated
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
 from cola_agents.decoding.sharing import beginnings, common_prefix, without_twins
-from cola_agents.decoding.static import STEPS_AHEAD, DeviceAct, DeviceRows, Draw, Steps
+from cola_agents.decoding.static import DeviceAct, DeviceRows, Draw, Steps
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import check_family
 
@@ -85,8 +85,10 @@ class Rows:
         self.ahead = TokensAhead(self)
         config: Any = base.config
         self.num_actions: int = config.vocab_size
+        # The observations that steps brought to the host: their name, the rows that have one, and [R, D].
         self._observed: str | None = None
-        self._observations: dict[int, np.ndarray] = {}
+        self._seen = np.zeros(num_rows, dtype=bool)
+        self._observations = np.zeros((num_rows, 0), dtype=np.float32)
         self._last: Tensor | None = None
         self._held = [0] * num_rows  # the number of tokens of each row whose states were computed
         self._behind = False  # whether a row may hold more tokens than that
@@ -189,7 +191,7 @@ class Rows:
 
     # ---------------------------------------------------------------- steps in fixed memory
 
-    def step(self, rows: Sequence[int], actions: np.ndarray | Tensor, **world: Any) -> list[Ahead] | None:
+    def step(self, rows: Sequence[int], actions: np.ndarray | Tensor, **world: Any) -> Made | None:
         """Run the base over the tokens of actions [B] before the rows hold them.
 
         Args:
@@ -198,7 +200,7 @@ class Rows:
             world: ``world_u`` and ``temperature``, as in :meth:`~.static.Steps.run`.
 
         Returns:
-            what became of each row; None if the step must run piece by piece.
+            the tokens [B]; None if the step must run piece by piece.
         """
         if not self._can_step(rows):
             return None
@@ -208,9 +210,9 @@ class Rows:
                 return kept
         assert self._steps is not None
         with self.threads:
-            made = self._steps.run(list(rows), actions, **world)
-        self.ahead.put(rows, made)
-        return [one for (one,) in made]
+            made, run = self._steps.run(list(rows), actions, **world)
+        self.ahead.put(rows, made, run)
+        return self.ahead.next(rows)
 
     def act(
         self, rows: Sequence[int], act: DeviceAct, draw: Draw, u: np.ndarray
@@ -225,7 +227,7 @@ class Rows:
             the first actions [B] int64 and their log-probabilities [B] float32; None if this is not possible.
 
         Raises:
-            ValueError: for a k beyond :data:`~.static.STEPS_AHEAD`.
+            ValueError: for a k beyond :data:`~.ahead.STEPS_AHEAD`.
         """
         u = u.reshape(len(rows), -1)
         if not 0 < u.shape[1] <= STEPS_AHEAD:
@@ -235,8 +237,8 @@ class Rows:
             return None
         assert self._steps is not None
         with self.threads:
-            made = self._steps.run(list(rows), u=u, act=act, draw=draw)
-        self.ahead.put(rows, made)
+            made, run = self._steps.run(list(rows), u=u, act=act, draw=draw)
+        self.ahead.put(rows, made, run)
         return self.ahead.drawn(rows)
 
     def _can_step(self, rows: Sequence[int], steps: int = 1) -> bool:
@@ -269,39 +271,34 @@ class Rows:
 
     def _accept(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """Count the tokens that the base has run over as computed, where they begin the rows' chunks."""
-        for row, chunk in zip(rows, tokens, strict=True):
-            ahead, at = self.ahead.next(row), len(self.tokens[row])
-            if ahead is not None and ahead.token == chunk[0] and not ahead.finite[1]:
-                self.ahead.drop(rows)
-                raise NotFiniteError(
-                    row, f"hidden state of row {row} is not finite at position {at}, token {chunk[0]}"
-                )
-        for row, chunk in zip(rows, tokens, strict=True):
-            ahead = self.ahead.next(row)
-            self._observations.pop(row, None)
-            if ahead is None or ahead.token != chunk[0]:
-                self.ahead.drop([row])
-                continue
-            self._held[row] += 1
-            if not ahead.finite[2]:
-                self.ahead.drop([row])  # the follower finds it again, and refuses it
-                continue
-            self.ahead.take(row, more=len(chunk) > 1)
-            for follower in ahead.followers:
-                follower.gain(row)
-            if ahead.observation is not None and len(chunk) == 1:
-                self._observations[row] = ahead.observation
+        index = np.array(rows, dtype=np.int64)
+        known, spoilt = self.ahead.agreeing(rows, tokens)
+        finite = leading(spoilt & STATE == 0)
+        for i in np.flatnonzero(finite < known).tolist():
+            row, at = rows[i], int(finite[i])
+            self.ahead.drop(rows)
+            raise NotFiniteError(row, _not_finite(row, len(self.tokens[row]) + at, tokens[i][at]))
+        # What is not finite of a follower is computed again, and refused there.
+        known = np.minimum(known, leading(spoilt & FOLLOWER == 0))
+        whole = known == [len(chunk) for chunk in tokens]
+        self.ahead.take(rows, known, whole)
+        for row, count in zip(rows, known.tolist(), strict=True):
+            self._held[row] += count
+        observed, observations = self.ahead.observations(rows)
+        self._seen[index] = seen = observed & whole
+        if seen.any():
+            if self._observations.shape[1] != observations.shape[1]:
+                self._observations = np.zeros((self.num_rows, observations.shape[1]), dtype=np.float32)
+            self._observations[index[seen]] = observations[seen]
 
     def observations(self, rows: Sequence[int], name: str) -> np.ndarray | None:
         """The observations that the last step brought to the host, [B, D]; None if they are not all here."""
         if self._steps is None:
             return None
         if self._observed != name:
-            self._observed, self._observations = name, {}
-        here = [self._observations.get(row) for row in rows]
-        if any(one is None for one in here):
-            return None
-        return np.stack([one for one in here if one is not None])
+            self._observed, self._seen[:] = name, False
+        index = list(rows)
+        return self._observations[index] if self._seen[index].all() else None
 
     # ---------------------------------------------------------------- passes that wait
 
@@ -362,7 +359,7 @@ class Rows:
         self._held[row] = min(self._held[row], keep)
         self.ahead.cut(row, keep)
         self._beyond.pop(row, None)
-        self._observations.pop(row, None)
+        self._seen[row] = False
         for follower in self.followers:
             follower.roll_back(row, keep)
 
@@ -450,12 +447,8 @@ class Rows:
             starts = [text.start for text in leaving] + [self._held[row] for row in rows[len(leaving) :]]
             for i in bad:
                 self.kv.erase(rows[i], starts[i])
-            i = bad[0]
-            raise NotFiniteError(
-                rows[i],
-                f"hidden state of row {rows[i]} is not finite at position {starts[i] + len(chunks[i]) - 1}, "
-                f"token {chunks[i][-1]}",
-            )
+            row, start, chunk = rows[bad[0]], starts[bad[0]], chunks[bad[0]]
+            raise NotFiniteError(row, _not_finite(row, start + len(chunk) - 1, chunk[-1]))
         (index, at), changed = placed.where, placed.rows
         if leaving:
             assert isinstance(placed, Packed)
@@ -569,7 +562,7 @@ class Rows:
         self.tokens = [[] for _ in range(self.num_rows)]
         self._held, self._behind = [0] * self.num_rows, False
         self._taken, self._leaving = [], []
-        self._observations, self._beyond = {}, {}
+        self._seen[:], self._beyond = False, {}
         self.kv.forget_plan()
         if outdated(self._states.data, self.base):
             self._allocate()
@@ -578,6 +571,10 @@ class Rows:
             follower.forget()
         for reader in self.readers:
             reader.forget()
+
+
+def _not_finite(row: int, position: int, token: int) -> str:
+    return f"hidden state of row {row} is not finite at position {position}, token {token}"
 
 
 def copied(states: Tensor) -> np.ndarray:

@@ -5,7 +5,7 @@ these, and run the followers over its states. The host needs none of the numbers
 rows and their positions in one copy, the device computes, and one copy brings back the tokens and whatever
 else the host reads. The base runs over a token before the session holds it: :meth:`~.session.Rows.extend`
 finds the work done where the token is appended, and drops it otherwise. Where a policy acts, the host can
-wait for several steps at once (:data:`STEPS_AHEAD`): they need nothing more of it but uniforms.
+wait for several steps at once (:data:`~.ahead.STEPS_AHEAD`): they need nothing more of it but uniforms.
 
 The number of rows and the number of positions that attention reads are rounded up (:func:`bucket`,
 :func:`positions_read`). There is one CUDA graph for each pair, captured at its first use: rows that grow to
@@ -35,16 +35,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cola_agents.decoding.ahead import Ahead, RunsAhead, TokensAhead
+from cola_agents.decoding.ahead import FOLLOWER, LOGITS, STATE, STEPS_AHEAD, Made, Run, RunsAhead, TokensAhead
 from cola_agents.decoding.kv import KVRows, Window, capacity
 from cola_agents.decoding.lean import Plan, lean_forward
 from cola_agents.decoding.transfer import to_host
 
 #: The most graphs that a session keeps: those of six numbers of rows that grow to 2,048 positions.
 MOST_GRAPHS = 128
-#: The number of steps of a policy that the host waits for at once. What a row draws behind the end of its
-#: episode is dropped, so that the more they are, the more short episodes lose. Not tuned on a GPU.
-STEPS_AHEAD = 8
 #: The number of positions that attention reads is a multiple of it, up to the most that a row may hold.
 _FEWEST_READ = 32
 #: Draws actions [B] and their log-probabilities [B] from logits [B, A] and uniforms [B].
@@ -169,18 +166,18 @@ class Steps:
         draw: Draw | None = None,
         world_u: np.ndarray | None = None,
         temperature: float = 0.0,
-    ) -> list[list[Ahead]]:
+    ) -> tuple[Made, Run]:
         """Take a step, or k of them.
 
         Args:
             rows: B rows, each with room for k tokens.
             actions: [B], on the host or the device; None if they are drawn from ``act`` by ``draw`` with
-                uniforms ``u`` [B, k], for k of at most :data:`STEPS_AHEAD` steps. A policy that cannot run
-                in fixed memory takes the first step alone.
+                uniforms ``u`` [B, k], for k of at most :data:`~.ahead.STEPS_AHEAD` steps. A policy that
+                cannot run in fixed memory takes the first step alone.
             world_u, temperature: for the world model's tokens; see :meth:`LatentSession.decode`.
 
         Returns:
-            of each row what became of it in each step.
+            the tokens [k, B], and what they have in common.
         """
         session, count = self._session, len(rows)
         session.ahead.drop(rows)
@@ -225,25 +222,13 @@ class Steps:
             if steps > 1:
                 self._several[number, :count] = self._outputs[:count, :4]
         columns = 4 if observed is None else self._outputs.shape[1]
-        made = self._several[:steps, :count] if steps > 1 else self._outputs[None, :count, :columns]
-        received = to_host(made)
+        lines = self._several[:steps, :count] if steps > 1 else self._outputs[None, :count, :columns]
+        received = to_host(lines)
         session.tokens_forwarded += count * steps
-        log_probs = received[:, :, 3].copy().view(np.float32)
-        return [
-            [
-                Ahead(
-                    action=int(line[2]),
-                    token=int(line[0]),
-                    log_prob=None if act is None else float(log_prob),
-                    drawn=temperature > 0,
-                    finite=(not line[1] & 1, not line[1] & 2, not line[1] & 4),
-                    followers=followers,
-                    observation=None if observed is None else line[4:].view(np.float32),
-                )
-                for line, log_prob in zip(received[:, i], log_probs[:, i], strict=True)
-            ]
-            for i in range(count)
-        ]
+        tokens, spoilt, drawn, log_probs = np.moveaxis(received[:, :, :4], -1, 0)
+        seen = None if observed is None else received[0, :, 4:].copy().view(np.float32)
+        made = Made(tokens, drawn, log_probs.copy().view(np.float32), spoilt, seen)
+        return made, Run(act is not None, temperature > 0, followers)
 
     def _make_room(
         self, room: int, followers: tuple[Reader, ...], act: DeviceAct | None
@@ -319,14 +304,14 @@ class _Step:
         mask = self.keys[:length] <= at[:, None, None, None]
         states = self._stack(session.kv, base, embedded, rows, mask)
         session.states_of(length)[rows.where] = states
-        spoilt = 2 * _spoilt(states)
+        spoilt = STATE * _spoilt(states)
         if best is not None:
-            spoilt = spoilt + ~torch.isfinite(best)
+            spoilt = spoilt + LOGITS * ~torch.isfinite(best)
         seen = states[:, 0]
         for follower in self.followers:
             features = self._stack(follower.kv, follower.trunk, states, rows, mask)
             follower.last[index] = features[:, 0]
-            spoilt = spoilt | 4 * _spoilt(features)
+            spoilt = spoilt | FOLLOWER * _spoilt(features)
             if follower is observed:
                 seen = features[:, 0]
         out[:, 0], out[:, 1], out[:, 2] = tokens, spoilt, actions

@@ -23,8 +23,9 @@ from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.probe import probe
 from cola_agents.evaluation.scores import first_reached
+from cola_agents.rl.collecting import collect
 from cola_agents.rl.grpo import GRPO
-from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.rows import check_rows, make_rows
 from cola_envs.build import evaluation_split, spec_of, twin_id
 from cola_envs.fields import TEXT

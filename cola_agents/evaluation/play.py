@@ -15,7 +15,7 @@ from cola_agents.common.arguments import environment_arguments
 from cola_agents.evaluation.run import AgentFolder, loaded
 from cola_agents.model.sampling import Drawing, sample
 from cola_agents.rl.agent import Agent
-from cola_agents.rl.rollout import Act, attach
+from cola_agents.rl.collecting import Act, attach
 from cola_envs.build import check_environment, spec_of, twin_id
 from cola_envs.checks import check_count
 from cola_envs.env import CoLAEnv

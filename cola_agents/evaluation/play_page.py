@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.error import InvalidAction
 
 from cola_agents.evaluation.play import probabilities, typed_ids
-from cola_agents.rl.rollout import AnyPolicy, attach
+from cola_agents.rl.collecting import AnyPolicy, attach
 from cola_envs.env import CoLAEnv
 from cola_envs.page.pieces import pieces, span_text, span_tokens, token_text
 from cola_envs.page.write import own_file, source_digest

@@ -20,8 +20,9 @@ from cola_agents.model.families import decoder_mask
 from cola_agents.model.sampling import Drawing
 from cola_agents.rl.actors import LatentActor
 from cola_agents.rl.agent import Agent
+from cola_agents.rl.collecting import collect
 from cola_agents.rl.playing import carried
-from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.rows import make_rows
 from cola_agents.train.bundled.corpus import HELD_OUT, documents
 from cola_agents.train.bundled.english import check_story

@@ -20,10 +20,10 @@ from cola_agents.evaluation.reports import Played, summary
 from cola_agents.model.sampling import Drawing
 from cola_agents.rl.actors import Actor, TokenActor
 from cola_agents.rl.agent import Agent
+from cola_agents.rl.collecting import InitialPolicy, Policy, collect
 from cola_agents.rl.playing import kwargs_on
 from cola_agents.rl.registry import AGENTS
 from cola_agents.rl.restoring import check_given_again
-from cola_agents.rl.rollout import InitialPolicy, Policy, collect
 from cola_agents.rl.rows import check_rows, make_rows
 from cola_agents.rl.saving import read_description, read_saved, saved_path
 from cola_agents.search import (

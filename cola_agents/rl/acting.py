@@ -17,7 +17,7 @@ from cola_agents.decoding.contract import PolicyBackbone, PolicySession
 from cola_agents.decoding.session import copied
 from cola_agents.model.sampling import Drawing, sample
 from cola_agents.rl.actors import Actor
-from cola_agents.rl.rollout import attach, policy_session
+from cola_agents.rl.collecting import attach, policy_session
 from cola_agents.sb3 import SB3VecEnv
 from cola_envs.episodes import Episodes
 

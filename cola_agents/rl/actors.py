@@ -25,7 +25,8 @@ from cola_agents.decoding.static import DeviceAct
 from cola_agents.model.families import Mask, decoder_mask
 from cola_agents.model.lora import add_adapters, shared_copy
 from cola_agents.rl.acting_states import acting_states
-from cola_agents.rl.rollout import Act, Rollout
+from cola_agents.rl.collecting import Act
+from cola_agents.rl.rollout import Rollout
 from cola_envs.spaces import reach
 
 
@@ -56,7 +57,7 @@ class Actor(nn.Module, ABC):
         self.trunk = trunk
 
     def attach(self, session: PolicySession) -> Act:
-        """A function from a session's rows to action logits; see :class:`cola_agents.rl.rollout.Policy`."""
+        """A function from a session's rows to action logits; see :class:`.collecting.Policy`."""
         features = self.follow(session)
         reads = getattr(features, "__self__", None)
 

@@ -32,6 +32,7 @@ from cola_agents.rl.actors import (
     reference_actor,
 )
 from cola_agents.rl.callbacks import Callback, Progress, Watch
+from cola_agents.rl.collecting import collect
 from cola_agents.rl.learning import Run, watched, writing
 from cola_agents.rl.logs import default_logger, write_record
 from cola_agents.rl.losses import adapted_kl_coef, reinforce_objective, rewards_to_go, whiten
@@ -41,7 +42,7 @@ from cola_agents.rl.playing import PlayingMixin, level_of
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.records import Idle, batch_figures
 from cola_agents.rl.restoring import SavingMixin
-from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.rows import check_rows
 from cola_agents.rl.saver import Saver
 from cola_agents.rl.update import Batch, Record, improve, shuffled

@@ -24,8 +24,9 @@ from cola_agents.common.files import one_writer
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.sampling import Drawing, distribution
+from cola_agents.rl.collecting import AnyPolicy, InitialPolicy, collect
 from cola_agents.rl.recording import KIND, REPLIES, Recording, check_begun, check_episode, check_header
-from cola_agents.rl.rollout import AnyPolicy, Episode, InitialPolicy, Rollout, collect, side_by_side
+from cola_agents.rl.rollout import Episode, Rollout, side_by_side
 from cola_agents.rl.rows import make_rows
 from cola_envs import jsonl
 from cola_envs.build import repeatable

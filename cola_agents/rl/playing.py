@@ -13,9 +13,10 @@ from cola_agents.decoding.contract import PolicyBackbone
 from cola_agents.model.sampling import Drawing
 from cola_agents.rl.acting import AgentVecEnv, PolicyFor, actions_for
 from cola_agents.rl.actors import Actor
+from cola_agents.rl.collecting import collect
 from cola_agents.rl.options import AgentOptions
 from cola_agents.rl.policy import TrainedPolicy
-from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.rows import make_rows
 from cola_envs.backbone import Level
 from cola_envs.build import evaluation_split, spec_of

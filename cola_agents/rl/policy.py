@@ -18,9 +18,10 @@ from cola_agents.decoding.contract import PolicySession
 from cola_agents.model.lora import adapters_off
 from cola_agents.model.sampling import Drawing, distribution
 from cola_agents.rl.actors import Actor
+from cola_agents.rl.collecting import Act
 from cola_agents.rl.losses import average, categorical_entropy, categorical_kl, sampled_kl
 from cola_agents.rl.options import AgentOptions
-from cola_agents.rl.rollout import Act, Rollout
+from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.update import Batch, Record, in_parts
 from cola_agents.rl.workers import RolloutWorkers
 

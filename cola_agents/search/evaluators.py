@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cola_agents.model.sampling import Drawing
-from cola_agents.rl.rollout import AnyPolicy, attach
+from cola_agents.rl.collecting import AnyPolicy, attach
 from cola_agents.search.config import Evaluation
 from cola_agents.search.playout import ActionScores, Judge, Player, Values, streams
 from cola_envs.episodes import Episodes
@@ -23,7 +23,7 @@ class RolloutEvaluator:
 
     Args:
         episodes: the environments of the rows to evaluate.
-        policy: gives action logits, as in :func:`cola_agents.rl.rollout.collect`; None for the model's own.
+        policy: gives action logits, as in :func:`cola_agents.collect`; None for the model's own.
         temperature, top_k, top_p: sampling options of the rollouts, as in :func:`cola_agents.collect`;
             temperature 0 takes the likeliest action. Priors are the policy's probabilities whatever they are.
         discount: discount factor of the return, per action; an estimate is a reward of the last action.

@@ -24,7 +24,8 @@ from torch.nn.utils.rnn import pad_sequence
 from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.rl.actors import Actor, reference_actor
-from cola_agents.rl.rollout import Rollout, policy_session
+from cola_agents.rl.collecting import policy_session
+from cola_agents.rl.rollout import Rollout
 from cola_agents.search.fitting import fit
 from cola_agents.search.playout import Judge
 from cola_agents.search.trunk import Kind, Trunk, copied, read_description

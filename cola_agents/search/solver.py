@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cola_agents.common.arguments import environment_arguments
 from cola_agents.model.sampling import Drawing
-from cola_agents.rl.rollout import AnyPolicy, attach, policy_session
+from cola_agents.rl.collecting import AnyPolicy, attach, policy_session
 from cola_agents.rl.rows import make_rows
 from cola_agents.search.config import Evaluate, SearchConfig, SearchResult
 from cola_agents.search.evaluators import RolloutEvaluator

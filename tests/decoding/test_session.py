@@ -16,7 +16,7 @@ from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.finite import NotFiniteError
 from cola_agents.decoding.sharing import WORTH_A_COPY
 from cola_agents.rl.actors import make_actor
-from cola_agents.rl.rollout import collect
+from cola_agents.rl.collecting import collect
 from tests import tiny
 from tests.rl.test_rollout import Counting, episodes_of
 

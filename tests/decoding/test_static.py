@@ -21,14 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Gemma2Config, Qwen2Config, Qwen3Config
 
 from cola_agents.decoding import backbones, lean, session, static
+from cola_agents.decoding.ahead import FOLLOWER, STEPS_AHEAD
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.decoding.kv import capacity
-from cola_agents.decoding.static import STEPS_AHEAD, positions_read
+from cola_agents.decoding.static import positions_read
 from cola_agents.model.sampling import sample
-from cola_agents.rl import rollout as rollout_module
+from cola_agents.rl import collecting
 from cola_agents.rl.actors import make_actor
-from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.rl.collecting import InitialPolicy, collect
 from cola_agents.search import MCTS, SearchConfig
+from cola_envs.episodes import Episodes
 from tests import tiny
 from tests.decoding.test_shared_passes import ROWS, actions_of, make
 from tests.rl.test_rollout import Counting, Talking, episodes_of, same_episode
@@ -152,6 +154,29 @@ def test_rows_may_leave_what_was_drawn_ahead(kind: str) -> None:
     np.testing.assert_allclose(one.hidden(range(5)), plain.hidden(range(5)), atol=1e-4)
 
 
+def test_a_row_may_append_several_tokens_that_were_drawn_ahead(kind: str) -> None:
+    """All that follow it, some of them, some and then another token, or another token from the start."""
+    one, plain = (backbone_of(kind, fixed).session(5) for fixed in (True, False))
+    for each in (one, plain):
+        each.load(range(5), PROMPTS)
+    one.act(range(5), one.device_policy(), partial(sample, temperature=1.0), np.full((5, 6), 0.4))
+    one.extend([4], [one.decode([4], one.ahead.drawn([4])[0]).tokens[0].tolist()])
+    drawn = one.ahead.all(range(5))[0].tokens.T.tolist()
+    other = [(drawn[row][0] + 1) % 9 for row in range(5)]
+    chunks = [drawn[0][:6], drawn[1][:3], [*drawn[2][:2], other[2], drawn[2][3]], [other[3]], drawn[4][:2]]
+    forwarded = one.tokens_forwarded
+    one.extend(range(5), chunks)
+    assert one.tokens_forwarded - forwarded == 2 + 1, "only what is not as it was drawn is computed"
+    assert one.ahead.rows_drawn(range(5)) == [1, 4]
+    plain.extend(range(5), [*chunks[:4], [one.tokens[4][len(PROMPTS[4])], *chunks[4]]])
+    assert one.tokens == plain.tokens
+    follow = one.ahead.drawn([1, 4])[0]
+    for each in (one, plain):
+        each.extend([1, 4], [ids.tolist() for ids in each.decode([1, 4], follow).tokens])
+    np.testing.assert_allclose(one.hidden(range(5)), plain.hidden(range(5)), atol=1e-4)
+    np.testing.assert_allclose(one.features(range(5)), plain.features(range(5)), atol=1e-4)
+
+
 @pytest.mark.parametrize("way", ["extend", "forget"])
 def test_numbers_behind_an_end_that_are_not_finite_do_not_stay(way: str) -> None:
     """A row draws a token with NaN after its episode has ended: it is dropped, with its keys and values."""
@@ -180,6 +205,9 @@ def test_numbers_behind_an_end_that_are_not_finite_do_not_stay(way: str) -> None
     fresh = backbone.session(1)
     fresh.load([0], [[1, 2, 5, 6, 8, 9]])
     np.testing.assert_allclose(one.hidden([0]), fresh.hidden([0]), atol=1e-5)
+    one.act([0], one.device_policy(), forced, (np.array([[2, 33]]) + 0.5) / width)
+    with pytest.raises(FloatingPointError, match="row 0 is not finite at position 7, token 33"):
+        one.extend([0], [[2, 33]])
     with pytest.raises(ValueError, match=f"1 to {STEPS_AHEAD} actions"):
         one.act([0], one.device_policy(), forced, np.zeros((1, STEPS_AHEAD + 1)))
 
@@ -197,6 +225,86 @@ def test_collections_are_the_same(kind: str, task: Any, world_temperature: float
         for i in range(8):
             same_episode(plain, i, fixed, i)
         torch.testing.assert_close(plain.hidden, fixed.hidden, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("task", [Counting, Talking])
+def test_steps_that_end_nothing_are_taken_several_at_a_time(
+    kind: str, task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``on_step`` is told of all of them, whether Episodes takes them one by one or not."""
+    single, told = [], []
+    step = Episodes.step
+
+    def counted(self: Episodes, rows: list[int], *others: Any, **more: Any) -> Any:
+        single.append(len(rows))
+        return step(self, rows, *others, **more)
+
+    monkeypatch.setattr(Episodes, "step", counted)
+    for fixed in (False, True):
+        episodes = episodes_of(backbone_of(kind, fixed), task, num_rows=3, max_tokens=40)
+        for _ in range(2):  # the first learns which tokens end nothing
+            single.clear()
+            seen: list[dict[str, Any]] = []
+            rollout = collect(
+                episodes, InitialPolicy(), seeds=range(8), on_step=lambda seen=seen, **own: seen.append(own)
+            )
+        for own in seen:
+            assert len(own["actions"]) == len(own["rewards"]) == len(own["dones"]) == len(own["infos"])
+        flat = [
+            (int(action), info["token"], float(reward), bool(done))
+            for own in seen
+            for action, info, reward, done in zip(
+                own["actions"], own["infos"], own["rewards"], own["dones"], strict=True
+            )
+        ]
+        told.append(sorted(flat))
+        assert len(flat) == rollout.num_actions
+        assert all(
+            info["action"] == action
+            for own in seen
+            for action, info in zip(own["actions"], own["infos"], strict=True)
+        )
+        assert sum(single) == len(flat) if not fixed else sum(single) < len(flat) / 2
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        ("codebook", "token logits of row . are not finite under action .*step . of row"),
+        ("base.embed_tokens", "hidden state of row . is not finite at position .*step . of row"),
+        ("policy_head", "policy's logits of row . are not finite at step 0"),
+    ],
+)
+def test_a_collection_stops_at_a_number_that_is_not_finite(spoilt: str, message: str) -> None:
+    """Also where the host looks after several steps."""
+    model = copy.deepcopy(model_of("state"))
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    episodes = episodes_of(LatentBackbone(model, tiny.make_tokenizer(), static=True), num_rows=3)
+    rollout = collect(episodes, InitialPolicy(), seeds=range(3))
+    at = int(rollout.mask[0].nonzero()[3])  # where the fourth action is taken
+    entry = {
+        "codebook": rollout.actions[0, at],
+        "base.embed_tokens": rollout.ids[0, at + 1],
+        "policy_head": 0,
+    }
+    with torch.no_grad():
+        model.get_submodule(spoilt).weight[entry[spoilt]] = math.nan
+    with pytest.raises(FloatingPointError, match=message):
+        collect(episodes, InitialPolicy(), seeds=range(3))
+
+
+def test_a_state_of_the_policy_that_is_not_finite_is_computed_again() -> None:
+    one, plain = (backbone_of("state", fixed).session(1) for fixed in (True, False))
+    one.load([0], [[1, 2]])
+    one.act([0], one.device_policy(), partial(sample, temperature=1.0), np.full((1, 6), 0.4))
+    one.ahead._spoilt[2, 0] = FOLLOWER
+    chunk = one.ahead.all([0])[0].tokens[:5, 0].tolist()
+    forwarded = one.tokens_forwarded
+    one.extend([0], [chunk])
+    assert one.tokens_forwarded == forwarded + 3
+    plain.load([0], [[1, 2, *chunk]])
+    np.testing.assert_allclose(one.features([0]), plain.features([0]), atol=1e-4)
 
 
 def test_a_policy_that_cannot_run_in_fixed_memory_acts_on_every_token() -> None:
@@ -276,7 +384,7 @@ class Reads(TorchFunctionMode):
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
     counted = Reads()
-    for module in (static, session, backbones, rollout_module):
+    for module in (static, session, backbones, collecting):
         monkeypatch.setattr(module, "to_host", counted.to_host)
     with counted:
         yield counted

@@ -28,8 +28,9 @@ from cola_agents.model.official import CODEBOOK, official_name
 from cola_agents.model.sampling import distribution, sample
 from cola_agents.model.shards import read_header
 from cola_agents.rl.actors import make_actor
+from cola_agents.rl.collecting import collect
 from cola_agents.rl.losses import average, gae, group_advantages, reinforce_objective
-from cola_agents.rl.rollout import Rollout, collect
+from cola_agents.rl.rollout import Rollout
 from cola_agents.train.code_losses import assign_codes, negative_entropy
 from cola_envs import EachRow, Episodes, Turn
 from cola_envs.grading import grade_answers

@@ -15,7 +15,7 @@ from cola_agents import GRPO, PPO, ClonedPolicy, SB3VecEnv, collect
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.sampling import sample
 from cola_agents.rl.actors import TokenActor, reference_actor
-from cola_agents.rl.rollout import InitialPolicy
+from cola_agents.rl.collecting import InitialPolicy
 from cola_agents.search import MCTS, MCTSQConfig, SearchConfig
 from cola_agents.search.q import QFunction, train_q
 from cola_agents.train.options import QConfig

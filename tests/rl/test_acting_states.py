@@ -15,7 +15,7 @@ from cola_agents.model.lora import adapters_off, add_adapters
 from cola_agents.rl import shared_prompts as sharing
 from cola_agents.rl.acting_states import acting_states
 from cola_agents.rl.actors import make_actor
-from cola_agents.rl.rollout import collect
+from cola_agents.rl.collecting import collect
 from cola_agents.rl.shared_prompts import shared_prompts
 from cola_agents.rl.update import in_parts
 from tests.decoding.test_lean import SHAPES, stack_of

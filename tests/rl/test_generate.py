@@ -21,9 +21,9 @@ from cola_agents.decoding.loading import make_backbone
 from cola_agents.evaluation.look.filling import Wanted
 from cola_agents.evaluation.look.sources import look
 from cola_agents.evaluation.run import evaluate
+from cola_agents.rl.collecting import InitialPolicy, collect
 from cola_agents.rl.generate import generate, policy_name, read
 from cola_agents.rl.recording import Recording
-from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.search.q import QFunction, train_q
 from cola_agents.train.options import QConfig
 from cola_envs import jsonl

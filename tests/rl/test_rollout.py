@@ -17,7 +17,8 @@ from cola_agents.decoding.finite import NotFiniteError
 from cola_agents.decoding.session import Rows
 from cola_agents.model.sampling import distribution
 from cola_agents.rl.actors import LatentActor, TokenActor, make_actor
-from cola_agents.rl.rollout import InitialPolicy, Rollout, collect
+from cola_agents.rl.collecting import InitialPolicy, collect
+from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.rows import make_rows
 from cola_envs import EachRow, Episodes, Turn
 from tests import tiny
@@ -263,7 +264,7 @@ def test_a_group_shares_its_problem_and_differs_in_its_draws(latent_backbone):
 
 def test_the_policys_draws_are_not_the_worlds(latent_backbone):
     """One row seed feeds three streams; were two of them one, codes and tokens would move together."""
-    from cola_agents.rl import rollout as module
+    from cola_agents.rl import collecting as module
     from cola_envs import state
 
     assert module._POLICY_STREAM not in (state.WORLD, state.PROBLEM, state.NEXT)

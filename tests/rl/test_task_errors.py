@@ -12,8 +12,8 @@ import pytest
 from cola_agents import GRPO, collect
 from cola_agents.evaluation.reports import Played, summary, table
 from cola_agents.evaluation.run import evaluate
+from cola_agents.rl.collecting import InitialPolicy
 from cola_agents.rl.generate import generate, read
-from cola_agents.rl.rollout import InitialPolicy
 from cola_agents.search import MCTS, SearchConfig
 from cola_envs import Turn
 from cola_envs.tasks.arithmetic import ArithmeticTask

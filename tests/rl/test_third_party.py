@@ -13,7 +13,7 @@ import cola_envs  # noqa: F401
 from cola_agents import GRPO, PPO, RLOO, ReMax, collect
 from cola_agents.decoding.contract import PolicyBackbone, PolicySession, missing
 from cola_agents.rl.agent import Agent
-from cola_agents.rl.rollout import InitialPolicy
+from cola_agents.rl.collecting import InitialPolicy
 from cola_agents.rl.rows import make_rows
 from cola_agents.rl.update import Batch, Record
 from cola_agents.search import MCTS, SearchConfig

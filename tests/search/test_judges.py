@@ -16,7 +16,8 @@ from cola_agents import GRPO
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.evaluation import run
 from cola_agents.rl.actors import make_actor
-from cola_agents.rl.rollout import InitialPolicy, Rollout, collect
+from cola_agents.rl.collecting import InitialPolicy, collect
+from cola_agents.rl.rollout import Rollout
 from cola_agents.search import (
     MCTS,
     MCTSQConfig,

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save
 
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
-from cola_agents.rl.rollout import InitialPolicy, Rollout, collect
+from cola_agents.rl.collecting import InitialPolicy, collect
+from cola_agents.rl.rollout import Rollout
 from cola_agents.search.fitting import split_problems, within_problems
 from cola_agents.search.judges import OutcomeModel
 from cola_agents.search.q import (

@@ -15,7 +15,7 @@ from cola_agents.evaluation.inspection import inspect_codebook, text_source
 from cola_agents.evaluation.look.book import codebook, tree
 from cola_agents.evaluation.look.follow import Known, Player, known
 from cola_agents.model.sampling import Drawing
-from cola_agents.rl.rollout import InitialPolicy, collect
+from cola_agents.rl.collecting import InitialPolicy, collect
 from cola_agents.rl.rows import make_rows
 from cola_agents.search import MCTS, SearchConfig
 from cola_envs.build import twin_id

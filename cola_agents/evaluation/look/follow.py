@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from cola_agents.model.sampling import Drawing, distribution
-from cola_agents.rl.rollout import AnyPolicy, Rollout, attach
+from cola_agents.rl.collecting import AnyPolicy, attach
+from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.update import Batch
 from cola_envs.episodes import Episodes
 from cola_envs.jsonl import JsonObject

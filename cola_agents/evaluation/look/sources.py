@@ -14,8 +14,8 @@ from cola_agents.evaluation.look.filling import ROWS, Filling, Wanted
 from cola_agents.evaluation.look.follow import Known, known
 from cola_agents.evaluation.run import load_agent
 from cola_agents.rl.agent import Agent
+from cola_agents.rl.collecting import InitialPolicy, collect
 from cola_agents.rl.generate import policy_name, read
-from cola_agents.rl.rollout import InitialPolicy, collect
 from cola_agents.rl.rows import check_rows, make_rows
 from cola_agents.rl.saving import holds_agent, read_description, saved_path
 from cola_envs.checks import check_count
