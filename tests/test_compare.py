@@ -454,6 +454,29 @@ def test_floors_are_played_for_real(models):
         assert run(Cell("floor", name, 0, 0), SMALL, models)["after"]["reward"] == 0.0
 
 
+def test_a_comparison_plays_the_floors_that_it_names(models, fake_runs, tmp_path):
+    argv = ["compare", "--models", str(models), "--arms", "latent", "--out", str(tmp_path / "c")]
+    argv += ["--jobs", "1", "--model-seeds", "0", "--given", "latent:lr=1e-3,kl_coef=0.1"]
+    assert main([*argv, "--floors", "random-codes"]) == 0
+    assert [cell.arm for cell in fake_runs if cell.phase == "floor"] == ["random-codes"]
+    assert main(argv) == 0
+    assert [cell.arm for cell in fake_runs if cell.phase == "floor"] == list(runs.FLOORS)
+    with pytest.raises(ValueError, match="unknown floor 'constant': there are random-codes, constant-code"):
+        _plan(floors=("constant",))
+
+
+def test_a_gradient_step_in_parts_gives_the_same_run(models):
+    whole, parts = (
+        run(Cell("main", "latent", 0, 5, OPTIONS), replace(SMALL, micro_batch=size), models)
+        for size in (None, 1)
+    )
+    assert parts["curve"]["reward"] == whole["curve"]["reward"]
+    for protocol, size in ((SMALL, None), (replace(SMALL, micro_batch=1), 1)):
+        agent = runs.make_agent(ARMS["token"], protocol, models / "0", 0, dict(OPTIONS))
+        assert agent.options.micro_batch == size
+        agent.close()
+
+
 # ---------------------------------------------------------------- the search
 
 

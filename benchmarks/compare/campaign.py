@@ -65,10 +65,11 @@ class Plan:
         given: by arm, a setting that is not searched for.
         candidates: by arm, the settings that the search tries, in place of a grid that grows; as many for
             each arm whose setting is not given. One that is named twice is tried once.
+        floors: policies that do not read the text, of :data:`~benchmarks.compare.runs.FLOORS`.
 
     Raises:
-        ValueError: for an unknown arm or figure to keep, a figure that is not measured, a number out of
-            range, or arms with unequal numbers of candidates.
+        ValueError: for an unknown arm, floor or figure to keep, a figure that is not measured, a number
+            out of range, or arms with unequal numbers of candidates.
     """
 
     protocol: Protocol
@@ -81,6 +82,7 @@ class Plan:
     settings: int = 12
     given: Mapping[str, Setting] = field(default_factory=dict)
     candidates: Mapping[str, tuple[Setting, ...]] = field(default_factory=dict)
+    floors: tuple[str, ...] = FLOORS
 
     def __post_init__(self) -> None:
         for name, values in (("arms", self.arms), ("model seeds", self.model_seeds)):
@@ -89,6 +91,9 @@ class Plan:
         unknown = sorted(set(self.arms) - set(ARMS))
         if unknown:
             raise ValueError(f"unknown arm {unknown[0]!r}: there are {', '.join(ARMS)}")
+        strange = sorted(set(self.floors) - set(FLOORS))
+        if strange:
+            raise ValueError(f"unknown floor {strange[0]!r}: there are {', '.join(FLOORS)}")
         idle = sorted({*self.given, *self.candidates} - set(self.arms))
         if idle:
             raise ValueError(f"options are given for {idle[0]!r}, which is none of the arms {self.arms}")
@@ -217,8 +222,8 @@ def campaign(plan: Plan, models: Path, out: Path, *, jobs: int = 1, frontier: Se
 
 def _campaign(plan: Plan, models: Path, out: Path, jobs: int, frontier: Sequence[float]) -> None:
     journal = Journal(out, _described(plan, models, held_models(out)))
-    # A pre-trained model's floors come first: they are seconds.
-    floors = [Cell("floor", name, seed, 0) for name in FLOORS for seed in plan.model_seeds]
+    # A pre-trained model's floors come first: over a small one they are seconds.
+    floors = [Cell("floor", name, seed, 0) for name in plan.floors for seed in plan.model_seeds]
     with _Workers(plan.protocol, models, journal, jobs) as workers:
         workers.do("floors", floors)
         held = _with_given(plan, journal.chosen or {})
@@ -430,12 +435,25 @@ def add(commands: Commands) -> None:
     parser.add_argument("--prompts", type=positive, default=8)
     parser.add_argument("--group-size", type=positive, default=8)
     parser.add_argument("--warmup", type=int, default=10, help="gradient steps, of every arm")
+    parser.add_argument(
+        "--micro-batch",
+        type=positive,
+        help="episodes that a gradient step differentiates at once, where memory is short (default: all)",
+    )
     parser.add_argument("--episodes", type=positive, default=256, help="test problems of an evaluation")
     parser.add_argument(
         "--kl-episodes", type=int, default=64, help="of these, whose KL is measured in token space; 0: none"
     )
     parser.add_argument(
         "--task-only", action="store_true", help="measure the task alone: for a model that is not bundled"
+    )
+    parser.add_argument(
+        "--floors",
+        nargs="*",
+        default=list(FLOORS),
+        choices=FLOORS,
+        metavar="FLOOR",
+        help=f"of {' and '.join(FLOORS)}: the second plays every code, which takes long on a large model",
     )
     parser.add_argument("--device", help="of the models: cpu, cuda")
     parser.add_argument("--dtype", default="float32", help="of the models: float32, bfloat16")
@@ -487,6 +505,7 @@ def _run(arguments: argparse.Namespace) -> None:
             prompts=arguments.prompts,
             group_size=arguments.group_size,
             warmup=arguments.warmup,
+            micro_batch=arguments.micro_batch,
             episodes=arguments.episodes,
             kl_episodes=arguments.kl_episodes,
             task_only=arguments.task_only,
@@ -503,6 +522,7 @@ def _run(arguments: argparse.Namespace) -> None:
         settings=arguments.settings,
         given=_alone(map(_given, arguments.given)),
         candidates=_together(map(_given, arguments.candidates)),
+        floors=tuple(arguments.floors),
     )
     campaign(plan, arguments.models, arguments.out, jobs=arguments.jobs, frontier=arguments.frontier)
     print(write_report(arguments.out))

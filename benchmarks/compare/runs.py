@@ -49,6 +49,8 @@ class Protocol:
         env_kwargs: of the environments of every arm.
         updates, prompts, group_size: of GRPO; ``prompts * group_size`` rollouts an update.
         warmup: of every arm's learning rate, in gradient steps; GRPO makes one an update.
+        micro_batch: episodes that a gradient step differentiates at once, for arms whose memory grows with
+            all of them (adapters, all weights); None for all. Gradients differ by rounding alone.
         episodes: test problems of an evaluation, each played once.
         arithmetic_episodes: level-1 problems behind the figure that options must not lose by: at 1,024 the
             standard error of a difference is .015 at most, and .011 over two models.
@@ -70,6 +72,7 @@ class Protocol:
     prompts: int = 8
     group_size: int = 8
     warmup: int = 10
+    micro_batch: int | None = None
     episodes: int = 256
     arithmetic_episodes: int = 1024
     hard_problems: int = 16
@@ -190,7 +193,12 @@ def make_agent(arm: Arm, protocol: Protocol, pretrained: Path, seed: int, option
         env_kwargs={**protocol.env_kwargs, **arm.env_kwargs},
         prompts=protocol.prompts,
         group_size=protocol.group_size,
-        **{"warmup": protocol.warmup, **arm.options_over(pretrained), **options},
+        **{
+            "warmup": protocol.warmup,
+            "micro_batch": protocol.micro_batch,
+            **arm.options_over(pretrained),
+            **options,
+        },
     )
 
 
