@@ -478,8 +478,8 @@ class Episodes:
             state.tokens.append(token)
             state.origins.append(len(state.actions))
             state.left -= 1
-            if text is None and self._stops.ends(token, state.tokens, state.segment_start):
-                text = self._segment(state)
+            if text is None:
+                text = self._stops.ended(token, state.tokens, state.segment_start)
             if text is None and state.left == 0 and self._spent(state) and self.budget_end == "terminate":
                 text = self._segment(state)
             if text is not None or state.left == 0:

@@ -66,7 +66,7 @@ class StopStrings:
         self.stop = check_stop("stop", stop)
         self.plain: set[int] = set()
         self._closing: set[int] = set()
-        self._decode = tokenizer.decode
+        self._tokenizer = tokenizer
         self._plain_ids = np.empty(0, dtype=np.int64)  # ``plain`` as an array
         self._last = {text[-1] for text in self.stop}
         self._wide = any(ord(char) > 127 for char in self._last)
@@ -77,17 +77,17 @@ class StopStrings:
             self._plain_ids = np.fromiter(self.plain, dtype=np.int64)
         return np.isin(tokens, self._plain_ids)
 
-    def ends(self, token: int, tokens: Sequence[int], start: int) -> bool:
-        """Whether ``token``, the last of ``tokens``, completes a stop string since index ``start``."""
+    def ended(self, token: int, tokens: Sequence[int], start: int) -> str | None:
+        """The text of ``tokens`` from index ``start`` on, if ``token``, the last, completes a stop string."""
         if token in self.plain:
-            return False
+            return None
         if token not in self._closing:
             # Some decoders drop the space in front of the first id, not of the second.
-            text = self._decode([token]) + self._decode([token, token])
+            text = self._tokenizer.decode([token]) + self._tokenizer.decode([token, token])
             # An id with a part of a character's bytes can only complete a non-ASCII character.
             if not (any(char in text for char in self._last) or (self._wide and REPLACEMENT in text)):
                 self.plain.add(token)
-                return False
+                return None
             self._closing.add(token)
-        text = self._decode(tokens[start:])
-        return any(stop in text for stop in self.stop)
+        text = self._tokenizer.decode(tokens[start:])
+        return text if any(stop in text for stop in self.stop) else None

@@ -62,8 +62,8 @@ def test_stop_string_that_ends_in_a_space_is_found_where_decoders_drop_the_first
     tokenizer = Dropping()
     stops = StopStrings(tokenizer, ("go ",))
     ids = tokenizer.encode("x go y")
-    ends = [stops.ends(token, ids[: i + 1], 0) for i, token in enumerate(ids[:5])]
-    assert ends == [False] * 4 + [True]
+    texts = [stops.ended(token, ids[: i + 1], 0) for i, token in enumerate(ids[:5])]
+    assert texts == [None] * 4 + ["x go "]
 
 
 def test_stop_string_over_several_tokens_is_found() -> None:
@@ -95,7 +95,7 @@ def test_stop_string_does_not_reach_back_into_the_prompt_or_the_last_segment() -
     assert [step[4].get("turn") for step in write(episodes, "b")] == [None]
 
 
-def test_ordinary_steps_do_not_decode() -> None:
+def test_ordinary_steps_do_not_decode_and_the_last_of_a_segment_does_once() -> None:
     episodes = make(Copy)
     calls = []
     tokenizer = episodes.backbone.tokenizer
@@ -106,7 +106,7 @@ def test_ordinary_steps_do_not_decode() -> None:
     write(episodes, "cab")
     assert calls == []
     write(episodes, ".")
-    assert calls
+    assert [decode(ids) for ids in calls] == [".", "..", "abccab."], "the new token, and the segment"
 
 
 # ---------------------------------------------------------------- turns
