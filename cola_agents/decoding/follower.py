@@ -14,7 +14,7 @@ from cola_agents.decoding.ahead import TokensAhead
 from cola_agents.decoding.finite import NotFiniteError, not_finite
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, KVRows, run_rows
-from cola_agents.decoding.sharing import beginnings, without_twins
+from cola_agents.decoding.sharing import any_long, beginnings, without_twins
 from cola_agents.decoding.static import DeviceRows
 from cola_agents.decoding.transfer import to_device
 
@@ -158,7 +158,8 @@ class Follower:
     def _run(self, leaving: list[_LastTaken], rows: Sequence[int]) -> None:
         """Run the passes over what is new in texts that are ``leaving`` and in rows."""
         tokens, copies = self._session.tokens, dict[int, list[int]]()
-        if not leaving:  # whose tokens attend to what their rows held before
+        # Tokens of texts that are leaving attend to what their rows held before.
+        if not leaving and any_long(tokens, self._held, rows):
             rows, copies = without_twins(tokens, self._held, rows)
             for row, others, end in beginnings(tokens, self._held, rows):
                 start = self._held[row]

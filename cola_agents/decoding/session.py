@@ -19,7 +19,7 @@ from cola_agents.decoding.finite import NotFiniteError, not_finite
 from cola_agents.decoding.follower import Follower, outdated
 from cola_agents.decoding.fused import LONGEST, Packed
 from cola_agents.decoding.kv import Chunk, GrowingRows, KVRows, run_rows
-from cola_agents.decoding.sharing import beginnings, common_prefix, without_twins
+from cola_agents.decoding.sharing import any_long, beginnings, common_prefix, without_twins
 from cola_agents.decoding.static import DeviceAct, DeviceRows, Draw, Steps
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.families import check_family
@@ -54,6 +54,7 @@ class Rows:
             GPU. A base without a plan (:mod:`cola_agents.decoding.lean`) runs as usual.
 
     Attributes:
+        static: whether steps run in fixed memory.
         tokens: the ids of each row.
         num_actions: A; of the base alone the size of its vocabulary.
         tokens_forwarded: the number of tokens that the base has run over.
@@ -79,6 +80,7 @@ class Rows:
         self.threads = fitting_threads(base)
         self._order = list(range(num_rows))
         static = self.device.type == "cuda" if static is None else static
+        self.static = static
         self._spare = int(static)
         self._allocate()
         self._steps = Steps(self) if static else None
@@ -382,9 +384,11 @@ class Rows:
         leaving, self._leaving = self._leaving, []
         held = list(self._held)
         growing = [row for row in self._order if self._held[row] < len(self.tokens[row])]
-        growing, copies = without_twins(self.tokens, self._held, growing)
+        copies, sharing = dict[int, list[int]](), any_long(self.tokens, self._held, growing)
+        if sharing:
+            growing, copies = without_twins(self.tokens, self._held, growing)
         try:
-            if not leaving:  # whose tokens attend to what their rows held before
+            if sharing and not leaving:  # whose tokens attend to what their rows held before
                 self._compute_beginnings(growing)
             members = [text.row for text in leaving] + growing
             starts = [text.start for text in leaving] + [self._held[row] for row in growing]

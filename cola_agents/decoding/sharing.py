@@ -19,6 +19,11 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
+def any_long(tokens: Sequence[list[int]], held: Sequence[int], rows: Iterable[int]) -> bool:
+    """Whether a row has enough new tokens for copies to be worth it; see :func:`without_twins`."""
+    return any(len(tokens[row]) - held[row] >= WORTH_A_COPY for row in rows)
+
+
 def without_twins(
     tokens: Sequence[list[int]], held: Sequence[int], rows: Iterable[int]
 ) -> tuple[list[int], dict[int, list[int]]]:

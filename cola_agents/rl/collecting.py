@@ -242,11 +242,10 @@ class _Played:
         """
         rows = sorted(self.running)
         drawn = self._session.ahead.rows_drawn(rows) if isinstance(self._session, Rows) else []
-        if drawn:
-            return drawn
-        with self._threads, self._located():
-            self._in_steps(rows, act, draw)
-        return rows
+        if not drawn:
+            with self._threads, self._located():
+                self._in_steps(rows, act, draw)
+        return drawn or rows
 
     def follow(self, rows: list[int], on_step: Callable[..., None] | None) -> list[int]:
         """Take the steps of rows that were drawn ahead up to the first that may end something.
@@ -317,7 +316,7 @@ class _Played:
         Several steps are taken at once, as if no episode ended: what is drawn behind an end is dropped.
         """
         session = self._session
-        if not isinstance(session, Rows) or not isinstance(act, DeviceAct):
+        if not (isinstance(session, Rows) and session.static and isinstance(act, DeviceAct)):
             return None
         # A token that is drawn needs a uniform of the row's own stream, which Episodes draws after this; and
         # where Episodes reads the initial policy before it decodes, what was computed would be dropped.
