@@ -75,10 +75,11 @@ class EndlessTokenizer(PlainTokenizer):
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
         self.eos_token_id, self.end_ids = None, frozenset()
+        self._unwritten = tokenizer.eos_token_id
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``, without the token that would end it elsewhere."""
-        return self.spell([token for token in ids if token != self.source.eos_token_id])
+        return self.spell([token for token in ids if token != self._unwritten])
 
 
 class Weights:

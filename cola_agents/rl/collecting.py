@@ -5,7 +5,6 @@ Shapes: B rows of a call, K steps drawn ahead, A actions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -287,18 +286,22 @@ class _Played:
             if drawn is None:
                 _check_logits(logits, len(rows), self._rows)
                 uniforms = to_device(self._next_uniforms(rows, 1)[:, 0], logits.device)
-                actions, log_probs = draw(logits, uniforms)
-                drawn = to_host(actions), to_host(log_probs)
-        for row, log_prob in zip(rows, drawn[1].tolist(), strict=True):
-            episode, tokens = self.episodes[self.running[row]], self._session.tokens[row]
-            if not math.isfinite(log_prob):
-                raise FloatingPointError(
-                    f"the policy's logits of row {row} are not finite at step {len(episode.positions)}, "
-                    f"after token {tokens[-1]}"
-                )
-            episode.positions.append(len(tokens) - 1)
+                on_device = draw(logits, uniforms)
+                drawn = to_host(on_device[0]), to_host(on_device[1])
+        actions, log_probs = drawn
+        tokens = self._session.tokens
+        if not np.isfinite(log_probs).all():
+            row = rows[int(np.isfinite(log_probs).argmin())]
+            step = len(self.episodes[self.running[row]].positions)
+            raise FloatingPointError(
+                f"the policy's logits of row {row} are not finite at step {step}, "
+                f"after token {tokens[row][-1]}"
+            )
+        for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
+            episode = self.episodes[self.running[row]]
+            episode.positions.append(len(tokens[row]) - 1)
             episode.log_probs.append(log_prob)
-        return drawn[0]
+        return actions
 
     @contextmanager
     def _located(self) -> Iterator[None]:
@@ -348,21 +351,20 @@ class _Played:
         infos: list[dict[str, Any]],
     ) -> dict[int, Episode]:
         """Record a step's rewards [B]; returns the episodes that ended, by their rows."""
-        ended = {}
-        for i, row in enumerate(rows):
-            episode = self.episodes[self.running[row]]
-            episode.rewards.append(float(rewards[i]))
-            if terminated[i] or truncated[i]:
-                number = self.running.pop(row)
-                episode.ids = list(self._session.tokens[row])
-                episode.actions = self._rows.actions(row)
-                episode.written = [step >= 0 for step in self._rows.origins(row)]
-                episode.terminated, episode.info = bool(terminated[i]), infos[i]
-                session = self._session
-                self.hidden[number] = (
-                    session.take(row) if isinstance(session, Rows) else session.states(row).clone()
-                )
-                ended[row] = episode
+        for row, reward in zip(rows, rewards.tolist(), strict=True):
+            self.episodes[self.running[row]].rewards.append(reward)
+        ended, session = {}, self._session
+        for i in np.flatnonzero(terminated | truncated).tolist():
+            row = rows[i]
+            number = self.running.pop(row)
+            ended[row] = episode = self.episodes[number]
+            episode.ids = list(session.tokens[row])
+            episode.actions = self._rows.actions(row)
+            episode.written = [step >= 0 for step in self._rows.origins(row)]
+            episode.terminated, episode.info = bool(terminated[i]), infos[i]
+            self.hidden[number] = (
+                session.take(row) if isinstance(session, Rows) else session.states(row).clone()
+            )
         return ended
 
 
