@@ -307,6 +307,25 @@ def test_a_state_of_the_policy_that_is_not_finite_is_computed_again() -> None:
     np.testing.assert_allclose(one.features([0]), plain.features([0]), atol=1e-4)
 
 
+@pytest.mark.parametrize("settings", [{}, {"world_temperature": 0.5}])
+def test_what_a_caller_decodes_between_the_steps_is_not_taken_for_drawn(settings: dict[str, float]) -> None:
+    """``on_step`` may look at what a code would write; only what the collection drew is an action of it."""
+    rollouts = []
+    for fixed in (False, True):
+        episodes = episodes_of(backbone_of("state", fixed), num_rows=3, **settings)
+
+        def look(episodes: Episodes = episodes, **_: Any) -> None:
+            rows = [row for row in range(3) if episodes.running(row)]
+            if rows:
+                episodes.session.decode(rows, np.full(len(rows), 3))
+
+        for _ in range(2):  # the first learns which tokens end nothing
+            rollout = collect(episodes, lambda one, rows: one.policy(rows), seeds=range(5), on_step=look)
+        rollouts.append(rollout)
+    for i in range(5):
+        same_episode(*(part for rollout in rollouts for part in (rollout, i)))
+
+
 def test_a_policy_that_cannot_run_in_fixed_memory_acts_on_every_token() -> None:
     """Adapters, a hook: its states are computed between the steps."""
     rollouts = []
