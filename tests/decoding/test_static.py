@@ -381,6 +381,25 @@ def test_an_observation_is_not_taken_for_another_that_was_read_meanwhile() -> No
     np.testing.assert_allclose(*seen, atol=1e-4)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_greedy_collection_stops_at_logits_that_are_not_finite(
+    kind: str, fixed: bool, trained: bool
+) -> None:
+    """Greedy actions have log-probability 0, so that it must be asked of the logits."""
+    model = copy.deepcopy(model_of(kind))
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    make_backbone = TokenBackbone if kind == "token" else LatentBackbone
+    backbone = make_backbone(model, tiny.make_tokenizer(), static=fixed)
+    actor = make_actor(backbone)
+    head = actor.head if trained else model.lm_head if kind == "token" else model.policy_head
+    with torch.no_grad():
+        head.weight[5, 0] = math.nan
+    policy = actor if trained else InitialPolicy()
+    with pytest.raises(FloatingPointError, match=r"policy's logits of row 0 are not finite .*step 0"):
+        collect(episodes_of(backbone, num_rows=3), policy, seeds=range(4), temperature=0.0)
+
+
 def test_a_policy_that_cannot_run_in_fixed_memory_acts_on_every_token() -> None:
     """Adapters, a hook: its states are computed between the steps."""
     rollouts = []
