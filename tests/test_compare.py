@@ -463,6 +463,15 @@ def test_a_comparison_plays_the_floors_that_it_names(models, fake_runs, tmp_path
     assert [cell.arm for cell in fake_runs if cell.phase == "floor"] == list(runs.FLOORS)
     with pytest.raises(ValueError, match="unknown floor 'constant': there are random-codes, constant-code"):
         _plan(floors=("constant",))
+    with pytest.raises(ValueError, match="floors are given twice"):
+        _plan(floors=("random-codes", "random-codes"))
+
+
+def test_a_comparison_may_have_no_floor(models, fake_runs, tmp_path):
+    argv = ["compare", "--models", str(models), "--arms", "latent", "--out", str(tmp_path / "c")]
+    argv += ["--jobs", "1", "--model-seeds", "0", "--given", "latent:lr=1e-3,kl_coef=0.1"]
+    assert main([*argv, "--floors"]) == 0
+    assert {cell.phase for cell in fake_runs} == {"main"}
 
 
 def test_a_gradient_step_in_parts_gives_the_same_run(models):

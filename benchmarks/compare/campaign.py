@@ -85,7 +85,8 @@ class Plan:
     floors: tuple[str, ...] = FLOORS
 
     def __post_init__(self) -> None:
-        for name, values in (("arms", self.arms), ("model seeds", self.model_seeds)):
+        lists = {"arms": self.arms, "model seeds": self.model_seeds, "floors": self.floors}
+        for name, values in lists.items():
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} are given twice: {', '.join(map(str, values))}")
         unknown = sorted(set(self.arms) - set(ARMS))

@@ -179,6 +179,10 @@ class TokensAhead:
         index = _index(rows)
         return self._observed[index], self._observations[index]
 
+    def drop_observations(self) -> None:
+        """Drop the observations of all rows: others are read from now on."""
+        self._observed[:] = False
+
     def take(self, rows: Sequence[int], counts: NDArray[np.int64], whole: NDArray[np.bool_]) -> None:
         """Remove the next tokens of rows, which append them.
 

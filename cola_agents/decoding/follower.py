@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -144,7 +145,7 @@ class Follower:
         if self._session.every(rows):
             return self._last[: len(rows)]
         with self._session.threads:
-            return self._last[to_device(list(rows), self._last.device)]
+            return self._last[to_device(np.array(rows, dtype=np.int64), self._last.device)]
 
     def catch_up(self, rows: Sequence[int]) -> None:
         """Run the trunk over all tokens of ``rows`` that it has not seen."""

@@ -299,8 +299,9 @@ class Rows:
             return None
         if self._observed != name:
             self._observed, self._seen[:] = name, False
+            self.ahead.drop_observations()
         index = list(rows)
-        return self._observations[index] if self._seen[index].all() else None
+        return self._observations[index] if index and self._seen[index].all() else None
 
     # ---------------------------------------------------------------- passes that wait
 
@@ -407,6 +408,8 @@ class Rows:
                 if self._held[row] < len(self.tokens[row]):
                     self.tokens[row] = self.tokens[row][: held[row]]
                     self._held[row] = held[row]
+                    for follower in self.followers:  # whose last state may be of tokens drawn ahead
+                        follower.roll_back(row, held[row])
             raise
         for row, twins in copies.items():
             self._copy(row, twins, len(self.tokens[row]))
@@ -491,7 +494,8 @@ class Rows:
             raise RuntimeError(f"row {empty} of the session holds no tokens: load() it first")
         self.compute(rows)
         if self._steps is not None and self._states.data is not None:
-            index, at = to_device([rows, [len(self.tokens[row]) - 1 for row in rows]], self.device)
+            ends = [len(self.tokens[row]) - 1 for row in rows]
+            index, at = to_device(np.array([rows, ends], dtype=np.int64), self.device)
             with self.threads:
                 return self._states.data[index, at]
         assert self._last is not None
@@ -551,6 +555,7 @@ class Rows:
             # A graph depends on a follower's memory: another collection by the same trunk takes it over.
             for follower in self.followers:
                 if follower.trunk is trunk:
+                    self.ahead.drop(self._order)  # the follower does not hold them any more
                     follower.forget()
                     return follower
         follower = Follower(self, trunk)

@@ -82,12 +82,14 @@ def sample(
         temperature, top_k, top_p: as in :func:`distribution`.
 
     Returns:
-        indices [...] int64, and their log-probabilities [...] under the distribution drawn from.
+        indices [...] int64, and their log-probabilities [...] under the distribution drawn from; NaN where
+        the logits have NaN or +inf.
     """
     log_probs = distribution(logits, temperature=temperature, top_k=top_k, top_p=top_p)
     if temperature == 0:
         chosen = log_probs.argmax(-1)
-        return chosen, torch.zeros_like(chosen, dtype=torch.float32)
+        best = logits.float().gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+        return chosen, best - best
     cumulative = log_probs.exp().double().cumsum(-1)
     # Scaling by the total keeps the last entry reachable; staying below the total excludes later entries
     # without mass, even for a u that was rounded up to 1.

@@ -255,6 +255,9 @@ class _Played:
         session = self._session
         if not isinstance(session, Rows) or not session.ahead.used:
             return rows
+        # What the policy or ``on_step`` decoded to look at it was not drawn.
+        if len(session.ahead.rows_drawn(rows)) < len(rows):
+            return rows
         made, known = session.ahead.all(rows)
         fine = (made.spoilt == 0) & np.isfinite(made.log_probs) & self._rows.are_plain(rows, made.tokens)
         counts = np.minimum(leading(fine), known)

@@ -307,6 +307,99 @@ def test_a_state_of_the_policy_that_is_not_finite_is_computed_again() -> None:
     np.testing.assert_allclose(one.features([0]), plain.features([0]), atol=1e-4)
 
 
+@pytest.mark.parametrize("settings", [{}, {"world_temperature": 0.5}])
+def test_what_a_caller_decodes_between_the_steps_is_not_taken_for_drawn(settings: dict[str, float]) -> None:
+    """``on_step`` may look at what a code would write; only what the collection drew is an action of it."""
+    rollouts = []
+    for fixed in (False, True):
+        episodes = episodes_of(backbone_of("state", fixed), num_rows=3, **settings)
+
+        def look(episodes: Episodes = episodes, **_: Any) -> None:
+            rows = [row for row in range(3) if episodes.running(row)]
+            if rows:
+                episodes.session.decode(rows, np.full(len(rows), 3))
+
+        for _ in range(2):  # the first learns which tokens end nothing
+            rollout = collect(episodes, lambda one, rows: one.policy(rows), seeds=range(5), on_step=look)
+        rollouts.append(rollout)
+    for i in range(5):
+        same_episode(*(part for rollout in rollouts for part in (rollout, i)))
+
+
+def test_after_a_refused_text_the_policy_is_not_read_where_it_was_drawn_ahead() -> None:
+    """What follows the accepted tokens is dropped; the policy's last state was of the last of it."""
+    model = copy.deepcopy(model_of("state"))
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        model.base.embed_tokens.weight[33] = math.nan
+    one, plain = (
+        LatentBackbone(model, tiny.make_tokenizer(), static=way).session(1) for way in (True, False)
+    )
+    one.load([0], [[1, 2]])
+    one.act([0], one.device_policy(), partial(sample, temperature=1.0), np.full((1, 6), 0.4))
+    drawn = one.ahead.all([0])[0].tokens[:2, 0].tolist()
+    with pytest.raises(FloatingPointError, match=r"position 4, token 33"):
+        one.extend([0], [[*drawn, 33]])
+    assert one.tokens == [[1, 2, *drawn]]
+    plain.load([0], one.tokens)
+    np.testing.assert_allclose(one.features([0]), plain.features([0]), atol=1e-4)
+
+
+def test_a_policy_that_is_attached_again_reads_no_tokens_that_were_drawn_before() -> None:
+    """Its weights may have changed; the base's may not."""
+    sessions, states = [backbone_of("state", fixed).session(2) for fixed in (True, False)], []
+    actor = make_actor(backbone_of("state", True))
+    for one in sessions:
+        one.load([0, 1], [[1, 2], [3, 4]])
+        actor.attach(one)([0, 1])
+    one = sessions[0]
+    one.act([0, 1], actor.attach(one), partial(sample, temperature=1.0), np.full((2, 6), 0.4))
+    chunks = one.ahead.all([0, 1])[0].tokens[:3].T.tolist()
+    with torch.no_grad():
+        actor.trunk.layers[0].self_attn.v_proj.weight.mul_(2)
+    for one in sessions:
+        act = actor.attach(one)
+        one.extend([0, 1], chunks)
+        with torch.no_grad():
+            states.append(act([0, 1]))
+    torch.testing.assert_close(*states, atol=1e-4, rtol=0)
+
+
+def test_an_observation_is_not_taken_for_another_that_was_read_meanwhile() -> None:
+    """Rows are decoded while their states are observed, and appended when the policy's are."""
+    seen = []
+    for fixed in (True, False):
+        one = backbone_of("state", fixed).session(3)
+        one.load(range(3), PROMPTS[:3])
+        one.features(range(3))
+        one.hidden(range(3))
+        tokens = one.decode([0, 1], np.array([3, 4])).tokens
+        one.features([2])
+        one.extend([0, 1], [ids.tolist() for ids in tokens])
+        seen.append(one.features([0, 1]))
+        assert one.hidden([]).shape == one.features([]).shape == (0, one.base.config.hidden_size)
+    np.testing.assert_allclose(*seen, atol=1e-4)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_greedy_collection_stops_at_logits_that_are_not_finite(
+    kind: str, fixed: bool, trained: bool
+) -> None:
+    """Greedy actions have log-probability 0, so that it must be asked of the logits."""
+    model = copy.deepcopy(model_of(kind))
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    make_backbone = TokenBackbone if kind == "token" else LatentBackbone
+    backbone = make_backbone(model, tiny.make_tokenizer(), static=fixed)
+    actor = make_actor(backbone)
+    head = actor.head if trained else model.lm_head if kind == "token" else model.policy_head
+    with torch.no_grad():
+        head.weight[5, 0] = math.nan
+    policy = actor if trained else InitialPolicy()
+    with pytest.raises(FloatingPointError, match=r"policy's logits of row 0 are not finite .*step 0"):
+        collect(episodes_of(backbone, num_rows=3), policy, seeds=range(4), temperature=0.0)
+
+
 def test_a_policy_that_cannot_run_in_fixed_memory_acts_on_every_token() -> None:
     """Adapters, a hook: its states are computed between the steps."""
     rollouts = []
