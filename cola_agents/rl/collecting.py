@@ -357,6 +357,10 @@ class _Played:
         for row, reward in zip(rows, rewards.tolist(), strict=True):
             self.episodes[self.running[row]].rewards.append(reward)
         ended, session = {}, self._session
+        if isinstance(session, Rows) and session.ahead.used:
+            # A task's text may be what was drawn ahead: what follows it there was drawn with uniforms of
+            # later actions.
+            session.ahead.drop([row for row in rows if self._answered(row)])
         for i in np.flatnonzero(terminated | truncated).tolist():
             row = rows[i]
             number = self.running.pop(row)
@@ -369,6 +373,10 @@ class _Played:
                 session.take(row) if isinstance(session, Rows) else session.states(row).clone()
             )
         return ended
+
+    def _answered(self, row: int) -> bool:
+        """Whether a row has gained more than the token of its last action."""
+        return len(self._session.tokens[row]) > self.episodes[self.running[row]].positions[-1] + 2
 
 
 def _tell(on_step: Callable[..., None], made: Made, counts: np.ndarray) -> None:

@@ -8,9 +8,10 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from cola_agents.rl import collecting
 from cola_agents.rl.actors import make_actor
 from cola_agents.rl.collecting import InitialPolicy, collect
 from cola_agents.search import MCTS, SearchConfig
+from cola_envs import Turn
 from cola_envs.episodes import Episodes
 from tests import tiny
 from tests.decoding.test_shared_passes import ROWS, actions_of, make
@@ -398,6 +400,40 @@ def test_a_greedy_collection_stops_at_logits_that_are_not_finite(
     policy = actor if trained else InitialPolicy()
     with pytest.raises(FloatingPointError, match=r"policy's logits of row 0 are not finite .*step 0"):
         collect(episodes_of(backbone, num_rows=3), policy, seeds=range(4), temperature=0.0)
+
+
+class Foreseen(Talking):
+    """Two segments; the text between them is the token that the policy would have written next."""
+
+    texts: ClassVar[dict[int, str]] = {}
+
+    def step(self, text: str) -> Turn:
+        turn = super().step(text)
+        return replace(turn, text=self.texts.get(self.number, ""), done=self.turns == 2)
+
+
+def test_a_text_that_the_policy_would_have_written_takes_no_draw_of_an_action(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The action behind it was drawn ahead with the uniform of a later one."""
+    plain, fixed = (
+        episodes_of(backbone_of(kind, way), Foreseen, num_rows=3, max_tokens=40) for way in (False, True)
+    )
+    texts: dict[int, str] = {}
+    tokenizer = plain.backbone.tokenizer
+    rollout = collect(plain, InitialPolicy(), seeds=range(20))
+    for ids, mask, info in zip(rollout.ids.tolist(), rollout.mask, rollout.infos, strict=True):
+        start = end = int(mask.nonzero()[0]) + 1
+        while not any(stop in tokenizer.decode(ids[start : end + 1]) for stop in Foreseen.stop):
+            end += 1
+        text = tokenizer.decode(ids[end + 1 : end + 2])
+        if tokenizer.encode(text) == ids[end + 1 : end + 2]:
+            texts[info["number"]] = text
+    assert len(texts) > 5
+    monkeypatch.setattr(Foreseen, "texts", texts)
+    rollouts = [collect(episodes, InitialPolicy(), seeds=range(20)) for episodes in (plain, fixed)]
+    for i in range(20):
+        same_episode(*(part for rollout in rollouts for part in (rollout, i)))
 
 
 def test_a_policy_that_cannot_run_in_fixed_memory_acts_on_every_token() -> None:
