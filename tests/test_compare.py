@@ -474,6 +474,16 @@ def test_a_comparison_may_have_no_floor(models, fake_runs, tmp_path):
     assert {cell.phase for cell in fake_runs} == {"main"}
 
 
+def test_a_comparison_goes_on_with_smaller_parts_of_a_gradient_step(models, fake_runs, tmp_path):
+    given = {"latent": (1e-3, 0.1), "token": (1e-3, 0.1)}
+    campaign(_plan(given=given), models, tmp_path / "c")
+    del fake_runs[:]
+    plan = _plan(given=given)
+    campaign(replace(plan, protocol=replace(plan.protocol, micro_batch=2)), models, tmp_path / "c")
+    assert not fake_runs
+    assert json.loads((tmp_path / "c" / "config.json").read_text())["plan"]["protocol"]["micro_batch"] == 2
+
+
 def test_a_gradient_step_in_parts_gives_the_same_run(models):
     whole, parts = (
         run(Cell("main", "latent", 0, 5, OPTIONS), replace(SMALL, micro_batch=size), models)
