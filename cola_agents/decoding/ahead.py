@@ -175,7 +175,7 @@ class TokensAhead:
         return leading(same), made.spoilt
 
     def observations(self, rows: Sequence[int]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """Whether a row's last step brought an observation, [B], and the observations, [B, D]."""
+        """Whether the last step of each row brought an observation, [B], and the observations, [B, D]."""
         index = _index(rows)
         return self._observed[index], self._observations[index]
 
@@ -188,7 +188,7 @@ class TokensAhead:
 
         Args:
             counts: how many of them each row appends, [B].
-            whole: whether it appends nothing else, [B]; if it does, what follows them here is dropped.
+            whole: whether it appends nothing behind them, [B]; otherwise what follows them here is dropped.
         """
         index = _index(rows)
         self.drop(index[counts == 0].tolist())

@@ -51,7 +51,7 @@ class _SideBySide:
     down: Tensor
 
     def apply(self, z: Tensor, codes: Tensor) -> None:
-        """Change states z [B, D] in place."""
+        """Apply the layer to states z [B, D] in place, under codes [B]."""
         gate, up = self.terms.index_select(0, codes).addmm_(z, self.state).chunk(2, 1)
         z.addmm_(torch.mul(nn.functional.silu(gate, inplace=True), up), self.down)
 
