@@ -28,6 +28,7 @@ from cola_agents.common.arguments import environment_arguments
 from cola_agents.model.families import CappedLinear
 from cola_agents.sb3_threads import fit_algorithms
 from cola_envs.build import spec_of
+from cola_envs.fields import Info
 from cola_envs.vector import CoLAVectorEnv, RowStep
 
 #: SB3's convention: the step that ends an episode returns the next one's first observation.
@@ -172,10 +173,11 @@ class SB3VecEnv(VecEnv):
         dones = np.logical_or(step.terminated, step.truncated)
         self._returns += step.rewards
         self._lengths += 1
+        infos = list(step.infos)
         if dones.any():
-            self._finish(np.flatnonzero(dones).tolist(), step)
+            self._finish(np.flatnonzero(dones).tolist(), step, infos)
         # A copy: SB3 adds bootstrapped values to the rewards in place.
-        return step.observations, np.array(step.rewards, dtype=np.float32), dones, step.infos
+        return step.observations, np.array(step.rewards, dtype=np.float32), dones, infos
 
     def _step(self, actions: np.ndarray) -> RowStep:
         """A step with a dict for each row; a wrapper's or another package's are taken out of its arrays."""
@@ -190,18 +192,18 @@ class SB3VecEnv(VecEnv):
             step.final_observations = {row: infos["final_obs"][row] for row in ended}
         return step
 
-    def _finish(self, ended: list[int], step: RowStep) -> None:
+    def _finish(self, ended: list[int], step: RowStep, infos: list[Info]) -> None:
         """Put the final infos of ``ended`` rows in place of those of the next episodes' starts."""
         seconds = round(time.perf_counter() - self._started, 6)
         for row in ended:
-            self.reset_infos[row] = step.infos[row]
+            self.reset_infos[row] = infos[row]
             final = step.final_infos[row]
             final["terminal_observation"] = step.final_observations[row]
             final["TimeLimit.truncated"] = not step.terminated[row]
             final["episode"] = {"r": float(self._returns[row]), "l": int(self._lengths[row]), "t": seconds}
             if "success" in final:
                 final["is_success"] = bool(final["success"])
-            step.infos[row] = final
+            infos[row] = final
         self._returns[ended] = 0
         self._lengths[ended] = 0
 

@@ -40,10 +40,10 @@ class Decoded:
     """The tokens that the actions of B rows gave.
 
     Attributes:
-        tokens: for each row an int64 array of one or more token ids.
+        tokens: for each row an int64 array of one or more token ids; an array [B, k] where each row has k.
     """
 
-    tokens: list[np.ndarray]
+    tokens: Sequence[np.ndarray] | np.ndarray
 
 
 class Session(Protocol):

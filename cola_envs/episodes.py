@@ -18,6 +18,7 @@ from cola_envs.answers import Answers, OnTaskError
 from cola_envs.backbone import Backbone, DeferringSession, Session
 from cola_envs.checks import ActionCheck, Actions, check_rows, check_seeds, check_settings
 from cola_envs.fields import Info
+from cola_envs.infos import StepInfos
 from cola_envs.order import order_of
 from cola_envs.prompts import FormatName
 from cola_envs.segments import StopStrings
@@ -27,7 +28,7 @@ from cola_envs.state import Row, State
 from cola_envs.task import ChecksState, TaskBatch, Turn
 from cola_envs.text import largest_id, with_start_ids
 
-Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Info]]
+Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, StepInfos]
 
 
 class Episodes:
@@ -355,7 +356,7 @@ class Episodes:
 
         Returns:
             Observations, as from :meth:`reset`, rewards [B] float64, terminated [B] bool, truncated [B] bool
-            and B info dicts: ``token`` (the first id), ``tokens`` (a tuple, if the action gave several) and
+            and B infos: ``token`` (the first id), ``tokens`` (a tuple, if the action gave several) and
             ``action``; after a finished segment also ``Turn.info``; at an episode's end also ``text`` (all of
             the agent's text), ``success``, ``num_tokens`` and ``tasks.info(row)``.
 
@@ -381,7 +382,9 @@ class Episodes:
         except FloatingPointError as error:
             raise self._located(error, rows, ahead=1) from error
         try:
-            result = self._advance(rows, states, codes, [ids.tolist() for ids in decoded.tokens], observe)
+            ids = decoded.tokens
+            chunks = ids.tolist() if isinstance(ids, np.ndarray) else [chunk.tolist() for chunk in ids]
+            result = self._advance(rows, states, codes, chunks, observe)
         except BaseException as error:
             self._halt(rows)  # task, tokens and cache may now disagree
             if isinstance(error, FloatingPointError):
@@ -434,7 +437,11 @@ class Episodes:
         rewards = np.zeros(len(rows))
         terminated = np.zeros(len(rows), dtype=bool)
         truncated = np.zeros(len(rows), dtype=bool)
-        infos: list[Info] = []
+        for row, ids in zip(rows, chunks, strict=True):
+            if not ids:
+                raise ValueError(f"the session decoded the action of row {row} into no token")
+        infos = StepInfos(np.array([ids[0] for ids in chunks]), np.array(codes))
+        whole = infos.whole
         graded: list[int] = []
         texts: list[str] = []
         plain = self._stops.plain
@@ -443,15 +450,15 @@ class Episodes:
                 state.tokens.append(ids[0])
                 state.origins.append(len(state.actions))
                 state.left -= 1
-                infos.append({"token": ids[0], "action": code})
             else:
-                chunks[i], ended, text = self._append(rows[i], state, ids)
-                infos.append({"token": chunks[i][0], "action": code})
+                chunks[i], ended, text = self._append(state, ids)
+                if len(chunks[i]) > 1 or ended:
+                    whole[i] = {"token": chunks[i][0], "action": code}
                 if len(chunks[i]) > 1:
-                    infos[i]["tokens"] = tuple(chunks[i])
+                    whole[i]["tokens"] = tuple(chunks[i])
                 if ended and text is None:
                     truncated[i] = True
-                    self._finish(rows[i], state, infos[i], self._segment(state), None)
+                    self._finish(rows[i], state, whole[i], self._segment(state), None)
                 elif text is not None:
                     graded.append(i)
                     texts.append(text)
@@ -461,18 +468,16 @@ class Episodes:
             turns = self._answers.turns([rows[i] for i in graded], problems, texts)
             for i, text, turn in zip(graded, texts, turns, strict=True):
                 rewards[i], terminated[i], truncated[i] = self._answer(
-                    rows[i], states[i], infos[i], chunks[i], text, turn
+                    rows[i], states[i], whole[i], chunks[i], text, turn
                 )
         self.session.extend(rows, chunks)
         return self._observed(rows, observe), rewards, terminated, truncated, infos
 
-    def _append(self, row: int, state: Row, ids: list[int]) -> tuple[list[int], bool, str | None]:
+    def _append(self, state: Row, ids: list[int]) -> tuple[list[int], bool, str | None]:
         """Append ids up to the one that ends the segment, the budget or the context.
 
         Returns the ids that were kept, whether anything ended, and the segment's text if it is graded.
         """
-        if not ids:
-            raise ValueError(f"the session decoded the action of row {row} into no token")
         for count, token in enumerate(ids, 1):
             text = self._segment(state) if token in self.format.end_ids else None  # without the token itself
             state.tokens.append(token)

@@ -1,9 +1,10 @@
-"""Join one info dict for each row into one dict of arrays, Gymnasium's format for vector environments."""
+"""The infos of a step, and one dict of arrays in place of one dict for each row, Gymnasium's format."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 import numpy as np
 
@@ -11,6 +12,53 @@ from cola_envs.fields import Info
 
 #: Arrays with one entry for each row; a field of dicts is nested.
 Batched = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StepInfos(Sequence[Info]):
+    """The infos of a step of B rows: a sequence of B dicts, most of which are made anew whenever one is read.
+
+    Most actions give one token and end nothing, and their infos hold these two numbers alone. A dict for
+    each of thousands of rows would take longer than all else that the host does in a step.
+
+    Attributes:
+        tokens: the first token id of each row, [B] int64.
+        actions: [B] int64.
+        whole: by index into the batch the infos that are dicts already.
+    """
+
+    tokens: np.ndarray
+    actions: np.ndarray
+    whole: dict[int, Info] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @overload
+    def __getitem__(self, index: int) -> Info: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Info]: ...
+
+    def __getitem__(self, index: int | slice) -> Info | list[Info]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        held = self.whole.get(at)
+        return {"token": int(self.tokens[at]), "action": int(self.actions[at])} if held is None else held
+
+    def batched(self) -> Batched:
+        """All infos in Gymnasium's format, as :func:`batch_infos` of them."""
+        short = np.ones(len(self), dtype=bool)
+        if not self.whole:
+            return {"token": self.tokens, "_token": short, "action": self.actions, "_action": short.copy()}
+        batched = batch_infos(len(self), list(self.whole), list(self.whole.values()))
+        short[list(self.whole)] = False
+        if short.any():
+            for key, numbers in (("token", self.tokens), ("action", self.actions)):
+                batched[key] = np.where(short, numbers, batched.get(key, 0))
+                batched[f"_{key}"] = short | batched.get(f"_{key}", False)
+        return batched
 
 
 def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[Info]) -> Batched:

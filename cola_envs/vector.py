@@ -17,7 +17,7 @@ from cola_envs.build import build_episodes, check_render_mode, repeatable, resol
 from cola_envs.checks import Actions, Options, check_count, check_list, check_options, check_rows
 from cola_envs.episodes import Episodes, Stepped
 from cola_envs.fields import Info
-from cola_envs.infos import Batched, batch_infos
+from cola_envs.infos import Batched, StepInfos, batch_infos
 from cola_envs.pickling import recipe
 from cola_envs.render import frame, transcript
 from cola_envs.state import State, next_seed
@@ -27,13 +27,14 @@ Seeds = int | Sequence[int | None] | None
 
 @dataclass
 class RowStep:
-    """A step of N rows with an info dict for each row; see :meth:`CoLAVectorEnv.step_rows`.
+    """A step of N rows with an info for each row; see :meth:`CoLAVectorEnv.step_rows`.
 
     Attributes:
         observations: [N, ...].
         rewards: [N] float64.
         terminated, truncated: [N] bool.
-        infos: one a row; with same-step autoreset, of an ended row that of its next episode's start.
+        infos: one a row, some made anew whenever they are read; with same-step autoreset, of an ended row
+            that of its next episode's start.
         final_infos, final_observations: by ended row, with same-step autoreset.
     """
 
@@ -41,7 +42,7 @@ class RowStep:
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    infos: list[Info]
+    infos: Sequence[Info]
     final_infos: dict[int, Info] = field(default_factory=dict)
     final_observations: dict[int, Any] = field(default_factory=dict)
 
@@ -49,7 +50,8 @@ class RowStep:
     def batched_infos(self) -> Batched:
         """All infos in Gymnasium's format for vector environments."""
         count = len(self.infos)
-        batched = batch_infos(count, range(count), self.infos)
+        infos = self.infos
+        batched = infos.batched() if isinstance(infos, StepInfos) else batch_infos(count, range(count), infos)
         if self.final_infos:
             ended = list(self.final_infos)
             final = np.full(count, None, dtype=object)
@@ -201,7 +203,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return step.observations, step.rewards, step.terminated, step.truncated, step.batched_infos
 
     def step_rows(self, actions: Actions) -> RowStep:
-        """:meth:`step` with the infos as a dict for each row, which joining them and taking them apart costs.
+        """:meth:`step` with an info for each row, without joining them and taking them apart again.
 
         Gymnasium's wrappers around this environment do not see it.
         """
@@ -230,8 +232,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         final_infos = {row: infos[row] for row in ended}
         self._start(ended)
         observations = self._observe(self._all)
-        for row, info in zip(ended, self.episodes.reset_infos(ended), strict=True):
-            infos[row] = info
+        infos.whole.update(zip(ended, self.episodes.reset_infos(ended), strict=True))
         final_observations = dict(zip(ended, last(), strict=True))
         return RowStep(observations, rewards, terminated, truncated, infos, final_infos, final_observations)
 
@@ -244,16 +245,16 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, dtype=bool)
         truncated = np.zeros(self.num_envs, dtype=bool)
-        infos: list[Info] = [{} for _ in self._all]
+        infos = StepInfos(*np.zeros((2, self.num_envs), dtype=np.int64))
         if live:
             taken = actions[live] if isinstance(actions, np.ndarray) else [actions[row] for row in live]
             stepped = self._stepped(live, taken, observe=False)
             rewards[live], terminated[live], truncated[live] = stepped[1:4]
-            for row, info in zip(live, stepped[4], strict=True):
-                infos[row] = info
+            taken_infos = stepped[4]
+            infos.tokens[live], infos.actions[live] = taken_infos.tokens, taken_infos.actions
+            infos.whole.update((live[i], info) for i, info in taken_infos.whole.items())
         self._start(over)
-        for row, info in zip(over, self.episodes.reset_infos(over), strict=True):
-            infos[row] = info
+        infos.whole.update(zip(over, self.episodes.reset_infos(over), strict=True))
         return RowStep(self._observe(self._all), rewards, terminated, truncated, infos)
 
     def _stepped(self, rows: list[int], actions: Actions, *, observe: bool = True) -> Stepped:

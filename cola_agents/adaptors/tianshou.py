@@ -120,7 +120,7 @@ class TianshouVectorEnv(BaseVectorEnv):
         self.env.close()
         self.is_closed = True
 
-    def _kept(self, rows: list[int], infos: list[Info]) -> np.ndarray:
+    def _kept(self, rows: list[int], infos: Sequence[Info]) -> np.ndarray:
         """What a replay buffer can hold of ``infos``, a dict a row; :attr:`infos` holds the whole."""
         array = np.empty(len(rows), dtype=object)
         for i, (row, info) in enumerate(zip(rows, infos, strict=True)):

@@ -169,8 +169,8 @@ class TokensAhead:
         """
         made, counts = self.all(rows)
         appended = np.full(made.tokens.shape, -1)
-        for i, chunk in enumerate(chunks):
-            appended[: len(chunk), i] = chunk[:STEPS_AHEAD]
+        for step in range(min(STEPS_AHEAD, max(map(len, chunks)))):
+            appended[step] = [chunk[step] if step < len(chunk) else -1 for chunk in chunks]
         same = (made.tokens == appended) & (np.arange(STEPS_AHEAD)[:, None] < counts)
         return leading(same), made.spoilt
 

@@ -292,12 +292,12 @@ class LatentSession(Rows):
             if bad:
                 self.ahead.drop(rows)
                 raise self._not_finite(rows[bad[0]], int(ahead.actions[bad[0]]))
-            return Decoded(list(ahead.tokens.astype(np.int64)[:, None]))
+            return Decoded(ahead.tokens.astype(np.int64)[:, None])
         codes, uniforms = to_device(taken, self.device), None if u is None else to_device(u, self.device)
         with self.threads:
             tokens, best = self.world_tokens(self.last(rows), codes, uniforms, temperature)
         self._refuse(best, rows, codes)
-        return Decoded(list(to_host(tokens).reshape(-1, 1)))
+        return Decoded(to_host(tokens).reshape(-1, 1))
 
     def _decode_spans(
         self, rows: Sequence[int], actions: np.ndarray, u: np.ndarray | None, temperature: float
@@ -461,7 +461,7 @@ class TokenSession(Rows):
     ) -> Decoded:
         """The identity: an action is a token."""
         self.step(rows, np.asarray(actions))
-        return Decoded(list(np.asarray(actions, dtype=np.int64).reshape(-1, 1)))
+        return Decoded(np.array(actions, dtype=np.int64).reshape(-1, 1))
 
     def features(self, rows: Sequence[int]) -> np.ndarray:
         """The same as :meth:`hidden`: at token level the base is the policy."""

@@ -145,8 +145,8 @@ class Rows:
             ValueError: for an empty chunk or a row that would get too long; nothing is changed then.
             FloatingPointError: for a hidden state that is not finite, naming row and token.
         """
-        for row, chunk in zip(rows, tokens, strict=True):
-            length = len(self.tokens[row]) + len(chunk)
+        for row, held, chunk in zip(rows, self.lengths(rows), tokens, strict=True):
+            length = held + len(chunk)
             if not chunk or length > self.max_length:
                 raise ValueError(
                     f"row {row}: a chunk of {len(chunk)} tokens makes {length}; chunks hold at least one "
@@ -163,6 +163,14 @@ class Rows:
         self._behind = True
         if not self._deferred:
             self.compute(rows)
+
+    def lengths(self, rows: Sequence[int]) -> list[int]:
+        """The number of tokens that each row holds."""
+        return list(map(len, map(self.tokens.__getitem__, rows)))
+
+    def _computed(self, rows: Sequence[int], lengths: list[int]) -> bool:
+        """Whether the states of rows of these lengths are all there."""
+        return list(map(self._held.__getitem__, rows)) == lengths
 
     def step_back(self, lengths: Mapping[int, int]) -> None:
         """Cut rows to earlier lengths, and keep the states of the tokens that go.
@@ -246,8 +254,10 @@ class Rows:
     def _can_step(self, rows: Sequence[int], steps: int = 1) -> bool:
         if self._steps is None or self.kv.plan_for(self.base) is None or self._states.data is None:
             return False
-        longest = self.max_length - steps
-        return all(0 < self._held[row] == len(self.tokens[row]) <= longest for row in rows)
+        lengths = self.lengths(rows)
+        if not lengths or min(lengths) == 0 or max(lengths) > self.max_length - steps:
+            return False
+        return self._computed(rows, lengths)
 
     def world_tokens(
         self, h: Tensor, actions: Tensor, u: Tensor, temperature: float
@@ -375,7 +385,7 @@ class Rows:
         """
         if not self._behind:
             return
-        if rows is not None and all(self._held[row] == len(self.tokens[row]) for row in rows):
+        if rows is not None and self._computed(rows, self.lengths(rows)):
             return
         with self.threads:
             self._compute()
@@ -494,10 +504,10 @@ class Rows:
             raise RuntimeError(f"row {empty} of the session holds no tokens: load() it first")
         self.compute(rows)
         if self._steps is not None and self._states.data is not None:
-            ends = [len(self.tokens[row]) - 1 for row in rows]
-            index, at = to_device(np.array([rows, ends], dtype=np.int64), self.device)
+            places = np.array([rows, self.lengths(rows)], dtype=np.int64)
+            index, ends = to_device(places, self.device)
             with self.threads:
-                return self._states.data[index, at]
+                return self._states.data[index, ends - 1]
         assert self._last is not None
         if self.every(rows):
             return self._last

@@ -108,6 +108,8 @@ class Stepped(Protocol):
 
     def states_of(self, length: int) -> Tensor: ...
 
+    def lengths(self, rows: Sequence[int]) -> list[int]: ...
+
     @property
     def ahead(self) -> TokensAhead: ...
 
@@ -188,7 +190,7 @@ class Steps:
         if u is not None and reader is not None and reader not in followers:
             u = u[:, :1]  # it runs between the steps, not in them
         steps = 1 if u is None else u.shape[1]
-        at = [len(session.tokens[row]) for row in rows]
+        at = session.lengths(rows)
         needed, most = max(at) + steps, session.max_length
         size, length = bucket(count, session.num_rows), positions_read(needed, most)
         observed = session.observed(followers) if steps == 1 else None

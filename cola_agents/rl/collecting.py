@@ -184,13 +184,13 @@ def _play(
         _, rewards, terminated, truncated, infos = episodes.step(rows, actions, observe=False)
         ended = played.paid(rows, rewards, terminated, truncated, infos)
         if on_step is not None:
-            infos = [
+            told = [
                 {**info, "episode": {"r": sum(ended[row].rewards), "l": len(ended[row].rewards)}}
                 if row in ended
                 else info
                 for row, info in zip(rows, infos, strict=True)
             ]
-            on_step(actions=actions, rewards=rewards, dones=terminated | truncated, infos=infos)
+            on_step(actions=actions, rewards=rewards, dones=terminated | truncated, infos=told)
         played.refill(list(ended))
 
 
@@ -351,7 +351,7 @@ class _Played:
         rewards: np.ndarray,
         terminated: np.ndarray,
         truncated: np.ndarray,
-        infos: list[dict[str, Any]],
+        infos: Sequence[dict[str, Any]],
     ) -> dict[int, Episode]:
         """Record a step's rewards [B]; returns the episodes that ended, by their rows."""
         for row, reward in zip(rows, rewards.tolist(), strict=True):

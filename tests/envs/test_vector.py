@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
 from cola_envs import Turn
-from cola_envs.infos import batch_infos
+from cola_envs.infos import StepInfos, batch_infos
 from cola_envs.testing import FakeBackbone
 from tests.envs.tiny import COUNTS_SAME_STEPS, Copy, Talk
 
@@ -392,6 +392,36 @@ def test_infos_are_batched_as_gymnasium_does() -> None:
     assert ours.pop("t").tolist() == [None, (1, 2), None, None]
     reference.pop("t")
     assert_same(ours, reference)
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {},
+        {2: {"token": 9, "action": 3, "tokens": (9, 4), "success": True}},
+        {1: {"prompt": "Look:", "action": "look"}},
+        {0: {"prompt": "Say:", "token": 0.5}, 3: {"token": 7, "action": 6}},
+        {row: {"prompt": "Say:"} for row in range(4)},
+    ],
+)
+def test_the_infos_of_a_step_are_batched_as_dicts_are(whole: dict[int, dict[str, Any]]) -> None:
+    infos = StepInfos(np.array([5, 6, 7, 8]), np.array([0, 1, 2, 3]), whole)
+    ours, theirs = infos.batched(), batch_infos(4, range(4), list(infos))
+    assert ours.keys() == theirs.keys()
+    for key, values in theirs.items():
+        assert ours[key].tolist() == values.tolist(), key
+        assert ours[key].dtype == values.dtype, key
+
+
+def test_the_infos_of_a_step_are_a_sequence_of_dicts() -> None:
+    ended = {"token": 7, "action": 2, "success": True}
+    infos = StepInfos(np.array([5, 6, 7]), np.array([0, 1, 2]), {2: ended})
+    assert list(infos) == [{"token": 5, "action": 0}, {"token": 6, "action": 1}, ended]
+    assert infos[-1] is ended
+    assert infos[:2] == list(infos)[:2]
+    assert all(type(number) is int for number in infos[0].values())
+    with pytest.raises(IndexError):
+        infos[3]
 
 
 def test_mixed_infos_lose_nothing() -> None:
