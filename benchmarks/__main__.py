@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from benchmarks import libraries, models, plain_networks, readouts, real, stability
+from benchmarks import libraries, models, plain_networks, readouts, real, stability, written
 from benchmarks.claims import paper
 from benchmarks.compare import campaign, report
 from benchmarks.credit import credit, diversity
@@ -41,6 +41,7 @@ MODULES = (
     search,
     credit,
     diversity,
+    written,
     paper,
 )
 

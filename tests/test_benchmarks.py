@@ -13,6 +13,7 @@ from benchmarks.speed import decoding, growth, limits, shapes
 from benchmarks.speed.limits import Cost, Machine, decode_cost, measure_machine
 from benchmarks.speed.shapes import SHAPES, measure_shapes, shapes_table
 from benchmarks.speed.speed import BareLoop, record_passes
+from benchmarks.written import in_steps
 from cola_agents.common.provenance import command_line
 from cola_agents.decoding import follower, kv, session
 from cola_agents.decoding.backbones import LatentBackbone
@@ -64,6 +65,34 @@ def test_readouts_writes_how_far_each_is_from_the_base(tmp_path, capsys):
     assert abs(results["normed_difference"]["zero"] - results["base"]) < 0.1
     assert results["difference"]["zero"] != results["difference"]["drawn"]
     assert "| state | " in capsys.readouterr().out
+
+
+def test_written_tells_answers_in_steps_from_others(tmp_path, capsys):
+    out = tmp_path / "written.json"
+    assert main(["written", "--episodes", "64", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["policies"]
+    for policy in found.values():
+        share = policy["in_steps"]
+        parts = [(share, policy["reward_in_steps"]), (1 - share, policy["reward_of_others"])]
+        assert sum(weight * (mean or 0) for weight, mean in parts) == pytest.approx(
+            policy["reward"], abs=2e-4
+        )
+    assert found["one constant code"]["in_steps"] > found["cloned policy, sampled"]["in_steps"]
+    assert found["cloned policy, greedy"]["in_steps"] < found["cloned policy, sampled"]["in_steps"]
+    assert "| random codes |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text, steps",
+    [
+        (" 10+2=12, 12/6=2, so \\boxed{2}.", True),
+        (" \\boxed{2}.", False),
+        (" so \\boxed{x=2}", False),
+        ("", False),
+    ],
+)
+def test_an_answer_is_in_steps_if_a_calculation_is_in_front_of_its_box(text, steps):
+    assert in_steps(text) is steps
 
 
 CONTENDERS = {
