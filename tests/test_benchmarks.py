@@ -83,7 +83,7 @@ def test_written_tells_answers_in_steps_from_others(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "text, steps",
+    ("text", "steps"),
     [
         (" 10+2=12, 12/6=2, so \\boxed{2}.", True),
         (" \\boxed{2}.", False),
