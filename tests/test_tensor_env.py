@@ -12,8 +12,9 @@ from gymnasium.error import InvalidAction, ResetNeeded
 
 from cola_agents import make_tensor_vec
 from cola_envs.testing import FakeBackbone
+from tests.decoding.fixed_memory import backbone_of
+from tests.decoding.test_graphs import Reads, reads  # noqa: F401 (a fixture)
 from tests.decoding.test_shared_passes import LATENT, ROWS, TOKEN, Long, actions_of
-from tests.decoding.test_static import Reads, backbone_of, reads  # noqa: F401 (a fixture)
 
 
 def pair(kind: str, fixed: bool, **settings: Any) -> tuple[Any, Any]:
