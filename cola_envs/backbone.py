@@ -51,7 +51,8 @@ class Session(Protocol):
 
     Returned arrays are new: no later call changes them, and the caller may write to them. NaN or infinite
     values raise FloatingPointError with the row and its last token in the message; if the error has an
-    attribute ``row`` (int), Episodes adds the step.
+    attribute ``row`` (int), Episodes adds the step; not where it has an attribute ``left`` that is True: then
+    the row does not hold the text any more.
     """
 
     num_rows: int

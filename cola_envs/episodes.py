@@ -564,7 +564,12 @@ class Episodes:
         return check_rows(list(rows), self.num_rows)
 
     def _located(self, error: FloatingPointError, rows: list[int], ahead: int) -> FloatingPointError:
-        """``error`` with the step number (from 1) of the row that it names, or of all rows."""
+        """``error`` with the step number (from 1) of the row that it names, or of all rows.
+
+        One about a text that the row does not hold any more (attribute ``left``) names no step.
+        """
+        if getattr(error, "left", False):
+            return FloatingPointError(str(error))
         error_row = getattr(error, "row", None)
         steps = {row: len(self.actions(row)) + ahead for row in rows if error_row in (None, row)}
         where = ", ".join(f"step {step} of row {row}" for row, step in steps.items())

@@ -9,11 +9,17 @@ from torch import Tensor
 
 
 class NotFiniteError(FloatingPointError):
-    """NaN or infinity in row ``row``."""
+    """NaN or infinity in row ``row``.
 
-    def __init__(self, row: int, message: str) -> None:
+    Attributes:
+        row: the row.
+        left: whether it is in a text that the row does not hold any more, so that its step now says nothing.
+    """
+
+    def __init__(self, row: int, message: str, left: bool = False) -> None:
         super().__init__(message)
         self.row = row
+        self.left = left
 
 
 def not_finite(values: Tensor) -> list[int]:

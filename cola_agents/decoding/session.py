@@ -464,8 +464,9 @@ class Rows:
             starts = [text.start for text in leaving] + [self._held[row] for row in rows[len(leaving) :]]
             for i in bad:
                 self.kv.erase(rows[i], starts[i])
-            row, start, chunk = rows[bad[0]], starts[bad[0]], chunks[bad[0]]
-            raise NotFiniteError(row, _not_finite(row, start + len(chunk) - 1, chunk[-1]))
+            row, start, chunk, left = rows[bad[0]], starts[bad[0]], chunks[bad[0]], bad[0] < len(leaving)
+            message = _not_finite(row, start + len(chunk) - 1, chunk[-1])
+            raise NotFiniteError(row, message + " of the text that it held before" * left, left)
         (index, at), changed = placed.where, placed.rows
         if leaving:
             assert isinstance(placed, Packed)

@@ -312,6 +312,8 @@ class _Played:
         try:
             yield
         except NotFiniteError as error:
+            if error.left:
+                raise
             number = self.running.get(error.row)
             step = 0 if number is None else len(self.episodes[number].positions)
             raise NotFiniteError(error.row, f"{error} (at step {step} of row {error.row})") from error

@@ -228,6 +228,23 @@ def test_sharing_forward_passes_changes_no_episode(backbone, task, monkeypatch):
     torch.testing.assert_close(shared.hidden, apart.hidden, atol=1e-4, rtol=0)
 
 
+def test_the_last_token_of_an_ended_episode_is_named_without_a_step_of_the_next(tiny_cola, tiny_tokenizer):
+    """Its state is computed with the next prompt's."""
+    model = copy.deepcopy(tiny_cola)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    episodes = episodes_of(LatentBackbone(model, tiny_tokenizer), num_rows=2)
+    rollout = collect(episodes, InitialPolicy(), seeds=range(6))
+    texts = [ids[:length].tolist() for ids, length in zip(rollout.ids, rollout.lengths, strict=True)]
+    last = next(text for text in texts[:4] if sum(ids.count(text[-1]) for ids in texts) == 1)
+    with torch.no_grad():
+        model.base.embed_tokens.weight[last[-1]] = float("nan")
+    with pytest.raises(FloatingPointError) as failure:
+        collect(episodes, InitialPolicy(), seeds=range(6))
+    assert str(failure.value).endswith(
+        f"is not finite at position {len(last) - 1}, token {last[-1]} of the text that it held before"
+    )
+
+
 def test_a_hidden_state_that_is_not_finite_stops_with_row_and_step(tiny_cola, tiny_tokenizer):
     model = copy.deepcopy(tiny_cola)
     backbone = LatentBackbone(model, tiny_tokenizer)
