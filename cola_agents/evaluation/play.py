@@ -206,6 +206,7 @@ class _Player:
         try:
             line = self.ask(prompt)
         except (EOFError, KeyboardInterrupt):
+            self.say("")  # the prompt stands on a line of its own
             self.going = False
             return None
         if line.strip() == ":quit":
