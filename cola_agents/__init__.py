@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cola_agents.model.versions import check_transformers
+from cola_agents.model.versions import check_system, check_transformers
 from cola_agents.moved import let_old_names_work
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ _MODULES = {
     "set_threads": "common.threads",
 }
 
+check_system()
 check_transformers()  # before any module of this package imports transformers
 let_old_names_work()
 

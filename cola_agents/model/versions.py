@@ -1,4 +1,4 @@
-"""The supported versions of transformers, and the differences between them.
+"""The supported systems and versions of transformers, and the differences between these.
 
 Minor versions of transformers rename arguments, and a model that ignores an argument silently generates other
 tokens. So the range in ``pyproject.toml`` ends at the last minor version that was tested, and a version
@@ -8,6 +8,7 @@ outside of it is refused at import. CONTRIBUTING describes how to raise the boun
 from __future__ import annotations
 
 import inspect
+import os
 from functools import cache
 from importlib.metadata import version
 
@@ -15,6 +16,15 @@ from packaging.version import Version
 
 #: The first version that works, and the first that was not tested. ``pyproject.toml`` says the same (a test).
 TRANSFORMERS = ("5.17", "5.25")
+
+
+def check_system(name: str = os.name) -> None:
+    """Raise ImportError on a system without the locks and processes of POSIX."""
+    if name != "posix":
+        raise ImportError(
+            f"cola_agents needs Linux or macOS, and this system is {name!r}: it locks the folders that it "
+            "writes as only these can. On Windows install it in WSL (docs/install.md)"
+        )
 
 
 def check_transformers(installed: str | None = None) -> None:

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from transformers import DynamicCache, GenerationMixin
 
-from cola_agents.model.versions import TRANSFORMERS, cache_name, check_transformers
+from cola_agents.model.versions import TRANSFORMERS, cache_name, check_system, check_transformers
 
 OLDEST = Path(__file__).parents[2] / ".ci" / "oldest.txt"
 NAMES = ("cache", "past_key_values")
@@ -126,3 +126,9 @@ def test_several_returned_sequences_and_padding_take_a_cache_by_either_name(cola
     expected = cola.generate(ids, use_cache=False, **given)
     torch.manual_seed(0)
     assert torch.equal(cola.generate(ids, **{name: DynamicCache()}, **given), expected)
+
+
+def test_a_system_without_posix_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ImportError, match="needs Linux or macOS, and this system is 'nt'.*in WSL"):
+        check_system("nt")
+    check_system()
