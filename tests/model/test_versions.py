@@ -129,6 +129,6 @@ def test_several_returned_sequences_and_padding_take_a_cache_by_either_name(cola
 
 
 def test_a_system_without_posix_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ImportError, match="needs Linux or macOS, and this system is 'nt'.*in WSL"):
+    with pytest.raises(ImportError, match=r"needs Linux or macOS, and this system is 'nt'.*in WSL"):
         check_system("nt")
     check_system()
