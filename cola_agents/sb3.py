@@ -28,6 +28,7 @@ from cola_agents.common.arguments import environment_arguments
 from cola_agents.model.families import CappedLinear
 from cola_agents.sb3_threads import fit_algorithms
 from cola_envs.build import spec_of
+from cola_envs.checks import check_count
 from cola_envs.fields import Info
 from cola_envs.vector import CoLAVectorEnv, RowStep
 
@@ -206,6 +207,14 @@ class SB3VecEnv(VecEnv):
             infos[row] = final
         self._returns[ended] = 0
         self._lengths[ended] = 0
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the next :meth:`reset`: row i gets ``seed + i``; None draws a seed.
+
+        Raises:
+            TypeError, ValueError: for a seed that is no integer >= 0.
+        """
+        return super().seed(None if seed is None else check_count("seed", seed, 0))
 
     def set_options(self, options: list[dict] | dict | None = None) -> None:
         """Options of the next :meth:`reset`, for all rows at once.

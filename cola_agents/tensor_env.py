@@ -137,6 +137,10 @@ def make_tensor_vec(env_id: str | EnvSpec, num_envs: int = 1, **kwargs: Any) -> 
         TypeError: for an id of another package, and as :class:`TensorVectorEnv`.
         gymnasium.error.NameNotFound: for an id that is not registered.
     """
+    if not isinstance(env_id, (str, EnvSpec)):
+        raise TypeError(f"make_tensor_vec takes an environment id or its spec, got {env_id!r:.80}")
+    if "vectorization_mode" in kwargs:
+        raise TypeError("vectorization_mode is none of make_tensor_vec's: all rows step in one batch")
     spec = copy.copy(env_id if isinstance(env_id, EnvSpec) else spec_of(env_id))
     if spec.vector_entry_point != "cola_envs.vector:CoLAVectorEnv":
         raise TypeError(f"{spec.id} is not one of the CoLA environments")

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from gymnasium.envs.registration import parse_env_id, register, registry
 
+from cola_envs import wrappers
 from cola_envs.answers import OnTaskError
 from cola_envs.backbone import Backbone, Decoded, Session, Tokenizer
 from cola_envs.checks import check_choice, check_count
@@ -38,6 +39,7 @@ __all__ = [
     "Tokenizer",
     "Turn",
     "register_task",
+    "wrappers",
 ]
 
 

@@ -14,6 +14,8 @@ from cola_envs.state import PROBLEM
 from cola_envs.task import TaskBatch, Turn
 
 OnTaskError = Literal["raise", "truncate"]
+#: The most rows that an error of a reset names.
+_MOST_NAMED = 4
 
 
 class Answers:
@@ -45,7 +47,11 @@ class Answers:
         problems = chosen_problems(self._tasks, seeds, problem_seeds)
         rngs = [np.random.default_rng([problem, PROBLEM]) for problem in problems]
         reset: Callable[..., object] = self._tasks.reset
-        returned = reset(rows, rngs) if order_of(self._tasks) is None else reset(rows, rngs, problems)
+        try:
+            returned = reset(rows, rngs) if order_of(self._tasks) is None else reset(rows, rngs, problems)
+        except Exception as error:
+            error.add_note(f"raised by task.reset for {_places(rows, problems)}")
+            raise
         prompts = [
             checked_text(prompt, f"the prompt that task.reset returns in {_place(row, problem)}")
             for row, problem, prompt in zip(
@@ -72,6 +78,9 @@ class Answers:
 
     def _turn(self, answer: object, place: str) -> Turn:
         if isinstance(answer, Exception):
+            if self._raises:
+                answer.add_note(f"returned by task.step for {place}")
+                raise answer
             return failed_turn(answer)
         try:
             return checked_turn(answer, place)
@@ -84,9 +93,9 @@ class Answers:
         """The task's fields about the row's problem.
 
         Raises:
-            TypeError: unless they are a dict with strings as keys, also with ``"truncate"``.
+            TypeError, ValueError: as :func:`.contract.checked_fields`, also with ``"truncate"``.
         """
-        return checked_fields(self._tasks.info(row), f"task.info in {_place(row, problem_seed)}")
+        return checked_fields(self._tasks.info(row), "task.info", _place(row, problem_seed))
 
     def last_fields(self, row: int, problem_seed: int) -> Info:
         """:meth:`fields` at the end of an episode; with ``"truncate"`` an error is returned in ``error``."""
@@ -96,6 +105,12 @@ class Answers:
             if self._raises:
                 raise
             return {"error": one_line(error)}
+
+
+def _places(rows: Sequence[int], problem_seeds: Sequence[int]) -> str:
+    """The first of some rows, with their problems, and the number of the others."""
+    named = ", ".join(map(_place, rows[:_MOST_NAMED], problem_seeds[:_MOST_NAMED]))
+    return named if len(rows) <= _MOST_NAMED else f"{named} and {len(rows) - _MOST_NAMED} other rows"
 
 
 def _place(row: int, problem_seed: int) -> str:

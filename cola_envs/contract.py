@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cola_envs.fields import Info
+from cola_envs.fields import EPISODES, SUCCESS, Info
 from cola_envs.task import Turn
 
 #: The most characters of an error's text in ``info["error"]``.
@@ -40,15 +40,12 @@ def checked_turn(turn: object, where: str) -> Turn:
     """
     if not isinstance(turn, Turn):
         raise TypeError(f"task.step must return a cola_envs.Turn, got {shown(turn)} in {where}")
-    fields = checked_fields(turn.info, f"Turn.info in {where}")
-    if "success" in fields:
-        fields["success"] = _truth(fields["success"], f"Turn.info['success'] in {where}")
     return Turn(
         text=checked_text(turn.text, f"Turn.text in {where}"),
         reward=finite_number(turn.reward, f"Turn.reward in {where}"),
         done=_truth(turn.done, f"Turn.done in {where}"),
         truncated=_truth(turn.truncated, f"Turn.truncated in {where}"),
-        info=fields,
+        info=checked_fields(turn.info, "Turn.info", where),
     )
 
 
@@ -87,18 +84,33 @@ def checked_text(value: object, name: str) -> str:
     return value
 
 
-def checked_fields(value: object, name: str) -> Info:
-    """A copy of a task's ``info``.
+def checked_fields(value: object, name: str, where: str) -> Info:
+    """A copy of a task's ``info``, with a Python bool as ``success``.
+
+    Args:
+        value: what the task gave.
+        name: ``Turn.info`` or ``task.info``, for the error message.
+        where: the row and its problem, likewise.
 
     Raises:
-        TypeError: for a value that is not a dict, or a key that is not a string.
+        TypeError: for a value that is not a dict, a key that is not a string, or a ``success`` that is not
+            True or False.
+        ValueError: for a field that the episode writes itself.
     """
     if not isinstance(value, dict):
-        raise TypeError(f"{name} must be a dict, got {shown(value)} ({type(value).__name__})")
+        raise TypeError(f"{name} in {where} must be a dict, got {shown(value)} ({type(value).__name__})")
     for key in value:
         if not isinstance(key, str):
-            raise TypeError(f"{name} must have strings as keys, got {shown(key)}")
-    return dict(value)
+            raise TypeError(f"{name} in {where} must have strings as keys, got {shown(key)}")
+        if key in EPISODES:
+            raise ValueError(
+                f"{name} in {where} has a field {key!r}, which the episode writes itself: give it another "
+                f"name than {', '.join(EPISODES)}"
+            )
+    fields = dict(value)
+    if SUCCESS.name in fields:
+        fields[SUCCESS.name] = _truth(fields[SUCCESS.name], f"{name}['success'] in {where}")
+    return fields
 
 
 def one_each(values: object, rows: Sequence[int], name: str) -> list[object]:

@@ -275,7 +275,7 @@ class Episodes:
 
     def snapshot(self, row: int) -> State:
         """The row's state, for :meth:`restore` into any row."""
-        return self._row(row).to_state(self.tasks.snapshot(row))
+        return self._row(row).to_state(self.tasks.snapshot(row), self.backbone.level)
 
     def restore(
         self,
@@ -592,6 +592,11 @@ class Episodes:
     def _check_fits(self, state: State) -> None:
         if not isinstance(state, State):
             raise TypeError(f"restore takes what snapshot returned, got {state!r}")
+        if state.level not in ("", self.backbone.level):
+            raise ValueError(
+                f"the state's actions are of the {state.level} level, and this environment's of the "
+                f"{self.backbone.level} level: restore it into an environment of the same id"
+            )
         limit = self.session.max_length
         if len(state.tokens) + state.running > limit:
             raise ValueError(f"the state has {len(state.tokens)} tokens and the context holds {limit}")

@@ -49,6 +49,8 @@ ERROR = Field("error", str)
 DATASET, SPLIT = Field("dataset", str), Field("split", str)
 #: The fields that an episode adds to those of its task.
 OWN = (TOKEN, TOKENS, ACTION, PROMPT, PROMPT_FORMAT, TEXT, SUCCESS, NUM_TOKENS, ERROR)
+#: The names of those among them that a task must not use. It may tell its prompt again at the end.
+EPISODES = tuple(field.name for field in OWN if field not in (PROMPT, SUCCESS, ERROR))
 
 #: Fields of ``info`` that identify a problem.
 IDENTITY = ("unique_id", "game_id", "game", "question", "task_type", "variation", "goal", "prompt")

@@ -117,7 +117,7 @@ class FiniteTask(ABC):
         if state is None:
             return
         if not (isinstance(state, tuple) and len(state) == 2 and isinstance(state[0], int)):
-            raise TypeError(f"restore takes what snapshot returned, got {state!r:.80}")
+            raise TypeError(f"restore takes what snapshot of the same task returned, got {state!r:.80}")
         index, there = state
         here = self._problem(index) if 0 <= index < self.num_problems else None
         if here != there:

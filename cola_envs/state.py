@@ -38,6 +38,7 @@ class State:
         world_rng: state of the sampling stream, or None if nothing has been drawn from it.
         running: whether the episode may be stepped.
         task: the task's snapshot.
+        level: what the actions are, ``"latent"`` or ``"token"``; ``""`` in a state of an earlier version.
     """
 
     tokens: tuple[int, ...]
@@ -52,6 +53,7 @@ class State:
     world_rng: Mapping[str, object] | None
     running: bool
     task: object
+    level: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -94,8 +96,8 @@ class Row:
             self.rng = np.random.default_rng([self.seed, WORLD])
         return self.rng.random()
 
-    def to_state(self, task: object) -> State:
-        """The row as a State, with the task's snapshot."""
+    def to_state(self, task: object, level: str) -> State:
+        """The row as a State, with the task's snapshot and what its actions are."""
         return State(
             tokens=tuple(self.tokens),
             prompt=self.prompt,
@@ -109,6 +111,7 @@ class Row:
             world_rng=None if self.rng is None else self.rng.bit_generator.state,
             running=self.running,
             task=task,
+            level=level,
         )
 
     @classmethod

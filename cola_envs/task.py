@@ -31,13 +31,15 @@ class Turn:
     Attributes:
         text: the environment's next text, appended to the context.
         reward: for the segment; a finite number.
-        done: whether the episode is over by the task's rules (Gymnasium's ``terminated``).
+        done: whether the episode is over by the task's rules (Gymnasium's ``terminated``). It is unless the
+            task says ``done=False``, as one of several turns must.
         truncated: the episode is cut short for another reason (an engine that failed, a limit of commands):
             Gymnasium's ``truncated``, for either value of ``done``.
         info: the task's fields, by name. A field has one type in all episodes (for example ``""``, not None,
             where a text is missing), because Gymnasium's vector environments make arrays of them. All loggers
             read ``success`` (bool). If the last turn of an episode has none, it is True where that turn is
-            ``done``, not ``truncated``, and has a reward above 0.
+            ``done``, not ``truncated``, and has a reward above 0. The names that an episode writes itself
+            (:data:`cola_envs.fields.EPISODES`, such as ``text``) are refused.
 
     :mod:`cola_envs.contract` checks these types when the turn reaches an episode.
     """
@@ -308,7 +310,7 @@ class EachRow:
     def check_state(self, state: object) -> None:
         """Refuse what is no snapshot (TypeError) and a snapshot of another task (ValueError)."""
         if not (isinstance(state, tuple) and len(state) > 1 and state[0] in ("own", "replay")):
-            raise TypeError(f"restore takes what snapshot returned, got {state!r:.80}")
+            raise TypeError(f"restore takes what snapshot of the same task returned, got {state!r:.80}")
         name = type(self.tasks[0]).__name__
         if state[1] != name:
             raise foreign_state(state[1], name)

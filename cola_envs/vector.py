@@ -283,7 +283,10 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def snapshot(self, rows: Sequence[int] | None = None) -> list[State]:
         """The states of the episodes in ``rows`` (all, if None), for :meth:`restore`."""
-        chosen = self._all if rows is None else [check_rows([row], self.num_envs)[0] for row in rows]
+        chosen = self._all
+        if rows is not None:  # a row may be named more than once
+            named = check_list("rows", rows, "a list of rows, or None for all")
+            chosen = [check_rows([row], self.num_envs)[0] for row in named]
         return [self.episodes.snapshot(row) for row in chosen]
 
     def restore(
@@ -299,6 +302,7 @@ class CoLAVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             TypeError, ValueError, RuntimeError: as :meth:`.Episodes.restore`.
         """
+        states = check_list("states", states, "a list with a state of snapshot() for each row")
         self.closed = False
         chosen = self._all if rows is None else check_rows(rows, self.num_envs)
         try:

@@ -595,3 +595,12 @@ def test_examples_run_on_a_tiny_model(name: str, latent_backbone: Any, capsys: A
     spec.loader.exec_module(module)
     module.main(timesteps=64, num_envs=2, test_episodes=2, model=latent_backbone, max_tokens=4)
     assert "format reward on test problems" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", [-3, "a", 1.5, True])
+def test_a_seed_that_no_reset_would_take_is_refused_at_once(seed: Any) -> None:
+    venv = fake(2)
+    with pytest.raises((TypeError, ValueError), match="seed must be"):
+        venv.seed(seed)
+    venv.reset()
+    assert list(venv.seed(3)) == [3, 4]

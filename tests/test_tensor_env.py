@@ -142,3 +142,10 @@ def test_a_restored_state_is_observed_as_a_tensor() -> None:
     assert isinstance(restored, torch.Tensor)
     torch.testing.assert_close(restored, first.flip(0))
     torch.testing.assert_close(envs.restore(states[:1], rows=[1]), first[:1])
+
+
+def test_what_names_no_environment_is_refused() -> None:
+    with pytest.raises(TypeError, match="takes an environment id or its spec, got None"):
+        make_tensor_vec(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="vectorization_mode"):
+        make_tensor_vec(LATENT, 2, vectorization_mode="sync")

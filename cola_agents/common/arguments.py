@@ -66,9 +66,9 @@ def environment_arguments(
         caller: the name of the function or class that the user called.
 
     Raises:
-        TypeError: for an argument that is given both ways.
+        TypeError: for an ``env_kwargs`` that is no dict, or an argument that is given both ways.
     """
-    merged = dict(env_kwargs or {})
+    merged = as_arguments(env_kwargs)
     if keywords:
         duplicates = sorted(set(merged) & set(keywords))
         if duplicates:
@@ -81,6 +81,16 @@ def environment_arguments(
             stacklevel=3,
         )
     return {**merged, **keywords}
+
+
+def as_arguments(env_kwargs: object) -> dict[str, Any]:
+    """``env_kwargs`` as a new dict, empty for None; TypeError for anything but a dict with names as keys."""
+    given = {} if env_kwargs is None else env_kwargs
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise TypeError(
+            f"env_kwargs must be a dict of the environment's arguments, got {reprlib.repr(env_kwargs)}"
+        )
+    return dict(given)
 
 
 def unknown_option(name: str, value: object, options: Sequence[str], algorithm: str, env_id: object) -> str:

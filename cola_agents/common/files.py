@@ -271,6 +271,8 @@ class _Held:
 
 _held: dict[Path, _Held] = {}
 _guard = threading.RLock()
+#: How often a lock is tried to be made while others remove it.
+_MOST_TRIES = 1000
 
 
 @contextmanager
@@ -340,11 +342,13 @@ def _give_back(lock: Path, held: _Held) -> None:
 
 def _locked(lock: Path, path: Path) -> int:
     """Open and lock the file that names this process as the writer of ``path``."""
-    while True:
+    for left in reversed(range(_MOST_TRIES)):
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:  # another process has just removed the folder that it created
+            if not left:  # or nothing can be made there, as in /proc
+                raise
             continue
         except FileExistsError:  # the same, between two steps of mkdir
             if _is_other_than_a_folder(lock.parent):
@@ -363,6 +367,7 @@ def _locked(lock: Path, path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed the file after it was opened here
+    raise InUseError(f"{path} was locked and released {_MOST_TRIES} times meanwhile: try again")
 
 
 def _write_holder(descriptor: int) -> None:

@@ -94,10 +94,16 @@ def make_backbone(
         FileNotFoundError: for a path without a model, or a hub id that cannot be read.
         ForeignCodeError: for a model or tokenizer that asks to run code of its own.
         ValueError: if there is no tokenizer, or it does not fit the model.
-        TypeError: for a model that has no actions of this level.
+        TypeError: for a model that has no actions of this level, and what is no tokenizer.
     """
     dtype = str(float_type(dtype)).removeprefix("torch.")
     check_device(device)
+    named = tokenizer is None or isinstance(tokenizer, (str, Path, PlainTokenizer))
+    if not named and not hasattr(tokenizer, "get_vocab"):
+        raise TypeError(
+            "tokenizer= takes a tokenizer of transformers, its folder or hub id, or None for the model's "
+            f"own; got {tokenizer!r:.80}"
+        )
     if dtype == "float16" and torch.device(device or "cpu").type == "cpu":
         text = "float16 is slow on a CPU: use float32, or bfloat16 for half the memory"
         warnings.warn(text, UserWarning, stacklevel=2)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.error import ResetNeeded
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from cola_agents.common.threads import fitting_threads
@@ -174,6 +175,7 @@ class PolicyFor:
         self._actor, self._version, self._episodes = actor, version, episodes
         self._single, self._drawing, self._generator = single, drawing, generator
         self._threads = fitting_threads(episodes.backbone, actor)
+        self._rows = list(range(episodes.num_rows))
         self._attach()
 
     def _attach(self) -> None:
@@ -186,13 +188,19 @@ class PolicyFor:
         Args:
             observation: not used.
             deterministic: take the likeliest action in place of a draw.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the environment's first reset.
         """
+        for row in self._rows:
+            if self._episodes.seed(row) is None:
+                raise ResetNeeded(f"row {row} of the environment has not been reset: call env.reset() first")
         if self._weights != self._version():
             _compute_again(policy_session(self._episodes))
             self._attach()
         drawing: Drawing = {"temperature": 0.0} if deterministic else self._drawing
         with self._threads:
-            logits = self._logits(list(range(self._episodes.num_rows)))
+            logits = self._logits(self._rows)
             u = torch.from_numpy(self._generator.random(len(logits))).to(logits.device)
             actions: np.ndarray = sample(logits, u, **drawing)[0].cpu().numpy()
         return int(actions[0]) if self._single else actions

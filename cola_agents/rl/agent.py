@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 import cola_envs  # noqa: F401 (registers the ids)
-from cola_agents.common.arguments import check_env_kwargs, unknown_option
+from cola_agents.common.arguments import as_arguments, check_env_kwargs, unknown_option
 from cola_agents.common.interrupts import hold_interrupts
 from cola_agents.decoding.backbones import TokenBackbone
 from cola_agents.decoding.contract import PolicyBackbone
@@ -122,16 +123,19 @@ class Agent(PlayingMixin, SavingMixin, ABC):
         level = level_of(env_id, taker)
         for name in sorted(set(options) - set(names)):
             raise TypeError(unknown_option(name, options[name], names, taker, env_id))
-        check_env_kwargs(env_kwargs or {}, names, taker, env_id)
+        own = as_arguments(env_kwargs)
+        check_env_kwargs(own, names, taker, env_id)
         self.options = self.options_class(**options)
         self.seed = check_count("seed", seed, 0)
         self.num_envs = check_count("num_envs", num_envs)
         self.workers = RolloutWorkers()
         self.begin()
         self.env_id = env_id
-        self.env_kwargs = repeatable(dict(env_kwargs or {}))
+        self.env_kwargs = repeatable(own)
         first = self.workers.rank == 0
-        self.verbose = verbose if first else 0
+        self.verbose = check_count("verbose", verbose, 0) if first else 0
+        if not isinstance(tensorboard_log, (str, Path, NoneType)):
+            raise TypeError(f"tensorboard_log must be a folder's name or None, got {tensorboard_log!r:.80}")
         self.tensorboard_log = tensorboard_log if first else None
         if level == "token" and self.env_kwargs.get("prior_coef"):
             raise ValueError(

@@ -23,7 +23,7 @@ from cola_agents.decoding.static import DeviceAct, Draw
 from cola_agents.decoding.transfer import to_device, to_host
 from cola_agents.model.sampling import sample
 from cola_agents.rl.rollout import Episode, Rollout, side_by_side
-from cola_envs.checks import check_seeds
+from cola_envs.checks import check_list, check_seeds
 from cola_envs.episodes import Episodes
 from cola_envs.order import check_prompts
 from cola_envs.spaces import widths
@@ -125,7 +125,8 @@ def collect(
         a :class:`Rollout` of N episodes, in the order of their seeds.
 
     Raises:
-        TypeError: for something other than Episodes, or a third party's session in which no policy can act.
+        TypeError: for something other than Episodes, a single seed, or a third party's session in which no
+            policy can act.
         ValueError: for an empty ``seeds``, a seed that is no integer >= 0, another number of problem seeds,
             or a task that gives two prompts for one problem seed.
         FloatingPointError: for policy logits that are not finite, naming row, step and token.
@@ -137,6 +138,7 @@ def collect(
         )
     if seeds is None:
         seeds = np.random.default_rng().integers(2**53, size=episodes.num_rows).tolist()
+    seeds = check_list("seeds", seeds, "a list with a seed for each episode")
     seeds = check_seeds("seeds", seeds, len(seeds))
     given: list[int | None] = [None] * len(seeds)
     if problem_seeds is not None:

@@ -84,8 +84,9 @@ class AgentOptions:
             )
         if self.warmup is not None and self.warmup < 0:
             raise ValueError(f"warmup is a number of gradient steps, 0 or more, got {self.warmup}")
-        if self.kl_coef < 0 or self.entropy_coef < 0:
-            raise ValueError(f"kl_coef and entropy_coef must not be negative, got {self}")
+        for name in ("kl_coef", "entropy_coef"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         self._one_of("kl_in", "loss", "reward")
         self._one_of("kl_estimator", "exact", "k1", "k3", None)
         self._one_of("loss_mean", "token", "sequence")

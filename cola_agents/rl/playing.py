@@ -109,9 +109,10 @@ class PlayingMixin:
             return actions_for(self.actor, observation, self._predictions, drawing), state
 
     def policy_for(self, env: Any) -> PolicyFor:
-        """The policy as a function of observations, for an environment of ``gym.make`` or ``gym.make_vec``.
+        """The policy as a function for an environment of ``gym.make`` or ``gym.make_vec``.
 
-        ``action = policy(observation)`` is an int, or an array [N] for a vector environment. Actions are
+        ``action = policy(observation)`` is an int, or an array [N] for a vector environment. It reads the
+        episodes from the environment itself, and not the observation, which may be left out. Actions are
         drawn with the agent's sampling options; ``policy(observation, deterministic=True)`` takes the
         likeliest.
 
@@ -122,7 +123,7 @@ class PlayingMixin:
             TypeError: for an environment of another package.
             ValueError: for an environment over another model, or of the other action level.
         """
-        inner = env.unwrapped
+        inner = getattr(env, "unwrapped", None)
         if not isinstance(inner, (CoLAEnv, CoLAVectorEnv)):
             raise TypeError(f"policy_for takes an environment of cola_envs, got {env!r}")
         own, given = self._frozen, inner.episodes.backbone

@@ -55,6 +55,12 @@ class SavingMixin:
         """Whether the last update was interrupted between its gradient steps."""
         return self.optimiser.steps != self._finished_steps
 
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError(
+            f"a {type(self).__name__} is neither pickled nor copied: save(folder) writes it, and "
+            f"{type(self).__name__}.load(folder) makes as many of it as you like"
+        )
+
     def save(self, path: str | Path) -> Path:
         """Save the agent into a folder: weights (safetensors), optimiser, options, history.
 

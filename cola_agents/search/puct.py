@@ -124,7 +124,8 @@ def running_states(episodes: Episodes, rows: Sequence[int]) -> list[State]:
     """
     for row in check_rows(rows, episodes.num_rows):
         if not episodes.running(row):
-            raise ResetNeeded(f"there is nothing to search in row {row}: its episode is over")
+            has = "has not begun: reset it" if episodes.seed(row) is None else "is over: reset it, or restore"
+            raise ResetNeeded(f"there is nothing to search in row {row}: its episode {has} first")
     return [episodes.snapshot(row) for row in rows]
 
 
@@ -355,7 +356,7 @@ class _PUCT:
         self.episodes.restore(rows, [step.last_state for step in steps.values()])
         before = [len(self.episodes.tokens(row)) for row in rows]
         if self.player is None:
-            evaluation = Evaluation(*self.evaluate(rows))
+            evaluation = _evaluation(self.evaluate(rows))
         else:
             evaluation = prior_evaluation(self.player.score(rows))
         _, state_values = self._checked(evaluation, len(rows))
@@ -376,7 +377,7 @@ class _PUCT:
             return
         before = [len(self.episodes.tokens(row)) for row in rows]
         tokens = self._code_tokens(rows)
-        evaluation = Evaluation(*self.evaluate(rows))
+        evaluation = _evaluation(self.evaluate(rows))
         self._expand(paths, evaluation, tokens)
         for i, (tree, path) in enumerate(paths.items()):
             self.new_tokens[tree] += len(self.episodes.tokens(rows[i])) - before[i]
@@ -529,6 +530,15 @@ class _PUCT:
             # Edges come by falling prior, and the last of equals is taken.
             edge = int(np.lexsort((-np.arange(len(visits)), means, visits))[-1])
             node = int(self.forest.child[tree, node, edge])
+
+
+def _evaluation(given: object) -> Evaluation:
+    """What an evaluator returned; TypeError for anything but a tuple of an Evaluation's fields."""
+    if not isinstance(given, tuple) or not 2 <= len(given) <= len(Evaluation._fields):
+        raise TypeError(
+            f"an evaluator must return an Evaluation, or a tuple of prior and value, got {given!r:.80}"
+        )
+    return Evaluation(*given)
 
 
 def forwarded_since(before: int | None, episodes: Episodes) -> int | None:

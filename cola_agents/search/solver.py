@@ -16,6 +16,7 @@ from cola_agents.search.mcts_q import MCTSQConfig, mcts_q
 from cola_agents.search.playout import Judge, checked_logits
 from cola_agents.search.puct import search
 from cola_agents.search.q import QFunction, q_evaluator
+from cola_envs.checks import check_count, check_list
 from cola_envs.episodes import Episodes
 from cola_envs.seeds import derived_seed
 
@@ -106,7 +107,10 @@ class MCTS:
         env_kwargs: Mapping[str, Any] | None = None,
         **direct: Any,
     ) -> None:
-        config = config or SearchConfig()
+        config = SearchConfig() if config is None else config
+        if not isinstance(config, (SearchConfig, MCTSQConfig)):
+            raise TypeError(f"config must be a SearchConfig or an MCTSQConfig, got {config!r:.80}")
+        num_trees = check_count("num_trees", num_trees)
         given = environment_arguments(env_kwargs, direct, "MCTS")
         check_search(config, q=q, judge=judge, evaluate=evaluate, leaves=leaves)
         if isinstance(env, Episodes):
@@ -147,10 +151,11 @@ class MCTS:
         problems so far, marked ``interrupted``; where there are none yet, KeyboardInterrupt is raised.
 
         Raises:
+            TypeError: for a single seed.
             ValueError: without seeds, or where the number of problem seeds differs.
             Exception: as the search; ``error.partial_result`` is the result of the problems so far.
         """
-        seeds = list(seeds)
+        seeds = check_list("seeds", seeds, "a list with the seed of each problem")
         if not seeds:
             raise ValueError("there is nothing to solve: give a seed for each problem")
         problems = seeds if problem_seeds is None else list(problem_seeds)

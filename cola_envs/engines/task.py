@@ -208,7 +208,7 @@ class EngineTask:
     def check_state(self, state: object) -> None:
         """Refuse what is no snapshot (TypeError) and a snapshot of another task (ValueError)."""
         if not isinstance(state, _Row):
-            raise TypeError(f"restore takes what snapshot returned, got {state!r:.80}")
+            raise TypeError(f"restore takes what snapshot of the same task returned, got {state!r:.80}")
         if state.task != type(self).__name__:
             raise foreign_state(state.task, type(self).__name__)
 

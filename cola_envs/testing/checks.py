@@ -44,9 +44,15 @@ def check_task(
         texts: segments that an agent might write; include correct ones to check their reward.
         seeds: of the problems.
 
+    Warns:
+        UserWarning: where every episode is done at its first turn and has a text behind it.
+
     Raises:
         AssertionError: with the requirement that the task does not meet.
+        TypeError: for a task object in place of its class, or a function that makes one.
     """
+    if not callable(factory):
+        raise TypeError(f"check_task takes a task's class, or a function that makes one, got {factory!r:.80}")
     rows = list(range(len(seeds)))
     tasks = EachRow(factory, len(rows))
     global_states = random.getstate(), pickle.dumps(np.random.get_state())
@@ -69,6 +75,13 @@ def check_task(
     ):
         played = [_play(tasks, row, seed, texts) for row, seed in zip(rows, seeds, strict=True)]
         assert _equal(played, alone), f"a task played differently {problem}"
+    if all(len(episode) == 2 and episode[1].done and episode[1].text for episode in alone):
+        warnings.warn(
+            "every episode was done at its first turn, and yet the task wrote a text behind it, which no "
+            "agent answers: Turn.done is True by default; give done=False where the episode goes on",
+            UserWarning,
+            stacklevel=2,
+        )
     _check_interleaved(tasks, alone, texts, seeds)
     for episode, seed in zip(alone, seeds, strict=True):
         _check_replays(factory, episode, texts, seed)
@@ -114,19 +127,21 @@ def _play(
     """Play one episode and check it; return its prompt and turns."""
     prompt = tasks.reset([row], [np.random.default_rng([seed, 1])])[0]
     assert prompt and isinstance(prompt, str), f"reset must return a non-empty str, got {prompt!r}"  # noqa: PT018 (one message)
-    infos = [_allowed(checked_fields, tasks.info(row), "task.info")]
+    fields = partial(checked_fields, name="task.info")
+    infos = [_allowed(fields, tasks.info(row), where=f"problem {seed} at its start")]
     turns = _play_on(tasks, texts, row)
-    infos += [_allowed(checked_fields, tasks.info(row), "task.info"), *(turn.info for turn in turns)]
+    infos.append(_allowed(fields, tasks.info(row), where=f"problem {seed} at its end"))
+    infos += [turn.info for turn in turns]
     if kinds is not None:
         for info in infos:
             kinds.see(info)
     return [prompt, *turns]
 
 
-def _allowed(check: Callable[[object, str], T], value: object, name: str) -> T:
+def _allowed(check: Callable[..., T], value: object, where: str) -> T:
     """The result of ``check``; its TypeError or ValueError becomes an AssertionError."""
     try:
-        return check(value, name)
+        return check(value, where=where)
     except (TypeError, ValueError) as error:
         raise AssertionError(str(error)) from error
 

@@ -56,11 +56,12 @@ def hold(path: Path, kind: Any, *, with_child: bool = False) -> int:
 
     def run() -> None:
         with one_writer(path, kind):
-            if with_child and os.fork() == 0:  # lives on without its parent, as a worker process may
-                time.sleep(60)
+            parent = bool(os.fork()) if with_child else True
+            if parent is not with_child:  # with a child it tells, once it has let go of the lock
+                os.write(told, b"1")
+            time.sleep(60)  # a child lives on without its parent, as a worker process may
+            if not parent:
                 os._exit(0)
-            os.write(told, b"1")
-            time.sleep(60)
 
     child = forked(run)
     os.read(ready, 1)
@@ -430,3 +431,9 @@ def test_a_folder_is_written_where_a_link_leads(tmp_path, there) -> None:
     assert link.is_symlink()
     assert (target / "weights").read_text() == "1"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["big", "disk", "link", "weights"]
+
+
+def test_a_folder_where_nothing_can_be_made_ends_the_tries():
+    """/proc answers that it does not exist, for good."""
+    with pytest.raises(FileNotFoundError), one_writer("/proc/agent"):
+        pass

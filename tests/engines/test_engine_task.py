@@ -154,7 +154,7 @@ def test_a_snapshot_goes_into_any_row_and_a_finished_one_stays_finished(pool: En
     other.restore(1, other.snapshot(2))
     with pytest.raises(RuntimeError, match="the game in row 1 is over"):
         other.step([1], ["add 1\n"])
-    with pytest.raises(TypeError, match="restore takes what snapshot returned"):
+    with pytest.raises(TypeError, match="restore takes what snapshot of the same task returned"):
         other.restore(0, ("game 10",))
 
 

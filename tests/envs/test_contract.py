@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from gymnasium.error import ResetNeeded
 
-from cola_envs import EachRow, Episodes, Turn
+from cola_envs import EachRow, Episodes, TaskBatch, Turn
 from cola_envs.contract import LONGEST_ERROR, failed_turn, finite_number, one_line
 from cola_envs.tasks.thinking import ThinkingPrompt
 from cola_envs.testing import FakeBackbone
@@ -53,6 +54,8 @@ BAD = [
     (Turn(info=[("a", 1)]), TypeError, "Turn.info"),  # type: ignore[arg-type]
     (Turn(info={1: "a"}), TypeError, "Turn.info .* strings as keys, got 1"),  # type: ignore[dict-item]
     (Turn(info={"success": "no"}), TypeError, r"Turn.info\['success'\] in row 1 .* got 'no'"),
+    (Turn(done=False, info={"text": "a"}), ValueError, "Turn.info in row 1 .* a field 'text'"),
+    (Turn(info={"num_tokens": 3}), ValueError, "a field 'num_tokens', which the episode writes itself"),
 ]
 
 
@@ -166,7 +169,7 @@ def test_prompts_that_are_no_texts_are_refused_always(prompts: Any, on_task_erro
         episodes.reset([0, 1], [3, 4])
 
 
-@pytest.mark.parametrize("info", [None, [1], {1: 2}, "a"])
+@pytest.mark.parametrize("info", [None, [1], {1: 2}, "a", {"success": "maybe"}])
 def test_fields_that_are_no_dict_are_refused_at_reset(info: Any) -> None:
     class Odd(Copy):
         def reset(self, rng: np.random.Generator) -> str:
@@ -176,7 +179,7 @@ def test_fields_that_are_no_dict_are_refused_at_reset(info: Any) -> None:
 
     episodes = make(Odd)
     episodes.reset([0], [4])
-    with pytest.raises(TypeError, match=r"task.info in row 0 \(problem seed 4\)"):
+    with pytest.raises(TypeError, match=r"task.info.* in row 0 \(problem seed 4\)"):
         episodes.reset_infos([0])
 
 
@@ -239,3 +242,53 @@ def test_a_wrapped_task_keeps_the_contract_too(answer: Any, message: str) -> Non
     task.reset(np.random.default_rng(0))
     with pytest.raises(TypeError, match=message):
         task.step("x")
+
+
+class Batch(TaskBatch):
+    """Answers every row with an exception, in the list of turns."""
+
+    stop = (".",)
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+
+    def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[str]:
+        return ["Story:"] * len(rows)
+
+    def step(self, rows: Sequence[int], texts: Sequence[str]) -> list[Any]:
+        return [Turn(reward=1.0) if row == 0 else KeyError("gone") for row in rows]
+
+    def info(self, row: int) -> dict[str, object]:
+        return {}
+
+
+def test_an_exception_among_the_turns_is_raised_or_cuts_its_row_as_asked() -> None:
+    for way in ("raise", "truncate"):
+        backbone = FakeBackbone("token")
+        episodes = Episodes(backbone, Batch(2), num_rows=2, max_tokens=9, on_task_error=way)  # type: ignore[arg-type]
+        episodes.reset([0, 1], [0, 1])
+        (stop,) = backbone.tokenizer.encode(".")
+        if way == "raise":
+            with pytest.raises(KeyError, match="gone") as raised:
+                episodes.step([0, 1], [stop] * 2)
+            assert raised.value.__notes__ == ["returned by task.step for row 1 (problem seed 1)"]
+        else:
+            _, rewards, _, truncated, infos = episodes.step([0, 1], [stop] * 2)
+            assert (rewards.tolist(), truncated.tolist()) == ([1.0, 0.0], [False, True])
+            assert infos[1]["error"] == "KeyError: 'gone'"
+
+
+def test_an_error_of_a_reset_names_the_first_rows_and_their_problems() -> None:
+    class Broken(Copy):
+        def reset(self, rng: np.random.Generator) -> str:
+            raise KeyError("gone")
+
+    episodes = make(Broken, num_rows=6)
+    with pytest.raises(KeyError) as raised:
+        episodes.reset([0, 1], [5, 6])
+    assert raised.value.__notes__ == [
+        "raised by task.reset for row 0 (problem seed 5), row 1 (problem seed 6)"
+    ]
+    with pytest.raises(KeyError) as raised:
+        episodes.reset(range(6), range(6))
+    assert raised.value.__notes__[0].endswith("row 3 (problem seed 3) and 2 other rows")

@@ -534,7 +534,7 @@ def test_a_state_of_another_task_is_refused_by_name_before_anything_is_lost(fact
         episodes.reset([0], [0])
     with pytest.raises(ValueError, match=f"the state is of {factory.__name__}, and here it is Talk: restore"):
         here.restore([0], [there.snapshot(0)])
-    with pytest.raises(TypeError, match="restore takes what snapshot returned, got 1"):
+    with pytest.raises(TypeError, match="restore takes what snapshot of the same task returned, got 1"):
         here.restore([0], [dataclasses.replace(there.snapshot(0), task=1)])
     write(here, "a")
 
@@ -821,3 +821,15 @@ def test_a_newline_that_is_a_token_of_its_own_is_an_empty_command() -> None:
     env.reset(seed=0)
     *_, info = env.step(11)
     assert (info["command"], info["valid"], info["commands"]) == ("", False, 1)
+
+
+def test_a_state_of_the_other_level_is_refused() -> None:
+    """Its actions would be taken for ids of tokens."""
+    there, here = make(Copy, level="latent"), make(Copy)
+    for episodes in (there, here):
+        episodes.reset([0], [0])
+    with pytest.raises(
+        ValueError, match=r"the state's actions are of the latent level, .* of the token level"
+    ):
+        here.restore([0], [there.snapshot(0)])
+    here.restore([0], [dataclasses.replace(there.snapshot(0), level="")])  # of an earlier version

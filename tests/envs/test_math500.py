@@ -118,7 +118,7 @@ def test_a_restored_row_has_its_problem_again():
     for where in (task, other):
         where.restore(1, pickle.loads(pickle.dumps(state)))
         assert where.info(1) == info
-    with pytest.raises(TypeError, match="restore takes what snapshot returned"):
+    with pytest.raises(TypeError, match="restore takes what snapshot of the same task returned"):
         task.restore(0, 10**9)
 
 

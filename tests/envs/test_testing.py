@@ -109,7 +109,6 @@ class AtReset(Copy):
         typed(None, None),
         typed(np.zeros(2), np.ones(2)),
         typed({"a": 1}, {"b": ""}),
-        typed(1, 2, field="num_tokens"),
     ],
 )
 def test_fields_of_one_type_pass(factory: Any) -> None:
@@ -130,6 +129,7 @@ def test_fields_of_one_type_pass(factory: Any) -> None:
         (typed(1, 2**63), "too large"),
         (typed(1, "", field="success"), "success"),
         (typed("1", "1", field="num_tokens"), "num_tokens"),
+        (typed(1, 2, field="num_tokens"), "the episode writes itself"),
         (typed({}, {}, field="final_info"), "Gymnasium writes"),
         (type("Masked", (Copy,), {"step": lambda self, text: Turn(info={"a": 1, "_a": 1})}), "_a"),
         (AtReset, r"info\['digit'\]"),
@@ -260,3 +260,14 @@ def test_outcomes_are_the_distribution_that_decode_draws_from() -> None:
     for token, count in counts.items():
         assert count / 1000 == pytest.approx(np.exp(table[token]), abs=2e-3)
     assert session.decode([0], np.array([3])).tokens[0][0] == ids[0, 0, 0]
+
+
+def test_a_text_behind_turns_that_all_end_their_episode_is_warned_of() -> None:
+    asks = type("Asks", (Copy,), {"step": lambda self, text: Turn(text=" And your age?")})
+    with pytest.warns(UserWarning, match="Turn.done is True by default"):
+        check_task(asks)
+
+
+def test_what_makes_no_task_is_refused() -> None:
+    with pytest.raises(TypeError, match="check_task takes a task's class"):
+        check_task(Copy())  # type: ignore[arg-type]

@@ -608,3 +608,14 @@ def test_closing_closes_the_tasks_once() -> None:
     env.close()
     env.close()
     assert len(closed) == 3
+
+
+def test_single_states_and_rows_are_refused_where_lists_are_taken() -> None:
+    env = make(2).unwrapped
+    env.reset(seed=0)
+    (state, _) = env.snapshot()
+    with pytest.raises(TypeError, match="states must be a list with a state"):
+        env.restore(state)
+    with pytest.raises(TypeError, match="rows must be a list of rows, or None for all, got 0"):
+        env.snapshot(0)
+    assert len(env.snapshot([1, 1])) == 2

@@ -1,9 +1,13 @@
 """A trained agent in Gymnasium's own loop, and what the loop can be filmed with."""
 
+import copy
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import RenderCollection
 
 from cola_agents import GRPO, SB3VecEnv
@@ -86,3 +90,39 @@ def test_a_policy_over_the_agents_own_tokens_keeps_no_states_of_earlier_weights(
         fresh = agent.policy_for(other)._logits([0])
         np.testing.assert_allclose(policy._logits([0]).detach(), fresh.detach(), atol=1e-4)
         assert abs(before - fresh).max() > 1e-2, "the weights changed"
+
+
+def test_a_policy_asks_for_a_reset_before_it_acts():
+    agent = GRPO(TASK, num_envs=2)
+    env = gym.make(TASK, max_tokens=4)
+    policy = agent.policy_for(env)
+    with pytest.raises(ResetNeeded, match=r"row 0 .* call env.reset\(\) first"):
+        policy(None)
+    env.reset(seed=0)
+    assert 0 <= policy() < 64
+    for nothing in (None, "CoLA-Arithmetic-v0"):
+        with pytest.raises(TypeError, match="policy_for takes an environment of cola_envs"):
+            agent.policy_for(nothing)
+
+
+def test_an_agent_is_neither_pickled_nor_copied():
+    agent = GRPO(TASK, num_envs=2)
+    for way in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"a GRPO is neither pickled nor copied: save\(folder\)"):
+            way(agent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"env_kwargs": [1]}, r"env_kwargs must be a dict of the environment's arguments, got \[1\]"),
+        ({"env_kwargs": {1: 2}}, "env_kwargs must be a dict"),
+        ({"verbose": "x"}, "verbose must be an integer, got 'x'"),
+        ({"tensorboard_log": 3}, "tensorboard_log must be a folder's name or None, got 3"),
+        ({"tokenizer": 3}, "tokenizer= takes a tokenizer of transformers, .* got 3"),
+        ({"kl_coef": -1.0}, "^kl_coef must not be negative, got -1.0$"),
+    ],
+)
+def test_arguments_that_an_agent_cannot_use_are_named_with_what_came(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        GRPO(TASK, num_envs=2, **arguments)

@@ -534,3 +534,13 @@ def test_numbers_of_numpy_are_taken_and_kept_as_pythons() -> None:
     config = SearchConfig(simulations=np.int64(8), discount=np.float32(0.5))  # type: ignore[arg-type]
     assert (type(config.simulations), type(config.discount)) == (int, float)
     assert config == SearchConfig(simulations=8, discount=0.5)
+
+
+def test_an_evaluator_that_returns_something_else_is_refused_with_what_came() -> None:
+    episodes = Episodes(FakeBackbone("token"), EachRow(Bandit, 1), num_rows=1, max_tokens=1)
+    with pytest.raises(ResetNeeded, match="its episode has not begun: reset it"):
+        search(episodes, [0], lambda rows: None)  # type: ignore[arg-type,return-value]
+    episodes.reset([0], [0])
+    for given in (None, (1.0,), [1.0, 2.0]):
+        with pytest.raises(TypeError, match="an evaluator must return an Evaluation, or a tuple"):
+            search(episodes, [0], lambda rows, given=given: given)  # type: ignore[misc]
