@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
-from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
+from cola_agents.commands.model_options import MODEL_HELP, add_model_options, add_prompt_settings, pop_loading
 from cola_agents.commands.settings import check_out, settings
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, named_task, saved_agent, task_of_agent
 from cola_agents.common.files import write_json
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         description="Plays episodes of a task and prints a table of the scores.",
     )
     parser.add_argument("--task", help=f"{TASK_HELP}; by default the agent's")
-    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    parser.add_argument("--model", help=MODEL_HELP)
     add_agent(parser, "folder of a saved agent, instead of --model")
     parser.add_argument("--problems", help="local JSONL of problems, for the Math500 and GSM8K ids")
     parser.add_argument("--tokenizer", help="folder or hub id; by default the model's")
@@ -84,12 +84,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     task, env_kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
     add_prompt_settings(arguments, env_kwargs)
     loading = pop_loading(arguments, env_kwargs)
-    agent = None
+    agent, model = None, arguments.model
     if arguments.agent is not None:
+        if model is not None:  # where the agent's model is now
+            loading["model"], model = model, None
         agent = saved_agent(arguments.agent, env_kwargs, arguments.algo, **loading)
         loading = {}
     options = {
-        "model": arguments.model,
+        "model": model,
         "agent": agent,
         "tokenizer": arguments.tokenizer,
         "episodes": arguments.episodes,

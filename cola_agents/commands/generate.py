@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
-from cola_agents.commands.model_options import add_model_options
+from cola_agents.commands.model_options import MODEL_HELP, add_model_options
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, played_by
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="problem i has seed + i")
     parser.add_argument("--num-envs", type=int, default=64, help="rows that play in parallel")
-    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    parser.add_argument("--model", help=MODEL_HELP)
     add_agent(parser, "folder of a saved agent, instead of --model")
     parser.add_argument("--split", help="one of the task's; by default the one to train on")
     add_model_options(parser)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 #: Options that are keyword arguments of ``gym.make`` and of ``Agent``, and that ``--env`` takes too.
 _LOADING = ("device", "dtype")
 _PROMPTS = ("prompt_format", "system", "shots")
+#: Of ``--model`` in commands that also take a saved agent.
+MODEL_HELP = "folder or hub id; by default the bundled model; beside --agent, where its model was moved to"
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, prompts: bool = True, agents: bool = True) -> None:

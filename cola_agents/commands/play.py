@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from cola_agents.commands import Commands
-from cola_agents.commands.model_options import add_model_options
+from cola_agents.commands.model_options import MODEL_HELP, add_model_options
 from cola_agents.commands.tasks import TASK_HELP, add_agent, add_env, played_by
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--codes", action="store_true", help="choose codes, from a table of what each would say next"
     )
-    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    parser.add_argument("--model", help=MODEL_HELP)
     add_agent(parser, "folder of a saved agent to watch; with --codes, show its policy")
     parser.add_argument(
         "--browser", action="store_true", help="play on a local page that shows continuations and steps back"

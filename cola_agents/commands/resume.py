@@ -20,6 +20,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("resume", help="continue a run of `cola train` exactly")
     parser.add_argument("run_folder", metavar="run", type=Path, help="its --out folder")
     parser.add_argument("--task", help="module:Class, if the task is your own")
+    parser.add_argument("--model", help="folder or hub id of its model, if that was moved")
     parser.add_argument(
         "--algo", "--algorithm", type=algorithm_name, help=f"if the algorithm is your own: {OWN_ALGO_HELP}"
     )
@@ -42,7 +43,8 @@ def _resume(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{out} holds no run of `cola train`: there is no {SETTINGS} in it{hint}")
     with writing(out):
         settings = read_settings(out)
-        agent = load_playing(out, own_task(arguments.task, "a run"), arguments.algo)
+        moved = {} if arguments.model is None else {"model": arguments.model}
+        agent = load_playing(out, own_task(arguments.task, "a run"), arguments.algo, **moved)
         if arguments.timesteps is not None:
             if agent.num_timesteps >= arguments.timesteps:
                 agent.close()

@@ -180,7 +180,7 @@ def saved_agent(folder: Path, env_kwargs: JsonObject, algo: str | None = None, *
         env_kwargs: of the command; those in them that the folder could not hold (a ``task``) are passed to
             the agent.
         algo: the value of ``--algo``.
-        loading: ``device``, ``dtype`` where they replace the agent's own.
+        loading: ``device``, ``dtype``, ``model`` where they replace the agent's own.
 
     Raises:
         ValueError: where the command gives some of what the folder could not hold, but not all.
@@ -216,8 +216,10 @@ def played_by(arguments: argparse.Namespace) -> tuple[str, JsonObject, AgentFold
     The command has the options of :func:`add_agent`, :func:`add_env` and ``add_model_options``, and
     ``--task``, ``--model`` and ``--split``.
 
+    A model beside an agent says where the agent's is now.
+
     Raises:
-        ValueError: for a model beside an agent, and as the functions that read these options do.
+        ValueError: as the functions that read these options do.
     """
     task, kwargs = named_task(task_of_agent(arguments.task, arguments.agent), arguments.env)
     add_given(arguments, kwargs, "model", "split")
@@ -226,5 +228,5 @@ def played_by(arguments: argparse.Namespace) -> tuple[str, JsonObject, AgentFold
     if arguments.agent is None:
         return task, kwargs | loading, None
     if "model" in kwargs:
-        raise ValueError("give --model or --agent, not both: an agent knows its model")
+        loading["model"] = kwargs.pop("model")
     return task, kwargs, saved_agent(arguments.agent, kwargs, arguments.algo, **loading)

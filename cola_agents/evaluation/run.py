@@ -138,7 +138,8 @@ def evaluate(
 
     Args:
         task: an environment id.
-        model, tokenizer: as in ``gym.make``.
+        model, tokenizer: as in ``gym.make``; ``model`` beside the folder of an agent says where its model is
+            now.
         agent: in place of a model, a trained agent or the folder that it was saved to, which is loaded when
             all arguments were checked.
         episodes: how many problems, at most those of a finite set; None for each problem of such a set once,
@@ -187,11 +188,12 @@ def evaluate(
             )
     given = {"device": env_kwargs.pop("device", device), "dtype": env_kwargs.pop("dtype", dtype)}
     loading = {name: value for name, value in given.items() if value is not None}
-    for name, value in (("model", model), ("tokenizer", tokenizer)):
-        if agent is not None and value is not None:
-            raise ValueError(
-                f"give {name}= (--{name}) or agent= (--agent), not both: an agent knows its {name}"
-            )
+    if agent is not None and tokenizer is not None:
+        raise ValueError(
+            "give tokenizer= (--tokenizer) or agent= (--agent), not both: an agent knows its own"
+        )
+    if agent is not None and model is not None:
+        loading["model"], model = model, None
     if isinstance(agent, (Agent, AgentFolder)) and loading:
         raise ValueError(
             f"this agent is loaded already, and {', '.join(loading)} cannot change it: leave it out, or give "

@@ -42,7 +42,7 @@ from cola_agents.rl.options import AgentOptions, listed
 from cola_agents.rl.playing import PlayingMixin, level_of
 from cola_agents.rl.policy import TrainedPolicy
 from cola_agents.rl.records import Idle, batch_figures
-from cola_agents.rl.restoring import SavingMixin
+from cola_agents.rl.restoring import SavingMixin, place_of
 from cola_agents.rl.rollout import Rollout
 from cola_agents.rl.rows import check_rows
 from cola_agents.rl.saver import Saver
@@ -146,8 +146,8 @@ class Agent(PlayingMixin, SavingMixin, ABC):
             check_rows(env_id, **self.env_kwargs)  # before the weights, which take longer
         #: The constructor arguments that name the model; None for a model or tokenizer object.
         self.source: dict[str, str | None] = {
-            "model": str(model) if isinstance(model, (str, Path)) else None,
-            "tokenizer": str(tokenizer) if isinstance(tokenizer, (str, Path)) else None,
+            "model": place_of(model),
+            "tokenizer": place_of(tokenizer),
             "device": device,
             "dtype": dtype,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Collection
 from contextlib import suppress
@@ -24,6 +25,8 @@ from cola_envs.episodes import Episodes
 
 #: Environment arguments that name code to call: they are never read from a saved agent's file.
 CODE = ("builder", "task")
+#: What may be given by the name of a folder.
+_PLACES = ("model", "tokenizer")
 
 
 class SavingMixin:
@@ -96,7 +99,11 @@ class SavingMixin:
         if self.workers.rank == 0:  # nothing is exchanged: a callback of the first process may save
             trained, unchanged = self.actor.trained(), self._unchanged()
             weights = {name: p.detach().contiguous() for name, p in trained.items() if name not in unchanged}
-            description = {**self._description(), "unchanged": sorted(unchanged)}
+            description = {
+                **self._description(),
+                "unchanged": sorted(unchanged),
+                "beside": self._beside(path),
+            }
             left_out = [name for name in description["env_kwargs_not_saved"] if name not in CODE]
             if left_out:
                 warnings.warn(
@@ -155,6 +162,14 @@ class SavingMixin:
             "num_updates": self.num_updates,
         }
 
+    def _beside(self, path: Path) -> dict[str, str]:
+        """Where the model and the tokenizer are, as seen from the agent's folder, if they are folders."""
+        return {
+            name: Path(os.path.relpath(place, path.resolve())).as_posix()
+            for name in _PLACES
+            if (place := self.source[name]) is not None and Path(place).is_dir()
+        }
+
     @classmethod
     def load(cls, path: str | Path, **changed: Any) -> Self:
         """Load an agent that :meth:`save` wrote; its training continues exactly where it stopped.
@@ -164,12 +179,13 @@ class SavingMixin:
 
         Args:
             path: the folder.
-            changed: constructor arguments to replace: ``model=`` if a model object was passed,
-                ``env_kwargs=`` if they held something that JSON cannot (a task class, say), options such as
+            changed: constructor arguments to replace: ``model=`` if a model object was passed, or where the
+                model's folder was moved to (one that was moved together with the agent's is found);
+                ``env_kwargs=`` if they held something that JSON cannot (a task class, say); options such as
                 ``lr=`` and ``kl_coef=``, which apply from the next update on.
 
         Raises:
-            FileNotFoundError: if there is no saved agent.
+            FileNotFoundError: if there is no saved agent, or the folder of its model is not there any more.
             DamagedError: a ValueError, if no save is whole; it names the damaged file.
             ValueError: for an agent of another class, or a model other than the one it was trained over.
         """
@@ -241,8 +257,36 @@ def saved_arguments(read: SavedAgent, name: str, changed: dict[str, Any]) -> dic
     if saved["agent"] != name:
         raise ValueError(f"{path} holds a {saved['agent']}: load it with {saved['agent']}.load")
     check_given_again(path, saved, changed)
-    kept = ("env_id", "num_envs", "seed", "model", "tokenizer", "device", "dtype", "env_kwargs")
-    return {**{key: saved[key] for key in kept}, **saved["options"], **changed}
+    kept = ("env_id", "num_envs", "seed", "device", "dtype", "env_kwargs")
+    places = {key: _found(path, saved, key) for key in _PLACES if key not in changed}
+    return {**{key: saved[key] for key in kept}, **places, **saved["options"], **changed}
+
+
+def place_of(given: object) -> str | None:
+    """How a model or a tokenizer is named that was given by name: a folder by its whole path."""
+    if not isinstance(given, (str, Path)):
+        return None
+    return str(Path(given).resolve() if Path(given).is_dir() else given)
+
+
+def _found(path: Path, saved: dict[str, Any], name: str) -> str | None:
+    """Where the model or the tokenizer of a saved agent is now.
+
+    Raises:
+        FileNotFoundError: for a folder that was moved alone.
+    """
+    named, beside = saved[name], saved.get("beside", {}).get(name)
+    if beside is None:
+        place: str | None = named
+        return place
+    folders = [Path(os.path.normpath(path.resolve() / beside)), Path(named)]
+    for folder in folders:
+        if folder.is_dir():
+            return str(folder)
+    raise FileNotFoundError(
+        f"{path} was trained over the {name} in {named}, and there is no such folder any more: pass {name}= "
+        f"with where it is now (on the command line --{name})"
+    )
 
 
 def check_given_again(path: Path, saved: dict[str, Any], changed: Collection[str]) -> None:

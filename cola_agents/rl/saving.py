@@ -270,6 +270,9 @@ def read_described(path: Path, name: str) -> Described:
         for field, kind in _FIELDS.items():
             if not isinstance(content[field], kind):
                 raise TypeError(f"{field} is {content[field]!r}")
+        beside = content.get("beside", {})  # earlier versions wrote none
+        if not (isinstance(beside, dict) and all(isinstance(place, str) for place in beside.values())):
+            raise TypeError(f"beside is {beside!r}")
         if is_sealed(content):
             place = Place(**content["history"])
             names = (*content["digests"], place.file)

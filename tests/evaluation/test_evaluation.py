@@ -458,7 +458,7 @@ def test_a_searched_agent_draws_its_play_outs_as_the_agent_does_and_the_report_s
         ({"samples": 0}, "samples must be at least 1"),
         ({"episodes": 0}, "episodes must be at least 1"),
         ({"samples": 2, "greedy": True}, "greedy tries are all alike"),
-        ({"agent": "run", "model": "other"}, "not both"),
+        ({"agent": "run", "tokenizer": "other"}, "not both"),
         ({"random": True, "greedy": True}, "random actions are drawn without a policy"),
         ({"random": True, "agent": "run"}, "random actions are drawn without a policy"),
         ({"q": "no/q"}, "q= values what a search finds, and there is no search"),
