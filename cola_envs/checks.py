@@ -53,17 +53,19 @@ def check_settings(
     check_number("prior_coef", prior_coef)
 
 
-def check_count(name: str, value: object, low: int | None = 1) -> int:
-    """An integer argument, Python's or numpy's, as an int; with ``low`` None of any size.
+def check_count(name: str, value: object, low: int | None = 1, high: int | None = None) -> int:
+    """An integer argument, Python's or numpy's, as an int; with ``low`` and ``high`` None of any size.
 
     Raises:
         WrongType: for anything else, also for True and False.
-        ValueError: for an integer below ``low``.
+        ValueError: for an integer below ``low`` or above ``high``.
     """
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise WrongType(f"{name} must be an integer, got {value!r:.80}")
     if low is not None and value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
+    if high is not None and value > high:
+        raise ValueError(f"{name} must be at most {high}, got {value}")
     return int(value)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+#: The highest seed of a first problem: those of the next ones are counted up from it, in 64 bits.
+HIGHEST_SEED = 2**62
+
 
 def derived_seed(*parts: int, bits: int = 53) -> int:
     """A seed below ``2**bits`` (at most 64 bits) computed from integers >= 0.

@@ -109,7 +109,13 @@ def _of_line(row: object, where: str) -> object:
     if not isinstance(row, dict):
         return row
     if "messages" not in row:
-        return row.get("prompt"), row.get("answer")
+        missing = [key for key in ("prompt", "answer") if key not in row]
+        if missing:
+            raise ValueError(
+                f"{where} has no key {' and no key '.join(missing)}, only {', '.join(row) or 'none'}: "
+                f"a worked example is {_LINE}"
+            )
+        return row["prompt"], row["answer"]
     if "prompt" in row or "answer" in row:
         raise ValueError(f"{where} has messages beside prompt or answer: a worked example is {_LINE}")
     messages = row["messages"]

@@ -39,12 +39,13 @@ def add(commands: Commands) -> None:
 
 def _generate(arguments: argparse.Namespace) -> int:
     from cola_agents.rl.generate import check_tries, first_line, generate
-    from cola_agents.rl.recording import check_begun
+    from cola_agents.rl.recording import check_begun, check_path
     from cola_agents.rl.rows import check_rows
     from cola_envs.build import repeatable
 
     given: Drawing = {} if arguments.temperature is None else {"temperature": arguments.temperature}
     check_tries(arguments.problems, arguments.n, num_envs=arguments.num_envs, seed=arguments.seed, **given)
+    check_path(arguments.out)
     task, kwargs, folder = played_by(arguments)
     policy = None
     drawing: Drawing = {}

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.base_reference import saved_parts
 from cola_agents.model.families import check_family
-from cola_agents.model.loading import load_config, load_model, load_tokenizer
+from cola_agents.model.loading import ADAPTER, ADAPTERS, load_config, load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM
 from cola_agents.model.official import is_official
 from cola_agents.model.reach import reachable
@@ -43,6 +43,14 @@ def load_bundled(name: str = "cola") -> PreTrainedModel:
 
 def _load(path: str, dtype: str) -> PreTrainedModel:
     config = load_config(path)
+    if (Path(path) / ADAPTERS / ADAPTER).is_file():
+        warnings.warn(
+            f"{path} holds adapters of its base in {ADAPTERS}/, for which its policy was cloned, and it is "
+            "loaded without them: merge them with cola_agents.train.adapters.load_adapters(model, folder), "
+            "and give the model, or a folder that it is saved to",
+            UserWarning,
+            stacklevel=4,
+        )
     if is_official(config):
         return CoLAForCausalLM.from_official(path, dtype=dtype)
     check_family(config.get_text_config())
@@ -171,7 +179,8 @@ def check_device(device: str | None) -> None:
         kind = "" if accelerator is None else accelerator.type
         there = [f"{kind}:{index}" for index in range(torch.accelerator.device_count())] if kind else []
         usable = ", ".join(["cpu", *there])
-        raise ValueError(f"device {device!r} cannot be used here: {error}; use one of {usable}") from error
+        why = str(error).partition("\n")[0].partition(". ")[0]  # torch lists all of its operators behind it
+        raise ValueError(f"device {device!r} cannot be used here: {why}; use one of {usable}") from error
 
 
 _KINDS: dict[Level, type[LatentBackbone] | type[TokenBackbone]] = {

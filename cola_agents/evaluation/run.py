@@ -46,6 +46,7 @@ from cola_envs.episodes import Episodes
 from cola_envs.fields import SPLIT
 from cola_envs.jsonl import JsonObject
 from cola_envs.order import order_of
+from cola_envs.seeds import HIGHEST_SEED
 from cola_envs.task import EachRow, Task, TaskBatch
 
 #: Problems of an evaluation by default, and the size up to which a finite set is played whole instead.
@@ -179,7 +180,7 @@ def evaluate(
         raise ValueError(
             "random actions are drawn without a policy: leave out agent= (--agent), greedy and search"
         )
-    seed = check_count("seed", seed, 0)
+    seed = check_count("seed", seed, 0, HIGHEST_SEED)
     env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "evaluate"))
     for name in ("model", "tokenizer"):
         if name in env_kwargs:

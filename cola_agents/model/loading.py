@@ -57,6 +57,8 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=ONE_AT_A_TIME.release,
         after_in_child=ONE_AT_A_TIME.release,
     )
+#: The folder of adapters beside a model whose base is unchanged.
+ADAPTERS = "adapters"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _INSTEAD = "where you trust it, load it with transformers yourself and pass the object as model= (tokenizer=)"
 

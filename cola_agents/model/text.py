@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -11,6 +12,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _PROBE = string.ascii_letters + string.digits
+#: Arguments of transformers' rendering that are no variables of a template, or that the caller sets.
+_NOT_VARIABLES = (
+    *("messages", "conversation", "add_generation_prompt", "continue_final_message", "chat_template"),
+    *("tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("return_assistant_tokens_mask", "tokenizer_kwargs"),
+)
+#: Names in a template that its rendering sets.
+_SET = frozenset({"messages", "add_generation_prompt", "raise_exception", "strftime_now"})
+#: The tags with which transformers extends Jinja.
+_OWN_TAGS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 
 
 class PlainTokenizer:
@@ -91,8 +102,10 @@ class PlainTokenizer:
         """The text of a conversation in the tokenizer's chat template, which runs in Jinja's sandbox.
 
         Raises:
-            ValueError: no template, or one that fails; names the tokenizer.
+            ValueError: no template, one that fails, or a variable that it does not read; names the tokenizer.
         """
+        if chat_template_kwargs:
+            self._check_variables(chat_template_kwargs)
         try:
             return str(
                 self.source.apply_chat_template(
@@ -103,11 +116,40 @@ class PlainTokenizer:
                 )
             )
         except Exception as error:  # a template raises what it likes
-            name = self.source.name_or_path or type(self.source).__name__
             raise ValueError(
-                f"the chat template of {name!r} failed: {type(error).__name__}: {error}; repair it, change "
-                "chat_template_kwargs= or system=, or use prompt_format='plain'"
+                f"the chat template of {self._name!r} failed: {type(error).__name__}: {error}; repair it, "
+                "change chat_template_kwargs= or system=, or use prompt_format='plain'"
             ) from error
+
+    @property
+    def _name(self) -> str:
+        return self.source.name_or_path or type(self.source).__name__
+
+    def _check_variables(self, given: Mapping[str, object]) -> None:
+        """Raise ValueError for a variable that the template does not read, or that is not the caller's."""
+        read = self._template_variables()
+        for name in given:
+            if name in _NOT_VARIABLES:
+                raise ValueError(
+                    f"chat_template_kwargs has {name!r}, which is no variable of a chat template but an "
+                    "argument of its rendering, and set by the environment: leave it out"
+                )
+            if read is not None and name not in read:
+                raise ValueError(
+                    f"chat_template_kwargs has {name!r}, and the chat template of {self._name!r} reads no "
+                    f"such variable; those that it reads are {', '.join(sorted(read - _SET)) or 'none'}"
+                )
+
+    def _template_variables(self) -> frozenset[str] | None:
+        """The variables that the chat template reads; None where it cannot be told, or there is none."""
+        from jinja2 import Environment, TemplateSyntaxError, meta  # here: only templates need it
+
+        try:
+            template = _OWN_TAGS.sub("", self.source.get_chat_template())
+            parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+        except (TemplateSyntaxError, ValueError):  # a broken template, or none
+            return None
+        return frozenset(meta.find_undeclared_variables(parsed))
 
     def ids_with(self, text: str) -> list[int]:
         """The ids of all tokens whose text contains ``text``."""

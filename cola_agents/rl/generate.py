@@ -25,14 +25,22 @@ from cola_agents.common.threads import fitting_threads
 from cola_agents.decoding.backbones import LatentBackbone, TokenBackbone
 from cola_agents.model.sampling import Drawing, distribution
 from cola_agents.rl.collecting import AnyPolicy, InitialPolicy, collect
-from cola_agents.rl.recording import KIND, REPLIES, Recording, check_begun, check_episode, check_header
+from cola_agents.rl.recording import (
+    KIND,
+    REPLIES,
+    Recording,
+    check_begun,
+    check_episode,
+    check_header,
+    check_path,
+)
 from cola_agents.rl.rollout import Episode, Rollout, side_by_side
 from cola_agents.rl.rows import make_rows
 from cola_envs import jsonl
 from cola_envs.build import repeatable
 from cola_envs.checks import check_count, check_number
 from cola_envs.episodes import Episodes
-from cola_envs.seeds import derived_seed
+from cola_envs.seeds import HIGHEST_SEED, derived_seed
 
 #: Fields of ``info`` that are recorded.
 INFO = (
@@ -145,8 +153,8 @@ def generate(
         and, if there were any, the number of episodes that a failing task cut.
 
     Raises:
-        TypeError, ValueError: for an argument that is not allowed, a file of other settings, or one with a
-            damaged line before its last, naming the line; the file is unchanged, or is not made.
+        TypeError, ValueError: for an argument that is not allowed, another name, a file of other settings,
+            or one with a damaged line before its last, naming the line; the file is unchanged, or not made.
         InUseError: if another process writes the file.
         OSError: if the file cannot be written (a full disk, say); whole problems in it stay whole.
     """
@@ -159,6 +167,7 @@ def generate(
         )
     env_kwargs = repeatable(environment_arguments(env_kwargs, direct, "generate"))
     path = Path(path)
+    check_path(path)
     settings = first_line(task, n, seed, drawing, env_kwargs)
     check_begun(path, settings, absent=("top_k", "top_p", "env_kwargs_digests"))
     env = make_rows(task, min(num_envs, problems * n), **env_kwargs)
@@ -224,7 +233,7 @@ def check_tries(
         TypeError, ValueError: for one that is not allowed.
     """
     problems, n = check_count("problems", problems), check_count("n", n)
-    num_envs, seed = check_count("num_envs", num_envs), check_count("seed", seed, 0)
+    num_envs, seed = check_count("num_envs", num_envs), check_count("seed", seed, 0, HIGHEST_SEED)
     temperature, top_p = check_number("temperature", temperature, 0.0), check_number("top_p", top_p)
     top_k = None if top_k is None else check_count("top_k", top_k)
     drawing: Drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}

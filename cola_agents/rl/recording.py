@@ -84,6 +84,17 @@ def _differing(held: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
+def check_path(path: Path) -> None:
+    """Raise ValueError for a name that no reader would take for a recording's, or a folder of that name."""
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ValueError(
+            f"recorded episodes go to a file named *.jsonl or *.jsonl.gz, got {str(path)!r}: by that name "
+            "they are told from plain text"
+        )
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file: give another name")
+
+
 def check_begun(path: Path, about: dict[str, Any], absent: Sequence[str] = ()) -> None:
     """Check some fields of a recording's first line before a model is loaded, which the others need.
 
@@ -106,9 +117,16 @@ def check_begun(path: Path, about: dict[str, Any], absent: Sequence[str] = ()) -
 
 def _refuse(path: Path, held: dict[str, Any], new: dict[str, Any]) -> None:
     if differing := _differing(held, new):
-        raise ValueError(
-            f"{path} was made otherwise ({', '.join(differing)} differ): write to another file, or remove it"
-        )
+        how = "; ".join(_told(name, held.get(name), new.get(name)) for name in differing)
+        raise ValueError(f"{path} was made otherwise ({how}): write to another file, or remove it")
+
+
+def _told(name: str, held: object, new: object) -> str:
+    """The values of a setting there and here; of a dict those that differ."""
+    if isinstance(held, dict) and isinstance(new, dict):
+        keys = [key for key in {**new, **held} if held.get(key) != new.get(key)]
+        return "; ".join(_told(f"{name}[{key!r}]", held.get(key), new.get(key)) for key in keys)
+    return f"{name} is {held!r:.80} there and {new!r:.80} here"
 
 
 class Recording:

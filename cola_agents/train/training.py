@@ -19,7 +19,7 @@ from cola_agents.common.provenance import provenance
 from cola_agents.common.randomness import drawn_from
 from cola_agents.decoding.loading import check_device
 from cola_agents.model.base_reference import REFERENCE
-from cola_agents.model.loading import load_config, load_model, load_tokenizer
+from cola_agents.model.loading import ADAPTERS, load_config, load_model, load_tokenizer
 from cola_agents.model.modeling import CoLAForCausalLM, calibrate_readout
 from cola_agents.model.official import is_official
 from cola_agents.model.reach import reachable
@@ -40,7 +40,7 @@ from cola_agents.train.specs import DataSpec, once, open_data
 from cola_agents.train.world import pretrain_world
 from cola_envs import jsonl
 
-CHECKPOINTS, ADAPTERS = "checkpoints", "adapters"
+CHECKPOINTS = "checkpoints"
 LOG, METRICS, FINISHED = "log.jsonl", "metrics.json", "training.json"
 #: Held-out batches on which a model is measured by default, at most.
 _MEASURED = 12

@@ -111,6 +111,7 @@ def test_an_agents_prompts_are_saved_as_they_were_read(tmp_path) -> None:
     [
         (["--device", "cuda:77"], "device 'cuda:77' cannot be used here: "),
         (["--device", "toaster"], "use one of cpu"),
+        (["--device", "vulkan"], "' backend; use one of cpu"),
         (["--device", "meta"], "tensors there have shapes and no numbers; use one of cpu"),
         (["--dtype", "float33"], "dtype 'float33' is no floating type of a model's weights; use one of"),
         (["--prompt-format", "chat"], "needs a tokenizer with a chat template, and this model's has none"),

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -211,6 +212,8 @@ def test_adapters_are_merged_or_kept(start, tmp_path):
     assert pretrain(*argv, *short, "--out", tmp_path / "kept", "--keep-adapters") == 0
     assert same(tmp_path / "kept", start / "cola")
     assert changed(start / "cola", tmp_path / "merged") == {"base"}
+    with pytest.warns(UserWarning, match="holds adapters of its base in adapters/, .* without them"):
+        gym.make("CoLA-Arithmetic-v0", model=str(tmp_path / "kept"))
     model = CoLAForCausalLM.from_pretrained(tmp_path / "kept")
     load_adapters(model, tmp_path / "kept" / "adapters")
     for name, tensor in weights(tmp_path / "merged").items():

@@ -85,6 +85,11 @@ def no_weights(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         (["generate", "--agent", "ag", "--n", "0", "--out", "s.jsonl"], "n must be at least 1"),
         (["generate", "--agent", "ag", "--seed", "-1", "--out", "s.jsonl"], "seed must be at least 0"),
         (["generate", "--agent", "ag", "--temperature", "-1", "--out", "s.jsonl"], "temperature must be"),
+        (
+            ["generate", *TASK, "--seed", str(2**64), "--out", "s.jsonl"],
+            "seed must be at most 46116860184",
+        ),
+        (["eval", *TASK, "--seed", str(2**63 - 1)], "seed must be at most 46116860184"),
         (["play", "--agent", "ag", "--seed", "-1"], "seed must be at least 0"),
         (["play", TASK[1], "--browser", "--seed", "-1"], "seed must be at least 0"),
         (["look", "--seed", "-1"], "seed must be at least 0"),

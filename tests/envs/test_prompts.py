@@ -197,7 +197,10 @@ def test_shots_are_read_from_a_file(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"line 1 has messages beside prompt or answer"):
         read_shots(path)
     path.write_text('{"prompt": "1", "answer": "a"}\n{"prompt": "2"}\n')
-    with pytest.raises(TypeError, match=r"line 2 must be a pair of texts"):
+    with pytest.raises(ValueError, match=r"line 2 has no key answer, only prompt: a worked example is"):
+        read_shots(path)
+    path.write_text('{"prompt": "1", "answer": null}\n')
+    with pytest.raises(TypeError, match=r"line 1 must be a pair of texts"):
         read_shots(path)
     path.write_text("\n")
     with pytest.raises(ValueError, match=r"shots\.jsonl holds no worked examples"):

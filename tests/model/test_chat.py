@@ -77,6 +77,28 @@ def test_a_variable_of_the_template_is_passed_through() -> None:
     assert text.endswith("<think>assistant:no thoughts")
 
 
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("enable_thinkin", "reads no such variable; those that it reads are .*enable_thinking"),
+        ("x y", "reads no such variable"),
+        ("messages", "no variable of a chat template but an argument of its rendering"),
+        ("tokenize", "leave it out"),
+        ("add_generation_prompt", "leave it out"),
+    ],
+)
+def test_a_variable_that_the_template_does_not_read_is_refused(variable: str, message: str) -> None:
+    """A misspelt switch would be ignored, and the model would think all the same."""
+    ending = "{% if enable_thinking is false %}no thoughts{% endif %}"
+    tokenizer = PlainTokenizer(chat_tokenizer(TEMPLATE + "{% generation %}" + ending + "{% endgeneration %}"))
+    with pytest.raises(ValueError, match=message):
+        tokenizer.chat(
+            [{"role": "user", "content": "hello"}],
+            add_generation_prompt=True,
+            chat_template_kwargs={variable: False},
+        )
+
+
 def test_the_tasks_frame_surrounds_its_prompt() -> None:
     before, behind = ArithmeticTask().plain_frame
     _, info = gym.make("CoLA-Arithmetic-Token-v0", model=make_base(), tokenizer=make_tokenizer()).reset(

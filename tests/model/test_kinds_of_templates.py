@@ -146,8 +146,12 @@ def row(name: str) -> list[str]:
             prompt_format(tokenizer, chat_template_kwargs={"enable_thinking": False})
         return ["by model", "has none", "plain", "stands before the prompt", "is an error"]
     assert usual.marker is not None
-    switched = ChatFormat(tokenizer, chat_template_kwargs={"enable_thinking": False})
-    thinking = "changes nothing" if switched.first("a") == usual.first("a") else "changes the prompt"
+    try:
+        switched = ChatFormat(tokenizer, chat_template_kwargs={"enable_thinking": False}).first("a")
+        assert switched != usual.first("a")
+        thinking = "changes the prompt"
+    except ValueError as error:
+        thinking = "is an error" if "reads no such variable" in str(error) else str(error)
     return [start, f"`{tokenizer.spell([usual.marker])}`", usual.name, _system(tokenizer), thinking]
 
 

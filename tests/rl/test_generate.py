@@ -79,7 +79,7 @@ def test_files_made_otherwise_are_neither_mixed_nor_overwritten(tmp_path) -> Non
     path = tmp_path / "a.jsonl"
     generate(TASK, path, problems=1, n=2)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="temperature differ"):
+    with pytest.raises(ValueError, match="temperature is"):
         generate(TASK, path, problems=2, n=2, temperature=0.5)
     assert path.read_bytes() == before
     (tmp_path / "other.jsonl").write_text('{"prompt": "a"}\n')
@@ -103,7 +103,9 @@ def test_a_file_with_a_setting_more_or_less_is_not_continued(more, tiny_task, tm
         path = tmp_path / f"{name}.jsonl"
         generate(task, path, problems=1, n=1, env_kwargs=settings, **first)
         before = path.read_bytes()
-        with pytest.raises(ValueError, match=rf"made otherwise \({', '.join(more)} differ\)"):
+        with pytest.raises(
+            ValueError, match=rf"made otherwise \({'.*; '.join(f'{name} is' for name in more)} .* here\)"
+        ):
             generate(task, path, problems=2, n=1, env_kwargs=settings, **second)
         assert path.read_bytes() == before
         assert generate(task, path, problems=2, n=1, env_kwargs=settings, **first)["episodes"] == 2
@@ -113,7 +115,7 @@ def test_a_file_with_a_setting_more_or_less_is_not_continued(more, tiny_task, tm
 def test_a_file_of_problems_of_ones_own_is_not_continued_without_them(tmp_path):
     path, problems = tmp_path / "a.jsonl", [{"problem": "1 + 1 is?", "answer": "2"}]
     generate("CoLA-Math500-v0", path, problems=1, n=1, env_kwargs={"max_tokens": 2, "problems": problems})
-    with pytest.raises(ValueError, match="env_kwargs_digests differ"):
+    with pytest.raises(ValueError, match=r"env_kwargs_digests.* is .* there and .* here"):
         generate("CoLA-Math500-v0", path, problems=2, n=1, env_kwargs={"max_tokens": 2})
 
 
@@ -132,16 +134,27 @@ def test_a_file_of_other_settings_is_refused_before_a_model_is_loaded(
     for loads in ("cola_agents.rl.generate.make_rows", "cola_agents.evaluation.run.AgentFolder.load"):
         monkeypatch.setattr(loads, lambda *args, **kwargs: pytest.fail("a model is loaded"))
     for other, what in (
-        (["--n", "4"], "n"),
-        (["--n", "3", "--seed", "1"], "seed"),
-        (["--n", "3", "--temperature", "0.5"], "temperature"),
-        (["--n", "3", "--env", "level=2"], "env_kwargs"),
+        (["--n", "4"], "n is 3 there and 4 here"),
+        (["--n", "3", "--seed", "1"], "seed is 0 there and 1 here"),
+        (["--n", "3", "--temperature", "0.5"], "temperature is 0.7 there and 0.5 here"),
+        (["--n", "3", "--env", "level=2"], "env_kwargs['level'] is None there and 2 here"),
     ):
         assert main([*argv, "2", *other]) == 2
-        assert f"made otherwise ({what} differ)" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"made otherwise \(top_k differ\)"):
+        assert f"made otherwise ({what})" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"made otherwise \(top_k is None there and 3 here\)"):
         generate(TASK, path, problems=2, n=3, temperature=0.7, top_k=3, env_kwargs={"max_tokens": 2})
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.json", "a", "folder.jsonl"])
+def test_a_name_that_no_reader_takes_for_episodes_is_refused(name, tmp_path, monkeypatch, capsys):
+    """As text, every line would be a document of digits and brackets."""
+    (tmp_path / "folder.jsonl").mkdir()
+    monkeypatch.setattr("cola_agents.rl.generate.make_rows", lambda *args, **kwargs: pytest.fail("loaded"))
+    argv = ["generate", "--task", TASK, "--problems", "1", "--n", "1", "--out", str(tmp_path / name)]
+    assert main(argv) == 2
+    assert ("is no file" if "folder" in name else "named *.jsonl or *.jsonl.gz") in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.jsonl"]
 
 
 class OwnTask:
@@ -164,7 +177,7 @@ def test_a_recording_of_a_task_of_ones_own_names_it_and_another_task_does_not_co
     generate("CoLA-Text-v0", path, env_kwargs={"task": OwnTask, "max_tokens": 2}, **sizes)
     about = json.loads(path.read_text().splitlines()[0])
     assert about["own_task"] == f"{__name__}:OwnTask"
-    with pytest.raises(ValueError, match=r"made otherwise \(own_task differ\)"):
+    with pytest.raises(ValueError, match=r"made otherwise \(own_task is .* there and .* here\)"):
         generate("CoLA-Text-v0", path, env_kwargs={"task": Other, "max_tokens": 2}, **sizes)
     with pytest.raises(ValueError, match=r"recorded with the task .*:OwnTask.*give it as --task"):
         look(path, Wanted())
@@ -190,7 +203,7 @@ def test_any_field_of_the_first_line_that_one_side_lacks_is_a_difference(key, tm
         path = tmp_path / f"{name}.jsonl"
         Recording(path, first, 1).append([])
         assert Recording(path, first, 1).done == 0
-        with pytest.raises(ValueError, match=f"{key} differ"):
+        with pytest.raises(ValueError, match=rf"{key}\b.* is .* there and .* here"):
             Recording(path, second, 1)
 
 
@@ -275,7 +288,7 @@ def test_numbers_of_numpy_are_taken_and_recorded_as_pythons(tmp_path) -> None:
     assert generate(TASK, path, problems=2, n=2, seed=1, temperature=0.5)["episodes"] == 4
     other = tmp_path / "b.jsonl"
     generate(TASK, other, problems=1, n=2, env_kwargs={"level": one})
-    with pytest.raises(ValueError, match="env_kwargs_digests differ"):
+    with pytest.raises(ValueError, match=r"env_kwargs_digests.* is .* there and .* here"):
         generate(TASK, other, problems=2, n=2, env_kwargs={"level": 2 * one})
 
 
@@ -284,7 +297,7 @@ def test_the_same_call_goes_on_and_another_policy_does_not(tmp_path) -> None:
     generate(TASK, path, problems=1, n=2, env_kwargs={"kinds": ("sum",)})
     assert generate(TASK, path, problems=2, n=2, env_kwargs={"kinds": ("sum",)})["episodes"] == 4
     actor = GRPO(TASK).actor
-    with pytest.raises(ValueError, match="policy differ"):
+    with pytest.raises(ValueError, match="policy is"):
         generate(TASK, path, problems=3, n=2, env_kwargs={"kinds": ("sum",)}, policy=actor)
 
 
