@@ -80,7 +80,10 @@ _OPTIONS: dict[str, JsonObject] = {
     "--length": {"type": int, "help": "tokens of a row"},
     "--lr": {"type": float, "help": "peak learning rate"},
     "--warmup": {"type": int, "help": "steps of warm-up"},
-    "--precision": {"choices": ("float32", "bf16"), "help": "of the computation"},
+    "--precision": {
+        "choices": ("float32", "bf16"),
+        "help": "of the computation; bf16 beside --dtype bfloat16 or float16",
+    },
     "--gradient-checkpointing": {
         **_SWITCH,
         "help": "compute activations again in the backward pass: less memory, about a third more arithmetic",

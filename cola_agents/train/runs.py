@@ -78,7 +78,8 @@ class Run:
             of runs on the same base share; None for none.
         whole: save all weights, also those of an unchanged base of a folder or the hub; by default the saved
             model refers to such a base (:meth:`CoLAForCausalLM.save_pretrained`).
-        device, dtype: device and type of the loaded model; trained weights are float32 during training.
+        device, dtype: device and type of the loaded model; trained weights are float32 during training. With
+            frozen weights in a type of fewer bits, ``precision`` is ``"bf16"`` where none is given.
 
     Raises:
         ValueError: for contradictory settings, or settings of another stage.
@@ -136,8 +137,12 @@ class Run:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.held_out_tokens is not None and self.held_out_tokens < 1:
             raise ValueError(f"held_out_tokens must be at least 1, got {self.held_out_tokens}")
-        float_type(self.dtype)
-        self.stage_config(self.epochs)
+        config = self.stage_config(self.epochs)
+        if self._mixes_types and config.precision == "float32":
+            raise ValueError(
+                f"a computation in float32 (precision, --precision) takes no frozen weights in {self.dtype} "
+                "(dtype, --dtype): leave one of them out, or give precision='bf16' (--precision bf16)"
+            )
         self.code_config()
         if self.device and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("accelerate chooses the devices of several processes: leave device out")
@@ -157,6 +162,12 @@ class Run:
         return PRESETS[self.preset]
 
     @property
+    def _mixes_types(self) -> bool:
+        """Whether frozen weights have fewer bits than the trained ones, which are made float32."""
+        low = float_type(self.dtype).itemsize < 4
+        return low and not self.config.get("low_precision_weights", False)
+
+    @property
     def checkpoints(self) -> tuple[str, ...]:
         """The folders of the checkpoints of the stages that the run trains, in their order."""
         if self.stage != "fta":
@@ -167,6 +178,8 @@ class Run:
     def stage_config(self, steps: int | None = None) -> StageConfig:
         """The configuration of the stage: the preset's, with this run's changes."""
         changed = {"seed": self.seeded, **self.config}
+        if self._mixes_types:
+            changed.setdefault("precision", "bf16")
         config = self._preset.config(self.stage, steps or self.steps, changed)
         if self.tokens is not None:
             needed = math.ceil(self.tokens / (config.rows * config.length))

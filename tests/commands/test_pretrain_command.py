@@ -278,6 +278,10 @@ def test_a_run_that_is_longer_than_its_warmup_is_not_warned_of_it(start, tmp_pat
         (["policy", "--model", "{start}/cola", "--rows", "3", "--micro-rows", "2"], "not a multiple"),
         (["policy", "--model", "{start}/cola", "--dtype", "float33"], "dtype 'float33' is no floating type"),
         (["policy", "--model", "{start}/cola", "--dtype", "int8"], "dtype 'int8' is no floating type"),
+        (
+            ["policy", "--model", "{start}", "--dtype", "bfloat16", "--precision", "float32"],
+            "takes no frozen weights in bfloat16 (dtype, --dtype): leave one of them out",
+        ),
         (["policy", "--model", "{start}/cola", "--device", "nonsense"], "device 'nonsense' cannot be used"),
         (["policy", "--model", "{start}/cola", "--held-out", "{start}/nowhere.txt"], "no file or folder"),
         (
@@ -429,6 +433,24 @@ def test_a_run_goes_on_with_the_type_of_its_frozen_weights_alone(start, tmp_path
     del begun["settings"]["types of the frozen weights"]  # a run that an earlier version began
     settings.write_text(json.dumps(begun))
     assert pretrain(*argv) == 0
+
+
+@pytest.mark.parametrize("stage", ["world", "policy", "fta"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_loaded_in_few_bits_are_computed_with_in_bf16(stage, dtype, start, tmp_path):
+    model = start / ("base" if stage == "world" else "cola")
+    argv = (stage, "--model", model, "--data", start / "text.txt", "--steps", "1", *SHORT)
+    assert pretrain(*argv, "--dtype", dtype, "--out", tmp_path / "run") == 0
+    done = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert done["config"]["precision"] == "bf16"
+
+
+def test_a_precision_that_was_given_beside_weights_in_few_bits_is_kept_or_refused(tmp_path):
+    assert Run("world", "m", tmp_path, dtype="float64").stage_config().precision == "float32"
+    kept = {"low_precision_weights": True}
+    assert Run("world", "m", tmp_path, dtype="bfloat16", config=kept).stage_config().precision == "float32"
+    with pytest.raises(ValueError, match=r"\(precision, --precision\) takes no frozen weights in float16"):
+        Run("world", "m", tmp_path, dtype="float16", config={"precision": "float32"})
 
 
 def test_held_out_text_is_measured_once_however_short_it_is(start, tmp_path, capsys):
