@@ -13,11 +13,12 @@ from typing import Any
 
 from cola_agents.model.shards import float_type
 from cola_agents.train.adapters import LoRA
+from cola_agents.train.checkpoints import differences
 from cola_agents.train.data.packing import LongDocuments
 from cola_agents.train.fta import Codes
 from cola_agents.train.options import CodeConfig, StageConfig
 from cola_agents.train.presets import PRESETS, Preset
-from cola_agents.train.specs import DataSpec
+from cola_agents.train.specs import HUB, DataSpec
 from cola_envs.jsonl import JsonObject
 
 STAGES = ("world", "policy", "fta")
@@ -32,6 +33,10 @@ _FLAGS = {
 
 #: Fields without which :attr:`Run.digest` is computed.
 _UNDIGESTED = ("out", "device", "states", "held_out_tokens", "whole")
+#: Fields with a path or a hub id, and fields whose data have one.
+_PLACES, _SOURCES = ("model", "tokenizer"), ("data", "held_out")
+#: Fields with changes to the preset.
+_CHANGES = ("config", "grow", "codes")
 #: Fields that set the length of a run.
 LENGTHS = ("steps", "tokens", "epochs")
 
@@ -199,8 +204,40 @@ class Run:
             spec["source"] = _name(spec["source"])
         return described
 
+    def places(self) -> JsonObject:
+        """Digests of the places of model, tokenizer and data, by which they are the same however written."""
+        places: JsonObject = {name: _place(getattr(self, name)) for name in _PLACES}
+        return places | {name: [_place(spec.source) for spec in getattr(self, name)] for name in _SOURCES}
+
+    def difference_to(self, finished: JsonObject) -> str:
+        """What differs from the settings of a finished run, with both values; "" for none but more steps.
+
+        Options are compared by what they amount to, and paths by where they lead.
+
+        Args:
+            finished: the content of the run's ``training.json``.
+        """
+        if not {"run", "config"} <= finished.keys():  # nothing is known but its digest
+            return f"digest={finished['digest']!r}, and now it is {self.digest!r}"
+        steps = finished["config"]["steps"] if self.epochs is not None else None
+        described = json.loads(json.dumps(self.described(), default=str))
+        config = json.loads(json.dumps(asdict(self.stage_config(steps))))
+        defaults = json.loads(json.dumps(_DEFAULTS, default=str))
+        before = _effective({**defaults, **finished["run"]}, {**config, **finished["config"]})
+        now = _effective(described, config)
+        places = finished.get("places")
+        if places is not None:
+            _match_places(before, places, now, self.places())
+        elif not differences(before, now) and not self.is_longer_than(finished):
+            # An earlier version's digest is of the paths as they were written, and of the options given.
+            return (
+                "options or paths that were written in another way than now, so that it cannot tell whether "
+                "they are the same"
+            )
+        return differences(before, now, longer=len(self.checkpoints) == 1)
+
     def is_longer_than(self, finished: JsonObject) -> bool:
-        """Whether this is a finished run with more steps, which continues it.
+        """Whether this is a finished run with more steps, given that nothing else differs.
 
         The learning rate then follows the schedule of the new length from the last checkpoint on, so that it
         rises at once; the result is not that of a run that was as long from the start.
@@ -208,16 +245,7 @@ class Run:
         Args:
             finished: the content of the run's ``training.json``.
         """
-        now = json.loads(json.dumps(self.described(), default=str))
-        before = finished["run"]
-        changed = {name for name in now if before.get(name, _DEFAULTS.get(name)) != now[name]}
-        steps = None if self.epochs is not None else self.stage_config().steps
-        return (
-            changed <= {*LENGTHS, *_UNDIGESTED}
-            and steps is not None
-            and steps > finished["config"]["steps"]
-            and len(self.checkpoints) == 1
-        )
+        return self.epochs is None and self.stage_config().steps > finished["config"]["steps"]
 
     @property
     def digest(self) -> str:
@@ -228,6 +256,48 @@ class Run:
 
 def _name(path: str | None) -> str | None:
     return Path(path).name if path and Path(path).is_absolute() else path
+
+
+def _place(source: str | None) -> str | None:
+    """A digest of where a path leads, or of what a hub id or a kind of data is called."""
+    if source is None:
+        return None
+    path = Path(source.removeprefix(HUB))
+    place = str(path.resolve()) if path.exists() else source
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+def _effective(run: JsonObject, config: JsonObject) -> JsonObject:
+    """The settings of a described run, with the options of its stage in place of those that were given."""
+    kept = {
+        name: value for name, value in run.items() if name not in (*_UNDIGESTED, *_CHANGES, "steps", "tokens")
+    }
+    for name in _SOURCES:
+        kept[name] = [_without_defaults(spec) for spec in run[name]]
+    preset = PRESETS[run["preset"]]
+    if run["stage"] == "world":
+        kept |= {**preset.grow, **run["grow"], **asdict(preset.codes), **run["codes"]}
+    return kept | config
+
+
+def _without_defaults(spec: JsonObject) -> JsonObject:
+    defaults = {field.name: field.default for field in fields(DataSpec)}
+    return {name: value for name, value in spec.items() if value != defaults.get(name)}
+
+
+def _match_places(before: JsonObject, then: JsonObject, now: JsonObject, places: JsonObject) -> None:
+    """Write paths that lead to the same place in the same way, and those that do not in different ones."""
+    for name in _PLACES:
+        if then[name] == places[name]:
+            now[name] = before[name]
+        elif now[name] == before[name]:
+            now[name] = f"{now[name]} (elsewhere)"
+    for name in _SOURCES:
+        for old, was, new, place in zip(before[name], then[name], now[name], places[name], strict=False):
+            if was == place:
+                new["source"] = old["source"]
+            elif new["source"] == old["source"]:
+                new["source"] += " (elsewhere)"
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Run)}

@@ -351,6 +351,84 @@ def test_a_folder_of_something_else_or_of_another_run_is_left_alone(start, tmp_p
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "run").items())
 
 
+@pytest.fixture
+def finished(start, tmp_path, monkeypatch):
+    """The arguments of a finished run of two steps in a folder of text, which is the current one."""
+    shutil.copytree(start, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    argv = ("policy", "--model", "cola", "--data", "text.txt", *SHORT, "--out", "run")
+    assert pretrain(*argv, "--steps", "2") == 0
+    return argv
+
+
+ELSEWHERE = "model='cola', and now it is 'cola (elsewhere)' ("
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (("--steps", "4", "--lr", "1e-3"), "begun with lr=0.003, and now it is 0.001 (see training.json)"),
+        (("--steps", "1"), "begun with steps=2, and now it is 1 ("),
+        (("--steps", "2", "--save-every", "1"), "begun with save_every=2, and now it is 1 ("),
+        (("--steps", "2", "--rows", "1", "--seed", "5"), "seed=0, and now it is 5; rows=2, and now it is 1"),
+        (("--steps", "2", "--model", "other/cola"), "model='cola', and now it is 'other/cola' ("),
+        (
+            ("--steps", "2", "--model", "{here}/other/cola"),
+            "model='cola', and now it is 'cola (elsewhere)' (",
+        ),
+        (
+            ("--steps", "2", "--data", "answers.jsonl"),
+            "and now it is [{'source': 'text.txt'}, {'source': 'ans",
+        ),
+        (("--epochs", "3"), "epochs=None, and now it is 3"),
+    ],
+)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_finished_run_names_what_differs_with_both_values(other, named, earlier, finished, capsys):
+    shutil.copytree("cola", "other/cola")
+    if earlier:
+        forget_places()
+        named = named.replace(ELSEWHERE, "paths that were written in another way than now")
+    other = [part.replace("{here}", os.getcwd()) for part in other]
+    assert pretrain(*finished, *other) == 2
+    assert named in capsys.readouterr().err
+
+
+def forget_places() -> None:
+    """Make the finished run in the folder ``run`` one of an earlier version."""
+    done = json.loads(Path("run/training.json").read_text())
+    del done["places"]
+    Path("run/training.json").write_text(json.dumps(done))
+
+
+def test_a_finished_run_is_the_same_however_its_paths_and_defaults_are_written(finished, capsys):
+    here = os.getcwd()
+    again = (
+        "policy",
+        "--model",
+        f"{here}/cola",
+        "--data",
+        "./text.txt",
+        *SHORT,
+        "--out",
+        "run",
+        "--lr",
+        "3e-3",
+    )
+    assert pretrain(*again, "--steps", "2") == 0
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    assert pretrain(*again, "--steps", "3") == 0
+    assert json.loads(Path("run/training.json").read_text())["config"]["steps"] == 3
+    assert here not in Path("run/training.json").read_text()
+
+
+def test_a_finished_run_of_an_earlier_version_is_recognised_and_made_longer(finished, capsys):
+    forget_places()
+    assert pretrain(*finished, "--steps", "2") == 0
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    assert pretrain(*finished, "--steps", "3") == 0
+
+
 class Killed(BaseException):
     """Simulates a kill."""
 
@@ -665,7 +743,7 @@ def test_more_steps_make_a_run_longer_on_the_longer_schedule(ended, start, tmp_p
     for refused in (("--steps", 4), ("--steps", 12, "--lr", 0.1), ("--epochs", 9)):
         kept = weights(out)
         assert pretrain(*settings, *refused) == 2
-        assert "A run is made longer by more --steps" in capsys.readouterr().err
+        assert "a run is made longer by more --steps" in capsys.readouterr().err
         assert all(tensor.equal(kept[name]) for name, tensor in weights(out).items())
 
 
