@@ -208,7 +208,7 @@ class CodeConfig:
             codebook of a small model collapses to a handful of codes.
 
     Raises:
-        ValueError: for a temperature that is not positive, or a number that is not finite.
+        ValueError: for a temperature that is not positive, a negative weight, or a number that is not finite.
     """
 
     tau: float = 1.0
@@ -219,8 +219,11 @@ class CodeConfig:
         if not 0 < self.tau < math.inf:
             raise ValueError(f"the temperature tau (--tau) must be positive and finite, got {self.tau}")
         for name in ("entropy", "marginal"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} (--{name}) must be a finite number, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} (--{name}) must be a finite number of at least 0, got {getattr(self, name)}: a "
+                    "negative weight would reward the collapse of the codebook"
+                )
 
     @classmethod
     def paper(cls) -> CodeConfig:

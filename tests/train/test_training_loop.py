@@ -300,6 +300,13 @@ def test_a_weight_or_temperature_that_is_not_finite_is_refused(name, value):
         CodeConfig(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["tau", "entropy", "marginal"])
+def test_a_negative_weight_or_temperature_is_refused_with_its_option(name):
+    with pytest.raises(ValueError, match=rf"\(--{name}\) must be .*, got -1"):
+        CodeConfig(**{name: -1})
+    assert CodeConfig(entropy=0, marginal=0).marginal == 0
+
+
 def test_a_rate_that_never_gets_to_its_peak_is_said_where_a_run_begins(tmp_path):
     with warnings.catch_warnings(action="error"):
         short = StageConfig(steps=20)
