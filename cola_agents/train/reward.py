@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from cola_agents.common.checks import check_fields
 from cola_agents.common.files import whole_folder
 from cola_agents.common.provenance import provenance
 from cola_agents.common.randomness import drawn_from
@@ -148,6 +149,9 @@ class RewardConfig:
         max_length: tokens read of prompt and response.
         held_out: share of the pairs that is kept for evaluation.
         seed: seed of the order, of the choice of held-out pairs, and of the new head.
+
+    Raises:
+        ValueError: for a value that is not allowed, naming the field.
     """
 
     lr: float = 9e-6
@@ -158,8 +162,8 @@ class RewardConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.epochs, self.max_length) < 1 or not self.lr > 0:
-            raise ValueError(f"batch_size, epochs, max_length >= 1 and lr > 0 are needed, got {self}")
+        counts = ("batch_size", "epochs", "max_length")
+        check_fields(self, counts=counts, seeds=("seed",), positive=("lr",))
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be a share between 0 and 1, got {self.held_out}")
 

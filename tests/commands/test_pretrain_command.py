@@ -274,7 +274,7 @@ def test_a_run_that_is_longer_than_its_warmup_is_not_warned_of_it(start, tmp_pat
         (["policy", "--model", "{start}/cola", "--epochs", "1"], "take no 'epochs'"),
         (["policy", "--model", "{start}/cola", "--tokenizer", "{start}/other"], "is not that of"),
         (["policy", "--model", "{start}/cola", "--steps", "0"], "steps must be at least 1"),
-        (["policy", "--model", "{start}/cola", "--lr", "-1"], "lr and clip must be positive"),
+        (["policy", "--model", "{start}/cola", "--lr", "-1"], "lr must be positive"),
         (["policy", "--model", "{start}/cola", "--rows", "3", "--micro-rows", "2"], "not a multiple"),
         (["policy", "--model", "{start}/cola", "--dtype", "float33"], "dtype 'float33' is no floating type"),
         (["policy", "--model", "{start}/cola", "--dtype", "int8"], "dtype 'int8' is no floating type"),
@@ -300,7 +300,10 @@ def test_a_run_that_is_longer_than_its_warmup_is_not_warned_of_it(start, tmp_pat
         (["world", "--model", "{start}/base", "--tau", "0"], "(--tau) must be positive"),
         (["world", "--model", "{start}/base", "--marginal", "-1"], "(--marginal) must be a finite number of"),
         (["world", "--model", "{start}/base", "--entropy", "-3"], "of at least 0, got -3.0"),
-        (["fta", "--model", "{start}/cola", "--lora-rank", "0"], "rank of at least 1 (--lora-rank)"),
+        (
+            ["fta", "--model", "{start}/cola", "--lora-rank", "0"],
+            "rank (--lora-rank) must be at least 1, got 0",
+        ),
         (["policy", "--model", "{start}/cola", "--tokens", "inf"], "--tokens is a finite number"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 
 import pytest
@@ -121,6 +122,23 @@ def test_a_broken_line_of_pairs_is_named_and_nothing_is_written(tmp_path) -> Non
     with pytest.raises(ValueError, match="at least two"):
         train_reward(BUNDLED / "base", [Pair("a", "b", "c")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "^epochs must be at least 1, got 0$"),
+        ("batch_size", 0, "^batch_size must be at least 1, got 0$"),
+        ("max_length", -1, "^max_length must be at least 1, got -1$"),
+        ("lr", math.nan, "^lr must be a finite number, 0 or above, got nan$"),
+        ("lr", 0.0, "^lr must be above 0, got 0.0$"),
+        ("seed", -1, "^seed must be at least 0, got -1$"),
+        ("held_out", math.nan, "^held_out must be a share between 0 and 1, got nan$"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named_alone(field, value, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        RewardConfig(**{field: value})
 
 
 def test_a_classifier_of_several_outputs_is_no_reward_model(tmp_path) -> None:
