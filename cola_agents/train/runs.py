@@ -142,6 +142,12 @@ class Run:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.held_out_tokens is not None and self.held_out_tokens < 1:
             raise ValueError(f"held_out_tokens must be at least 1, got {self.held_out_tokens}")
+        layers = self.grow.get("num_inverse_layers")
+        if layers is not None and layers < 1:
+            raise ValueError(
+                f"{flag_of('num_inverse_layers')}: num_inverse_layers must be at least 1, got {layers}: the "
+                "stage world trains them"
+            )
         config = self.stage_config(self.epochs)
         if self._mixes_types and config.precision == "float32":
             raise ValueError(

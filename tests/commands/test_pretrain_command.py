@@ -297,6 +297,10 @@ def test_a_run_that_is_longer_than_its_warmup_is_not_warned_of_it(start, tmp_pat
         (["policy", "--model", "{start}/cola", "--inverse-layers", "2"], "takes no --inverse-layers"),
         (["world", "--model", "{start}/base", "--no-reclone"], "takes no --no-reclone"),
         (["world", "--model", "{start}/base", "--codes", "1"], "--codes: num_codes must be at least 2"),
+        (
+            ["world", "--model", "{start}/base", "--inverse-layers", "0"],
+            "--inverse-layers: num_inverse_layers must be at least 1, got 0",
+        ),
         (["world", "--model", "{start}/base", "--tau", "0"], "(--tau) must be positive"),
         (["world", "--model", "{start}/base", "--marginal", "-1"], "(--marginal) must be a finite number of"),
         (["world", "--model", "{start}/base", "--entropy", "-3"], "of at least 0, got -3.0"),
