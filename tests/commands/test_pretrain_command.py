@@ -93,6 +93,8 @@ def test_latent_parts_get_their_base_back_or_another_place_of_it(start, tmp_path
     expected = CoLAForCausalLM.from_pretrained(tmp_path / "w").state_dict()
     shutil.move(tmp_path / "base", tmp_path / "moved")
     convert = ("convert", str(tmp_path / "w"))
+    assert main([*convert, str(tmp_path / "whole")]) == 2
+    assert f"`cola convert {tmp_path / 'w'} TARGET --whole`" in capsys.readouterr().err
     assert main([*convert, str(tmp_path / "whole"), "--whole"]) == 2
     assert "cannot be read" in capsys.readouterr().err
     moved = ("--base", str(tmp_path / "moved"))
