@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
+from cola_agents.commands.settings import check_out
 from cola_agents.commands.tasks import OWN_ALGO_HELP, algorithm_name, load_playing, own_task
 from cola_agents.common.files import LOCK, first_process, one_writer
 
@@ -319,11 +320,12 @@ def add(commands: Commands) -> None:
 
 
 def _checked(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """``run``, after a check that no option of another stage was given."""
+    """``run``, after a check that no option of another stage was given and that ``--out`` can be written."""
 
     def checked(arguments: argparse.Namespace) -> int:
         if arguments.foreign:
             raise ValueError(f"the stage {arguments.stage} takes no {', '.join(arguments.foreign)}")
+        check_out(arguments.out, "folder")
         return run(arguments)
 
     return checked

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from cola_agents.commands import Commands
+from cola_agents.commands.settings import check_out
 
 
 def add(commands: Commands) -> None:
@@ -42,6 +43,7 @@ def _train_reward(arguments: argparse.Namespace) -> int:
         held_out=arguments.held_out,
         seed=arguments.seed,
     )
+    check_out(arguments.out, "folder")
     pairs = read_pairs(arguments.pairs)
     report = train_reward(arguments.model, pairs, arguments.out, config, device=arguments.device)
     print(json.dumps(report, indent=2))
