@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
+from cola_agents.commands.settings import check_out
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,7 @@ def add(commands: Commands) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    check_out(arguments.ours, "folder", "target")
     options = {"dtype": arguments.dtype}
     if arguments.whole or arguments.base is not None:
         rewrite(arguments.official, arguments.ours, whole=arguments.whole, base=arguments.base, **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cola_agents.commands import Commands
 from cola_agents.commands.model_options import add_model_options, add_prompt_settings, pop_loading
+from cola_agents.commands.settings import check_out
 from cola_agents.commands.tasks import TASK_HELP, add_env, named_task
 
 
@@ -35,6 +36,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     task, env_kwargs = named_task(arguments.task, arguments.env)
     add_prompt_settings(arguments, env_kwargs)
     loading = pop_loading(arguments, env_kwargs)
+    check_out(arguments.out, "folder")
     run_demo(
         arguments.out,
         task=task,

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cola_agents.commands import Commands
+from cola_agents.commands.settings import check_out
 
 
 def add(commands: Commands) -> None:
@@ -43,6 +44,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from cola_agents.evaluation.inspection import run_inspection
     from cola_agents.train.specs import parse_data
 
+    check_out(arguments.out, "folder")
     run_inspection(
         arguments.out,
         model=arguments.model,

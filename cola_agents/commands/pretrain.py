@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cola_agents.commands import Commands
+from cola_agents.commands.settings import check_out
 from cola_agents.commands.tasks import OWN_ALGO_HELP, algorithm_name, load_playing, own_task
 from cola_agents.common.files import LOCK, first_process, one_writer
 
@@ -80,7 +81,10 @@ _OPTIONS: dict[str, JsonObject] = {
     "--length": {"type": int, "help": "tokens of a row"},
     "--lr": {"type": float, "help": "peak learning rate"},
     "--warmup": {"type": int, "help": "steps of warm-up"},
-    "--precision": {"choices": ("float32", "bf16"), "help": "of the computation"},
+    "--precision": {
+        "choices": ("float32", "bf16"),
+        "help": "of the computation; bf16 beside --dtype bfloat16 or float16",
+    },
     "--gradient-checkpointing": {
         **_SWITCH,
         "help": "compute activations again in the backward pass: less memory, about a third more arithmetic",
@@ -316,11 +320,12 @@ def add(commands: Commands) -> None:
 
 
 def _checked(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """``run``, after a check that no option of another stage was given."""
+    """``run``, after a check that no option of another stage was given and that ``--out`` can be written."""
 
     def checked(arguments: argparse.Namespace) -> int:
         if arguments.foreign:
             raise ValueError(f"the stage {arguments.stage} takes no {', '.join(arguments.foreign)}")
+        check_out(arguments.out, "folder")
         return run(arguments)
 
     return checked

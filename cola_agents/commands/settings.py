@@ -42,25 +42,30 @@ def positive(text: str) -> int:
     return number
 
 
-def check_out(out: Path, kind: str) -> None:
-    """Check that a file can be written, without making anything.
+def check_out(out: Path, kind: str, flag: str = "--out") -> None:
+    """Check that a file or a folder can be written, without making anything.
 
     Args:
-        out: the value of ``--out``.
-        kind: of file, for the error messages: ``"JSON"``.
+        out: the value of the option.
+        kind: of file, for the error messages: ``"JSON"``; ``"folder"`` for a folder, which may exist.
+        flag: the name of the option.
 
     Raises:
-        IsADirectoryError: for a folder.
-        NotADirectoryError: for one below a file.
+        IsADirectoryError: for a folder where a file is to be written.
+        NotADirectoryError: for a file where a folder is to be written, and for a path below a file.
         PermissionError: for one in a folder that cannot be written in.
     """
-    if out.is_dir():
-        raise IsADirectoryError(f"--out {out} is a folder: name the {kind} file to write")
-    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if kind == "folder":
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(f"{flag} {out} is a file: name a folder")
+    elif out.is_dir():
+        raise IsADirectoryError(f"{flag} {out} is a folder: name the {kind} file to write")
+    places = [out.absolute(), *out.absolute().parents]
+    above = next(folder for folder in places[kind != "folder" :] if folder.exists())
     if not above.is_dir():
-        raise NotADirectoryError(f"--out {out}: {above} is a file, not a folder: name another place")
+        raise NotADirectoryError(f"{flag} {out}: {above} is a file, not a folder: name another place")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"--out {out}: nothing can be written in {above}: name another place")
+        raise PermissionError(f"{flag} {out}: nothing can be written in {above}: name another place")
 
 
 def settings(pairs: Sequence[str], flag: str) -> JsonObject:

@@ -11,6 +11,7 @@ def check_fields(
     counts: Sequence[str] = (),
     seeds: Sequence[str] = (),
     numbers: Sequence[str] = (),
+    positive: Sequence[str] = (),
     flags: Sequence[str] = (),
     optional: Sequence[str] = (),
 ) -> None:
@@ -20,6 +21,7 @@ def check_fields(
         counts: fields that are integers of at least 1.
         seeds: fields that are integers of at least 0.
         numbers: fields that are finite numbers of at least 0.
+        positive: fields that are finite numbers above 0.
         flags: fields that are True or False.
         optional: those of all of these that may be None.
 
@@ -29,7 +31,7 @@ def check_fields(
     from cola_envs.checks import check_count, check_number  # here, so that --help needs no gymnasium
 
     lows = {**dict.fromkeys(counts, 1), **dict.fromkeys(seeds, 0)}
-    for name in (*lows, *numbers, *flags):
+    for name in (*lows, *numbers, *positive, *flags):
         value = getattr(config, name)
         if value is None and name in optional:
             continue
@@ -38,5 +40,7 @@ def check_fields(
                 raise ValueError(f"{name} must be True or False, got {value!r}")
             continue
         number = check_count(name, value, lows[name]) if name in lows else check_number(name, value, 0.0)
+        if name in positive and number == 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
         if type(value) not in (int, float):
             object.__setattr__(config, name, number)

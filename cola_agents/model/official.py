@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 
+from cola_agents.model.base_reference import REFERENCE
 from cola_agents.model.configuration import CoLAConfig
 from cola_agents.model.loading import OFFICIAL, ONE_AT_A_TIME, load_generation_config
 from cola_agents.model.reach import FILES
@@ -163,6 +164,12 @@ def read_config(folder: Path) -> CoLAConfig:
         raise FileNotFoundError(f"{folder} holds no model: there is no config.json in it")
     fields = jsonl.read_object(path)
     kind = fields.pop("model_type", None)
+    if kind == CoLAConfig.model_type and (folder / REFERENCE).is_file():
+        raise ValueError(
+            f"{folder} is in our own format and holds latent parts beside a reference to their base: "
+            f"`cola convert {folder} TARGET --whole` writes the base's weights too, and --base FOLDER says "
+            "where the base is now; CoLAForCausalLM.from_pretrained loads it"
+        )
     if kind == CoLAConfig.model_type:
         raise ValueError(f"{folder} is in our own format: load it with CoLAForCausalLM.from_pretrained")
     if kind != "llama":

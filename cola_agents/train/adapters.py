@@ -48,8 +48,10 @@ class LoRA:
     targets: tuple[str, ...] = TARGETS
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or not self.targets:
-            raise ValueError(f"a rank of at least 1 (--lora-rank) and targets are needed, got {self}")
+        if self.rank < 1:
+            raise ValueError(f"rank (--lora-rank) must be at least 1, got {self.rank}")
+        if not self.targets:
+            raise ValueError(f"targets must name layers to adapt, such as {TARGETS}, got none")
         alpha_of(self.rank, self.alpha)
 
 

@@ -30,7 +30,9 @@ from cola_envs.jsonl import JsonObject
 RUN, STATE = "run.json", "state.json"
 TRAINED, OPTIMISER = "trained.safetensors", "optimiser.safetensors"
 #: Settings that may change where the steps are raised; some presets derive the warm-up from the steps.
-_WITH_STEPS = ("steps", "warmup")
+_WITH_STEPS = ("steps", "warmup", "epochs")
+#: Settings that an error names at most.
+_NAMED = 4
 #: Settings that runs which earlier versions began do not have: a digest of the model's configurations, and
 #: the types of its frozen weights.
 CONFIGURATION, TYPES = "configuration", "types of the frozen weights"
@@ -180,17 +182,14 @@ class Checkpoints:
                     f"{self.folder} holds something other than checkpoints (no {RUN}): give an empty folder"
                 )
             return False
-        before = _read_run(path)["settings"]
-        raised = _raised(before, self._settings)
-        for name in [*before, *self._settings]:
-            if name in (CONFIGURATION, TYPES) and name not in before:
-                continue  # a run that an earlier version began
-            was, now = before.get(name), self._settings.get(name)
-            if was != now and not (raised and name in _WITH_STEPS):
-                raise ValueError(
-                    f"{self.folder} was begun with {name}={was!r}, and now it is {now!r}: resume with the "
-                    "same settings, of which only steps may be raised, or give another folder"
-                )
+        before, now = _read_run(path)["settings"], dict(self._settings)
+        for name in {CONFIGURATION, TYPES} - before.keys():
+            now.pop(name, None)  # a run that an earlier version began
+        if difference := differences(before, now):
+            raise ValueError(
+                f"{self.folder} was begun with {difference}: resume with the same settings, of which only "
+                "steps may be raised, or give another folder"
+            )
         return True
 
     def _steps(self) -> list[Path]:
@@ -204,6 +203,23 @@ def begun_steps(folder: Path) -> int | None:
     """The number of steps for which the run in a folder was begun; None where there is no run."""
     path = folder / RUN
     return _read_run(path)["settings"].get("steps") if path.exists() else None
+
+
+def differences(before: JsonObject, now: JsonObject, *, longer: bool = True) -> str:
+    """What differs between the settings of a run and those of now, with both values; "" for the same.
+
+    Args:
+        before, now: the settings, as JSON values by name.
+        longer: whether the steps may be raised.
+    """
+    free = _WITH_STEPS if longer and _raised(before, now) else ()
+    found = []
+    for name in {**before, **now}:
+        was, new = before.get(name), now.get(name)
+        if was != new and name not in free:
+            found.append(f"{name}={was!r}, and now it is {new!r}")
+    more = [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    return "; ".join(found[:_NAMED] + more)
 
 
 def _raised(before: JsonObject, now: JsonObject) -> bool:

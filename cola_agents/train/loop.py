@@ -273,7 +273,7 @@ def _checked(
     if config.precision == "float32" and len(types) > 1:
         raise ValueError(
             f"the model's weights are of several types ({', '.join(types)}; trained ones are made float32): "
-            "load it in float32, or set precision='bf16'"
+            "load it in float32 (dtype, --dtype), or set precision='bf16' (--precision bf16)"
         )
     return named
 

@@ -20,6 +20,9 @@ MOST_SEED = 2**63 - 1
 _MASKED_LENGTH = 512
 #: Fields of :class:`StageConfig` that are whole numbers.
 _COUNTS = ("steps", "rows", "length", "warmup", "seed", "log_every", "micro_rows", "save_every", "keep")
+#: The least value of those that are not optional.
+_LEAST = {**dict.fromkeys(("steps", "rows", "save_every", "keep", "log_every"), 1), "length": 8}
+_LEAST |= {"seed": 0, "warmup": 0}
 
 
 @dataclass(frozen=True)
@@ -87,27 +90,21 @@ class StageConfig:
             absent = name == "micro_rows" and value is None
             if not absent and (isinstance(value, bool) or not isinstance(value, int)):
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
-        if self.steps < 1 or self.rows < 1 or self.length < 8:
-            raise ValueError(f"steps, rows >= 1 and length >= 8 are needed, got {self}")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is not one of {PRECISIONS}")
         if self.attention not in (None, *ATTENTIONS):
             raise ValueError(f"attention={self.attention!r} is not one of {ATTENTIONS}, or None")
         if self.micro_rows is not None and (self.micro_rows < 1 or self.rows % self.micro_rows):
             raise ValueError(f"rows={self.rows} is not a multiple of micro_rows={self.micro_rows}")
-        for name in ("save_every", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0 or self.warmup < 0:
-            raise ValueError(
-                f"seed and warmup must not be negative, got seed={self.seed}, warmup={self.warmup}"
-            )
         if self.seed > MOST_SEED:
             raise ValueError(f"seed must be at most {MOST_SEED} (2**63 - 1), got {self.seed}")
-        if not (0 < self.lr < math.inf and self.clip > 0):
-            raise ValueError(
-                f"lr and clip must be positive, and lr finite, got lr={self.lr}, clip={self.clip}"
-            )
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
         for name in ("final", "weight_decay", "codebook_weight_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
@@ -208,7 +205,7 @@ class CodeConfig:
             codebook of a small model collapses to a handful of codes.
 
     Raises:
-        ValueError: for a temperature that is not positive, or a number that is not finite.
+        ValueError: for a temperature that is not positive, a negative weight, or a number that is not finite.
     """
 
     tau: float = 1.0
@@ -219,8 +216,11 @@ class CodeConfig:
         if not 0 < self.tau < math.inf:
             raise ValueError(f"the temperature tau (--tau) must be positive and finite, got {self.tau}")
         for name in ("entropy", "marginal"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} (--{name}) must be a finite number, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} (--{name}) must be a finite number of at least 0, got {getattr(self, name)}: a "
+                    "negative weight would reward the collapse of the codebook"
+                )
 
     @classmethod
     def paper(cls) -> CodeConfig:
@@ -254,11 +254,8 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts, numbers = ("steps", "batch_size", "check_every"), ("lr", "clip")
-        check_fields(self, counts=counts, seeds=("seed",), numbers=numbers)
-        for name in numbers:
-            if getattr(self, name) == 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        counts = ("steps", "batch_size", "check_every")
+        check_fields(self, counts=counts, seeds=("seed",), positive=("lr", "clip"))
 
 
 @dataclass(frozen=True)

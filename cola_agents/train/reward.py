@@ -12,8 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
+from cola_agents.common.checks import check_fields
 from cola_agents.common.files import whole_folder
 from cola_agents.common.provenance import provenance
 from cola_agents.common.randomness import drawn_from
@@ -21,6 +27,7 @@ from cola_agents.common.threads import check_fork, fitting_threads
 from cola_agents.decoding.loading import check_device
 from cola_agents.model.families import check_rope
 from cola_agents.model.loading import load_config, load_model, load_tokenizer
+from cola_agents.model.official import is_official
 from cola_agents.model.reach import reachable
 from cola_agents.model.shards import disk_errors
 from cola_agents.model.text import PlainTokenizer
@@ -82,18 +89,13 @@ class RewardModel:
         if self._loaded is None:
             self.path = reachable(self.path, "scorer")
             config = load_config(self.path)
+            _check_classifier(self.path, config)
             if config.num_labels != 1:
                 raise ValueError(
                     f"{self.path} has {config.num_labels} outputs; a reward model is a sequence classifier "
                     "with num_labels=1"
                 )
-            model = load_model(AutoModelForSequenceClassification, self.path, config=config)
-            if not hasattr(model, "score"):
-                raise ValueError(
-                    f"{self.path} is a {type(model).__name__}, not a decoder with a head on its last token; "
-                    "score with a callable of your own instead"
-                )
-            check_rope(config.get_text_config())
+            model = _load_classifier(self.path, config)
             self._loaded = model.to(self.device).eval(), PlainTokenizer(load_tokenizer(self.path))
         return self._loaded
 
@@ -111,6 +113,44 @@ class RewardModel:
                 for i, score in zip(batch, score_rows(model, [rows[i] for i in batch]).tolist(), strict=True):
                     scores[i] = score
         return scores
+
+
+def _check_classifier(source: str, config: PretrainedConfig) -> None:
+    """Raise ValueError for a model that has no sequence classifier in transformers."""
+    latent = config.model_type == "cola" or is_official(config)
+    if latent or type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        kind = "latent-action" if latent else config.model_type
+        raise ValueError(
+            f"{source} holds a {kind} model, and a reward model is a causal LM or a sequence classifier of "
+            f"transformers{', such as the base that the codes were trained on' if latent else ''}: give one"
+        )
+
+
+def _load_classifier(source: str, config: PretrainedConfig) -> PreTrainedModel:
+    """Load a decoder with a head on its last token; ValueError for another classifier."""
+    check_rope(config.get_text_config())
+    model = load_model(AutoModelForSequenceClassification, source, config=config)
+    if not hasattr(model, "score"):
+        raise ValueError(
+            f"{source} is a {type(model).__name__}, not a decoder with a head on its last token: give a "
+            "decoder, or score with a callable of your own instead"
+        )
+    return model
+
+
+def _check_length(tokenizer: PlainTokenizer, config: PretrainedConfig, length: int) -> None:
+    """Raise ValueError for a length beyond the model's context, or one that holds no token of a response."""
+    least = len(tokenizer.start_ids) + (tokenizer.eos_token_id is not None) + 1
+    if length < least:
+        raise ValueError(
+            f"max_length (--max-length) must be at least {least}, a token of the response beside those that "
+            f"begin and end a text, got {length}"
+        )
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and length > most:
+        raise ValueError(
+            f"max_length (--max-length) must be at most {most}, the model's context, got {length}"
+        )
 
 
 def encode(tokenizer: PlainTokenizer, prompt: str, response: str, max_length: int) -> list[int]:
@@ -145,9 +185,12 @@ class RewardConfig:
         lr: peak learning rate, after a warm-up over 3 % of the steps; a cosine decays it to a tenth.
         batch_size: pairs per step.
         epochs: passes over the pairs.
-        max_length: tokens read of prompt and response.
+        max_length: tokens read of prompt and response, up to the model's context.
         held_out: share of the pairs that is kept for evaluation.
         seed: seed of the order, of the choice of held-out pairs, and of the new head.
+
+    Raises:
+        ValueError: for a value that is not allowed, naming the field.
     """
 
     lr: float = 9e-6
@@ -158,8 +201,8 @@ class RewardConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.epochs, self.max_length) < 1 or not self.lr > 0:
-            raise ValueError(f"batch_size, epochs, max_length >= 1 and lr > 0 are needed, got {self}")
+        counts = ("batch_size", "epochs", "max_length")
+        check_fields(self, counts=counts, seeds=("seed",), positive=("lr",))
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be a share between 0 and 1, got {self.held_out}")
 
@@ -218,7 +261,8 @@ def train_reward(
         the provenance; also written to ``out/reward.json``.
 
     Raises:
-        ValueError: for fewer than two pairs, and for a device that is not there.
+        ValueError: for fewer than two pairs, another kind of model, a ``max_length`` beyond its context or
+            without room for a response, and for a device that is not there.
         FloatingPointError: when the loss is not finite, naming the step, or the gradient is not.
         FileExistsError: if ``out`` is not empty.
 
@@ -230,12 +274,13 @@ def train_reward(
     check_device(device)
     named, model = Path(model).name, reachable(model)
     with whole_folder(Path(out)) as folder, drawn_from(config.seed, device):
+        _check_classifier(model, load_config(model))
         model_config = load_config(model, num_labels=1)
-        check_rope(model_config.get_text_config())
-        network = load_model(AutoModelForSequenceClassification, model, config=model_config)
-        network.to(device or "cpu").train()
         tokenizer = load_tokenizer(model)
         plain = PlainTokenizer(tokenizer)
+        _check_length(plain, model_config, config.max_length)
+        network = _load_classifier(model, model_config)
+        network.to(device or "cpu").train()
         order = np.random.default_rng(config.seed).permutation(len(pairs))
         count = min(len(pairs) - 1, max(1, round(config.held_out * len(pairs))))
         held_out = [pairs[i] for i in order[:count]]

@@ -13,11 +13,12 @@ from typing import Any
 
 from cola_agents.model.shards import float_type
 from cola_agents.train.adapters import LoRA
+from cola_agents.train.checkpoints import differences
 from cola_agents.train.data.packing import LongDocuments
 from cola_agents.train.fta import Codes
 from cola_agents.train.options import CodeConfig, StageConfig
 from cola_agents.train.presets import PRESETS, Preset
-from cola_agents.train.specs import DataSpec
+from cola_agents.train.specs import HUB, DataSpec
 from cola_envs.jsonl import JsonObject
 
 STAGES = ("world", "policy", "fta")
@@ -32,6 +33,10 @@ _FLAGS = {
 
 #: Fields without which :attr:`Run.digest` is computed.
 _UNDIGESTED = ("out", "device", "states", "held_out_tokens", "whole")
+#: Fields with a path or a hub id, and fields whose data have one.
+_PLACES, _SOURCES = ("model", "tokenizer"), ("data", "held_out")
+#: Fields with changes to the preset.
+_CHANGES = ("config", "grow", "codes")
 #: Fields that set the length of a run.
 LENGTHS = ("steps", "tokens", "epochs")
 
@@ -78,7 +83,8 @@ class Run:
             of runs on the same base share; None for none.
         whole: save all weights, also those of an unchanged base of a folder or the hub; by default the saved
             model refers to such a base (:meth:`CoLAForCausalLM.save_pretrained`).
-        device, dtype: device and type of the loaded model; trained weights are float32 during training.
+        device, dtype: device and type of the loaded model; trained weights are float32 during training. With
+            frozen weights in a type of fewer bits, ``precision`` is ``"bf16"`` where none is given.
 
     Raises:
         ValueError: for contradictory settings, or settings of another stage.
@@ -136,8 +142,18 @@ class Run:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.held_out_tokens is not None and self.held_out_tokens < 1:
             raise ValueError(f"held_out_tokens must be at least 1, got {self.held_out_tokens}")
-        float_type(self.dtype)
-        self.stage_config(self.epochs)
+        layers = self.grow.get("num_inverse_layers")
+        if layers is not None and layers < 1:
+            raise ValueError(
+                f"{flag_of('num_inverse_layers')}: num_inverse_layers must be at least 1, got {layers}: the "
+                "stage world trains them"
+            )
+        config = self.stage_config(self.epochs)
+        if self._mixes_types and config.precision == "float32":
+            raise ValueError(
+                f"a computation in float32 (precision, --precision) takes no frozen weights in {self.dtype} "
+                "(dtype, --dtype): leave one of them out, or give precision='bf16' (--precision bf16)"
+            )
         self.code_config()
         if self.device and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("accelerate chooses the devices of several processes: leave device out")
@@ -157,6 +173,12 @@ class Run:
         return PRESETS[self.preset]
 
     @property
+    def _mixes_types(self) -> bool:
+        """Whether frozen weights have fewer bits than the trained ones, which are made float32."""
+        low = float_type(self.dtype).itemsize < 4
+        return low and not self.config.get("low_precision_weights", False)
+
+    @property
     def checkpoints(self) -> tuple[str, ...]:
         """The folders of the checkpoints of the stages that the run trains, in their order."""
         if self.stage != "fta":
@@ -167,6 +189,8 @@ class Run:
     def stage_config(self, steps: int | None = None) -> StageConfig:
         """The configuration of the stage: the preset's, with this run's changes."""
         changed = {"seed": self.seeded, **self.config}
+        if self._mixes_types:
+            changed.setdefault("precision", "bf16")
         config = self._preset.config(self.stage, steps or self.steps, changed)
         if self.tokens is not None:
             needed = math.ceil(self.tokens / (config.rows * config.length))
@@ -186,8 +210,40 @@ class Run:
             spec["source"] = _name(spec["source"])
         return described
 
+    def places(self) -> JsonObject:
+        """Digests of the places of model, tokenizer and data, by which they are the same however written."""
+        places: JsonObject = {name: _place(getattr(self, name)) for name in _PLACES}
+        return places | {name: [_place(spec.source) for spec in getattr(self, name)] for name in _SOURCES}
+
+    def difference_to(self, finished: JsonObject) -> str:
+        """What differs from the settings of a finished run, with both values; "" for none but more steps.
+
+        Options are compared by what they amount to, and paths by where they lead.
+
+        Args:
+            finished: the content of the run's ``training.json``.
+        """
+        if not {"run", "config"} <= finished.keys():  # nothing is known but its digest
+            return f"digest={finished['digest']!r}, and now it is {self.digest!r}"
+        steps = finished["config"]["steps"] if self.epochs is not None else None
+        described = json.loads(json.dumps(self.described(), default=str))
+        config = json.loads(json.dumps(asdict(self.stage_config(steps))))
+        defaults = json.loads(json.dumps(_DEFAULTS, default=str))
+        before = _effective({**defaults, **finished["run"]}, {**config, **finished["config"]})
+        now = _effective(described, config)
+        places = finished.get("places")
+        if places is not None:
+            _match_places(before, places, now, self.places())
+        elif not differences(before, now) and not self.is_longer_than(finished):
+            # An earlier version's digest is of the paths as they were written, and of the options given.
+            return (
+                "options or paths that were written in another way than now, so that it cannot tell whether "
+                "they are the same"
+            )
+        return differences(before, now, longer=len(self.checkpoints) == 1)
+
     def is_longer_than(self, finished: JsonObject) -> bool:
-        """Whether this is a finished run with more steps, which continues it.
+        """Whether this is a finished run with more steps, given that nothing else differs.
 
         The learning rate then follows the schedule of the new length from the last checkpoint on, so that it
         rises at once; the result is not that of a run that was as long from the start.
@@ -195,16 +251,7 @@ class Run:
         Args:
             finished: the content of the run's ``training.json``.
         """
-        now = json.loads(json.dumps(self.described(), default=str))
-        before = finished["run"]
-        changed = {name for name in now if before.get(name, _DEFAULTS.get(name)) != now[name]}
-        steps = None if self.epochs is not None else self.stage_config().steps
-        return (
-            changed <= {*LENGTHS, *_UNDIGESTED}
-            and steps is not None
-            and steps > finished["config"]["steps"]
-            and len(self.checkpoints) == 1
-        )
+        return self.epochs is None and self.stage_config().steps > finished["config"]["steps"]
 
     @property
     def digest(self) -> str:
@@ -215,6 +262,48 @@ class Run:
 
 def _name(path: str | None) -> str | None:
     return Path(path).name if path and Path(path).is_absolute() else path
+
+
+def _place(source: str | None) -> str | None:
+    """A digest of where a path leads, or of what a hub id or a kind of data is called."""
+    if source is None:
+        return None
+    path = Path(source.removeprefix(HUB))
+    place = str(path.resolve()) if path.exists() else source
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+def _effective(run: JsonObject, config: JsonObject) -> JsonObject:
+    """The settings of a described run, with the options of its stage in place of those that were given."""
+    kept = {
+        name: value for name, value in run.items() if name not in (*_UNDIGESTED, *_CHANGES, "steps", "tokens")
+    }
+    for name in _SOURCES:
+        kept[name] = [_without_defaults(spec) for spec in run[name]]
+    preset = PRESETS[run["preset"]]
+    if run["stage"] == "world":
+        kept |= {**preset.grow, **run["grow"], **asdict(preset.codes), **run["codes"]}
+    return kept | config
+
+
+def _without_defaults(spec: JsonObject) -> JsonObject:
+    defaults = {field.name: field.default for field in fields(DataSpec)}
+    return {name: value for name, value in spec.items() if value != defaults.get(name)}
+
+
+def _match_places(before: JsonObject, then: JsonObject, now: JsonObject, places: JsonObject) -> None:
+    """Write paths that lead to the same place in the same way, and those that do not in different ones."""
+    for name in _PLACES:
+        if then[name] == places[name]:
+            now[name] = before[name]
+        elif now[name] == before[name]:
+            now[name] = f"{now[name]} (elsewhere)"
+    for name in _SOURCES:
+        for old, was, new, place in zip(before[name], then[name], now[name], places[name], strict=False):
+            if was == place:
+                new["source"] = old["source"]
+            elif new["source"] == old["source"]:
+                new["source"] += " (elsewhere)"
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Run)}

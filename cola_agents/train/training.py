@@ -132,12 +132,14 @@ def _finished(run: Run) -> bool:
     if (run.out / FINISHED).is_file():
         finished = jsonl.read_object(run.out / FINISHED, "digest")
         if finished["digest"] != run.digest:
-            if {"run", "config"} <= finished.keys() and run.is_longer_than(finished):
+            if difference := run.difference_to(finished):
+                raise FileExistsError(
+                    f"{run.out} holds a finished run with other settings: it was begun with {difference} "
+                    f"(see {FINISHED}). Give another folder; a run is made longer by more --steps or "
+                    "--tokens alone, and FTA-I with cloning not at all"
+                )
+            if run.is_longer_than(finished):
                 return False
-            raise FileExistsError(
-                f"{run.out} holds a finished run with other settings (see {FINISHED}): give another folder. "
-                "A run is made longer by more --steps or --tokens alone, and FTA-I with cloning not at all"
-            )
         check_log(run.out / LOG)
         return True
     # In a process other than the first, the folder may not exist yet.
@@ -406,6 +408,7 @@ def _finish(
             log.write({"step": config.steps, **metrics.as_dict()})
     settings = {
         "digest": run.digest,
+        "places": run.places(),
         "run": run.described(),
         "config": asdict(config),
         "tokens": config.tokens,

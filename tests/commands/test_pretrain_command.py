@@ -94,6 +94,8 @@ def test_latent_parts_get_their_base_back_or_another_place_of_it(start, tmp_path
     expected = CoLAForCausalLM.from_pretrained(tmp_path / "w").state_dict()
     shutil.move(tmp_path / "base", tmp_path / "moved")
     convert = ("convert", str(tmp_path / "w"))
+    assert main([*convert, str(tmp_path / "whole")]) == 2
+    assert f"`cola convert {tmp_path / 'w'} TARGET --whole`" in capsys.readouterr().err
     assert main([*convert, str(tmp_path / "whole"), "--whole"]) == 2
     assert "cannot be read" in capsys.readouterr().err
     moved = ("--base", str(tmp_path / "moved"))
@@ -277,10 +279,14 @@ def test_a_run_that_is_longer_than_its_warmup_is_not_warned_of_it(start, tmp_pat
         (["policy", "--model", "{start}/cola", "--epochs", "1"], "take no 'epochs'"),
         (["policy", "--model", "{start}/cola", "--tokenizer", "{start}/other"], "is not that of"),
         (["policy", "--model", "{start}/cola", "--steps", "0"], "steps must be at least 1"),
-        (["policy", "--model", "{start}/cola", "--lr", "-1"], "lr and clip must be positive"),
+        (["policy", "--model", "{start}/cola", "--lr", "-1"], "lr must be positive"),
         (["policy", "--model", "{start}/cola", "--rows", "3", "--micro-rows", "2"], "not a multiple"),
         (["policy", "--model", "{start}/cola", "--dtype", "float33"], "dtype 'float33' is no floating type"),
         (["policy", "--model", "{start}/cola", "--dtype", "int8"], "dtype 'int8' is no floating type"),
+        (
+            ["policy", "--model", "{start}", "--dtype", "bfloat16", "--precision", "float32"],
+            "takes no frozen weights in bfloat16 (dtype, --dtype): leave one of them out",
+        ),
         (["policy", "--model", "{start}/cola", "--device", "nonsense"], "device 'nonsense' cannot be used"),
         (["policy", "--model", "{start}/cola", "--held-out", "{start}/nowhere.txt"], "no file or folder"),
         (
@@ -296,8 +302,17 @@ def test_a_run_that_is_longer_than_its_warmup_is_not_warned_of_it(start, tmp_pat
         (["policy", "--model", "{start}/cola", "--inverse-layers", "2"], "takes no --inverse-layers"),
         (["world", "--model", "{start}/base", "--no-reclone"], "takes no --no-reclone"),
         (["world", "--model", "{start}/base", "--codes", "1"], "--codes: num_codes must be at least 2"),
+        (
+            ["world", "--model", "{start}/base", "--inverse-layers", "0"],
+            "--inverse-layers: num_inverse_layers must be at least 1, got 0",
+        ),
         (["world", "--model", "{start}/base", "--tau", "0"], "(--tau) must be positive"),
-        (["fta", "--model", "{start}/cola", "--lora-rank", "0"], "rank of at least 1 (--lora-rank)"),
+        (["world", "--model", "{start}/base", "--marginal", "-1"], "(--marginal) must be a finite number of"),
+        (["world", "--model", "{start}/base", "--entropy", "-3"], "of at least 0, got -3.0"),
+        (
+            ["fta", "--model", "{start}/cola", "--lora-rank", "0"],
+            "rank (--lora-rank) must be at least 1, got 0",
+        ),
         (["policy", "--model", "{start}/cola", "--tokens", "inf"], "--tokens is a finite number"),
     ],
 )
@@ -348,6 +363,84 @@ def test_a_folder_of_something_else_or_of_another_run_is_left_alone(start, tmp_p
     assert pretrain(*argv, "--steps", "1", "--out", tmp_path / "run") == 2
     assert "was begun with steps=2" in capsys.readouterr().err
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "run").items())
+
+
+@pytest.fixture
+def finished(start, tmp_path, monkeypatch):
+    """The arguments of a finished run of two steps in a folder of text, which is the current one."""
+    shutil.copytree(start, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    argv = ("policy", "--model", "cola", "--data", "text.txt", *SHORT, "--out", "run")
+    assert pretrain(*argv, "--steps", "2") == 0
+    return argv
+
+
+ELSEWHERE = "model='cola', and now it is 'cola (elsewhere)' ("
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (("--steps", "4", "--lr", "1e-3"), "begun with lr=0.003, and now it is 0.001 (see training.json)"),
+        (("--steps", "1"), "begun with steps=2, and now it is 1 ("),
+        (("--steps", "2", "--save-every", "1"), "begun with save_every=2, and now it is 1 ("),
+        (("--steps", "2", "--rows", "1", "--seed", "5"), "seed=0, and now it is 5; rows=2, and now it is 1"),
+        (("--steps", "2", "--model", "other/cola"), "model='cola', and now it is 'other/cola' ("),
+        (
+            ("--steps", "2", "--model", "{here}/other/cola"),
+            "model='cola', and now it is 'cola (elsewhere)' (",
+        ),
+        (
+            ("--steps", "2", "--data", "answers.jsonl"),
+            "and now it is [{'source': 'text.txt'}, {'source': 'ans",
+        ),
+        (("--epochs", "3"), "epochs=None, and now it is 3"),
+    ],
+)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_finished_run_names_what_differs_with_both_values(other, named, earlier, finished, capsys):
+    shutil.copytree("cola", "other/cola")
+    if earlier:
+        forget_places()
+        named = named.replace(ELSEWHERE, "paths that were written in another way than now")
+    other = [part.replace("{here}", os.getcwd()) for part in other]
+    assert pretrain(*finished, *other) == 2
+    assert named in capsys.readouterr().err
+
+
+def forget_places() -> None:
+    """Make the finished run in the folder ``run`` one of an earlier version."""
+    done = json.loads(Path("run/training.json").read_text())
+    del done["places"]
+    Path("run/training.json").write_text(json.dumps(done))
+
+
+def test_a_finished_run_is_the_same_however_its_paths_and_defaults_are_written(finished, capsys):
+    here = os.getcwd()
+    again = (
+        "policy",
+        "--model",
+        f"{here}/cola",
+        "--data",
+        "./text.txt",
+        *SHORT,
+        "--out",
+        "run",
+        "--lr",
+        "3e-3",
+    )
+    assert pretrain(*again, "--steps", "2") == 0
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    assert pretrain(*again, "--steps", "3") == 0
+    assert json.loads(Path("run/training.json").read_text())["config"]["steps"] == 3
+    assert here not in Path("run/training.json").read_text()
+
+
+def test_a_finished_run_of_an_earlier_version_is_recognised_and_made_longer(finished, capsys):
+    forget_places()
+    assert pretrain(*finished, "--steps", "2") == 0
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    assert pretrain(*finished, "--steps", "3") == 0
 
 
 class Killed(BaseException):
@@ -432,6 +525,24 @@ def test_a_run_goes_on_with_the_type_of_its_frozen_weights_alone(start, tmp_path
     del begun["settings"]["types of the frozen weights"]  # a run that an earlier version began
     settings.write_text(json.dumps(begun))
     assert pretrain(*argv) == 0
+
+
+@pytest.mark.parametrize("stage", ["world", "policy", "fta"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_loaded_in_few_bits_are_computed_with_in_bf16(stage, dtype, start, tmp_path):
+    model = start / ("base" if stage == "world" else "cola")
+    argv = (stage, "--model", model, "--data", start / "text.txt", "--steps", "1", *SHORT)
+    assert pretrain(*argv, "--dtype", dtype, "--out", tmp_path / "run") == 0
+    done = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert done["config"]["precision"] == "bf16"
+
+
+def test_a_precision_that_was_given_beside_weights_in_few_bits_is_kept_or_refused(tmp_path):
+    assert Run("world", "m", tmp_path, dtype="float64").stage_config().precision == "float32"
+    kept = {"low_precision_weights": True}
+    assert Run("world", "m", tmp_path, dtype="bfloat16", config=kept).stage_config().precision == "float32"
+    with pytest.raises(ValueError, match=r"\(precision, --precision\) takes no frozen weights in float16"):
+        Run("world", "m", tmp_path, dtype="float16", config={"precision": "float32"})
 
 
 def test_held_out_text_is_measured_once_however_short_it_is(start, tmp_path, capsys):
@@ -646,7 +757,7 @@ def test_more_steps_make_a_run_longer_on_the_longer_schedule(ended, start, tmp_p
     for refused in (("--steps", 4), ("--steps", 12, "--lr", 0.1), ("--epochs", 9)):
         kept = weights(out)
         assert pretrain(*settings, *refused) == 2
-        assert "A run is made longer by more --steps" in capsys.readouterr().err
+        assert "a run is made longer by more --steps" in capsys.readouterr().err
         assert all(tensor.equal(kept[name]) for name, tensor in weights(out).items())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,39 @@ def no_weights(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr(loading, "_load", load)
     monkeypatch.setattr(loading, "_bundled_backbone", load)
     return tmp_path
+
+
+#: Commands that write a folder, without its name, which comes last.
+FOLDERS = [
+    ["pretrain", "world", "--model", "x", "--out"],
+    ["pretrain", "base", "--out"],
+    ["pretrain", "q", "--data", "t.jsonl", "--out"],
+    ["inspect", "--out"],
+    ["demo", "--out"],
+    ["train-reward", "--pairs", "p.jsonl", "--model", "x", "--out"],
+    ["convert", "x"],
+]
+
+
+@pytest.mark.parametrize("argv", FOLDERS, ids=lambda argv: " ".join(argv[:2]))
+def test_a_folder_that_cannot_be_written_is_refused_in_the_same_words(
+    argv: list[str], no_weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flag = "target" if argv[0] == "convert" else "--out"
+    above = no_weights / "file"
+    (no_weights / "here").mkdir()
+    for out, said in (
+        ("file", f"{flag} file is a file: name a folder"),
+        ("file/new", f"{flag} file/new: {above} is a file, not a folder: name another place"),
+    ):
+        assert main([*argv, out]) == 2
+        assert capsys.readouterr().err == f"cola: {said}\n"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in (no_weights, no_weights / "here"))
+    for out, above in (("new/run", no_weights), ("here", no_weights / "here")):
+        assert main([*argv, out]) == 2
+        said = f"{flag} {out}: nothing can be written in {above}: name another place"
+        assert capsys.readouterr().err == f"cola: {said}\n"
+    assert not (no_weights / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -168,9 +168,11 @@ def world_records(codes: CodeConfig, tokenizer: Any, log: Path, **changed: Any) 
 
 
 def test_a_codebook_that_collapses_in_training_warns_once(latent_backbone, tmp_path):
+    codes = CodeConfig()
+    # A negative weight, which is refused, draws all positions to one code.
+    object.__setattr__(codes, "marginal", -3.0)
     with pytest.warns(CodebookWarning, match="collapsing: at step") as given:
-        # A negative weight draws all positions to one code.
-        records = world_records(CodeConfig(marginal=-3.0), latent_backbone.tokenizer, tmp_path / "log.jsonl")
+        records = world_records(codes, latent_backbone.tokenizer, tmp_path / "log.jsonl")
     assert len([warning for warning in given if warning.category is CodebookWarning]) == 1
     assert records[-1]["code_perplexity"] < tiny.CODES / 4
 

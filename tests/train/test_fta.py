@@ -296,8 +296,12 @@ def test_adapters_of_another_base_of_the_same_shapes_are_refused_and_change_noth
 
 
 def test_adapters_that_cannot_be_are_refused(monkeypatch):
-    for fields in ({"rank": 0}, {"rank": 2, "targets": ()}, {"rank": 2, "alpha": 0.0}):
-        with pytest.raises(ValueError, match=r"rank of at least 1|alpha must be positive"):
+    for fields, message in (
+        ({"rank": 0}, r"^rank \(--lora-rank\) must be at least 1, got 0$"),
+        ({"rank": 2, "targets": ()}, "^targets must name layers to adapt"),
+        ({"rank": 2, "alpha": 0.0}, "alpha must be positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
             LoRA(**fields)
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match=r"pip install 'cola-rl\[train\]'"):

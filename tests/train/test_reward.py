@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from cola_agents.cli import main
 from cola_agents.decoding.loading import BUNDLED
+from cola_agents.train import reward
 from cola_agents.train.bundled.english import story
 from cola_agents.train.reward import Pair, RewardConfig, RewardModel, read_pairs, train_reward
 from tests import tiny
@@ -121,6 +128,82 @@ def test_a_broken_line_of_pairs_is_named_and_nothing_is_written(tmp_path) -> Non
     with pytest.raises(ValueError, match="at least two"):
         train_reward(BUNDLED / "base", [Pair("a", "b", "c")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "^epochs must be at least 1, got 0$"),
+        ("batch_size", 0, "^batch_size must be at least 1, got 0$"),
+        ("max_length", -1, "^max_length must be at least 1, got -1$"),
+        ("lr", math.nan, "^lr must be a finite number, 0 or above, got nan$"),
+        ("lr", 0.0, "^lr must be above 0, got 0.0$"),
+        ("seed", -1, "^seed must be at least 0, got -1$"),
+        ("held_out", math.nan, "^held_out must be a share between 0 and 1, got nan$"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named_alone(field, value, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        RewardConfig(**{field: value})
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """No weights are loaded."""
+
+    def load(*given: object, **named: object) -> None:
+        pytest.fail("a model was loaded first")
+
+    monkeypatch.setattr(reward, "load_model", load)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_a_latent_action_model_is_refused_as_a_reward_model_in_one_line(
+    official, no_weights, tmp_path, capsys
+):
+    model = tiny.make_cola()
+    model.save_pretrained(tmp_path / "cola")
+    tiny.make_tokenizer().save_pretrained(tmp_path / "cola")
+    if official:
+        fields = {**model.config.text_config.to_dict(), "num_code": 16, "v": 1}
+        (tmp_path / "cola" / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps(vars(shuffled(seed))) + "\n" for seed in range(2))
+    )
+    argv = ["--pairs", str(tmp_path / "pairs.jsonl"), "--model", str(tmp_path / "cola")]
+    capsys.readouterr()
+    assert main(["train-reward", *argv, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "holds a latent-action model, and a reward model is a causal LM or a sequence classifier" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="holds a latent-action model"):
+        RewardModel(tmp_path / "cola")(["a"], ["b"])
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        (tiny.CONTEXT + 1, rf"\(--max-length\) must be at most {tiny.CONTEXT}, the model's context, got 513"),
+        (1, r"\(--max-length\) must be at least 2, a token of the response beside .*, got 1"),
+    ],
+)
+def test_a_length_that_does_not_fit_is_refused_with_its_bound(length, message, no_weights, tmp_path):
+    tiny.make_base().save_pretrained(tmp_path / "base")
+    tiny.make_tokenizer().save_pretrained(tmp_path / "base")
+    pairs = [shuffled(seed) for seed in range(2)]
+    with pytest.raises(ValueError, match=message):
+        train_reward(tmp_path / "base", pairs, tmp_path / "out", RewardConfig(max_length=length))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_that_is_no_decoder_is_refused(tmp_path):
+    fields = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    encoder = BertForSequenceClassification(BertConfig(vocab_size=tiny.VOCAB, **fields, num_labels=1))
+    encoder.save_pretrained(tmp_path / "bert")
+    tiny.make_tokenizer().save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="not a decoder with a head on its last token"):
+        train_reward(tmp_path / "bert", [shuffled(seed) for seed in range(2)], tmp_path / "out")
 
 
 def test_a_classifier_of_several_outputs_is_no_reward_model(tmp_path) -> None:

@@ -266,18 +266,20 @@ def test_the_papers_stages_are_those_of_the_official_code():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"steps": 0}, "steps, rows >= 1 and length >= 8"),
-        ({"rows": 0}, "steps, rows >= 1 and length >= 8"),
-        ({"length": 4}, "steps, rows >= 1 and length >= 8"),
+        ({"steps": 0}, "^steps must be at least 1, got 0$"),
+        ({"rows": 0}, "^rows must be at least 1, got 0$"),
+        ({"length": 4}, "^length must be at least 8, got 4$"),
+        ({"warmup": -2}, "^warmup must be at least 0, got -2$"),
         ({"rows": 8, "micro_rows": 3}, "rows=8 is not a multiple of micro_rows=3"),
         ({"micro_rows": 0}, "micro_rows=0"),
         ({"precision": "fp16"}, r"precision='fp16' is not one of \('float32', 'bf16'\)"),
         ({"keep": 0}, "keep must be at least 1"),
         ({"save_every": 0}, "save_every must be at least 1"),
-        ({"seed": -1}, "seed=-1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"seed": 2**63}, r"seed must be at most 9223372036854775807 \(2\*\*63 - 1\), got 92233720368547758"),
-        ({"lr": 0.0}, "lr=0.0"),
-        ({"lr": math.inf}, "lr=inf"),
+        ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
+        ({"lr": math.inf}, "lr must be positive and finite, got inf"),
+        ({"clip": math.nan}, "^clip must be positive, got nan$"),
         ({"steps": 10.5}, "steps must be a whole number, got 10.5"),
         ({"rows": True}, "rows must be a whole number, got True"),
         ({"micro_rows": 2.0}, "micro_rows must be a whole number, got 2.0"),
@@ -298,6 +300,13 @@ def test_a_stage_that_cannot_be_is_refused(fields, message):
 def test_a_weight_or_temperature_that_is_not_finite_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"\(--{name}\) must be .*finite.*, got {value}"):
         CodeConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["tau", "entropy", "marginal"])
+def test_a_negative_weight_or_temperature_is_refused_with_its_option(name):
+    with pytest.raises(ValueError, match=rf"\(--{name}\) must be .*, got -1"):
+        CodeConfig(**{name: -1})
+    assert CodeConfig(entropy=0, marginal=0).marginal == 0
 
 
 def test_a_rate_that_never_gets_to_its_peak_is_said_where_a_run_begins(tmp_path):
