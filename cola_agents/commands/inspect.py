@@ -35,6 +35,11 @@ def add(commands: Commands) -> None:
         type=int,
         help="number of states in which all codes are compared (all, or fewer of a large model)",
     )
+    parser.add_argument(
+        "--answers",
+        action="store_true",
+        help="score answers alone: what is behind prompts, and of recorded episodes the agent's own tokens",
+    )
     parser.add_argument("--device", help="e.g. cuda")
     parser.add_argument("--dtype", default="float32", help="type to load the weights in")
     parser.set_defaults(run=_inspect)
@@ -52,6 +57,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         data=parse_data(arguments.data or ()),
         tokens=arguments.tokens,
         states=arguments.states,
+        answers=arguments.answers,
         device=arguments.device,
         dtype=arguments.dtype,
     )

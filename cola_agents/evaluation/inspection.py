@@ -117,6 +117,7 @@ def inspect_codebook(
     *,
     tokens: int | None = None,
     states: int | None = None,
+    answers: bool = False,
     named: str = "given documents",
 ) -> Inspection:
     """Measure how a codebook is used on documents, in one pass.
@@ -126,6 +127,9 @@ def inspect_codebook(
         text: documents; no more of them are read than are needed.
         tokens, states: how many tokens are scored at most, and in how many states all codes are compared; by
             default as :meth:`Budget.of <cola_agents.train.metrics.Budget.of>` chooses by the model's size.
+        answers: score answers alone: what stands behind a document's prompt, and of recorded episodes the
+            agent's own tokens. Where all prompts begin alike, a model knows those words by heart. Text
+            without prompts is scored whole.
         named: what the report calls the text.
 
     Raises:
@@ -138,7 +142,9 @@ def inspect_codebook(
     length = min(backbone.max_length, _LONGEST)
     cut = 0
     rows = max(1, _BATCH // length)
-    batches = PackedBatches(text, backbone.tokenizer, rows=rows, length=length, long="cut")
+    batches = PackedBatches(
+        text, backbone.tokenizer, rows=rows, length=length, long="cut", learn_prompts=not answers
+    )
     with (
         fitting_threads(backbone),
         tqdm(total=budget.tokens, desc="inspect", unit="token", leave=False) as bar,
@@ -154,7 +160,7 @@ def inspect_codebook(
     frequent = tally.joint.sum(0).topk(min(24, tally.joint.shape[1]))
     return Inspection(
         model=Path(name).name if Path(name).is_absolute() else name,
-        text=named,
+        text=named + ", answers alone" * answers,
         metrics=metrics,
         warnings=health_warnings(metrics),
         documents_cut=cut,
@@ -403,6 +409,7 @@ def run_inspection(
     data: Sequence[DataSpec] = (),
     tokens: int | None = None,
     states: int | None = None,
+    answers: bool = False,
     device: str | None = None,
     dtype: str = "float32",
 ) -> Inspection:
@@ -414,7 +421,7 @@ def run_inspection(
         text: as in :func:`read_documents`.
         data: in place of ``text``, data described as for training; of each, one pass is read. With neither,
             held-out documents of the generated corpus.
-        tokens, states: as in :func:`inspect_codebook`.
+        tokens, states, answers: as in :func:`inspect_codebook`.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: as those functions and :func:`inspect_codebook` do.
@@ -431,7 +438,9 @@ def run_inspection(
     source, named = text_source(text, data)
     backbone = make_backbone(model, level="latent", device=device, dtype=dtype)  # last: it takes longest
     assert isinstance(backbone, LatentBackbone)
-    inspection = inspect_codebook(backbone, source, tokens=tokens, states=states, named=named)
+    inspection = inspect_codebook(
+        backbone, source, tokens=tokens, states=states, answers=answers, named=named
+    )
     out.mkdir(parents=True, exist_ok=True)
     record = {**provenance(), "fingerprint": backbone.fingerprint, **inspection.as_dict()}
     write_whole(out / "inspection.json", json.dumps(record, indent=1, ensure_ascii=False).encode())

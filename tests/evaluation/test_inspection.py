@@ -387,6 +387,22 @@ def test_the_end_of_text_has_its_name_and_no_text_is_taken_for_mathematics(laten
     assert (tmp_path / "codebook.png").stat().st_size > 10_000
 
 
+def test_answers_are_scored_without_the_prompts_in_front_of_them(latent_backbone):
+    texts = [Document("Q: 1+1=", "2") for _ in range(12)]
+    encode = latent_backbone.tokenizer.encode
+    whole, answers = (inspect_codebook(latent_backbone, texts, answers=only) for only in (False, True))
+    assert answers.metrics.tokens == 12 * (len(encode("2")) + 1)
+    assert whole.metrics.tokens == answers.metrics.tokens + 12 * (len(encode("Q: 1+1=")) - 1)
+    assert {token for token, _ in answers.top_tokens} == {
+        *encode("2"),
+        latent_backbone.tokenizer.eos_token_id,
+    }
+    assert (whole.text, answers.text) == ("given documents", "given documents, answers alone")
+    plain = [Document("", "some words")]
+    both = [inspect_codebook(latent_backbone, plain, answers=only).metrics for only in (False, True)]
+    assert both[0] == both[1], "text without prompts is scored whole"
+
+
 def test_text_is_shown_on_one_line_with_its_whitespace():
     assert visible("a b\n\tc\r\x00 é") == "a␣b↵⇥c\\r\\x00␣é"
 
@@ -431,7 +447,10 @@ def test_inspect_prints_a_table_and_writes_json_and_plot(saved, suffix, tmp_path
     out = tmp_path / "out"
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*[Gg]lyph")
-        assert main(["inspect", str(saved), "--text", str(text), "--out", str(out)]) == 0
+        argv = ["inspect", str(saved), "--text", str(text), "--out", str(out)]
+        assert main([*argv, "--answers"]) == 0
+        assert json.loads((out / "inspection.json").read_text())["text"] == f"mine.{suffix}, answers alone"
+        assert main(argv) == 0
     assert (out / "codebook.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((out / "inspection.json").read_text(encoding="utf-8"))
     assert {"command", "commit", "packages", "hardware", "fingerprint"} <= set(written)
