@@ -49,11 +49,14 @@ class PPOOptions(ClippedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._positive("value_clip")
+        self._at_least(1, "episodes")
+        self._positive("value_clip", "gamma")
         if self.value_coef < 0:
             raise ValueError(f"value_coef must not be negative, got {self.value_coef}")
-        if self.episodes < 1 or not 0 < self.gamma <= 1 or not 0 <= self.lam <= 1:
-            raise ValueError(f"episodes >= 1, gamma in (0, 1] and lam in [0, 1] are needed, got {self}")
+        if self.gamma > 1:
+            raise ValueError(f"gamma must be at most 1, got {self.gamma}")
+        if not 0 <= self.lam <= 1:
+            raise ValueError(f"lam must be from 0 to 1, got {self.lam}")
 
 
 class PPO(Agent):

@@ -63,7 +63,8 @@ class SearchConfig:
         check_fields(
             self,
             counts=("simulations", "token_budget", "width", "span"),
-            numbers=("c_init", "c_base", "discount", "noise", "noise_share"),
+            numbers=("c_init", "discount", "noise", "noise_share"),
+            positive=("c_base",),
             flags=("merge", "early_stop"),
             optional=("token_budget", "width"),
         )
@@ -74,8 +75,9 @@ class SearchConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.discount > 1 or self.noise_share > 1 or self.c_base == 0:
-            raise ValueError(f"discount and noise_share are at most 1 and c_base is positive, got {self}")
+        for name in ("discount", "noise_share"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} must be at most 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import RenderCollection
 
 from cola_agents import GRPO, SB3VecEnv
+from cola_agents.rl.ppo import PPOOptions
 
 TASK = "CoLA-Arithmetic-v0"
 
@@ -126,3 +128,17 @@ def test_an_agent_is_neither_pickled_nor_copied():
 def test_arguments_that_an_agent_cannot_use_are_named_with_what_came(arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         GRPO(TASK, num_envs=2, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("gamma", 1.5, "gamma must be at most 1, got 1.5"),
+        ("gamma", 0.0, "gamma must be positive, got 0.0"),
+        ("lam", -0.1, "lam must be from 0 to 1, got -0.1"),
+        ("episodes", 0, "episodes must be at least 1, got 0"),
+    ],
+)
+def test_an_option_of_ppo_out_of_range_is_named_alone(option, value, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        PPOOptions(**{option: value})

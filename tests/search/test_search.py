@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -544,3 +545,16 @@ def test_an_evaluator_that_returns_something_else_is_refused_with_what_came() ->
     for given in (None, (1.0,), [1.0, 2.0]):
         with pytest.raises(TypeError, match="an evaluator must return an Evaluation, or a tuple"):
             search(episodes, [0], lambda rows, given=given: given)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("discount", 1.5, "discount must be at most 1, got 1.5"),
+        ("noise_share", 2.0, "noise_share must be at most 1, got 2.0"),
+        ("c_base", 0.0, "c_base must be above 0, got 0.0"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_alone(option: str, value: float, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SearchConfig(**{option: value})  # type: ignore[arg-type]
