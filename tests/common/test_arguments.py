@@ -130,7 +130,7 @@ def test_a_task_may_have_an_argument_of_an_agents_name():
 def test_whole_episodes_are_played_in_rows_that_step_together(tmp_path):
     for name, value in {"vectorization_mode": "sync", "num_envs": 2}.items():
         with pytest.raises(TypeError, match=rf"env_kwargs has '{name}', .* leave it out"):
-            generate(TASK, tmp_path / "a", problems=1, env_kwargs={name: value})
+            generate(TASK, tmp_path / "a.jsonl", problems=1, env_kwargs={name: value})
 
 
 def test_an_agent_is_evaluated_on_environments_of_its_own_level(agent):

@@ -612,9 +612,12 @@ def test_convert_overwrites_nothing(tmp_path, capsys):
     official, ours = write(tmp_path / "official"), tmp_path / "ours"
     ours.mkdir()
     (ours / "mine.txt").write_text("kept")
-    for target in (ours, ours / "mine.txt"):
+    for target, why in (
+        (ours, "is not an empty folder: nothing was written"),
+        (ours / "mine.txt", "is a file: name a folder"),
+    ):
         assert main(["convert", str(official), str(target)]) == 2
-        assert "is not an empty folder: nothing was written" in capsys.readouterr().err
+        assert why in capsys.readouterr().err
     assert [path.name for path in ours.iterdir()] == ["mine.txt"]
     assert (ours / "mine.txt").read_text() == "kept"
 
