@@ -169,7 +169,7 @@ class TokensAhead:
         """
         made, counts = self.all(rows)
         appended = np.full(made.tokens.shape, -1)
-        for step in range(min(STEPS_AHEAD, max(map(len, chunks)))):
+        for step in range(min(STEPS_AHEAD, max(map(len, chunks), default=0))):
             appended[step] = [chunk[step] if step < len(chunk) else -1 for chunk in chunks]
         same = (made.tokens == appended) & (np.arange(STEPS_AHEAD)[:, None] < counts)
         return leading(same), made.spoilt
