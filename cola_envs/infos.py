@@ -14,7 +14,7 @@ from cola_envs.fields import Info
 Batched = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepInfos(Sequence[Info]):
     """The infos of a step of B rows: a sequence of B dicts, most of which are made anew whenever one is read.
 
@@ -52,8 +52,9 @@ class StepInfos(Sequence[Info]):
         short = np.ones(len(self), dtype=bool)
         if not self.whole:
             return {"token": self.tokens, "_token": short, "action": self.actions, "_action": short.copy()}
-        batched = batch_infos(len(self), list(self.whole), list(self.whole.values()))
-        short[list(self.whole)] = False
+        rows = sorted(self.whole)  # in which order they were added depends on the step
+        batched = batch_infos(len(self), rows, [self.whole[row] for row in rows])
+        short[rows] = False
         if short.any():
             for key, numbers in (("token", self.tokens), ("action", self.actions)):
                 batched[key] = np.where(short, numbers, batched.get(key, 0))
@@ -64,10 +65,10 @@ class StepInfos(Sequence[Info]):
 def batch_infos(num_envs: int, rows: Sequence[int], infos: Sequence[Info]) -> Batched:
     """Join the infos of ``rows`` as :meth:`gymnasium.vector.VectorEnv._add_info` does.
 
-    Each key gives an array of length ``num_envs`` and a mask ``_key`` of the rows that have it. Numbers give
-    an array of a type that holds them all (Gymnasium takes the first row's type, which rounds later floats
-    to ints), arrays of equal shape are stacked, dicts nest, and everything else stays an object, also numbers
-    that no type holds without rounding.
+    ``rows`` are ascending. Each key gives an array of length ``num_envs`` and a mask ``_key`` of the rows
+    that have it. Numbers give an array of a type that holds them all (Gymnasium takes the first row's type,
+    which rounds later floats to ints), arrays of equal shape are stacked, dicts nest, and everything else
+    stays an object, also numbers that no type holds without rounding.
     """
     columns: dict[str, tuple[list[int], list[object]]] = {}
     for row, info in zip(rows, infos, strict=True):

@@ -142,6 +142,7 @@ def collect(
     seeds = check_seeds("seeds", seeds, len(seeds))
     given: list[int | None] = [None] * len(seeds)
     if problem_seeds is not None:
+        problem_seeds = check_list("problem_seeds", problem_seeds, "a list with a seed for each problem")
         given = [*check_seeds("problem_seeds", problem_seeds, len(problem_seeds))]
     if len(given) != len(seeds) or not len(seeds):
         raise ValueError(

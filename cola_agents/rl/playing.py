@@ -23,6 +23,7 @@ from cola_envs.build import evaluation_split, spec_of
 from cola_envs.checks import check_count
 from cola_envs.env import CoLAEnv
 from cola_envs.episodes import Episodes
+from cola_envs.seeds import HIGHEST_SEED
 from cola_envs.vector import CoLAVectorEnv
 
 
@@ -175,7 +176,10 @@ class PlayingMixin:
                 than one episode.
             FloatingPointError: for policy logits that are not finite.
         """
-        num_episodes, seed = check_count("num_episodes", num_episodes), check_count("seed", seed, 0)
+        num_episodes, seed = (
+            check_count("num_episodes", num_episodes),
+            check_count("seed", seed, 0, HIGHEST_SEED),
+        )
         arguments = environment_arguments(env_kwargs, direct, "evaluate")
         chosen, kwargs = self._evaluation(env_id, split, arguments)
         episodes = self._episodes(chosen, min(num_episodes, max(64, self.num_envs)), kwargs)

@@ -110,7 +110,7 @@ class MCTS:
         config = SearchConfig() if config is None else config
         if not isinstance(config, (SearchConfig, MCTSQConfig)):
             raise TypeError(f"config must be a SearchConfig or an MCTSQConfig, got {config!r:.80}")
-        num_trees = check_count("num_trees", num_trees)
+        num_trees, seed = check_count("num_trees", num_trees), check_count("seed", seed, 0)
         given = environment_arguments(env_kwargs, direct, "MCTS")
         check_search(config, q=q, judge=judge, evaluate=evaluate, leaves=leaves)
         if isinstance(env, Episodes):

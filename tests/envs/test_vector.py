@@ -402,6 +402,7 @@ def test_infos_are_batched_as_gymnasium_does() -> None:
         {1: {"prompt": "Look:", "action": "look"}},
         {0: {"prompt": "Say:", "token": 0.5}, 3: {"token": 7, "action": 6}},
         {row: {"prompt": "Say:"} for row in range(4)},
+        {row: {"level": row, "token": row} for row in (3, 1, 0, 2)},
     ],
 )
 def test_the_infos_of_a_step_are_batched_as_dicts_are(whole: dict[int, dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import RenderCollection
 
-from cola_agents import GRPO, SB3VecEnv
+from cola_agents import GRPO, SB3VecEnv, collect
 from cola_agents.rl.ppo import PPOOptions
 
 TASK = "CoLA-Arithmetic-v0"
@@ -142,3 +142,12 @@ def test_arguments_that_an_agent_cannot_use_are_named_with_what_came(arguments, 
 def test_an_option_of_ppo_out_of_range_is_named_alone(option, value, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         PPOOptions(**{option: value})
+
+
+def test_seeds_beyond_64_bits_and_single_seeds_are_refused():
+    agent = GRPO(TASK, num_envs=2, env_kwargs={"max_tokens": 2})
+    with pytest.raises(ValueError, match="seed must be at most"):
+        agent.evaluate(2, seed=2**64)
+    for name in ("seeds", "problem_seeds"):
+        with pytest.raises(TypeError, match=f"^{name} must be a list with a seed for each"):
+            collect(agent.episodes, agent.actor, **{"seeds": [0], name: 5})

@@ -231,6 +231,8 @@ def test_what_would_read_the_solutions_or_lacks_its_q_is_refused(q_folder: str, 
         MCTS(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="config must be a SearchConfig or an MCTSQConfig, got 3"):
         MCTS(TASK, 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="seed must be an integer, got 'a'"):
+        MCTS(TASK, seed="a")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_trees must be at least 1, got 0"):
         MCTS(TASK, num_trees=0)
     with pytest.raises(TypeError, match="seeds must be a list with the seed of each problem, got 3"):
